@@ -1,0 +1,228 @@
+"""Failure categories: what can go wrong, why, and what to do about it.
+
+One table decides everything that depends on a category: the process's exit code, whether trying
+again can help, and the cause and cure printed in the reference page. Categories are stable names:
+they appear in `status.failure.category` and as a label of the metrics.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the quantizer (after BSD's sysexits). The Job's podFailurePolicy is made from them."""
+
+    DONE = 0
+    USAGE = 64
+    DATA = 65
+    NOT_FOUND = 66
+    INTERNAL = 70
+    OUT_OF_MEMORY = 71
+    CANNOT_CREATE_OUTPUT = 73
+    TRY_AGAIN = 75
+    ACCESS_DENIED = 77
+    INVALID_WORKFLOW = 78
+    TERMINATED = 143  # SIGTERM, with the state saved
+
+
+class Category(StrEnum):
+    """Why a job did not succeed."""
+
+    INVALID_WORKFLOW = "InvalidWorkflow"
+    MODEL_NOT_FOUND = "ModelNotFound"
+    MODEL_UNSUPPORTED = "ModelUnsupported"
+    DATA_NOT_FOUND = "DataNotFound"
+    DATA_INSUFFICIENT = "DataInsufficient"
+    ACCESS_DENIED = "AccessDenied"
+    STORAGE_UNAVAILABLE = "StorageUnavailable"
+    ARTIFACT_CORRUPT = "ArtifactCorrupt"
+    ARTIFACT_CONFLICT = "ArtifactConflict"
+    HOST_OUT_OF_MEMORY = "HostOutOfMemory"
+    GPU_OUT_OF_MEMORY = "GpuOutOfMemory"
+    SCRATCH_FULL = "ScratchFull"
+    NUMERICAL_FAILURE = "NumericalFailure"
+    QUALITY_GOAL_MISSED = "QualityGoalMissed"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    UNSCHEDULABLE = "Unschedulable"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    DISRUPTED = "Disrupted"
+    NODE_LOST = "NodeLost"
+    JOB_DELETED = "JobDeleted"
+    INTERNAL = "Internal"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the catalogue says of one category.
+
+    exit_code is the one the quantizer ends with; None where only Kubernetes can see the failure.
+    permanent: the same manifest on the same cluster would fail again, so the Job ends at once.
+    """
+
+    cause: str
+    cure: str
+    exit_code: ExitCode | None
+    permanent: bool
+
+
+CATALOGUE: dict[Category, Entry] = {
+    Category.INVALID_WORKFLOW: Entry(
+        "The workflow asks for something that cannot be computed: a value that does not fit the model "
+        "(a group size that does not divide a layer) or options that contradict each other.",
+        "Change spec.workflow as the message says; it is immutable, so delete the object and apply the new one.",
+        ExitCode.INVALID_WORKFLOW,
+        True,
+    ),
+    Category.MODEL_NOT_FOUND: Entry(
+        "Nothing, or no model (config.json and safetensors), lies at input_model.model_path.",
+        "Check the path and, for a mounted volume, spec.template.volumes; list the place with the same credentials.",
+        ExitCode.NOT_FOUND,
+        True,
+    ),
+    Category.MODEL_UNSUPPORTED: Entry(
+        "The model's architecture, its dtype or its file layout is not supported, or it is already quantized.",
+        "Use a supported architecture with fp16, bf16 or fp32 weights in safetensors.",
+        ExitCode.DATA,
+        True,
+    ),
+    Category.DATA_NOT_FOUND: Entry(
+        "A calibration or evaluation data set cannot be found or read.",
+        "Correct load_dataset_config.data_name: an s3:// URI or a mounted path; a hub id needs internet access.",
+        ExitCode.NOT_FOUND,
+        True,
+    ),
+    Category.DATA_INSUFFICIENT: Entry(
+        "The data set gives fewer sequences than asked for, for example a text shorter than one sequence.",
+        "Give more text, or lower max_samples or max_seq_len.",
+        ExitCode.DATA,
+        True,
+    ),
+    Category.ACCESS_DENIED: Entry(
+        "The storage refused the credentials, or they may not read the input or write the output.",
+        "Check the Secret that spec.storage.credentialsSecret names and the policy of the bucket.",
+        ExitCode.ACCESS_DENIED,
+        True,
+    ),
+    Category.STORAGE_UNAVAILABLE: Entry(
+        "The storage endpoint cannot be reached or answers with server errors.",
+        "Check spec.storage.endpoint and the storage itself; the job tries again by itself until backoffLimit.",
+        ExitCode.TRY_AGAIN,
+        False,
+    ),
+    Category.ARTIFACT_CORRUPT: Entry(
+        "What was stored does not match its checksum or does not load.",
+        "Delete the output and run again; if it comes back, suspect the storage.",
+        ExitCode.CANNOT_CREATE_OUTPUT,
+        False,
+    ),
+    Category.ARTIFACT_CONFLICT: Entry(
+        "The output already holds an artifact of another recipe, or another job writes to it.",
+        "Choose another output.uri, or delete the artifact that is there.",
+        ExitCode.CANNOT_CREATE_OUTPUT,
+        True,
+    ),
+    Category.HOST_OUT_OF_MEMORY: Entry(
+        "The pod needed more memory than its limit and was killed, or an allocation failed.",
+        "Raise spec.template.resources.limits.memory, or lower max_seq_len or max_samples.",
+        ExitCode.OUT_OF_MEMORY,
+        True,
+    ),
+    Category.GPU_OUT_OF_MEMORY: Entry(
+        "The GPU has too little free memory for one decoder layer, its Hessians and a batch.",
+        "Ask for a larger GPU, or lower max_seq_len.",
+        ExitCode.OUT_OF_MEMORY,
+        True,
+    ),
+    Category.SCRATCH_FULL: Entry(
+        "The scratch volume is full.",
+        "Raise spec.template.scratchSize.",
+        ExitCode.CANNOT_CREATE_OUTPUT,
+        True,
+    ),
+    Category.NUMERICAL_FAILURE: Entry(
+        "A number is not finite, a Hessian cannot be factored, or a layer is worse than plain rounding.",
+        "Check the weights and the calibration text; raise damp_percent.",
+        ExitCode.DATA,
+        True,
+    ),
+    Category.QUALITY_GOAL_MISSED: Entry(
+        "The model was quantized, but a metric misses its goal; the artifact was not published.",
+        "Use more bits or a smaller group_size, better calibration data, or a goal that fits.",
+        ExitCode.DATA,
+        True,
+    ),
+    Category.IMAGE_PULL_FAILED: Entry(
+        "The image cannot be pulled: it does not exist or the registry refuses.",
+        "Correct spec.template.image or imagePullSecrets.",
+        None,
+        True,
+    ),
+    Category.UNSCHEDULABLE: Entry(
+        "No node can run the pod, or admission or a quota refuses it.",
+        "Lower the requests or add nodes, quota or tolerations; the message has the scheduler's reason.",
+        None,
+        True,
+    ),
+    Category.DEADLINE_EXCEEDED: Entry(
+        "The job ran longer than activeDeadlineSeconds.",
+        "Raise activeDeadlineSeconds.",
+        None,
+        True,
+    ),
+    Category.DISRUPTED: Entry(
+        "Pods of the job were evicted, preempted or drained and no new one came to an end.",
+        "Nothing is wrong with the job: apply it again when the cluster is calm.",
+        ExitCode.TERMINATED,
+        False,
+    ),
+    Category.NODE_LOST: Entry(
+        "The node that ran the pod stopped answering.",
+        "Bring the node back, or force-delete the pod so that a new one is made.",
+        None,
+        False,
+    ),
+    Category.JOB_DELETED: Entry(
+        "Somebody deleted the Job while it ran.",
+        "Delete the QuantizationJob and apply it again.",
+        None,
+        True,
+    ),
+    Category.INTERNAL: Entry(
+        "A defect of the operator or the quantizer, or an end that nothing explains.",
+        "Report it with the message and the log of the pod.",
+        ExitCode.INTERNAL,
+        False,
+    ),
+}
+
+
+class QuantizationError(Exception):
+    """An error with a category, a message for a person and a hint that says what to change.
+
+    Everything that the quantizer raises on purpose is one of these; anything else that escapes is
+    reported as Internal.
+    """
+
+    def __init__(self, category: Category, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.category = category
+        self.message = message
+        self.hint = hint or CATALOGUE[category].cure
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The exit code that a process ends with because of this error."""
+        return CATALOGUE[self.category].exit_code or ExitCode.INTERNAL
+
+
+PERMANENT_EXIT_CODES: tuple[int, ...] = tuple(
+    sorted(
+        {int(ExitCode.USAGE)}
+        | {
+            int(entry.exit_code)
+            for entry in CATALOGUE.values()
+            if entry.permanent and entry.exit_code is not None
+        }
+    )
+)
+"""Exit codes after which the Job ends at once, without another attempt."""
