@@ -1,0 +1,72 @@
+"""The manifest of an artifact: written last, so that what has a manifest is whole.
+
+It lists every object with size and sha256, and says what the artifact was made from and how well it does.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from quantization_api.bounded import Digest
+from quantization_api.status import MetricResult
+
+MANIFEST_NAME = "manifest.json"
+MODEL_PREFIX = "model/"
+REPORT_PREFIX = "report/"
+STATE_PREFIX = ".state/"
+MODEL_CARD_NAME = "README.md"
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StoredObject(_Document):
+    """One object of the artifact; key is relative to the output URI."""
+
+    key: str
+    size: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class InputRecord(_Document):
+    """What was quantized. revision is the digest over its files."""
+
+    model_path: str
+    revision: str
+    architecture: str
+    size_bytes: int
+
+
+class ModuleRecord(_Document):
+    """How well one linear was quantized: Hessian-weighted relative errors, ours and plain rounding's."""
+
+    name: str
+    shape: tuple[int, int]
+    error: float
+    error_rtn: float
+    damping: float
+
+
+class Manifest(_Document):
+    """The table of contents and the birth certificate of an artifact."""
+
+    schema_version: Literal[1] = 1
+    recipe: Digest
+    engine_version: str
+    created: str
+    input: InputRecord
+    workflow: dict[str, Any]
+    passes: list[str]
+    checkpoint_format: str
+    bits_per_weight: float
+    compression_ratio: float
+    readers: list[str]
+    metrics: list[MetricResult]
+    modules: list[ModuleRecord]
+    versions: dict[str, str]
+    objects: list[StoredObject]
+
+    def model_bytes(self) -> int:
+        """Size of the safetensors of the artifact, in bytes."""
+        return sum(item.size for item in self.objects if item.key.endswith(".safetensors"))

@@ -1,0 +1,268 @@
+"""The passes: Olive's parameter names, types and defaults (v0.7), one typed model for each pass type.
+
+In the CRD all types share one flat object (`flatten` in crd.py); rules generated from these models
+refuse a parameter that belongs to another type. Defaults live here and in the descriptions, never as
+`default:` in the CRD: a server-side default of a flat object would be drift for GitOps tools.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+from quantization_api.bounded import ModulePath, Name
+from quantization_api.rules import ContractModel, Rule
+
+Dtype = Literal["fp16", "fp32", "fp64"]
+Bits = Annotated[int, Field(ge=2, le=16)]
+GroupSize = Annotated[int, Field(ge=-1, le=65536)]
+ClipRatio = Annotated[float, Field(gt=0, le=1)]
+Modules = Annotated[list[ModulePath], Field(max_length=32)]
+
+NO_CODE = "code from a manifest is never run; leave it out"
+
+SYNONYMS: dict[str, dict[str, str]] = {
+    "GptqQuantizer": {
+        "w_bit": "bits",
+        "w_bits": "bits",
+        "q_group_size": "group_size",
+        "w_groupsize": "group_size",
+        "gptq_damping": "damp_percent",
+        "w_asym": "sym",
+        "calibration_data_config": "data_config",
+    },
+    "AutoAWQQuantizer": {
+        "w_bits": "w_bit",
+        "group_size": "q_group_size",
+        "w_groupsize": "q_group_size",
+        "w_asym": "zero_point",
+        "calibration_data_config": "data_config",
+    },
+    "QuaRot": {
+        "bits": "w_bits",
+        "w_bit": "w_bits",
+        "group_size": "w_groupsize",
+        "q_group_size": "w_groupsize",
+        "damp_percent": "gptq_damping",
+        "data_config": "calibration_data_config",
+    },
+    "ModelBuilder": {"bits": "precision", "w_bit": "precision", "group_size": "int4_block_size"},
+}
+"""What to write instead when a parameter of one type is given to another."""
+
+
+def not_available(field: str, condition: str, sentence: str, unavailable: Any) -> Rule:
+    """A rule that refuses what this release does not implement, with a sentence that says what to write."""
+    return Rule(
+        cel=f"!has(self.{field}) || {condition}",
+        message=sentence,
+        check=lambda model: sentence if unavailable(getattr(model, field)) else None,
+        field=field,
+    )
+
+
+def one_of(field: str, values: tuple[int, ...]) -> Rule:
+    """A rule that a number is one of a few; the sentence names the number that was given."""
+    listed = ", ".join(str(v) for v in values[:-1]) + f" or {values[-1]}"
+    return Rule(
+        cel=f"!has(self.{field}) || self.{field} in [{', '.join(map(str, values))}]",
+        message=f'"{field} " + string(self.{field}) + " is not possible; choose {listed}"',
+        dynamic=True,
+        check=lambda model: (
+            None
+            if getattr(model, field) is None or getattr(model, field) in values
+            else f"{field} {getattr(model, field)} is not possible; choose {listed}"
+        ),
+        field=field,
+    )
+
+
+def group_size_rule(field: str) -> Rule:
+    """-1 (one group for a whole row) or a positive number."""
+    sentence = f"{field} is -1 (one group for each output channel) or greater than 0"
+    return Rule(
+        cel=f"!has(self.{field}) || self.{field} == -1 || self.{field} > 0",
+        message=sentence,
+        check=lambda model: sentence if getattr(model, field) == 0 else None,
+        field=field,
+    )
+
+
+class PassBase(ContractModel):
+    """What every pass has. Parameters of other pass types are refused with what to write instead."""
+
+    name: Name | None = Field(None, description="Name of the pass within the workflow; optional.")
+    REFUSED: ClassVar[dict[str, str]] = {
+        "user_script": NO_CODE,
+        "script_dir": NO_CODE,
+        "host": "where a job runs is said in spec.template; leave it out",
+        "evaluator": "the evaluator of a workflow is spec.workflow.evaluator; leave it out here",
+    }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_foreign_parameters(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for key in data:
+                if key not in cls.model_fields and key not in cls.REFUSED and owners(key):
+                    sentence = foreign_parameter(key, cls.__name__)
+                    raise PydanticCustomError("foreign", "{sentence}", {"sentence": sentence})
+        return data
+
+
+class GptqQuantizer(PassBase):
+    """GPTQ: weights rounded column by column, each rounding error compensated in the columns left."""
+
+    type: Literal["GptqQuantizer"]
+    data_config: Name = Field(description="Name of the data config to calibrate with.")
+    bits: Bits = Field(4, description="Bits of a weight: 2, 3, 4 or 8.")
+    group_size: GroupSize = Field(128, description="Input channels that share a scale; -1: all of a row.")
+    damp_percent: float = Field(
+        0.01, gt=0, lt=1, description="Share of the mean Hessian diagonal that is added to the diagonal."
+    )
+    static_groups: bool = Field(False, description="Fix the grids of all groups before the first column.")
+    true_sequential: bool = Field(
+        False, description="Quantize the linears of a layer one stage after another, each on rounded inputs."
+    )
+    desc_act: bool = Field(
+        False, description="Quantize columns in order of decreasing activation (act-order)."
+    )
+    sym: bool = Field(False, description="Symmetric grid, without zero points.")
+    layers_block_name: ModulePath | None = Field(
+        None, description="Dotted name of the list of decoder layers."
+    )
+    outside_layer_modules: Modules | None = Field(
+        None, description="Modules beside the decoder layers that calibration needs."
+    )
+    inside_layer_modules: Annotated[list[Modules], Field(max_length=16)] | None = Field(
+        None, description="Linears of a decoder layer, grouped in execution order."
+    )
+    checkpoint_format: Literal["gptq", "gptq_v2", "compressed-tensors"] = Field(
+        "gptq", description="How the quantized tensors lie on disk."
+    )
+    implementation: Literal["native", "auto-gptq", "autoawq"] = Field(
+        "native", description="Who computes: native, or the package itself in its own image."
+    )
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        one_of("bits", (2, 3, 4, 8)),
+        group_size_rule("group_size"),
+        not_available(
+            "layers_block_name",
+            "false",
+            "layers_block_name is not available in this release; leave it out: llama models need no module names",
+            lambda v: v is not None,
+        ),
+        not_available(
+            "outside_layer_modules",
+            "false",
+            "outside_layer_modules is not available in this release; leave it out: "
+            "llama models need no module names",
+            lambda v: v is not None,
+        ),
+        not_available(
+            "inside_layer_modules",
+            "false",
+            "inside_layer_modules is not available in this release; leave it out: "
+            "llama models need no module names",
+            lambda v: v is not None,
+        ),
+        not_available(
+            "checkpoint_format",
+            "self.checkpoint_format == 'gptq'",
+            "only checkpoint_format gptq is available in this release; write gptq or leave it out",
+            lambda v: v != "gptq",
+        ),
+        not_available(
+            "implementation",
+            "self.implementation == 'native'",
+            "only implementation native is available in this release; write native or leave it out",
+            lambda v: v != "native",
+        ),
+    )
+
+
+class AutoAWQQuantizer(PassBase):
+    """AWQ: activation-aware scaling of salient channels, then rounding."""
+
+    type: Literal["AutoAWQQuantizer"]
+    data_config: Name | None = Field(None, description="Name of the data config to calibrate with.")
+    w_bit: Bits | None = Field(None, description="Bits of a weight (4 when neither w_bit nor bits is given).")
+    bits: Bits | None = Field(None, description="The same as w_bit, in the words of newer Olive releases.")
+    q_group_size: GroupSize = Field(128, description="Input channels that share a scale.")
+    zero_point: bool = Field(True, description="Asymmetric grid, with zero points.")
+    version: Literal["gemm", "gemv", "gemv_fast", "marlin"] = Field(
+        "gemm", description="Layout of the packed weights."
+    )
+    duo_scaling: bool = Field(True, description="Scales from weights and activations, not activations alone.")
+    modules_to_not_convert: Modules = Field([], description="Modules that stay unquantized.")
+    export_compatible: bool = Field(False, description="Apply scales and clips, do not pack.")
+    pack_model_for_onnx_conversion: bool = Field(False, description="Pack for a later ONNX conversion.")
+    input_model_dtype: Dtype = Field("fp16", description="Data type that the model is loaded in.")
+    implementation: Literal["native", "auto-gptq", "autoawq"] = Field(
+        "native", description="Who computes: native, or the package itself in its own image."
+    )
+
+
+class QuaRot(PassBase):
+    """QuaRot (arXiv 2404.00456): rotations that remove outliers, then low bits everywhere."""
+
+    type: Literal["QuaRot"]
+    input_model_dtype: Dtype = Field("fp16", description="Data type that the model is loaded in.")
+    calibration_data_config: Name | None = Field(None, description="Data config; needed by w_gptq.")
+    calibration_nsamples: int = Field(128, ge=1, le=65536, description="Calibration sequences.")
+    calibration_batch_size: int = Field(16, ge=1, le=4096, description="Sequences in a batch.")
+    seed: int = Field(42, ge=0, le=2147483647, description="Seed of the choice of sequences.")
+    rotate: bool = Field(True, description="Rotate the model.")
+    rotation_seed: int = Field(0, ge=0, le=2147483647, description="Seed of the rotation.")
+    w_rtn: bool = Field(False, description="Round the weights to nearest.")
+    w_gptq: bool = Field(False, description="Quantize the weights with GPTQ.")
+    gptq_damping: float = Field(0.01, gt=0, lt=1, description="As damp_percent of GptqQuantizer.")
+    gptq_opt_scales: bool = Field(False, description="Refit the scales after GPTQ.")
+    w_bits: Bits = Field(16, description="Bits of weights.")
+    w_asym: bool = Field(False, description="Asymmetric weights.")
+    w_groupsize: GroupSize | None = Field(None, description="Group size of weights; none: per row.")
+    a_bits: Bits = Field(16, description="Bits of activations.")
+    a_asym: bool = Field(False, description="Asymmetric activations.")
+    a_clip_ratio: ClipRatio = Field(1.0, description="Clip ratio of activations.")
+    a_groupsize: GroupSize | None = Field(None, description="Group size of activations; none: per token.")
+    k_bits: Bits = Field(16, description="Bits of cached keys.")
+    k_clip_ratio: ClipRatio = Field(1.0, description="Clip ratio of keys.")
+    k_groupsize: GroupSize | None = Field(None, description="Group size of keys; none: per head.")
+    v_bits: Bits = Field(16, description="Bits of cached values.")
+    v_clip_ratio: ClipRatio = Field(1.0, description="Clip ratio of values.")
+    v_groupsize: GroupSize | None = Field(None, description="Group size of values; none: per head.")
+    s_bits: Bits = Field(16, description="Bits of the weights' scales.")
+
+
+class ModelBuilder(PassBase):
+    """ONNX with MatMulNBits, after GPTQ or AWQ."""
+
+    type: Literal["ModelBuilder"]
+    precision: Literal["int4", "int8", "fp16", "fp32"] = Field("int4", description="Precision of the graph.")
+    int4_block_size: Literal[16, 32, 64, 128, 256] | None = Field(
+        None, description="Block size of MatMulNBits."
+    )
+    int4_accuracy_level: Annotated[int, Field(ge=1, le=4)] | None = Field(None, description="Accuracy level.")
+    execution_provider: Annotated[str, StringConstraints(max_length=32, pattern="^[a-z]+$")] = Field(
+        "cpu", description="Execution provider that the graph is made for."
+    )
+
+
+Pass = Annotated[GptqQuantizer | AutoAWQQuantizer | QuaRot | ModelBuilder, Field(discriminator="type")]
+PASS_TYPES: tuple[type[PassBase], ...] = (GptqQuantizer, AutoAWQQuantizer, QuaRot, ModelBuilder)
+AVAILABLE_PASSES: tuple[str, ...] = ("GptqQuantizer",)
+"""The pass types that this release implements; the others are refused until they work."""
+
+
+def owners(parameter: str) -> list[str]:
+    """The pass types that have the parameter."""
+    return [cls.__name__ for cls in PASS_TYPES if parameter in cls.model_fields]
+
+
+def foreign_parameter(parameter: str, pass_type: str) -> str:
+    """The sentence for a parameter given to a pass type that does not have it."""
+    sentence = (
+        f"{parameter} is not a parameter of {pass_type}; it belongs to {' and '.join(owners(parameter))}"
+    )
+    instead = SYNONYMS[pass_type].get(parameter)
+    return f"{sentence}; did you mean {instead}?" if instead else sentence

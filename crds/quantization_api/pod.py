@@ -1,0 +1,88 @@
+"""The contract between operator and pod: request, progress, result.
+
+The operator writes the request into one environment variable; the pod serves progress over HTTP and
+leaves its result as the termination message of its container.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from quantization_api.failures import Category
+from quantization_api.rules import KubernetesModel
+from quantization_api.spec import Output, QuantizationJobSpec
+from quantization_api.status import Artifact, Failure, MetricResult
+from quantization_api.workflow import Workflow
+
+REQUEST_ENV = "QUANTIZATION_REQUEST"
+ATTEMPT_ENV = "QUANTIZATION_ATTEMPT"
+CONTAINER_NAME = "quantizer"
+PROGRESS_PORT = 8080
+PROGRESS_PATH = "/progress"
+METRICS_PATH = "/metrics"
+HEALTH_PATH = "/healthz"
+SCRATCH_PATH = "/scratch"
+TERMINATION_MESSAGE_PATH = "/dev/termination-log"
+MAX_RESULT_BYTES = 4096
+"""Kubernetes keeps that much of a termination message."""
+
+
+class StorageAccess(KubernetesModel):
+    """How s3:// URIs are reached; credentials come from the environment, never from here."""
+
+    endpoint: str | None = None
+    region: str | None = None
+
+
+class RunRequest(KubernetesModel):
+    """What a pod is asked to do."""
+
+    name: str
+    namespace: str
+    uid: str
+    workflow: Workflow
+    output: Output
+    storage: StorageAccess = Field(default_factory=StorageAccess)
+    reuse: Literal["Allowed", "Never"] = "Allowed"
+
+    @classmethod
+    def from_spec(cls, name: str, namespace: str, uid: str, spec: QuantizationJobSpec) -> "RunRequest":
+        """The request for a job: of the spec, only what the pod needs."""
+        return cls(
+            name=name,
+            namespace=namespace,
+            uid=uid,
+            workflow=spec.workflow,
+            output=spec.output,
+            storage=StorageAccess(endpoint=spec.storage.endpoint, region=spec.storage.region),
+            reuse=spec.reuse,
+        )
+
+
+class RunResult(KubernetesModel):
+    """What a pod leaves: an artifact with its metrics, or a failure."""
+
+    recipe: str | None = None
+    artifact: Artifact | None = None
+    metrics: Annotated[list[MetricResult], Field(max_length=16)] = Field(default_factory=list)
+    failure: Failure | None = None
+
+    def to_message(self) -> str:
+        """The result as JSON of at most MAX_RESULT_BYTES bytes; long texts are cut, never the structure."""
+        result = self
+        for limit in (1024, 512, 256, 64):
+            text = result.model_dump_json(by_alias=True, exclude_none=True)
+            if len(text.encode()) <= MAX_RESULT_BYTES:
+                return text
+            result = result.model_copy(deep=True)
+            if result.failure:
+                result.failure.message = result.failure.message[:limit]
+                result.failure.hint = result.failure.hint[:limit]
+            if result.artifact:
+                result.artifact.readers = result.artifact.readers[: max(1, limit // 128)]
+        return RunResult(
+            recipe=self.recipe,
+            failure=Failure(
+                category=Category.INTERNAL, message="the result does not fit a termination message"
+            ),
+        ).model_dump_json(by_alias=True, exclude_none=True)

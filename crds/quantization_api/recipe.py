@@ -1,0 +1,28 @@
+"""The recipe digest: the identity of a result.
+
+Two jobs with the same recipe give bit-identical artifacts, wherever and however they run.
+"""
+
+import hashlib
+import json
+
+from quantization_api import ENGINE_VERSION
+from quantization_api.workflow import Workflow, canonical
+
+
+def canonical_workflow(workflow: Workflow) -> str:
+    """The workflow as canonical JSON: defaults written out, keys sorted, nothing unset, no white space.
+
+    A list of data configs or evaluators has names, so its order carries no meaning and is sorted away;
+    the order of the passes does.
+    """
+    data = workflow.model_dump(mode="json", by_alias=True)
+    for key in ("data_configs", "evaluators"):
+        data[key] = sorted(data[key], key=lambda item: item["name"])
+    return json.dumps(canonical(data), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def recipe_digest(workflow: Workflow, input_revision: str, engine_version: str = ENGINE_VERSION) -> str:
+    """`sha256:<hex>` over the canonical workflow, the input model's revision and the engine's version."""
+    parts = [canonical_workflow(workflow), input_revision, engine_version]
+    return "sha256:" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()

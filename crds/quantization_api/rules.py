@@ -1,0 +1,102 @@
+"""Rules that a JSON schema cannot say, each written once for the API server and once for Python.
+
+A rule's two faces lie side by side: a CEL expression that the API server evaluates, and a Python
+check for manifests that are run without a cluster. A test applies the same manifests to both and
+compares the sentences.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One cross-field rule of a model.
+
+    cel: expression over `self` that is true when the object is valid (CEL of Kubernetes 1.29+).
+    message: the sentence shown; a CEL string expression when `dynamic`.
+    check: returns the same sentence for a model that breaks the rule, else None. None instead of a
+        function marks a rule that has a meaning only on the API server (transitions, cluster-only).
+    field: the property that the error is reported at.
+    """
+
+    cel: str
+    message: str
+    check: Callable[[Any], str | None] | None
+    dynamic: bool = False
+    field: str | None = None
+
+    def as_validation(self) -> dict[str, str]:
+        """The rule as an item of `x-kubernetes-validations`."""
+        item = {"rule": self.cel, ("messageExpression" if self.dynamic else "message"): self.message}
+        if self.field:
+            item["fieldPath"] = f".{self.field}"
+        return item
+
+
+class ContractModel(BaseModel):
+    """Base of every model of the contract: unknown fields are errors, refused ones say why.
+
+    REFUSED names fields that a user may bring from elsewhere and that are never accepted, with the
+    reason. RULES are the cross-field rules.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    REFUSED: ClassVar[dict[str, str]] = {}
+    RULES: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_by_name(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for name, reason in cls.REFUSED.items():
+                if name in data:
+                    raise PydanticCustomError("refused", "{sentence}", {"sentence": f"{name}: {reason}"})
+        return data
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
+        for rule in self.RULES:
+            sentence = rule.check(self) if rule.check else None
+            if sentence is not None:
+                raise PydanticCustomError("rule", "{sentence}", {"sentence": sentence})
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        validations = [rule.as_validation() for rule in cls.RULES]
+        for name, reason in cls.REFUSED.items():
+            schema.setdefault("properties", {})[name] = (
+                {
+                    "type": "object",
+                    "description": f"Refused: {reason}",
+                    "x-kubernetes-preserve-unknown-fields": True,
+                }
+                if name in OBJECTS
+                else {"type": "string", "maxLength": 1024, "description": f"Refused: {reason}"}
+            )
+            validations.append(
+                {"rule": f"!has(self.{name})", "message": f"{name}: {reason}", "fieldPath": f".{name}"}
+            )
+        if validations:
+            schema["x-kubernetes-validations"] = validations
+        return schema
+
+
+OBJECTS = frozenset({"systems", "engine", "azureml_client", "packaging_config", "io_config", "load_kwargs"})
+"""Refused fields that hold an object in Olive's files; the others hold a string."""
+
+
+class KubernetesModel(ContractModel):
+    """Where and how: Kubernetes' words, camelCase on the wire."""
+
+    model_config = ConfigDict(extra="forbid", alias_generator=to_camel, populate_by_name=True)

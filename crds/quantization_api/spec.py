@@ -1,0 +1,220 @@
+"""The spec of a QuantizationJob: the workflow, and beside it where and how it runs.
+
+Nothing beside `workflow` can change the result; the words are Kubernetes'.
+"""
+
+import re
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from quantization_api.bounded import DnsName, Quantity, ShortText, Uri
+from quantization_api.rules import KubernetesModel, Rule
+from quantization_api.workflow import Workflow
+
+OUTPUT_CEL = "^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^/].*|file:///.+)$"
+OUTPUT_SENTENCE = "output.uri must be s3://BUCKET/PREFIX with a bucket and a prefix, or file:///PATH"
+
+
+class Output(KubernetesModel):
+    """Where the artifact goes."""
+
+    uri: Uri = Field(description="s3://BUCKET/PREFIX, or file:///PATH on a mounted volume.")
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=f"self.uri.matches('{OUTPUT_CEL}')",
+            message=OUTPUT_SENTENCE,
+            check=lambda o: None if re.match(OUTPUT_CEL, o.uri) else OUTPUT_SENTENCE,
+            field="uri",
+        ),
+    )
+
+
+class SecretReference(KubernetesModel):
+    """A Secret of the same namespace."""
+
+    name: DnsName
+
+
+class Storage(KubernetesModel):
+    """How s3:// URIs are reached. Without it: AWS, with the workload identity of the service account."""
+
+    endpoint: Uri | None = Field(None, description="URL of an S3 server; none: AWS.")
+    region: ShortText | None = Field(None, description="Region of the buckets.")
+    credentials_secret: SecretReference | None = Field(
+        None,
+        description="Secret whose keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and others of the AWS SDK) "
+        "become environment variables of the pod. None: the identity of the service account.",
+    )
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.endpoint) || self.endpoint.matches('^https?://[^/]+/?$')",
+            message="storage.endpoint must be http(s)://HOST[:PORT], without a path",
+            check=lambda s: (
+                None
+                if s.endpoint is None or re.match(r"^https?://[^/]+/?$", s.endpoint)
+                else "storage.endpoint must be http(s)://HOST[:PORT], without a path"
+            ),
+            field="endpoint",
+        ),
+    )
+
+
+class ResourceRequirements(KubernetesModel):
+    """Resources of the quantizer's container."""
+
+    requests: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(default_factory=dict)
+    limits: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(default_factory=dict)
+
+
+class Toleration(KubernetesModel):
+    """A toleration of the pod (core/v1)."""
+
+    key: ShortText | None = None
+    operator: Literal["Exists", "Equal"] | None = None
+    value: ShortText | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    toleration_seconds: int | None = None
+
+
+class ClaimSource(KubernetesModel):
+    """A PersistentVolumeClaim of the same namespace."""
+
+    claim_name: DnsName
+
+
+class ConfigMapSource(KubernetesModel):
+    """A ConfigMap of the same namespace; its keys become files."""
+
+    name: DnsName
+
+
+class MountedVolume(KubernetesModel):
+    """A volume and where the quantizer sees it."""
+
+    name: DnsName
+    mount_path: Uri = Field(description="Absolute path in the pod, for example /models.")
+    read_only: bool = Field(False, description="Mount it read-only.")
+    persistent_volume_claim: ClaimSource | None = None
+    config_map: ConfigMapSource | None = None
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.mountPath.startsWith('/') && !self.mountPath.startsWith('/scratch') && self.mountPath != '/'",
+            message="mountPath must be an absolute path other than / and /scratch",
+            check=lambda v: (
+                None
+                if v.mount_path.startswith("/")
+                and not v.mount_path.startswith("/scratch")
+                and v.mount_path != "/"
+                else "mountPath must be an absolute path other than / and /scratch"
+            ),
+            field="mountPath",
+        ),
+        Rule(
+            cel="has(self.persistentVolumeClaim) != has(self.configMap)",
+            message="a volume needs exactly one of persistentVolumeClaim and configMap",
+            check=lambda v: (
+                None
+                if (v.persistent_volume_claim is None) != (v.config_map is None)
+                else "a volume needs exactly one of persistentVolumeClaim and configMap"
+            ),
+        ),
+    )
+
+
+class PodTemplate(KubernetesModel):
+    """What of the pod a user may choose; the rest is fixed by the operator (restricted, no token)."""
+
+    image: Uri | None = Field(None, description="Image of the quantizer; none: the operator's default.")
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    image_pull_secrets: Annotated[list[SecretReference], Field(max_length=8)] = Field(default_factory=list)
+    resources: ResourceRequirements = Field(default_factory=ResourceRequirements)
+    scratch_size: Quantity | None = Field(
+        None, description="Size limit of /scratch; none: the operator's default."
+    )
+    node_selector: Annotated[dict[str, ShortText], Field(max_length=32)] = Field(default_factory=dict)
+    tolerations: Annotated[list[Toleration], Field(max_length=16)] = Field(default_factory=list)
+    affinity: Annotated[
+        dict[str, Any] | None, Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})
+    ] = Field(None, description="Affinity of the pod (core/v1).")
+    priority_class_name: ShortText | None = None
+    scheduler_name: ShortText | None = None
+    runtime_class_name: ShortText | None = None
+    service_account_name: ShortText | None = Field(
+        None, description="For workload identity; its Kubernetes token is never mounted."
+    )
+    volumes: Annotated[list[MountedVolume], Field(max_length=8)] = Field(
+        default_factory=list, json_schema_extra={"x-map-key": "name"}
+    )
+
+
+def later(field: str, allowed: str | None, sentence: str, refused: Any) -> Rule:
+    """A rule that refuses what this release does not do; `allowed` is the CEL condition that passes."""
+    return Rule(
+        cel=f"!has(self.{field})" + (f" || {allowed}" if allowed else ""),
+        message=sentence,
+        check=lambda spec: sentence if refused(spec) else None,
+        field=field,
+    )
+
+
+class QuantizationJobSpec(KubernetesModel):
+    """What is computed (workflow) and where and how (everything else)."""
+
+    workflow: Workflow = Field(
+        description="What is computed, in Olive's words. Immutable.",
+        json_schema_extra={
+            "x-immutable": "workflow is immutable: it names the result; delete the object and apply the new one"
+        },
+    )
+    output: Output = Field(
+        description="Where the artifact goes. Immutable.",
+        json_schema_extra={"x-immutable": "output is immutable: delete the object and apply the new one"},
+    )
+    storage: Storage = Field(default_factory=Storage, description="How s3:// URIs are reached.")
+    template: PodTemplate = Field(default_factory=PodTemplate, description="The pod.")
+    suspend: bool = Field(False, description="Pause the job: no pod runs, finished layers are kept.")
+    backoff_limit: Annotated[int, Field(ge=0, le=100)] = Field(
+        3, description="Failed attempts before the job fails; disruptions are not counted."
+    )
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=31536000)] | None = Field(
+        None, description="Longest time that the Job may be active, in seconds."
+    )
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31536000)] | None = Field(
+        None, description="Time after which a finished object is removed, in seconds."
+    )
+    artifact_policy: Literal["Retain", "Delete"] = Field(
+        "Retain", description="Delete: removing the object removes the artifact."
+    )
+    reuse: Literal["Allowed", "Never"] = Field(
+        "Allowed",
+        description="Allowed: an artifact of the same recipe that is already at the output is the result.",
+    )
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!self.output.uri.startsWith('file://') || (has(self.template) && has(self.template.volumes) && "
+            "self.template.volumes.exists(v, !(has(v.readOnly) && v.readOnly) && has(v.persistentVolumeClaim) && "
+            "self.output.uri.startsWith('file://' + v.mountPath)))",
+            message="a file:// output must lie on a writable volume of template.volumes, or it would vanish with the pod",
+            check=None,  # without a cluster a file is as good as any place
+            field="output",
+        ),
+        later(
+            "suspend",
+            "!self.suspend",
+            "suspend is not available in this release; leave it out and delete the object to stop the job",
+            lambda s: s.suspend,
+        ),
+        later(
+            "ttlSecondsAfterFinished",
+            None,
+            "ttlSecondsAfterFinished is not available in this release; leave it out and delete finished objects",
+            lambda s: s.ttl_seconds_after_finished is not None,
+        ),
+        later(
+            "artifactPolicy",
+            "self.artifactPolicy == 'Retain'",
+            "only artifactPolicy Retain is available in this release; remove artifacts in the bucket",
+            lambda s: s.artifact_policy != "Retain",
+        ),
+    )

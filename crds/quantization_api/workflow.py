@@ -1,0 +1,358 @@
+"""The workflow: WHAT is computed, in the words of a Microsoft Olive run config (v0.7).
+
+Olive's maps with an order (`passes`) or with names (`data_configs`, `evaluators`) are lists here, since
+Kubernetes does not keep the order of a map. Everything else keeps its name, type, default and nesting.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from quantization_api.bounded import ModulePath, Name, ShortText, Uri
+from quantization_api.passes import AVAILABLE_PASSES, NO_CODE, Pass
+from quantization_api.rules import ContractModel, Rule
+
+PATH_PATTERN = r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^/].*|file:///.+|/.+)$"
+PATH_CEL = "^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^/].*|file:///.+|/.+)$"
+
+
+def _is_path(value: str) -> bool:
+    import re
+
+    return re.match(PATH_PATTERN, value) is not None
+
+
+def path_rule(field: str, what: str) -> Rule:
+    """A rule that a field is an s3:// URI with bucket and key, or an absolute path; hub ids come later."""
+    sentence = (
+        f"{field} must be s3://BUCKET/KEY, file:///PATH or an absolute path; downloads from a hub are not "
+        f"available in this release: copy the {what} to S3 or to a mounted volume"
+    )
+    return Rule(
+        cel=f"self.{field}.matches('{PATH_CEL}')",
+        message=sentence,
+        check=lambda model: None if _is_path(getattr(model, field)) else sentence,
+        field=field,
+    )
+
+
+class InputModel(ContractModel):
+    """The model to quantize."""
+
+    type: Literal["HfModel"] = Field("HfModel", description="A model as transformers stores it.")
+    model_path: Uri = Field(description="s3://BUCKET/PREFIX, or a path in the pod such as /models/NAME.")
+    revision: ShortText | None = Field(
+        None,
+        description="Expected revision: sha256 digest that `quantizer inspect` prints. Another one is refused.",
+    )
+    task: Literal["text-generation", "text-generation-with-past"] = Field(
+        "text-generation-with-past", description="Olive's name of the task."
+    )
+    REFUSED: ClassVar[dict[str, str]] = {
+        "load_kwargs": "weights are read tensor by tensor in their own dtype; leave it out",
+        "io_config": "it describes ONNX graphs of other tasks; leave it out",
+        "adapter_path": "adapters are not merged; merge the adapter into the model first",
+        "model_script": NO_CODE,
+        "script_dir": NO_CODE,
+    }
+    RULES: ClassVar[tuple[Rule, ...]] = (path_rule("model_path", "model"),)
+
+
+class LoadDatasetConfig(ContractModel):
+    """Where a data set is read from."""
+
+    data_name: Uri = Field(
+        description="s3:// URI or path of a file (.txt, .jsonl, .json, .csv), or of a folder with SPLIT.EXT files."
+    )
+    split: ShortText = Field(
+        "validation", description="File of a folder to read, without its extension; unused for a single file."
+    )
+    REFUSED: ClassVar[dict[str, str]] = {
+        "subset": "a subset exists only on a hub; name its folder in data_name",
+        "data_dir": "name the folder in data_name",
+        "data_files": "name the file in data_name",
+        "user_script": NO_CODE,
+        "script_dir": NO_CODE,
+    }
+    RULES: ClassVar[tuple[Rule, ...]] = (path_rule("data_name", "data set"),)
+
+
+class PreProcessDataConfig(ContractModel):
+    """How text becomes sequences of tokens (Olive's text-generation pre-process)."""
+
+    strategy: Literal["join", "line-by-line"] = Field(
+        "join",
+        description="join: rows are joined and cut into consecutive sequences; line-by-line: one sequence a row.",
+    )
+    max_seq_len: Annotated[int, Field(ge=8, le=1048576)] = Field(1024, description="Tokens of a sequence.")
+    max_samples: Annotated[int, Field(ge=1, le=1048576)] | None = Field(
+        None, description="Sequences to take; none: all. A data set with fewer is refused."
+    )
+    text_cols: ShortText = Field("text", description="Column of the text in .jsonl, .json and .csv files.")
+    joiner: ShortText = Field("\n\n", description="Text between rows when they are joined.")
+    add_special_tokens: bool = Field(True, description="Let the tokenizer add its special tokens to a text.")
+    REFUSED: ClassVar[dict[str, str]] = {
+        "text_formatting_func": NO_CODE,
+        "text_template": "write the finished text into the data set",
+        "chat_template": "write the finished text into the data set",
+        "user_script": NO_CODE,
+        "script_dir": NO_CODE,
+    }
+
+
+class DataConfig(ContractModel):
+    """A named data set: where it lies and how it becomes tokens."""
+
+    name: Name = Field(description="Name that passes and metrics refer to.")
+    type: Literal["HuggingfaceContainer"] = Field(
+        "HuggingfaceContainer", description="Olive's container type."
+    )
+    load_dataset_config: LoadDatasetConfig
+    pre_process_data_config: PreProcessDataConfig = Field(
+        default_factory=PreProcessDataConfig, description="How the text becomes sequences of tokens."
+    )
+    REFUSED: ClassVar[dict[str, str]] = {"user_script": NO_CODE, "script_dir": NO_CODE}
+
+
+class Goal(ContractModel):
+    """What a metric of the result must reach; degradations are against the input model."""
+
+    type: Literal[
+        "threshold",
+        "min-improvement",
+        "percent-min-improvement",
+        "max-degradation",
+        "percent-max-degradation",
+    ]
+    value: float = Field(description="In units of the metric, or in percent.")
+
+
+METRIC_TYPES = ("perplexity", "kl_divergence", "accuracy", "latency", "throughput", "size_on_disk")
+AVAILABLE_METRICS = ("perplexity", "kl_divergence", "size_on_disk")
+NEEDS_DATA = ("perplexity", "kl_divergence")
+NEEDS_NO_BASELINE = ("threshold",)
+
+
+class Metric(ContractModel):
+    """One thing that is measured of the input model and of the result."""
+
+    name: Name
+    type: Literal["perplexity", "kl_divergence", "accuracy", "latency", "throughput", "size_on_disk"] = Field(
+        description="perplexity and kl_divergence (nats a token, against the input model) on held-out text; "
+        "size_on_disk in bytes."
+    )
+    data_config: Name | None = Field(None, description="Name of the data config to measure on.")
+    goal: Goal | None = Field(None, description="A result that misses it is not published.")
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.type in ['perplexity', 'kl_divergence', 'size_on_disk']",
+            message='"metric type " + self.type + " is not available in this release; '
+            'choose perplexity, kl_divergence or size_on_disk"',
+            dynamic=True,
+            check=lambda m: (
+                None
+                if m.type in AVAILABLE_METRICS
+                else f"metric type {m.type} is not available in this release; "
+                "choose perplexity, kl_divergence or size_on_disk"
+            ),
+            field="type",
+        ),
+        Rule(
+            cel="!(self.type in ['perplexity', 'kl_divergence']) || has(self.data_config)",
+            message='self.type + " needs a data_config to measure on"',
+            dynamic=True,
+            check=lambda m: (
+                f"{m.type} needs a data_config to measure on"
+                if m.type in NEEDS_DATA and m.data_config is None
+                else None
+            ),
+        ),
+        Rule(
+            cel="self.type != 'size_on_disk' || !has(self.data_config)",
+            message="size_on_disk is measured without data; leave data_config out",
+            check=lambda m: (
+                "size_on_disk is measured without data; leave data_config out"
+                if m.type == "size_on_disk" and m.data_config is not None
+                else None
+            ),
+        ),
+        Rule(
+            cel="self.type != 'kl_divergence' || !has(self.goal) || self.goal.type == 'threshold'",
+            message="kl_divergence is already a difference to the input model; its goal type must be threshold",
+            check=lambda m: (
+                "kl_divergence is already a difference to the input model; its goal type must be threshold"
+                if m.type == "kl_divergence" and m.goal is not None and m.goal.type != "threshold"
+                else None
+            ),
+        ),
+    )
+
+
+class Evaluator(ContractModel):
+    """A named list of metrics."""
+
+    name: Name
+    metrics: Annotated[list[Metric], Field(min_length=1, max_length=8)]
+
+
+SearchValue = Annotated[str, Field(max_length=64)]
+
+
+class SearchDimension(ContractModel):
+    """The values of one parameter of one pass that a search tries."""
+
+    pass_: Name = Field(alias="pass", description="Name of the pass.")
+    parameter: ModulePath
+    values: Annotated[list[SearchValue], Field(min_length=1, max_length=16)] = Field(
+        description="As JSON text."
+    )
+
+
+class SearchStrategy(ContractModel):
+    """A search over parameters of passes."""
+
+    execution_order: Literal["joint", "pass-by-pass"] = "joint"
+    sampler: Literal["sequential", "random", "tpe"] = "sequential"
+    max_samples: Annotated[int, Field(ge=1, le=1024)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2147483647)] = 1
+    parallelism: Annotated[int, Field(ge=1, le=64)] = 1
+    search_space: Annotated[list[SearchDimension], Field(max_length=16)] = Field(default_factory=list)
+
+
+def _unknown_reference(workflow: "Workflow") -> str | None:
+    names = {config.name for config in workflow.data_configs}
+    for item in workflow.passes:
+        for field in ("data_config", "calibration_data_config"):
+            wanted = getattr(item, field, None)
+            if wanted is not None and wanted not in names:
+                return f"a pass names a {field} that data_configs does not have"
+    for evaluator in workflow.evaluators:
+        for metric in evaluator.metrics:
+            if metric.data_config is not None and metric.data_config not in names:
+                return "a metric names a data_config that data_configs does not have"
+    return None
+
+
+def _unavailable_pass(workflow: "Workflow") -> str | None:
+    for item in workflow.passes:
+        if item.type not in AVAILABLE_PASSES:
+            return f"{item.type} is not available in this release; available: {', '.join(AVAILABLE_PASSES)}"
+    return None
+
+
+ONE_PASS = "this release runs exactly one pass; split the work into several jobs"
+NO_SEARCH = (
+    "search_strategy is not available in this release; leave it out and set the parameters of the pass"
+)
+
+
+def _reference_rule(field: str) -> Rule:
+    return Rule(
+        cel=f"self.passes.all(p, !has(p.{field}) || (has(self.data_configs) && "
+        f"self.data_configs.exists(d, d.name == p.{field})))",
+        message=f"a pass names a {field} that data_configs does not have",
+        check=None,  # all references are checked by one Python function
+        field="passes",
+    )
+
+
+class Workflow(ContractModel):
+    """What is computed. Immutable: with the model's revision and the engine's version it names the result."""
+
+    input_model: InputModel
+    data_configs: Annotated[list[DataConfig], Field(max_length=8)] = Field(
+        default_factory=list, description="Data sets, by name.", json_schema_extra={"x-map-key": "name"}
+    )
+    passes: Annotated[list[Pass], Field(min_length=1, max_length=8)] = Field(
+        description="What to do, in order."
+    )
+    evaluators: Annotated[list[Evaluator], Field(max_length=4)] = Field(
+        default_factory=list,
+        description="Lists of metrics, by name.",
+        json_schema_extra={"x-map-key": "name"},
+    )
+    evaluator: Name | None = Field(None, description="Name of the evaluator that judges the result.")
+    search_strategy: SearchStrategy | None = Field(None, description="Search over parameters of the passes.")
+    REFUSED: ClassVar[dict[str, str]] = {
+        "systems": "where a job runs is said in spec.template; leave it out",
+        "engine": "write its fields evaluator and search_strategy directly into the workflow",
+        "azureml_client": "there is no AzureML here; leave it out",
+        "host": "where a job runs is said in spec.template; leave it out",
+        "target": "where a job runs is said in spec.template; leave it out",
+        "cache_dir": "results are kept in spec.output.uri; leave it out",
+        "output_dir": "write spec.output.uri",
+        "packaging_config": "the artifact has one layout; leave it out",
+        "user_script": NO_CODE,
+        "script_dir": NO_CODE,
+    }
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        _reference_rule("data_config"),
+        _reference_rule("calibration_data_config"),
+        Rule(
+            cel="!has(self.evaluators) || self.evaluators.all(e, e.metrics.all(m, !has(m.data_config) || "
+            "(has(self.data_configs) && self.data_configs.exists(d, d.name == m.data_config))))",
+            message="a metric names a data_config that data_configs does not have",
+            check=_unknown_reference,
+            field="evaluators",
+        ),
+        Rule(
+            cel="!has(self.evaluator) || (has(self.evaluators) && "
+            "self.evaluators.exists(e, e.name == self.evaluator))",
+            message="evaluator names an evaluator that evaluators does not have",
+            check=lambda w: (
+                "evaluator names an evaluator that evaluators does not have"
+                if w.evaluator is not None and w.evaluator not in {e.name for e in w.evaluators}
+                else None
+            ),
+            field="evaluator",
+        ),
+        Rule(
+            cel="!has(self.evaluators) || self.evaluators.size() == 0 || has(self.evaluator)",
+            message="evaluators are given but evaluator chooses none; write evaluator: NAME",
+            check=lambda w: (
+                "evaluators are given but evaluator chooses none; write evaluator: NAME"
+                if w.evaluators and w.evaluator is None
+                else None
+            ),
+        ),
+        Rule(
+            cel="self.passes.size() <= 1",
+            message=ONE_PASS,
+            check=lambda w: ONE_PASS if len(w.passes) > 1 else None,
+            field="passes",
+        ),
+        Rule(
+            cel=f"self.passes.all(p, p.type in {list(AVAILABLE_PASSES)})",
+            message="self.passes.filter(p, !(p.type in "
+            + str(list(AVAILABLE_PASSES))
+            + '))[0].type + " is not available in this release; available: '
+            + ", ".join(AVAILABLE_PASSES)
+            + '"',
+            dynamic=True,
+            check=_unavailable_pass,
+            field="passes",
+        ),
+        Rule(
+            cel="!has(self.search_strategy)",
+            message=NO_SEARCH,
+            check=lambda w: NO_SEARCH if w.search_strategy is not None else None,
+            field="search_strategy",
+        ),
+    )
+
+    def data_config(self, name: str) -> DataConfig:
+        """The data config of that name (references are checked when the workflow is made)."""
+        return next(config for config in self.data_configs if config.name == name)
+
+    def metrics(self) -> list[Metric]:
+        """The metrics of the chosen evaluator, or none."""
+        return next((e.metrics for e in self.evaluators if e.name == self.evaluator), [])
+
+
+def canonical(value: Any) -> Any:
+    """A JSON value without what is not set: equal workflows have equal canonical forms."""
+    if isinstance(value, dict):
+        return {key: canonical(item) for key, item in sorted(value.items()) if item is not None}
+    if isinstance(value, list):
+        return [canonical(item) for item in value]
+    return value
