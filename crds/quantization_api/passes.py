@@ -5,7 +5,7 @@ refuse a parameter that belongs to another type. Defaults live here and in the d
 `default:` in the CRD: a server-side default of a flat object would be drift for GitOps tools.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
@@ -14,7 +14,7 @@ from quantization_api.bounded import ModulePath, Name
 from quantization_api.rules import ContractModel, Rule
 
 Dtype = Literal["fp16", "fp32", "fp64"]
-Bits = Annotated[int, Field(ge=2, le=16)]
+Bits = Annotated[int, Field(ge=1, le=32)]
 GroupSize = Annotated[int, Field(ge=-1, le=65536)]
 ClipRatio = Annotated[float, Field(gt=0, le=1)]
 Modules = Annotated[list[ModulePath], Field(max_length=32)]
@@ -62,17 +62,12 @@ def not_available(field: str, condition: str, sentence: str, unavailable: Any) -
 
 
 def one_of(field: str, values: tuple[int, ...]) -> Rule:
-    """A rule that a number is one of a few; the sentence names the number that was given."""
-    listed = ", ".join(str(v) for v in values[:-1]) + f" or {values[-1]}"
+    """A rule that a number is one of a few."""
+    sentence = f"{field} must be " + ", ".join(str(v) for v in values[:-1]) + f" or {values[-1]}"
     return Rule(
         cel=f"!has(self.{field}) || self.{field} in [{', '.join(map(str, values))}]",
-        message=f'"{field} " + string(self.{field}) + " is not possible; choose {listed}"',
-        dynamic=True,
-        check=lambda model: (
-            None
-            if getattr(model, field) is None or getattr(model, field) in values
-            else f"{field} {getattr(model, field)} is not possible; choose {listed}"
-        ),
+        message=sentence,
+        check=lambda model: sentence if getattr(model, field) not in (None, *values) else None,
         field=field,
     )
 
@@ -98,6 +93,12 @@ class PassBase(ContractModel):
         "host": "where a job runs is said in spec.template; leave it out",
         "evaluator": "the evaluator of a workflow is spec.workflow.evaluator; leave it out here",
     }
+
+    @model_validator(mode="after")
+    def _refuse_unavailable(self) -> Self:
+        if sentence := unavailable_pass(type(self).__name__):
+            raise PydanticCustomError("unavailable", "{sentence}", {"sentence": sentence})
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -252,6 +253,13 @@ Pass = Annotated[GptqQuantizer | AutoAWQQuantizer | QuaRot | ModelBuilder, Field
 PASS_TYPES: tuple[type[PassBase], ...] = (GptqQuantizer, AutoAWQQuantizer, QuaRot, ModelBuilder)
 AVAILABLE_PASSES: tuple[str, ...] = ("GptqQuantizer",)
 """The pass types that this release implements; the others are refused until they work."""
+
+
+def unavailable_pass(pass_type: str) -> str | None:
+    """The sentence that refuses a pass type this release does not implement."""
+    if pass_type in AVAILABLE_PASSES:
+        return None
+    return f"{pass_type} is not available in this release; available: {', '.join(AVAILABLE_PASSES)}"
 
 
 def owners(parameter: str) -> list[str]:

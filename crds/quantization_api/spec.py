@@ -195,7 +195,7 @@ class QuantizationJobSpec(KubernetesModel):
             cel="!self.output.uri.startsWith('file://') || (has(self.template) && has(self.template.volumes) && "
             "self.template.volumes.exists(v, !(has(v.readOnly) && v.readOnly) && has(v.persistentVolumeClaim) && "
             "self.output.uri.startsWith('file://' + v.mountPath)))",
-            message="a file:// output must lie on a writable volume of template.volumes, or it would vanish with the pod",
+            message="a file:// output must lie on a writable claim of template.volumes, or it vanishes with the pod",
             check=None,  # without a cluster a file is as good as any place
             field="output",
         ),

@@ -4,22 +4,16 @@ Olive's maps with an order (`passes`) or with names (`data_configs`, `evaluators
 Kubernetes does not keep the order of a map. Everything else keeps its name, type, default and nesting.
 """
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from quantization_api.bounded import ModulePath, Name, ShortText, Uri
-from quantization_api.passes import AVAILABLE_PASSES, NO_CODE, Pass
+from quantization_api.passes import NO_CODE, Pass
 from quantization_api.rules import ContractModel, Rule
 
 PATH_PATTERN = r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^/].*|file:///.+|/.+)$"
-PATH_CEL = "^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^/].*|file:///.+|/.+)$"
-
-
-def _is_path(value: str) -> bool:
-    import re
-
-    return re.match(PATH_PATTERN, value) is not None
 
 
 def path_rule(field: str, what: str) -> Rule:
@@ -29,9 +23,9 @@ def path_rule(field: str, what: str) -> Rule:
         f"available in this release: copy the {what} to S3 or to a mounted volume"
     )
     return Rule(
-        cel=f"self.{field}.matches('{PATH_CEL}')",
+        cel=f"self.{field}.matches('{PATH_PATTERN}')",
         message=sentence,
-        check=lambda model: None if _is_path(getattr(model, field)) else sentence,
+        check=lambda model: None if re.match(PATH_PATTERN, getattr(model, field)) else sentence,
         field=field,
     )
 
@@ -233,13 +227,6 @@ def _unknown_reference(workflow: "Workflow") -> str | None:
     return None
 
 
-def _unavailable_pass(workflow: "Workflow") -> str | None:
-    for item in workflow.passes:
-        if item.type not in AVAILABLE_PASSES:
-            return f"{item.type} is not available in this release; available: {', '.join(AVAILABLE_PASSES)}"
-    return None
-
-
 ONE_PASS = "this release runs exactly one pass; split the work into several jobs"
 NO_SEARCH = (
     "search_strategy is not available in this release; leave it out and set the parameters of the pass"
@@ -319,17 +306,6 @@ class Workflow(ContractModel):
             cel="self.passes.size() <= 1",
             message=ONE_PASS,
             check=lambda w: ONE_PASS if len(w.passes) > 1 else None,
-            field="passes",
-        ),
-        Rule(
-            cel=f"self.passes.all(p, p.type in {list(AVAILABLE_PASSES)})",
-            message="self.passes.filter(p, !(p.type in "
-            + str(list(AVAILABLE_PASSES))
-            + '))[0].type + " is not available in this release; available: '
-            + ", ".join(AVAILABLE_PASSES)
-            + '"',
-            dynamic=True,
-            check=_unavailable_pass,
             field="passes",
         ),
         Rule(
