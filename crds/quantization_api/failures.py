@@ -112,7 +112,7 @@ CATALOGUE: dict[Category, Entry] = {
     Category.ARTIFACT_CORRUPT: Entry(
         "What was stored does not match its checksum or does not load.",
         "Delete the output and run again; if it comes back, suspect the storage.",
-        ExitCode.CANNOT_CREATE_OUTPUT,
+        ExitCode.TRY_AGAIN,
         False,
     ),
     Category.ARTIFACT_CONFLICT: Entry(

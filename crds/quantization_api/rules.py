@@ -61,6 +61,18 @@ class ContractModel(BaseModel):
         return data
 
     @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        for field, info in type(self).model_fields.items():
+            extra = info.json_schema_extra
+            if isinstance(extra, dict) and isinstance(key := extra.get("x-map-key"), str):
+                names = [getattr(item, key) for item in getattr(self, field)]
+                for name in names:
+                    if names.count(name) > 1:
+                        sentence = f"two {field} are named {name}"
+                        raise PydanticCustomError("duplicate", "{sentence}", {"sentence": sentence})
+        return self
+
+    @model_validator(mode="after")
     def _check_rules(self) -> Self:
         for rule in self.RULES:
             sentence = rule.check(self) if rule.check else None

@@ -1,0 +1,384 @@
+"""Manifests that tests apply: one that is valid, and tables of changes that make it valid or invalid."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+VALID: dict[str, Any] = {
+    "apiVersion": "quantization.dev/v1alpha1",
+    "kind": "QuantizationJob",
+    "metadata": {"name": "job", "namespace": "default"},
+    "spec": {
+        "workflow": {
+            "input_model": {"type": "HfModel", "model_path": "s3://models/stories15m"},
+            "data_configs": [
+                {
+                    "name": "train",
+                    "type": "HuggingfaceContainer",
+                    "load_dataset_config": {"data_name": "s3://datasets/stories/train.txt"},
+                    "pre_process_data_config": {"max_seq_len": 256, "max_samples": 16},
+                },
+                {"name": "test", "load_dataset_config": {"data_name": "s3://datasets/stories/test.txt"}},
+            ],
+            "passes": [{"type": "GptqQuantizer", "data_config": "train", "group_size": 32}],
+            "evaluators": [
+                {
+                    "name": "quality",
+                    "metrics": [
+                        {"name": "ppl", "type": "perplexity", "data_config": "test"},
+                        {"name": "kl", "type": "kl_divergence", "data_config": "test"},
+                    ],
+                }
+            ],
+            "evaluator": "quality",
+        },
+        "output": {"uri": "s3://artifacts/stories15m-gptq"},
+        "storage": {"endpoint": "http://s3.example.svc:8333", "credentialsSecret": {"name": "s3"}},
+    },
+}
+REMOVED = object()
+PASS = "workflow.passes.0"
+PREPROCESS = "workflow.data_configs.0.pre_process_data_config"
+
+
+def manifest(*changes: tuple[str, Any]) -> dict[str, Any]:
+    """The valid manifest with changes: dotted path below spec, and the new value or REMOVED."""
+    result = copy.deepcopy(VALID)
+    for path, value in changes:
+        *parents, last = path.split(".")
+        node: Any = result["spec"]
+        for part in parents:
+            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+        if value is REMOVED:
+            del node[last]
+        elif isinstance(node, list):
+            node[int(last)] = value
+        else:
+            node[last] = value
+    return result
+
+
+@dataclass(frozen=True)
+class Invalid:
+    """A change that must be refused, and what the refusal must say.
+
+    server: part of the API server's answer. client: part of the message without a cluster; the same when
+    not given; None when only the API server can know.
+    """
+
+    name: str
+    changes: tuple[tuple[str, Any], ...]
+    server: str
+    client: str | None = ""
+
+    @property
+    def client_sentence(self) -> str | None:
+        return self.server if self.client == "" else self.client
+
+
+def bad(name: str, path: str, value: Any, server: str, client: str | None = "") -> Invalid:
+    return Invalid(name, ((path, value),), server, client)
+
+
+EXTRA = "Extra inputs are not permitted"
+NOT_RUN = "code from a manifest is never run"
+
+INVALID: tuple[Invalid, ...] = (
+    bad(
+        "unknown field", f"{PASS}.group_sise", 32, 'unknown field "spec.workflow.passes[0].group_sise"', EXTRA
+    ),
+    bad("unknown spec field", "retries", 3, 'unknown field "spec.retries"', EXTRA),
+    bad(
+        "unknown template field",
+        "template.hostNetwork",
+        True,
+        'unknown field "spec.template.hostNetwork"',
+        EXTRA,
+    ),
+    bad(
+        "AWQ's bits on GPTQ",
+        f"{PASS}.w_bit",
+        4,
+        "w_bit is not a parameter of GptqQuantizer; it belongs to AutoAWQQuantizer; did you mean bits?",
+    ),
+    bad(
+        "AWQ's group size on GPTQ",
+        f"{PASS}.q_group_size",
+        64,
+        "q_group_size is not a parameter of GptqQuantizer; it belongs to AutoAWQQuantizer; did you mean group_size?",
+    ),
+    bad(
+        "QuaRot's damping on GPTQ",
+        f"{PASS}.gptq_damping",
+        0.1,
+        "gptq_damping is not a parameter of GptqQuantizer; it belongs to QuaRot; did you mean damp_percent?",
+    ),
+    bad(
+        "QuaRot's rotation on GPTQ",
+        f"{PASS}.rotate",
+        True,
+        "rotate is not a parameter of GptqQuantizer; it belongs to QuaRot",
+    ),
+    bad("5 bits", f"{PASS}.bits", 5, "bits must be 2, 3, 4 or 8"),
+    bad("16 bits", f"{PASS}.bits", 16, "bits must be 2, 3, 4 or 8"),
+    bad("bits as a string", f"{PASS}.bits", "int4", 'must be of type integer: "string"', "valid integer"),
+    bad(
+        "group size 0",
+        f"{PASS}.group_size",
+        0,
+        "group_size is -1 (one group for each output channel) or greater",
+    ),
+    bad("group size -2", f"{PASS}.group_size", -2, "greater than or equal to -1"),
+    bad("no damping", f"{PASS}.damp_percent", 0, "should be greater than 0", "greater than 0"),
+    bad("damping of 1", f"{PASS}.damp_percent", 1, "should be less than 1", "less than 1"),
+    bad("module names", f"{PASS}.layers_block_name", "model.layers", "layers_block_name is not available"),
+    bad("outer modules", f"{PASS}.outside_layer_modules", ["a"], "outside_layer_modules is not available"),
+    bad("inner modules", f"{PASS}.inside_layer_modules", [["a"]], "inside_layer_modules is not available"),
+    bad(
+        "other checkpoint format",
+        f"{PASS}.checkpoint_format",
+        "gptq_v2",
+        "only checkpoint_format gptq is available",
+    ),
+    bad(
+        "unknown checkpoint format",
+        f"{PASS}.checkpoint_format",
+        "gguf",
+        "Unsupported value",
+        "Input should be 'gptq'",
+    ),
+    bad("the package", f"{PASS}.implementation", "auto-gptq", "only implementation native is available"),
+    bad(
+        "AWQ",
+        PASS,
+        {"type": "AutoAWQQuantizer", "w_bit": 4},
+        "AutoAWQQuantizer is not available in this release",
+    ),
+    bad("QuaRot", PASS, {"type": "QuaRot", "w_rtn": True}, "QuaRot is not available in this release"),
+    bad("ModelBuilder", PASS, {"type": "ModelBuilder"}, "ModelBuilder is not available in this release"),
+    bad(
+        "unknown pass", f"{PASS}.type", "Gptq", "Unsupported value", "does not match any of the expected tags"
+    ),
+    bad("pass of another case", f"{PASS}.type", "gptqquantizer", "Unsupported value", "expected tags"),
+    bad(
+        "pass without calibration",
+        f"{PASS}.data_config",
+        REMOVED,
+        "GptqQuantizer needs data_config",
+        "Field required",
+    ),
+    bad(
+        "data_config of nothing",
+        f"{PASS}.data_config",
+        "tran",
+        "a pass names a data_config that data_configs does not",
+    ),
+    bad("script of a pass", f"{PASS}.user_script", "x.py", NOT_RUN),
+    bad("two passes", "workflow.passes", [VALID["spec"]["workflow"]["passes"][0]] * 2, "exactly one pass"),
+    bad("no pass", "workflow.passes", [], "should have at least 1 items", "at least 1 item"),
+    bad(
+        "no input model",
+        "workflow.input_model",
+        REMOVED,
+        "spec.workflow.input_model: Required",
+        "Field required",
+    ),
+    bad(
+        "hub id",
+        "workflow.input_model.model_path",
+        "meta-llama/Llama-2-7b-hf",
+        "model_path must be s3://BUCKET/KEY",
+    ),
+    bad(
+        "bucket only", "workflow.input_model.model_path", "s3://models", "model_path must be s3://BUCKET/KEY"
+    ),
+    bad(
+        "another model type",
+        "workflow.input_model.type",
+        "ONNXModel",
+        "Unsupported value",
+        "Input should be 'HfModel'",
+    ),
+    bad(
+        "load_kwargs", "workflow.input_model.load_kwargs", {"torch_dtype": "float16"}, "read tensor by tensor"
+    ),
+    bad(
+        "data of a hub",
+        "workflow.data_configs.0.load_dataset_config.data_name",
+        "wikitext",
+        "data_name must be s3://",
+    ),
+    bad(
+        "subset",
+        "workflow.data_configs.0.load_dataset_config.subset",
+        "wikitext-2-raw-v1",
+        "a subset exists only on a hub",
+    ),
+    bad(
+        "sliding window",
+        f"{PREPROCESS}.strategy",
+        "join-sliding-window",
+        "Unsupported value",
+        "Input should be 'join'",
+    ),
+    bad("sequence of 4", f"{PREPROCESS}.max_seq_len", 4, "greater than or equal to 8"),
+    bad("no samples", f"{PREPROCESS}.max_samples", 0, "greater than or equal to 1"),
+    bad("chat template", f"{PREPROCESS}.chat_template", "x", "write the finished text into the data set"),
+    bad("formatting code", f"{PREPROCESS}.text_formatting_func", "f", NOT_RUN),
+    bad(
+        "data configs of one name",
+        "workflow.data_configs.1.name",
+        "train",
+        'Duplicate value: {"name":"train"}',
+        "two data_configs are named train",
+    ),
+    bad(
+        "evaluator of nothing",
+        "workflow.evaluator",
+        "speed",
+        "evaluator names an evaluator that evaluators does not",
+    ),
+    bad(
+        "no evaluator chosen", "workflow.evaluator", REMOVED, "evaluator chooses none; write evaluator: NAME"
+    ),
+    bad(
+        "metric data of nothing",
+        "workflow.evaluators.0.metrics.0.data_config",
+        "validation",
+        "a metric names a data_config that data_configs does not have",
+    ),
+    bad(
+        "metric without data",
+        "workflow.evaluators.0.metrics.0.data_config",
+        REMOVED,
+        "perplexity needs a data_config",
+    ),
+    bad("latency", "workflow.evaluators.0.metrics.0.type", "latency", "metric type latency is not available"),
+    bad(
+        "degradation of KL",
+        "workflow.evaluators.0.metrics.1.goal",
+        {"type": "max-degradation", "value": 1},
+        "kl_divergence is already a difference",
+    ),
+    bad(
+        "unknown goal",
+        "workflow.evaluators.0.metrics.0.goal",
+        {"type": "best", "value": 1},
+        "Unsupported value",
+        "Input should be 'threshold'",
+    ),
+    bad(
+        "search",
+        "workflow.search_strategy",
+        {"sampler": "tpe"},
+        "search_strategy is not available in this release",
+    ),
+    bad(
+        "systems",
+        "workflow.systems",
+        {"local": {"type": "LocalSystem"}},
+        "where a job runs is said in spec.template",
+    ),
+    bad("host", "workflow.host", "local", "where a job runs is said in spec.template"),
+    bad("target", "workflow.target", "local", "where a job runs is said in spec.template"),
+    bad("cache folder", "workflow.cache_dir", "cache", "results are kept in spec.output.uri"),
+    bad("output folder", "workflow.output_dir", "out", "write spec.output.uri"),
+    bad("engine", "workflow.engine", {}, "write its fields evaluator and search_strategy directly"),
+    bad("script", "workflow.user_script", "x.py", NOT_RUN),
+    bad("no output", "output", REMOVED, "spec.output: Required", "Field required"),
+    bad("output without a bucket", "output.uri", "s3:///stories", "output.uri must be s3://BUCKET/PREFIX"),
+    bad("output without a prefix", "output.uri", "s3://artifacts", "output.uri must be s3://BUCKET/PREFIX"),
+    bad("output on a hub", "output.uri", "hf://me/model", "output.uri must be s3://BUCKET/PREFIX"),
+    bad(
+        "output that vanishes",
+        "output.uri",
+        "file:///tmp/out",
+        "a file:// output must lie on a writable claim",
+        None,
+    ),
+    bad(
+        "endpoint without a scheme",
+        "storage.endpoint",
+        "s3.example.com:9000",
+        "storage.endpoint must be http(s)://HOST",
+    ),
+    bad("secret of another namespace", "storage.credentialsSecret.namespace", "x", "unknown field", EXTRA),
+    bad(
+        "secret in the manifest", "storage.accessKey", "AKIA", 'unknown field "spec.storage.accessKey"', EXTRA
+    ),
+    bad("suspend", "suspend", True, "suspend is not available in this release"),
+    bad(
+        "time to live",
+        "ttlSecondsAfterFinished",
+        60,
+        "ttlSecondsAfterFinished is not available in this release",
+    ),
+    bad("delete the artifact", "artifactPolicy", "Delete", "only artifactPolicy Retain is available"),
+    bad("unknown policy", "artifactPolicy", "Keep", "Unsupported value", "Input should be 'Retain'"),
+    bad("negative retries", "backoffLimit", -1, "greater than or equal to 0"),
+    bad("no time", "activeDeadlineSeconds", 0, "greater than or equal to 1"),
+    bad(
+        "volume without a source",
+        "template.volumes",
+        [{"name": "m", "mountPath": "/models"}],
+        "exactly one of persistentVolumeClaim and configMap",
+    ),
+    bad(
+        "volume over scratch",
+        "template.volumes",
+        [{"name": "m", "mountPath": "/scratch/m", "configMap": {"name": "c"}}],
+        "mountPath must be an absolute path other than / and /scratch",
+    ),
+)
+
+VALID_CHANGES: dict[str, tuple[tuple[str, Any], ...]] = {
+    "as it stands": (),
+    "2 bits": ((f"{PASS}.bits", 2),),
+    "one group a row": ((f"{PASS}.group_size", -1),),
+    "every option of GPTQ": (
+        (f"{PASS}.sym", True),
+        (f"{PASS}.desc_act", True),
+        (f"{PASS}.static_groups", True),
+        (f"{PASS}.true_sequential", True),
+        (f"{PASS}.damp_percent", 0.05),
+        (f"{PASS}.name", "gptq"),
+        (f"{PASS}.checkpoint_format", "gptq"),
+        (f"{PASS}.implementation", "native"),
+    ),
+    "a model on a volume": (
+        ("workflow.input_model.model_path", "/models/stories15m"),
+        (
+            "template.volumes",
+            [
+                {
+                    "name": "models",
+                    "mountPath": "/models",
+                    "readOnly": True,
+                    "persistentVolumeClaim": {"claimName": "models"},
+                }
+            ],
+        ),
+    ),
+    "output on a volume": (
+        ("output.uri", "file:///out/stories"),
+        (
+            "template.volumes",
+            [{"name": "out", "mountPath": "/out", "persistentVolumeClaim": {"claimName": "out"}}],
+        ),
+    ),
+    "a goal": (("workflow.evaluators.0.metrics.0.goal", {"type": "percent-max-degradation", "value": 2.5}),),
+    "no evaluation": (("workflow.evaluators", REMOVED), ("workflow.evaluator", REMOVED)),
+    "AWS with workload identity": (
+        ("storage", {"region": "eu-central-1"}),
+        ("template.serviceAccountName", "quantizer"),
+    ),
+    "a GPU": (
+        ("template.resources", {"limits": {"nvidia.com/gpu": 1, "memory": "16Gi", "cpu": 2}}),
+        ("template.tolerations", [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]),
+        ("template.nodeSelector", {"gpu": "h200"}),
+        ("template.affinity", {"nodeAffinity": {}}),
+        ("template.scratchSize", "20Gi"),
+        ("template.priorityClassName", "batch"),
+    ),
+    "limits": (("backoffLimit", 0), ("activeDeadlineSeconds", 3600), ("suspend", False), ("reuse", "Never")),
+}

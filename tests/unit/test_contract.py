@@ -1,0 +1,127 @@
+"""The contract without a cluster: what a manifest may say, and what is answered when it may not."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from tests.support.manifests import INVALID, PASS, VALID_CHANGES, Invalid, manifest
+
+from quantization_api import ENGINE_VERSION, crd, reference
+from quantization_api.failures import CATALOGUE, PERMANENT_EXIT_CODES, Category, ExitCode, QuantizationError
+from quantization_api.pod import MAX_RESULT_BYTES, RunRequest, RunResult
+from quantization_api.recipe import canonical_workflow, recipe_digest
+from quantization_api.spec import QuantizationJobSpec
+from quantization_api.status import Artifact, Failure, MetricResult
+
+pytestmark = pytest.mark.unit
+ROOT = Path(__file__).parents[2]
+
+
+def spec(*changes: tuple[str, object]) -> QuantizationJobSpec:
+    return QuantizationJobSpec.model_validate(manifest(*changes)["spec"])
+
+
+@pytest.mark.parametrize("case", [c for c in INVALID if c.client_sentence], ids=lambda c: c.name)
+def test_an_invalid_manifest_is_refused_with_its_sentence(case: Invalid) -> None:
+    with pytest.raises(ValidationError) as error:
+        spec(*case.changes)
+    assert case.client_sentence in str(error.value)
+
+
+@pytest.mark.parametrize("name", VALID_CHANGES)
+def test_a_valid_manifest_is_accepted(name: str) -> None:
+    spec(*VALID_CHANGES[name])
+
+
+def test_the_generated_files_are_fresh() -> None:
+    assert (ROOT / "crds/quantizationjobs.yaml").read_text() == crd.render(), "run `make generate`"
+    assert (ROOT / "docs/api.md").read_text() == reference.api_page(), "run `make generate`"
+    assert (ROOT / "docs/failures.md").read_text() == reference.failures_page(), "run `make generate`"
+
+
+def test_every_category_has_its_page_entry_and_a_cure() -> None:
+    assert set(CATALOGUE) == set(Category)
+    assert all(entry.cause and entry.cure for entry in CATALOGUE.values())
+
+
+def test_an_exit_code_is_permanent_or_retried_never_both() -> None:
+    permanent = {e.exit_code for e in CATALOGUE.values() if e.permanent and e.exit_code is not None}
+    retried = {e.exit_code for e in CATALOGUE.values() if not e.permanent and e.exit_code is not None}
+    assert not permanent & retried
+    assert ExitCode.TRY_AGAIN not in PERMANENT_EXIT_CODES
+    assert ExitCode.TERMINATED not in PERMANENT_EXIT_CODES
+
+
+def test_an_error_without_a_hint_has_the_catalogues() -> None:
+    error = QuantizationError(Category.ACCESS_DENIED, "refused")
+    assert error.hint == CATALOGUE[Category.ACCESS_DENIED].cure
+    assert error.exit_code is ExitCode.ACCESS_DENIED
+
+
+def test_the_recipe_does_not_depend_on_where_and_how() -> None:
+    one = spec().workflow
+    other = spec(("output.uri", "s3://other/place"), ("backoffLimit", 1)).workflow
+    assert recipe_digest(one, "sha256:a") == recipe_digest(other, "sha256:a")
+
+
+def test_a_default_written_out_gives_the_same_recipe() -> None:
+    assert canonical_workflow(spec().workflow) == canonical_workflow(spec((f"{PASS}.bits", 4)).workflow)
+
+
+def test_the_order_of_data_configs_does_not_change_the_recipe() -> None:
+    reordered = manifest()["spec"]
+    reordered["workflow"]["data_configs"].reverse()
+    assert canonical_workflow(QuantizationJobSpec.model_validate(reordered).workflow) == canonical_workflow(
+        spec().workflow
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        (f"{PASS}.bits", 3),
+        (f"{PASS}.sym", True),
+        ("workflow.data_configs.0.pre_process_data_config.max_samples", 17),
+    ],
+)
+def test_what_changes_the_result_changes_the_recipe(change: tuple[str, object]) -> None:
+    assert recipe_digest(spec().workflow, "sha256:a") != recipe_digest(spec(change).workflow, "sha256:a")
+
+
+def test_another_model_or_engine_gives_another_recipe() -> None:
+    workflow = spec().workflow
+    digests = {
+        recipe_digest(workflow, "sha256:a"),
+        recipe_digest(workflow, "sha256:b"),
+        recipe_digest(workflow, "sha256:a", ENGINE_VERSION + "1"),
+    }
+    assert len(digests) == 3
+
+
+def test_the_request_has_what_the_pod_needs_and_no_secret() -> None:
+    request = RunRequest.from_spec("job", "default", "uid", spec())
+    text = request.model_dump_json(by_alias=True, exclude_none=True)
+    assert RunRequest.model_validate_json(text) == request
+    assert "credentials" not in text
+
+
+@given(message=st.text(max_size=1024), hint=st.text(max_size=1024), reader=st.text(max_size=256))
+def test_a_result_always_fits_a_termination_message(message: str, hint: str, reader: str) -> None:
+    artifact = Artifact(
+        uri="s3://b/" + "k" * 1000,
+        manifest_digest="sha256:" + "0" * 64,
+        size_bytes=1,
+        compression_ratio=1,
+        bits_per_weight=4,
+        readers=[reader] * 16,
+    )
+    result = RunResult(
+        artifact=artifact,
+        metrics=[MetricResult(name="m" * 63, input=1 / 3, output=1 / 3)] * 16,
+        failure=Failure(category=Category.INTERNAL, message=message, hint=hint),
+    )
+    text = result.to_message()
+    assert len(text.encode()) <= MAX_RESULT_BYTES
+    assert RunResult.model_validate_json(text).failure.category is Category.INTERNAL
