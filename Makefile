@@ -1,0 +1,108 @@
+# `make` lists the targets. Two of them do all the set-up: `make demo` and `make test`.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+CLUSTER ?= local
+BIN := .venv/bin
+RUN := $(BIN)/python -m
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+##@ Use
+.PHONY: demo
+demo: setup ## From nothing to a quantized model: cluster, S3, operator, one real job (CLUSTER=current: your own cluster)
+	$(RUN) local_cluster demo --cluster $(CLUSTER)
+
+.PHONY: down
+down: setup ## Stop the local cluster; nothing is left running (WIPE=1 also removes its state)
+	$(RUN) local_cluster down $(if $(WIPE),--wipe)
+
+.PHONY: up
+up: setup ## Start the local cluster only, and print how to use it
+	$(RUN) local_cluster up
+
+.PHONY: images
+images: setup ## Build the images and push them to the local registry
+	$(RUN) local_cluster images
+
+##@ Test
+.PHONY: test
+test: lint types unit integration e2e ## Everything, in order: lint, types, unit, integration, end to end
+
+.PHONY: lint
+lint: setup ## ruff, and the contracts between the rooms
+	ruff check .
+	ruff format --check .
+	lint-imports
+
+.PHONY: types
+types: setup ## mypy --strict
+	mypy
+
+.PHONY: unit
+unit: setup ## Pure code
+	pytest -q -m unit
+
+.PHONY: integration
+integration: setup ## A real API server and a real S3 server on loopback
+	$(RUN) local_cluster binaries
+	pytest -q -m integration
+
+.PHONY: e2e
+e2e: setup ## The whole: cluster, images, S3, and independent readers of the result (needs root)
+	@if [ "$$(id -u)" != 0 ]; then \
+	  echo "not run: the end-to-end tests; they start containers, which needs root"; \
+	  [ "$${ALLOW_PARTIAL:-0}" = 1 ] && exit 0; \
+	  echo "run as root, or accept a partial test with ALLOW_PARTIAL=1"; exit 1; \
+	fi; \
+	$(RUN) local_cluster packages; \
+	export QUANTIZATION_READER_PYTHON=$$($(RUN) tests.support.environments readers); \
+	export QUANTIZATION_LEGACY_PYTHON=$$($(RUN) tests.support.environments legacy); \
+	pytest -q -m e2e
+
+.PHONY: bench
+bench: setup ## Peak memory of a run, against the parts that it must hold
+	$(RUN) tests.benchmarks.peak_memory
+
+##@ Develop
+.PHONY: setup
+setup: .venv/complete
+
+.venv/complete: requirements/installer.txt requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed (PYTHON=...)"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq python3-venv; } \
+	  || { echo "the Python module venv is missing: install python3-venv"; exit 1; }
+	@echo "setting up .venv"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/installer.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+.PHONY: generate
+generate: setup ## Write the CRD and the reference pages from the models
+	$(RUN) quantization_api crd > crds/quantizationjobs.yaml
+	$(RUN) quantization_api api > docs/api.md
+	$(RUN) quantization_api failures > docs/failures.md
+	$(RUN) quantization_operator.metrics > docs/metrics.md
+
+.PHONY: format
+format: setup ## Format the code
+	ruff check --fix .
+	ruff format .
+
+.PHONY: lock
+lock: setup ## Solve the requirements again (newest versions that fit)
+	$(LOCK) pyproject.toml --extra operator --output-file requirements/operator.txt
+	$(LOCK) pyproject.toml --extra quantizer --output-file requirements/quantizer.txt
+	$(LOCK) pyproject.toml --extra operator --extra quantizer --extra dev --output-file requirements/dev.txt
+	for set in installer seaweedfs legacy readers; do $(LOCK) requirements/$$set.in --output-file requirements/$$set.txt; done
+
+.PHONY: clean
+clean: ## Remove what the tools left in this folder (caches outside stay)
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,0 +1,38 @@
+"""Python environments of other software (the stock packages, independent readers), each from its lock.
+
+They live in the user's cache, keyed by the lock, and are made once:
+`python -m tests.support.environments readers` prints the path of the interpreter.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CACHE = Path(os.environ.get("QUANTIZATION_CACHE", Path.home() / ".cache/quantization-operator")) / "venvs"
+
+
+def interpreter(name: str) -> Path:
+    """The interpreter of the environment locked in requirements/NAME.txt, made when it is missing."""
+    lock = ROOT / f"requirements/{name}.txt"
+    home = CACHE / f"{name}-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
+    python = home / "bin/python"
+    if (home / "complete").exists():
+        return python
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if uv is None:
+        raise SystemExit("uv is missing: run `make setup`")
+    shutil.rmtree(home, ignore_errors=True)
+    run = [uv, "venv", "--quiet", "--python", "3.11", str(home)]
+    subprocess.run(run, check=True)
+    install = [uv, "pip", "install", "--quiet", "--require-hashes", "--no-deps", "--python", str(python)]
+    subprocess.run([*install, "-r", str(lock)], check=True)
+    (home / "complete").touch()
+    return python
+
+
+if __name__ == "__main__":
+    print(interpreter(sys.argv[1]))
