@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-CACHE = Path(os.environ.get("QUANTIZATION_CACHE", Path.home() / ".cache/quantization-operator")) / "venvs"
+CACHE = Path(os.environ.get("QUANTIZATION_CACHE_DIR", Path.home() / ".cache/quantization-operator")) / "venvs"
 
 
 def interpreter(name: str) -> Path:
