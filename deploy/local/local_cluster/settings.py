@@ -42,7 +42,9 @@ class Settings:
     pod_bridge: str = "knbr0"
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str] = os.environ, bin_dir: Path | None = None) -> "Settings":
+    def from_environment(
+        cls, environ: Mapping[str, str] = os.environ, bin_dir: Path | None = None
+    ) -> "Settings":
         """Read QUANTIZATION_LOCAL_DIR, QUANTIZATION_CACHE_DIR, QUANTIZATION_BIN_DIR and QUANTIZATION_REGISTRY_PORT.
 
         Raises:
@@ -54,9 +56,13 @@ class Settings:
             bin_dir = Path(environ["QUANTIZATION_BIN_DIR"])
         port = environ.get("QUANTIZATION_REGISTRY_PORT") or "5000"
         if not port.isdecimal() or not 1 <= int(port) <= 65535:
-            raise ClusterError(f"QUANTIZATION_REGISTRY_PORT is {port!r}; write a port number between 1 and 65535")
+            raise ClusterError(
+                f"QUANTIZATION_REGISTRY_PORT is {port!r}; write a port number between 1 and 65535"
+            )
         if len(str(state)) > 60:  # sockets below it must stay under the kernel's 108 characters
-            raise ClusterError(f"the state directory {state} has more than 60 characters; name a shorter QUANTIZATION_LOCAL_DIR")
+            raise ClusterError(
+                f"the state directory {state} has more than 60 characters; name a shorter QUANTIZATION_LOCAL_DIR"
+            )
         return cls(
             state=state,
             cache=cache,

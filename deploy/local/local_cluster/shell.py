@@ -12,7 +12,7 @@ from local_cluster.errors import ClusterError
 _LINES_SHOWN = 15
 
 
-class CommandFailed(ClusterError):
+class CommandError(ClusterError):
     """A program ended with an error; the message carries its command line and the end of what it said."""
 
     def __init__(self, command: str, returncode: int, said: str) -> None:
@@ -42,7 +42,7 @@ def run(
         capture: keep its output; False lets it write to this process's own output.
 
     Raises:
-        CommandFailed: it ended with another exit code than zero, and `check` is set.
+        CommandError: it ended with another exit code than zero, and `check` is set.
         ClusterError: the program is not installed, or took longer than `timeout`.
     """
     words = [str(word) for word in argv]
@@ -61,12 +61,14 @@ def run(
             stderr=subprocess.PIPE if capture else None,
         )
     except FileNotFoundError as error:
-        raise ClusterError(f"`{words[0]}` is not on this machine; `python -m local_cluster doctor` says what is missing") from error
+        raise ClusterError(
+            f"`{words[0]}` is not on this machine; `python -m local_cluster doctor` says what is missing"
+        ) from error
     except subprocess.TimeoutExpired as error:
         raise ClusterError(f"`{command}` was not done after {timeout:.0f} s") from error
     if check and done.returncode != 0:
         said = "\n".join(((done.stderr or "") + (done.stdout or "")).strip().splitlines()[-_LINES_SHOWN:])
-        raise CommandFailed(command, done.returncode, said or "(it said nothing)")
+        raise CommandError(command, done.returncode, said or "(it said nothing)")
     return done
 
 
