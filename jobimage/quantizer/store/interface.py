@@ -1,0 +1,100 @@
+"""The one interface to storage. Everything above it is the same for S3 and for a directory.
+
+Keys are relative to the root of a store ("model/config.json"). Every method raises QuantizationError
+for what can go wrong outside (access, network, disk); a precondition that does not hold is no failure
+of the storage and has an exception of its own.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from quantization_api.failures import Category
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a store is to the run; decides the category of "there is nothing".
+
+    what: words for messages ("input model"). missing: category when it is not there.
+    damaged: category when bytes are fewer than listed.
+    """
+
+    what: str
+    missing: Category
+    damaged: Category
+
+
+MODEL = Place("input model", Category.MODEL_NOT_FOUND, Category.MODEL_UNSUPPORTED)
+DATA = Place("data set", Category.DATA_NOT_FOUND, Category.DATA_NOT_FOUND)
+OUTPUT = Place("output", Category.INVALID_WORKFLOW, Category.ARTIFACT_CORRUPT)
+ARTIFACT = Place("artifact", Category.MODEL_NOT_FOUND, Category.ARTIFACT_CORRUPT)
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One object as its store lists it.
+
+    version: changes whenever the bytes change (ETag; on disk size and time); what `if_version` takes.
+    sha256: of the whole object in hex, where the store keeps it.
+    """
+
+    key: str
+    size: int
+    version: str
+    sha256: str | None = None
+
+
+class PreconditionFailedError(Exception):
+    """A conditional write found something else than it asked for; nothing was written."""
+
+
+def keep_going() -> None:
+    """A `Checkpoint` that never stops."""
+
+
+Checkpoint = Callable[[], None]
+"""Called between blocks of a long transfer; what it raises stops the transfer."""
+
+
+class Store(Protocol):
+    """Objects below one root."""
+
+    @property
+    def uri(self) -> str:
+        """The root, for messages."""
+        ...
+
+    def list(self, prefix: str = "") -> dict[str, ObjectInfo]:
+        """Every object whose key starts with prefix; empty when there is none."""
+        ...
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """One object, with its sha256 if the store keeps one; None when it is not there."""
+        ...
+
+    def read(self, key: str, start: int, length: int, version: str | None = None) -> Buffer:
+        """Exactly `length` bytes from `start`; an error if the object has another version by now."""
+        ...
+
+    def put_file(self, key: str, path: Path, checkpoint: Checkpoint = keep_going) -> None:
+        """Stores a file, whole or not at all."""
+        ...
+
+    def put_bytes(self, key: str, data: bytes, if_absent: bool = False, if_version: str | None = None) -> str:
+        """Stores a small object, whole or not at all, and returns its version.
+
+        Raises PreconditionFailedError when `if_absent` and it is there, or it is not of `if_version`.
+        """
+        ...
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Removes objects; those that are not there are no error."""
+        ...
+
+    def abort_uploads(self) -> int:
+        """Drops uploads below the root that a killed run left unfinished; returns how many."""
+        ...

@@ -1,0 +1,85 @@
+"""URIs of storage: s3://BUCKET/PREFIX, file:///PATH, and plain paths."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantization_api.failures import Category, QuantizationError
+from quantization_api.pod import StorageAccess
+from quantizer.store.directory import DirectoryStore
+from quantizer.store.interface import Place, Store
+from quantizer.store.s3 import S3Store
+
+BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
+
+
+@dataclass(frozen=True)
+class Location:
+    """A parsed URI. bucket is None for a path; path has no leading slash in a bucket."""
+
+    bucket: str | None
+    path: str
+
+    @classmethod
+    def parse(cls, uri: str) -> "Location":
+        """Takes s3://BUCKET/KEY, file:///PATH or a path.
+
+        Raises:
+            QuantizationError: InvalidWorkflow for another scheme, or a URI without a bucket or key.
+        """
+        if uri.startswith("s3://"):
+            bucket, _, key = uri[len("s3://") :].partition("/")
+            if not BUCKET.match(bucket) or not key.strip("/"):
+                raise QuantizationError(
+                    Category.INVALID_WORKFLOW, f"{uri} is not s3://BUCKET/PREFIX with a bucket and a prefix"
+                )
+            return cls(bucket, key.strip("/"))
+        if uri.startswith("file://"):
+            path = uri[len("file://") :]
+            if not path.startswith("/"):
+                raise QuantizationError(
+                    Category.INVALID_WORKFLOW, f"{uri} names a host; write file:///PATH with three slashes"
+                )
+            return cls(None, str(Path(path)))
+        if "://" in uri:
+            raise QuantizationError(
+                Category.INVALID_WORKFLOW, f"{uri} has an unknown scheme; write s3://BUCKET/PREFIX or a path"
+            )
+        return cls(None, str(Path(uri).absolute()))
+
+    @property
+    def uri(self) -> str:
+        """The location as a URI."""
+        return f"s3://{self.bucket}/{self.path}" if self.bucket else f"file://{self.path}"
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def parent(self) -> "Location":
+        """The place that holds this one; of a key without a slash the root of its bucket."""
+        return Location(self.bucket, self.path.rpartition("/")[0] or ("" if self.bucket else "/"))
+
+    def child(self, name: str) -> "Location":
+        """A place below this one."""
+        return Location(self.bucket, f"{self.path}/{name}".replace("//", "/"))
+
+    def overlaps(self, other: "Location") -> bool:
+        """True when one lies in the other or both are the same."""
+        if self.bucket != other.bucket:
+            return False
+        one, two = (place.path.rstrip("/") + "/" for place in (self, other))
+        return one.startswith(two) or two.startswith(one)
+
+
+def open_store(location: Location, place: Place, access: StorageAccess) -> Store:
+    """The store with this root. Nothing is read yet.
+
+    Raises:
+        QuantizationError: InvalidWorkflow for an endpoint that cannot be used.
+    """
+    if location.bucket is None:
+        return DirectoryStore(Path(location.path), place)
+    return S3Store(location.bucket, location.path, place, access)
