@@ -1,0 +1,1 @@
+"""Checkpoints as transformers stores them: read tensor by tensor, written shard by shard."""

@@ -1,0 +1,214 @@
+"""Reads safetensors checkpoints tensor by tensor through byte ranges.
+
+Layout of a safetensors file: 8 bytes little-endian length n, n bytes JSON {name: {dtype, shape,
+data_offsets}}, then the data (offsets are relative to its start). Headers are checked against the size
+of their file before anything is read, so a shard that was cut short is named at the start of a run and
+not after an hour.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quantization_api.failures import Category, QuantizationError
+from quantizer.checkpoint.source import Source, read_whole
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+MAX_HEADER_BYTES = 100_000_000  # the bound of the safetensors library itself
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+DTYPE_NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where one tensor lies: bytes [start, start + length) of `file`."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    file: str
+    start: int
+    length: int
+
+
+def rows_within(info: TensorInfo, limit: int) -> int:
+    """How many rows of a tensor fit into `limit` bytes, at least one."""
+    return max(1, limit * info.shape[0] // max(1, info.length))
+
+
+class SafetensorsReader:
+    """The tensors of a checkpoint: one model.safetensors, or shards with an index.
+
+    Args:
+        source: where the files are.
+        broken: category of a damaged file; a model that came in is ModelUnsupported, an artifact that is
+            read back is ArtifactCorrupt.
+
+    Raises:
+        QuantizationError: ModelNotFound when there are no safetensors or the index names a file that is
+            not there; `broken` when a header is damaged or a file is cut short.
+    """
+
+    def __init__(self, source: Source, broken: Category = Category.MODEL_UNSUPPORTED) -> None:
+        self._source = source
+        self._broken = broken
+        files = source.list()
+        wanted = self._weight_files(files)
+        self.tensors: dict[str, TensorInfo] = {}
+        for file in sorted(set(wanted.values()) if wanted else [SINGLE_NAME]):
+            for info in self._read_header(file, files[file]):
+                if info.name in self.tensors:
+                    raise self._damaged(
+                        file, f"holds {info.name}, which {self.tensors[info.name].file} has too"
+                    )
+                self.tensors[info.name] = info
+        for name, file in wanted.items():
+            if name not in self.tensors or self.tensors[name].file != file:
+                raise self._damaged(file, f"lacks {name}, which {INDEX_NAME} says it has")
+        self.bytes = sum(info.length for info in self.tensors.values())
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor in its own dtype, read from its byte range; KeyError for a name that is not there."""
+        info = self.tensors[name]
+        return self._decode(info, info.shape, 0, info.length)
+
+    def rows(self, name: str, first: int, last: int) -> Tensor:
+        """Rows [first, last) along dimension 0 of one tensor; for tables too large to hold at once."""
+        info = self.tensors[name]
+        row_bytes = info.length // info.shape[0]
+        return self._decode(
+            info, (last - first, *info.shape[1:]), first * row_bytes, (last - first) * row_bytes
+        )
+
+    def slices(self, name: str, step: int) -> Iterator[tuple[int, Tensor]]:
+        """A tensor in pieces of `step` rows: (first row, rows)."""
+        count = self.tensors[name].shape[0]
+        for first in range(0, count, step):
+            yield first, self.rows(name, first, min(first + step, count))
+
+    def prefetched(self, groups: Sequence[Sequence[str]]) -> Iterator[dict[str, Tensor]]:
+        """The tensors of each group (a decoder layer), the next group read in a thread meanwhile.
+
+        Holds at most two groups in the checkpoint's dtype: the one handed out and the one being read.
+        """
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as pool:
+            pending = pool.submit(self._group, groups[0]) if groups else None
+            for following in [*groups[1:], None]:
+                assert pending is not None
+                tensors = pending.result()
+                pending = pool.submit(self._group, following) if following is not None else None
+                yield tensors
+                del tensors  # the consumer's reference is the only one left
+
+    def _group(self, names: Sequence[str]) -> dict[str, Tensor]:
+        return {name: self.tensor(name) for name in names}
+
+    def _decode(self, info: TensorInfo, shape: tuple[int, ...], offset: int, length: int) -> Tensor:
+        if length == 0:
+            return torch.empty(shape, dtype=info.dtype)
+        buffer = self._source.read(info.file, info.start + offset, length)
+        if memoryview(buffer).readonly:
+            buffer = bytearray(buffer)  # torch wants memory that it may write to
+        return torch.frombuffer(buffer, dtype=info.dtype).view(shape)
+
+    def _weight_files(self, files: dict[str, int]) -> dict[str, str]:
+        """Tensor name -> file from the index; empty when there is a single file without an index."""
+        if INDEX_NAME not in files:
+            if SINGLE_NAME in files:
+                return {}
+            others = sorted(
+                name for name in files if name.endswith((".bin", ".pth", ".gguf", ".safetensors"))
+            )
+            if others:
+                raise QuantizationError(
+                    Category.MODEL_UNSUPPORTED,
+                    f"the model has neither {SINGLE_NAME} nor {INDEX_NAME}; it has {', '.join(others[:5])}",
+                    "Save the model again with save_pretrained(..., safe_serialization=True).",
+                )
+            found = ", ".join(sorted(files)[:5]) or "no file at all"
+            raise QuantizationError(
+                Category.MODEL_NOT_FOUND,
+                f"the model has no {SINGLE_NAME} and no {INDEX_NAME}; found: {found}",
+            )
+        weight_map = self._json_object(INDEX_NAME, read_whole(self._source, INDEX_NAME)).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise self._damaged(INDEX_NAME, "has no weight_map")
+        missing = sorted({str(file) for file in weight_map.values()} - set(files))
+        if missing:
+            raise QuantizationError(
+                Category.MODEL_NOT_FOUND,
+                f"{INDEX_NAME} names {', '.join(missing[:3])}, which the model does not have",
+                "Upload the missing files.",
+            )
+        return {str(name): str(file) for name, file in weight_map.items()}
+
+    def _read_header(self, file: str, size: int) -> list[TensorInfo]:
+        if size < 8:
+            raise self._damaged(file, f"has {size} bytes and no header")
+        (length,) = struct.unpack("<Q", self._source.read(file, 0, 8))
+        if length > min(size - 8, MAX_HEADER_BYTES):
+            raise self._damaged(file, f"says that its header has {length} bytes, but the file has {size}")
+        header = self._json_object(file, bytes(self._source.read(file, 8, length)))
+        infos = [
+            self._parse_entry(file, name, entry, 8 + length)
+            for name, entry in header.items()
+            if name != "__metadata__"
+        ]
+        infos.sort(key=lambda info: info.start)
+        for one, two in pairwise(infos):
+            if one.start + one.length > two.start:
+                raise self._damaged(file, f"has overlapping tensors {one.name} and {two.name}")
+        end = max((info.start + info.length for info in infos), default=8 + length)
+        if end > size:
+            raise self._damaged(file, f"is cut short: its header needs {end} bytes, the file has {size}")
+        return infos
+
+    def _parse_entry(self, file: str, name: str, entry: Any, data_start: int) -> TensorInfo:
+        try:
+            dtype_name, shape = entry["dtype"], tuple(int(size) for size in entry["shape"])
+            start, end = (int(offset) for offset in entry["data_offsets"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._damaged(file, f"has no usable entry for {name}") from error
+        if dtype_name not in DTYPES:
+            raise QuantizationError(
+                Category.MODEL_UNSUPPORTED, f"{name} in {file} has the unsupported dtype {dtype_name}"
+            )
+        dtype = DTYPES[dtype_name]
+        if min(shape, default=0) < 0 or start < 0 or end - start != math.prod(shape) * dtype.itemsize:
+            raise self._damaged(file, f"says that {name} {shape} {dtype_name} has {end - start} bytes")
+        return TensorInfo(name, dtype, shape, file, data_start + start, end - start)
+
+    def _json_object(self, file: str, data: bytes) -> dict[str, Any]:
+        try:
+            value = json.loads(data)
+        except ValueError as error:
+            raise self._damaged(file, f"holds no JSON where it should: {error}") from error
+        if not isinstance(value, dict):
+            raise self._damaged(file, "holds no JSON object where it should")
+        return value
+
+    def _damaged(self, file: str, what: str) -> QuantizationError:
+        return QuantizationError(self._broken, f"{file} {what}", "The file is damaged: copy it again.")

@@ -1,0 +1,80 @@
+"""Activations of a whole calibration set, in a file on scratch, one batch in memory at a time.
+
+A file that is read and written (not mapped) does not count towards the process's memory; the kernel
+keeps it in its page cache while there is room, so a small set never touches the disk.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from quantizer.checkpoint.writer import scratch_errors
+
+
+class ActivationStore:
+    """Batches of activations [batch, tokens, width] by number. Use as a context manager.
+
+    Args:
+        path: file to create; removed at the end.
+        shapes: (batch, tokens) of each batch.
+        width: size of the last dimension.
+        dtype: of what is stored and handed out.
+        device: where batches are handed out.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        shapes: Sequence[tuple[int, int]],
+        width: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self._path, self._width, self._dtype, self._device = path, width, dtype, device
+        self._shapes = list(shapes)
+        self._offsets = [0]
+        for batch, tokens in self._shapes:
+            self._offsets.append(self._offsets[-1] + batch * tokens * width * dtype.itemsize)
+        self._file = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def write(self, number: int, activations: Tensor) -> None:
+        """Stores batch `number`; the shape must be the announced one."""
+        expected = (*self._shapes[number], self._width)
+        if tuple(activations.shape) != expected or activations.dtype != self._dtype:
+            raise ValueError(f"batch {number} is {tuple(activations.shape)}, announced was {expected}")
+        data = activations.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        position, view = self._offsets[number], memoryview(data)
+        with scratch_errors():
+            while view:
+                written = os.pwrite(self._file, view, position)
+                position, view = position + written, view[written:]
+
+    def read(self, number: int) -> Tensor:
+        """Batch `number`, as a tensor of its own on the device."""
+        start, end = self._offsets[number], self._offsets[number + 1]
+        buffer = bytearray(end - start)
+        view, position = memoryview(buffer), start
+        while view:
+            count = os.preadv(self._file, [view], position)
+            if count == 0:
+                raise ValueError(f"batch {number} was never written")
+            position, view = position + count, view[count:]
+        stored = torch.frombuffer(buffer, dtype=self._dtype).view(*self._shapes[number], self._width)
+        return stored.to(self._device)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+        self._path.unlink(missing_ok=True)

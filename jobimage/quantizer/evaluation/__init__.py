@@ -1,0 +1,1 @@
+"""How well a quantized model does, measured layer by layer in the memory of one layer."""

@@ -1,0 +1,155 @@
+"""Evaluation in the memory of one decoder layer.
+
+Each model is run layer by layer over all batches, its hidden states kept on scratch; then both heads are
+applied slice by slice. A quantized model is read back from its own format, so a figure here is also a
+check of what was written.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from quantization_api.failures import Category, QuantizationError
+from quantizer.calibration.tokens import TokenBatches
+from quantizer.checkpoint.source import Source
+from quantizer.decoder.activations import ActivationStore
+from quantizer.evaluation.divergence import BatchDivergence
+from quantizer.evaluation.views import FloatView, GptqView, RoundedView, View
+from quantizer.passes.gptq import GptqConfig
+
+HEAD_ROWS = 4096  # vocabulary entries whose logits exist at a time
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with (stage, layers done, layers in all) after each layer."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures over all batches.
+
+    perplexity: of the candidate (of the reference, when it is alone), over next-token predictions.
+    reference_perplexity: of the reference.
+    kl_divergence: mean KL(reference | candidate) over all tokens, in nats; 0 for one model alone.
+    max_abs_dlogit: largest difference of a logit.
+    tokens: how many tokens were seen.
+    """
+
+    perplexity: float
+    reference_perplexity: float
+    kl_divergence: float
+    max_abs_dlogit: float
+    tokens: int
+
+
+def evaluate(
+    reference: Source,
+    quantized: Source | None,
+    tokens: TokenBatches,
+    device: torch.device,
+    on_progress: OnProgress,
+    scratch: Path,
+) -> Evaluation:
+    """Perplexity of a model, or of a quantized one beside the model it was made from.
+
+    Raises:
+        QuantizationError: ModelUnsupported for the reference, ArtifactCorrupt for the quantized model,
+            NumericalFailure when a figure is not finite, DataInsufficient without a token to predict.
+    """
+    candidate = GptqView(quantized, device) if quantized is not None else None
+    return compare(FloatView(reference, device), candidate, tokens, on_progress, scratch)
+
+
+def evaluate_round_to_nearest(
+    reference: Source,
+    config: GptqConfig,
+    tokens: TokenBatches,
+    device: torch.device,
+    on_progress: OnProgress,
+    scratch: Path,
+) -> Evaluation:
+    """The same figures for plain rounding on the grid of `config`: what a pass has to beat."""
+    candidate = RoundedView(reference, config, device)
+    return compare(FloatView(reference, device), candidate, tokens, on_progress, scratch)
+
+
+def compare(
+    reference: View, candidate: View | None, tokens: TokenBatches, on_progress: OnProgress, scratch: Path
+) -> Evaluation:
+    """Runs one or two models over the batches; see evaluate."""
+    batches = tokens.batches()
+    predictions = sum(batch.shape[0] * (batch.shape[1] - 1) for batch in batches)
+    if predictions == 0:
+        raise QuantizationError(Category.DATA_INSUFFICIENT, "no sequence has a second token to predict")
+    views = [reference] if candidate is None else [reference, candidate]
+    total = sum(view.model.layers + 1 for view in views)
+    shapes = [(batch.shape[0], batch.shape[1]) for batch in batches]
+    with torch.inference_mode(), ExitStack() as stack:
+        stores: list[ActivationStore] = []
+        done = 0
+        for number, view in enumerate(views):
+            model = view.model
+            path = scratch / f"evaluation-{number}.hidden"
+            hidden = stack.enter_context(
+                ActivationStore(path, shapes, model.width, model.dtype, model.device)
+            )
+            for index, batch in enumerate(model.embed(batches)):
+                hidden.write(index, batch)
+            for layer in view.layers():
+                for index, (_, length) in enumerate(shapes):
+                    hidden.write(index, layer.forward(hidden.read(index), model.positions(length)))
+                done += 1
+                on_progress("evaluate", done, total)
+            norm = model.final_norm()
+            for index in range(len(hidden)):
+                hidden.write(index, norm(hidden.read(index)))
+            stores.append(hidden)
+        parts = [
+            BatchDivergence(_targets(batch, reference.model.device), len(views) == 2) for batch in batches
+        ]
+        _apply_heads(views, stores, parts)
+        on_progress("evaluate", total, total)
+        return _summarize(parts, predictions, tokens.tokens)
+
+
+def _targets(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+    following = torch.full_like(batch, -1)
+    following[:, :-1] = batch[:, 1:]
+    return following.reshape(-1).to(device)
+
+
+def _apply_heads(views: list[View], stores: list[ActivationStore], parts: list[BatchDivergence]) -> None:
+    heads = [view.model.table_slices(view.model.head_name(), HEAD_ROWS) for view in views]
+    for slices in zip(*heads, strict=True):
+        for index, part in enumerate(parts):
+            logits = [
+                store.read(index).flatten(0, 1) @ rows.t()
+                for store, (_, rows) in zip(stores, slices, strict=True)
+            ]
+            part.update(slices[0][0], logits[0], logits[1] if len(logits) == 2 else None)
+
+
+def _summarize(parts: list[BatchDivergence], predictions: int, tokens: int) -> Evaluation:
+    loss = sum(float(part.reference.loss()) for part in parts) / predictions
+    other = sum(float(part.candidate.loss()) for part in parts if part.candidate) / predictions
+    two = parts[0].candidate is not None
+    result = Evaluation(
+        perplexity=_exp(other if two else loss),
+        reference_perplexity=_exp(loss),
+        kl_divergence=sum(float(part.divergence()) for part in parts) / tokens,
+        max_abs_dlogit=max(part.max_difference for part in parts),
+        tokens=tokens,
+    )
+    figures = (result.perplexity, result.reference_perplexity, result.kl_divergence, result.max_abs_dlogit)
+    if not all(math.isfinite(figure) for figure in figures):
+        raise QuantizationError(
+            Category.NUMERICAL_FAILURE, f"a figure of the evaluation is not finite: {result}"
+        )
+    return result
+
+
+def _exp(loss: float) -> float:
+    return math.exp(loss) if loss < 700 else math.inf

@@ -1,0 +1,1 @@
+"""How quantized tensors lie on disk, one format a module; packing and reading back."""

@@ -1,0 +1,59 @@
+"""Small unsigned integers as one continuous stream of bits in int32 words, least significant bit first.
+
+bits  values  words        value i of a period occupies bits [i*b, (i+1)*b) of the stream, which may
+   2      16      1        cross a word: with 3 bits value 10 has two bits at the top of word 0 and
+   3      32      3        one at the bottom of word 1.
+   4       8      1
+   8       4      1
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def period(bits: int) -> tuple[int, int]:
+    """(values, words) after which the pattern repeats."""
+    common = math.gcd(bits, 32)
+    return 32 // common, bits // common
+
+
+def pack_bits(values: Tensor, bits: int) -> Tensor:
+    """Packs [n, m] integers below 2^bits along dimension 0 into int32 words [n*bits/32, m].
+
+    Raises ValueError when n is no multiple of the period or a value does not fit.
+    """
+    count, words = period(bits)
+    rows, columns = values.shape
+    if rows % count:
+        raise ValueError(f"{rows} values of {bits} bits do not fill whole words; a multiple of {count} does")
+    wide = values.to(torch.int64)
+    if rows and columns and (int(wide.min()) < 0 or int(wide.max()) >= 2**bits):
+        raise ValueError(f"a value does not fit into {bits} bits")
+    wide = wide.view(rows // count, count, columns)
+    packed = torch.zeros((rows // count, words, columns), dtype=torch.int64, device=values.device)
+    for index in range(count):
+        word, shift = divmod(index * bits, 32)
+        packed[:, word] |= (wide[:, index] << shift) & 0xFFFFFFFF
+        if shift + bits > 32:
+            packed[:, word + 1] |= wide[:, index] >> (32 - shift)
+    signed = torch.where(packed >= 2**31, packed - 2**32, packed)
+    return signed.view(rows // count * words, columns).to(torch.int32)
+
+
+def unpack_bits(packed: Tensor, bits: int) -> Tensor:
+    """The inverse of pack_bits: uint8 [words*32/bits, m]."""
+    count, words = period(bits)
+    rows, columns = packed.shape
+    if rows % words:
+        raise ValueError(f"{rows} words of {bits}-bit values are not whole; a multiple of {words} is")
+    stream = packed.view(rows // words, words, columns).to(torch.int64) & 0xFFFFFFFF
+    values = torch.empty((rows // words, count, columns), dtype=torch.uint8, device=packed.device)
+    for index in range(count):
+        word, shift = divmod(index * bits, 32)
+        value = stream[:, word] >> shift
+        if shift + bits > 32:
+            value |= stream[:, word + 1] << (32 - shift)
+        values[:, index] = (value & (2**bits - 1)).to(torch.uint8)
+    return values.view(rows // words * count, columns)

@@ -1,0 +1,1 @@
+"""The quantization algorithms, on (weight, statistics), free of I/O."""

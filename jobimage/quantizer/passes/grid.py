@@ -1,0 +1,81 @@
+"""The integer grid of a group of weights: scale and zero point, and rounding to it.
+
+A weight w is stored as q = clamp(round(w / scale) + zero, 0, 2^bits - 1) and read as (q - zero) * scale.
+
+Two departures from the rule of the GPTQ reference code, both for groups whose weights have one sign:
+
+* The zero point is never 0. The v1 checkpoint format stores zero - 1, and -1 would wrap to all ones:
+  readers that add the one back to packed words carry it into the neighbouring zero point. A group of
+  non-negative weights therefore gets zero 1 and one level less.
+* A symmetric group of non-negative weights gets the scale max|w| / (2^(bits-1) - 1/2) like every other
+  group. The reference gives it half of that and clips its largest weights to half their value.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SMALLEST_HALF = 2.0**-24  # the least positive float16
+
+
+@dataclass(frozen=True)
+class GridRule:
+    """How grids are chosen.
+
+    scale_dtype: scales are rounded to this type before anything is rounded with them. float16 is what is
+        stored, so the error feedback of GPTQ sees the value that a reader will use; float32 is what the
+        reference code uses while it rounds.
+    """
+
+    bits: int
+    sym: bool
+    scale_dtype: torch.dtype = torch.float16
+
+    @property
+    def maxq(self) -> int:
+        """Largest integer of the grid."""
+        return int(2**self.bits) - 1
+
+
+def fit_grid(low: Tensor, high: Tensor, rule: GridRule) -> tuple[Tensor, Tensor]:
+    """Scale and zero point (both float32, the zero an integer value) of groups with minimum and maximum given."""
+    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+    if rule.sym:
+        high = torch.maximum(-low, high)
+        low = -high
+    flat = (low == 0) & (high == 0)
+    low, high = torch.where(flat, -1.0, low), torch.where(flat, 1.0, high)
+    scale = _as_stored((high - low) / rule.maxq, rule)
+    if rule.sym:
+        return scale, torch.full_like(scale, (rule.maxq + 1) / 2)
+    zero = torch.round(-low / scale).clamp_(max=rule.maxq)
+    wraps = zero == 0
+    scale = torch.where(wraps, _as_stored(high / (rule.maxq - 1), rule), scale)
+    return scale, torch.where(wraps, 1.0, zero)
+
+
+def _as_stored(scale: Tensor, rule: GridRule) -> Tensor:
+    if rule.scale_dtype == torch.float16:
+        scale = scale.clamp(min=SMALLEST_HALF)
+    return scale.to(rule.scale_dtype).float()
+
+
+def round_to_grid(weight: Tensor, scale: Tensor, zero: Tensor, maxq: int) -> Tensor:
+    """The integers (as float32) of weights; scale and zero broadcast against them."""
+    return (weight / scale).round_().add_(zero).clamp_(0, maxq)
+
+
+def round_to_nearest(weight: Tensor, group_size: int, rule: GridRule) -> tuple[Tensor, Tensor, Tensor]:
+    """Plain rounding: integers [N, K] (uint8), scales and zeros [N, G] of weights [N, K]; the yardstick."""
+    rows, columns = weight.shape
+    groups = weight.float().view(rows, columns // group_size, group_size)
+    scale, zero = fit_grid(groups.amin(-1), groups.amax(-1), rule)
+    rounded = round_to_grid(groups, scale.unsqueeze(-1), zero.unsqueeze(-1), rule.maxq)
+    return rounded.view(rows, columns).to(torch.uint8), scale, zero
+
+
+def dequantize(integers: Tensor, scale: Tensor, zero: Tensor, group_of: Tensor) -> Tensor:
+    """Weights [N, K] in float32 from integers [N, K], scales and zeros [N, G] and the group of each column [K]."""
+    index = group_of.long()
+    return (integers.float() - zero.float()[:, index]) * scale.float()[:, index]

@@ -1,0 +1,36 @@
+"""Second moments of a linear's inputs, and errors weighted with them.
+
+For a linear with inputs x the layer-wise loss of a change E of its weights is E[|E x|^2] = tr(E H E') with
+H = E[x x'] (GPTQ, arXiv 2210.17323, section 3). All linears that read the same x share one matrix.
+"""
+
+import torch
+from torch import Tensor
+
+
+class GramMatrix:
+    """Sums x x' over batches in float32, in the order of the calls; divided once at the end.
+
+    The scale, 2 / (number of sequences), is the reference code's. GPTQ does not depend on it except for
+    columns that are always zero, which get 1 on the diagonal.
+    """
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self._sum = torch.zeros((width, width), dtype=torch.float32, device=device)
+        self._sequences = 0
+
+    def add(self, inputs: Tensor) -> None:
+        """Adds a batch [sequences, tokens, width]; every token counts, so none may be padding."""
+        flat = inputs.reshape(-1, inputs.shape[-1]).float()
+        self._sum.addmm_(flat.t(), flat)
+        self._sequences += inputs.shape[0]
+
+    def hessian(self) -> Tensor:
+        """The matrix H [width, width]; the accumulator is used up."""
+        matrix, self._sum = self._sum, torch.empty(0)
+        return matrix.mul_(2.0 / max(1, self._sequences))
+
+
+def weighted_square(rows: Tensor, hessian: Tensor) -> Tensor:
+    """e H e' for each row e of [N, K], in float64: [N]."""
+    return ((rows @ hessian) * rows).sum(dim=1, dtype=torch.float64)
