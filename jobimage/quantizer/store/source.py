@@ -7,18 +7,8 @@ from collections.abc import Callable, Iterator
 from quantization_api.failures import QuantizationError
 from quantizer.store.interface import Buffer, ObjectInfo, Place, Store
 
-MODEL_SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken")
 HASH_LIMIT = 64 * 1024 * 1024
 BLOCK = 16 * 1024 * 1024
-
-
-def is_model_file(name: str) -> bool:
-    """True for the files that make a model what it is: weights, configurations, tokenizer.
-
-    Other files of a directory (readme, pictures, weights in other formats, .git) neither change its
-    revision nor are copied.
-    """
-    return "/" not in name and not name.startswith(".") and name.endswith(MODEL_SUFFIXES)
 
 
 class StoreSource:
@@ -33,11 +23,9 @@ class StoreSource:
 
     def __init__(self, store: Store, place: Place) -> None:
         self._store = store
-        self.files: dict[str, ObjectInfo] = {
-            name: info for name, info in store.list().items() if is_model_file(name)
-        }
+        self.files: dict[str, ObjectInfo] = store.list()
         if not self.files:
-            raise QuantizationError(place.missing, f"{place.what}: there is no model file at {store.uri}")
+            raise QuantizationError(place.missing, f"{place.what}: there is nothing at {store.uri}")
         self.bytes_read = 0
         self._lock = threading.Lock()
 

@@ -1,0 +1,79 @@
+"""The machine that a run has: processor share, device, memory used."""
+
+import os
+import resource
+import tempfile
+from pathlib import Path
+
+import torch
+
+from quantization_api.failures import Category, QuantizationError
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def cpu_share(cgroups: Path = CGROUPS) -> int:
+    """Whole processors that this process may use: its affinity, bounded by the container's CPU limit.
+
+    torch sees the node's processors; as many threads on a fraction of them would wait for each other.
+    """
+    available = len(os.sched_getaffinity(0))
+    for quota_file, period_file in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            words = (cgroups / quota_file).read_text().split()
+            period = words[1] if period_file is None else (cgroups / period_file).read_text().strip()
+        except (OSError, IndexError):
+            continue
+        if words[0] not in ("max", "-1"):
+            return max(1, min(available, round(int(words[0]) / int(period))))
+    return available
+
+
+def choose_device(name: str) -> torch.device:
+    """auto: the GPU if there is one; cpu; cuda.
+
+    Raises:
+        QuantizationError: InvalidWorkflow when a GPU is asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise QuantizationError(
+            Category.INVALID_WORKFLOW, "there is no usable GPU here", "Use --device cpu, or --device auto."
+        )
+    return torch.device(name)
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words."""
+    return (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"cpu, {torch.get_num_threads()} threads"
+    )
+
+
+def peak_memory() -> int:
+    """Peak resident memory of this process, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def gpu_peak_memory() -> int:
+    """Peak memory on the GPU, in bytes; 0 without one."""
+    return (
+        torch.cuda.max_memory_allocated() if torch.cuda.is_available() and torch.cuda.is_initialized() else 0
+    )
+
+
+def make_scratch(parent: Path) -> tempfile.TemporaryDirectory[str]:
+    """A directory of this run below the scratch volume, removed at the end."""
+    try:
+        return tempfile.TemporaryDirectory(prefix="run-", dir=parent)
+    except FileNotFoundError as error:
+        raise QuantizationError(
+            Category.INTERNAL, f"the scratch directory {parent} does not exist"
+        ) from error
+    except PermissionError as error:
+        raise QuantizationError(
+            Category.ACCESS_DENIED, f"the scratch directory {parent} is not writable", "Use --scratch DIR."
+        ) from error
