@@ -5,6 +5,7 @@ Two jobs with the same recipe give bit-identical artifacts, wherever and however
 
 import hashlib
 import json
+from collections.abc import Mapping
 
 from quantization_api import ENGINE_VERSION
 from quantization_api.workflow import Workflow, canonical
@@ -22,7 +23,18 @@ def canonical_workflow(workflow: Workflow) -> str:
     return json.dumps(canonical(data), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def recipe_digest(workflow: Workflow, input_revision: str, engine_version: str = ENGINE_VERSION) -> str:
-    """`sha256:<hex>` over the canonical workflow, the input model's revision and the engine's version."""
-    parts = [canonical_workflow(workflow), input_revision, engine_version]
+def recipe_digest(
+    workflow: Workflow,
+    input_revision: str,
+    engine_version: str = ENGINE_VERSION,
+    data_revisions: Mapping[str, str] | None = None,
+) -> str:
+    """`sha256:<hex>` over the canonical workflow, the input model's revision and the engine's version.
+
+    data_revisions: digest of the text of each data config by its name. A text that was replaced at the
+    same address calibrates another model, so it makes another recipe.
+    """
+    parts: list[object] = [canonical_workflow(workflow), input_revision, engine_version]
+    if data_revisions:
+        parts.append(dict(sorted(data_revisions.items())))
     return "sha256:" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()
