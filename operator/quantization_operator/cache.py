@@ -1,0 +1,142 @@
+"""What the operator knows of the cluster: slim snapshots, by the uid of the QuantizationJob they belong to.
+
+kopf's indices are quadratic at start-up and its watch gives no deletions after a gap, so the cache is our
+own: it takes objects in any order, from the watch and from answers to our own writes, and keeps the newest.
+A sweep (`sweep.py`) removes what disappeared unseen. Only the event loop's thread changes it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from quantization_api.status import Progress
+from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest
+
+Kind = Literal["QuantizationJob", "Job", "Pod"]
+KINDS: tuple[Kind, ...] = ("QuantizationJob", "Job", "Pod")
+Snapshot = JobRequest | ChildJob | ChildPod
+
+
+class Key(NamedTuple):
+    """Identity of a QuantizationJob in the queue; the namespace is there for fairness between namespaces."""
+
+    namespace: str
+    uid: str
+
+
+@dataclass(slots=True)
+class Record:
+    """All that is known of one QuantizationJob, and the little that only this process remembers.
+
+    disruptions: uids of pods that were seen disrupted. disruptions_before: those that an earlier process counted.
+    problem: what the job waits for and since when; it decides when patience ends.
+    foreign_job: the Job's name is taken by a Job of somebody else.
+    """
+
+    request: JobRequest | None = None
+    jobs: dict[str, ChildJob] = field(default_factory=dict)
+    pods: dict[str, ChildPod] = field(default_factory=dict)
+    progress: Progress | None = None
+    progress_written: datetime | None = None
+    disruptions: set[str] = field(default_factory=set)
+    disruptions_before: int | None = None
+    problem: tuple[str, datetime] | None = None
+    foreign_job: str = ""
+
+    @property
+    def empty(self) -> bool:
+        """Nothing is left of it in the cluster."""
+        return self.request is None and not self.jobs and not self.pods
+
+
+class Cache:
+    """The newest known snapshot of each object; `put` and `drop` answer which job they concern."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, Record] = {}
+        self._owners: dict[Kind, dict[str, str]] = {kind: {} for kind in KINDS}
+
+    def record(self, uid: str) -> Record | None:
+        """The record of a QuantizationJob, if anything is known of it."""
+        return self._records.get(uid)
+
+    def records(self) -> Iterator[Record]:
+        """All records; a copy of the list, so that other threads may read while the loop goes on."""
+        return iter(list(self._records.values()))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def put(self, snapshot: Snapshot) -> Key | None:
+        """Keep a snapshot if it is news; the job it concerns, or None when it is old or nobody's."""
+        uid = snapshot.uid if isinstance(snapshot, JobRequest) else snapshot.request_uid
+        if not uid:
+            return None
+        known = self.find(kind_of(snapshot), snapshot.uid)
+        if known is not None and known.resource_version >= snapshot.resource_version:
+            return None
+        record = self._records.setdefault(uid, Record())
+        match snapshot:
+            case JobRequest():
+                record.request = snapshot
+                if snapshot.finished:
+                    self._settle(record)
+            case ChildJob():
+                record.jobs[snapshot.uid] = snapshot
+            case ChildPod():
+                if snapshot.disruption:
+                    record.disruptions.add(snapshot.uid)
+                settled = record.request is not None and record.request.finished
+                record.pods[snapshot.uid] = snapshot.slim() if settled else snapshot
+        self._owners[kind_of(snapshot)][snapshot.uid] = uid
+        return Key(snapshot.namespace, uid)
+
+    def drop(self, kind: Kind, object_uid: str) -> Key | None:
+        """Forget a deleted object; the job it concerned."""
+        known = self.find(kind, object_uid)
+        uid = self._owners[kind].pop(object_uid, None)
+        if known is None or uid is None:
+            return None
+        record = self._records[uid]
+        match known:
+            case JobRequest():
+                record.request = None
+            case ChildJob():
+                del record.jobs[object_uid]
+            case ChildPod():
+                del record.pods[object_uid]
+        if record.empty:
+            del self._records[uid]
+        return Key(known.namespace, uid)
+
+    def find(self, kind: Kind, object_uid: str) -> Snapshot | None:
+        """The snapshot of one object."""
+        record = self._records.get(self._owners[kind].get(object_uid, ""))
+        if record is None:
+            return None
+        if kind == "QuantizationJob":
+            return record.request
+        return record.jobs.get(object_uid) if kind == "Job" else record.pods.get(object_uid)
+
+    def uids(self, kind: Kind) -> list[str]:
+        """The uids of all known objects of a kind."""
+        return list(self._owners[kind])
+
+    @staticmethod
+    def _settle(record: Record) -> None:
+        """A finished job keeps what a sweep needs, and no texts."""
+        record.pods = {uid: pod.slim() for uid, pod in record.pods.items()}
+        record.progress = record.problem = None
+        record.disruptions = set()
+
+
+def kind_of(snapshot: Snapshot) -> Kind:
+    """The kind of the object that a snapshot shows."""
+    match snapshot:
+        case JobRequest():
+            return "QuantizationJob"
+        case ChildJob():
+            return "Job"
+        case ChildPod():
+            return "Pod"

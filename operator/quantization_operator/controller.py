@@ -1,0 +1,185 @@
+"""The loop between cache, queue, reconcile and writer: observe a job, decide, do it, until nothing is left to do."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from quantization_api.status import Attempts, QuantizationJobStatus
+from quantization_operator.cache import Cache, Key, Record
+from quantization_operator.diagnose import by_age
+from quantization_operator.kube import ApiError
+from quantization_operator.metrics import Metrics
+from quantization_operator.policies import retry
+from quantization_operator.queue import WorkQueue
+from quantization_operator.read import Reader
+from quantization_operator.reconcile import Decision, Observed, Refusal, reconcile
+from quantization_operator.settings import OperatorSettings
+from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest, KubernetesWarning
+from quantization_operator.workload import job_name
+from quantization_operator.write import CONFLICT, NOT_FOUND, Writer
+
+logger = logging.getLogger(__name__)
+
+MOST_STEPS = 6
+"""Decisions about one job in a row; the longest healthy chain is create, look at events, status."""
+
+
+@dataclass(slots=True)
+class Extra:
+    """What was read for one decision beyond the cache."""
+
+    objects: tuple[ChildJob | None, tuple[ChildPod, ...]] | None = None
+    warnings: tuple[KubernetesWarning, ...] | None = None
+    refusal: Refusal | None = None
+
+
+class Controller:
+    """Reconciles jobs. `now` is the wall clock, `clock` the monotonic one."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        queue: WorkQueue,
+        reader: Reader,
+        writer: Writer,
+        metrics: Metrics,
+        settings: OperatorSettings,
+        now: Callable[[], datetime],
+        clock: Callable[[], float],
+    ) -> None:
+        self._cache = cache
+        self._queue = queue
+        self._reader = reader
+        self._writer = writer
+        self._metrics = metrics
+        self._settings = settings
+        self._now = now
+        self._clock = clock
+
+    async def work(self) -> None:
+        """One worker: take jobs from the queue for ever."""
+        while True:
+            key = await self._queue.get()
+            started = self._clock()
+            outcome = "error"
+            try:
+                decision = await self._reconcile(key)
+                outcome = decision.rule
+                if decision.retry:
+                    self._queue.retry(key)
+                else:
+                    self._queue.forget(key)
+            except ApiError as error:
+                delay = self._queue.retry(key, at_least=error.retry_after)
+                level = logging.INFO if error.temporary or error.code == CONFLICT else logging.ERROR
+                logger.log(level, "%s; again in %.1f s", error, delay, extra=_context(key))
+            except Exception:  # a defect in one job's path must not end the worker of all jobs
+                delay = self._queue.retry(key)
+                logger.exception("reconciliation failed; again in %.1f s", delay, extra=_context(key))
+            finally:
+                self._queue.done(key)
+                self._metrics.reconcile_seconds.labels(outcome).observe(self._clock() - started)
+
+    async def _reconcile(self, key: Key) -> Decision:
+        """Decide and act until a decision asks for nothing more; that decision."""
+        extra = Extra()
+        for _ in range(MOST_STEPS):
+            record = self._cache.record(key.uid)
+            if record is None or record.request is None:
+                return Decision("gone")
+            observed = _observe(record, record.request, extra)
+            decision = reconcile(observed, self._settings, self._now())
+            if decision.look == "objects":
+                extra.objects = await self._look(observed.request)
+            elif decision.look == "events":
+                uid = _stuck_uid(observed)
+                extra.warnings = await self._reader.warnings(key.namespace, uid, self._now())
+            elif decision.create is not None:
+                made = await self._writer.create_job(observed.request, decision.create)
+                if isinstance(made, Refusal):
+                    extra.refusal = made
+                else:
+                    self._cache.put(made)
+                    extra = Extra()
+            else:
+                await self._act(key, record, observed.request, decision)
+                return decision
+        raise AssertionError(f"no end of decisions about {key.uid}")
+
+    async def _look(self, request: JobRequest) -> tuple[ChildJob | None, tuple[ChildPod, ...]]:
+        child = await self._reader.job(request.namespace, job_name(request.name, request.uid))
+        pods = await self._reader.pods(request.namespace, request.uid)
+        return (child if child and child.owner_uid == request.uid else None), pods
+
+    async def _act(self, key: Key, record: Record, request: JobRequest, decision: Decision) -> None:
+        record.problem = decision.problem
+        if decision.status is not None:
+            try:
+                await self._write(key, record, request, decision, decision.status)
+            except ApiError as error:
+                if error.code == NOT_FOUND:
+                    return  # deleted meanwhile; the watch says so too
+                raise
+        if decision.delete is not None:
+            await self._writer.delete_job(decision.delete)
+        if decision.requeue_after is not None:
+            self._queue.after(key, decision.requeue_after)
+
+    async def _write(
+        self, key: Key, record: Record, request: JobRequest, decision: Decision, status: QuantizationJobStatus
+    ) -> None:
+        before = request.read_status()
+        written = await self._writer.patch_status(request, json.loads(request.status or "{}"), status)
+        self._cache.put(written)
+        now = self._now()
+        if status.progress != before.progress:
+            record.progress_written = now
+        self._metrics.observe_transition(request, before, status, now)
+        if status.phase != before.phase:
+            context = _context(key) | {"job": request.name, "rule": decision.rule}
+            logger.info("%s is %s", request.name, status.phase, extra=context)
+        for event in decision.events:
+            try:
+                await self._writer.post_event(written, event, now)
+            except ApiError as error:  # the status has it; an event is only the louder voice
+                logger.warning("event %s was not posted: %s", event.reason, error, extra=_context(key))
+
+
+def _observe(record: Record, request: JobRequest, extra: Extra) -> Observed:
+    """What is known of a job now: the cache, or what was just read in its place, and what is remembered."""
+    if extra.objects is not None:
+        child, pods = extra.objects
+    else:
+        name = job_name(request.name, request.uid)
+        ours = (job for job in record.jobs.values() if job.name == name and job.owner_uid == request.uid)
+        child, pods = next(ours, None), tuple(record.pods.values())
+    if record.disruptions_before is None and not request.finished:
+        counted = request.read_status().attempts or Attempts()
+        seen = len(record.disruptions) + retry.blameless(pods)
+        record.disruptions_before = max(0, counted.disrupted - seen)
+    return Observed(
+        request=request,
+        child=child,
+        pods=pods,
+        fresh=extra.objects is not None,
+        warnings=extra.warnings,
+        refusal=extra.refusal,
+        progress=record.progress,
+        progress_written=record.progress_written,
+        disruptions=(record.disruptions_before or 0) + len(record.disruptions),
+        problem=record.problem,
+    )
+
+
+def _stuck_uid(observed: Observed) -> str:
+    """Whose events say why a job does not get on: its youngest living pod's, or the Job's that has none."""
+    alive = [pod for pod in by_age(observed.pods) if pod.phase not in ("Failed", "Succeeded")]
+    if alive:
+        return alive[-1].uid
+    return observed.child.uid if observed.child else ""
+
+
+def _context(key: Key) -> dict[str, str]:
+    return {"namespace": key.namespace, "uid": key.uid}

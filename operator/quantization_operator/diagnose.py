@@ -1,0 +1,331 @@
+"""From the state of a Job and its pods to a cause with a name: pure, and ordered from certain to guessed.
+
+Three questions are answered here, each by a table of checks of which the first that knows wins:
+
+- `pod_failure`: why did this pod end without success?
+- `job_failure`: why did the Job end without success?
+- `waiting_problem`: what does a Job wait for that is not running?
+
+The evidence is what Kubernetes keeps in status and events. The quantizer's own words, left as the
+termination message, win over everything that can only be inferred from outside.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import ValidationError
+
+from quantization_api.failures import CATALOGUE, Category
+from quantization_api.pod import RunResult
+from quantization_api.status import Failure
+from quantization_operator.snapshots import ChildJob, ChildPod, KubernetesWarning
+
+SIGKILL = 128 + 9
+MESSAGE_LIMIT = 1024
+EVIDENCE_LIMIT = 700
+"""Characters of a log's tail that are copied into a message."""
+
+IMAGE_REASONS = (
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "ImageInspectError",
+)
+CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+
+_COUNTS = Counter(entry.exit_code for entry in CATALOGUE.values())
+CATEGORY_OF_EXIT_CODE: dict[int, Category] = {
+    int(entry.exit_code): category
+    for category, entry in CATALOGUE.items()
+    if entry.exit_code is not None and _COUNTS[entry.exit_code] == 1
+}
+"""Exit codes that belong to one category only: they name a failure even without a message."""
+
+
+def clean(text: str, limit: int = MESSAGE_LIMIT) -> str:
+    """One line or more of printable text within a limit; of a long text the end, where errors stand."""
+    printable = "".join(c if c.isprintable() or c == "\n" else " " for c in text).strip()
+    return printable if len(printable) <= limit else "… " + printable[2 - limit :]
+
+
+def failure(category: Category, message: str, pod: ChildPod | None = None, hint: str = "") -> Failure:
+    """A failure with the catalogue's cure as its hint, unless there is a better one."""
+    return Failure(
+        category=category,
+        message=clean(message),
+        hint=hint or CATALOGUE[category].cure,
+        exit_code=pod.exit_code if pod else None,
+        pod_name=pod.name[:256] if pod else None,
+    )
+
+
+def result_of(pod: ChildPod) -> RunResult | None:
+    """What the quantizer left as its termination message; None when that is not a result."""
+    try:
+        return RunResult.model_validate_json(pod.ended_message)
+    except ValidationError:
+        return None
+
+
+# --- why a pod ended without success ---------------------------------------------------------------------------
+
+
+def _own_words(pod: ChildPod) -> Failure | None:
+    result = result_of(pod)
+    if result is None or result.failure is None:
+        return None
+    said = result.failure
+    return said.model_copy(
+        update={
+            "hint": said.hint or CATALOGUE[said.category].cure,
+            "exit_code": pod.exit_code,
+            "pod_name": pod.name[:256],
+        }
+    )
+
+
+def _out_of_memory(pod: ChildPod) -> Failure | None:
+    if not pod.oom_killed or pod.exit_code == 0:
+        return None
+    return failure(
+        Category.HOST_OUT_OF_MEMORY,
+        "the kernel killed the quantizer: it needed more memory than its limit",
+        pod,
+    )
+
+
+def _evicted(pod: ChildPod) -> Failure | None:
+    """The kubelet evicts for the pod's own limits (scratch), and for a node that is short of something."""
+    if pod.reason != "Evicted":
+        return None
+    said = pod.message or "evicted by the kubelet"
+    if "EmptyDir" in said or "ephemeral local storage" in said:
+        return failure(Category.SCRATCH_FULL, said, pod)
+    return failure(Category.DISRUPTED, said, pod)
+
+
+def _disrupted(pod: ChildPod) -> Failure | None:
+    if not pod.disruption:
+        return None
+    lost = pod.disruption == "DeletionByTaintManager"
+    category = Category.NODE_LOST if lost else Category.DISRUPTED
+    return failure(category, f"{pod.disruption}: {pod.disruption_message}".rstrip(": "), pod)
+
+
+def _node_forgot(pod: ChildPod) -> Failure | None:
+    """After a restart of its node the container is gone, and 137 says nothing about the job."""
+    if pod.ended_reason == "ContainerStatusUnknown":
+        return failure(
+            Category.DISRUPTED, "the node restarted and does not know how the container ended", pod
+        )
+    return None
+
+
+def _not_startable(pod: ChildPod) -> Failure | None:
+    if pod.ended_reason in ("StartError", "ContainerCannotRun"):
+        return failure(
+            Category.INTERNAL,
+            f"the container could not be started: {clean(pod.ended_message, EVIDENCE_LIMIT)}",
+            pod,
+            hint="Check spec.template.image: it must be an image of the quantizer for the node's architecture.",
+        )
+    return None
+
+
+def _exit_code(pod: ChildPod) -> Failure | None:
+    if pod.exit_code is None or pod.exit_code == 0:
+        return None
+    tail = clean(pod.ended_message, EVIDENCE_LIMIT)
+    said = f"; the end of its log: {tail}" if tail else ""
+    if pod.exit_code == SIGKILL:
+        return failure(
+            Category.DISRUPTED,
+            f"the container was killed from outside (exit code 137){said}",
+            pod,
+            hint="If it comes back on a calm node, suspect memory: raise spec.template.resources.limits.memory.",
+        )
+    category = CATEGORY_OF_EXIT_CODE.get(pod.exit_code, Category.INTERNAL)
+    return failure(
+        category, f"the quantizer ended with exit code {pod.exit_code} and left no result{said}", pod
+    )
+
+
+POD_CHECKS: tuple[Callable[[ChildPod], Failure | None], ...] = (
+    _own_words,
+    _out_of_memory,
+    _evicted,
+    _disrupted,
+    _node_forgot,
+    _not_startable,
+    _exit_code,
+)
+
+
+def pod_failure(pod: ChildPod) -> Failure | None:
+    """Why this pod ended without success; None for one that runs, or that succeeded."""
+    if pod.phase != "Failed" and (pod.exit_code is None or pod.exit_code == 0):
+        return None
+    for check in POD_CHECKS:
+        if found := check(pod):
+            return found
+    return failure(Category.INTERNAL, pod.message or pod.reason or "the pod failed and nothing says why", pod)
+
+
+# --- why a Job ended without success ---------------------------------------------------------------------------
+
+
+def by_age(pods: Sequence[ChildPod]) -> list[ChildPod]:
+    """The pods, the newest last."""
+    return sorted(pods, key=lambda pod: (pod.created, pod.uid))
+
+
+def job_failure(job: ChildJob, pods: Sequence[ChildPod]) -> Failure:
+    """Why a Job that has the condition Failed failed."""
+    if job.ended_reason == "DeadlineExceeded":
+        return failure(
+            Category.DEADLINE_EXCEEDED, job.ended_message or "the Job ran longer than activeDeadlineSeconds"
+        )
+    failures = [found for pod in by_age(pods) if (found := pod_failure(pod)) is not None]
+    if not failures:
+        what = f"{job.ended_reason}: {job.ended_message}".strip(": ") or "the Job failed"
+        return failure(Category.INTERNAL, f"{what}; its pods are gone, and with them the reason")
+    blamed = [f for f in failures if f.category not in (Category.DISRUPTED, Category.NODE_LOST)]
+    last = (blamed or failures)[-1]
+    if job.ended_reason == "BackoffLimitExceeded" and job.failed > 1:
+        return last.model_copy(
+            update={"message": clean(f"{job.failed} attempts failed, the last: {last.message}")}
+        )
+    return last
+
+
+def success_of(pods: Sequence[ChildPod]) -> RunResult | Failure | None:
+    """What a Job that has the condition Complete has to show; None while no pod with an end is known."""
+    ended = [pod for pod in by_age(pods) if pod.phase == "Succeeded" or pod.exit_code == 0]
+    if not ended:
+        return None
+    pod = ended[-1]
+    result = result_of(pod)
+    if result is not None and result.failure is not None:
+        return _own_words(pod)
+    if result is not None and result.artifact is not None:
+        return result
+    tail = clean(pod.ended_message, EVIDENCE_LIMIT)
+    return failure(
+        Category.INTERNAL,
+        "the quantizer ended with exit code 0 but left no valid result" + (f": {tail}" if tail else ""),
+        pod,
+    )
+
+
+# --- what a Job waits for --------------------------------------------------------------------------------------
+
+Patience = Literal["image", "start", "schedule", "never"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why nothing runs yet. patience: which setting says how long that is tolerated; key: same key, same problem."""
+
+    reason: str
+    failure: Failure
+    patience: Patience
+
+    @property
+    def key(self) -> str:
+        """What makes two looks at it the same problem: messages change, for example with a back-off."""
+        return f"{self.failure.category}/{self.failure.pod_name or ''}"
+
+
+def _image(pod: ChildPod) -> Problem | None:
+    if pod.waiting_reason not in IMAGE_REASONS:
+        return None
+    return Problem(
+        "ImagePullFailed",
+        failure(Category.IMAGE_PULL_FAILED, f"{pod.waiting_reason}: {pod.waiting_message}", pod),
+        "image",
+    )
+
+
+def _configuration(pod: ChildPod) -> Problem | None:
+    """A missing Secret is AccessDenied: its cure (look at credentialsSecret) is the one that helps."""
+    if pod.waiting_reason not in CONFIG_REASONS:
+        return None
+    message = pod.waiting_message or pod.waiting_reason
+    if "secret" in message.lower():
+        found = failure(
+            Category.ACCESS_DENIED,
+            message,
+            pod,
+            hint="Create the Secret that spec.storage.credentialsSecret names, in the job's namespace.",
+        )
+    else:
+        found = failure(Category.INTERNAL, f"{pod.waiting_reason}: {message}", pod)
+    return Problem(pod.waiting_reason, found, "start")
+
+
+def _lost_node(pod: ChildPod) -> Problem | None:
+    """With a podFailurePolicy no new pod is made until the lost one is really gone (KEP-3939)."""
+    if not pod.deleting or pod.disruption != "DeletionByTaintManager" or pod.phase in ("Failed", "Succeeded"):
+        return None
+    found = failure(
+        Category.NODE_LOST,
+        f"node {pod.node} stopped answering; pod {pod.name} is terminating and is replaced when it is gone",
+        pod,
+        hint=f"Bring the node back, or: kubectl delete pod --force -n {pod.namespace} {pod.name}",
+    )
+    return Problem("NodeLost", found, "never")
+
+
+def _unscheduled(pod: ChildPod) -> Problem | None:
+    if not pod.unscheduled_message or pod.node:
+        return None
+    return Problem("Unschedulable", failure(Category.UNSCHEDULABLE, pod.unscheduled_message, pod), "schedule")
+
+
+POD_PROBLEMS: tuple[Callable[[ChildPod], Problem | None], ...] = (
+    _lost_node,
+    _image,
+    _configuration,
+    _unscheduled,
+)
+
+
+def _mount_problem(warning: KubernetesWarning, pod: ChildPod | None) -> Problem | None:
+    if warning.reason not in ("FailedMount", "FailedAttachVolume"):
+        return None
+    found = failure(
+        Category.INTERNAL,
+        warning.message,
+        pod,
+        hint="Check spec.template.volumes: the claim or ConfigMap must exist in the job's namespace.",
+    )
+    return Problem(warning.reason, found, "start")
+
+
+def _refused_pod(warning: KubernetesWarning, pod: ChildPod | None) -> Problem | None:
+    """A Job whose pods are refused stays without pods; only its events say why."""
+    if warning.reason != "FailedCreate":
+        return None
+    quota = "quota" in warning.message
+    return Problem(
+        "PodRefused",
+        failure(Category.UNSCHEDULABLE, warning.message, pod),
+        "schedule" if quota else "start",
+    )
+
+
+def waiting_problem(pods: Sequence[ChildPod], warnings: Sequence[KubernetesWarning]) -> Problem | None:
+    """What keeps the Job's current pod, or the Job without pods, from running."""
+    alive = [pod for pod in by_age(pods) if pod.phase not in ("Failed", "Succeeded")]
+    for pod in reversed(alive):
+        for check in POD_PROBLEMS:
+            if problem := check(pod):
+                return problem
+    last = alive[-1] if alive else None
+    for warning in warnings:
+        if problem := _mount_problem(warning, last) or _refused_pod(warning, last):
+            return problem
+    return None

@@ -1,0 +1,137 @@
+"""Requests to the API server: the official client's connection, a bounded number of threads, plain JSON.
+
+The client is synchronous; each request runs in one of `threads` threads, with a connection pool of the
+same size, so that neither the event loop blocks nor connections are made and thrown away.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import urllib3
+from kubernetes import client, config
+
+JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
+METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+NO_ANSWER = 0
+"""The code of an ApiError when the server gave no answer: refused, cut off or timed out."""
+
+
+class ApiError(Exception):
+    """The API server refused, or did not answer (code 0). retry_after: seconds that it asked to wait."""
+
+    def __init__(self, code: int, message: str, reason: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(f"{code} {reason}: {message}" if code else message)
+        self.code = code
+        self.message = message
+        self.reason = reason
+        self.retry_after = retry_after
+
+    @property
+    def temporary(self) -> bool:
+        """The same request may be answered later."""
+        return self.code in (NO_ANSWER, 408, 429) or self.code >= 500
+
+
+def log_in(connections: int) -> client.Configuration:
+    """The configuration of a pod's service account, else of the kubeconfig that kubectl would use.
+
+    Raises:
+        kubernetes.config.ConfigException: there is neither.
+    """
+    configuration = client.Configuration()
+    try:
+        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    except config.ConfigException:
+        config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    configuration.connection_pool_maxsize = connections
+    configuration.retries = False  # retries are the queue's business, with its back-off
+    return configuration
+
+
+class Kube:
+    """An API server. `observe` is told the verb and the code of each answer, for the metrics."""
+
+    def __init__(
+        self,
+        configuration: client.Configuration,
+        threads: int,
+        timeout: float,
+        observe: Callable[[str, int], None] = lambda _verb, _code: None,
+    ) -> None:
+        self.configuration = configuration
+        self._client = client.ApiClient(configuration)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="api")
+        self._timeout = timeout
+        self._observe = observe
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = JSON,
+        accept: str = JSON,
+    ) -> dict[str, Any]:
+        """One request; the answer's JSON.
+
+        Raises:
+            ApiError: the answer is not a success, or there is none.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._threads, self._blocking, method, path, dict(query or {}), body, content_type, accept
+        )
+
+    def close(self) -> None:
+        """Let the threads end and the connections go."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._client.close()  # type: ignore[no-untyped-call]
+
+    def _blocking(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str],
+        body: Mapping[str, Any] | None,
+        content_type: str,
+        accept: str,
+    ) -> dict[str, Any]:
+        headers = {"Accept": accept} | ({"Content-Type": content_type} if body is not None else {})
+        arguments = self._client.param_serialize(
+            method,
+            path,
+            query_params=list(query.items()),
+            header_params=headers,
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        try:
+            response = self._client.call_api(*arguments, _request_timeout=self._timeout)
+            data = response.read()  # type: ignore[no-untyped-call]
+        except (urllib3.exceptions.HTTPError, client.ApiException, OSError) as error:
+            self._observe(method, NO_ANSWER)
+            raise ApiError(NO_ANSWER, f"{method} {path}: {type(error).__name__}: {error}") from error
+        self._observe(method, response.status)
+        if not 200 <= response.status < 300:
+            raise _refusal(response.status, data, response.headers.get("Retry-After"))
+        answer: dict[str, Any] = json.loads(data)
+        return answer
+
+
+def _refusal(code: int, data: bytes, retry_after: str | None) -> ApiError:
+    """The error of an answer, whose body is a metav1.Status or, from a proxy, anything."""
+    try:
+        status = json.loads(data)
+    except ValueError:
+        status = {}
+    if not isinstance(status, dict):
+        status = {}
+    wait = float(retry_after) if retry_after and retry_after.isdecimal() else 0.0
+    text = status.get("message") or data[:200].decode(errors="replace")
+    return ApiError(code, text, status.get("reason") or "", wait)

@@ -1,0 +1,161 @@
+"""The operator's Prometheus metrics: names, labels and help in one place.
+
+No label carries the name of an object: the number of series is bounded by categories, codes and namespaces.
+`python -m quantization_operator.metrics` prints the reference page.
+"""
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from quantization_api.status import QuantizationJobStatus
+from quantization_operator.cache import Cache
+from quantization_operator.queue import WorkQueue
+from quantization_operator.snapshots import JobRequest
+
+JOB_SECONDS = (30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 57600, 115200)
+QUEUE_SECONDS = (1, 2, 5, 10, 30, 60, 300, 900, 3600, 14400, 57600)
+RECONCILE_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 15)
+
+LIVE: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "quantization_jobs": ("gauge", "QuantizationJobs that exist, by phase.", ("phase", "namespace")),
+    "quantization_workqueue_depth": ("gauge", "Jobs that wait for a worker of the operator.", ()),
+    "quantization_workqueue_oldest_seconds": ("gauge", "How long the first of them has waited.", ()),
+    "quantization_workqueue_retries_total": ("counter", "Reconciliations put back after an error.", ()),
+    "quantization_watch_age_seconds": (
+        "gauge",
+        "Time since the watch was last proven alive: an event came, or a sweep found nothing that it had missed.",
+        (),
+    ),
+}
+"""Metrics that are read at the moment of a scrape."""
+
+
+class Metrics:
+    """The metrics of one operator process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.job_seconds = Histogram(
+            "quantization_job_duration_seconds",
+            "From the creation of the Job to its end.",
+            ("passes", "outcome"),
+            buckets=JOB_SECONDS,
+            registry=self.registry,
+        )
+        self.queue_seconds = Histogram(
+            "quantization_job_queue_seconds",
+            "From the creation of the QuantizationJob to its first running pod.",
+            buckets=QUEUE_SECONDS,
+            registry=self.registry,
+        )
+        self.failures = Counter(
+            "quantization_job_failures_total", "Failed jobs.", ("category",), registry=self.registry
+        )
+        self.reused = Counter(
+            "quantization_jobs_reused_total",
+            "Jobs whose result was already there, made by the same recipe.",
+            registry=self.registry,
+        )
+        self.artifact_bytes = Counter(
+            "quantization_artifact_bytes_total", "Bytes of the models written.", registry=self.registry
+        )
+        self.reconcile_seconds = Histogram(
+            "quantization_reconcile_seconds",
+            "Time of one reconciliation with its requests, by the rule that decided, or error.",
+            ("outcome",),
+            buckets=RECONCILE_SECONDS,
+            registry=self.registry,
+        )
+        self.api_requests = Counter(
+            "quantization_api_requests_total",
+            "Requests of the operator to the API server, without its watches; code 0: no answer.",
+            ("verb", "code"),
+            registry=self.registry,
+        )
+
+    def observe_request(self, verb: str, code: int) -> None:
+        """Count an answer of the API server."""
+        self.api_requests.labels(verb, str(code)).inc()
+
+    def observe_transition(
+        self, request: JobRequest, before: QuantizationJobStatus, after: QuantizationJobStatus, now: datetime
+    ) -> None:
+        """Count what a written status says anew: a first start, a success, a failure."""
+        if after.phase == before.phase:
+            return
+        if after.phase == "Running" and before.progress is None and before.attempts is None:
+            self.queue_seconds.observe(max(0.0, (now - request.created).total_seconds()))
+        if after.phase not in ("Succeeded", "Failed"):
+            return
+        if after.start_time and after.completion_time:
+            ran = datetime.fromisoformat(after.completion_time) - datetime.fromisoformat(after.start_time)
+            self.job_seconds.labels(after.passes or "", after.phase).observe(max(0.0, ran.total_seconds()))
+        if after.failure:
+            self.failures.labels(after.failure.category).inc()
+        if after.artifact and after.artifact.reused_from:
+            self.reused.inc()
+        elif after.artifact:
+            self.artifact_bytes.inc(after.artifact.size_bytes)
+
+
+class LiveCollector(Collector):
+    """What is read from the cache and the queue when Prometheus asks."""
+
+    def __init__(self, cache: Cache, queue: WorkQueue, watch_age: Callable[[], float]) -> None:
+        self._cache = cache
+        self._queue = queue
+        self._watch_age = watch_age
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics of LIVE, with their values now."""
+        tally: Tally[tuple[str, ...]] = Tally(
+            (record.request.phase or "Pending", record.request.namespace)
+            for record in self._cache.records()
+            if record.request is not None
+        )
+        yield _family("quantization_jobs", tally)
+        yield _family("quantization_workqueue_depth", {(): self._queue.depth})
+        yield _family("quantization_workqueue_oldest_seconds", {(): self._queue.oldest_seconds})
+        yield _family("quantization_workqueue_retries_total", {(): self._queue.retries})
+        yield _family("quantization_watch_age_seconds", {(): self._watch_age()})
+
+
+def _family(name: str, values: Mapping[tuple[str, ...], float]) -> Metric:
+    kind, text, labels = LIVE[name]
+    family = (CounterMetricFamily if kind == "counter" else GaugeMetricFamily)(name, text, labels=labels)
+    for label_values, value in values.items():
+        family.add_metric(label_values, value)
+    return family
+
+
+def reference_page() -> str:
+    """The metrics as a page in Markdown."""
+    rows: list[tuple[str, str, tuple[str, ...], str]] = [
+        (name, kind, labels, text) for name, (kind, text, labels) in LIVE.items()
+    ]
+    for metric in Metrics().__dict__.values():
+        if isinstance(metric, Counter | Histogram):
+            description = next(iter(metric.describe()))
+            name = description.name + ("_total" if description.type == "counter" else "")
+            rows.append((name, description.type, metric._labelnames, description.documentation))
+    lines = [
+        "# Metrics of the operator",
+        "",
+        "Generated by `python -m quantization_operator.metrics`; do not edit. Served at `/metrics`.",
+        "",
+        "| metric | type | labels | meaning |",
+        "|---|---|---|---|",
+    ]
+    for name, kind, labels, text in sorted(rows):
+        shown = ", ".join(f"`{label}`" for label in labels)
+        lines.append(f"| `{name}` | {kind} | {shown} | {text} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(reference_page(), end="")

@@ -1,0 +1,1 @@
+"""The rules of the operator, one a file: each a pure function with its own table of tests."""

@@ -1,0 +1,30 @@
+"""Whether a stored spec is one that this release can run.
+
+The API server refuses wrong manifests when they are applied, but not those that were stored before the
+schema changed, or through a version of the CRD that knew other rules.
+"""
+
+import json
+
+from pydantic import ValidationError
+
+from quantization_api.failures import Category
+from quantization_api.spec import QuantizationJobSpec
+from quantization_api.status import Failure
+from quantization_operator.diagnose import failure
+
+
+def admit(spec: str) -> QuantizationJobSpec | Failure:
+    """The spec, or why it is refused: the first error of each field, as a path and a sentence."""
+    try:
+        return QuantizationJobSpec.model_validate(json.loads(spec))
+    except ValidationError as error:
+        sentences = [
+            f"{_path(item['loc'])}: {item['msg']}"
+            for item in error.errors(include_url=False, include_input=False)
+        ]
+        return failure(Category.INVALID_WORKFLOW, "; ".join(sentences[:4]))
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return "spec" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)

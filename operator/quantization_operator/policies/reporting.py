@@ -1,0 +1,19 @@
+"""How often progress is written: a status write is an API call and wakes every watcher.
+
+Two writes are at least an interval and one percent apart; a new stage or layer count of another run is news too.
+"""
+
+from datetime import datetime, timedelta
+
+from quantization_api.status import Progress
+
+
+def due(
+    written: Progress | None, seen: Progress | None, last: datetime | None, now: datetime, interval: float
+) -> bool:
+    """Whether the progress that was seen is worth a write."""
+    if seen is None or seen == written:
+        return False
+    if last is not None and now - last < timedelta(seconds=interval):
+        return False
+    return written is None or written.stage != seen.stage or abs(seen.percent - written.percent) >= 1

@@ -1,0 +1,68 @@
+"""Which failures are tried again.
+
+The Job controller counts attempts and makes new pods; this is what it is told, and the one case it cannot
+see: an out-of-memory kill ends with exit code 137 like any kill from outside, but it would come back.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from quantization_api.failures import CATALOGUE, PERMANENT_EXIT_CODES, Category
+from quantization_api.pod import CONTAINER_NAME
+from quantization_api.status import Attempts, Failure
+from quantization_operator.diagnose import by_age, pod_failure
+from quantization_operator.snapshots import ChildJob, ChildPod
+
+
+def pod_failure_policy() -> dict[str, Any]:
+    """podFailurePolicy of the Job (KEP-3329). The first rule that matches wins: a disruption is never counted."""
+    return {
+        "rules": [
+            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+            {
+                "action": "FailJob",
+                "onExitCodes": {
+                    "containerName": CONTAINER_NAME,
+                    "operator": "In",
+                    "values": list(PERMANENT_EXIT_CODES),
+                },
+            },
+        ]
+    }
+
+
+def hopeless(pods: Sequence[ChildPod]) -> Failure | None:
+    """A permanent failure that the Job would try again: not one of the exit codes that end it by themselves."""
+    for pod in reversed(by_age(pods)):
+        if pod.disruption or pod.exit_code in PERMANENT_EXIT_CODES:
+            continue
+        found = pod_failure(pod)
+        if found is not None and CATALOGUE[found.category].permanent:
+            return found
+    return None
+
+
+def blameless(pods: Sequence[ChildPod]) -> int:
+    """Pods that count as failed for Kubernetes although nothing was wrong with them: their node forgot them."""
+    return sum(
+        1
+        for pod in pods
+        if not pod.disruption
+        and (found := pod_failure(pod)) is not None
+        and found.category in (Category.DISRUPTED, Category.NODE_LOST)
+    )
+
+
+def attempts(
+    before: Attempts | None, child: ChildJob | None, disruptions: int, pods: Sequence[ChildPod]
+) -> Attempts | None:
+    """Failed and disrupted attempts so far; None while there are none.
+
+    They never shrink, although pods and, with a queue, the Job's own counter come and go. `disruptions`: pods
+    with the condition DisruptionTarget, those that are gone included.
+    """
+    innocent = blameless(pods)
+    known = before or Attempts()
+    failed = max(known.failed, (child.failed - innocent) if child else 0)
+    disrupted = max(known.disrupted, disruptions + innocent)
+    return Attempts(failed=failed, disrupted=disrupted) if failed or disrupted else before

@@ -1,0 +1,119 @@
+"""A keyed work queue: what must be looked at again, each job by one worker at a time.
+
+The contract is client-go's workqueue: a key that is added while it waits is not added twice; a key that is
+added while a worker has it comes back after `done`, so the newest state always wins; `after` adds later, and
+an earlier time wins; `retry` backs off exponentially, with jitter so that many failures do not come back as
+one wave. Beyond it, namespaces take turns: one with ten thousand jobs cannot starve another.
+"""
+
+import asyncio
+import heapq
+import itertools
+from collections import OrderedDict, deque
+from collections.abc import Callable
+
+from quantization_operator.cache import Key
+
+RETRY_BASE_SECONDS = 0.2
+RETRY_LIMIT_SECONDS = 60.0
+
+
+def backoff(failures: int, random: float) -> float:
+    """Delay in seconds before try number `failures` + 1: doubling, bounded, and 50 to 100 % of it at random."""
+    return float(min(RETRY_LIMIT_SECONDS, RETRY_BASE_SECONDS * 2 ** min(failures, 16)) * (0.5 + 0.5 * random))
+
+
+class WorkQueue:
+    """The queue of one event loop. `clock` is that loop's monotonic time; `random` gives numbers in [0, 1)."""
+
+    def __init__(self, clock: Callable[[], float], random: Callable[[], float]) -> None:
+        self._clock = clock
+        self._random = random
+        self._ready: OrderedDict[str, deque[Key]] = OrderedDict()
+        self._waiting: dict[Key, float] = {}
+        self._again: set[Key] = set()
+        self._busy: set[Key] = set()
+        self._failures: dict[Key, int] = {}
+        self._later: list[tuple[float, int, Key]] = []
+        self._due: dict[Key, float] = {}
+        self._order = itertools.count()
+        self._changed = asyncio.Event()
+        self.retries = 0
+
+    def add(self, key: Key) -> None:
+        """Look at this job as soon as a worker is free."""
+        self._due.pop(key, None)
+        if key in self._busy:
+            self._again.add(key)
+        elif key not in self._waiting:
+            self._waiting[key] = self._clock()
+            self._ready.setdefault(key.namespace, deque()).append(key)
+            self._changed.set()
+
+    def after(self, key: Key, delay: float) -> None:
+        """Look at this job in `delay` seconds, if nothing makes it earlier."""
+        due = self._clock() + delay
+        if key in self._waiting or self._due.get(key, due + 1) <= due:
+            return
+        self._due[key] = due
+        heapq.heappush(self._later, (due, next(self._order), key))
+        self._changed.set()
+
+    def retry(self, key: Key, at_least: float = 0.0) -> float:
+        """Look at this job again after a failure; the delay in seconds, never shorter than the server asked for."""
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        self.retries += 1
+        delay = max(at_least, backoff(failures, self._random()))
+        self.after(key, delay)
+        return delay
+
+    def forget(self, key: Key) -> None:
+        """This job was dealt with: its next failure is its first."""
+        self._failures.pop(key, None)
+
+    async def get(self) -> Key:
+        """The next job, when there is one; the caller owns it until `done`."""
+        while True:
+            self._promote()
+            if self._ready:
+                namespace, keys = self._ready.popitem(last=False)
+                key = keys.popleft()
+                if keys:
+                    self._ready[namespace] = keys  # to the end: its turn comes again after the others'
+                del self._waiting[key]
+                self._busy.add(key)
+                return key
+            self._changed.clear()
+            timeout = max(0.0, self._later[0][0] - self._clock()) if self._later else None
+            try:
+                await asyncio.wait_for(self._changed.wait(), timeout)
+            except TimeoutError:
+                continue
+
+    def done(self, key: Key) -> None:
+        """The worker is finished with this job; news that came meanwhile put it back."""
+        self._busy.discard(key)
+        if key in self._again:
+            self._again.discard(key)
+            self.add(key)
+
+    @property
+    def depth(self) -> int:
+        """Jobs that wait for a worker now."""
+        return len(self._waiting)
+
+    @property
+    def oldest_seconds(self) -> float:
+        """How long the job that waits longest has waited for a worker."""
+        oldest = next(iter(list(self._waiting.values())), None)
+        return 0.0 if oldest is None else max(0.0, self._clock() - oldest)
+
+    def _promote(self) -> None:
+        now = self._clock()
+        while self._later and self._later[0][0] <= now:
+            due, _, key = heapq.heappop(self._later)
+            if (
+                self._due.get(key) == due
+            ):  # otherwise a later entry of a key that was added or moved meanwhile
+                self.add(key)

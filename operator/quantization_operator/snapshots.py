@@ -1,0 +1,275 @@
+"""Slim, immutable pictures of the objects that the operator watches.
+
+A watched object is some 5 to 10 kB of nested dicts; a decision needs a few fields of it. What is kept
+here is what `reconcile` reads, and nothing of a finished job but its identity and its end.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from quantization_api.pod import CONTAINER_NAME
+from quantization_api.status import Condition, QuantizationJobStatus
+
+JOB_UID_LABEL = "quantization.dev/job-uid"
+"""On the child Job and its pods: the uid of the QuantizationJob they work for."""
+
+QUEUE_PREFIXES = ("kueue.x-k8s.io/", "scheduling.volcano.sh/", "volcano.sh/")
+"""Labels and annotations that belong to a queueing system; they travel to the child Job."""
+
+Finished = Literal["", "Succeeded", "Failed"]
+
+
+def timestamp(text: str | None) -> datetime | None:
+    """An RFC 3339 time of the API server, with or without fractions of a second."""
+    return datetime.fromisoformat(text) if text else None
+
+
+def version(metadata: Mapping[str, Any]) -> int:
+    """The resourceVersion as a number: comparable within one resource (KEP-5504)."""
+    text = str(metadata.get("resourceVersion") or "0")
+    return int(text) if text.isdecimal() else 0
+
+
+def _queue_entries(entries: Mapping[str, str] | None) -> dict[str, str]:
+    return {key: value for key, value in (entries or {}).items() if key.startswith(QUEUE_PREFIXES)}
+
+
+def finished_as(conditions: Iterable[Mapping[str, Any]]) -> Finished:
+    """How a job ended, from its conditions; "" while it has not."""
+    for condition in conditions:
+        if condition.get("status") == "True":
+            if condition.get("type") == "Ready":
+                return "Succeeded"
+            if condition.get("type") == "Stalled":
+                return "Failed"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """A QuantizationJob. `spec` and `status` are JSON text, and empty when no decision can need them."""
+
+    uid: str
+    namespace: str
+    name: str
+    resource_version: int
+    generation: int
+    created: datetime
+    deleting: bool
+    queue_labels: Mapping[str, str]
+    queue_annotations: Mapping[str, str]
+    spec: str
+    status: str
+    observed_generation: int
+    job_name: str
+    phase: str
+    passes: str
+    finished: Finished
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> "JobRequest":
+        """The picture of a QuantizationJob as the API server sends it."""
+        metadata, status = body["metadata"], body.get("status") or {}
+        finished = finished_as(status.get("conditions") or ())
+        generation = int(metadata.get("generation") or 0)
+        observed = int(status.get("observedGeneration") or 0)
+        settled = bool(finished) and observed == generation
+        job_name = str(status.get("jobName") or "")
+        return cls(
+            uid=metadata["uid"],
+            namespace=metadata["namespace"],
+            name=metadata["name"],
+            resource_version=version(metadata),
+            generation=generation,
+            created=datetime.fromisoformat(metadata["creationTimestamp"]),
+            deleting=metadata.get("deletionTimestamp") is not None,
+            queue_labels={} if settled else _queue_entries(metadata.get("labels")),
+            queue_annotations={} if settled else _queue_entries(metadata.get("annotations")),
+            spec="" if settled or job_name else json.dumps(body.get("spec") or {}),
+            status="" if settled else json.dumps(status),
+            observed_generation=observed,
+            job_name=job_name,
+            phase=str(status.get("phase") or ""),
+            passes=str(status.get("passes") or ""),
+            finished=finished,
+        )
+
+    def read_status(self) -> QuantizationJobStatus:
+        """The status as last written. One of an older schema is read as far as it is understood."""
+        raw = json.loads(self.status) if self.status else {}
+        try:
+            return QuantizationJobStatus.model_validate(raw)
+        except ValidationError:
+            return QuantizationJobStatus(
+                job_name=self.job_name or None,
+                conditions=[c for c in map(_condition, raw.get("conditions") or ()) if c is not None],
+            )
+
+
+def _condition(raw: Mapping[str, Any]) -> Condition | None:
+    try:
+        return Condition.model_validate(raw)
+    except ValidationError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class ChildJob:
+    """A batch/v1 Job. `ended` is the type of its final condition, "" while it has none."""
+
+    uid: str
+    namespace: str
+    name: str
+    resource_version: int
+    request_uid: str
+    owner_uid: str
+    created: datetime
+    completion_time: datetime | None
+    deleting: bool
+    suspended: bool
+    failed: int
+    ended: Literal["", "Complete", "Failed"]
+    ended_reason: str
+    ended_message: str
+    ended_at: datetime | None
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> "ChildJob":
+        """The picture of a Job as the API server sends it."""
+        metadata, status = body["metadata"], body.get("status") or {}
+        final: Mapping[str, Any] = next(
+            (
+                c
+                for c in status.get("conditions") or ()
+                if c.get("type") in ("Complete", "Failed") and c.get("status") == "True"
+            ),
+            {},
+        )
+        return cls(
+            uid=metadata["uid"],
+            namespace=metadata["namespace"],
+            name=metadata["name"],
+            resource_version=version(metadata),
+            request_uid=(metadata.get("labels") or {}).get(JOB_UID_LABEL, ""),
+            owner_uid=next(
+                (o["uid"] for o in metadata.get("ownerReferences") or () if o.get("controller")), ""
+            ),
+            created=datetime.fromisoformat(metadata["creationTimestamp"]),
+            completion_time=timestamp(status.get("completionTime")),
+            deleting=metadata.get("deletionTimestamp") is not None,
+            suspended=bool((body.get("spec") or {}).get("suspend")),
+            failed=int(status.get("failed") or 0),
+            ended=final.get("type", ""),
+            ended_reason=final.get("reason") or "",
+            ended_message=final.get("message") or "",
+            ended_at=timestamp(final.get("lastTransitionTime")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ChildPod:
+    """A pod of a child Job; the container is the quantizer's.
+
+    disruption: reason of the DisruptionTarget condition, "" without one. oom_killed: in any container, now or before.
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    resource_version: int
+    request_uid: str
+    created: datetime
+    deleting: bool
+    phase: str
+    ip: str
+    node: str
+    reason: str
+    message: str
+    disruption: str
+    disruption_message: str
+    unscheduled_message: str
+    waiting_reason: str
+    waiting_message: str
+    running: bool
+    exit_code: int | None
+    ended_reason: str
+    ended_message: str
+    ended_at: datetime | None
+    oom_killed: bool
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> "ChildPod":
+        """The picture of a pod as the API server sends it."""
+        metadata, status = body["metadata"], body.get("status") or {}
+        conditions = {c.get("type"): c for c in status.get("conditions") or ()}
+        disruption = conditions.get("DisruptionTarget") or {}
+        disrupted = disruption.get("status") == "True"
+        scheduled = conditions.get("PodScheduled") or {}
+        containers = status.get("containerStatuses") or ()
+        own: Mapping[str, Any] = next((c for c in containers if c.get("name") == CONTAINER_NAME), {})
+        state = own.get("state") or {}
+        waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
+        return cls(
+            uid=metadata["uid"],
+            namespace=metadata["namespace"],
+            name=metadata["name"],
+            resource_version=version(metadata),
+            request_uid=(metadata.get("labels") or {}).get(JOB_UID_LABEL, ""),
+            created=datetime.fromisoformat(metadata["creationTimestamp"]),
+            deleting=metadata.get("deletionTimestamp") is not None,
+            phase=status.get("phase") or "",
+            ip=status.get("podIP") or "",
+            node=(body.get("spec") or {}).get("nodeName") or "",
+            reason=status.get("reason") or "",
+            message=status.get("message") or "",
+            disruption=(disruption.get("reason") or "Unknown") if disrupted else "",
+            disruption_message=(disruption.get("message") or "") if disrupted else "",
+            unscheduled_message=(
+                scheduled.get("message") or scheduled.get("reason") or ""
+                if scheduled.get("status") == "False"
+                else ""
+            ),
+            waiting_reason=waiting.get("reason") or "",
+            waiting_message=waiting.get("message") or "",
+            running="running" in state,
+            exit_code=ended.get("exitCode"),
+            ended_reason=ended.get("reason") or "",
+            ended_message=ended.get("message") or "",
+            ended_at=timestamp(ended.get("finishedAt")),
+            oom_killed=any(
+                ((c.get(key) or {}).get("terminated") or {}).get("reason") == "OOMKilled"
+                for c in (*containers, *(status.get("initContainerStatuses") or ()))
+                for key in ("state", "lastState")
+            ),
+        )
+
+    def slim(self) -> "ChildPod":
+        """Without its texts, once its job has ended and they are copied into the status."""
+        return replace(
+            self,
+            message="",
+            disruption_message="",
+            unscheduled_message="",
+            waiting_message="",
+            ended_message="",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KubernetesWarning:
+    """A Warning event about a Job or a pod that does not get on."""
+
+    reason: str
+    message: str
+    last_seen: datetime | None
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> "KubernetesWarning":
+        """The picture of a core/v1 Event."""
+        last = body.get("lastTimestamp") or body.get("eventTime") or body["metadata"].get("creationTimestamp")
+        return cls(body.get("reason") or "", body.get("message") or "", timestamp(last))

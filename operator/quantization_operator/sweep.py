@@ -1,0 +1,112 @@
+"""Compares the cache with the API server: the proof that the watch is alive, and the repair of what it cannot tell.
+
+A watch that is resumed after a gap lists what exists and says nothing of what was deleted meanwhile; a watch
+that died says nothing at all. A listing (metadata only) shows both: what the cache has and the server has not
+is forgotten, and what the server has and the cache has not, after a grace, means that the watch is dead.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from quantization_operator.cache import KINDS, Cache, Kind
+from quantization_operator.kube import ApiError
+from quantization_operator.probes import Health
+from quantization_operator.queue import WorkQueue
+from quantization_operator.read import Listing, Reader
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.05
+LIST_AGAIN = 100
+"""Polls between two listings while the watch catches up."""
+GRACE_SECONDS = 10.0
+"""An event may be on its way when the listing is made."""
+
+
+class NotSyncedError(Exception):
+    """The first listing and the watch did not come together in time."""
+
+
+def late(cache: Cache, kind: Kind, listing: Listing) -> list[str]:
+    """Names of listed objects that the cache does not have, or has in an older version."""
+    result = []
+    for uid, listed in listing.objects.items():
+        known = cache.find(kind, uid)
+        if known is None or known.resource_version < listed.resource_version:
+            result.append(f"{kind} {listed.key.namespace}/{listed.name}")
+    return result
+
+
+def ghosts(cache: Cache, kind: Kind, listing: Listing) -> list[str]:
+    """Uids that the cache has and a listing has not, though it is as new as they are."""
+    return [
+        uid
+        for uid in cache.uids(kind)
+        if uid not in listing.objects
+        and (known := cache.find(kind, uid)) is not None
+        and known.resource_version <= listing.resource_version
+    ]
+
+
+class Sweeper:
+    """Sweeps the namespaces that the operator serves; an empty sequence means all."""
+
+    def __init__(
+        self, cache: Cache, queue: WorkQueue, reader: Reader, health: Health, namespaces: Sequence[str]
+    ) -> None:
+        self._cache = cache
+        self._queue = queue
+        self._reader = reader
+        self._health = health
+        self._namespaces: Sequence[str | None] = namespaces or [None]
+
+    async def synchronize(self, limit: float) -> None:
+        """Wait until the watch has told everything that existed at start; only then may decisions be made.
+
+        Raises:
+            NotSyncedError: that took longer than `limit` seconds.
+            ApiError: the API server refuses the listing.
+        """
+        listings = {kind: await self._listing(kind) for kind in KINDS}
+        missing: list[str] = []
+        for poll in range(1, int(limit / POLL_SECONDS) + 1):
+            missing = [name for kind in KINDS for name in late(self._cache, kind, listings[kind])]
+            if not missing:
+                self._health.synced = True
+                self._health.swept("")
+                return
+            await asyncio.sleep(POLL_SECONDS)
+            if poll % LIST_AGAIN == 0:  # what was deleted since will never come by the watch
+                listings = {kind: await self._listing(kind) for kind in KINDS}
+        raise NotSyncedError(
+            f"after {limit:.0f} s the watch has not told of {len(missing)} objects, such as {missing[:1]}"
+        )
+
+    async def run(self, interval: float) -> None:
+        """Sweep for ever. A sweep that cannot be made is told to the probes by its absence."""
+        while True:
+            await asyncio.sleep(interval)
+            try:
+                await self.sweep()
+            except ApiError as error:
+                logger.warning("sweep: %s", error)
+
+    async def sweep(self) -> None:
+        """Forget what is gone, and judge whether the watch keeps up."""
+        missed: list[str] = []
+        for kind in KINDS:
+            listing = await self._listing(kind)
+            for uid in ghosts(self._cache, kind, listing):
+                if key := self._cache.drop(kind, uid):
+                    logger.info("%s %s disappeared unseen", kind, uid, extra={"namespace": key.namespace})
+                    self._queue.add(key)
+            if late(self._cache, kind, listing):
+                await asyncio.sleep(GRACE_SECONDS)
+                missed += late(self._cache, kind, listing)
+        self._health.swept(f"{len(missed)} objects, such as {missed[0]}" if missed else "")
+
+    async def _listing(self, kind: Kind) -> Listing:
+        parts = [await self._reader.listing(kind, namespace) for namespace in self._namespaces]
+        objects = {uid: listed for part in parts for uid, listed in part.objects.items()}
+        return Listing(objects, min(part.resource_version for part in parts))

@@ -1,0 +1,88 @@
+"""kopf's part: watch three kinds of objects, and hand each event to the cache and the queue.
+
+Only `on.event` handlers are registered: they add no finalizer, write no annotation and keep no state. kopf
+calls them once for each object at start and after each gap, and once for each change.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import kopf
+from kubernetes import client
+
+from quantization_api import GROUP, PLURAL, VERSION
+from quantization_operator.cache import Cache, Kind, Snapshot
+from quantization_operator.probes import Health
+from quantization_operator.queue import WorkQueue
+from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest
+from quantization_operator.workload import MANAGED_BY_SELECTOR
+
+logger = logging.getLogger(__name__)
+
+RESOURCES: tuple[tuple[Kind, tuple[str, ...], Callable[[Mapping[str, Any]], Snapshot]], ...] = (
+    ("QuantizationJob", (GROUP, VERSION, PLURAL), JobRequest.of),
+    ("Job", ("batch", "v1", "jobs"), ChildJob.of),
+    ("Pod", ("", "v1", "pods"), ChildPod.of),
+)
+
+
+def registry(
+    cache: Cache, queue: WorkQueue, health: Health, configuration: client.Configuration
+) -> kopf.OperatorRegistry:
+    """The handlers, in a registry of their own."""
+    handlers = kopf.OperatorRegistry()
+    for kind, resource, snapshot in RESOURCES:
+        handler = _handler(cache, queue, health, kind, snapshot)
+        kopf.on.event(*resource, id=kind, registry=handlers)(handler)
+
+    @kopf.on.login(registry=handlers)
+    def log_in(**_: Any) -> kopf.ConnectionInfo:
+        return connection(configuration)
+
+    return handlers
+
+
+def _handler(
+    cache: Cache,
+    queue: WorkQueue,
+    health: Health,
+    kind: Kind,
+    snapshot: Callable[[Mapping[str, Any]], Snapshot],
+) -> Callable[..., Any]:
+    async def seen(event: Mapping[str, Any], **_: Any) -> None:
+        health.watch_event()
+        body = event["object"]
+        deleted = event["type"] == "DELETED"
+        key = cache.drop(kind, body["metadata"]["uid"]) if deleted else cache.put(snapshot(body))
+        if key is not None:
+            queue.add(key)
+
+    return seen
+
+
+def connection(configuration: client.Configuration) -> kopf.ConnectionInfo:
+    """kopf's login from the client's configuration; called again when the API server answers 401."""
+    header = configuration.get_api_key_with_prefix("BearerToken") or ""
+    scheme, _, token = header.rpartition(" ")
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        insecure=not configuration.verify_ssl,
+        scheme=scheme.capitalize() or None,
+        token=token or None,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+    )
+
+
+def kopf_settings() -> kopf.OperatorSettings:
+    """No scanning for new resources (it would need permissions), no events from log lines, only our own objects."""
+    settings = kopf.OperatorSettings()
+    settings.scanning.disabled = True
+    settings.posting.enabled = False
+    settings.peering.standalone = True
+    settings.watching.chunk_size = 500
+    settings.watching.label_selectors["batch", "v1", "jobs"] = MANAGED_BY_SELECTOR
+    settings.watching.label_selectors["", "v1", "pods"] = MANAGED_BY_SELECTOR
+    return settings

@@ -1,0 +1,165 @@
+"""From a QuantizationJob to the manifest of its child Job: pure.
+
+The Job is created once and never applied again: a queueing system edits its suspend flag, node selector and
+tolerations, and must win. Its name is derived from the uid, so creating it twice is a conflict, not a second Job.
+"""
+
+import hashlib
+from typing import Any
+
+from quantization_api import API_VERSION, GROUP, KIND
+from quantization_api.pod import CONTAINER_NAME, PROGRESS_PORT, REQUEST_ENV, SCRATCH_PATH, RunRequest
+from quantization_api.spec import MountedVolume, QuantizationJobSpec
+from quantization_operator.policies import deadline, retry
+from quantization_operator.settings import OperatorSettings
+from quantization_operator.snapshots import JOB_UID_LABEL, JobRequest
+
+MANAGED_BY = "quantization-operator"
+MANAGED_BY_SELECTOR = f"app.kubernetes.io/managed-by={MANAGED_BY},{JOB_UID_LABEL}"
+JOB_NAME_LABEL = f"{GROUP}/job-name"
+USER_ID = 65532
+SCRATCH_VOLUME = "quantizer-scratch"
+GRACE_SECONDS = 60
+"""Between SIGTERM and SIGKILL: time to finish writing a layer."""
+
+
+def job_name(name: str, uid: str) -> str:
+    """The name of the child Job: readable, unique for the uid, at most 63 characters (it becomes a label)."""
+    prefix = name.replace(".", "-")[:52].rstrip("-")
+    return f"{prefix}-{hashlib.sha256(uid.encode()).hexdigest()[:10]}"
+
+
+def labels(request: JobRequest) -> dict[str, str]:
+    """Labels of the Job and its pods. The job's name is a label only where it fits one."""
+    named = {JOB_NAME_LABEL: request.name} if len(request.name) <= 63 else {}
+    return {
+        "app.kubernetes.io/name": "quantizer",
+        "app.kubernetes.io/component": "job",
+        "app.kubernetes.io/part-of": "quantization",
+        "app.kubernetes.io/managed-by": MANAGED_BY,
+        JOB_UID_LABEL: request.uid,
+        **named,
+    }
+
+
+def build(request: JobRequest, spec: QuantizationJobSpec, settings: OperatorSettings) -> dict[str, Any]:
+    """The manifest of the child Job (batch/v1)."""
+    own = labels(request)
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": job_name(request.name, request.uid),
+            "namespace": request.namespace,
+            "labels": own | dict(request.queue_labels),
+            "annotations": dict(request.queue_annotations),
+            "ownerReferences": [
+                {
+                    "apiVersion": API_VERSION,
+                    "kind": KIND,
+                    "name": request.name,
+                    "uid": request.uid,
+                    "controller": True,
+                    # A foreground deletion of the QuantizationJob ends when no pod writes to its output any more.
+                    "blockOwnerDeletion": True,
+                }
+            ],
+        },
+        "spec": {
+            "backoffLimit": spec.backoff_limit,
+            "podReplacementPolicy": "Failed",  # two pods never write to the same output (KEP-3939)
+            "podFailurePolicy": retry.pod_failure_policy(),
+            **deadline.job_fields(spec),
+            "template": {
+                "metadata": {"labels": own, "annotations": dict(request.queue_annotations)},
+                "spec": _pod(request, spec, settings),
+            },
+        },
+    }
+
+
+def _pod(request: JobRequest, spec: QuantizationJobSpec, settings: OperatorSettings) -> dict[str, Any]:
+    template = spec.template
+    chosen = {
+        "imagePullSecrets": [reference.model_dump() for reference in template.image_pull_secrets],
+        "nodeSelector": template.node_selector,
+        "tolerations": [t.model_dump(by_alias=True, exclude_none=True) for t in template.tolerations],
+        "affinity": template.affinity,
+        "priorityClassName": template.priority_class_name,
+        "schedulerName": template.scheduler_name,
+        "runtimeClassName": template.runtime_class_name,
+        "serviceAccountName": template.service_account_name,
+    }
+    scratch = str(template.scratch_size or settings.scratch_size)
+    return {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        **{key: value for key, value in chosen.items() if value},
+        "containers": [_container(request, spec, settings)],
+        "volumes": [
+            {"name": SCRATCH_VOLUME, "emptyDir": {"sizeLimit": scratch}},
+            *(_volume(volume) for volume in template.volumes),
+        ],
+    }
+
+
+def _container(request: JobRequest, spec: QuantizationJobSpec, settings: OperatorSettings) -> dict[str, Any]:
+    template = spec.template
+    secret = spec.storage.credentials_secret
+    pull = {"imagePullPolicy": template.image_pull_policy} if template.image_pull_policy else {}
+    return {
+        "name": CONTAINER_NAME,
+        "image": template.image or settings.quantizer_image,
+        **pull,
+        "args": ["run"],
+        "env": [
+            {"name": REQUEST_ENV, "value": run_request(request, spec)},
+            {"name": "HOME", "value": SCRATCH_PATH},
+            {"name": "TMPDIR", "value": SCRATCH_PATH},
+        ],
+        **({"envFrom": [{"secretRef": {"name": secret.name}}]} if secret else {}),
+        "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
+        "resources": template.resources.model_dump(exclude_defaults=True),
+        # Of a crash that leaves no result, the tail of the log is the only evidence that is seen without log access.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "volumeMounts": [
+            {"name": SCRATCH_VOLUME, "mountPath": SCRATCH_PATH},
+            *(
+                {"name": v.name, "mountPath": v.mount_path} | ({"readOnly": True} if v.read_only else {})
+                for v in template.volumes
+            ),
+        ],
+    }
+
+
+def run_request(request: JobRequest, spec: QuantizationJobSpec) -> str:
+    """The request as JSON. `$` is written as an escape: Kubernetes expands $(NAME) in a value, also to secrets."""
+    document = RunRequest.from_spec(request.name, request.namespace, request.uid, spec)
+    return document.model_dump_json(by_alias=True, exclude_none=True).replace("$", "\\u0024")
+
+
+def _volume(volume: MountedVolume) -> dict[str, Any]:
+    if volume.persistent_volume_claim is not None:
+        claim = {"claimName": volume.persistent_volume_claim.claim_name}
+        return {
+            "name": volume.name,
+            "persistentVolumeClaim": claim | ({"readOnly": True} if volume.read_only else {}),
+        }
+    if volume.config_map is None:
+        raise ValueError(f"volume {volume.name} has no source")  # refused by the contract's rule
+    return {"name": volume.name, "configMap": {"name": volume.config_map.name}}
