@@ -30,7 +30,7 @@ from local_cluster.runtime import Containerd
 from local_cluster.settings import Settings
 from local_cluster.waiting import until
 
-ALL_SERVERS = (*servers.FOUNDATION, *servers.DEPENDENTS)
+ALL_SERVERS = (*servers.FOUNDATION, "kube-apiserver", *servers.DEPENDENTS)
 
 
 @contextmanager

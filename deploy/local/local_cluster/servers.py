@@ -11,8 +11,8 @@ from local_cluster.settings import Settings
 
 DEPENDENTS = ("kubelet", "kube-scheduler", "kube-controller-manager", "kube-proxy", "registry")
 """Those that nothing else depends on; they are stopped first."""
-FOUNDATION = ("kube-apiserver", "etcd", "containerd")
-"""Those that are stopped last, in this order."""
+FOUNDATION = ("etcd", "containerd")
+"""Those that need no other server; they are stopped last, after the API server."""
 
 
 def listeners(settings: Settings) -> dict[str, list[tuple[str, int]]]:
@@ -117,6 +117,7 @@ def controllers(settings: Settings, identity: Identity, binaries: Mapping[str, P
                 f"--root-ca-file={authority.certificate}",
                 f"--cluster-signing-cert-file={authority.certificate}",
                 f"--cluster-signing-key-file={authority.key}",
+                f"--flex-volume-plugin-dir={settings.state}/volume-plugins",
                 "--node-monitor-period=2s",
                 "--node-monitor-grace-period=20s",
                 "--profiling=false",

@@ -29,6 +29,8 @@ def down(settings: Settings, progress: Progress, wipe: bool = False) -> None:
         processes.stop(settings, DEPENDENTS)
         if processes.running(settings, "containerd") and Containerd(settings).answers():
             Containerd(settings).remove_containers()
+        # It would wait for requests that watch for changes; whatever it has accepted is in etcd already.
+        processes.stop(settings, ["kube-apiserver"], limit=0.5)
         processes.stop(settings, FOUNDATION)
     with progress.step("Removing mounts, interfaces, rules and control groups"):
         sweep(settings, machine_wide)

@@ -90,15 +90,16 @@ def _namespaces(settings: Settings) -> list[Path]:
 
 def _files(settings: Settings) -> list[Path]:
     """What containerd, its network plugins and the kubelet write at places that no option changes."""
+    records = sorted(_CNI_RESULTS.glob(f"{CNI_NETWORK}-*"))
+    # A pod's loopback interface is recorded under a name that all users of containerd share.
+    pods = [path.name.removeprefix(f"{CNI_NETWORK}-").rpartition("-")[0] for path in records]
+    loopbacks = [path for pod in pods for path in _CNI_RESULTS.glob(f"cni-loopback-{pod}-*")]
     logs = str(settings.state / "pod-logs")
     links = [
         path for path in _LOG_LINKS.glob("*") if path.is_symlink() and str(path.readlink()).startswith(logs)
     ]
-    return [
-        *sorted(_CNI_RESULTS.glob(f"{CNI_NETWORK}-*")),
-        *sorted(links),
-        *(path for path in (_DEVICE_PLUGINS / "kubelet.sock",) if path.exists()),
-    ]
+    socket_file = _DEVICE_PLUGINS / "kubelet.sock"
+    return [*records, *loopbacks, *sorted(links), *([socket_file] if socket_file.exists() else [])]
 
 
 def shim_sockets() -> list[Path]:
