@@ -51,13 +51,13 @@ class Reader:
         """The pods of a QuantizationJob."""
         query = {"labelSelector": f"{JOB_UID_LABEL}={request_uid}"}
         answer = await self._kube.request("GET", paths.collection("Pod", namespace), query=query)
-        return tuple(ChildPod.of(item) for item in answer["items"])
+        return tuple(ChildPod.of(item) for item in answer["items"] or ())
 
     async def warnings(self, namespace: str, uid: str, now: datetime) -> tuple[KubernetesWarning, ...]:
         """The recent Warning events about an object, the newest first."""
         query = {"fieldSelector": f"involvedObject.uid={uid},type=Warning", "limit": "50"}
         answer = await self._kube.request("GET", paths.events(namespace), query=query)
-        found = [KubernetesWarning.of(item) for item in answer["items"]]
+        found = [KubernetesWarning.of(item) for item in answer["items"] or ()]
         recent = [w for w in found if w.last_seen is not None and now - w.last_seen < WARNING_AGE]
         return tuple(sorted(recent, key=lambda w: (w.last_seen, w.message), reverse=True))
 
@@ -71,7 +71,7 @@ class Reader:
             answer = await self._kube.request(
                 "GET", paths.collection(kind, namespace), query=query, accept=METADATA_LIST
             )
-            for entry in answer["items"]:
+            for entry in answer["items"] or ():
                 metadata = entry["metadata"]
                 uid = metadata["uid"]
                 owner = uid if kind == "QuantizationJob" else metadata["labels"][JOB_UID_LABEL]

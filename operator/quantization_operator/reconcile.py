@@ -286,12 +286,12 @@ def _state(case: Case) -> State:
         pod = alive[-1]
         if pod.running:
             return State("in progress", RUNNING_REASON, f"pod {pod.name} runs on node {pod.node}")
-        where = f"on node {pod.node}" if pod.node else "and waits for a node"
-        return State("in progress", "Starting", f"pod {pod.name} is starting {where}")
+        if pod.node:
+            return State("in progress", "Starting", f"pod {pod.name} is starting on node {pod.node}")
     ended = by_age(case.observed.pods)
     cause = pod_failure(ended[-1]) if ended else None
-    if cause is None:
-        return State("in progress", "Starting", f"Job {child.name} has no pod yet")
+    if alive or cause is None:
+        return State("in progress", "Starting", f"Job {child.name} waits for its pod to be scheduled")
     if cause.category in (Category.DISRUPTED, Category.NODE_LOST):
         return State("in progress", "Disrupted", f"waits for a new pod: {cause.message}")
     return State(

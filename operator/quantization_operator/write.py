@@ -78,7 +78,8 @@ class Writer:
         Raises:
             ApiError: 409 when the object changed meanwhile, 404 when it is gone.
         """
-        wanted = after.model_dump(mode="json", by_alias=True, exclude_none=True)
+        dumped = after.model_dump(mode="json", by_alias=True, exclude_none=True)
+        wanted = {key: value for key, value in dumped.items() if value != []}
         body = {
             "metadata": {"resourceVersion": str(request.resource_version), "uid": request.uid},
             "status": merge_patch(before, wanted),
