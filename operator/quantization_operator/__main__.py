@@ -20,6 +20,7 @@ from typing import Any
 import kopf
 import prometheus_client
 from kubernetes.config import ConfigException
+from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from quantization_operator import logs, probes, watch
@@ -30,7 +31,7 @@ from quantization_operator.metrics import LiveCollector, Metrics
 from quantization_operator.progress import Poller
 from quantization_operator.queue import WorkQueue
 from quantization_operator.read import Reader
-from quantization_operator.settings import OperatorSettings
+from quantization_operator.settings import ENV_PREFIX, OperatorSettings
 from quantization_operator.sweep import NotSyncedError, Sweeper
 from quantization_operator.write import Writer
 
@@ -134,9 +135,16 @@ def _told(error: BaseException) -> str:
 
 def main() -> None:
     """Read the settings and run; exit code 64 for settings that are wrong, 78 without a cluster."""
-    settings = CliApp.run(OperatorSettings, cli_args=sys.argv[1:])
+    try:
+        settings = CliApp.run(OperatorSettings, cli_args=sys.argv[1:])
+    except ValidationError as error:
+        for item in error.errors(include_url=False, include_input=False):
+            name = ENV_PREFIX + "_".join(map(str, item["loc"])).upper()
+            print(f"{name}: {item['msg']}", file=sys.stderr)
+        sys.exit(64)
     logs.configure(settings.log_level)
-    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, which nothing here reads
+    # A series more for each counter, which nothing here reads.
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         code = asyncio.run(operate(settings))
     except ConfigException as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from quantization_api.failures import Category
+from quantization_api.failures import PERMANENT_EXIT_CODES, Category
 from quantization_api.pod import RunResult
 from quantization_api.status import Failure, Progress, QuantizationJobStatus
 from quantization_operator import workload
@@ -220,6 +220,16 @@ def _hopeless(case: Case) -> Decision | None:
     return _failed("hopeless", case, cause, delete=True) if cause else None
 
 
+def _ending(case: Case) -> Decision | None:
+    """The last pod ended for good; the Job controller will say so in a moment."""
+    pods = by_age(case.observed.pods)
+    if not pods or _alive(case):
+        return None
+    last = pods[-1]
+    final = last.phase == "Succeeded" or (last.exit_code in PERMANENT_EXIT_CODES and not last.disruption)
+    return Decision("ending") if final else None
+
+
 def _in_progress(case: Case) -> Decision:
     """The Job waits or runs: say how it stands, for what it waits, and end it when patience does."""
     child, observed = case.child, case.observed
@@ -261,6 +271,7 @@ RULES: tuple[Callable[[Case], Decision | None], ...] = (
     _complete,
     _job_failed,
     _hopeless,
+    _ending,
     _in_progress,
 )
 

@@ -1,0 +1,134 @@
+"""The cache keeps the newest of what it is told, in whatever order, and little of what has ended."""
+
+import itertools
+from typing import Any
+
+import pytest
+from tests.support.cluster_objects import (
+    JOB_UID,
+    UID,
+    child,
+    condition_status,
+    disruption,
+    ended,
+    job,
+    running,
+    succeeded,
+    terminated,
+)
+
+from quantization_operator.cache import Cache, Key
+from quantization_operator.read import Listed, Listing
+from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest
+from quantization_operator.sweep import ghosts, late
+
+pytestmark = pytest.mark.unit
+
+KEY = Key("default", UID)
+
+
+def test_objects_of_one_job_come_together_in_any_order() -> None:
+    parts = [JobRequest.of(job()), ChildJob.of(child()), ChildPod.of(running())]
+    for order in itertools.permutations(parts):
+        cache = Cache()
+        assert [cache.put(part) for part in order] == [KEY] * 3
+        record = cache.record(UID)
+        assert record is not None
+        assert record.request == parts[0]
+        assert list(record.jobs.values()) == [parts[1]]
+        assert list(record.pods.values()) == [parts[2]]
+
+
+def test_an_old_or_repeated_event_is_no_news() -> None:
+    cache = Cache()
+    new, old = ChildJob.of(child(resourceVersion="100")), ChildJob.of(child(resourceVersion="99"))
+    assert cache.put(new) == KEY
+    assert cache.put(old) is None
+    assert cache.put(new) is None
+    assert cache.find("Job", JOB_UID) == new
+
+
+def test_an_object_of_nobody_is_not_kept() -> None:
+    cache = Cache()
+    assert cache.put(ChildJob.of(child(labels={}))) is None
+    assert len(cache) == 0
+
+
+def test_nothing_is_left_of_a_job_that_is_gone() -> None:
+    cache = Cache()
+    pod = ChildPod.of(running())
+    for snapshot in (JobRequest.of(job()), ChildJob.of(child()), pod):
+        cache.put(snapshot)
+    assert cache.drop("QuantizationJob", UID) == KEY
+    assert cache.drop("Job", JOB_UID) == KEY
+    assert cache.drop("Pod", pod.uid) == KEY
+    assert cache.drop("Pod", pod.uid) is None
+    assert len(cache) == 0
+    assert not any(cache.uids(kind) for kind in ("QuantizationJob", "Job", "Pod"))
+
+
+def test_disruptions_are_remembered_when_their_pods_are_gone() -> None:
+    cache = Cache()
+    for name in ("a", "b"):
+        pod = ChildPod.of(terminated(143, name=name, conditions=[disruption()]))
+        cache.put(pod)
+        cache.put(JobRequest.of(job(resourceVersion="1")))
+        cache.drop("Pod", pod.uid)
+    record = cache.record(UID)
+    assert record is not None
+    assert len(record.disruptions) == 2
+
+
+def test_a_finished_job_keeps_its_identity_and_no_texts() -> None:
+    cache = Cache()
+    cache.put(ChildPod.of(succeeded()))
+    cache.put(JobRequest.of(job(status=condition_status("Ready", "Succeeded"))))
+    record = cache.record(UID)
+    assert record is not None
+    assert record.request is not None
+    assert (record.request.spec, record.request.status) == ("", "")
+    assert record.request.finished == "Succeeded"
+    assert [pod.ended_message for pod in record.pods.values()] == [""]
+    cache.put(ChildPod.of(succeeded(resourceVersion="31")))
+    assert [pod.ended_message for pod in record.pods.values()] == [""]
+
+
+def test_the_spec_is_kept_until_the_job_is_made() -> None:
+    assert JobRequest.of(job()).spec
+    assert not JobRequest.of(job(status=condition_status("Reconciling"))).spec
+
+
+def listing(version: int, **objects: int) -> Listing:
+    return Listing({uid: Listed(KEY, "job", rv) for uid, rv in objects.items()}, version)
+
+
+def test_a_sweep_sees_what_the_watch_missed() -> None:
+    cache = Cache()
+    cache.put(ChildJob.of(child(resourceVersion="50")))
+    uid = JOB_UID
+    assert late(cache, "Job", listing(60, **{uid: 50})) == []
+    assert late(cache, "Job", listing(60, **{uid: 55})) == ["Job default/job"]
+    assert late(cache, "Job", listing(60, **{uid: 50, "other": 1})) == ["Job default/job"]
+
+
+def test_a_sweep_sees_what_is_gone_but_not_what_is_newer_than_its_listing() -> None:
+    cache = Cache()
+    cache.put(ChildJob.of(child(resourceVersion="50")))
+    assert ghosts(cache, "Job", listing(60)) == [JOB_UID]
+    assert ghosts(cache, "Job", listing(49)) == []
+    assert ghosts(cache, "Job", listing(60, **{JOB_UID: 50})) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ({}, ""),
+        (ended("Complete"), "Complete"),
+        (ended("Failed", "BackoffLimitExceeded"), "Failed"),
+        ({"conditions": [{"type": "FailureTarget", "status": "True"}]}, ""),
+        ({"conditions": [{"type": "Suspended", "status": "True"}]}, ""),
+        ({"conditions": [{"type": "Failed", "status": "False"}]}, ""),
+    ],
+)
+def test_only_a_final_condition_ends_a_job(status: dict[str, Any], expected: str) -> None:
+    assert ChildJob.of(child(status=status)).ended == expected

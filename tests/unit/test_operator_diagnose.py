@@ -1,0 +1,309 @@
+"""Each state that Kubernetes can show is named by its cause."""
+
+from typing import Any
+
+import pytest
+from tests.support.cluster_objects import (
+    child,
+    disruption,
+    ended,
+    failed_result,
+    pod,
+    running,
+    succeeded,
+    terminated,
+    unscheduled,
+    waiting,
+)
+
+from quantization_api.failures import CATALOGUE, Category
+from quantization_api.pod import RunResult
+from quantization_api.status import Failure
+from quantization_operator.diagnose import (
+    MESSAGE_LIMIT,
+    clean,
+    job_failure,
+    pod_failure,
+    success_of,
+    waiting_problem,
+)
+from quantization_operator.snapshots import ChildJob, ChildPod, KubernetesWarning
+
+pytestmark = pytest.mark.unit
+
+NO_SPACE = 'Usage of EmptyDir volume "quantizer-scratch" exceeds the limit "10Gi". '
+LOW_MEMORY = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. "
+
+ENDS: dict[str, tuple[dict[str, Any], Category | None, str]] = {
+    "its own words": (terminated(66, failed_result("ModelNotFound")), Category.MODEL_NOT_FOUND, "not there"),
+    "own words win over the exit code": (
+        terminated(75, failed_result("GpuOutOfMemory")),
+        Category.GPU_OUT_OF_MEMORY,
+        "",
+    ),
+    "own words win over an OOM kill of another process": (
+        terminated(65, failed_result("DataInsufficient"), reason="OOMKilled"),
+        Category.DATA_INSUFFICIENT,
+        "",
+    ),
+    "the kernel's OOM killer": (terminated(137, reason="OOMKilled"), Category.HOST_OUT_OF_MEMORY, "memory"),
+    "OOM killed before": (
+        terminated(1, last_state={"terminated": {"reason": "OOMKilled", "exitCode": 137}}),
+        Category.HOST_OUT_OF_MEMORY,
+        "",
+    ),
+    "killed from outside": (terminated(137), Category.DISRUPTED, "137"),
+    "the node restarted": (
+        terminated(137, reason="ContainerStatusUnknown"),
+        Category.DISRUPTED,
+        "node restarted",
+    ),
+    "scratch is full": (
+        pod(phase="Failed", status={"reason": "Evicted", "message": NO_SPACE}),
+        Category.SCRATCH_FULL,
+        "EmptyDir",
+    ),
+    "the node is short of memory": (
+        terminated(143, status={"reason": "Evicted", "message": LOW_MEMORY}),
+        Category.DISRUPTED,
+        "low on resource",
+    ),
+    "evicted by the API": (terminated(143, conditions=[disruption()]), Category.DISRUPTED, "Eviction API"),
+    "preempted": (
+        terminated(143, conditions=[disruption("PreemptionByScheduler", "preempting")]),
+        Category.DISRUPTED,
+        "PreemptionByScheduler",
+    ),
+    "the node was lost": (
+        terminated(137, conditions=[disruption("DeletionByTaintManager", "taint")]),
+        Category.NODE_LOST,
+        "taint",
+    ),
+    "no such program in the image": (
+        terminated(128, 'exec: "quantizer": executable file not found in $PATH', reason="StartError"),
+        Category.INTERNAL,
+        "executable file not found",
+    ),
+    "a crash with a log": (
+        terminated(1, "Traceback ...\nValueError: x"),
+        Category.INTERNAL,
+        "ValueError: x",
+    ),
+    "usage": (terminated(64, "usage: quantizer"), Category.INTERNAL, "exit code 64"),
+    "an exit code of one category": (terminated(77, ""), Category.ACCESS_DENIED, "exit code 77"),
+    "a message cut in half": (
+        terminated(78, failed_result("InvalidWorkflow")[:-9]),
+        Category.INVALID_WORKFLOW,
+        "exit code 78",
+    ),
+    "failed without a container": (
+        pod(phase="Failed", status={"reason": "UnexpectedAdmissionError", "message": "no GPU"}),
+        Category.INTERNAL,
+        "no GPU",
+    ),
+    "a success": (succeeded(), None, ""),
+    "exit 0 with a killed child process": (terminated(0, "", reason="OOMKilled"), None, ""),
+    "still running": (running(), None, ""),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_the_end_of_a_pod_has_a_cause(name: str) -> None:
+    body, category, said = ENDS[name]
+    found = pod_failure(ChildPod.of(body))
+    if category is None:
+        assert found is None
+        return
+    assert found is not None
+    assert found.category is category
+    assert said in found.message
+    assert found.hint
+    assert found.pod_name == body["metadata"]["name"]
+
+
+JOBS: dict[str, tuple[dict[str, Any], list[dict[str, Any]], Category, str]] = {
+    "deadline, whatever the pod says": (
+        ended("Failed", "DeadlineExceeded", "Job was active longer than specified deadline"),
+        [terminated(143, failed_result("Disrupted"))],
+        Category.DEADLINE_EXCEEDED,
+        "longer than",
+    ),
+    "a permanent exit code": (
+        ended("Failed", "PodFailurePolicy", "Container quantizer failed with exit code 66"),
+        [terminated(66, failed_result("DataNotFound"))],
+        Category.DATA_NOT_FOUND,
+        "not there",
+    ),
+    "too many attempts: the last one that is to blame": (
+        ended("Failed", "BackoffLimitExceeded", "Job has reached the limit", failed=2),
+        [
+            terminated(75, failed_result("StorageUnavailable", "no answer"), name="a"),
+            terminated(143, name="b", conditions=[disruption()], creationTimestamp="2026-01-01T00:05:00Z"),
+        ],
+        Category.STORAGE_UNAVAILABLE,
+        "2 attempts failed, the last: no answer",
+    ),
+    "only disruptions": (
+        ended("Failed", "BackoffLimitExceeded", "limit", failed=1),
+        [terminated(137)],
+        Category.DISRUPTED,
+        "137",
+    ),
+    "no pod is left": (
+        ended("Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit"),
+        [],
+        Category.INTERNAL,
+        "BackoffLimitExceeded",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_the_end_of_a_job_has_a_cause(name: str) -> None:
+    status, pods, category, said = JOBS[name]
+    found = job_failure(ChildJob.of(child(status=status)), [ChildPod.of(p) for p in pods])
+    assert found.category is category
+    assert said in found.message
+
+
+def test_a_success_needs_a_valid_result() -> None:
+    assert isinstance(success_of([ChildPod.of(succeeded())]), RunResult)
+    assert success_of([]) is None
+    assert success_of([ChildPod.of(running())]) is None
+    for message in ("", "not JSON", "{}", '{"artifact": {"uri": "s3://a/b"}}'):
+        found = success_of([ChildPod.of(terminated(0, message))])
+        assert isinstance(found, Failure), message
+        assert found.category is Category.INTERNAL
+        assert "left no valid result" in found.message
+
+
+def test_a_success_after_a_failed_attempt_is_a_success() -> None:
+    first = terminated(75, failed_result("StorageUnavailable"), name="first")
+    assert isinstance(success_of([ChildPod.of(succeeded()), ChildPod.of(first)]), RunResult)
+
+
+PULL = 'failed to resolve reference "localhost:5000/none:1": not found'
+MISSING_SECRET = 'secret "s3-writer" not found'
+WAITS: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str]], Category | None, str, str]] = {
+    "image that does not exist": (
+        [waiting("ErrImagePull", PULL)],
+        [],
+        Category.IMAGE_PULL_FAILED,
+        "image",
+        "not found",
+    ),
+    "image in back-off": (
+        [waiting("ImagePullBackOff", "Back-off pulling image")],
+        [],
+        Category.IMAGE_PULL_FAILED,
+        "image",
+        "Back-off",
+    ),
+    "no image name": (
+        [waiting("InvalidImageName", "couldn't parse image name")],
+        [],
+        Category.IMAGE_PULL_FAILED,
+        "image",
+        "InvalidImageName",
+    ),
+    "missing secret": (
+        [waiting("CreateContainerConfigError", MISSING_SECRET)],
+        [],
+        Category.ACCESS_DENIED,
+        "start",
+        "s3-writer",
+    ),
+    "other configuration error": (
+        [waiting("CreateContainerConfigError", "container has runAsNonRoot and image will run as root")],
+        [],
+        Category.INTERNAL,
+        "start",
+        "runAsNonRoot",
+    ),
+    "no node fits": (
+        [pod(node="", conditions=[unscheduled()])],
+        [],
+        Category.UNSCHEDULABLE,
+        "schedule",
+        "gpu",
+    ),
+    "lost node": (
+        [
+            running(
+                conditions=[disruption("DeletionByTaintManager")],
+                deletionTimestamp="2026-01-01T00:05:00Z",
+            )
+        ],
+        [],
+        Category.NODE_LOST,
+        "never",
+        "node-1",
+    ),
+    "pods refused by Pod Security": (
+        [],
+        [("FailedCreate", 'pods "x" is forbidden: violates PodSecurity "restricted:latest"')],
+        Category.UNSCHEDULABLE,
+        "start",
+        "PodSecurity",
+    ),
+    "pods refused by quota": (
+        [],
+        [("FailedCreate", 'pods "x" is forbidden: exceeded quota: gpus, requested: pods=1')],
+        Category.UNSCHEDULABLE,
+        "schedule",
+        "exceeded quota",
+    ),
+    "volume that cannot be mounted": (
+        [waiting("ContainerCreating")],
+        [("FailedMount", 'configmap "text" not found')],
+        Category.INTERNAL,
+        "start",
+        "text",
+    ),
+    "unrelated warnings": ([running()], [("Unhealthy", "probe failed")], None, "", ""),
+    "starting": ([waiting("ContainerCreating")], [], None, "", ""),
+    "running": ([running()], [], None, "", ""),
+    "a failed pod's past is no present": (
+        [terminated(1, conditions=[unscheduled()], name="old")],
+        [],
+        None,
+        "",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_what_a_job_waits_for_has_a_name(name: str) -> None:
+    pods, warnings, category, patience, said = WAITS[name]
+    found = waiting_problem(
+        [ChildPod.of(p) for p in pods], [KubernetesWarning(reason, text, None) for reason, text in warnings]
+    )
+    if category is None:
+        assert found is None
+        return
+    assert found is not None
+    assert found.failure.category is category
+    assert found.patience == patience
+    assert said in found.failure.message
+
+
+def test_a_back_off_is_the_same_problem_as_the_error_before_it() -> None:
+    first = waiting_problem([ChildPod.of(waiting("ErrImagePull", "x"))], [])
+    then = waiting_problem([ChildPod.of(waiting("ImagePullBackOff", "y"))], [])
+    assert first is not None
+    assert then is not None
+    assert first.key == then.key
+
+
+def test_evidence_is_printable_and_bounded_and_keeps_its_end() -> None:
+    text = clean("\x1b[31mred\x00" + "x" * 5000 + " the error")
+    assert len(text) <= MESSAGE_LIMIT
+    assert text.endswith("the error")
+    assert "\x1b" not in text
+    Failure(category=Category.INTERNAL, message=clean("ä" * 5000))
+
+
+def test_every_hint_of_the_catalogue_fits_a_status() -> None:
+    for category, entry in CATALOGUE.items():
+        Failure(category=category, message="x", hint=entry.cure)

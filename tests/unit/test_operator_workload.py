@@ -1,0 +1,172 @@
+"""The child Job says what the job asks for, and nothing that a user could use to get out of it."""
+
+import json
+from typing import Any
+
+import pytest
+from tests.support.cluster_objects import UID, job
+
+from quantization_api.failures import PERMANENT_EXIT_CODES
+from quantization_api.pod import RunRequest
+from quantization_api.spec import QuantizationJobSpec
+from quantization_operator.settings import OperatorSettings
+from quantization_operator.snapshots import JobRequest
+from quantization_operator.workload import build, job_name
+
+pytestmark = pytest.mark.unit
+
+SETTINGS = OperatorSettings(quantizer_image="registry.example/quantizer:1", scratch_size="7Gi")
+
+
+def built(*changes: tuple[str, Any], **metadata: Any) -> dict[str, Any]:
+    body = job(*changes, **metadata)
+    return build(JobRequest.of(body), QuantizationJobSpec.model_validate(body["spec"]), SETTINGS)
+
+
+def pod_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = manifest["spec"]["template"]["spec"]
+    return spec
+
+
+def container(manifest: dict[str, Any]) -> dict[str, Any]:
+    only: dict[str, Any]
+    (only,) = pod_of(manifest)["containers"]
+    return only
+
+
+@pytest.mark.parametrize("name", ["a", "llama-3.1-8b", "x" * 253, "a." * 100 + "a", "x" * 51 + "-y"])
+def test_the_name_of_the_job_is_a_label_whatever_the_name_of_the_request(name: str) -> None:
+    derived = job_name(name, UID)
+    assert len(derived) <= 63
+    assert derived.replace("-", "a").isalnum()
+    assert not derived.startswith("-")
+    assert "--" not in derived
+
+
+def test_the_name_follows_from_the_uid() -> None:
+    assert job_name("a", "1") == job_name("a", "1")
+    assert job_name("a", "1") != job_name("a", "2")
+
+
+def test_disruptions_are_ignored_before_exit_codes_are_judged() -> None:
+    spec = built()["spec"]
+    first, second = spec["podFailurePolicy"]["rules"]
+    assert first == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    assert second["action"] == "FailJob"
+    assert second["onExitCodes"]["values"] == list(PERMANENT_EXIT_CODES)
+    assert spec["podReplacementPolicy"] == "Failed"
+    assert pod_of(built())["restartPolicy"] == "Never"
+
+
+def test_limits_are_passed_through() -> None:
+    spec = built(("backoffLimit", 1), ("activeDeadlineSeconds", 600))["spec"]
+    assert (spec["backoffLimit"], spec["activeDeadlineSeconds"]) == (1, 600)
+    assert "activeDeadlineSeconds" not in built()["spec"]
+    assert "suspend" not in built()["spec"]
+    assert "ttlSecondsAfterFinished" not in built()["spec"]
+
+
+def test_the_request_is_the_one_that_the_quantizer_reads() -> None:
+    text = container(built())["env"][0]["value"]
+    request = RunRequest.model_validate_json(text)
+    assert request.uid == UID
+    assert request.output.uri == "s3://artifacts/stories15m-gptq"
+    assert request.storage.endpoint == "http://s3.example.svc:8333"
+    assert "s3" not in json.loads(text)["storage"]
+
+
+def test_a_reference_in_a_value_is_not_expanded_to_a_secret() -> None:
+    path = "s3://models/$(AWS_SECRET_ACCESS_KEY)/x"
+    text = container(built(("workflow.input_model.model_path", path)))["env"][0]["value"]
+    assert "$" not in text
+    assert RunRequest.model_validate_json(text).workflow.input_model.model_path == path
+
+
+def test_credentials_are_a_reference() -> None:
+    assert container(built())["envFrom"] == [{"secretRef": {"name": "s3"}}]
+    assert "envFrom" not in container(built(("storage", {"region": "eu-central-1"})))
+
+
+def test_queue_labels_and_annotations_travel_and_others_do_not() -> None:
+    made = built(
+        labels={"kueue.x-k8s.io/queue-name": "gpu", "team": "a"},
+        annotations={
+            "kueue.x-k8s.io/podset-required-topology": "rack",
+            "kubectl.kubernetes.io/last-applied-configuration": "{}",
+        },
+    )
+    assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpu"
+    assert "team" not in made["metadata"]["labels"]
+    topology = {"kueue.x-k8s.io/podset-required-topology": "rack"}
+    assert made["metadata"]["annotations"] == topology
+    assert made["spec"]["template"]["metadata"]["annotations"] == topology
+
+
+def test_the_pod_is_restricted_and_has_no_token() -> None:
+    pod = pod_of(built(("template.serviceAccountName", "with-s3")))
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["serviceAccountName"] == "with-s3"
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    security = container(built())["securityContext"]
+    assert security["readOnlyRootFilesystem"] is True
+    assert security["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_what_the_user_chose_is_there_and_what_not_is_left_out() -> None:
+    changed = built(
+        ("template.image", "other:2"),
+        ("template.imagePullPolicy", "Always"),
+        ("template.imagePullSecrets", [{"name": "pull"}]),
+        ("template.resources", {"limits": {"nvidia.com/gpu": 1, "memory": "16Gi"}}),
+        ("template.nodeSelector", {"gpu": "h200"}),
+        ("template.tolerations", [{"key": "nvidia.com/gpu", "operator": "Exists"}]),
+        ("template.affinity", {"nodeAffinity": {}}),
+        ("template.priorityClassName", "batch"),
+        ("template.schedulerName", "volcano"),
+        ("template.runtimeClassName", "nvidia"),
+        ("template.scratchSize", "20Gi"),
+    )
+    pod, main = pod_of(changed), container(changed)
+    assert (main["image"], main["imagePullPolicy"]) == ("other:2", "Always")
+    assert main["resources"] == {"limits": {"nvidia.com/gpu": 1, "memory": "16Gi"}}
+    assert pod["imagePullSecrets"] == [{"name": "pull"}]
+    assert pod["nodeSelector"] == {"gpu": "h200"}
+    assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
+    assert pod["affinity"] == {"nodeAffinity": {}}
+    assert (pod["priorityClassName"], pod["schedulerName"], pod["runtimeClassName"]) == (
+        "batch",
+        "volcano",
+        "nvidia",
+    )
+    assert pod["volumes"][0]["emptyDir"] == {"sizeLimit": "20Gi"}
+    plain = pod_of(built())
+    assert plain["volumes"][0]["emptyDir"] == {"sizeLimit": "7Gi"}
+    assert container(built())["image"] == "registry.example/quantizer:1"
+    assert not {"nodeSelector", "tolerations", "affinity", "priorityClassName"} & plain.keys()
+
+
+def test_volumes_are_mounted() -> None:
+    volumes = [
+        {
+            "name": "models",
+            "mountPath": "/models",
+            "readOnly": True,
+            "persistentVolumeClaim": {"claimName": "m"},
+        },
+        {"name": "text", "mountPath": "/text", "configMap": {"name": "t"}},
+    ]
+    made = built(("template.volumes", volumes))
+    assert pod_of(made)["volumes"][1:] == [
+        {"name": "models", "persistentVolumeClaim": {"claimName": "m", "readOnly": True}},
+        {"name": "text", "configMap": {"name": "t"}},
+    ]
+    assert container(made)["volumeMounts"][1:] == [
+        {"name": "models", "mountPath": "/models", "readOnly": True},
+        {"name": "text", "mountPath": "/text"},
+    ]
+
+
+def test_the_job_belongs_to_the_request() -> None:
+    (owner,) = built()["metadata"]["ownerReferences"]
+    assert (owner["uid"], owner["controller"], owner["blockOwnerDeletion"]) == (UID, True, True)
