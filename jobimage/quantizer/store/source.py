@@ -1,7 +1,6 @@
 """A store seen as the source of a model, and the revision of a model: the digest over its files."""
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator
 
 from quantization_api.failures import QuantizationError
@@ -15,19 +14,17 @@ class StoreSource:
     """The engine's view of a model in a store: names, sizes, byte ranges.
 
     The files are listed once; a file that is replaced while the run reads is an error, not a mixture
-    of two models. `bytes_read` counts for the metrics.
+    of two models. `on_bytes` hears of every byte that was read.
 
     Raises:
         QuantizationError: the place's `missing` when there is no file at all.
     """
 
-    def __init__(self, store: Store, place: Place) -> None:
-        self._store = store
+    def __init__(self, store: Store, place: Place, on_bytes: Callable[[int], None] = lambda _: None) -> None:
+        self._store, self._on_bytes = store, on_bytes
         self.files: dict[str, ObjectInfo] = store.list()
         if not self.files:
             raise QuantizationError(place.missing, f"{place.what}: there is nothing at {store.uri}")
-        self.bytes_read = 0
-        self._lock = threading.Lock()
 
     def list(self) -> dict[str, int]:
         """Every file of the model with its size in bytes."""
@@ -36,8 +33,7 @@ class StoreSource:
     def read(self, name: str, start: int, length: int) -> Buffer:
         """Exactly `length` bytes of a file from offset `start`."""
         data = self._store.read(name, start, length, self.files[name].version)
-        with self._lock:
-            self.bytes_read += length
+        self._on_bytes(length)
         return data
 
 

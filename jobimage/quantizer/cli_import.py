@@ -1,0 +1,48 @@
+"""`quantizer import`: an Olive run config as a manifest."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from quantization_api.failures import ExitCode, QuantizationError
+from quantizer.olive import import_config, load_config, render
+
+
+def import_command(options: argparse.Namespace) -> int:
+    """Writes the manifest, or says on standard error everything that stands in its way."""
+    try:
+        data = dict(_pair(text) for text in options.data)
+        manifest = import_config(
+            load_config(options.config),
+            name=options.name or _dns_name(options.config.stem),
+            output_uri=options.output_uri,
+            model_path=options.model_path,
+            data_names=data,
+            drop=options.drop,
+        )
+        text = render(manifest, options.config.name)
+        if options.output is None:
+            sys.stdout.write(text)
+        else:
+            Path(options.output).write_text(text, encoding="utf-8")
+    except QuantizationError as error:
+        print(f"{error.category}: {error.message}\n{error.hint}", file=sys.stderr)
+        return int(error.exit_code)
+    except OSError as error:
+        print(f"{options.output} cannot be written: {error.strerror}", file=sys.stderr)
+        return int(ExitCode.CANNOT_CREATE_OUTPUT)
+    return int(ExitCode.DONE)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, uri = text.partition("=")
+    if not (name and equals and uri):
+        print(f"quantizer import: --data {text} is not NAME=URI", file=sys.stderr)
+        raise SystemExit(int(ExitCode.USAGE))
+    return name, uri
+
+
+def _dns_name(text: str) -> str:
+    """A name that Kubernetes takes, made from the name of a file."""
+    cleaned = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in text.lower())
+    return cleaned.strip("-")[:63].rstrip("-") or "imported"

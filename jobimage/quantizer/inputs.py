@@ -1,0 +1,157 @@
+"""What a run reads: the model, its revision, and the texts of the data configs it uses."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from quantization_api.failures import Category, QuantizationError
+from quantization_api.pod import StorageAccess
+from quantization_api.workflow import DataConfig, InputModel, PreProcessDataConfig, Workflow
+from quantizer.calibration.text import SUFFIXES, read_rows
+from quantizer.calibration.tokens import Preprocess
+from quantizer.checkpoint.reader import INDEX_NAME, SafetensorsReader
+from quantizer.checkpoint.side_files import side_files
+from quantizer.decoder.model import DecoderModel
+from quantizer.store.interface import DATA, MODEL, Store
+from quantizer.store.location import Location, open_store
+from quantizer.store.source import StoreSource, revision_of
+
+
+@dataclass(frozen=True)
+class Model:
+    """An input model that was found to be supported. Nothing of it is in memory but names and shapes."""
+
+    location: Location
+    source: StoreSource
+    decoder: DecoderModel
+    revision: str
+
+    @property
+    def architecture(self) -> str:
+        """The architecture's name as config.json has it."""
+        names = self.decoder.raw_config.get("architectures") or [self.decoder.architecture.model_type]
+        return str(names[0])
+
+    @property
+    def bytes(self) -> int:
+        """Size of the tensors."""
+        return self.decoder.reader.bytes
+
+
+@dataclass(frozen=True)
+class Text:
+    """The rows of a data config, and how they become sequences. revision: sha256 of the file."""
+
+    rows: list[str]
+    preprocess: Preprocess
+    revision: str
+
+
+def open_model(uri: str, access: StorageAccess, on_bytes: Callable[[int], None] = lambda _: None) -> Model:
+    """Lists a model, checks that it can be quantized, and computes its revision.
+
+    Raises:
+        QuantizationError: ModelNotFound, ModelUnsupported, AccessDenied, StorageUnavailable.
+    """
+    location = Location.parse(uri)
+    store = open_store(location, MODEL, access)
+    source = StoreSource(store, MODEL, on_bytes)
+    if "config.json" not in source.files:
+        found = ", ".join(list(source.files)[:5])
+        raise QuantizationError(
+            Category.MODEL_NOT_FOUND, f"input model: {store.uri} has no config.json; it has {found}"
+        )
+    decoder = DecoderModel(source, SafetensorsReader(source), torch.device("cpu"))
+    decoder.check_tensors()
+    return Model(location, source, decoder, model_revision(store, source, on_bytes))
+
+
+def model_revision(
+    store: Store, source: StoreSource, on_bytes: Callable[[int], None] = lambda _: None
+) -> str:
+    """The revision of a model: over what decides the result (weights, config) and what is copied into it.
+
+    Other files of the directory (pictures, weights in other formats) do not count.
+    """
+    weights = {name for name in source.files if "/" not in name and name.endswith(".safetensors")}
+    names = weights | {"config.json", INDEX_NAME} | set(side_files(source))
+    return revision_of(store, {name: source.files[name] for name in names if name in source.files}, on_bytes)
+
+
+def check_revision(asked: InputModel, model: Model) -> None:
+    """Raises ModelNotFound when the manifest asks for another revision than the one that is there."""
+    if asked.revision is not None and asked.revision != model.revision:
+        raise QuantizationError(
+            Category.MODEL_NOT_FOUND,
+            f"input model: {model.location.uri} has revision {model.revision}, "
+            f"input_model.revision asks for {asked.revision}",
+            "Point model_path to the revision that is asked for, or correct input_model.revision.",
+        )
+
+
+def used_data_configs(workflow: Workflow) -> list[str]:
+    """Names of the data configs that the passes and the chosen evaluator's metrics refer to, each once."""
+    names = [getattr(item, "data_config", None) for item in workflow.passes]
+    names += [metric.data_config for metric in workflow.metrics()]
+    return list(dict.fromkeys(name for name in names if name is not None))
+
+
+def read_text(
+    config: DataConfig, access: StorageAccess, on_bytes: Callable[[int], None] = lambda _: None
+) -> Text:
+    """Reads the file of a data config.
+
+    Raises:
+        QuantizationError: DataNotFound (with what is there instead), AccessDenied, StorageUnavailable.
+    """
+    name, data = _read_file(config, access)
+    on_bytes(len(data))
+    options = config.pre_process_data_config
+    rows = read_rows(data, name, options.text_cols, by_line=options.strategy == "line-by-line")
+    return Text(rows, _preprocess(options), hashlib.sha256(data).hexdigest())
+
+
+def _preprocess(options: PreProcessDataConfig) -> Preprocess:
+    return Preprocess(
+        strategy=options.strategy,
+        max_seq_len=options.max_seq_len,
+        max_samples=options.max_samples,
+        joiner=options.joiner,
+        add_special_tokens=options.add_special_tokens,
+    )
+
+
+def _read_file(config: DataConfig, access: StorageAccess) -> tuple[str, bytes]:
+    """data_name is a file, or a folder with a file SPLIT.EXT."""
+    place = config.load_dataset_config
+    location = Location.parse(place.data_name)
+    parent = open_store(location.parent, DATA, access)
+    info = parent.head(location.name)
+    if info is not None:
+        return location.name, bytes(parent.read(info.key, 0, info.size, info.version))
+    folder = open_store(location, DATA, access)
+    there = [key for key in folder.list() if "/" not in key]
+    wanted = [f"{place.split}{suffix}" for suffix in SUFFIXES]
+    found = [key for key in there if key in wanted]
+    if len(found) == 1:
+        info = folder.head(found[0])
+        if info is not None:
+            return found[0], bytes(folder.read(info.key, 0, info.size, info.version))
+    if len(found) > 1:
+        raise QuantizationError(
+            Category.DATA_NOT_FOUND,
+            f"data config {config.name}: {folder.uri} has {' and '.join(found)}",
+            "Name one of the files in data_name.",
+        )
+    if there:
+        raise QuantizationError(
+            Category.DATA_NOT_FOUND,
+            f"data config {config.name}: {folder.uri} has no {place.split} file "
+            f"({', '.join(SUFFIXES)}); it has {', '.join(there[:5])}",
+            "Set load_dataset_config.split to the name of a file without its extension.",
+        )
+    raise QuantizationError(
+        Category.DATA_NOT_FOUND, f"data config {config.name}: there is nothing at {folder.uri}"
+    )

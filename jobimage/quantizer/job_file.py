@@ -1,0 +1,122 @@
+"""A QuantizationJob manifest in a file, for runs without a cluster: the same models, the same sentences."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from quantization_api import API_VERSION, KIND
+from quantization_api.bounded import DnsName
+from quantization_api.failures import Category, QuantizationError
+from quantization_api.pod import RunRequest, StorageAccess
+from quantization_api.spec import QuantizationJobSpec
+
+LOCAL_UID = "local"
+SENTENCES = ("refused", "rule", "foreign", "unavailable")
+"""Types of errors whose message is already the sentence that a user should read."""
+
+
+class _Metadata(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    name: DnsName
+    namespace: DnsName = "default"
+
+
+class _Job(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    api_version: str = Field(alias="apiVersion")
+    kind: str
+    metadata: _Metadata
+    spec: QuantizationJobSpec
+    status: dict[str, Any] | None = None
+
+
+def load_request(path: Path, endpoint: str | None = None, region: str | None = None) -> RunRequest:
+    """The request that the operator would make of the manifest.
+
+    Paths that begin with ./ or ../ are relative to the file (a cluster knows no such paths, it refuses
+    them). endpoint and region replace those of spec.storage, whose names may mean nothing outside the
+    cluster; credentials come from the environment, never from spec.storage.credentialsSecret.
+
+    Raises:
+        QuantizationError: InvalidWorkflow with the field and the sentence.
+    """
+    try:
+        documents = [
+            item for item in yaml.safe_load_all(path.read_text(encoding="utf-8")) if item is not None
+        ]
+    except OSError as error:
+        raise _invalid(f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise _invalid(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if len(documents) != 1 or not isinstance(documents[0], dict):
+        raise _invalid(f"{path} must hold exactly one {KIND}; it holds {len(documents)} documents")
+    document = documents[0]
+    if (document.get("apiVersion"), document.get("kind")) != (API_VERSION, KIND):
+        raise _invalid(
+            f"{path} is {document.get('apiVersion')} {document.get('kind')}; expected {API_VERSION} {KIND}"
+        )
+    _resolve_paths(document, path.absolute().parent)
+    try:
+        job = _Job.model_validate(document)
+    except ValidationError as error:
+        raise _invalid(describe(error)) from error
+    request = RunRequest.from_spec(job.metadata.name, job.metadata.namespace, LOCAL_UID, job.spec)
+    storage = StorageAccess(
+        endpoint=endpoint or request.storage.endpoint, region=region or request.storage.region
+    )
+    return request.model_copy(update={"storage": storage})
+
+
+def describe(error: ValidationError) -> str:
+    """A validation error as lines "field: sentence", as kubectl prints what the API server refuses."""
+    return "\n".join(
+        f"{_field(item['loc'], str(item['type']))}: {_sentence(item['type'], item['msg'], item['loc'])}"
+        for item in error.errors(include_url=False)
+    )
+
+
+def _field(location: tuple[int | str, ...], kind: str) -> str:
+    """Dotted path; the tag that pydantic adds for a pass type is no field."""
+    if kind == "extra_forbidden":
+        location = location[:-1]
+    text = ""
+    for position, part in enumerate(location):
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif position and isinstance(location[position - 1], int) and location[position - 2] == "passes":
+            continue
+        else:
+            text += f".{part}" if text else part
+    return text or "manifest"
+
+
+def _sentence(kind: str, message: str, location: tuple[int | str, ...]) -> str:
+    if kind == "extra_forbidden":
+        return f'unknown field "{location[-1]}"'
+    if kind == "missing":
+        return "this field is required"
+    return message if kind in SENTENCES else message[:1].lower() + message[1:]
+
+
+def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
+    spec = document.get("spec")
+    workflow = spec.get("workflow") if isinstance(spec, dict) else None
+    places: list[tuple[Any, str]] = []
+    if isinstance(spec, dict):
+        places.append((spec.get("output"), "uri"))
+    if isinstance(workflow, dict):
+        places.append((workflow.get("input_model"), "model_path"))
+        configs = workflow.get("data_configs")
+        for config in configs if isinstance(configs, list) else []:
+            if isinstance(config, dict):
+                places.append((config.get("load_dataset_config"), "data_name"))
+    for holder, key in places:
+        value = holder.get(key) if isinstance(holder, dict) else None
+        if isinstance(value, str) and value.startswith(("./", "../")):
+            holder[key] = f"file://{(folder / value).resolve()}"
+
+
+def _invalid(message: str) -> QuantizationError:
+    return QuantizationError(Category.INVALID_WORKFLOW, message, "Correct the manifest as the message says.")

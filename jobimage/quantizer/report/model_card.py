@@ -1,0 +1,107 @@
+"""README.md of an artifact: what it is, how good it is, who reads it, how to load it."""
+
+import yaml
+
+from quantization_api.manifest import Manifest
+from quantization_api.passes import GptqQuantizer
+from quantization_api.status import MetricResult
+from quantizer.report.readers import not_read_by
+
+ROUNDED_PREFIX = "rtn_"
+"""Metrics of plain rounding to nearest, on the same grid; beside the workflow's own in report and manifest."""
+
+
+def model_card(manifest: Manifest, uri: str) -> str:
+    """The card as Markdown, with the front matter that model hubs read.
+
+    Args:
+        manifest: of the artifact; its list of objects is not used (the card is one of them).
+        uri: where the artifact will lie.
+    """
+    parameters = GptqQuantizer.model_validate(manifest.workflow["passes"][0])
+    name = manifest.input.model_path.rstrip("/").rpartition("/")[2]
+    front = yaml.safe_dump(
+        {
+            "library_name": "transformers",
+            "pipeline_tag": "text-generation",
+            "tags": ["gptq", f"{parameters.bits}-bit", "quantized"],
+        },
+        sort_keys=False,
+    )
+    sections = [
+        f"---\n{front}---",
+        f"# {name}, GPTQ {parameters.bits} bits",
+        f"{manifest.input.architecture}, quantized from `{manifest.input.model_path}` "
+        f"(revision `{manifest.input.revision}`). Recipe `{manifest.recipe}`.",
+        _quality(manifest.metrics),
+        _sizes(manifest),
+        _recipe(manifest),
+        _readers(manifest, parameters),
+        _loading(uri),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def format_value(value: float | None) -> str:
+    """A figure for a table."""
+    if value is None:
+        return "-"
+    if value and value == int(value) and abs(value) >= 1000:
+        return f"{int(value):,}"
+    return f"{value:.4g}" if abs(value) < 1 else f"{value:.3f}"
+
+
+def _quality(metrics: list[MetricResult]) -> str:
+    if not metrics:
+        return ""
+    rows = [f"| {item.name} | {format_value(item.input)} | {format_value(item.output)} |" for item in metrics]
+    table = "\n".join(["| metric | input model | this model |", "|---|---:|---:|", *rows])
+    return (
+        "## Quality\n\n"
+        f"{table}\n\n"
+        "Metrics that begin with `rtn_` are what plain rounding to nearest gives on the same grid."
+    )
+
+
+def _sizes(manifest: Manifest) -> str:
+    after = manifest.input.size_bytes / manifest.compression_ratio
+    return (
+        "## Size\n\n"
+        f"{manifest.input.size_bytes / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB after "
+        f"({manifest.compression_ratio:.2f} times smaller); {manifest.bits_per_weight:.3f} bits a quantized "
+        "weight, scales and zero points included. Embeddings, norms and head keep their data type."
+    )
+
+
+def _recipe(manifest: Manifest) -> str:
+    workflow = yaml.safe_dump({"workflow": manifest.workflow}, sort_keys=False)
+    versions = ", ".join(f"{name} {value}" for name, value in manifest.versions.items())
+    return f"## Recipe\n\n```yaml\n{workflow}```\n\nMade with {versions}."
+
+
+def _readers(manifest: Manifest, parameters: GptqQuantizer) -> str:
+    lines = "\n".join(f"- {reader}" for reader in manifest.readers)
+    refusal = not_read_by(parameters)
+    return f"## Read by\n\n{lines}" + (f"\n\n{refusal}." if refusal else "")
+
+
+def _loading(uri: str) -> str:
+    if uri.startswith("s3://"):
+        fetch = f"aws s3 cp --recursive {uri}/model ./model"
+    else:
+        fetch = f"cp -r {uri.removeprefix('file://')}/model ./model"
+    return f"""## Use
+
+```sh
+{fetch}
+pip install transformers optimum gptqmodel
+```
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("./model")
+model = AutoModelForCausalLM.from_pretrained("./model", device_map="auto")
+inputs = tokenizer("Once upon a time", return_tensors="pt").to(model.device)
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=50)[0], skip_special_tokens=True))
+```"""

@@ -1,0 +1,122 @@
+"""How a run ends: exceptions to a result, the termination message, and SIGTERM."""
+
+import errno
+import logging
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from quantization_api.failures import Category, ExitCode, QuantizationError
+from quantization_api.pod import TERMINATION_MESSAGE_PATH, RunResult
+from quantization_api.status import Failure
+
+logger = logging.getLogger(__name__)
+
+TERMINATION_ENV = "QUANTIZATION_TERMINATION_LOG"
+GRACE_SECONDS = 8.0
+TEXT_LIMIT = 1024
+ALLOCATION_FAILED = ("can't allocate memory", "not enough memory", "cannot allocate memory")
+
+
+class Terminated(BaseException):
+    """SIGTERM came: unwind now."""
+
+
+def categorize(error: BaseException) -> QuantizationError:
+    """The one place where every exception gets its category.
+
+    A traceback is logged only for what nobody raised on purpose.
+    """
+    if isinstance(error, QuantizationError):
+        return error
+    if isinstance(error, Terminated):
+        return QuantizationError(Category.DISRUPTED, "the run was stopped by SIGTERM before it was done")
+    if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
+        return QuantizationError(Category.GPU_OUT_OF_MEMORY, f"the GPU has too little memory: {_line(error)}")
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in ALLOCATION_FAILED)
+    ):
+        return QuantizationError(Category.HOST_OUT_OF_MEMORY, f"an allocation failed: {_line(error)}")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return QuantizationError(Category.SCRATCH_FULL, f"no space left: {_line(error)}")
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return QuantizationError(Category.HOST_OUT_OF_MEMORY, f"an allocation failed: {_line(error)}")
+    logger.error("unexpected %s\n%s", type(error).__name__, "".join(traceback.format_exception(error)))
+    return QuantizationError(Category.INTERNAL, f"{type(error).__name__}: {_line(error)}")
+
+
+def failed(error: QuantizationError) -> RunResult:
+    """The result that says so."""
+    return RunResult(
+        failure=Failure(
+            category=error.category,
+            message=error.message[:TEXT_LIMIT],
+            hint=error.hint[:TEXT_LIMIT],
+            exit_code=int(error.exit_code),
+        )
+    )
+
+
+def termination_path(in_pod: bool) -> Path | None:
+    """Where the result goes: the file that the environment names, else in a pod Kubernetes' own."""
+    named = os.environ.get(TERMINATION_ENV)
+    if named:
+        return Path(named)
+    return Path(TERMINATION_MESSAGE_PATH) if in_pod else None
+
+
+def leave_message(result: RunResult, path: Path | None) -> None:
+    """Writes the termination message. A path that is not writable is logged: the exit code still tells."""
+    if path is None:
+        return
+    try:
+        path.write_text(result.to_message())
+    except OSError as error:
+        logger.error("the termination message cannot be written to %s: %s", path, error)
+
+
+def terminate_on_sigterm(last_words: Callable[[], None]) -> threading.Event:
+    """From now on SIGTERM raises Terminated in the main thread, and sets the event that is returned.
+
+    A long product of matrices holds the main thread back: if the process is still there after
+    GRACE_SECONDS, `last_words` is called and the process ends where it is, which is safe at any instant
+    (objects are stored whole or not at all, the manifest last).
+    """
+    stopping = threading.Event()
+
+    def give_up() -> None:
+        last_words()
+        os._exit(int(ExitCode.TERMINATED))
+
+    # The handler itself runs in the main thread and may be held back too; the wake-up descriptor is
+    # written at once, so the clock starts with the signal.
+    read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    os.set_blocking(read_end, True)
+
+    def watch() -> None:
+        while True:
+            received = os.read(read_end, 64)
+            if not received or signal.SIGTERM in received:
+                break
+        stopping.set()
+        timer = threading.Timer(GRACE_SECONDS, give_up)
+        timer.daemon = True
+        timer.start()
+
+    def handler(_: int, __: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    threading.Thread(target=watch, name="sigterm", daemon=True).start()
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, handler)
+    return stopping
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,117 @@
+"""Checks an artifact: every object against the manifest, then the model itself, loaded and run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from quantization_api.failures import Category, QuantizationError
+from quantization_api.manifest import MANIFEST_NAME, MODEL_PREFIX, Manifest
+from quantization_api.pod import StorageAccess
+from quantizer.calibration.tokens import TokenBatches
+from quantizer.checkpoint.reader import SafetensorsReader, rows_within
+from quantizer.evaluation.streamed import compare
+from quantizer.evaluation.views import GptqView
+from quantizer.store.artifact import is_ours, manifest_digest, missing_or_changed, read_manifest
+from quantizer.store.interface import ARTIFACT
+from quantizer.store.location import Location, open_store
+from quantizer.store.source import StoreSource, sha256_of
+
+PROBE_TOKENS = 32
+PROBE_STEP = 7919  # a prime: the probe's token ids are spread over the vocabulary
+NAMED_AT_MOST = 5
+SLICE_BYTES = 64 * 1024 * 1024
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with (stage, done, total): "read" in bytes, "load" in layers."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A sound artifact. unlisted: objects beside it that the manifest does not name."""
+
+    manifest: Manifest
+    digest: str
+    bytes: int
+    unlisted: list[str]
+
+
+def verify(
+    uri: str, access: StorageAccess, device: torch.device, scratch: Path, on_progress: OnProgress
+) -> Verified:
+    """Reads everything and runs the model.
+
+    Raises:
+        QuantizationError: ModelNotFound when there is no manifest; ArtifactCorrupt naming the objects
+            that are missing or differ, or the tensor that is missing or not finite.
+    """
+    location = Location.parse(uri)
+    store = open_store(location, ARTIFACT, access)
+    listing = store.list()
+    if MANIFEST_NAME not in listing:
+        raise QuantizationError(
+            Category.MODEL_NOT_FOUND,
+            f"there is no finished artifact at {store.uri}: it has no {MANIFEST_NAME}",
+            "Check the URI; a run that did not finish leaves no manifest.",
+        )
+    manifest, data = read_manifest(store, listing[MANIFEST_NAME], Category.ARTIFACT_CORRUPT)
+    wrong = missing_or_changed(manifest, listing)
+    total, done = sum(item.size for item in manifest.objects), 0
+    for item in manifest.objects:
+        if item.key not in wrong:
+            if sha256_of(store, listing[item.key]) != item.sha256:
+                wrong.append(item.key)
+            done += item.size
+            on_progress("read", done, total)
+    if wrong:
+        raise QuantizationError(
+            Category.ARTIFACT_CORRUPT,
+            f"{store.uri}: {len(wrong)} of {len(manifest.objects)} objects are missing or not as the manifest "
+            f"says: {', '.join(wrong[:NAMED_AT_MOST])}",
+        )
+    source = StoreSource(open_store(location.child(MODEL_PREFIX.rstrip("/")), ARTIFACT, access), ARTIFACT)
+    load(source, device, scratch, on_progress)
+    named = {item.key for item in manifest.objects}
+    unlisted = [key for key in listing if is_ours(key) and key not in named]
+    return Verified(manifest, manifest_digest(data), total, unlisted)
+
+
+def load(source: StoreSource, device: torch.device, scratch: Path, on_progress: OnProgress) -> None:
+    """Reads a quantized model back layer by layer and runs a probe of tokens through it.
+
+    Raises:
+        QuantizationError: ArtifactCorrupt when a tensor is missing or damaged, a scale or weight is not
+            finite, or the logits are not.
+    """
+    view = GptqView(source, device)
+    for index in range(view.model.layers):
+        view.names(index)  # all tensors are there before any is read
+    reader = view.model.reader
+    for name in reader.tensors:
+        if reader.tensors[name].dtype.is_floating_point and not _finite(reader, name):
+            raise QuantizationError(Category.ARTIFACT_CORRUPT, f"{name} has values that are not finite")
+    length = min(PROBE_TOKENS, view.model.max_positions)
+    probe = torch.arange(length, dtype=torch.int64) * PROBE_STEP % view.model.vocabulary
+    try:
+        compare(
+            view,
+            None,
+            TokenBatches((probe,)),
+            lambda _, done, total: on_progress("load", done, total),
+            scratch,
+        )
+    except QuantizationError as error:
+        if error.category is Category.NUMERICAL_FAILURE:
+            raise QuantizationError(
+                Category.ARTIFACT_CORRUPT, f"the model runs, but {error.message}"
+            ) from error
+        raise
+
+
+def _finite(reader: SafetensorsReader, name: str) -> bool:
+    info = reader.tensors[name]
+    if not info.shape:
+        return bool(torch.isfinite(reader.tensor(name)).all())
+    step = rows_within(info, SLICE_BYTES)
+    return all(bool(torch.isfinite(rows).all()) for _, rows in reader.slices(name, step))
