@@ -37,7 +37,7 @@ from quantizer.decoder.architecture import Block
 from quantizer.decoder.model import TABLE_BYTES, DecoderLayer, DecoderModel, PositionEmbeddings
 from quantizer.formats import gptq as gptq_format
 from quantizer.passes.gptq import GptqConfig, Rounded, gptq
-from quantizer.passes.grid import dequantize, round_to_nearest
+from quantizer.passes.grid import round_to_nearest
 from quantizer.passes.hessian import GramMatrix, weighted_square
 
 OnProgress = Callable[[str, int, int], None]
@@ -334,13 +334,13 @@ class _Run:
         share: float,
         started: float,
     ) -> dict[str, Tensor]:
-        weight, scales = linear.weight.float(), part.scales.half()
-        if not bool(torch.isfinite(scales).all()):
+        weight = linear.weight.float()
+        seen = gptq_format.as_read(part.integers, part.scales, part.zeros, part.group_of).float()
+        if not bool(torch.isfinite(seen).all()):
             raise QuantizationError(
                 Category.NUMERICAL_FAILURE,
-                f"{name}: a scale is too large for float16, which is what is stored",
+                f"{name}: a weight is too large for float16, which readers compute in",
             )
-        seen = dequantize(part.integers, scales, part.zeros, part.group_of)
         error, error_rtn = self._errors(weight, seen, hessian)
         report = ModuleReport(
             name,
@@ -353,14 +353,14 @@ class _Run:
         self.report.modules.append(report)
         _check_quality(report)
         linear.weight = torch.nn.Parameter(seen.to(linear.weight.dtype), requires_grad=False)
-        packed = gptq_format.pack(part.integers, scales, part.zeros, part.group_of, self.config.bits)
+        packed = gptq_format.pack(part.integers, part.scales, part.zeros, part.group_of, self.config.bits)
         return {f"{name}.{kind}": tensor.cpu() for kind, tensor in packed.items()}
 
     def _errors(self, weight: Tensor, seen: Tensor, hessian: Tensor) -> tuple[float, float]:
         width = self.config.group_width(weight.shape[1])
         integers, scales, zeros = round_to_nearest(weight, width, self.config.rule)
         group_of = torch.arange(weight.shape[1], device=weight.device) // width
-        nearest = dequantize(integers, scales.half(), zeros, group_of)
+        nearest = gptq_format.as_read(integers, scales, zeros, group_of).float()
         whole = float(weighted_square(weight, hessian).sum())
         if whole <= 0:  # a weight that is zero everywhere is exact
             return 0.0, 0.0

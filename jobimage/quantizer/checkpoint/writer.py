@@ -168,7 +168,7 @@ class ShardWriter:
         shard = self._shard_of[name]
         with scratch_errors():
             descriptor = self._descriptor(shard)
-            position, view = shard.offsets[name] + offset, memoryview(data)
+            position, view = shard.offsets[name] + offset, memoryview(data.data)
             while view:
                 written = os.pwrite(descriptor, view, position)
                 position, view = position + written, view[written:]

@@ -51,7 +51,7 @@ class ActivationStore:
         if tuple(activations.shape) != expected or activations.dtype != self._dtype:
             raise ValueError(f"batch {number} is {tuple(activations.shape)}, announced was {expected}")
         data = activations.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        position, view = self._offsets[number], memoryview(data)
+        position, view = self._offsets[number], memoryview(data.data)
         with scratch_errors():
             while view:
                 written = os.pwrite(self._file, view, position)

@@ -13,7 +13,7 @@ from quantizer.decoder.architecture import find_architecture
 from quantizer.decoder.model import DecoderLayer, DecoderModel, read_config
 from quantizer.formats import gptq as gptq_format
 from quantizer.passes.gptq import GptqConfig
-from quantizer.passes.grid import dequantize, round_to_nearest
+from quantizer.passes.grid import round_to_nearest
 
 
 class View(Protocol):
@@ -68,7 +68,7 @@ class RoundedView(FloatView):
             width = self._config.group_width(weight.shape[1])
             integers, scales, zeros = round_to_nearest(weight, width, self._config.rule)
             group_of = torch.arange(weight.shape[1]) // width
-            changed[f"{name}.weight"] = dequantize(integers, scales, zeros, group_of)
+            changed[f"{name}.weight"] = gptq_format.as_read(integers, scales, zeros, group_of)
         return changed
 
 
@@ -119,7 +119,7 @@ class GptqView:
             for linear in self._linears:
                 parts = {part: weights.pop(f"{linear}.{part}") for part in gptq_format.TENSORS}
                 back = gptq_format.unpack(prefix + linear, parts, self._bits)
-                weights[f"{linear}.weight"] = dequantize(
+                weights[f"{linear}.weight"] = gptq_format.as_read(
                     back.integers, back.scales, back.zeros, back.group_of
                 )
             yield self.model.layer(index, weights)

@@ -23,6 +23,7 @@ from torch import Tensor
 from quantization_api.failures import Category, QuantizationError
 from quantizer.formats.bit_packing import pack_bits, period, unpack_bits
 from quantizer.passes.gptq import GptqConfig
+from quantizer.passes.grid import dequantize
 
 TENSORS = ("qweight", "qzeros", "scales", "g_idx")
 
@@ -85,6 +86,11 @@ def unpack(name: str, tensors: dict[str, Tensor], bits: int) -> Unpacked:
         raise QuantizationError(Category.ARTIFACT_CORRUPT, f"{name} has columns of groups that do not exist")
     integers = unpack_bits(tensors["qweight"], bits).t().contiguous()
     return Unpacked(integers, tensors["scales"].t().contiguous(), zeros, index)
+
+
+def as_read(integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> Tensor:
+    """The weight [N, K] that a reader computes, in float16: it multiplies the integers with float16 scales."""
+    return dequantize(integers, scales.half(), zeros, group_of).half()
 
 
 def quantization_config(config: GptqConfig) -> dict[str, object]:

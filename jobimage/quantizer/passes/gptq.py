@@ -44,7 +44,7 @@ class GptqConfig:
     static_groups: bool = False
     true_sequential: bool = False
     sym: bool = False
-    scale_dtype: torch.dtype = torch.float16
+    scale_dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:

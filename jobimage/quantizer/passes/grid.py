@@ -2,11 +2,11 @@
 
 A weight w is stored as q = clamp(round(w / scale) + zero, 0, 2^bits - 1) and read as (q - zero) * scale.
 
-Two departures from the rule of the GPTQ reference code, both for groups whose weights have one sign:
+Two departures from the rule of the GPTQ reference code, for groups that have no negative weight:
 
 * The zero point is never 0. The v1 checkpoint format stores zero - 1, and -1 would wrap to all ones:
-  readers that add the one back to packed words carry it into the neighbouring zero point. A group of
-  non-negative weights therefore gets zero 1 and one level less.
+  readers that add the one back to packed words carry it into the neighbouring zero point. Such a group
+  gets zero 1 and one level less.
 * A symmetric group of non-negative weights gets the scale max|w| / (2^(bits-1) - 1/2) like every other
   group. The reference gives it half of that and clips its largest weights to half their value.
 """
@@ -16,21 +16,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SMALLEST_HALF = 2.0**-24  # the least positive float16
+SMALLEST_HALF = 2.0**-24  # the least positive float16: no scale is stored as 0
 
 
 @dataclass(frozen=True)
 class GridRule:
     """How grids are chosen.
 
-    scale_dtype: scales are rounded to this type before anything is rounded with them. float16 is what is
-        stored, so the error feedback of GPTQ sees the value that a reader will use; float32 is what the
-        reference code uses while it rounds.
+    scale_dtype: scales are rounded to this type before anything is rounded with them. float32 is what the
+        reference code does, so the integers are the same; float16 is what is stored, so that error
+        feedback sees the value that a reader will use. Measured on a small Llama model the two differ by
+        less than the noise of the calibration set at every number of bits.
     """
 
     bits: int
     sym: bool
-    scale_dtype: torch.dtype = torch.float16
+    scale_dtype: torch.dtype = torch.float32
 
     @property
     def maxq(self) -> int:
@@ -56,9 +57,7 @@ def fit_grid(low: Tensor, high: Tensor, rule: GridRule) -> tuple[Tensor, Tensor]
 
 
 def _as_stored(scale: Tensor, rule: GridRule) -> Tensor:
-    if rule.scale_dtype == torch.float16:
-        scale = scale.clamp(min=SMALLEST_HALF)
-    return scale.to(rule.scale_dtype).float()
+    return scale.clamp(min=SMALLEST_HALF).to(rule.scale_dtype).float()
 
 
 def round_to_grid(weight: Tensor, scale: Tensor, zero: Tensor, maxq: int) -> Tensor:
