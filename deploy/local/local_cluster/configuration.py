@@ -95,6 +95,8 @@ def kubelet(settings: Settings, identity: Identity) -> str:
         "clusterDomain": "cluster.local",
         "resolvConf": "",
         "serializeImagePulls": False,
+        # Images have no secrets here, and one that was imported must stay usable when the same one is also pulled.
+        "imagePullCredentialsVerificationPolicy": "NeverVerify",
         "nodeStatusUpdateFrequency": "5s",
         "nodeLeaseDurationSeconds": 10,
         "seccompDefault": True,
