@@ -1,0 +1,402 @@
+"""The operator with the permissions of deploy/base against a real API server; the test plays the kubelet."""
+
+import http.server
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.support.cluster_objects import RESULT, failed_result
+from tests.support.manifests import manifest
+from tests.support.operator_process import Operator, install, service_account_kubeconfig, until
+
+from local_cluster.control_plane import ApiServer
+from quantization_operator.workload import job_name
+
+pytestmark = pytest.mark.integration
+
+NAMESPACE = "team"
+
+
+class Cluster:
+    """The API server with the operator's base, and what a kubelet and a user do."""
+
+    def __init__(self, api: ApiServer, directory: Path) -> None:
+        self.api = api
+        install(api)
+        self.kubeconfig = service_account_kubeconfig(api, directory / "operator.kubeconfig")
+        self.log = directory / "operator.log"
+        namespace = {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+        }
+        self.apply(namespace)
+        until("the service account", lambda: self.read("serviceaccount", "default"))
+
+    def operator(self, **settings: object) -> Operator:
+        return Operator(self.kubeconfig, self.log, **settings)
+
+    def apply(self, body: dict[str, Any]) -> None:
+        self.api.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(body))
+
+    def submit(self, name: str, *changes: tuple[str, Any]) -> str:
+        """Apply a job; its uid."""
+        body = manifest(*changes)
+        body["metadata"] |= {"name": name, "namespace": NAMESPACE}
+        self.apply(body)
+        uid: str = self.read("qj", name)["metadata"]["uid"]
+        return uid
+
+    def read(self, kind: str, name: str) -> dict[str, Any]:
+        """An object, or {}."""
+        done = self.api.kubectl("get", kind, name, "-n", NAMESPACE, "-o", "json", check=False)
+        answer: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
+        return answer
+
+    def items(self, kind: str, selector: str = "") -> list[dict[str, Any]]:
+        answer = self.api.kubectl("get", kind, "-n", NAMESPACE, "-l", selector, "-o", "json").stdout
+        found: list[dict[str, Any]] = json.loads(answer)["items"]
+        return found
+
+    def status(self, name: str) -> dict[str, Any]:
+        status: dict[str, Any] = self.read("qj", name).get("status") or {}
+        return status
+
+    def phase(self, name: str, wanted: str) -> dict[str, Any]:
+        """Wait until a job is in a phase; its status."""
+        until(f"{name} is {wanted}", lambda: self.status(name).get("phase") == wanted)
+        return self.status(name)
+
+    def wait(self, name: str, condition: str) -> None:
+        self.api.kubectl(
+            "wait", f"--for=condition={condition}", f"qj/{name}", "-n", NAMESPACE, "--timeout=60s"
+        )
+
+    def jobs(self, uid: str) -> list[dict[str, Any]]:
+        return self.items("jobs", f"quantization.dev/job-uid={uid}")
+
+    def pod(self, uid: str, besides: str = "") -> str:
+        """Wait for a pod of a job; its name."""
+
+        def living() -> str:
+            pods = self.items("pods", f"quantization.dev/job-uid={uid}")
+            return next((p["metadata"]["name"] for p in pods if p["metadata"]["name"] != besides), "")
+
+        return until("a pod", living)
+
+    def kubelet_says(self, pod: str, phase: str, state: dict[str, Any], **status: Any) -> None:
+        container = {
+            "name": "quantizer",
+            "image": "quantizer:dev",
+            "imageID": "",
+            "ready": False,
+            "restartCount": 0,
+            "state": state,
+        }
+        patch = {"status": {"phase": phase, "containerStatuses": [container], **status}}
+        self.api.kubectl(
+            "patch",
+            "pod",
+            pod,
+            "-n",
+            NAMESPACE,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            json.dumps(patch),
+        )
+
+    def ends(self, pod: str, exit_code: int, message: str = "", reason: str = "Error") -> None:
+        state = {
+            "exitCode": exit_code,
+            "reason": "Completed" if exit_code == 0 else reason,
+            "message": message,
+        }
+        times = {"startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:01:00Z"}
+        phase = "Succeeded" if exit_code == 0 else "Failed"
+        self.kubelet_says(pod, phase, {"terminated": state | times})
+
+    def events(self, name: str) -> list[str]:
+        return [e["reason"] for e in self.items("events") if e["involvedObject"]["name"] == name]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with ApiServer(controllers=True) as api:
+        yield Cluster(api, tmp_path_factory.mktemp("operator"))
+
+
+@pytest.fixture
+def operator(cluster: Cluster) -> Iterator[Operator]:
+    with cluster.operator(image_pull_patience_seconds=1, start_patience_seconds=1) as running:
+        yield running
+
+
+@pytest.fixture
+def progress_page() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The address of a pod that says how far it is, and what it says."""
+    said: dict[str, Any] = {"percent": 40, "stage": "quantize", "layer": 2, "layers": 6, "etaSeconds": 9}
+
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps(said).encode()
+            self.send_response(200 if self.path == "/progress" else 404)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Silent."""
+
+    address = "127.83.17.5"
+    server = http.server.ThreadingHTTPServer((address, 8080), Page)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield address, said
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_job_succeeds_and_its_whole_story_is_told(
+    cluster: Cluster, operator: Operator, progress_page: tuple[str, dict[str, Any]]
+) -> None:
+    address, _ = progress_page
+    before = operator.metric("quantization_api_requests_total")
+    uid = cluster.submit("healthy")
+    pod = cluster.pod(uid)  # admitted by Pod Security in a restricted namespace
+    assert cluster.phase("healthy", "Pending")["jobName"] == job_name("healthy", uid)
+    cluster.kubelet_says(
+        pod,
+        "Running",
+        {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
+        podIP=address,
+        podIPs=[{"ip": address}],
+    )
+    cluster.phase("healthy", "Running")
+    until("progress", lambda: cluster.status("healthy").get("progress", {}).get("percent") == 40)
+    assert cluster.status("healthy")["progress"]["etaSeconds"] == 9
+    cluster.ends(pod, 0, RESULT.to_message())
+    cluster.wait("healthy", "Ready")
+    status = cluster.status("healthy")
+    assert status["phase"] == "Succeeded"
+    assert status["observedGeneration"] == 1
+    assert status["artifact"]["manifestDigest"] == "sha256:" + "b" * 64
+    assert status["recipe"] == "sha256:" + "a" * 64
+    assert status["metrics"] == [{"name": "ppl", "input": 10.0, "output": 10.2}]
+    assert status["progress"]["percent"] == 100
+    until("events", lambda: {"JobCreated", "Started", "Succeeded"} <= set(cluster.events("healthy")))
+    assert operator.metric(r'quantization_jobs\{namespace="team",phase="Succeeded"\}') == 1
+    assert operator.metric(r"quantization_artifact_bytes_total") == 8_000_000
+    assert operator.metric(r'quantization_job_duration_seconds_count\{.*outcome="Succeeded"') == 1
+    assert operator.metric(r"quantization_job_queue_seconds_count") == 1
+    requests = operator.metric("quantization_api_requests_total") - before
+    assert requests <= 10 + 1, "at most 10 requests for a healthy job, and one for its progress"
+    columns = cluster.api.kubectl("get", "qj", "healthy", "-n", NAMESPACE).stdout
+    assert "Succeeded" in columns
+    assert "GptqQuantizer" in columns
+
+
+def test_a_named_failure_ends_the_job_at_once(cluster: Cluster, operator: Operator) -> None:
+    uid = cluster.submit("no-model")
+    cluster.ends(cluster.pod(uid), 66, failed_result("ModelNotFound", "s3://models/stories15m is empty"))
+    cluster.wait("no-model", "Stalled")
+    status = cluster.status("no-model")
+    assert status["phase"] == "Failed"
+    assert status["failure"]["category"] == "ModelNotFound"
+    assert status["failure"]["message"] == "s3://models/stories15m is empty"
+    assert status["failure"]["hint"]
+    assert status["failure"]["exitCode"] == 66
+    assert cluster.jobs(uid), "the Job stays, with its pods and their logs"
+    until("an event", lambda: "ModelNotFound" in cluster.events("no-model"))
+    assert operator.metric(r'quantization_job_failures_total\{category="ModelNotFound"\}') == 1
+
+
+def test_an_out_of_memory_kill_is_not_tried_again(cluster: Cluster, operator: Operator) -> None:
+    uid = cluster.submit("too-big")
+    cluster.ends(cluster.pod(uid), 137, reason="OOMKilled")
+    cluster.wait("too-big", "Stalled")
+    assert cluster.status("too-big")["failure"]["category"] == "HostOutOfMemory"
+    until("the Job is gone", lambda: not cluster.jobs(uid))
+
+
+def test_a_failure_that_may_heal_is_tried_again_until_the_limit(cluster: Cluster, operator: Operator) -> None:
+    uid = cluster.submit("storage-down", ("backoffLimit", 1))
+    first = cluster.pod(uid)
+    cluster.ends(first, 75, failed_result("StorageUnavailable", "no answer"))
+    until("an attempt", lambda: cluster.status("storage-down").get("attempts", {}).get("failed") == 1)
+    assert cluster.status("storage-down")["phase"] == "Pending"
+    cluster.ends(cluster.pod(uid, besides=first), 75, failed_result("StorageUnavailable", "no answer"))
+    cluster.wait("storage-down", "Stalled")
+    failure = cluster.status("storage-down")["failure"]
+    assert failure["category"] == "StorageUnavailable"
+    assert failure["message"] == "2 attempts failed, the last: no answer"
+
+
+def test_an_image_that_cannot_be_pulled_ends_the_job_when_patience_does(
+    cluster: Cluster, operator: Operator
+) -> None:
+    uid = cluster.submit("no-image", ("template.image", "localhost:5000/none:1"))
+    waiting = {"waiting": {"reason": "ErrImagePull", "message": "localhost:5000/none:1: not found"}}
+    cluster.kubelet_says(cluster.pod(uid), "Pending", waiting)
+    cluster.wait("no-image", "Stalled")
+    failure = cluster.status("no-image")["failure"]
+    assert failure["category"] == "ImagePullFailed"
+    assert "not found" in failure["message"]
+    until("nothing lingers", lambda: not cluster.jobs(uid))
+
+
+def test_a_missing_secret_is_access_denied(cluster: Cluster, operator: Operator) -> None:
+    uid = cluster.submit("no-secret")
+    waiting = {"waiting": {"reason": "CreateContainerConfigError", "message": 'secret "s3" not found'}}
+    cluster.kubelet_says(cluster.pod(uid), "Pending", waiting)
+    cluster.wait("no-secret", "Stalled")
+    assert cluster.status("no-secret")["failure"]["category"] == "AccessDenied"
+
+
+def test_a_disruption_is_not_counted(cluster: Cluster, operator: Operator) -> None:
+    uid = cluster.submit("evicted")
+    first = cluster.pod(uid)
+    disrupted = {
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    ended = {"exitCode": 143, "reason": "Error", "finishedAt": "2026-01-01T00:01:00Z"}
+    cluster.kubelet_says(first, "Failed", {"terminated": ended}, conditions=[disrupted])
+    second = cluster.pod(uid, besides=first)
+    until("it is told", lambda: cluster.status("evicted").get("attempts", {}).get("disrupted") == 1)
+    assert cluster.status("evicted")["attempts"]["failed"] == 0
+    cluster.ends(second, 0, RESULT.to_message())
+    cluster.wait("evicted", "Ready")
+
+
+def test_a_refused_pod_is_shown_with_the_reason(cluster: Cluster, operator: Operator) -> None:
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "none", "namespace": NAMESPACE},
+        "spec": {"hard": {"pods": "0"}},
+    }
+    cluster.apply(quota)
+    try:
+        until("quota", lambda: cluster.read("resourcequota", "none").get("status", {}).get("hard"))
+        uid = cluster.submit("over-quota")
+
+        def reason() -> str:
+            conditions = cluster.status("over-quota").get("conditions", [])
+            return next((c["reason"] + c["message"] for c in conditions if c["type"] == "Reconciling"), "")
+
+        until("the refusal", lambda: reason().startswith("PodRefused"))
+        assert "exceeded quota" in reason()
+        assert cluster.jobs(uid)
+    finally:
+        cluster.api.kubectl("delete", "resourcequota", "none", "-n", NAMESPACE)
+        cluster.api.kubectl("delete", "qj", "over-quota", "-n", NAMESPACE)
+    until("garbage is collected", lambda: not cluster.jobs(uid))
+
+
+def test_a_job_deleted_by_hand_is_named(cluster: Cluster, operator: Operator) -> None:
+    uid = cluster.submit("by-hand")
+    cluster.phase("by-hand", "Pending")
+    cluster.api.kubectl("delete", "job", job_name("by-hand", uid), "-n", NAMESPACE)
+    cluster.wait("by-hand", "Stalled")
+    assert cluster.status("by-hand")["failure"]["category"] == "JobDeleted"
+
+
+def test_a_deadline_is_the_jobs_own(cluster: Cluster, operator: Operator) -> None:
+    cluster.submit("late", ("activeDeadlineSeconds", 1))
+    cluster.wait("late", "Stalled")
+    assert cluster.status("late")["failure"]["category"] == "DeadlineExceeded"
+
+
+def test_a_template_that_makes_no_valid_job_is_refused(cluster: Cluster, operator: Operator) -> None:
+    cluster.submit("bad-template", ("template.affinity", {"nodeAffinity": {"nonsense": 1}}))
+    cluster.submit("bad-quantity", ("template.resources", {"limits": {"memory": "much"}}))
+    cluster.wait("bad-quantity", "Stalled")
+    failure = cluster.status("bad-quantity")["failure"]
+    assert failure["category"] == "InvalidWorkflow"
+    assert "template" in failure["hint"]
+
+
+def test_the_operator_killed_at_any_moment_goes_on_with_one_job(cluster: Cluster) -> None:
+    with cluster.operator():
+        uid = cluster.submit("restarted")
+        pod = cluster.pod(uid)
+    running = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
+    cluster.kubelet_says(pod, "Running", running)
+    with cluster.operator():
+        cluster.phase("restarted", "Running")
+    cluster.ends(pod, 0, RESULT.to_message())
+    second = cluster.submit("while-away")
+    with cluster.operator():
+        cluster.wait("restarted", "Ready")
+        cluster.pod(second)
+    assert len(cluster.jobs(uid)) == 1
+    cluster.api.kubectl("delete", "qj", "while-away", "-n", NAMESPACE)
+
+
+def test_a_job_made_before_its_status_was_written_is_adopted(cluster: Cluster) -> None:
+    with cluster.operator():
+        uid = cluster.submit("adopted")
+        cluster.phase("adopted", "Pending")
+    (made,) = cluster.jobs(uid)
+    forget = json.dumps({"status": None})
+    cluster.api.kubectl(
+        "patch", "qj", "adopted", "-n", NAMESPACE, "--subresource=status", "--type=merge", "-p", forget
+    )
+    assert not cluster.status("adopted")
+    with cluster.operator():
+        cluster.phase("adopted", "Pending")
+    assert [job["metadata"]["uid"] for job in cluster.jobs(uid)] == [made["metadata"]["uid"]]
+
+
+def test_a_job_of_somebody_else_with_the_name_is_left_alone(cluster: Cluster) -> None:
+    uid = cluster.submit("taken")
+    foreign = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": job_name("taken", uid), "namespace": NAMESPACE},
+        "spec": {
+            "suspend": True,
+            "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "x", "image": "x"}]}},
+        },
+    }
+    cluster.apply(foreign)
+    with cluster.operator():
+        cluster.wait("taken", "Stalled")
+    assert cluster.status("taken")["failure"]["category"] == "Internal"
+    assert cluster.read("job", job_name("taken", uid))["spec"]["suspend"] is True
+
+
+def test_it_asks_for_nothing_that_it_may_not_and_logs_json(cluster: Cluster) -> None:
+    with cluster.operator() as operator:
+        cluster.submit("quiet")
+        cluster.phase("quiet", "Pending")
+        assert operator.metric(r'quantization_api_requests_total\{code="403"') == 0
+        assert operator.get("/healthz") == (200, "ok\n")
+        operator.process.send_signal(signal.SIGTERM)
+        assert operator.process.wait(30) == 0
+        assert not [line for line in operator.log if line["level"] in ("warning", "error")]
+
+
+def test_without_the_definition_it_says_so_and_ends() -> None:
+    with ApiServer() as api:
+        environment = {
+            **os.environ,
+            "KUBECONFIG": str(api.kubeconfig),
+            "QUANTIZATION_OPERATOR_HTTP_PORT": "0",
+        }
+        command = [sys.executable, "-m", "quantization_operator"]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 1
+    assert "is the CustomResourceDefinition installed?" in done.stderr
