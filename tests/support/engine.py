@@ -1,0 +1,116 @@
+"""The example model and text as the engine takes them, and runs of it into a directory."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from quantization_api.passes import GptqQuantizer
+from quantizer.calibration.text import read_rows
+from quantizer.calibration.tokens import Preprocess, TokenBatches, load_tokenizer, make_batches
+from quantizer.checkpoint.source import DirectorySource, Source
+from quantizer.streaming import QuantizeReport, quantize
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "deploy/examples"
+STORIES = EXAMPLES / "stories15m"
+CALIBRATION = EXAMPLES / "text/tinystories-calibration.txt"
+VALIDATION = EXAMPLES / "text/tinystories-validation.txt"
+CPU = torch.device("cpu")
+
+
+def ignore_progress(_stage: str, _done: int, _total: int) -> None:
+    """A progress callback for tests that do not look."""
+
+
+def copier(target: Path) -> Callable[[str, Path], None]:
+    """A sink that copies into a directory."""
+    target.mkdir(parents=True, exist_ok=True)
+
+    def sink(name: str, path: Path) -> None:
+        shutil.copyfile(path, target / name)
+
+    return sink
+
+
+def gptq_pass(**parameters: Any) -> GptqQuantizer:
+    """A GPTQ pass of the contract, calibrated with the data config "text"."""
+    return GptqQuantizer.model_validate({"type": "GptqQuantizer", "data_config": "text", **parameters})
+
+
+def story_batches(text: Path, samples: int, scratch: Path, length: int = 256) -> TokenBatches:
+    """Sequences of one of the example texts, tokenized for the example model."""
+    tokenizer = load_tokenizer(DirectorySource(STORIES), scratch)
+    preprocess = Preprocess(max_seq_len=length, max_samples=samples)
+    rows = read_rows(text.read_bytes(), text.name)
+    return make_batches(rows, tokenizer, preprocess, vocabulary=32000, max_positions=256)
+
+
+def run_pass(
+    source: Source,
+    tokens: TokenBatches,
+    target: Path,
+    scratch: Path,
+    *,
+    max_shard_bytes: int = 10**9,
+    **parameters: Any,
+) -> QuantizeReport:
+    """Quantizes into a directory."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    return quantize(
+        source,
+        {"text": tokens},
+        gptq_pass(**parameters),
+        copier(target),
+        ignore_progress,
+        CPU,
+        scratch,
+        max_shard_bytes=max_shard_bytes,
+    )
+
+
+def tiny_config(**changes: Any) -> LlamaConfig:
+    """A Llama of two small layers with grouped-query attention."""
+    values: dict[str, Any] = {
+        "vocab_size": 96,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    return LlamaConfig(**{**values, **changes})
+
+
+def save_tiny(target: Path, seed: int = 0, **changes: Any) -> LlamaForCausalLM:
+    """Writes a random tiny model with transformers itself, and returns it."""
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(tiny_config(**changes)).eval()
+    model.save_pretrained(target)
+    return model
+
+
+def save_checkpoint(target: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Writes config.json and one safetensors file."""
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "config.json").write_text(json.dumps(config))
+    save_file(tensors, target / "model.safetensors")
+
+
+def random_batches(
+    sequences: int = 16, length: int = 32, vocabulary: int = 96, seed: int = 1
+) -> TokenBatches:
+    """Random tokens, a few sequences in a batch."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, vocabulary, (sequences, length), generator=generator)
+    return TokenBatches(tuple(tokens), batch_tokens=4 * length)
