@@ -76,7 +76,7 @@ async def operate(settings: OperatorSettings) -> int:
             group.create_task(sweeper.run(settings.sweep_interval_seconds))
 
     watching = kopf.operator(
-        registry=watch.registry(cache, queue, health, kube.configuration),
+        registry=watch.registry(cache, queue, health, sweeper.want, kube.configuration),
         settings=watch.kopf_settings(),
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,

@@ -6,6 +6,7 @@ is forgotten, and what the server has and the cache has not, after a grace, mean
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.05
 LIST_AGAIN = 100
 """Polls between two listings while the watch catches up."""
+SETTLE_SECONDS = 2.0
+"""A watch that begins anew tells of many objects at once: one sweep after all of them."""
 GRACE_SECONDS = 10.0
 """An event may be on its way when the listing is made."""
 
@@ -53,32 +56,51 @@ class Sweeper:
     """Sweeps the namespaces that the operator serves; an empty sequence means all."""
 
     def __init__(
-        self, cache: Cache, queue: WorkQueue, reader: Reader, health: Health, namespaces: Sequence[str]
+        self,
+        cache: Cache,
+        queue: WorkQueue,
+        reader: Reader,
+        health: Health,
+        namespaces: Sequence[str] = (),
+        grace: float = GRACE_SECONDS,
     ) -> None:
         self._cache = cache
         self._queue = queue
         self._reader = reader
         self._health = health
         self._namespaces: Sequence[str | None] = namespaces or [None]
+        self._grace = grace
+        self._wanted = asyncio.Event()
+
+    def want(self) -> None:
+        """Sweep soon: the watch began anew, so it may not have told of deletions."""
+        if self._health.synced:
+            self._wanted.set()
 
     async def synchronize(self, limit: float) -> None:
         """Wait until the watch has told everything that existed at start; only then may decisions be made.
 
         Raises:
             NotSyncedError: that took longer than `limit` seconds.
-            ApiError: the API server refuses the listing.
+            ApiError: the API server refuses the listing, or did not answer in that time.
         """
-        listings = {kind: await self._listing(kind) for kind in KINDS}
+        polls = int(limit / POLL_SECONDS)
+        listings: dict[Kind, Listing] = {}
         missing: list[str] = []
-        for poll in range(1, int(limit / POLL_SECONDS) + 1):
-            missing = [name for kind in KINDS for name in late(self._cache, kind, listings[kind])]
-            if not missing:
+        for poll in range(polls):
+            if poll % LIST_AGAIN == 0:  # what was deleted since the last listing will never come by the watch
+                try:
+                    listings = {kind: await self._listing(kind) for kind in KINDS}
+                except ApiError as error:
+                    if not error.temporary or polls - poll <= LIST_AGAIN:
+                        raise
+                    logger.warning("the first listing: %s", error)
+            missing = [name for kind in listings for name in late(self._cache, kind, listings[kind])]
+            if listings and not missing:
                 self._health.synced = True
                 self._health.swept("")
                 return
             await asyncio.sleep(POLL_SECONDS)
-            if poll % LIST_AGAIN == 0:  # what was deleted since will never come by the watch
-                listings = {kind: await self._listing(kind) for kind in KINDS}
         raise NotSyncedError(
             f"after {limit:.0f} s the watch has not told of {len(missing)} objects, such as {missing[:1]}"
         )
@@ -86,7 +108,10 @@ class Sweeper:
     async def run(self, interval: float) -> None:
         """Sweep for ever. A sweep that cannot be made is told to the probes by its absence."""
         while True:
-            await asyncio.sleep(interval)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wanted.wait(), interval)
+                await asyncio.sleep(SETTLE_SECONDS)
+            self._wanted.clear()
             try:
                 await self.sweep()
             except ApiError as error:
@@ -102,7 +127,7 @@ class Sweeper:
                     logger.info("%s %s disappeared unseen", kind, uid, extra={"namespace": key.namespace})
                     self._queue.add(key)
             if late(self._cache, kind, listing):
-                await asyncio.sleep(GRACE_SECONDS)
+                await asyncio.sleep(self._grace)
                 missed += late(self._cache, kind, listing)
         self._health.swept(f"{len(missed)} objects, such as {missed[0]}" if missed else "")
 

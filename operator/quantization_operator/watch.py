@@ -28,12 +28,16 @@ RESOURCES: tuple[tuple[Kind, tuple[str, ...], Callable[[Mapping[str, Any]], Snap
 
 
 def registry(
-    cache: Cache, queue: WorkQueue, health: Health, configuration: client.Configuration
+    cache: Cache,
+    queue: WorkQueue,
+    health: Health,
+    relisted: Callable[[], None],
+    configuration: client.Configuration,
 ) -> kopf.OperatorRegistry:
-    """The handlers, in a registry of their own."""
+    """The handlers, in a registry of their own. `relisted` is called for objects that come by a listing."""
     handlers = kopf.OperatorRegistry()
     for kind, resource, snapshot in RESOURCES:
-        handler = _handler(cache, queue, health, kind, snapshot)
+        handler = _handler(cache, queue, health, relisted, kind, snapshot)
         kopf.on.event(*resource, id=kind, registry=handlers)(handler)
 
     @kopf.on.login(registry=handlers)
@@ -47,11 +51,14 @@ def _handler(
     cache: Cache,
     queue: WorkQueue,
     health: Health,
+    relisted: Callable[[], None],
     kind: Kind,
     snapshot: Callable[[Mapping[str, Any]], Snapshot],
 ) -> Callable[..., Any]:
     async def seen(event: Mapping[str, Any], **_: Any) -> None:
         health.watch_event()
+        if event["type"] is None:
+            relisted()
         body = event["object"]
         deleted = event["type"] == "DELETED"
         key = cache.drop(kind, body["metadata"]["uid"]) if deleted else cache.put(snapshot(body))

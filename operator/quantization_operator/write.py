@@ -73,7 +73,7 @@ class Writer:
     async def patch_status(
         self, request: JobRequest, before: Mapping[str, Any], after: QuantizationJobStatus
     ) -> JobRequest:
-        """Write a status over the version that it was decided from; the object as it is now.
+        """Write a status over the version that it was decided from, which no namesake can have; the object then.
 
         Raises:
             ApiError: 409 when the object changed meanwhile, 404 when it is gone.
@@ -81,7 +81,7 @@ class Writer:
         dumped = after.model_dump(mode="json", by_alias=True, exclude_none=True)
         wanted = {key: value for key, value in dumped.items() if value != []}
         body = {
-            "metadata": {"resourceVersion": str(request.resource_version), "uid": request.uid},
+            "metadata": {"resourceVersion": str(request.resource_version)},
             "status": merge_patch(before, wanted),
         }
         path = paths.item("QuantizationJob", request.namespace, request.name) + "/status"

@@ -1,0 +1,202 @@
+"""The probes complain about what a restart may cure, and about nothing else; logs are JSON; metrics count once."""
+
+import io
+import json
+import logging
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from prometheus_client import CollectorRegistry
+from tests.support.cluster_objects import RESULT, condition_status, job
+
+from quantization_api.status import QuantizationJobStatus
+from quantization_operator import logs
+from quantization_operator.cache import Cache, Key
+from quantization_operator.metrics import LiveCollector, Metrics
+from quantization_operator.probes import Health, serve
+from quantization_operator.queue import WorkQueue
+from quantization_operator.snapshots import JobRequest
+
+pytestmark = pytest.mark.unit
+
+
+class Clock:
+    """Time that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def queue(clock: Clock) -> WorkQueue:
+    return WorkQueue(clock, lambda: 0.0)
+
+
+def working(clock: Clock) -> Health:
+    health = Health(clock, sweep_interval=120)
+    health.synced = True
+    health.swept("")
+    return health
+
+
+def test_a_working_operator_has_no_complaints(clock: Clock, queue: WorkQueue) -> None:
+    assert working(clock).complaints(queue) == []
+
+
+def test_an_event_loop_that_does_not_turn_is_told(clock: Clock, queue: WorkQueue) -> None:
+    health = working(clock)
+    clock.time += 31
+    assert "event loop" in health.complaints(queue)[0]
+    health.beat()
+    assert health.complaints(queue) == []
+
+
+def test_an_idle_cluster_is_no_complaint_but_sweeps_that_fail_are(clock: Clock, queue: WorkQueue) -> None:
+    health = working(clock)
+    clock.time += 4 * 120
+    health.beat()
+    assert health.complaints(queue) == []
+    clock.time += 1
+    assert "could not be listed" in health.complaints(queue)[0]
+
+
+def test_a_watch_that_missed_something_is_told_until_it_catches_up(clock: Clock, queue: WorkQueue) -> None:
+    health = working(clock)
+    clock.time += 20
+    health.beat()
+    health.swept("1 objects, such as Job default/x")
+    assert health.complaints(queue) == ["the watch missed 1 objects, such as Job default/x"]
+    assert health.watch_age == 20
+    health.swept("")
+    assert health.complaints(queue) == []
+    assert health.watch_age == 0
+
+
+def test_a_job_that_waits_for_a_worker_is_told(clock: Clock, queue: WorkQueue) -> None:
+    health = working(clock)
+    queue.add(Key("a", "1"))
+    clock.time += 301
+    health.beat()
+    assert "waited for a worker" in health.complaints(queue)[0]
+
+
+@pytest.fixture
+def served(clock: Clock, queue: WorkQueue) -> Iterator[tuple[Health, str]]:
+    health = Health(clock, sweep_interval=120)
+    server = serve("127.0.0.1", 0, health, queue, CollectorRegistry())
+    yield health, f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def code(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_the_pages_answer_by_health(served: tuple[Health, str], clock: Clock) -> None:
+    health, url = served
+    assert code(url + "/readyz") == 503
+    health.synced = True
+    assert [code(url + path) for path in ("/readyz", "/healthz", "/metrics", "/secret")] == [
+        200,
+        200,
+        200,
+        404,
+    ]
+    clock.time += 60
+    assert code(url + "/healthz") == 503
+
+
+def test_a_log_line_is_json_with_its_context_and_traceback() -> None:
+    stream = io.StringIO()
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        logs.configure("INFO", stream)
+        logger = logging.getLogger("quantization_operator.test")
+        logger.debug("not shown")
+        logging.getLogger("kopf").info("not shown")
+        try:
+            raise ValueError("x\ny")
+        except ValueError:
+            logger.exception("failed %d", 1, extra={"job": "a", "other": "dropped"})
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    (line,) = stream.getvalue().splitlines()
+    said = json.loads(line)
+    assert (said["level"], said["message"], said["job"]) == ("error", "failed 1", "a")
+    assert "ValueError: x" in said["exception"]
+    assert "other" not in said
+
+
+NOW = datetime(2026, 1, 1, 1, tzinfo=UTC)
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def test_a_transition_is_counted_once() -> None:
+    metrics, request = Metrics(), JobRequest.of(job())
+    status = QuantizationJobStatus.model_validate
+    new = QuantizationJobStatus()
+    runs = status(condition_status("Reconciling", "Running"))
+    retries = status(condition_status("Reconciling", "Retrying", attempts={"failed": 1, "disrupted": 0}))
+    done = status(
+        condition_status(
+            "Ready", "Succeeded", completionTime="2026-01-01T00:05:00Z", artifact=RESULT.artifact
+        )
+    )
+    for before, after in (
+        (new, runs),
+        (runs, runs),
+        (runs, retries),
+        (retries, runs),
+        (runs, done),
+        (done, done),
+    ):
+        attempted = after.model_copy(update={"attempts": retries.attempts}) if before is retries else after
+        metrics.observe_transition(request, before, attempted, NOW)
+    assert value(metrics, "quantization_job_queue_seconds_count") == 1
+    labels = {"passes": "GptqQuantizer", "outcome": "Succeeded"}
+    assert value(metrics, "quantization_job_duration_seconds_count", **labels) == 1
+    assert value(metrics, "quantization_job_duration_seconds_sum", **labels) == 300
+    assert value(metrics, "quantization_artifact_bytes_total") == 8_000_000
+
+
+def test_a_reused_result_writes_no_bytes() -> None:
+    metrics, request = Metrics(), JobRequest.of(job())
+    artifact = RESULT.artifact
+    assert artifact is not None
+    reused = artifact.model_copy(update={"reused_from": artifact.uri})
+    after = QuantizationJobStatus.model_validate(condition_status("Ready", "Succeeded", artifact=reused))
+    metrics.observe_transition(request, QuantizationJobStatus(), after, NOW + timedelta(seconds=1))
+    assert value(metrics, "quantization_jobs_reused_total") == 1
+    assert value(metrics, "quantization_artifact_bytes_total") == 0
+
+
+def test_jobs_are_counted_by_phase_and_namespace(queue: WorkQueue) -> None:
+    cache, metrics = Cache(), Metrics()
+    cache.put(JobRequest.of(job(uid="1", status=condition_status("Ready", "Succeeded"))))
+    cache.put(JobRequest.of(job(uid="2", status=condition_status("Ready", "Succeeded"))))
+    cache.put(JobRequest.of(job(uid="3")))
+    metrics.registry.register(LiveCollector(cache, queue, lambda: 7.0))
+    assert value(metrics, "quantization_jobs", phase="Succeeded", namespace="default") == 2
+    assert value(metrics, "quantization_jobs", phase="Pending", namespace="default") == 1
+    assert value(metrics, "quantization_watch_age_seconds") == 7

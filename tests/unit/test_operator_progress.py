@@ -1,0 +1,124 @@
+"""Progress is asked of running pods only, and a pod that answers nonsense does no harm."""
+
+import asyncio
+import http.server
+import threading
+import time
+from collections.abc import Iterator
+from typing import ClassVar
+
+import aiohttp
+import pytest
+from tests.support.cluster_objects import UID, condition_status, job, running, terminated, waiting
+
+from quantization_api.status import Progress
+from quantization_operator.cache import Cache, Key
+from quantization_operator.progress import LARGEST_ANSWER, Poller, fetch, targets
+from quantization_operator.queue import WorkQueue
+from quantization_operator.snapshots import ChildPod, JobRequest
+
+pytestmark = pytest.mark.unit
+
+ADDRESS = "127.83.17.6"
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    """A pod's page; what it answers is set by the test."""
+
+    answer: ClassVar[tuple[int, bytes]] = (200, b"{}")
+
+    def do_GET(self) -> None:
+        code, body = Page.answer
+        self.send_response(code)
+        self.send_header("Location", "http://127.83.17.6:8080/elsewhere")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def pod_page() -> Iterator[type[Page]]:
+    server = http.server.ThreadingHTTPServer((ADDRESS, 8080), Page)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield Page
+    server.shutdown()
+    server.server_close()
+
+
+def fetched(address: str = ADDRESS) -> Progress | None:
+    async def run() -> Progress | None:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+            return await fetch(session, address)
+
+    return asyncio.run(run())
+
+
+def test_a_valid_answer_is_taken(pod_page: type[Page]) -> None:
+    pod_page.answer = (
+        200,
+        b'{"percent": 12, "stage": "quantize", "layer": 1, "layers": 6, "etaSeconds": 80}',
+    )
+    assert fetched() == Progress(percent=12, stage="quantize", layer=1, layers=6, eta_seconds=80)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (200, b""),
+        (200, b"<html>"),
+        (200, b'{"percent": 400}'),
+        (200, b'{"percent": 1, "stage": "' + b"x" * LARGEST_ANSWER + b'"}'),
+        (302, b'{"percent": 1}'),
+        (500, b'{"percent": 1}'),
+    ],
+    ids=["empty", "html", "out of range", "too large", "redirect", "error"],
+)
+def test_anything_else_is_not(pod_page: type[Page], answer: tuple[int, bytes]) -> None:
+    pod_page.answer = answer
+    assert fetched() is None
+
+
+def test_a_pod_that_does_not_answer_is_no_error() -> None:
+    assert fetched("127.83.17.99") is None
+
+
+def cache_with(pod: ChildPod, status: dict[str, object] | None = None) -> Cache:
+    cache = Cache()
+    cache.put(JobRequest.of(job(status=status)))
+    cache.put(pod)
+    return cache
+
+
+def test_only_running_pods_of_unfinished_jobs_are_asked() -> None:
+    assert [address for _, _, address in targets(cache_with(ChildPod.of(running())))] == ["10.0.0.7"]
+    for pod in (
+        waiting("ContainerCreating"),
+        terminated(0),
+        running(deletionTimestamp="2026-01-01T00:00:00Z"),
+    ):
+        assert targets(cache_with(ChildPod.of(pod))) == []
+    assert targets(cache_with(ChildPod.of(running()), condition_status("Stalled", "Internal"))) == []
+
+
+def test_news_wake_the_job_and_no_news_do_not(pod_page: type[Page]) -> None:
+    pod_page.answer = (200, b'{"percent": 12}')
+    cache = cache_with(ChildPod.of(running(status={"podIP": ADDRESS})))
+
+    async def run() -> None:
+        queue = WorkQueue(time.monotonic, lambda: 0.0)
+        poller = Poller(cache, queue, interval=0.02, per_second=1000)
+        task = asyncio.create_task(poller.run(time.monotonic))
+        async with asyncio.timeout(10):
+            assert await queue.get() == Key("default", UID)
+            record = cache.record(UID)
+            assert record is not None
+            assert record.progress == Progress(percent=12)
+            queue.done(Key("default", UID))
+            pod_page.answer = (200, b'{"percent": 13}')
+            assert await queue.get() == Key("default", UID)
+            assert record.progress == Progress(percent=13)
+        task.cancel()
+
+    asyncio.run(run())
