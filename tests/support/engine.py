@@ -95,7 +95,8 @@ def tiny_config(**changes: Any) -> LlamaConfig:
 def save_tiny(target: Path, seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     """Writes a random tiny model with transformers itself, and returns it."""
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(tiny_config(**changes)).eval()
+    model: LlamaForCausalLM = LlamaForCausalLM(tiny_config(**changes))
+    model.train(False)
     model.save_pretrained(target)
     return model
 
