@@ -9,6 +9,7 @@ not after an hour.
 import json
 import math
 import struct
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -115,11 +116,11 @@ class SafetensorsReader:
         Holds at most two groups in the checkpoint's dtype: the one handed out and the one being read.
         """
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as pool:
-            pending = pool.submit(self._group, groups[0]) if groups else None
-            for following in [*groups[1:], None]:
-                assert pending is not None
-                tensors = pending.result()
-                pending = pool.submit(self._group, following) if following is not None else None
+            pending = deque([pool.submit(self._group, group) for group in groups[:1]])
+            for following in [*groups[1:], None][: len(groups)]:
+                tensors = pending.popleft().result()
+                if following is not None:
+                    pending.append(pool.submit(self._group, following))
                 yield tensors
                 del tensors  # the consumer's reference is the only one left
 

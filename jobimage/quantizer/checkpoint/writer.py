@@ -151,6 +151,7 @@ class ShardWriter:
         self._shard_of = {name: shard for shard in self._shards for name in shard.offsets}
         self._open: dict[str, int] = {}  # file name -> descriptor
         self._waiting: list[Future[None]] = []
+        self._finished: list[Path] = []
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sink")
         self.bytes = sum(shard.size for shard in self._shards)
         self.files = [shard.name for shard in self._shards]
@@ -198,7 +199,9 @@ class ShardWriter:
             self._pool.shutdown(wait=True, cancel_futures=True)
             for name, descriptor in self._open.items():
                 os.close(descriptor)
-                (self._scratch / name).unlink(missing_ok=True)
+                self._finished.append(self._scratch / name)
+            for path in self._finished:
+                path.unlink(missing_ok=True)
 
     def _close(self) -> None:
         missing = [name for shard in self._shards for name, left in shard.missing.items() if left]
@@ -227,6 +230,7 @@ class ShardWriter:
             self._sink(name, path)
             path.unlink(missing_ok=True)
 
+        self._finished.append(path)
         self._wait(leave=MAX_WAITING_SHARDS - 1)
         self._waiting.append(self._pool.submit(deliver))
 

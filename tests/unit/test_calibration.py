@@ -1,0 +1,152 @@
+"""From text to token batches."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tests.support.engine import STORIES, VALIDATION, save_tiny
+from transformers import PreTrainedTokenizerBase
+
+from quantization_api.failures import Category, QuantizationError
+from quantizer.calibration.text import read_rows
+from quantizer.calibration.tokens import Preprocess, TokenBatches, load_tokenizer, make_batches
+from quantizer.checkpoint.source import DirectorySource
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
+    """The example model's tokenizer."""
+    return load_tokenizer(DirectorySource(STORIES), tmp_path_factory.mktemp("tokenizer"))
+
+
+def batches(rows: list[str], tokenizer: PreTrainedTokenizerBase, preprocess: Preprocess) -> TokenBatches:
+    return make_batches(rows, tokenizer, preprocess, vocabulary=32000, max_positions=256)
+
+
+def test_plain_text_is_one_row_as_it_is_or_a_row_a_line() -> None:
+    data = b"one\n\ntwo  \n\nthree\n"
+    assert read_rows(data, "a.txt") == ["one\n\ntwo  \n\nthree\n"]
+    assert read_rows(data, "a.txt", by_line=True) == ["one", "two  ", "three"]
+
+
+def test_rows_come_from_the_text_column_of_every_table_format() -> None:
+    rows = ["first, with comma", 'second "quoted"\nand a break', "third\u2028separator"]
+    items = [{"text": row, "other": 1} for row in rows]
+    assert read_rows("\n".join(json.dumps(item) for item in items).encode(), "a.jsonl") == rows
+    assert (
+        read_rows("\n".join(json.dumps(item, ensure_ascii=False) for item in items).encode(), "a.jsonl")
+        == rows
+    )
+    assert read_rows(json.dumps(items).encode(), "a.json") == rows
+    assert read_rows(json.dumps({"data": items}).encode(), "a.JSON") == rows
+    quoted = "\n".join('"' + row.replace('"', '""') + '",1' for row in rows)
+    assert read_rows(b"\xef\xbb\xbftext,other\n" + quoted.encode(), "a.csv") == rows
+    assert read_rows(b'{"story": "x"}\n{"story": " "}', "a.jsonl", "story") == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "sentence"),
+    [
+        (b'{"text": "x"}\n{oops', "a.jsonl", "a.jsonl: line 2 is not JSON"),
+        (b'{"story": "x"}', "a.jsonl", "line 1 has no text in column 'text'; it has: story"),
+        (b'{"text": 3}', "a.jsonl", "line 1 has no text in column 'text'"),
+        (b'"x"', "a.jsonl", "line 1 is not an object"),
+        (b'{"rows": []}', "a.json", "neither a list of objects"),
+        (b"story\nx", "a.csv", "line 2 has no text in column 'text'; it has: story"),
+        (b"\xff\xfe", "a.txt", "is not UTF-8 text"),
+        (b"x", "a.parquet", "suffix that is not known; known are .txt, .jsonl, .json, .csv"),
+    ],
+)
+def test_what_cannot_be_read_is_named_with_its_place(data: bytes, name: str, sentence: str) -> None:
+    with pytest.raises(QuantizationError, match=sentence) as caught:
+        read_rows(data, name)
+    assert caught.value.category is Category.DATA_NOT_FOUND
+
+
+def test_join_cuts_consecutive_sequences_of_the_joined_text(tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = ["Once upon a time there was a cat.", "The cat sat.", "The end of it all."] * 20
+    whole = tokenizer("\n\n".join(rows), add_special_tokens=True)["input_ids"]
+    made = batches(rows, tokenizer, Preprocess(max_seq_len=16))
+    assert len(made.sequences) == len(whole) // 16
+    assert torch.cat(made.sequences).tolist() == whole[: len(whole) // 16 * 16]
+    first = batches(rows, tokenizer, Preprocess(max_seq_len=16, max_samples=3))
+    assert torch.equal(torch.stack(first.sequences), torch.stack(made.sequences[:3]))
+
+
+def test_a_long_data_set_is_joined_without_losing_a_joiner(tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = [f"Story {number} is short." for number in range(2100)]  # more than are tokenized at once
+    made = batches(rows, tokenizer, Preprocess(max_seq_len=64))
+    text = tokenizer.decode(torch.cat(made.sequences))
+    assert "Story 1023 is short.\n\n" in text
+    assert "Story 2047 is short.\n\n" in text
+
+
+def test_line_by_line_makes_one_cut_sequence_of_each_row_and_pads_none(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    rows = ["One two three.", "One two three four five six seven eight nine ten.", "One two three."]
+    made = batches(rows, tokenizer, Preprocess(strategy="line-by-line", max_seq_len=8))
+    lengths = [len(tokenizer(row)["input_ids"]) for row in rows]
+    assert [len(sequence) for sequence in made.sequences] == [min(8, length) for length in lengths]
+    assert sum(batch.numel() for batch in made.batches()) == made.tokens
+
+
+def test_batches_hold_equal_lengths_in_order_up_to_the_bound() -> None:
+    sequences = tuple(torch.full((length,), index) for index, length in enumerate((4, 4, 4, 6, 4, 100)))
+    made = TokenBatches(sequences, batch_tokens=8)
+    assert [tuple(batch.shape) for batch in made.batches()] == [(2, 4), (1, 4), (1, 6), (1, 4), (1, 100)]
+    assert [int(batch[0, 0]) for batch in made.batches()] == [0, 2, 3, 4, 5]
+
+
+def test_a_text_shorter_than_one_sequence_says_how_many_tokens_there_are_and_are_needed(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    with pytest.raises(
+        QuantizationError, match=r"the text has 5 tokens; 1 sequences of 256 need 256"
+    ) as caught:
+        batches(["Once upon a time there"], tokenizer, Preprocess(max_seq_len=256))
+    assert caught.value.category is Category.DATA_INSUFFICIENT
+    with pytest.raises(QuantizationError, match="the text has 0 tokens"):
+        batches([], tokenizer, Preprocess(max_seq_len=256))
+
+
+def test_fewer_sequences_than_asked_for_are_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = read_rows(VALIDATION.read_bytes(), VALIDATION.name)
+    with pytest.raises(QuantizationError, match=r"tokens; 1000 sequences of 256 need 256000") as caught:
+        batches(rows, tokenizer, Preprocess(max_seq_len=256, max_samples=1000))
+    assert caught.value.category is Category.DATA_INSUFFICIENT
+    with pytest.raises(QuantizationError, match=r"has 1 lines that are not empty .*; 2 sequences are needed"):
+        batches(["x"], tokenizer, Preprocess(strategy="line-by-line", max_seq_len=8, max_samples=2))
+
+
+def test_sequences_longer_than_the_model_takes_are_an_invalid_workflow(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    with pytest.raises(
+        QuantizationError, match="max_seq_len is 512, but the model takes at most 256"
+    ) as caught:
+        batches(["x"], tokenizer, Preprocess(max_seq_len=512))
+    assert caught.value.category is Category.INVALID_WORKFLOW
+
+
+def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(
+        QuantizationError, match="has 32000 tokens, the model's vocabulary only 31999"
+    ) as caught:
+        make_batches(["x " * 50], tokenizer, Preprocess(max_seq_len=8), vocabulary=31999, max_positions=256)
+    assert caught.value.category is Category.MODEL_UNSUPPORTED
+
+
+def test_a_model_without_a_tokenizer_or_with_a_broken_one_is_refused(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model")
+    with pytest.raises(QuantizationError, match="has no tokenizer files"):
+        load_tokenizer(DirectorySource(tmp_path / "model"), tmp_path / "one")
+    shutil.copy(STORIES / "tokenizer_config.json", tmp_path / "model")
+    (tmp_path / "model/tokenizer.json").write_text("{")
+    with pytest.raises(QuantizationError, match="the tokenizer does not load") as caught:
+        load_tokenizer(DirectorySource(tmp_path / "model"), tmp_path / "two")
+    assert caught.value.category is Category.MODEL_UNSUPPORTED
