@@ -351,7 +351,7 @@ class _Run:
             (time.perf_counter() - started) * share,
         )
         self.report.modules.append(report)
-        _check_quality(report)
+        check_quality(report)
         linear.weight = torch.nn.Parameter(seen.to(linear.weight.dtype), requires_grad=False)
         packed = gptq_format.pack(part.integers, part.scales, part.zeros, part.group_of, self.config.bits)
         return {f"{name}.{kind}": tensor.cpu() for kind, tensor in packed.items()}
@@ -455,7 +455,7 @@ def _check_finite(prefix: str, weights: Mapping[str, Tensor]) -> None:
             )
 
 
-def _check_quality(report: ModuleReport) -> None:
+def check_quality(report: ModuleReport) -> None:
     """Raises NumericalFailure for a module whose error is not finite or worse than plain rounding's."""
     if not (math.isfinite(report.error) and math.isfinite(report.error_rtn)):
         raise QuantizationError(

@@ -1,0 +1,113 @@
+"""Perplexity and divergence, layer by layer and slice by slice, against the plain formulas on whole models."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.support.engine import CPU, ignore_progress, random_batches, run_pass, save_tiny
+from torch.nn import functional
+from transformers import LlamaForCausalLM
+
+from quantization_api.failures import Category, QuantizationError
+from quantizer.calibration.tokens import TokenBatches
+from quantizer.checkpoint.source import DirectorySource
+from quantizer.evaluation import streamed
+from quantizer.evaluation.streamed import compare, evaluate
+from quantizer.evaluation.views import FloatView
+
+pytestmark = pytest.mark.unit
+
+
+def plain_figures(
+    one: LlamaForCausalLM, two: LlamaForCausalLM, tokens: TokenBatches
+) -> tuple[float, float, float]:
+    """(perplexity of two, KL(one | two) per token, largest logit difference) from whole logits."""
+    loss = divergence = largest = 0.0
+    predictions = 0
+    with torch.inference_mode():
+        for sequence in tokens.sequences:
+            p, q = (model(sequence.unsqueeze(0)).logits[0].double() for model in (one, two))
+            log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)
+            divergence += float((log_p.exp() * (log_p - log_q)).sum())
+            largest = max(largest, float((p - q).abs().max()))
+            loss += float(functional.nll_loss(log_q[:-1], sequence[1:], reduction="sum"))
+            predictions += len(sequence) - 1
+    return math.exp(loss / predictions), divergence / tokens.tokens, largest
+
+
+def test_figures_are_those_of_the_plain_formulas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamed, "HEAD_ROWS", 20)  # 96 entries in slices of 20: several, and one that is cut
+    one = save_tiny(tmp_path / "one", seed=0, initializer_range=0.3)
+    two = save_tiny(tmp_path / "two", seed=1, initializer_range=0.3)
+    ragged = TokenBatches(
+        (*random_batches(5, 32).sequences, *random_batches(3, 9).sequences), batch_tokens=64
+    )
+    views = [FloatView(DirectorySource(tmp_path / name), CPU) for name in ("one", "two")]
+    ours = compare(views[0], views[1], ragged, ignore_progress, tmp_path)
+    perplexity, divergence, largest = plain_figures(one, two, ragged)
+    assert ours.perplexity == pytest.approx(perplexity, rel=1e-5)
+    assert ours.reference_perplexity == pytest.approx(plain_figures(two, one, ragged)[0], rel=1e-5)
+    assert ours.kl_divergence == pytest.approx(divergence, rel=1e-4)
+    assert ours.max_abs_dlogit == pytest.approx(largest, rel=1e-4)
+    assert ours.tokens == ragged.tokens
+
+
+def test_a_model_diverges_from_itself_by_nothing(tmp_path: Path) -> None:
+    save_tiny(tmp_path)
+    views = [FloatView(DirectorySource(tmp_path), CPU) for _ in range(2)]
+    ours = compare(views[0], views[1], random_batches(), ignore_progress, tmp_path)
+    assert abs(ours.kl_divergence) < 1e-7
+    assert ours.max_abs_dlogit == 0.0
+    assert ours.perplexity == ours.reference_perplexity
+
+
+def test_one_model_alone_has_a_perplexity_and_tells_its_progress(tmp_path: Path) -> None:
+    save_tiny(tmp_path)
+    steps: list[tuple[str, int, int]] = []
+    ours = evaluate(
+        DirectorySource(tmp_path), None, random_batches(), CPU, lambda *step: steps.append(step), tmp_path
+    )
+    assert ours.perplexity == ours.reference_perplexity > 1
+    assert ours.kl_divergence == 0.0
+    assert steps == [("evaluate", 1, 3), ("evaluate", 2, 3), ("evaluate", 3, 3)]
+
+
+def test_no_token_to_predict_is_insufficient(tmp_path: Path) -> None:
+    save_tiny(tmp_path)
+    with pytest.raises(QuantizationError, match="no sequence has a second token") as caught:
+        evaluate(DirectorySource(tmp_path), None, random_batches(4, 1), CPU, ignore_progress, tmp_path)
+    assert caught.value.category is Category.DATA_INSUFFICIENT
+
+
+def test_figures_that_are_not_finite_are_a_numerical_failure(tmp_path: Path) -> None:
+    save_tiny(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["model.norm.weight"][0] = float("nan")
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(QuantizationError, match="not finite") as caught:
+        evaluate(DirectorySource(tmp_path), None, random_batches(), CPU, ignore_progress, tmp_path)
+    assert caught.value.category is Category.NUMERICAL_FAILURE
+
+
+def test_a_damaged_artifact_is_corrupt_by_name(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model")
+    source, artifact = DirectorySource(tmp_path / "model"), tmp_path / "out"
+    run_pass(source, random_batches(), artifact, tmp_path / "scratch", group_size=32)
+    whole = (artifact / "model.safetensors").read_bytes()
+    tensors = load_file(artifact / "model.safetensors")
+
+    def refused(sentence: str) -> None:
+        with pytest.raises(QuantizationError, match=sentence) as caught:
+            evaluate(source, DirectorySource(artifact), random_batches(), CPU, ignore_progress, tmp_path)
+        assert caught.value.category is Category.ARTIFACT_CORRUPT
+
+    (artifact / "model.safetensors").write_bytes(whole[:-100])
+    refused("is cut short")
+    del tensors["model.layers.1.mlp.up_proj.g_idx"]
+    save_file(tensors, artifact / "model.safetensors")
+    refused(r"lacks the tensor model.layers.1.mlp.up_proj.g_idx")
+    (artifact / "model.safetensors").write_bytes(whole)
+    (artifact / "config.json").write_bytes((tmp_path / "model/config.json").read_bytes())
+    refused("does not say quant_method gptq")
