@@ -88,7 +88,7 @@ def _own_words(pod: ChildPod) -> Failure | None:
 
 
 def _out_of_memory(pod: ChildPod) -> Failure | None:
-    if not pod.oom_killed or pod.exit_code == 0:
+    if not pod.oom_killed:
         return None
     return failure(
         Category.HOST_OUT_OF_MEMORY,

@@ -113,7 +113,5 @@ class WorkQueue:
         now = self._clock()
         while self._later and self._later[0][0] <= now:
             due, _, key = heapq.heappop(self._later)
-            if (
-                self._due.get(key) == due
-            ):  # otherwise a later entry of a key that was added or moved meanwhile
+            if self._due.get(key) == due:  # otherwise the key was added, or its time was moved, meanwhile
                 self.add(key)

@@ -42,8 +42,8 @@ NO_POD_GRACE_SECONDS = 5.0
 """So long a Job may be without a pod before its events are read."""
 SLOW_START_SECONDS = 20.0
 """So long a pod may be starting before its events are read."""
-LOOK_AT_EVENTS_SECONDS = 15.0
-"""Time between two looks at the events of a job that does not get on."""
+LOOK_AT_EVENTS_SECONDS = (15.0, 300.0)
+"""Least and longest time between two looks at the events of a job that does not get on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +242,8 @@ def _in_progress(case: Case) -> Decision:
         if left == 0:
             return _failed("out of patience", case, problem.failure, delete=True)
         status = _next(case, State("in progress", problem.reason, problem.failure.message))
-        again = min(filter(None, (left, LOOK_AT_EVENTS_SECONDS if observed.warnings else None)), default=None)
+        look = _until_next_look(case) if observed.warnings else None
+        again = min(filter(None, (left, look)), default=None)
         return Decision(
             "waiting",
             status=status,
@@ -259,7 +260,7 @@ def _in_progress(case: Case) -> Decision:
         "running" if state.reason == RUNNING_REASON else "waiting",
         status=status,
         events=_events(case, status),
-        requeue_after=LOOK_AT_EVENTS_SECONDS if stuck_in == 0 else stuck_in,
+        requeue_after=_until_next_look(case) if stuck_in == 0 else stuck_in,
     )
 
 
@@ -308,6 +309,14 @@ def _state(case: Case) -> State:
     return State(
         "in progress", "Retrying", f"waits for the next attempt after {cause.category}: {cause.message}"
     )
+
+
+def _until_next_look(case: Case) -> float:
+    """Jobs that wait for days are many, and their events rarely news: the longer the wait, the rarer the look."""
+    shortest, longest = LOOK_AT_EVENTS_SECONDS
+    alive = _alive(case)
+    since = alive[-1].created if alive else case.child.created if case.child else case.now
+    return min(longest, max(shortest, (case.now - since).total_seconds() / 4))
 
 
 def _seconds_until_slow(case: Case) -> float | None:

@@ -154,7 +154,7 @@ CASES: dict[str, Case] = {
         phase="Pending",
         reason="PodRefused",
         events=("PodRefused",),
-        requeued=15.0,
+        requeued=300.0,
     ),
     "pods refused by Pod Security: out of patience": Case(
         child=child(),
@@ -525,6 +525,20 @@ def test_attempts_never_shrink_and_a_restarted_node_is_not_blamed_on_the_job() -
         status = decide(case).status or JobRequest.of(case.request).read_status()
         assert status.attempts is not None
         assert (status.attempts.failed, status.attempts.disrupted) == expected
+
+
+def test_a_corrected_spec_leaves_nothing_of_its_refusal() -> None:
+    refused = condition_status(
+        "Stalled",
+        "InvalidWorkflow",
+        completionTime=CREATED,
+        failure={"category": "InvalidWorkflow", "message": "no"},
+    )
+    del refused["jobName"], refused["startTime"]
+    status = decide(Case(request=job(status=refused, generation=2), child=child(), pods=[running()])).status
+    assert status is not None
+    assert status.phase == "Running"
+    assert (status.failure, status.completion_time) == (None, None)
 
 
 def test_a_status_of_an_older_schema_does_not_stop_a_job() -> None:
