@@ -12,7 +12,7 @@ from quantizer.termination import (
     categorize,
     failed,
     leave_message,
-    terminate_on_sigterm,
+    terminated_by_sigterm,
     termination_path,
 )
 
@@ -25,15 +25,15 @@ def run_command(options: argparse.Namespace) -> int:
     logs.set_up(as_json=in_pod)
     path = termination_path(in_pod)
     stopped = failed(categorize(Terminated()))
-    stopping = terminate_on_sigterm(lambda: leave_message(stopped, path))
     console = Console(stderr=True)
     try:
-        # Imported in here, where an import that fails (too little memory, a broken image) is categorized.
-        from quantizer.cli_screen import summary
-        from quantizer.execution import execute
+        with terminated_by_sigterm(lambda: leave_message(stopped, path)) as stopping:
+            # Imported in here, where an import that fails (too little memory, a broken image) is categorized.
+            from quantizer.cli_screen import summary
+            from quantizer.execution import execute
 
-        outcome = execute(options, in_pod, stopping, console)
-        shown = None if in_pod else summary(outcome)
+            outcome = execute(options, in_pod, stopping, console)
+            shown = None if in_pod else summary(outcome)
     except (Exception, KeyboardInterrupt, Terminated) as error:  # noqa: BLE001 - every ending of a run ends here
         known = categorize(Terminated() if isinstance(error, KeyboardInterrupt) else error)
         leave_message(failed(known), path)

@@ -11,8 +11,8 @@ from quantization_api.bounded import DnsName
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import RunRequest, StorageAccess
 from quantization_api.spec import QuantizationJobSpec
+from quantizer.local_identity import local_uid
 
-LOCAL_UID = "local"
 SENTENCES = ("refused", "rule", "foreign", "unavailable")
 """Types of errors whose message is already the sentence that a user should read."""
 
@@ -62,7 +62,7 @@ def load_request(path: Path, endpoint: str | None = None, region: str | None = N
         job = _Job.model_validate(document)
     except ValidationError as error:
         raise _invalid(describe(error)) from error
-    request = RunRequest.from_spec(job.metadata.name, job.metadata.namespace, LOCAL_UID, job.spec)
+    request = RunRequest.from_spec(job.metadata.name, job.metadata.namespace, local_uid(), job.spec)
     storage = StorageAccess(
         endpoint=endpoint or request.storage.endpoint, region=region or request.storage.region
     )

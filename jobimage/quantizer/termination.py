@@ -1,12 +1,13 @@
 """How a run ends: exceptions to a result, the termination message, and SIGTERM."""
 
+import contextlib
 import errno
 import logging
 import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -79,42 +80,45 @@ def leave_message(result: RunResult, path: Path | None) -> None:
         logger.error("the termination message cannot be written to %s: %s", path, error)
 
 
-def terminate_on_sigterm(last_words: Callable[[], None]) -> threading.Event:
-    """From now on SIGTERM raises Terminated in the main thread, and sets the event that is returned.
+@contextlib.contextmanager
+def terminated_by_sigterm(last_words: Callable[[], None]) -> Iterator[threading.Event]:
+    """Inside, SIGTERM raises Terminated in the main thread and sets the event that is given.
 
-    A long product of matrices holds the main thread back: if the process is still there after
-    GRACE_SECONDS, `last_words` is called and the process ends where it is, which is safe at any instant
+    A long product of matrices holds the main thread back: if the block has not ended GRACE_SECONDS after
+    the signal, `last_words` is called and the process ends where it is, which is safe at any instant
     (objects are stored whole or not at all, the manifest last).
     """
-    stopping = threading.Event()
-
-    def give_up() -> None:
-        last_words()
-        os._exit(int(ExitCode.TERMINATED))
-
+    stopping, ended = threading.Event(), threading.Event()
     # The handler itself runs in the main thread and may be held back too; the wake-up descriptor is
     # written at once, so the clock starts with the signal.
-    read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    os.set_blocking(read_end, True)
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(write_end, False)
 
     def watch() -> None:
-        while True:
-            received = os.read(read_end, 64)
-            if not received or signal.SIGTERM in received:
-                break
-        stopping.set()
-        timer = threading.Timer(GRACE_SECONDS, give_up)
-        timer.daemon = True
-        timer.start()
+        while received := os.read(read_end, 64):
+            if signal.SIGTERM in received:
+                stopping.set()
+                if not ended.wait(GRACE_SECONDS):
+                    last_words()
+                    os._exit(int(ExitCode.TERMINATED))
 
     def handler(_: int, __: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Terminated
 
-    threading.Thread(target=watch, name="sigterm", daemon=True).start()
-    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-    signal.signal(signal.SIGTERM, handler)
-    return stopping
+    watcher = threading.Thread(target=watch, name="sigterm", daemon=True)
+    watcher.start()
+    earlier_descriptor = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    earlier_handler = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield stopping
+    finally:
+        ended.set()
+        signal.signal(signal.SIGTERM, earlier_handler)
+        signal.set_wakeup_fd(earlier_descriptor)
+        os.close(write_end)
+        watcher.join()
+        os.close(read_end)
 
 
 def _line(error: BaseException) -> str:

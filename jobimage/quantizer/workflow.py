@@ -34,6 +34,7 @@ from quantization_api.workflow import Workflow
 from quantizer.calibration.tokens import TokenBatches, load_tokenizer, make_batches
 from quantizer.goals import missed_goal
 from quantizer.inputs import Model, check_revision, open_model, read_text, used_data_configs
+from quantizer.local_identity import has_ended
 from quantizer.machine import device_name
 from quantizer.measure import Measured, measure
 from quantizer.report.model_card import model_card
@@ -102,7 +103,8 @@ def run(request: RunRequest, setting: Setting) -> Outcome:
             return _outcome(request, output.manifest, output.manifest_bytes, reused=True)
         tracker.layers(0, job.model.decoder.layers)
         tracker.plan(plan(job.model.decoder, job.parameters, job.tokens, request.workflow.metrics()))
-    with Claim(output.store, request.uid, f"{request.namespace}/{request.name}", job.recipe) as claim:
+    name = f"{request.namespace}/{request.name}"
+    with Claim(output.store, request.uid, name, job.recipe, has_ended) as claim:
         writer = ArtifactWriter(
             output, claim, setting.checkpoint, lambda count: tracker.count_bytes("written artifact", count)
         )

@@ -1,0 +1,330 @@
+"""The quantizer as a pod runs it, from and to a real S3 server."""
+
+import json
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.quantizer_requests import MODEL, TEXT, Ended, Request, end, run, start
+from tests.support.s3 import S3Server
+
+from quantization_api.failures import Category, ExitCode
+from quantization_api.manifest import Manifest
+from quantization_api.pod import MAX_RESULT_BYTES
+from quantizer import cli
+
+pytestmark = pytest.mark.integration
+
+WAIT_SECONDS = 120.0
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        server.upload("models", "stories15m", MODEL)
+        server.upload("datasets", "tinystories", TEXT)
+        server.client().create_bucket(Bucket="artifacts")
+        yield server
+
+
+@pytest.fixture
+def request_to(s3: S3Server, request: pytest.FixtureRequest) -> Callable[..., Request]:
+    """A request that reads and writes S3; every test has an output of its own."""
+
+    def make(**changes: object) -> Request:
+        values: dict[str, object] = {
+            "output": f"s3://artifacts/{request.node.name.replace('_', '-')}",
+            "model": "s3://models/stories15m",
+            "calibration": "s3://datasets/tinystories/tinystories-calibration.txt",
+            "validation": "s3://datasets/tinystories/tinystories-validation.txt",
+            "endpoint": s3.endpoint,
+        }
+        return Request(**{**values, **changes})  # type: ignore[arg-type]
+
+    return make
+
+
+def prefix(request: Request) -> str:
+    return request.output.removeprefix("s3://artifacts/")
+
+
+def failed_with(ended: Ended, category: Category, code: ExitCode, *words: str) -> None:
+    assert ended.result.failure is not None, ended.log
+    assert (ended.result.failure.category, ended.code) == (category, code), ended.log
+    assert ended.result.failure.exit_code == code
+    for word in words:
+        assert word in ended.result.failure.message + ended.result.failure.hint
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {WAIT_SECONDS} s: {what}"
+        time.sleep(0.02)
+
+
+def manifest_of(s3: S3Server, request: Request) -> Manifest:
+    body = s3.client().get_object(Bucket="artifacts", Key=f"{prefix(request)}/manifest.json")["Body"]
+    return Manifest.model_validate_json(body.read())
+
+
+def test_a_model_goes_from_s3_to_a_verified_artifact_in_s3(
+    s3: S3Server,
+    request_to: Callable[..., Request],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    request = request_to()
+    ended = run(request, tmp_path, s3)
+    assert ended.code == 0, ended.log
+    artifact = ended.result.artifact
+    assert artifact is not None
+    assert artifact.uri == request.output
+    assert artifact.reused_from is None
+
+    manifest = manifest_of(s3, request)
+    stored = {item.key for item in manifest.objects}
+    assert {f"{prefix(request)}/{key}" for key in stored | {"manifest.json"}} == set(
+        s3.keys("artifacts", f"{prefix(request)}/")
+    )
+    assert {"model/model.safetensors", "model/config.json", "README.md", "report/report.html"} <= stored
+    assert ended.result.recipe == manifest.recipe
+    assert artifact.size_bytes == manifest.model_bytes()
+
+    figures = {item.name: item.output for item in manifest.metrics}
+    ours, plain = figures["kl_divergence"], figures["rtn_kl_divergence"]
+    assert ours is not None
+    assert plain is not None
+    assert 0 < ours < plain
+    assert [item.name for item in ended.result.metrics] == ["perplexity", "kl_divergence", "size"]
+    assert len((tmp_path / "termination.json").read_bytes()) <= MAX_RESULT_BYTES
+    for secret in s3.environment().values():
+        assert secret not in ended.log
+
+    for key, value in s3.environment().items():
+        monkeypatch.setenv(key, value)
+    assert cli.main(["verify", request.output, "--endpoint", s3.endpoint]) == 0
+    assert artifact.manifest_digest in capsys.readouterr().out
+    assert cli.main(["inspect", request.output, "--endpoint", s3.endpoint, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["manifestDigest"] == artifact.manifest_digest
+
+    # an object that changes afterwards is found, by its bytes: the size stays
+    key = f"{prefix(request)}/model/model.safetensors"
+    body = bytearray(s3.client().get_object(Bucket="artifacts", Key=key)["Body"].read())
+    body[-1] ^= 1
+    s3.client().put_object(Bucket="artifacts", Key=key, Body=bytes(body))
+    assert cli.main(["verify", request.output, "--endpoint", s3.endpoint]) == ExitCode.TRY_AGAIN
+    assert "model/model.safetensors" in capsys.readouterr().err
+
+
+def test_the_same_recipe_again_is_reused_unless_the_manifest_says_never(
+    s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
+) -> None:
+    request = request_to()
+    first = run(request, tmp_path / "1", s3)
+    assert first.code == 0, first.log
+    before = manifest_of(s3, request)
+
+    again = run(request_to(uid="another"), tmp_path / "2", s3)
+    assert again.code == 0, again.log
+    assert again.result.artifact is not None
+    assert again.result.artifact.reused_from == request.output
+    assert again.result.metrics == first.result.metrics
+
+    never = run(request_to(reuse="Never"), tmp_path / "3", s3)
+    assert never.code == 0, never.log
+    assert never.result.artifact is not None
+    assert never.result.artifact.reused_from is None
+    after = manifest_of(s3, request)
+    model = {item.key: item.sha256 for item in before.objects if item.key.startswith("model/")}
+    assert model == {item.key: item.sha256 for item in after.objects if item.key.startswith("model/")}
+
+    # an artifact that lost an object is not reused but made again
+    s3.client().delete_object(Bucket="artifacts", Key=f"{prefix(request)}/model/config.json")
+    healed = run(request, tmp_path / "4", s3)
+    assert healed.code == 0, healed.log
+    assert healed.result.artifact is not None
+    assert healed.result.artifact.reused_from is None
+    assert f"{prefix(request)}/model/config.json" in s3.keys("artifacts", prefix(request))
+
+    other = run(request_to(pass_options={"bits": 3}), tmp_path / "5", s3)
+    failed_with(other, Category.ARTIFACT_CONFLICT, ExitCode.CANNOT_CREATE_OUTPUT, "another recipe")
+    assert manifest_of(s3, request).recipe == before.recipe
+
+
+def test_a_run_that_is_killed_leaves_no_manifest_and_the_next_one_succeeds(
+    s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
+) -> None:
+    request = request_to(samples=64)
+    process = start(request, tmp_path / "1", s3.environment())
+    stored = f"{prefix(request)}/model/config.json"
+    try:
+        until(lambda: stored in s3.keys("artifacts", prefix(request)), "the first objects are stored")
+    finally:
+        process.kill()
+        process.communicate()
+    left = s3.keys("artifacts", prefix(request))
+    assert f"{prefix(request)}/manifest.json" not in left
+    assert f"{prefix(request)}/.state/claim.json" in left
+    s3.client().put_object(Bucket="artifacts", Key=f"{prefix(request)}/model/left-over", Body=b"x")
+
+    ended = run(request, tmp_path / "2", s3)
+    assert ended.code == 0, ended.log
+    left = s3.keys("artifacts", prefix(request))
+    assert f"{prefix(request)}/manifest.json" in left
+    assert not [key for key in left if ".state" in key or "left-over" in key]
+
+
+def test_sigterm_ends_a_run_cleanly_with_143(
+    s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
+) -> None:
+    request = request_to(samples=64)
+    process = start(request, tmp_path, s3.environment())
+    stored = f"{prefix(request)}/model/config.json"
+    try:
+        until(lambda: stored in s3.keys("artifacts", prefix(request)), "the first objects are stored")
+        process.send_signal(signal.SIGTERM)
+        ended = end(process, tmp_path)
+    finally:
+        process.kill()
+    failed_with(ended, Category.DISRUPTED, ExitCode.TERMINATED, "SIGTERM")
+    assert f"{prefix(request)}/manifest.json" not in s3.keys("artifacts", prefix(request))
+    assert not list(tmp_path.glob("run-*")), "scratch is not removed"
+
+
+def test_a_goal_that_is_missed_publishes_nothing(
+    s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
+) -> None:
+    goal = {"type": "threshold", "value": 0.0001}
+    metric = {"name": "kl", "type": "kl_divergence", "data_config": "held_out", "goal": goal}
+    request = request_to(metrics=[metric])
+    ended = run(request, tmp_path, s3)
+    failed_with(ended, Category.QUALITY_GOAL_MISSED, ExitCode.DATA, "kl", "0.0001")
+    assert s3.keys("artifacts", prefix(request)) == []
+
+
+def test_somebody_elses_objects_are_never_touched(
+    s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
+) -> None:
+    request = request_to()
+    s3.client().put_object(Bucket="artifacts", Key=f"{prefix(request)}/model/precious", Body=b"x")
+    ended = run(request, tmp_path, s3)
+    failed_with(ended, Category.ARTIFACT_CONFLICT, ExitCode.CANNOT_CREATE_OUTPUT, "model/precious")
+    assert s3.keys("artifacts", prefix(request)) == [f"{prefix(request)}/model/precious"]
+
+
+def test_a_wrong_secret_is_access_denied(
+    s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
+) -> None:
+    ended = run(request_to(), tmp_path, s3, AWS_SECRET_ACCESS_KEY="wrong")
+    failed_with(ended, Category.ACCESS_DENIED, ExitCode.ACCESS_DENIED, "secret")
+
+
+def test_no_credentials_at_all_are_access_denied(request_to: Callable[..., Request], tmp_path: Path) -> None:
+    ended = run(request_to(), tmp_path, None, HOME=str(tmp_path))
+    failed_with(ended, Category.ACCESS_DENIED, ExitCode.ACCESS_DENIED, "credentials")
+
+
+@pytest.mark.parametrize("model", ["s3://models/nothing", "s3://no-such-bucket/model"])
+def test_an_empty_model_path_is_model_not_found(
+    s3: S3Server, request_to: Callable[..., Request], tmp_path: Path, model: str
+) -> None:
+    ended = run(request_to(model=model), tmp_path, s3)
+    failed_with(ended, Category.MODEL_NOT_FOUND, ExitCode.NOT_FOUND, model)
+
+
+def test_a_text_that_is_too_short_is_data_insufficient(
+    s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
+) -> None:
+    s3.client().put_object(Bucket="datasets", Key="short.txt", Body=b"Once upon a time.")
+    ended = run(request_to(calibration="s3://datasets/short.txt"), tmp_path, s3)
+    failed_with(ended, Category.DATA_INSUFFICIENT, ExitCode.DATA, "calibration", "tokens")
+
+
+def test_a_text_that_is_not_there_is_data_not_found(
+    s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
+) -> None:
+    ended = run(request_to(validation="s3://datasets/nothing.txt"), tmp_path, s3)
+    failed_with(ended, Category.DATA_NOT_FOUND, ExitCode.NOT_FOUND, "held_out")
+
+
+def test_a_group_size_that_does_not_fit_stops_before_anything_is_written(
+    s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
+) -> None:
+    request = request_to(pass_options={"group_size": 128})
+    ended = run(request, tmp_path, s3)
+    failed_with(ended, Category.INVALID_WORKFLOW, ExitCode.INVALID_WORKFLOW, "128", "288")
+    assert s3.keys("artifacts", prefix(request)) == []
+
+
+def test_an_output_bucket_that_is_not_there_is_named(
+    s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
+) -> None:
+    ended = run(request_to(output="s3://no-such-bucket/x"), tmp_path, s3)
+    failed_with(ended, Category.INVALID_WORKFLOW, ExitCode.INVALID_WORKFLOW, "no bucket no-such-bucket")
+
+
+@pytest.fixture(params=["nobody listens", "nobody answers"])
+def dead_endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if request.param == "nobody answers":
+            listener.listen(64)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_dead_endpoint_is_storage_unavailable(
+    s3: S3Server, request_to: Callable[..., Request], tmp_path: Path, dead_endpoint: str
+) -> None:
+    ended = run(request_to(endpoint=dead_endpoint), tmp_path, s3)
+    failed_with(ended, Category.STORAGE_UNAVAILABLE, ExitCode.TRY_AGAIN)
+
+
+def test_progress_and_metrics_are_served_while_it_runs(
+    s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
+) -> None:
+    import urllib.request
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    extra = {**s3.environment(), "QUANTIZATION_LISTEN": f"127.0.0.1:{port}"}
+    process = start(request_to(samples=64), tmp_path, extra)
+    seen: list[dict[str, object]] = []
+    scraped: list[str] = []
+
+    def poll(done: threading.Event) -> None:
+        while not done.wait(0.1):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress", timeout=5) as answer:
+                    seen.append(json.load(answer))
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+                    scraped.append(answer.read().decode())
+            except OSError:
+                continue  # it does not listen yet, or no more
+
+    done = threading.Event()
+    poller = threading.Thread(target=poll, args=(done,))
+    poller.start()
+    try:
+        ended = end(process, tmp_path)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    finally:
+        done.set()
+        poller.join()
+    assert ended.code == 0, ended.log
+    percents = [int(str(item["percent"])) for item in seen]
+    assert percents == sorted(percents)
+    assert {"quantize", "evaluate"} <= {item["stage"] for item in seen}
+    assert any(item.get("layers") == 6 and "etaSeconds" in item for item in seen)
+    last = scraped[-1]
+    for name in ("stage_seconds_total", "tokens_total", "bytes_total", "layers_done", "peak_memory_bytes"):
+        assert f"quantizer_{name}" in last
