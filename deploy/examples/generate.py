@@ -36,7 +36,7 @@ def load(directory: Path) -> PreTrainedModel:
     if left.unexpected_keys or set(left.missing_keys) - set(model.all_tied_weights_keys):
         raise SystemExit(f"the artifact does not fit its config.json: {left}")
     model.tie_weights()
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     return model
 
 
