@@ -1,0 +1,45 @@
+"""Installs the operator into a cluster, as a user would: `kubectl apply -k`, with the images' names on top."""
+
+from pathlib import Path
+
+from local_cluster import images, kustomization
+from local_cluster.progress import Progress
+from local_cluster.target import Target
+
+NAMESPACE = "quantization-system"
+NAME = "quantization-operator"
+_LOCAL_IMAGE = "localhost:5000/quantization-operator"
+_BASE_IMAGE = "quantization-operator"
+
+
+def install(
+    target: Target, directory: Path, operator: str, quantizer: str, progress: Progress, local: bool = True
+) -> None:
+    """Apply the CRD and the operator, and wait until it is ready.
+
+    Args:
+        target: the cluster.
+        directory: where the kustomization that is applied is written, for people to read.
+        operator: the operator's image, by digest or tag.
+        quantizer: the image that jobs get when they name none.
+        progress: who is told.
+        local: take the overlay of the local cluster, else the base alone.
+
+    Raises:
+        ClusterError: the operator does not become ready.
+    """
+    overlay = images.ROOT / ("deploy/overlays/local" if local else "deploy/base")
+    kustomization.write(
+        directory,
+        overlay,
+        {_LOCAL_IMAGE if local else _BASE_IMAGE: operator},
+        {NAME: {"QUANTIZATION_OPERATOR_QUANTIZER_IMAGE": quantizer}},
+        NAMESPACE,
+    )
+    with progress.step(f"Installing the operator: kubectl apply --server-side -k {directory}"):
+        kubectl = target.kubectl
+        kubectl("apply", "--server-side", "--force-conflicts", "-k", directory)
+        kubectl(
+            "wait", "--for=condition=Established", "crd/quantizationjobs.quantization.dev", "--timeout=60s"
+        )
+        kubectl("--namespace", NAMESPACE, "rollout", "status", f"deployment/{NAME}", "--timeout=180s")
