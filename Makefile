@@ -86,6 +86,7 @@ generate: setup ## Write the CRD and the reference pages from the models
 	$(RUN) quantization_api api > docs/api.md
 	$(RUN) quantization_api failures > docs/failures.md
 	$(RUN) quantization_operator.metrics > docs/metrics.md
+	$(RUN) quantization_operator.settings > docs/settings.md
 
 .PHONY: format
 format: setup ## Format the code

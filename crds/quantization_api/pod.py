@@ -15,7 +15,6 @@ from quantization_api.status import Artifact, Failure, MetricResult
 from quantization_api.workflow import Workflow
 
 REQUEST_ENV = "QUANTIZATION_REQUEST"
-ATTEMPT_ENV = "QUANTIZATION_ATTEMPT"
 CONTAINER_NAME = "quantizer"
 PROGRESS_PORT = 8080
 PROGRESS_PATH = "/progress"
