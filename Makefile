@@ -61,10 +61,6 @@ e2e: setup ## The whole: cluster, images, S3, and independent readers of the res
 	export QUANTIZATION_LEGACY_PYTHON=$$($(RUN) tests.support.environments legacy); \
 	pytest -q -m e2e
 
-.PHONY: bench
-bench: setup ## Peak memory of a run, against the parts that it must hold
-	$(RUN) tests.benchmarks.peak_memory
-
 ##@ Develop
 .PHONY: setup
 setup: .venv/complete
