@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 
@@ -18,8 +17,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m local_cluster", description=local_cluster.__doc__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in _COMMANDS:
-        if importlib.util.find_spec(f"local_cluster.{name}") is None:
-            continue
         importlib.import_module(f"local_cluster.{name}").add_parser(subparsers)
     arguments = parser.parse_args(argv)
     try:
