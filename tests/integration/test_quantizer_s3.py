@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.quantizer_requests import MODEL, TEXT, Ended, Request, end, run, start
+from tests.support.quantizer_requests import MODEL, TEXT, Ended, Request, end, run, run_here, start
 from tests.support.s3 import S3Server
 
 from quantization_api.failures import Category, ExitCode
@@ -127,17 +127,17 @@ def test_the_same_recipe_again_is_reused_unless_the_manifest_says_never(
     s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
 ) -> None:
     request = request_to()
-    first = run(request, tmp_path / "1", s3)
+    first = run_here(request, tmp_path / "1", s3)
     assert first.code == 0, first.log
     before = manifest_of(s3, request)
 
-    again = run(request_to(uid="another"), tmp_path / "2", s3)
+    again = run_here(request_to(uid="another"), tmp_path / "2", s3)
     assert again.code == 0, again.log
     assert again.result.artifact is not None
     assert again.result.artifact.reused_from == request.output
     assert again.result.metrics == first.result.metrics
 
-    never = run(request_to(reuse="Never"), tmp_path / "3", s3)
+    never = run_here(request_to(reuse="Never"), tmp_path / "3", s3)
     assert never.code == 0, never.log
     assert never.result.artifact is not None
     assert never.result.artifact.reused_from is None
@@ -147,13 +147,13 @@ def test_the_same_recipe_again_is_reused_unless_the_manifest_says_never(
 
     # an artifact that lost an object is not reused but made again
     s3.client().delete_object(Bucket="artifacts", Key=f"{prefix(request)}/model/config.json")
-    healed = run(request, tmp_path / "4", s3)
+    healed = run_here(request, tmp_path / "4", s3)
     assert healed.code == 0, healed.log
     assert healed.result.artifact is not None
     assert healed.result.artifact.reused_from is None
     assert f"{prefix(request)}/model/config.json" in s3.keys("artifacts", prefix(request))
 
-    other = run(request_to(pass_options={"bits": 3}), tmp_path / "5", s3)
+    other = run_here(request_to(pass_options={"bits": 3}), tmp_path / "5", s3)
     failed_with(other, Category.ARTIFACT_CONFLICT, ExitCode.CANNOT_CREATE_OUTPUT, "another recipe")
     assert manifest_of(s3, request).recipe == before.recipe
 
@@ -174,7 +174,7 @@ def test_a_run_that_is_killed_leaves_no_manifest_and_the_next_one_succeeds(
     assert f"{prefix(request)}/.state/claim.json" in left
     s3.client().put_object(Bucket="artifacts", Key=f"{prefix(request)}/model/left-over", Body=b"x")
 
-    ended = run(request, tmp_path / "2", s3)
+    ended = run_here(request, tmp_path / "2", s3)
     assert ended.code == 0, ended.log
     left = s3.keys("artifacts", prefix(request))
     assert f"{prefix(request)}/manifest.json" in left
@@ -204,7 +204,7 @@ def test_a_goal_that_is_missed_publishes_nothing(
     goal = {"type": "threshold", "value": 0.0001}
     metric = {"name": "kl", "type": "kl_divergence", "data_config": "held_out", "goal": goal}
     request = request_to(metrics=[metric])
-    ended = run(request, tmp_path, s3)
+    ended = run_here(request, tmp_path, s3)
     failed_with(ended, Category.QUALITY_GOAL_MISSED, ExitCode.DATA, "kl", "0.0001")
     assert s3.keys("artifacts", prefix(request)) == []
 
@@ -214,7 +214,7 @@ def test_somebody_elses_objects_are_never_touched(
 ) -> None:
     request = request_to()
     s3.client().put_object(Bucket="artifacts", Key=f"{prefix(request)}/model/precious", Body=b"x")
-    ended = run(request, tmp_path, s3)
+    ended = run_here(request, tmp_path, s3)
     failed_with(ended, Category.ARTIFACT_CONFLICT, ExitCode.CANNOT_CREATE_OUTPUT, "model/precious")
     assert s3.keys("artifacts", prefix(request)) == [f"{prefix(request)}/model/precious"]
 
@@ -222,12 +222,12 @@ def test_somebody_elses_objects_are_never_touched(
 def test_a_wrong_secret_is_access_denied(
     s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
 ) -> None:
-    ended = run(request_to(), tmp_path, s3, AWS_SECRET_ACCESS_KEY="wrong")
+    ended = run_here(request_to(), tmp_path, s3, AWS_SECRET_ACCESS_KEY="wrong")
     failed_with(ended, Category.ACCESS_DENIED, ExitCode.ACCESS_DENIED, "secret")
 
 
 def test_no_credentials_at_all_are_access_denied(request_to: Callable[..., Request], tmp_path: Path) -> None:
-    ended = run(request_to(), tmp_path, None, HOME=str(tmp_path))
+    ended = run_here(request_to(), tmp_path, None, HOME=str(tmp_path))
     failed_with(ended, Category.ACCESS_DENIED, ExitCode.ACCESS_DENIED, "credentials")
 
 
@@ -235,7 +235,7 @@ def test_no_credentials_at_all_are_access_denied(request_to: Callable[..., Reque
 def test_an_empty_model_path_is_model_not_found(
     s3: S3Server, request_to: Callable[..., Request], tmp_path: Path, model: str
 ) -> None:
-    ended = run(request_to(model=model), tmp_path, s3)
+    ended = run_here(request_to(model=model), tmp_path, s3)
     failed_with(ended, Category.MODEL_NOT_FOUND, ExitCode.NOT_FOUND, model)
 
 
@@ -243,14 +243,14 @@ def test_a_text_that_is_too_short_is_data_insufficient(
     s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
 ) -> None:
     s3.client().put_object(Bucket="datasets", Key="short.txt", Body=b"Once upon a time.")
-    ended = run(request_to(calibration="s3://datasets/short.txt"), tmp_path, s3)
+    ended = run_here(request_to(calibration="s3://datasets/short.txt"), tmp_path, s3)
     failed_with(ended, Category.DATA_INSUFFICIENT, ExitCode.DATA, "calibration", "tokens")
 
 
 def test_a_text_that_is_not_there_is_data_not_found(
     s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
 ) -> None:
-    ended = run(request_to(validation="s3://datasets/nothing.txt"), tmp_path, s3)
+    ended = run_here(request_to(validation="s3://datasets/nothing.txt"), tmp_path, s3)
     failed_with(ended, Category.DATA_NOT_FOUND, ExitCode.NOT_FOUND, "held_out")
 
 
@@ -258,7 +258,7 @@ def test_a_group_size_that_does_not_fit_stops_before_anything_is_written(
     s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
 ) -> None:
     request = request_to(pass_options={"group_size": 128})
-    ended = run(request, tmp_path, s3)
+    ended = run_here(request, tmp_path, s3)
     failed_with(ended, Category.INVALID_WORKFLOW, ExitCode.INVALID_WORKFLOW, "128", "288")
     assert s3.keys("artifacts", prefix(request)) == []
 
@@ -266,7 +266,7 @@ def test_a_group_size_that_does_not_fit_stops_before_anything_is_written(
 def test_an_output_bucket_that_is_not_there_is_named(
     s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
 ) -> None:
-    ended = run(request_to(output="s3://no-such-bucket/x"), tmp_path, s3)
+    ended = run_here(request_to(output="s3://no-such-bucket/x"), tmp_path, s3)
     failed_with(ended, Category.INVALID_WORKFLOW, ExitCode.INVALID_WORKFLOW, "no bucket no-such-bucket")
 
 
@@ -282,7 +282,7 @@ def dead_endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
 def test_a_dead_endpoint_is_storage_unavailable(
     s3: S3Server, request_to: Callable[..., Request], tmp_path: Path, dead_endpoint: str
 ) -> None:
-    ended = run(request_to(endpoint=dead_endpoint), tmp_path, s3)
+    ended = run_here(request_to(endpoint=dead_endpoint), tmp_path, s3)
     failed_with(ended, Category.STORAGE_UNAVAILABLE, ExitCode.TRY_AGAIN)
 
 

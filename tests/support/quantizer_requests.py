@@ -1,5 +1,7 @@
 """Requests that tests give to the quantizer, and how they run it as a pod does."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -8,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from tests.support.s3 import S3Server
 
 from quantization_api.pod import REQUEST_ENV, RunResult
+from quantizer import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "deploy/examples/stories15m"
@@ -82,7 +86,11 @@ class Ended:
 
 def environment(request: Request, message: Path, extra: Mapping[str, str]) -> dict[str, str]:
     """The environment of a pod, with the progress server on a free port of loopback."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith("AWS_") and key != "PYTHONDONTWRITEBYTECODE"  # torch takes seconds to compile
+    }
     return {
         **kept,
         REQUEST_ENV: json.dumps(request.document()),
@@ -112,6 +120,17 @@ def end(process: subprocess.Popen[str], scratch: Path) -> Ended:
     message = scratch / "termination.json"
     text = message.read_text() if message.exists() else "{}"
     return Ended(process.returncode, RunResult.model_validate_json(text), log)
+
+
+def run_here(request: Request, scratch: Path, s3: S3Server | None = None, **extra: str) -> Ended:
+    """Runs a request in this process, which has torch loaded; as good where the process is not the point."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    message = scratch / "termination.json"
+    variables = environment(request, message, {**(s3.environment() if s3 else {}), **extra})
+    log = io.StringIO()
+    with mock.patch.dict(os.environ, variables, clear=True), contextlib.redirect_stderr(log):
+        code = cli.main(["run", "--device", "cpu", "--scratch", str(scratch)])
+    return Ended(code, RunResult.model_validate_json(message.read_text()), log.getvalue())
 
 
 def run(request: Request, scratch: Path, s3: S3Server | None = None, **extra: str) -> Ended:
