@@ -147,8 +147,10 @@ class DirectoryStore:
             yield
         except FileNotFoundError as error:
             raise QuantizationError(self._place.missing, f"{what}: {uri} does not exist") from error
-        except NotADirectoryError as error:
-            raise QuantizationError(self._place.missing, f"{what}: {uri}: {error.strerror}") from error
+        except (NotADirectoryError, FileExistsError) as error:
+            raise QuantizationError(
+                self._place.missing, f"{what}: {uri}: a part of the path is a file, not a directory"
+            ) from error
         except PermissionError as error:
             raise QuantizationError(
                 Category.ACCESS_DENIED,

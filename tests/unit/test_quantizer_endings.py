@@ -1,0 +1,153 @@
+"""How a run ends: every exception has a category and an exit code, and the message fits."""
+
+import errno
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from quantization_api.bounded import Digest
+from quantization_api.failures import CATALOGUE, Category, ExitCode, QuantizationError
+from quantization_api.pod import MAX_RESULT_BYTES, REQUEST_ENV, RunResult
+from quantization_api.status import Artifact, MetricResult
+from quantizer import cli
+from quantizer.termination import (
+    TERMINATION_ENV,
+    Terminated,
+    categorize,
+    failed,
+    leave_message,
+    terminated_by_sigterm,
+    termination_path,
+)
+
+pytestmark = pytest.mark.unit
+
+DIGEST: Digest = "sha256:" + 64 * "0"
+
+
+@pytest.mark.parametrize(
+    ("error", "category", "code"),
+    [
+        (QuantizationError(Category.DATA_NOT_FOUND, "gone"), Category.DATA_NOT_FOUND, ExitCode.NOT_FOUND),
+        (MemoryError(), Category.HOST_OUT_OF_MEMORY, ExitCode.OUT_OF_MEMORY),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 1 byte"),
+            Category.HOST_OUT_OF_MEMORY,
+            ExitCode.OUT_OF_MEMORY,
+        ),
+        (
+            OSError(errno.ENOMEM, "Cannot allocate memory"),
+            Category.HOST_OUT_OF_MEMORY,
+            ExitCode.OUT_OF_MEMORY,
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory"), Category.GPU_OUT_OF_MEMORY, ExitCode.OUT_OF_MEMORY),
+        (OSError(errno.ENOSPC, "full"), Category.SCRATCH_FULL, ExitCode.CANNOT_CREATE_OUTPUT),
+        (Terminated(), Category.DISRUPTED, ExitCode.TERMINATED),
+        (RuntimeError("shapes do not match"), Category.INTERNAL, ExitCode.INTERNAL),
+        (OSError(errno.EBADF, "what"), Category.INTERNAL, ExitCode.INTERNAL),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
+)
+def test_every_exception_has_its_category_and_exit_code(
+    error: BaseException, category: Category, code: ExitCode
+) -> None:
+    known = categorize(error)
+    assert (known.category, known.exit_code) == (category, code)
+
+
+def test_a_real_allocation_that_fails_is_host_out_of_memory() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert categorize(caught.value).category is Category.HOST_OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize("category", list(Category))
+def test_the_longest_failure_fits_a_termination_message(category: Category) -> None:
+    message = failed(QuantizationError(category, "ü" * 5000, "€" * 5000)).to_message()
+    assert len(message.encode()) <= MAX_RESULT_BYTES
+    result = RunResult.model_validate_json(message)
+    assert result.failure is not None
+    assert result.failure.category == category
+    assert result.failure.exit_code == int(CATALOGUE[category].exit_code or ExitCode.INTERNAL)
+
+
+def test_the_longest_artifact_fits_a_termination_message() -> None:
+    result = RunResult(
+        recipe=DIGEST,
+        artifact=Artifact(
+            uri="s3://" + "u" * 1000,
+            manifest_digest=DIGEST,
+            size_bytes=10**15,
+            compression_ratio=3.9999,
+            bits_per_weight=4.1561,
+            readers=["r" * 256] * 16,
+            reused_from="s3://" + "u" * 1000,
+        ),
+        metrics=[MetricResult(name=63 * "n", input=1 / 3, output=2 / 3) for _ in range(8)],
+    )
+    message = result.to_message()
+    assert len(message.encode()) <= MAX_RESULT_BYTES
+    assert RunResult.model_validate_json(message).artifact is not None
+
+
+def test_the_message_goes_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TERMINATION_ENV, str(tmp_path / "message"))
+    leave_message(failed(QuantizationError(Category.INTERNAL, "x")), termination_path(in_pod=True))
+    assert json.loads((tmp_path / "message").read_text())["failure"]["category"] == "Internal"
+    monkeypatch.delenv(TERMINATION_ENV)
+    assert str(termination_path(in_pod=True)) == "/dev/termination-log"
+    assert termination_path(in_pod=False) is None
+
+
+def test_a_message_that_cannot_be_written_does_not_hide_the_ending(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    leave_message(failed(QuantizationError(Category.INTERNAL, "x")), tmp_path / "no" / "message")
+    assert "cannot be written" in caplog.text
+
+
+def test_sigterm_unwinds_the_main_thread_and_tells_the_others() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    seen: list[threading.Event] = []
+
+    def run() -> None:
+        with terminated_by_sigterm(lambda: None) as stopping:
+            seen.append(stopping)
+            os.kill(os.getpid(), signal.SIGTERM)
+            stopping.wait(10)
+
+    with pytest.raises(Terminated):
+        run()
+    assert seen[0].wait(10), "the other threads were not told"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run"], ["verify"], ["run", "--no-such-option"], ["fly"], []], ids=" ".join
+)
+def test_a_wrong_command_line_is_a_usage_error(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(REQUEST_ENV, raising=False)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == ExitCode.USAGE
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("request_text", ["no json", "{}", '{"name": 1}'])
+def test_a_request_that_is_not_valid_is_an_invalid_workflow(
+    request_text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(REQUEST_ENV, request_text)
+    monkeypatch.setenv(TERMINATION_ENV, str(tmp_path / "message"))
+    assert cli.main(["run"]) == ExitCode.INVALID_WORKFLOW
+    result = RunResult.model_validate_json((tmp_path / "message").read_text())
+    assert result.failure is not None
+    assert result.failure.category is Category.INVALID_WORKFLOW
+    assert json.loads(capsys.readouterr().err.splitlines()[-1])["level"] == "error"
