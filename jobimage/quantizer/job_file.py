@@ -72,32 +72,30 @@ def load_request(path: Path, endpoint: str | None = None, region: str | None = N
 def describe(error: ValidationError) -> str:
     """A validation error as lines "field: sentence", as kubectl prints what the API server refuses."""
     return "\n".join(
-        f"{_field(item['loc'], str(item['type']))}: {_sentence(item['type'], item['msg'], item['loc'])}"
+        _sentence(_field(item["loc"]), str(item["type"]), item["msg"])
         for item in error.errors(include_url=False)
     )
 
 
-def _field(location: tuple[int | str, ...], kind: str) -> str:
+def _field(location: tuple[int | str, ...]) -> str:
     """Dotted path; the tag that pydantic adds for a pass type is no field."""
-    if kind == "extra_forbidden":
-        location = location[:-1]
     text = ""
     for position, part in enumerate(location):
         if isinstance(part, int):
             text += f"[{part}]"
-        elif position and isinstance(location[position - 1], int) and location[position - 2] == "passes":
+        elif position > 1 and isinstance(location[position - 1], int) and location[position - 2] == "passes":
             continue
         else:
             text += f".{part}" if text else part
     return text or "manifest"
 
 
-def _sentence(kind: str, message: str, location: tuple[int | str, ...]) -> str:
+def _sentence(field: str, kind: str, message: str) -> str:
     if kind == "extra_forbidden":
-        return f'unknown field "{location[-1]}"'
+        return f'unknown field "{field}"'
     if kind == "missing":
-        return "this field is required"
-    return message if kind in SENTENCES else message[:1].lower() + message[1:]
+        return f"{field}: field required"
+    return f"{field}: {message if kind in SENTENCES else message[:1].lower() + message[1:]}"
 
 
 def _resolve_paths(document: dict[str, Any], folder: Path) -> None:

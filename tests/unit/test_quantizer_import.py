@@ -1,0 +1,301 @@
+"""Olive run configs become manifests, or every field in the way is named."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from quantization_api.failures import ExitCode, QuantizationError
+from quantization_api.spec import QuantizationJobSpec
+from quantizer import cli
+from quantizer.olive import import_config, load_config
+
+pytestmark = pytest.mark.unit
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "deploy/examples"
+CONFIG: dict[str, Any] = {
+    "input_model": {"type": "HfModel", "model_path": "s3://models/llama"},
+    "data_configs": [
+        {
+            "name": "train",
+            "type": "HuggingfaceContainer",
+            "load_dataset_config": {"data_name": "s3://datasets/train.txt"},
+            "pre_process_data_config": {"max_seq_len": 512, "max_samples": 128},
+        }
+    ],
+    "passes": {"quantize": {"type": "GptqQuantizer", "data_config": "train"}},
+}
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    return {**copy.deepcopy(CONFIG), **changes}
+
+
+def imported(document: dict[str, Any], **options: Any) -> dict[str, Any]:
+    manifest = import_config(document, name="job", output_uri="s3://artifacts/job", **options)
+    QuantizationJobSpec.model_validate(manifest["spec"])
+    workflow = manifest["spec"]["workflow"]
+    assert isinstance(workflow, dict)
+    return workflow
+
+
+def problems(document: dict[str, Any], **options: Any) -> str:
+    with pytest.raises(QuantizationError) as caught:
+        import_config(document, **{"name": "job", "output_uri": "s3://artifacts/job", **options})
+    assert caught.value.exit_code == ExitCode.INVALID_WORKFLOW
+    return caught.value.message
+
+
+def test_maps_become_lists_with_names() -> None:
+    metric = {"name": "size", "type": "size_on_disk", "sub_types": [{"name": "bytes"}]}
+    workflow = imported(config(evaluators={"q": {"metrics": [metric]}}, evaluator="q"))
+    assert workflow["passes"] == [{"name": "quantize", "type": "GptqQuantizer", "data_config": "train"}]
+    assert workflow["evaluators"] == [{"name": "q", "metrics": [{"name": "size", "type": "size_on_disk"}]}]
+    assert workflow["evaluator"] == "q"
+
+
+def test_the_file_itself_is_not_changed() -> None:
+    document = config()
+    imported(document)
+    assert document == CONFIG
+
+
+def test_the_order_of_the_passes_is_kept() -> None:
+    # more than one pass is refused by this release; the sentence about the first one shows the order
+    passes = {
+        "b": {"type": "GptqQuantizer", "data_config": "train"},
+        "a": {"type": "GptqQuantizer", "data_config": "train", "bits": 5},
+    }
+    assert "passes[1]" in problems(config(passes=passes))
+    assert "passes[0]" in problems(config(passes=passes, pass_flows=[["a", "b"]]))
+
+
+def test_nested_config_and_params_are_folded() -> None:
+    document = config(
+        input_model={"type": "hfmodel", "config": {"model_path": "s3://models/llama"}},
+        passes={"q": {"type": "gptqquantizer", "config": {"data_config": "train", "bits": 3}}},
+    )
+    document["data_configs"][0]["load_dataset_config"] = {"params": {"data_name": "s3://datasets/t.txt"}}
+    workflow = imported(document)
+    assert workflow["input_model"] == {"type": "HfModel", "model_path": "s3://models/llama"}
+    assert workflow["passes"][0] == {
+        "name": "q",
+        "type": "GptqQuantizer",
+        "data_config": "train",
+        "bits": 3,
+    }
+    assert workflow["data_configs"][0]["load_dataset_config"] == {"data_name": "s3://datasets/t.txt"}
+
+
+def test_engine_fields_may_be_nested() -> None:
+    metrics = [{"name": "size", "type": "size_on_disk"}]
+    workflow = imported(config(evaluators={"q": {"metrics": metrics}}, engine={"evaluator": "q"}))
+    assert workflow["evaluator"] == "q"
+
+
+def test_perplexity_comes_from_its_sub_type_with_its_goal() -> None:
+    goal = {"type": "percent-max-degradation", "value": 5}
+    metric = {
+        "name": "ppl",
+        "type": "accuracy",
+        "data_config": "train",
+        "sub_types": [{"name": "perplexity", "higher_is_better": False, "goal": goal}],
+    }
+    workflow = imported(config(evaluators={"q": {"metrics": [metric]}}, evaluator="q"))
+    assert workflow["evaluators"][0]["metrics"] == [
+        {"name": "ppl", "type": "perplexity", "data_config": "train", "goal": goal}
+    ]
+
+
+def test_default_value_is_the_default() -> None:
+    document = config(
+        passes={"q": {"type": "GptqQuantizer", "data_config": "train", "bits": "DEFAULT_VALUE"}}
+    )
+    assert "bits" not in imported(document)["passes"][0]
+
+
+def test_hub_data_are_replaced_by_data_in_storage() -> None:
+    document = config()
+    document["data_configs"][0]["load_dataset_config"] = {
+        "data_name": "wikitext",
+        "subset": "wikitext-2-raw-v1",
+        "split": "train",
+    }
+    assert "subset" in problems(document)
+    load = imported(document, data_names={"train": "s3://datasets/wikitext-2"})["data_configs"][0]
+    assert load["load_dataset_config"] == {"data_name": "s3://datasets/wikitext-2", "split": "train"}
+
+
+def test_a_local_file_loader_names_its_file() -> None:
+    document = config()
+    document["data_configs"][0]["load_dataset_config"] = {"data_name": "json", "data_files": "/data/a.jsonl"}
+    load = imported(document)["data_configs"][0]["load_dataset_config"]
+    assert load == {"data_name": "/data/a.jsonl"}
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("systems", {"systems": {"local": {"type": "LocalSystem"}}}, "systems: where a job runs"),
+    ("target", {"target": "local"}, "target: where a job runs"),
+    ("cache_dir", {"cache_dir": "cache"}, "cache_dir: results are kept"),
+    ("output_dir", {"engine": {"output_dir": "out"}}, "output_dir: write spec.output.uri"),
+    ("log level", {"log_severity_level": 0}, "log_severity_level: logs are JSON"),
+    ("search", {"search_strategy": {"sampler": "tpe"}}, "search_strategy is not available"),
+    ("search true", {"search_strategy": True}, "search_strategy is not available"),
+    ("no baseline", {"evaluate_input_model": False}, "the input model is always evaluated"),
+    ("typo", {"pases": {}}, 'unknown field "workflow.pases"'),
+    ("hub model", {"input_model": {"type": "HfModel", "model_path": "org/model"}}, "downloads from a hub"),
+    (
+        "model type",
+        {"input_model": {"type": "ONNXModel", "model_path": "s3://models/x"}},
+        "workflow.input_model.type",
+    ),
+    (
+        "load_kwargs",
+        {"input_model": {"type": "HfModel", "model_path": "s3://models/x", "load_kwargs": {"a": 1}}},
+        "input_model.load_kwargs: weights are read",
+    ),
+    ("no passes", {"passes": {}}, "passes: the file has none"),
+    (
+        "alternatives",
+        {"passes": {"q": [{"type": "A"}, {"type": "B"}]}},
+        "passes.q: alternatives are a search",
+    ),
+    ("native pass", {"passes": {"q": {"type": "Gptq"}}}, "Gptq is not available; write GptqQuantizer"),
+    (
+        "searchable",
+        {"passes": {"q": {"type": "GptqQuantizer", "data_config": "train", "bits": "SEARCHABLE_VALUES"}}},
+        "passes.q.bits: searches are not available",
+    ),
+    (
+        "w_bit",
+        {"passes": {"q": {"type": "GptqQuantizer", "data_config": "train", "w_bit": 4}}},
+        "w_bit is not a parameter of GptqQuantizer",
+    ),
+    (
+        "disable_search",
+        {"passes": {"q": {"type": "GptqQuantizer", "data_config": "train", "disable_search": True}}},
+        "passes.q.disable_search",
+    ),
+    (
+        "lm-eval",
+        {"evaluators": {"e": {"type": "LMEvaluator", "tasks": ["x"]}}},
+        "evaluators.e.tasks: tasks of lm-eval",
+    ),
+    (
+        "priority",
+        {
+            "evaluators": {
+                "e": {
+                    "metrics": [
+                        {
+                            "name": "ppl",
+                            "type": "accuracy",
+                            "data_config": "train",
+                            "sub_types": [{"name": "perplexity", "priority": 1}],
+                        }
+                    ]
+                }
+            },
+            "evaluator": "e",
+        },
+        "evaluators.e.metrics[0].sub_types[0].priority: it ranks",
+    ),
+    (
+        "higher is better",
+        {
+            "evaluators": {
+                "e": {
+                    "metrics": [
+                        {
+                            "name": "ppl",
+                            "type": "accuracy",
+                            "data_config": "train",
+                            "sub_types": [{"name": "perplexity", "higher_is_better": True}],
+                        }
+                    ]
+                }
+            },
+            "evaluator": "e",
+        },
+        "the lower value is better",
+    ),
+    (
+        "unknown reference",
+        {"evaluator": "nothing"},
+        "evaluator names an evaluator that evaluators does not have",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "sentence"), REFUSED, ids=[item[0] for item in REFUSED])
+def test_what_has_no_meaning_here_is_refused_by_name(
+    name: str, change: dict[str, Any], sentence: str
+) -> None:
+    assert sentence in problems(config(**change))
+
+
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [
+        ("load_dataset_config", "subset"),
+        ("load_dataset_config", "trust_remote_code"),
+        ("pre_process_data_config", "pad_to_max_len"),
+        ("pre_process_data_config", "chat_template"),
+        ("pre_process_data_config", "no_such_option"),
+    ],
+)
+def test_options_of_a_data_config_are_refused_by_name(part: str, field: str) -> None:
+    document = config()
+    document["data_configs"][0][part][field] = "x"
+    assert field in problems(document)
+
+
+def test_all_problems_come_in_one_message() -> None:
+    message = problems(config(systems={}, cache_dir="x", host="y"), output_uri=None)
+    for word in ("systems", "cache_dir", "host", "--output-uri"):
+        assert word in message
+
+
+def test_a_field_is_left_out_when_the_user_says_so() -> None:
+    document = config(systems={"a": {}}, cache_dir="x")
+    assert imported(document, drop=["systems", "cache_dir"])["passes"]
+
+
+def test_a_key_given_twice_is_no_valid_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"passes": {}, "passes": {}}')
+    with pytest.raises(QuantizationError, match="given twice"):
+        load_config(path)
+
+
+def test_the_example_becomes_a_manifest_that_can_be_run(tmp_path: Path) -> None:
+    target = tmp_path / "job.yaml"
+    arguments = [
+        "import",
+        str(EXAMPLES / "olive-gptq.json"),
+        "--output-uri",
+        "s3://artifacts/x",
+        "-o",
+        str(target),
+    ]
+    assert cli.main(arguments) == 0
+    manifest = yaml.safe_load(target.read_text())
+    assert manifest["kind"] == "QuantizationJob"
+    assert manifest["metadata"] == {"name": "olive-gptq"}
+    spec = QuantizationJobSpec.model_validate(manifest["spec"])
+    asked = json.loads((EXAMPLES / "olive-gptq.json").read_text())["passes"]["quantize"]
+    assert spec.workflow.passes[0].model_dump(include=set(asked)) == asked
+
+
+def test_a_refusal_on_the_command_line_is_78_and_says_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config(systems={})))
+    assert cli.main(["import", str(path), "--output-uri", "s3://artifacts/x"]) == ExitCode.INVALID_WORKFLOW
+    captured = capsys.readouterr()
+    assert "systems" in captured.err
+    assert captured.out == ""

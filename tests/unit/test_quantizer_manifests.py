@@ -1,0 +1,97 @@
+"""Manifests in files: the same sentences as the API server's, and paths of this machine."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.support.manifests import EXTRA, INVALID, VALID, Invalid, manifest
+
+from quantization_api.failures import ExitCode, QuantizationError
+from quantizer import cli
+from quantizer.job_file import load_request
+
+pytestmark = pytest.mark.unit
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "deploy/examples"
+
+
+def written(tmp_path: Path, *documents: object) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump_all(documents))
+    return path
+
+
+def test_a_valid_manifest_becomes_a_request(tmp_path: Path) -> None:
+    request = load_request(written(tmp_path, VALID))
+    assert request.name == "job"
+    assert request.output.uri == VALID["spec"]["output"]["uri"]
+    assert request.storage.endpoint == VALID["spec"]["storage"]["endpoint"]
+    assert "credentials" not in request.model_dump_json().lower()
+
+
+@pytest.mark.parametrize("case", [c for c in INVALID if c.client_sentence], ids=lambda c: c.name)
+def test_an_invalid_manifest_gets_the_api_servers_sentence(case: Invalid, tmp_path: Path) -> None:
+    with pytest.raises(QuantizationError) as caught:
+        load_request(written(tmp_path, manifest(*case.changes)))
+    sentence = case.server if case.client_sentence == EXTRA else case.client_sentence
+    assert sentence is not None
+    assert sentence.lower() in caught.value.message.lower()
+    assert caught.value.exit_code == ExitCode.INVALID_WORKFLOW
+
+
+@pytest.mark.parametrize("name", ["gptq-stories15m.yaml", "gptq-stories15m-local.yaml"])
+def test_the_examples_are_valid(name: str) -> None:
+    request = load_request(EXAMPLES / name)
+    assert request.workflow.passes[0].type == "GptqQuantizer"
+
+
+def test_relative_paths_are_relative_to_the_file() -> None:
+    request = load_request(EXAMPLES / "gptq-stories15m-local.yaml")
+    assert request.workflow.input_model.model_path == f"file://{EXAMPLES}/stories15m"
+    assert request.workflow.data_configs[0].load_dataset_config.data_name.startswith(
+        f"file://{EXAMPLES}/text/"
+    )
+    assert request.output.uri == f"file://{EXAMPLES.parents[1]}/out/stories15m-gptq"
+
+
+def test_both_examples_compute_the_same() -> None:
+    cluster, local = (
+        load_request(EXAMPLES / name).workflow.model_dump(exclude={"input_model", "data_configs"})
+        for name in ("gptq-stories15m.yaml", "gptq-stories15m-local.yaml")
+    )
+    assert cluster == local
+
+
+def test_the_endpoint_of_the_cluster_can_be_replaced(tmp_path: Path) -> None:
+    request = load_request(written(tmp_path, VALID), endpoint="http://127.0.0.1:9000", region="here")
+    assert (request.storage.endpoint, request.storage.region) == ("http://127.0.0.1:9000", "here")
+
+
+def test_a_file_with_anything_else_is_refused(tmp_path: Path) -> None:
+    wrong: list[tuple[tuple[object, ...], str]] = [
+        ((), "holds 0 documents"),
+        ((VALID, VALID), "holds 2 documents"),
+        (({**VALID, "kind": "Job"},), "expected quantization.dev/v1alpha1 QuantizationJob"),
+        (({**VALID, "metadata": {}},), "metadata.name: field required"),
+        (({**VALID, "specc": {}},), 'unknown field "specc"'),
+    ]
+    for documents, sentence in wrong:
+        with pytest.raises(QuantizationError) as caught:
+            load_request(written(tmp_path, *documents))
+        assert sentence in caught.value.message
+    (tmp_path / "job.yaml").write_text("a: [")
+    with pytest.raises(QuantizationError, match="is not YAML"):
+        load_request(tmp_path / "job.yaml")
+
+
+def test_a_field_is_named_by_its_path(tmp_path: Path) -> None:
+    with pytest.raises(QuantizationError) as caught:
+        load_request(written(tmp_path, manifest(("workflow.passes.0.bits", "many"))))
+    assert caught.value.message.startswith("spec.workflow.passes[0].bits: ")
+
+
+def test_a_manifest_that_is_not_there_ends_with_78(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", "-f", str(tmp_path / "no.yaml")]) == ExitCode.INVALID_WORKFLOW
+    assert "no.yaml" in capsys.readouterr().err
