@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import logging
 import os
 import threading
 from datetime import UTC, datetime
@@ -22,6 +23,8 @@ from quantizer.report.server import ProgressServer
 from quantizer.termination import Terminated
 from quantizer.workflow import Outcome, Setting, run
 
+logger = logging.getLogger(__name__)
+
 POD_LISTEN = f"0.0.0.0:{PROGRESS_PORT}"  # inside the pod's own network namespace, where the operator polls
 LISTEN_ENV = "QUANTIZATION_LISTEN"
 
@@ -31,6 +34,7 @@ def execute(
 ) -> Outcome:
     """Runs what the options ask for; `stopping` ends the run at its next checkpoint."""
     request = _request(options, in_pod)
+    logger.info("run of %s/%s", request.namespace, request.name)
 
     def checkpoint() -> None:
         if stopping.is_set():

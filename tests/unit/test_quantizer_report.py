@@ -1,0 +1,135 @@
+"""Model card, report page, readers, and what `inspect` says of group sizes."""
+
+import xml.etree.ElementTree as ET
+from typing import Any
+
+import pytest
+import yaml
+
+from quantization_api.manifest import InputRecord, Manifest, ModuleRecord
+from quantization_api.passes import GptqQuantizer
+from quantization_api.status import MetricResult
+from quantizer.inspection import group_sizes
+from quantizer.report.document import report_files
+from quantizer.report.model_card import format_value, model_card
+from quantizer.report.readers import not_read_by, readers_of
+
+pytestmark = pytest.mark.unit
+
+
+def a_manifest(**options: Any) -> Manifest:
+    parameters = {"type": "GptqQuantizer", "data_config": "train", **options}
+    return Manifest(
+        recipe="sha256:" + 64 * "a",
+        engine_version="0.1.0",
+        created="2026-01-01T00:00:00Z",
+        input=InputRecord(
+            model_path="s3://models/<llama>",
+            revision="sha256:" + 64 * "b",
+            architecture="LlamaForCausalLM",
+            size_bytes=40_000_000,
+        ),
+        workflow={"input_model": {"model_path": "s3://models/<llama>"}, "passes": [parameters]},
+        passes=["GptqQuantizer"],
+        checkpoint_format="gptq",
+        bits_per_weight=4.625,
+        compression_ratio=3.2,
+        readers=readers_of(GptqQuantizer.model_validate(parameters)),
+        metrics=[
+            MetricResult(name="ppl", input=6.75, output=7.16),
+            MetricResult(name="rtn_ppl", input=6.75, output=7.41),
+            MetricResult(name="size", input=40_000_000, output=12_500_000),
+        ],
+        modules=[
+            ModuleRecord(
+                name=f"model.layers.{layer}.self_attn.q_proj",
+                shape=(288, 288),
+                error=0.004,
+                error_rtn=0.008,
+                damping=0.01,
+            )
+            for layer in range(3)
+        ],
+        versions={"quantizer": "0.1.0", "torch": "2"},
+        objects=[],
+    )
+
+
+def test_the_card_says_what_it_is_how_good_and_how_to_load_it() -> None:
+    card = model_card(a_manifest(), "s3://artifacts/llama-gptq")
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["library_name"] == "transformers"
+    assert "4-bit" in front["tags"]
+    for words in (
+        "| ppl | 6.750 | 7.160 |",
+        "| rtn_ppl | 6.750 | 7.410 |",
+        "40.0 MB before, 12.5 MB after (3.20 times smaller)",
+        "4.625 bits",
+        "sha256:" + 64 * "a",
+        "aws s3 cp --recursive s3://artifacts/llama-gptq/model ./model",
+        "from_pretrained",
+        "vLLM and SGLang refuse this artifact; they need sym: true",
+        "- gptqmodel",
+    ):
+        assert words in card
+
+
+def test_the_recipe_of_the_card_is_the_workflow_itself() -> None:
+    manifest = a_manifest(sym=True)
+    block = model_card(manifest, "file:///a").split("```yaml\n")[1].split("```")[0]
+    assert yaml.safe_load(block) == {"workflow": manifest.workflow}
+
+
+def test_the_report_is_one_page_that_needs_nothing_else() -> None:
+    files = report_files(a_manifest(), {"quantize": 12.5, "quantize: solve": 3.0, "evaluate": 4.0})
+    assert set(files) == {"report.html", "error-by-layer.svg", "time-by-stage.svg"}
+    page = files["report.html"].decode()
+    assert page.count("<svg") == 2
+    assert "s3://models/&lt;llama&gt;" in page, "what comes from a manifest is escaped"
+    assert "<td>model.layers.2.self_attn.q_proj</td><td>288 × 288</td><td>4.000e-03</td>" in page
+    for name, data in files.items():
+        if name.endswith(".svg"):
+            assert ET.fromstring(data.decode()).tag.endswith("svg")
+
+
+def test_the_same_run_draws_the_same_pictures() -> None:
+    one, other = (report_files(a_manifest(), {"quantize": 1.0}) for _ in range(2))
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("options", "vllm", "needs"),
+    [
+        ({"sym": True}, True, None),
+        ({"sym": True, "bits": 8, "group_size": -1}, True, None),
+        ({}, False, "sym: true"),
+        ({"sym": True, "bits": 3}, False, "bits: 4 or 8"),
+        ({"sym": True, "group_size": 16}, False, "group_size"),
+    ],
+    ids=str,
+)
+def test_readers_are_those_that_take_the_parameters(
+    options: dict[str, Any], vllm: bool, needs: str | None
+) -> None:
+    parameters = GptqQuantizer.model_validate({"type": "GptqQuantizer", "data_config": "d", **options})
+    assert ("vLLM" in readers_of(parameters)) is vllm
+    sentence = not_read_by(parameters)
+    assert (sentence is None) is vllm
+    if needs:
+        assert needs in str(sentence)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sizes"),
+    [([288, 768], [-1, 16, 32]), ([4096, 14336], [-1, 16, 32, 64, 128, 256, 512, 1024, 2048]), ([10], [-1])],
+)
+def test_group_sizes_divide_every_linear(inputs: list[int], sizes: list[int]) -> None:
+    assert group_sizes(inputs) == sizes
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "-"), (0.0, "0"), (0.07357, "0.07357"), (7.1619, "7.162"), (30383424.0, "30,383,424")],
+)
+def test_figures_are_readable(value: float | None, text: str) -> None:
+    assert format_value(value) == text
