@@ -34,7 +34,8 @@ def measure(
     sizes: tuple[int, int],
     device: torch.device,
     scratch: Path,
-    on_progress: Callable[[int, int], None],
+    head_share: float,
+    on_progress: Callable[[float], None],
 ) -> Measured:
     """Measures every metric; models run once for each data config, not once for each metric.
 
@@ -42,27 +43,23 @@ def measure(
         tokens: by name of the data config. calibration: of the pass; one sequence of it is run when no
             metric needs text, so that every artifact was loaded and run before it is published.
         sizes: bytes of the safetensors before and after.
+        head_share: share of an evaluation that its heads take. on_progress: called with the share done.
 
     Raises:
         QuantizationError: ArtifactCorrupt when what was stored does not load, NumericalFailure.
     """
     names = list(dict.fromkeys(metric.data_config for metric in metrics if metric.data_config))
+    progress = _Progress(max(1, 2 * len(names)), head_share, on_progress)
     if not names:
         first = TokenBatches(calibration.sequences[:1])
-        evaluate(model, artifact, first, device, lambda _, done, total: on_progress(done, total), scratch)
+        evaluate(model, artifact, first, device, progress.step, scratch)
     ours: dict[str, Evaluation] = {}
     rounded: dict[str, Evaluation] = {}
-    for number, name in enumerate(names):
-
-        def step(half: int, done: int, total: int, number: int = number) -> None:
-            on_progress((2 * number + half) * total + done, 2 * len(names) * total)
-
-        ours[name] = evaluate(
-            model, artifact, tokens[name], device, lambda _, done, total: step(0, done, total), scratch
-        )
-        rounded[name] = evaluate_round_to_nearest(
-            model, config, tokens[name], device, lambda _, done, total: step(1, done, total), scratch
-        )
+    for name in names:
+        ours[name] = evaluate(model, artifact, tokens[name], device, progress.step, scratch)
+        progress.next()
+        rounded[name] = evaluate_round_to_nearest(model, config, tokens[name], device, progress.step, scratch)
+        progress.next()
     results: list[MetricResult] = []
     beside: list[MetricResult] = []
     for metric in metrics:
@@ -72,6 +69,28 @@ def measure(
             _, plain = _values(metric, rounded, sizes)
             beside.append(MetricResult(name=_beside_name(metric.name), input=before, output=plain))
     return Measured(results, beside)
+
+
+class _Progress:
+    """The share that is done over several evaluations, each of two parts: layers, then heads."""
+
+    def __init__(self, runs: int, head_share: float, tell: Callable[[float], None]) -> None:
+        self._runs, self._head_share, self._tell = runs, head_share, tell
+        self._run = 0
+
+    def step(self, stage: str, done: int, total: int) -> None:
+        """As evaluation.streamed.OnProgress."""
+        part = done / total
+        share = (
+            1 - self._head_share + self._head_share * part
+            if stage == "heads"
+            else (1 - self._head_share) * part
+        )
+        self._tell((self._run + share) / self._runs)
+
+    def next(self) -> None:
+        """One evaluation has ended."""
+        self._run += 1
 
 
 def _beside_name(name: str) -> str:

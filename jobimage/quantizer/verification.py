@@ -24,7 +24,7 @@ NAMED_AT_MOST = 5
 SLICE_BYTES = 64 * 1024 * 1024
 
 OnProgress = Callable[[str, int, int], None]
-"""Called with (stage, done, total): "read" in bytes, "load" in layers."""
+"""Called with (stage, done, total): "read" in bytes, then as evaluation.streamed.OnProgress."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def load(source: StoreSource, device: torch.device, scratch: Path, on_progress: 
             view,
             None,
             TokenBatches((probe,)),
-            lambda _, done, total: on_progress("load", done, total),
+            on_progress,
             scratch,
         )
     except QuantizationError as error:

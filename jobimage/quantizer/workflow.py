@@ -40,7 +40,7 @@ from quantizer.measure import Measured, measure
 from quantizer.report.model_card import model_card
 from quantizer.report.progress import Tracker
 from quantizer.report.readers import not_read_by, readers_of
-from quantizer.report.workload import plan
+from quantizer.report.workload import head_share, plan
 from quantizer.store.artifact import ArtifactWriter, Output, manifest_digest
 from quantizer.store.claim import Claim
 from quantizer.store.interface import ARTIFACT, OUTPUT
@@ -224,9 +224,9 @@ def _quantize(job: _Job, setting: Setting, writer: ArtifactWriter) -> QuantizeRe
 
 
 def _measure(job: _Job, setting: Setting, artifact: StoreSource, report: QuantizeReport) -> Measured:
-    def on_progress(done: int, total: int) -> None:
+    def on_progress(share: float) -> None:
         setting.checkpoint()
-        setting.tracker.advance(done, total)
+        setting.tracker.advance(share, 1)
 
     metrics = job.request.workflow.metrics()
     for name in dict.fromkeys(metric.data_config for metric in metrics if metric.data_config):
@@ -241,6 +241,7 @@ def _measure(job: _Job, setting: Setting, artifact: StoreSource, report: Quantiz
         (report.input_bytes, report.output_bytes),
         setting.device,
         setting.scratch,
+        head_share(job.model.decoder),
         on_progress,
     )
 

@@ -71,7 +71,10 @@ def test_one_model_alone_has_a_perplexity_and_tells_its_progress(tmp_path: Path)
     )
     assert ours.perplexity == ours.reference_perplexity > 1
     assert ours.kl_divergence == 0.0
-    assert steps == [("evaluate", 1, 3), ("evaluate", 2, 3), ("evaluate", 3, 3)]
+    layers, heads = steps[:2], steps[2:]
+    assert layers == [("evaluate", 1, 2), ("evaluate", 2, 2)]
+    assert [stage for stage, _, _ in heads] == ["heads"] * len(heads)
+    assert heads[-1][1] == heads[-1][2] > 0
 
 
 def test_no_token_to_predict_is_insufficient(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from quantizer.passes.gptq import GptqConfig
 HEAD_ROWS = 4096  # vocabulary entries whose logits exist at a time
 
 OnProgress = Callable[[str, int, int], None]
-"""Called with (stage, layers done, layers in all) after each layer."""
+"""Called with ("evaluate", layers done, layers in all) after each layer of each model, and with
+("heads", vocabulary entries done, entries in all) while the heads are applied."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def compare(
     if predictions == 0:
         raise QuantizationError(Category.DATA_INSUFFICIENT, "no sequence has a second token to predict")
     views = [reference] if candidate is None else [reference, candidate]
-    total = sum(view.model.layers + 1 for view in views)
+    total = sum(view.model.layers for view in views)
     shapes = [(batch.shape[0], batch.shape[1]) for batch in batches]
     with torch.inference_mode(), ExitStack() as stack:
         stores: list[ActivationStore] = []
@@ -110,8 +111,7 @@ def compare(
         parts = [
             BatchDivergence(_targets(batch, reference.model.device), len(views) == 2) for batch in batches
         ]
-        _apply_heads(views, stores, parts)
-        on_progress("evaluate", total, total)
+        _apply_heads(views, stores, parts, on_progress)
         return _summarize(parts, predictions, tokens.tokens)
 
 
@@ -121,7 +121,10 @@ def _targets(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
     return following.reshape(-1).to(device)
 
 
-def _apply_heads(views: list[View], stores: list[ActivationStore], parts: list[BatchDivergence]) -> None:
+def _apply_heads(
+    views: list[View], stores: list[ActivationStore], parts: list[BatchDivergence], on_progress: OnProgress
+) -> None:
+    vocabulary = views[0].model.vocabulary
     heads = [view.model.table_slices(view.model.head_name(), HEAD_ROWS) for view in views]
     for slices in zip(*heads, strict=True):
         for index, part in enumerate(parts):
@@ -130,6 +133,7 @@ def _apply_heads(views: list[View], stores: list[ActivationStore], parts: list[B
                 for store, (_, rows) in zip(stores, slices, strict=True)
             ]
             part.update(slices[0][0], logits[0], logits[1] if len(logits) == 2 else None)
+        on_progress("heads", min(slices[0][0] + HEAD_ROWS, vocabulary), vocabulary)
 
 
 def _summarize(parts: list[BatchDivergence], predictions: int, tokens: int) -> Evaluation:

@@ -67,7 +67,7 @@ class Tracker:
                 self._done.add(name)
                 self._fraction = 0.0
 
-    def advance(self, done: int, total: int) -> None:
+    def advance(self, done: float, total: float) -> None:
         """The current stage is done / total of its way."""
         with self._lock:
             self._fraction = min(1.0, done / total) if total else 0.0

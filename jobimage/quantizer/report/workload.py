@@ -1,5 +1,6 @@
 """Estimates of the work of each stage, in multiply-adds, for progress and time to the end."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from quantization_api.passes import GptqQuantizer
@@ -9,6 +10,7 @@ from quantizer.decoder.model import DecoderModel
 from quantizer.report.progress import Stage
 
 SOLVE_FACTOR = 2.0  # rounding a column costs more than its multiply-adds: it is not one large product
+LOGIT_COST = 200  # of the softmax and the sums over the vocabulary, for one logit
 PUBLISH_SHARE = 0.02
 
 
@@ -31,8 +33,7 @@ def plan(
     calibration = tokens[parameters.data_config].tokens
     solve = SOLVE_FACTOR * sum(rows * columns**2 for rows, columns in linears)
     quantize = decoder.layers * (calibration * (2 * weights + grams) + solve)
-    head = decoder.vocabulary * decoder.width
-    forward = decoder.layers * weights + head
+    forward = decoder.layers * weights + _head(decoder)
     names = {metric.data_config for metric in metrics if metric.data_config}
     evaluated = 4 * sum(tokens[name].tokens for name in names) or 2 * len(
         tokens[parameters.data_config].sequences[0]
@@ -43,3 +44,15 @@ def plan(
         Stage("evaluate", evaluate),
         Stage("publish", PUBLISH_SHARE * (quantize + evaluate)),
     ]
+
+
+def head_share(decoder: DecoderModel) -> float:
+    """Share of an evaluation that is spent on the heads and the figures over the vocabulary."""
+    shapes = decoder.layer_shapes()
+    weights = sum(math.prod(shapes[f"{name}.weight"]) for name in decoder.architecture.linears)
+    head = _head(decoder)
+    return head / (decoder.layers * weights + head)
+
+
+def _head(decoder: DecoderModel) -> int:
+    return decoder.vocabulary * (decoder.width + LOGIT_COST)
