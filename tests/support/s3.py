@@ -75,6 +75,7 @@ class S3Server:
         with (self._directory / "weed.log").open("wb") as log:
             self._process = subprocess.Popen(
                 [
+                    *("setpriv", "--pdeathsig", "KILL", "--"),  # it ends with a test run that is killed
                     binary,
                     "server",
                     "-ip=127.0.0.1",

@@ -206,10 +206,11 @@ class ApiServer:
         ]
 
     def _spawn(self, name: str, argv: Sequence[str]) -> None:
-        # setpriv asks the kernel to end the server when this process is killed and cannot do it itself.
+        # setpriv asks the kernel to end the server when this process is killed and cannot do it itself. Not with
+        # TERM: all servers get it at once, and an API server whose etcd is already gone never ends its shutdown.
         with (self.directory / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "TERM", "--", *argv],
+                ["setpriv", "--pdeathsig", "KILL", "--", *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
