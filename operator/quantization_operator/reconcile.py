@@ -221,13 +221,13 @@ def _hopeless(case: Case) -> Decision | None:
 
 
 def _ending(case: Case) -> Decision | None:
-    """The last pod ended for good; the Job controller will say so in a moment."""
+    """The last quantizer ended for good; the kubelet and the Job controller will say so in a moment."""
     pods = by_age(case.observed.pods)
-    if not pods or _alive(case):
+    if not pods or any(pod.uid != pods[-1].uid for pod in _alive(case)):
         return None
     last = pods[-1]
-    final = last.phase == "Succeeded" or (last.exit_code in PERMANENT_EXIT_CODES and not last.disruption)
-    return Decision("ending") if final else None
+    ended = last.exit_code in (0, *PERMANENT_EXIT_CODES) and not last.disruption
+    return Decision("ending") if last.phase == "Succeeded" or ended else None
 
 
 def _in_progress(case: Case) -> Decision:

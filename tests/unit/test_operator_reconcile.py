@@ -316,6 +316,20 @@ CASES: dict[str, Case] = {
     "the pod succeeded: the Job completes by itself, wait for it": Case(
         request=job(status=RUNS), child=child(), pods=[succeeded()], rule="ending"
     ),
+    "the quantizer succeeded, its pod is not done yet: nothing": Case(
+        request=job(status=RUNS),
+        child=child(),
+        pods=[succeeded(phase="Running")],
+        now=LATER,
+        rule="ending",
+    ),
+    "the quantizer failed for good, its pod is not done yet: nothing": Case(
+        request=job(status=RUNS),
+        child=child(),
+        pods=[terminated(66, phase="Running")],
+        now=LATER,
+        rule="ending",
+    ),
     "the Job failed: look again before saying why": Case(
         child=child(status=ended("Failed", "PodFailurePolicy")), rule="job failed", look="objects"
     ),
