@@ -31,7 +31,7 @@ def legacy_python() -> str:
     """The interpreter of the environment that has auto-gptq."""
     python = os.environ.get(VARIABLE)
     if not python:
-        pytest.skip(f"{VARIABLE} is not set; `python -m tests.support.environments legacy` prints a value")
+        pytest.fail(f"{VARIABLE} is not set; `python -m tests.support.environments legacy` prints a value")
     return python
 
 

@@ -52,7 +52,7 @@ def readings(
     """What the independent reader makes of each checkpoint."""
     python = os.environ.get(VARIABLE)
     if not python:
-        pytest.skip(f"{VARIABLE} is not set; `python -m tests.support.environments readers` prints a value")
+        pytest.fail(f"{VARIABLE} is not set; `python -m tests.support.environments readers` prints a value")
     folder = tmp_path_factory.mktemp("reader")
     request = {"directories": [str(path) for path in checkpoints.values()], "tokens": tokens}
     torch.save(request, folder / "request.pt")
