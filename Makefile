@@ -61,6 +61,10 @@ e2e: setup ## The whole: cluster, images, S3, and independent readers of the res
 	export QUANTIZATION_LEGACY_PYTHON=$$($(RUN) tests.support.environments legacy); \
 	pytest -q -m e2e
 
+.PHONY: bench
+bench: setup ## Peak memory of a run beside the parts it must hold; fails while the bound is passed
+	$(BIN)/python tests/benchmarks/peak_memory.py
+
 ##@ Develop
 .PHONY: setup
 setup: .venv/complete
