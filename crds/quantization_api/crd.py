@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from quantization_api import GROUP, KIND, PLURAL, SHORT_NAME, VERSION
-from quantization_api.passes import PASS_TYPES, SYNONYMS, PassBase, owners, unavailable_pass
+from quantization_api.passes import PASS_TYPES, SYNONYMS, PassBase, owners
 from quantization_api.spec import QuantizationJobSpec
 from quantization_api.status import QuantizationJobStatus
 from quantization_api.structural import Schema, structural
@@ -48,13 +48,9 @@ def flat_pass_schema() -> Schema:
                         "message": f"{cls.__name__} needs {name}",
                     }
                 )
-        if sentence := unavailable_pass(cls.__name__):
-            rules.append(
-                {"rule": f"self.type != '{cls.__name__}'", "message": sentence, "fieldPath": ".type"}
-            )
-        for rule in cls.RULES:
+        for rule in cls.rules():
             item = rule.as_validation()
-            rules.append(item | {"rule": f"self.type != '{cls.__name__}' || ({item['rule']})"})
+            rules.append(item | {"rule": f"self.type != '{cls.__name__}' || {item['rule']}"})
     base = PassBase.model_json_schema()
     refused = structural(base, {})
     properties |= {name: refused["properties"][name] for name in PassBase.REFUSED}

@@ -12,6 +12,7 @@ from quantization_api.status import MetricResult
 
 MANIFEST_NAME = "manifest.json"
 MODEL_PREFIX = "model/"
+ONNX_PREFIX = "onnx/"
 REPORT_PREFIX = "report/"
 STATE_PREFIX = ".state/"
 MODEL_CARD_NAME = "README.md"
@@ -48,6 +49,18 @@ class ModuleRecord(_Document):
     damping: float
 
 
+class ExportRecord(_Document):
+    """The ONNX graph beside the checkpoint, and how close it is to it on some calibration tokens."""
+
+    precision: str
+    execution_provider: str
+    accuracy_level: int
+    size_bytes: int
+    kl_divergence: float
+    top1_agreement: float
+    tokens: int
+
+
 class Manifest(_Document):
     """The table of contents and the birth certificate of an artifact."""
 
@@ -64,6 +77,7 @@ class Manifest(_Document):
     readers: list[str]
     metrics: list[MetricResult]
     modules: list[ModuleRecord]
+    export: ExportRecord | None = None
     versions: dict[str, str]
     objects: list[StoredObject]
 

@@ -5,12 +5,18 @@ refuse a parameter that belongs to another type. Defaults live here and in the d
 `default:` in the CRD: a server-side default of a flat object would be drift for GitOps tools.
 """
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
+from quantization_api.awq_refusals import AUTOAWQ, AWQ
 from quantization_api.bounded import ModulePath, Name
+from quantization_api.conditions import Refusal, equals
+from quantization_api.gptq_refusals import AUTO_GPTQ, GPTQ
+from quantization_api.model_builder_refusals import MODEL_BUILDER
+from quantization_api.quarot_refusals import QUAROT
 from quantization_api.rules import ContractModel, Rule
 
 Dtype = Literal["fp16", "fp32", "fp64"]
@@ -51,38 +57,6 @@ SYNONYMS: dict[str, dict[str, str]] = {
 """What to write instead when a parameter of one type is given to another."""
 
 
-def not_available(field: str, condition: str, sentence: str, unavailable: Any) -> Rule:
-    """A rule that refuses what this release does not implement, with a sentence that says what to write."""
-    return Rule(
-        cel=f"!has(self.{field}) || {condition}",
-        message=sentence,
-        check=lambda model: sentence if unavailable(getattr(model, field)) else None,
-        field=field,
-    )
-
-
-def one_of(field: str, values: tuple[int, ...]) -> Rule:
-    """A rule that a number is one of a few."""
-    sentence = f"{field} must be " + ", ".join(str(v) for v in values[:-1]) + f" or {values[-1]}"
-    return Rule(
-        cel=f"!has(self.{field}) || self.{field} in [{', '.join(map(str, values))}]",
-        message=sentence,
-        check=lambda model: sentence if getattr(model, field) not in (None, *values) else None,
-        field=field,
-    )
-
-
-def group_size_rule(field: str) -> Rule:
-    """-1 (one group for a whole row) or a positive number."""
-    sentence = f"{field} is -1 (one group for each output channel) or greater than 0"
-    return Rule(
-        cel=f"!has(self.{field}) || self.{field} == -1 || self.{field} > 0",
-        message=sentence,
-        check=lambda model: sentence if getattr(model, field) == 0 else None,
-        field=field,
-    )
-
-
 class PassBase(ContractModel):
     """What every pass has. Parameters of other pass types are refused with what to write instead."""
 
@@ -94,11 +68,14 @@ class PassBase(ContractModel):
         "evaluator": "the evaluator of a workflow is spec.workflow.evaluator; leave it out here",
     }
 
-    @model_validator(mode="after")
-    def _refuse_unavailable(self) -> Self:
-        if sentence := unavailable_pass(type(self).__name__):
-            raise PydanticCustomError("unavailable", "{sentence}", {"sentence": sentence})
-        return self
+    REFUSALS: ClassVar[tuple[Refusal, ...]] = ()
+    PACKAGES: ClassVar[dict[str, tuple[Refusal, ...]]] = {}
+    """Implementations beside native, each with what it cannot do."""
+
+    @classmethod
+    def rules(cls) -> tuple[Rule, ...]:
+        """The rules of the type, the packages' included."""
+        return _rules(cls)
 
     @model_validator(mode="before")
     @classmethod
@@ -144,50 +121,20 @@ class GptqQuantizer(PassBase):
     implementation: Literal["native", "auto-gptq", "autoawq"] = Field(
         "native", description="Who computes: native, or the package itself in its own image."
     )
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        one_of("bits", (2, 3, 4, 8)),
-        group_size_rule("group_size"),
-        not_available(
-            "layers_block_name",
-            "false",
-            "layers_block_name is not available in this release; leave it out: llama models need no module names",
-            lambda v: v is not None,
-        ),
-        not_available(
-            "outside_layer_modules",
-            "false",
-            "outside_layer_modules is not available in this release; leave it out: "
-            "llama models need no module names",
-            lambda v: v is not None,
-        ),
-        not_available(
-            "inside_layer_modules",
-            "false",
-            "inside_layer_modules is not available in this release; leave it out: "
-            "llama models need no module names",
-            lambda v: v is not None,
-        ),
-        not_available(
-            "checkpoint_format",
-            "self.checkpoint_format == 'gptq'",
-            "only checkpoint_format gptq is available in this release; write gptq or leave it out",
-            lambda v: v != "gptq",
-        ),
-        not_available(
-            "implementation",
-            "self.implementation == 'native'",
-            "only implementation native is available in this release; write native or leave it out",
-            lambda v: v != "native",
-        ),
-    )
+    REFUSALS: ClassVar[tuple[Refusal, ...]] = GPTQ
+    PACKAGES: ClassVar[dict[str, tuple[Refusal, ...]]] = {"auto-gptq": AUTO_GPTQ}
 
 
 class AutoAWQQuantizer(PassBase):
     """AWQ: activation-aware scaling of salient channels, then rounding."""
 
     type: Literal["AutoAWQQuantizer"]
-    data_config: Name | None = Field(None, description="Name of the data config to calibrate with.")
-    w_bit: Bits | None = Field(None, description="Bits of a weight (4 when neither w_bit nor bits is given).")
+    data_config: Name | None = Field(
+        None,
+        description="Name of the data config to calibrate with; none: the text that the operator's setting "
+        "default_calibration names.",
+    )
+    w_bit: Bits | None = Field(None, description="Bits of a weight: 4, which is what AWQ's formats hold.")
     bits: Bits | None = Field(None, description="The same as w_bit, in the words of newer Olive releases.")
     q_group_size: GroupSize = Field(128, description="Input channels that share a scale.")
     zero_point: bool = Field(True, description="Asymmetric grid, with zero points.")
@@ -196,12 +143,21 @@ class AutoAWQQuantizer(PassBase):
     )
     duo_scaling: bool = Field(True, description="Scales from weights and activations, not activations alone.")
     modules_to_not_convert: Modules = Field([], description="Modules that stay unquantized.")
-    export_compatible: bool = Field(False, description="Apply scales and clips, do not pack.")
-    pack_model_for_onnx_conversion: bool = Field(False, description="Pack for a later ONNX conversion.")
-    input_model_dtype: Dtype = Field("fp16", description="Data type that the model is loaded in.")
+    export_compatible: bool = Field(
+        False, description="Apply scales and clipping limits only: the result is an ordinary float model."
+    )
+    pack_model_for_onnx_conversion: bool = Field(
+        False, description="Make sure that the result can be converted to ONNX; refused where it cannot."
+    )
+    input_model_dtype: Dtype = Field(
+        "fp16",
+        description="Data type that the model is loaded in, and that what stays unquantized is stored in.",
+    )
     implementation: Literal["native", "auto-gptq", "autoawq"] = Field(
         "native", description="Who computes: native, or the package itself in its own image."
     )
+    REFUSALS: ClassVar[tuple[Refusal, ...]] = AWQ
+    PACKAGES: ClassVar[dict[str, tuple[Refusal, ...]]] = {"autoawq": AUTOAWQ}
 
 
 class QuaRot(PassBase):
@@ -233,6 +189,7 @@ class QuaRot(PassBase):
     v_clip_ratio: ClipRatio = Field(1.0, description="Clip ratio of values.")
     v_groupsize: GroupSize | None = Field(None, description="Group size of values; none: per head.")
     s_bits: Bits = Field(16, description="Bits of the weights' scales.")
+    REFUSALS: ClassVar[tuple[Refusal, ...]] = QUAROT
 
 
 class ModelBuilder(PassBase):
@@ -247,19 +204,31 @@ class ModelBuilder(PassBase):
     execution_provider: Annotated[str, StringConstraints(max_length=32, pattern="^[a-z]+$")] = Field(
         "cpu", description="Execution provider that the graph is made for."
     )
+    REFUSALS: ClassVar[tuple[Refusal, ...]] = MODEL_BUILDER
 
 
 Pass = Annotated[GptqQuantizer | AutoAWQQuantizer | QuaRot | ModelBuilder, Field(discriminator="type")]
 PASS_TYPES: tuple[type[PassBase], ...] = (GptqQuantizer, AutoAWQQuantizer, QuaRot, ModelBuilder)
-AVAILABLE_PASSES: tuple[str, ...] = ("GptqQuantizer",)
-"""The pass types that this release implements; the others are refused until they work."""
+IMPLEMENTATIONS = ("native", "auto-gptq", "autoawq")
 
 
-def unavailable_pass(pass_type: str) -> str | None:
-    """The sentence that refuses a pass type this release does not implement."""
-    if pass_type in AVAILABLE_PASSES:
-        return None
-    return f"{pass_type} is not available in this release; available: {', '.join(AVAILABLE_PASSES)}"
+@cache
+def _rules(cls: type[PassBase]) -> tuple[Rule, ...]:
+    if cls not in PASS_TYPES:
+        return cls.RULES
+    refusals = list(cls.REFUSALS)
+    for package, cannot in cls.PACKAGES.items():
+        refusals += [
+            Refusal(
+                "implementation",
+                equals("implementation", other),
+                f"implementation {other} does not compute {cls.__name__}; write {package} or native",
+            )
+            for other in IMPLEMENTATIONS
+            if other not in ("native", package)
+        ]
+        refusals += cannot
+    return tuple(refusal.rule(cls) for refusal in refusals)
 
 
 def owners(parameter: str) -> list[str]:

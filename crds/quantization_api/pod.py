@@ -43,9 +43,19 @@ class RunRequest(KubernetesModel):
     output: Output
     storage: StorageAccess = Field(default_factory=StorageAccess)
     reuse: Literal["Allowed", "Never"] = "Allowed"
+    default_calibration: str | None = Field(
+        None, description="Where the text lies that a pass calibrates with when it names no data config."
+    )
 
     @classmethod
-    def from_spec(cls, name: str, namespace: str, uid: str, spec: QuantizationJobSpec) -> "RunRequest":
+    def from_spec(
+        cls,
+        name: str,
+        namespace: str,
+        uid: str,
+        spec: QuantizationJobSpec,
+        default_calibration: str | None = None,
+    ) -> "RunRequest":
         """The request for a job: of the spec, only what the pod needs."""
         return cls(
             name=name,
@@ -55,6 +65,7 @@ class RunRequest(KubernetesModel):
             output=spec.output,
             storage=StorageAccess(endpoint=spec.storage.endpoint, region=spec.storage.region),
             reuse=spec.reuse,
+            default_calibration=default_calibration,
         )
 
 

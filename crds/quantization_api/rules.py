@@ -51,6 +51,11 @@ class ContractModel(BaseModel):
     REFUSED: ClassVar[dict[str, str]] = {}
     RULES: ClassVar[tuple[Rule, ...]] = ()
 
+    @classmethod
+    def rules(cls) -> tuple[Rule, ...]:
+        """The cross-field rules that hold in this release."""
+        return cls.RULES
+
     @model_validator(mode="before")
     @classmethod
     def _refuse_by_name(cls, data: Any) -> Any:
@@ -74,7 +79,7 @@ class ContractModel(BaseModel):
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
-        for rule in self.RULES:
+        for rule in self.rules():
             sentence = rule.check(self) if rule.check else None
             if sentence is not None:
                 raise PydanticCustomError("rule", "{sentence}", {"sentence": sentence})
@@ -85,7 +90,7 @@ class ContractModel(BaseModel):
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         schema = handler.resolve_ref_schema(handler(core_schema))
-        validations = [rule.as_validation() for rule in cls.RULES]
+        validations = [rule.as_validation() for rule in cls.rules()]
         for name, reason in cls.REFUSED.items():
             schema.setdefault("properties", {})[name] = (
                 {

@@ -12,6 +12,7 @@ from pydantic import Field
 from quantization_api.bounded import ModulePath, Name, ShortText, Uri
 from quantization_api.passes import NO_CODE, Pass
 from quantization_api.rules import ContractModel, Rule
+from quantization_api.sequence_refusals import SEQUENCE
 
 PATH_PATTERN = r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^/].*|file:///.+|/.+)$"
 
@@ -227,7 +228,6 @@ def _unknown_reference(workflow: "Workflow") -> str | None:
     return None
 
 
-ONE_PASS = "this release runs exactly one pass; split the work into several jobs"
 NO_SEARCH = (
     "search_strategy is not available in this release; leave it out and set the parameters of the pass"
 )
@@ -303,18 +303,17 @@ class Workflow(ContractModel):
             ),
         ),
         Rule(
-            cel="self.passes.size() <= 1",
-            message=ONE_PASS,
-            check=lambda w: ONE_PASS if len(w.passes) > 1 else None,
-            field="passes",
-        ),
-        Rule(
             cel="!has(self.search_strategy)",
             message=NO_SEARCH,
             check=lambda w: NO_SEARCH if w.search_strategy is not None else None,
             field="search_strategy",
         ),
     )
+
+    @classmethod
+    def rules(cls) -> tuple[Rule, ...]:
+        """The rules above, and which passes may follow one another."""
+        return (*cls.RULES, *(refusal.rule(cls) for refusal in SEQUENCE))
 
     def data_config(self, name: str) -> DataConfig:
         """The data config of that name (references are checked when the workflow is made)."""

@@ -1,0 +1,141 @@
+"""Conditions on the parameters of a pass, written once and told twice: to the API server and to Python.
+
+    Refusal("w_bits", below("w_bits", 16) & ~(is_true("w_rtn") | is_true("w_gptq")), "w_bits below 16 ...")
+
+A parameter that is not given counts as its default, which lives in the model alone: CEL has to ask whether
+the parameter is there at all, and what that means follows from the default.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from quantization_api.rules import Rule
+
+Value = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Whose parameters are meant. path: of the object in CEL. model: whose defaults count."""
+
+    path: str
+    model: type[BaseModel]
+
+    def default(self, name: str) -> Any:
+        """The value of a parameter that is not given; None: it has none."""
+        return self.model.model_fields[name].get_default(call_default_factory=True)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """cel: the condition as a CEL expression over a scope. holds: the same of a validated model."""
+
+    cel: Callable[[Scope], str]
+    holds: Callable[[Any], bool]
+
+    def __and__(self, other: "Condition") -> "Condition":
+        return Condition(
+            lambda scope: f"({self.cel(scope)} && {other.cel(scope)})",
+            lambda model: self.holds(model) and other.holds(model),
+        )
+
+    def __or__(self, other: "Condition") -> "Condition":
+        return Condition(
+            lambda scope: f"({self.cel(scope)} || {other.cel(scope)})",
+            lambda model: self.holds(model) or other.holds(model),
+        )
+
+    def __invert__(self) -> "Condition":
+        return Condition(lambda scope: f"!{self.cel(scope)}", lambda model: not self.holds(model))
+
+
+def _of_value(name: str, test: str, holds: Callable[[Any], bool]) -> Condition:
+    """A test of one parameter; `test` is CEL with {} for the value. False where there is no value."""
+
+    def cel(scope: Scope) -> str:
+        here = f"{scope.path}.{name}"
+        default = scope.default(name)
+        if default is not None and holds(default):
+            return f"(!has({here}) || {test.format(here)})"
+        return f"(has({here}) && {test.format(here)})"
+
+    def of_model(model: Any) -> bool:
+        value = getattr(model, name)
+        return value is not None and holds(value)
+
+    return Condition(cel, of_model)
+
+
+def is_true(name: str) -> Condition:
+    """A switch is on."""
+    return _of_value(name, "{}", lambda value: value is True)
+
+
+def equals(name: str, wanted: Value) -> Condition:
+    """A parameter has this value."""
+    return _of_value(name, f"{{}} == {_literal(wanted)}", lambda value: value == wanted)
+
+
+def among(name: str, wanted: tuple[Value, ...]) -> Condition:
+    """A parameter has one of these values."""
+    return _of_value(name, f"{{}} in [{', '.join(map(_literal, wanted))}]", lambda value: value in wanted)
+
+
+def below(name: str, limit: int) -> Condition:
+    """A number is smaller than the limit."""
+    return _of_value(name, f"{{}} < {limit}", lambda value: value < limit)
+
+
+def given(name: str) -> Condition:
+    """A parameter without a default is given."""
+    return Condition(
+        lambda scope: f"has({scope.path}.{name})", lambda model: getattr(model, name) is not None
+    )
+
+
+def filled(name: str) -> Condition:
+    """A list has items."""
+    return _of_value(name, "{}.size() > 0", lambda value: len(value) > 0)
+
+
+def changed(name: str) -> Condition:
+    """A parameter is given and is not its default."""
+
+    def cel(scope: Scope) -> str:
+        here, default = f"{scope.path}.{name}", scope.default(name)
+        return f"has({here})" if default is None else f"(has({here}) && {here} != {_literal(default)})"
+
+    return Condition(cel, lambda model: getattr(model, name) != Scope("", type(model)).default(name))
+
+
+def _literal(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"'{value}'" if isinstance(value, str) else str(value)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A combination of parameters that is refused with a sentence, reported at `field`."""
+
+    field: str
+    refused: Condition
+    sentence: str
+
+    def rule(self, model: type[BaseModel]) -> Rule:
+        """The same as a rule of the model."""
+        return Rule(
+            cel=f"!{self.refused.cel(Scope('self', model))}",
+            message=self.sentence,
+            check=lambda item: self.sentence if self.refused.holds(item) else None,
+            field=self.field,
+        )
+
+
+def must_be(field: str, values: tuple[int, ...]) -> Refusal:
+    """A number that has a default is one of a few."""
+    sentence = f"{field} must be " + ", ".join(map(str, values[:-1])) + f" or {values[-1]}"
+    return Refusal(field, ~among(field, values), sentence)
