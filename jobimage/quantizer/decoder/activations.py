@@ -42,6 +42,16 @@ class ActivationStore:
             self._offsets.append(self._offsets[-1] + batch * tokens * width * dtype.itemsize)
         self._file = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600)
 
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(batch, tokens) of each batch."""
+        return list(self._shapes)
+
+    @property
+    def width(self) -> int:
+        """Size of the last dimension."""
+        return self._width
+
     def __len__(self) -> int:
         return len(self._shapes)
 

@@ -1,27 +1,40 @@
 """A decoder-only model of which one layer at a time exists: real transformers modules, real weights.
 
-Everything else stays on the meta device (shapes, no memory) or in the checkpoint: embeddings are read
-row block by row block, the head in slices of the vocabulary.
+Everything else stays on the meta device (shapes, no memory) or in the checkpoint: of the embedding the rows
+that occur are read, the head comes in slices of the vocabulary. The small modules outside the layers (norms,
+learned positions) are held by the context (context.py).
 """
 
-import importlib
 import json
+import re
+import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, PretrainedConfig
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.checkpoint.reader import SafetensorsReader, TensorInfo, rows_within
 from quantizer.checkpoint.source import Source, read_whole
-from quantizer.decoder.architecture import Architecture, Block, find_architecture
+from quantizer.decoder.activations import ActivationStore
+from quantizer.decoder.architecture import ModuleNames, Stage
+from quantizer.decoder.blocks import ArgumentsOf, BlockLayer, load_weights
+from quantizer.decoder.context import ModelContext, compute_buffers
+from quantizer.decoder.folding import FoldPlace, fold_places
+from quantizer.decoder.generic import GenericLayer, GenericWalk
+from quantizer.decoder.pattern import LayerPattern
+from quantizer.decoder.skeleton import Skeleton, find_architecture, make_config, unsupported
+from quantizer.decoder.walk import BlockWalk, LayerWalk, StoreFactory
 
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 TABLE_BYTES = 16_000_000  # embeddings and head are read in slices of at most this size
+COMPUTED = (r"rotary_emb\.inv_freq$",)  # tensors of old checkpoints that are computed, not stored, today
+FUSED_EXPERTS = (".experts.gate_up_proj", ".experts.down_proj")
 
-PositionEmbeddings = tuple[Tensor, Tensor]
+DecoderLayer = BlockLayer | GenericLayer
+"""One decoder layer on real weights."""
 
 
 def read_config(source: Source) -> dict[str, Any]:
@@ -36,52 +49,13 @@ def read_config(source: Source) -> dict[str, Any]:
     return config
 
 
-class DecoderLayer:
-    """One decoder layer, run block by block; each block in two halves (see architecture.Block).
+@dataclass(frozen=True)
+class _LayerFacts:
+    """What is asked about a layer again and again; see the methods of DecoderModel."""
 
-    The closing linear of each block is taken out of its module and put behind it, so that transformers'
-    own forward of the module computes exactly the input of that linear.
-    """
-
-    def __init__(self, module: nn.Module, blocks: Sequence[Block]) -> None:
-        self.blocks = tuple(blocks)
-        self._module = module
-        self._outputs: dict[str, nn.Linear] = {}
-        for block in self.blocks:
-            parent = module.get_submodule(block.module)
-            self._outputs[block.output_name] = parent.get_submodule(block.output)  # type: ignore[assignment]
-            setattr(parent, block.output, nn.Identity())
-
-    def linear(self, name: str) -> nn.Linear:
-        """A linear by its name in the layer."""
-        found = self._outputs.get(name) or self._module.get_submodule(name)
-        assert isinstance(found, nn.Linear), name
-        return found
-
-    def block_input(self, block: Block, hidden: Tensor) -> Tensor:
-        """norm(h), what the block's input linears read: [batch, tokens, width]."""
-        result: Tensor = self._module.get_submodule(block.norm)(hidden)
-        return result
-
-    def block_core(self, block: Block, normed: Tensor, positions: PositionEmbeddings) -> Tensor:
-        """What the block's closing linear reads: [batch, tokens, inner width]. Attention is causal."""
-        module = self._module.get_submodule(block.module)
-        if block.kind == "attention":
-            inner: Tensor = module(normed, position_embeddings=positions, attention_mask=None)[0]
-            return inner
-        return module(normed)  # type: ignore[no-any-return]
-
-    def block_close(self, block: Block, hidden: Tensor, inner: Tensor) -> Tensor:
-        """h + output(inner): the hidden states after the block."""
-        result: Tensor = hidden + self._outputs[block.output_name](inner)
-        return result
-
-    def forward(self, hidden: Tensor, positions: PositionEmbeddings) -> Tensor:
-        """The whole layer."""
-        for block in self.blocks:
-            inner = self.block_core(block, self.block_input(block, hidden), positions)
-            hidden = self.block_close(block, hidden, inner)
-        return hidden
+    shapes: dict[str, tuple[int, ...]]
+    stages: tuple[Stage, ...]
+    linear_shapes: dict[str, tuple[int, int]]
 
 
 class DecoderModel:
@@ -93,6 +67,7 @@ class DecoderModel:
         dtype: computation dtype of weights and activations; float32 on a CPU.
         config: config.json, when it is already read (a quantized artifact's without its
             quantization_config).
+        modules: names of the modules, for an architecture that is not in the table.
 
     Raises:
         QuantizationError: ModelUnsupported (with what was found and what is supported) for an unknown
@@ -106,63 +81,139 @@ class DecoderModel:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         config: dict[str, Any] | None = None,
+        modules: ModuleNames | None = None,
     ) -> None:
         self.raw_config = read_config(source) if config is None else config
-        self.architecture: Architecture = find_architecture(self.raw_config)
+        known = find_architecture(self.raw_config)
         if found := self.raw_config.get("quantization_config"):
             method = found.get("quant_method", "unknown") if isinstance(found, dict) else found
-            raise QuantizationError(
-                Category.MODEL_UNSUPPORTED,
+            raise unsupported(
                 f"the model is already quantized (quant_method {method})",
                 "Start from the model's fp16, bf16 or fp32 checkpoint.",
             )
         self.reader, self.device, self.dtype = reader, device, dtype
-        self.config = self._make_config()
-        self._classes = importlib.import_module(self.architecture.module)
-        self.layers = int(self.config.num_hidden_layers)
+        self._skeleton = Skeleton(make_config(self.raw_config, known), known, modules)
+        self.config, self.architecture = self._skeleton.config, self._skeleton.architecture
+        self.layers = len(self._skeleton.layers)
         self.vocabulary = int(self.config.vocab_size)
-        self.max_positions = int(self.config.max_position_embeddings)
         self.width = int(self.config.hidden_size)
-        rotary = getattr(self._classes, self.architecture.rotary_class)
-        self._rotary: nn.Module = rotary(config=self.config).to(device)
+        positions = getattr(self.config, "max_position_embeddings", None)
+        self.max_positions = int(positions or self.raw_config.get("seq_length") or sys.maxsize)
+        # some checkpoints (gpt2's, bloom's) were saved without the head, so names lack the model's prefix
+        prefixed = f"{self._skeleton.layers_name}.0."
+        self._bare = not any(name.startswith(prefixed) for name in reader.tensors) and any(
+            name.startswith(self.architecture.layers + ".0.") for name in reader.tensors
+        )
+        self._facts: dict[int, _LayerFacts] = {}
+        self._context: ModelContext | None = None
+
+    # names
+
+    def stored_name(self, name: str) -> str:
+        """The name in the checkpoint of a module or tensor of the model."""
+        other, head = self.architecture.head_as, self._skeleton.head_name
+        if other and f"{other}.weight" in self.reader.tensors and name.startswith(f"{head}."):
+            return other + name.removeprefix(head)
+        return name.removeprefix(f"{self._skeleton.prefix}.") if self._bare else name
+
+    @property
+    def layers_name(self) -> str:
+        """Dotted name of the list of layers in the checkpoint."""
+        return self.stored_name(self._skeleton.layers_name)
 
     def layer_prefix(self, index: int) -> str:
         """Dotted name of layer `index` in the checkpoint, with the closing dot."""
-        return f"{self.architecture.layers}.{index}."
+        return f"{self.layers_name}.{index}."
 
-    def layer_shapes(self, index: int = 0) -> dict[str, tuple[int, ...]]:
-        """Names (in the layer) and shapes of the parameters that layer `index` has by the config."""
-        return {name: tuple(value.shape) for name, value in self._meta_layer(index).state_dict().items()}
+    def embedding_name(self) -> str:
+        """The tensor that the token embedding is."""
+        return self.stored_name(f"{self._skeleton.embedding_name}.weight")
 
-    def layer(self, index: int, weights: dict[str, Tensor]) -> DecoderLayer:
-        """Layer `index` on real weights: `weights` by their names in the layer, moved to device and dtype."""
-        module = self._meta_layer(index)
-        state = {name: value.to(device=self.device, dtype=self.dtype) for name, value in weights.items()}
-        module.load_state_dict(state, strict=True, assign=True)
-        module.requires_grad_(False).eval()
-        return DecoderLayer(module, self.architecture.blocks)
-
-    def positions(self, length: int) -> PositionEmbeddings:
-        """Rotary embeddings of tokens 0 .. length-1."""
-        ids = torch.arange(length, device=self.device).unsqueeze(0)
-        probe = torch.empty(0, device=self.device, dtype=self.dtype)
-        cos, sin = self._rotary(probe, position_ids=ids)
-        return cos, sin
-
-    def final_norm(self) -> nn.Module:
-        """The norm before the head, on its real weights."""
-        norm: nn.Module = getattr(self._classes, self.architecture.norm_class)(
-            self.width, eps=self.config.rms_norm_eps
-        )
-        weight = self.reader.tensor(f"{self.architecture.final_norm}.weight")
-        norm.load_state_dict({"weight": weight})
-        return norm.requires_grad_(False).to(device=self.device, dtype=self.dtype)
+    def own_head_name(self) -> str:
+        """The tensor that a head of its own is, or would be."""
+        return self.stored_name(f"{self._skeleton.head_name}.weight")
 
     def head_name(self) -> str:
         """The tensor that the head is: its own, or the embedding when they are tied."""
-        own = f"{self.architecture.head}.weight"
-        tied = bool(getattr(self.config, "tie_word_embeddings", False)) or own not in self.reader.tensors
-        return f"{self.architecture.embedding}.weight" if tied else own
+        own = self.own_head_name()
+        return self.embedding_name() if self._tied() or own not in self.reader.tensors else own
+
+    def final_norm_name(self) -> str | None:
+        """Dotted name of the norm before the head; None on the generic path, which does not know it."""
+        name = self.architecture.final_norm
+        return self.stored_name(f"{self._skeleton.prefix}.{name}") if name else None
+
+    def outside_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the parameters outside the layers, but for token embedding and head."""
+        return {self.stored_name(name): shape for name, shape in self._skeleton.outside_shapes.items()}
+
+    # layers
+
+    def layer_shapes(self, index: int = 0) -> dict[str, tuple[int, ...]]:
+        """Names (in the layer) and shapes, as the checkpoint has them, of the parameters of layer `index`."""
+        return dict(self._layer_facts(index).shapes)
+
+    def stages(self, index: int = 0) -> tuple[Stage, ...]:
+        """The linears of layer `index`, stage by stage; layers may differ (experts in some)."""
+        return self._layer_facts(index).stages
+
+    def linears(self, index: int = 0) -> tuple[str, ...]:
+        """All linears of layer `index` that a pass works on, in execution order."""
+        return tuple(self._layer_facts(index).linear_shapes)
+
+    def linear_shapes(self, index: int = 0) -> dict[str, tuple[int, int]]:
+        """(N, K) of each of them: outputs, inputs; whatever the checkpoint's orientation."""
+        return dict(self._layer_facts(index).linear_shapes)
+
+    def turned(self, index: int, name: str, weight: Tensor) -> Tensor:
+        """A parameter of layer `index` between the checkpoint's orientation and [N, K], either way."""
+        return self._pattern(index).turned(name, weight)
+
+    def folds(self, index: int = 0) -> tuple[FoldPlace, ...]:
+        """Where scales of input channels can be folded away in layer `index`; empty on the generic path."""
+        pattern = self._pattern(index)
+        folds = self.architecture.sparse_folds if pattern.sparse else self.architecture.folds
+        return fold_places(folds, pattern, self.config, self.architecture.norm)
+
+    def stock_layer(self, index: int) -> tuple[nn.Module, ArgumentsOf]:
+        """transformers' own layer `index` on the meta device, a copy; and what its forward takes beside states."""
+        pattern = self._pattern(index)
+        return pattern.fresh(), lambda batch, tokens: self._whole().arguments(index, batch, tokens)
+
+    def layer(self, index: int, weights: dict[str, Tensor]) -> DecoderLayer:
+        """Layer `index` on real weights: `weights` by their names in the layer, as the checkpoint has them.
+
+        They are moved to device and dtype; the mapping is emptied on the way, so that none exists twice.
+        """
+        pattern = self._pattern(index)
+        module = pattern.fresh()
+        load_weights(
+            module,
+            weights,
+            lambda name, value: pattern.turned(name, value.to(device=self.device, dtype=self.dtype)),
+        )
+        compute_buffers(self._skeleton.causal, module, self.device)
+
+        def arguments_of(batch: int, tokens: int) -> Any:
+            return self._whole().arguments(index, batch, tokens)
+
+        if not pattern.blocks:
+            return GenericLayer(module, pattern.stages, arguments_of)
+        parallel = self.architecture.parallel is not None and bool(
+            getattr(self.config, self.architecture.parallel)
+        )
+        return BlockLayer(module, pattern.blocks, pattern.stages, parallel, arguments_of)
+
+    def walk(
+        self, index: int, weights: dict[str, Tensor], hidden: ActivationStore, store_factory: StoreFactory
+    ) -> LayerWalk:
+        """Layer `index` over all batches of `hidden`; see walk.LayerWalk. `weights` as for `layer`."""
+        layer = self.layer(index, weights)
+        if isinstance(layer, BlockLayer):
+            return BlockWalk(layer, hidden, store_factory)
+        return GenericWalk(layer, hidden)
+
+    # before and behind the layers
 
     def table_slices(self, name: str, step: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """A large table (embedding, head) in slices of rows: (first row, rows in computation dtype).
@@ -178,37 +229,58 @@ class DecoderModel:
 
         The rows that are needed are gathered once from a slice-wise read of the embedding.
         """
+        if not tokens:
+            return
         used = torch.unique(torch.cat([batch.reshape(-1) for batch in tokens]))
         gathered = torch.empty((len(used), self.width), dtype=self.dtype, device=self.device)
-        for first, rows in self.table_slices(f"{self.architecture.embedding}.weight"):
+        for first, rows in self.table_slices(self.embedding_name()):
             inside = (used >= first) & (used < first + rows.shape[0])
             gathered[inside.to(self.device)] = rows[(used[inside] - first).to(self.device)]
         for batch in tokens:
-            yield gathered[torch.searchsorted(used, batch).to(self.device)]
+            yield self._whole().embed(gathered, torch.searchsorted(used, batch))
+
+    def final(self, hidden: Tensor) -> Tensor:
+        """What the head reads (the final norm) of the last layer's output [batch, tokens, width]."""
+        return self._whole().final(hidden)
+
+    def logits(self, read: Tensor, first: int, rows: Tensor) -> Tensor:
+        """Logits [batch, tokens, rows] of vocabulary entries first .. first + rows.
+
+        read [batch, tokens, width]: from `final`. rows [rows, width]: that slice of the head (`head_name`).
+        Soft caps and scalings of logits are the model's own.
+        """
+        return self._whole().logits(read, first, rows)
+
+    # the checkpoint against the config
 
     def check_tensors(self) -> list[str]:
-        """Compares the checkpoint with the config; returns the tensors that will be left out (ignored ones).
+        """Compares the checkpoint with the config; returns the tensors that will be left out (computed ones).
 
         Raises ModelUnsupported for a tensor that is missing, has another shape or dtype, or is unknown.
         """
-        expected: dict[str, tuple[int, ...]] = {
-            f"{self.architecture.embedding}.weight": (self.vocabulary, self.width),
-            f"{self.architecture.final_norm}.weight": (self.width,),
-        }
-        head = f"{self.architecture.head}.weight"
-        tied = bool(getattr(self.config, "tie_word_embeddings", False))
-        if not tied or head in self.reader.tensors:
+        fused = [name for name in self.reader.tensors if name.endswith(FUSED_EXPERTS)]
+        if fused and self.architecture.experts:
+            raise unsupported(
+                f"the checkpoint holds the experts of a layer in one fused tensor ({fused[0]}); "
+                "experts with a linear each are supported",
+                "Save the model again with save_pretrained of transformers 5, which writes a linear for each expert.",
+            )
+        skeleton = self._skeleton
+        expected = {self.stored_name(name): shape for name, shape in skeleton.outside_shapes.items()}
+        expected[self.embedding_name()] = (self.vocabulary, self.width)
+        head = self.stored_name(f"{skeleton.head_name}.weight")
+        if not self._tied() or head in self.reader.tensors:
             expected[head] = (self.vocabulary, self.width)
         for index in range(self.layers):
             prefix = self.layer_prefix(index)
-            expected |= {prefix + name: shape for name, shape in self.layer_shapes(index).items()}
+            expected |= {prefix + name: shape for name, shape in self._layer_facts(index).shapes.items()}
         for name, shape in expected.items():
             self._check_tensor(name, shape, self.reader.tensors.get(name))
         extra = sorted(set(self.reader.tensors) - set(expected))
-        unknown = [name for name in extra if not name.endswith(self.architecture.ignored or ("\0",))]
+        computed = (*COMPUTED, *(skeleton.causal._keys_to_ignore_on_load_unexpected or ()))
+        unknown = [name for name in extra if not any(re.search(pattern, name) for pattern in computed)]
         if unknown:
-            raise QuantizationError(
-                Category.MODEL_UNSUPPORTED,
+            raise unsupported(
                 f"the checkpoint has {len(unknown)} tensors that a {self.architecture.model_type} model with "
                 f"{self.layers} layers does not have, the first is {unknown[0]}",
             )
@@ -216,31 +288,41 @@ class DecoderModel:
 
     def _check_tensor(self, name: str, shape: tuple[int, ...], found: TensorInfo | None) -> None:
         if found is None:
-            raise QuantizationError(Category.MODEL_UNSUPPORTED, f"the checkpoint lacks the tensor {name}")
+            raise unsupported(f"the checkpoint lacks the tensor {name}")
         if found.shape != shape:
-            raise QuantizationError(
-                Category.MODEL_UNSUPPORTED,
-                f"{name} has shape {list(found.shape)}, config.json makes it {list(shape)}",
-            )
+            raise unsupported(f"{name} has shape {list(found.shape)}, config.json makes it {list(shape)}")
         if found.dtype not in WEIGHT_DTYPES:
             supported = ", ".join(str(dtype).removeprefix("torch.") for dtype in WEIGHT_DTYPES)
-            raise QuantizationError(
-                Category.MODEL_UNSUPPORTED,
-                f"{name} has dtype {str(found.dtype).removeprefix('torch.')}; supported: {supported}",
+            raise unsupported(
+                f"{name} has dtype {str(found.dtype).removeprefix('torch.')}; supported: {supported}"
             )
 
-    def _make_config(self) -> PretrainedConfig:
-        fields = {key: value for key, value in self.raw_config.items() if key != "model_type"}
-        try:
-            config = AutoConfig.for_model(self.architecture.model_type, **fields)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise QuantizationError(
-                Category.MODEL_UNSUPPORTED, f"config.json is not usable: {error}"
-            ) from error
-        config._attn_implementation = "sdpa"
-        return config
+    def _tied(self) -> bool:
+        return bool(getattr(self.config, "tie_word_embeddings", False))
 
-    def _meta_layer(self, index: int) -> nn.Module:
-        with torch.device("meta"):
-            module: nn.Module = getattr(self._classes, self.architecture.layer_class)(self.config, index)
-        return module
+    def _pattern(self, index: int) -> LayerPattern:
+        return LayerPattern(self._skeleton.layers[index], self.architecture, self.config)
+
+    def _layer_facts(self, index: int) -> _LayerFacts:
+        if index not in self._facts:
+            pattern = self._pattern(index)
+            linears: dict[str, tuple[int, int]] = {}
+            for stage in pattern.stages:
+                for name in stage.names:
+                    rows, columns = pattern.turned_shape(f"{name}.weight")
+                    linears[name] = (rows, columns)
+            self._facts[index] = _LayerFacts(pattern.shapes, pattern.stages, linears)
+        return self._facts[index]
+
+    def _whole(self) -> ModelContext:
+        """The model around the layers, made when it is first needed."""
+        if self._context is None:
+
+            def parameter(name: str) -> Tensor:
+                stored = self.stored_name(name)
+                if stored not in self.reader.tensors:
+                    raise unsupported(f"the checkpoint lacks the tensor {stored}")
+                return self.reader.tensor(stored)
+
+            self._context = ModelContext(self._skeleton, parameter, self.device, self.dtype)
+        return self._context

@@ -1,0 +1,219 @@
+"""Everything of a model but its decoder layers: what they are given, what comes before and behind them.
+
+transformers' own forward of the model is run with a catcher in the place of every decoder layer. What the
+first catcher receives are the embedded tokens (with learned positions, embedding scale or norm, ...); what
+the others receive beside them are a layer's further arguments (position embeddings, masks of sliding
+windows, alibi, ...). Put in as the last layer's output, hidden states come out as the head reads them.
+So none of that is code of ours.
+
+The modules outside the layers hold their real weights, except for the token embedding, of which only the
+rows that occur exist, and the head, which is applied in slices of the vocabulary.
+"""
+
+import copy
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import MoeModelOutputWithPast
+
+from quantizer.decoder.skeleton import Skeleton, unsupported
+
+Arguments = Mapping[str, Any]
+"""What a decoder layer's forward takes beside the hidden states, by name."""
+
+SHAPES_KEPT = 4  # (batch, tokens) whose arguments are kept; they are the same for every batch of the shape
+
+
+class _Stop(BaseException):
+    """Ends a forward once the last layer's arguments are caught."""
+
+
+class _Catcher(nn.Module):
+    """Stands in for decoder layer `index`; what it is asked for beside its forward, the layer answers."""
+
+    def __init__(self, index: int, layer: nn.Module, context: "ModelContext") -> None:
+        super().__init__()
+        object.__setattr__(self, "_seen", (index, layer, context))  # not registered as submodules
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_seen"][1], name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        index, layer, context = self.__dict__["_seen"]
+        return context.receive(index, layer, args, kwargs)
+
+
+@dataclass
+class _BaseOutput(MoeModelOutputWithPast):
+    """What some head or other looks for in the output of the model below it."""
+
+    cross_attentions: tuple[Tensor, ...] | None = None
+
+
+class _GivenOutput(nn.Module):
+    """Stands in for a model without its head: returns the hidden states that it was given."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+        object.__setattr__(self, "decoder", self)  # OPT's head asks the decoder inside the model
+
+    def forward(self, *_args: Any, **_kwargs: Any) -> _BaseOutput:
+        return _BaseOutput(last_hidden_state=self.hidden)
+
+
+class ModelContext:
+    """The model around its layers, on real weights.
+
+    Args:
+        skeleton: the model; its layers are replaced by catchers.
+        parameter: reads a parameter outside the layers by its name in the model.
+        device, dtype: of the computation.
+
+    Raises ModelUnsupported for a buffer that the model's class does not compute from the config.
+    """
+
+    def __init__(
+        self, skeleton: Skeleton, parameter: Callable[[str], Tensor], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._causal, self._base = skeleton.causal, skeleton.base
+        self._prefix, self._head_name = skeleton.prefix, skeleton.head_name
+        self._device, self._dtype = device, dtype
+        catchers = [_Catcher(index, layer, self) for index, layer in enumerate(skeleton.layers)]
+        parent, _, name = skeleton.layers_name.rpartition(".")
+        setattr(self._causal.get_submodule(parent), name, nn.ModuleList(catchers))
+        self._last = len(catchers) - 1
+        self._returns_tuple = skeleton.architecture.returns_tuple
+        self._embedding: Any = self._causal.get_input_embeddings()
+        self._embedding.padding_idx = None  # rows are renumbered: none of them is padding
+        self._causal.config.pad_token_id = None
+        self._base.config.pad_token_id = None
+        tables = {f"{skeleton.embedding_name}.weight", f"{skeleton.head_name}.weight"}
+        for full, _ in list(self._causal.named_parameters(remove_duplicate=False)):
+            if full not in tables:
+                owner, _, leaf = full.rpartition(".")
+                weight = parameter(full).to(device=device, dtype=dtype)
+                self._causal.get_submodule(owner)._parameters[leaf] = nn.Parameter(
+                    weight, requires_grad=False
+                )
+        compute_buffers(self._causal, self._causal, device)
+        self._set_rows(torch.zeros((1, int(skeleton.config.hidden_size)), dtype=dtype, device=device))
+        self._arguments: list[Arguments] = []
+        self._embedded: Tensor | None = None
+        self._injected: Tensor | None = None
+        self._kept: OrderedDict[tuple[int, int], list[Arguments]] = OrderedDict()
+
+    def embed(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        """Hidden states before the first layer: [batch, tokens, width].
+
+        rows: the embedding's rows that occur. tokens [batch, tokens]: numbers of rows.
+        """
+        self._set_rows(rows)
+        self._run(tokens.to(self._device))
+        embedded, self._embedded = self._embedded, None
+        assert embedded is not None
+        return embedded
+
+    def arguments(self, index: int, batch: int, tokens: int) -> Arguments:
+        """What layer `index` takes beside hidden states [batch, tokens, width] without padding."""
+        shape = (batch, tokens)
+        if shape not in self._kept:
+            self._run(torch.zeros(shape, dtype=torch.int64, device=self._device))
+            self._kept[shape] = self._arguments
+            while len(self._kept) > SHAPES_KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(shape)
+        return self._kept[shape][index]
+
+    def final(self, hidden: Tensor) -> Tensor:
+        """What the head reads of the last layer's output [batch, tokens, width]."""
+        if self._last == 0 or not self._kept:
+            self.arguments(0, hidden.shape[0], hidden.shape[1])  # learns what the model does with outputs
+        self._injected = hidden
+        try:
+            output = self._base(input_ids=self._zeros(hidden.shape[:2]), use_cache=False)
+        finally:
+            self._injected = None
+        result: Tensor = output[0]
+        return result
+
+    def logits(self, read: Tensor, first: int, rows: Tensor) -> Tensor:
+        """Logits [batch, tokens, rows] of vocabulary entries first .. first + rows, as the model makes them.
+
+        read: what `final` returned. rows: those rows of the head. Soft caps and scalings are the model's.
+        """
+        head = copy.copy(self._causal)
+        head._modules = dict(self._causal._modules)
+        head._modules[self._prefix] = _GivenOutput(read)
+        with torch.device("meta"):
+            linear = nn.Linear(rows.shape[1], rows.shape[0], bias=False)
+        linear.weight = nn.Parameter(rows, requires_grad=False)
+        bias = self._causal.get_submodule(self._head_name).bias
+        if bias is not None:
+            linear.bias = nn.Parameter(bias[first : first + rows.shape[0]], requires_grad=False)
+        head._modules[self._head_name] = linear
+        result: Tensor = head(input_ids=self._zeros(read.shape[:2]), use_cache=False).logits
+        return result
+
+    def receive(self, index: int, layer: nn.Module, args: Sequence[Any], kwargs: Arguments) -> Any:
+        """Called by the catcher of layer `index` in place of its forward."""
+        signature = inspect.signature(layer.forward)
+        bound = signature.bind(*args, **kwargs)
+        hidden_name, *names = bound.arguments
+        hidden = bound.arguments[hidden_name]
+        if self._injected is not None:
+            return (self._injected,) if self._returns_tuple else self._injected
+        if index == 1:  # catchers return tuples: a model that expects none hands the tuple on
+            self._returns_tuple = not isinstance(hidden, tuple)
+        caught: dict[str, Any] = {}
+        for name in names:
+            if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+                caught |= bound.arguments[name]
+            else:
+                caught[name] = bound.arguments[name]
+        if index == 0:
+            self._embedded, self._arguments = hidden, []
+        self._arguments.append(caught)
+        if index == self._last:
+            raise _Stop
+        return hidden if isinstance(hidden, tuple) else (hidden,)
+
+    def _run(self, tokens: Tensor) -> None:
+        try:
+            self._base(input_ids=tokens, use_cache=False)
+        except _Stop:
+            return
+        raise unsupported(
+            f"a {self._causal.config.model_type} model does not run its layers one after another"
+        )
+
+    def _set_rows(self, rows: Tensor) -> None:
+        self._embedding._parameters["weight"] = nn.Parameter(rows, requires_grad=False)
+
+    def _zeros(self, shape: Sequence[int]) -> Tensor:
+        return torch.zeros(tuple(shape), dtype=torch.int64, device=self._device)
+
+
+def compute_buffers(causal: Any, root: nn.Module, device: torch.device) -> None:
+    """Gives the buffers below `root` that lie on the meta device their values, as the model's class does.
+
+    Raises ModelUnsupported for one that the class does not compute.
+    """
+    for name, module in root.named_modules():
+        empty = {key: value for key, value in module._buffers.items() if value is not None and value.is_meta}
+        computed: list[dict[str, Tensor]] = []
+        for filler in (0, 1) if empty else ():  # what comes out the same from both was computed
+            for key, value in empty.items():
+                module._buffers[key] = torch.full(value.shape, filler, dtype=value.dtype, device=device)
+            causal._init_weights(module)
+            computed.append({key: module.get_buffer(key) for key in empty})
+        for key in empty:
+            if not torch.equal(computed[0][key], computed[1][key]):
+                raise unsupported(
+                    f"the buffer {name}.{key} of a {causal.config.model_type} model is not computed from its config"
+                )

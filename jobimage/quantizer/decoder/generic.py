@@ -1,0 +1,174 @@
+"""The walk over a layer whose blocks are not known: hooks on the layer's own forward.
+
+Each call of `inputs` runs the layer from its start and stops behind the last linear that was asked for; so
+a layer of S stages runs S times, where a known architecture runs each linear once.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from quantization_api.failures import Category, QuantizationError
+from quantizer.decoder.activations import ActivationStore
+from quantizer.decoder.architecture import Group, Stage
+from quantizer.decoder.blocks import ArgumentsOf
+from quantizer.decoder.walk import Progress
+
+
+class _Reached(BaseException):
+    """Ends a layer's forward once every input that was asked for is there."""
+
+
+class GenericLayer:
+    """One decoder layer on real weights, run by its own forward.
+
+    Args:
+        module: the layer, weights in it.
+        stages: the linears as the user listed them.
+        arguments_of: what the layer takes beside hidden states.
+    """
+
+    def __init__(self, module: nn.Module, stages: tuple[Stage, ...], arguments_of: ArgumentsOf) -> None:
+        self._module, self.stages, self._arguments_of = module, stages, arguments_of
+
+    def linear(self, name: str) -> nn.Linear:
+        """A linear by its name in the layer."""
+        found = self._module.get_submodule(name)
+        assert isinstance(found, nn.Linear), name
+        return found
+
+    def module(self, name: str) -> nn.Module:
+        """Another module of the layer by its name."""
+        return self._module.get_submodule(name)
+
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """All parameters by their names in the layer."""
+        yield from self._module.named_parameters()
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """The whole layer: [batch, tokens, width] to the same."""
+        result = self._module(hidden, **self._arguments_of(hidden.shape[0], hidden.shape[1]))
+        output: Tensor = result[0] if isinstance(result, tuple) else result
+        return output
+
+    def seen(
+        self, hidden: Tensor, stages: Sequence[Stage], *, whole: bool
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Inputs of the stages' linears by name, and the layer's output when the `whole` layer is wanted."""
+        wanted = [name for stage in stages for name in stage.names]
+        caught: dict[str, Tensor] = {}
+        output: Tensor | None = None
+
+        def catch(name: str) -> Any:
+            def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+                if name in caught:
+                    raise QuantizationError(
+                        Category.MODEL_UNSUPPORTED, f"{name} runs more than once in a forward of its layer"
+                    )
+                caught[name] = inputs[0]
+                if len(caught) == len(wanted) and not whole:
+                    raise _Reached
+
+            return hook
+
+        with ExitStack() as stack:
+            for name in wanted:
+                handle = self.linear(name).register_forward_pre_hook(catch(name))
+                stack.callback(handle.remove)
+            try:
+                output = self.forward(hidden)
+            except _Reached:
+                output = None
+        if missing := [name for name in wanted if name not in caught]:
+            raise QuantizationError(
+                Category.MODEL_UNSUPPORTED, f"{missing[0]} does not run in a forward of its layer"
+            )
+        return caught, output
+
+
+class GenericWalk:
+    """See LayerWalk; made for a GenericLayer.
+
+    Raises InvalidWorkflow when linears that are listed together do not read the same input, or when an
+    earlier stage runs behind a later one.
+    """
+
+    def __init__(self, layer: GenericLayer, hidden: ActivationStore) -> None:
+        self.stages = layer.stages
+        self._layer, self._hidden = layer, hidden
+        self._progress = Progress(self.stages)
+        self._checked = False
+
+    def linear(self, name: str) -> nn.Linear:
+        """See LayerWalk."""
+        return self._layer.linear(name)
+
+    def module(self, name: str) -> nn.Module:
+        """See LayerWalk."""
+        return self._layer.module(name)
+
+    def inputs(
+        self, stages: Sequence[Stage], *, propagate_unrounded: bool = False
+    ) -> Iterator[tuple[Group, Tensor]]:
+        """See LayerWalk."""
+        _, last = self._progress.span(stages)
+        if propagate_unrounded:
+            self._progress.to_the_end(last)
+        for number in range(len(self._hidden)):
+            # the first batch goes through the whole layer, to see that the stages are listed in their order
+            check = not self._checked
+            observed = self.stages if check else stages
+            caught, output = self._layer.seen(
+                self._hidden.read(number), observed, whole=propagate_unrounded or check
+            )
+            if check:
+                self._check(caught)
+                self._checked = True
+            for stage in stages:
+                for group in stage.groups:
+                    yield group, caught[group.names[0]]
+            if propagate_unrounded and output is not None:
+                self._hidden.write(number, output)
+        if propagate_unrounded:
+            self._progress.done = last
+
+    def finish(self, stages: Sequence[Stage]) -> None:
+        """See LayerWalk. Before the last stage there is nothing to do."""
+        _, last = self._progress.span(stages)
+        if last == len(self.stages):
+            for number in range(len(self._hidden)):
+                self._hidden.write(number, self._layer.forward(self._hidden.read(number)))
+        self._progress.done = last
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def _check(self, caught: dict[str, Tensor]) -> None:
+        order = {name: place for place, name in enumerate(caught)}
+        behind = -1
+        for stage in self.stages:
+            first, *others = stage.names
+            for name in others:
+                one, two = caught[first], caught[name]
+                if one is not two and (one.shape != two.shape or not bool((one == two).all())):
+                    raise QuantizationError(
+                        Category.INVALID_WORKFLOW,
+                        f"inside_layer_modules lists {first} and {name} together, but they read different inputs",
+                        "List together only linears that share an input.",
+                    )
+            start = min(order[name] for name in stage.names)
+            if start < behind:
+                raise QuantizationError(
+                    Category.INVALID_WORKFLOW,
+                    f"inside_layer_modules lists {first} behind linears that run after it",
+                    "List the linears in the order in which they run.",
+                )
+            behind = start

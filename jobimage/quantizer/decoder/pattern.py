@@ -1,0 +1,91 @@
+"""A decoder layer without weights, in the shape that the engine works on: linears, as the checkpoint names them."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from quantizer.decoder.architecture import Architecture, Block, Group, Stage
+from quantizer.decoder.sparse import SparseMlp
+
+
+class LayerPattern:
+    """Decoder layer `index` on the meta device.
+
+    Experts in fused tensors become linears (sparse.py); transformers' Conv1D, whose weight lies as [K, N],
+    becomes nn.Linear with a weight [N, K].
+
+    Attributes: blocks (empty for the generic path), stages, transposed (linears that the checkpoint holds
+    as [K, N]), shapes (of the parameters as the checkpoint has them, by name in the layer).
+    """
+
+    def __init__(self, layer: nn.Module, architecture: Architecture, config: Any) -> None:
+        self._config = config
+        module = self._copy(layer)
+        self.transposed = _linears_for_conv1d(module)
+        self.blocks = architecture.blocks
+        names = architecture.experts
+        if names and architecture.sparse_block and hasattr(module.get_submodule(names.found_as), "experts"):
+            delattr(module, names.found_as)
+            with torch.device("meta"):
+                module.add_module(architecture.sparse_block.module, SparseMlp(names, config))
+            self.blocks = (*architecture.blocks[:-1], architecture.sparse_block)
+        self.sparse = any(block.kind == "experts" for block in self.blocks)
+        self.stages = tuple(
+            stage for block in self.blocks for stage in self._block_stages(module, block)
+        ) or tuple(Stage((Group(names),)) for names in architecture.listed_stages)
+        self._module = module
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for name, value in module.named_parameters():
+            shape = tuple(value.shape)
+            self.shapes[name] = shape[::-1] if self._is_transposed(name) else shape
+
+    def fresh(self) -> nn.Module:
+        """A copy to put weights into."""
+        return self._copy(self._module)
+
+    def module(self) -> nn.Module:
+        """The pattern itself; nothing may be put into it."""
+        return self._module
+
+    def turned(self, name: str, weight: Tensor) -> Tensor:
+        """A parameter between the checkpoint's orientation and [N, K]; the way there is the way back."""
+        return weight.t().contiguous() if self._is_transposed(name) else weight
+
+    def turned_shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a parameter as [N, K]."""
+        shape = self.shapes[name]
+        return shape[::-1] if self._is_transposed(name) else shape
+
+    def _is_transposed(self, name: str) -> bool:
+        linear, _, leaf = name.rpartition(".")
+        return leaf == "weight" and linear in self.transposed
+
+    def _copy(self, module: nn.Module) -> nn.Module:
+        return copy.deepcopy(module, {id(self._config): self._config})
+
+    @staticmethod
+    def _block_stages(module: nn.Module, block: Block) -> tuple[Stage, Stage]:
+        if block.kind != "experts":
+            return Stage((Group(block.input_names),)), Stage((Group((block.output_name,)),))
+        mlp = module.get_submodule(block.module)
+        assert isinstance(mlp, SparseMlp)
+        inside = [f"{block.module}.experts.{expert}." for expert in range(mlp.count)]
+        return (
+            Stage(tuple(Group(tuple(prefix + name for name in block.inputs)) for prefix in inside)),
+            Stage(tuple(Group((prefix + block.output,)) for prefix in inside)),
+        )
+
+
+def _linears_for_conv1d(module: nn.Module) -> frozenset[str]:
+    """Replaces every Conv1D by an nn.Linear of the same name; returns the names."""
+    found = [name for name, part in module.named_modules() if isinstance(part, Conv1D)]
+    for name in found:
+        inputs, outputs = module.get_submodule(name).weight.shape  # type: ignore[misc]
+        parent, _, leaf = name.rpartition(".")
+        with torch.device("meta"):
+            setattr(module.get_submodule(parent), leaf, nn.Linear(int(inputs), int(outputs)))
+    module.requires_grad_(False).eval()
+    return frozenset(found)

@@ -1,0 +1,222 @@
+"""transformers' own model of a config on the meta device: every module, no memory; and what is refused.
+
+The skeleton answers what modules and tensors the model has and what they are called; its layers are the
+patterns of which one at a time gets real weights.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, PretrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.pytorch_utils import Conv1D
+
+from quantization_api.failures import Category, QuantizationError
+from quantizer.decoder.architecture import Architecture, ModuleNames
+from quantizer.decoder.families import ARCHITECTURES
+
+CAUSAL_CLASSES = ("ForCausalLM", "LMHeadModel")  # how names of causal language models end
+BESIDE_TEXT = ("vision_config", "audio_config", "text_config", "encoder", "decoder")
+
+
+def unsupported(message: str, hint: str = "") -> QuantizationError:
+    """A ModelUnsupported."""
+    return QuantizationError(Category.MODEL_UNSUPPORTED, message, hint)
+
+
+def find_architecture(config: Mapping[str, object]) -> Architecture | None:
+    """The table's entry for a config.json; None for an unknown type that the generic path may take.
+
+    Raises ModelUnsupported, with what was found, for a model that is no causal language model of text.
+    """
+    model_type = config.get("model_type")
+    architectures = config.get("architectures") or []
+    names = [str(name) for name in architectures] if isinstance(architectures, list) else []
+    found = f"config.json says model_type {model_type!r} (architectures {names})"
+    supported = ", ".join(sorted(ARCHITECTURES))
+    if not isinstance(model_type, str):
+        raise unsupported(f"{found}; supported model types: {supported}")
+    if names and not any(name.endswith(CAUSAL_CLASSES) for name in names):
+        message = f"config.json says architectures {names}; only causal language models are supported"
+        if model_type not in ARCHITECTURES:
+            message += f" (model_type {model_type!r}; supported model types: {supported})"
+        raise unsupported(message)
+    if model_type in ARCHITECTURES:
+        return ARCHITECTURES[model_type]
+    if model_type not in CONFIG_MAPPING:
+        raise unsupported(
+            f"{found}, which transformers {transformers.__version__} does not know; "
+            f"supported model types: {supported}"
+        )
+    beside = [name for name in BESIDE_TEXT if isinstance(config.get(name), dict)]
+    if beside or config.get("is_encoder_decoder"):
+        what = f"it has {', '.join(beside)}" if beside else "it has an encoder"
+        raise unsupported(
+            f"{found}; {what}, and only decoders of text are supported ({supported})",
+            "Save the language model alone, as a model of its own type (for gemma3: gemma3_text).",
+        )
+    return None
+
+
+def make_config(raw: Mapping[str, Any], architecture: Architecture | None) -> PretrainedConfig:
+    """transformers' config of a config.json; ModelUnsupported when a value cannot be used."""
+    model_type = str(raw["model_type"])
+    fields = {key: value for key, value in raw.items() if key != "model_type"}
+    try:
+        config = AutoConfig.for_model(model_type, **fields)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise unsupported(f"config.json is not usable: {error}") from error
+    if architecture is not None:
+        for refusal in architecture.refusals:
+            if getattr(config, refusal.field, None) == refusal.value:
+                raise unsupported(f"this {model_type} model is not supported: {refusal.sentence}")
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise unsupported(
+            f"config.json says model_type {model_type!r}, of which transformers {transformers.__version__} "
+            "has no causal language model"
+        )
+    return config
+
+
+class Skeleton:
+    """The model on the meta device.
+
+    Args:
+        config: of the model; it is copied.
+        architecture: the table's entry, or None for an unknown type.
+        modules: names of the modules; needed for an unknown type. With inside_layer_modules a known type
+            takes the generic path as well.
+
+    Attributes: causal (the whole model), base (without head), layers (the pattern of each decoder layer),
+    layers_name, embedding_name, head_name (dotted names in the model, without ".weight"), outside_shapes
+    (of the other parameters outside the layers).
+
+    Raises ModelUnsupported with what was found when names are missing or are not there.
+    """
+
+    def __init__(
+        self, config: PretrainedConfig, architecture: Architecture | None, modules: ModuleNames | None
+    ) -> None:
+        config = copy.deepcopy(config)
+        cls: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        # sdpa where the class says that it computes the same; soft caps and Bloom's alibi need eager
+        config._attn_implementation = "sdpa" if cls._supports_sdpa else "eager"
+        try:
+            with torch.device("meta"):
+                self.causal: Any = cls(config)
+        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+            raise unsupported(f"config.json is not usable: {error}") from error
+        self.causal.requires_grad_(False).eval()
+        self.config = config
+        self.prefix: str = self.causal.base_model_prefix
+        self.base: Any = self.causal.base_model
+        names = {id(module): name for name, module in self.causal.named_modules()}
+        self.architecture = self._resolve(architecture, modules or ModuleNames())
+        self.layers_name = self._full(self.architecture.layers)
+        self.embedding_name: str = names[id(self.causal.get_input_embeddings())]
+        self.head_name: str = names[id(self.causal.get_output_embeddings())]
+        self.layers: list[nn.Module] = list(self.causal.get_submodule(self.layers_name))
+        if not self.layers:
+            raise unsupported("config.json says that the model has no layers")
+        tables = (f"{self.embedding_name}.weight", f"{self.head_name}.weight")
+        self.outside_shapes: dict[str, tuple[int, ...]] = {
+            name: tuple(value.shape)
+            for name, value in self.causal.named_parameters(remove_duplicate=False)
+            if name not in tables and not name.startswith(f"{self.layers_name}.")
+        }
+        inner, outer = self.causal.get_input_embeddings().weight.shape[1], int(config.hidden_size)
+        if inner != outer:
+            raise unsupported(
+                f"the embeddings are {inner} wide and the layers {outer}: projections between them are not supported"
+            )
+
+    def _full(self, name: str) -> str:
+        return f"{self.prefix}.{name}"
+
+    def _resolve(self, known: Architecture | None, modules: ModuleNames) -> Architecture:
+        for name in modules.outside_layer_modules:
+            self._require(name, "outside_layer_modules")
+        if modules.layers_block_name is not None:
+            block = self._require(modules.layers_block_name, "layers_block_name")
+            if not isinstance(block, nn.ModuleList):
+                raise unsupported(
+                    f"layers_block_name {modules.layers_block_name} is a {type(block).__name__}, not a list of layers; "
+                    f"{self._lists()}"
+                )
+        if known is not None and not modules.inside_layer_modules:
+            if (
+                modules.layers_block_name is not None
+                and self._strip(modules.layers_block_name) != known.layers
+            ):
+                raise unsupported(
+                    f"layers_block_name {modules.layers_block_name} is not the list of decoder layers of a "
+                    f"{known.model_type} model, which is {self._full(known.layers)}"
+                )
+            return known
+        if known is not None and known.experts is None:
+            layers = self._strip(modules.layers_block_name or known.layers)
+            generic = replace(known, blocks=(), folds=(), listed_stages=modules.inside_layer_modules)
+        elif modules.layers_block_name is None or not modules.inside_layer_modules:
+            raise unsupported(
+                f"model_type {self.config.model_type!r} is not one of {', '.join(sorted(ARCHITECTURES))}; "
+                f"{self._lists()}",
+                "Give layers_block_name and inside_layer_modules (the linears of a layer, those that share an "
+                "input together, in execution order), or another model.",
+            )
+        else:
+            layers = self._strip(modules.layers_block_name)
+            generic = Architecture(
+                self.config.model_type, layers, "", "rms", (), listed_stages=modules.inside_layer_modules
+            )
+        self._check_listed(self._full(layers), modules.inside_layer_modules)
+        return replace(generic, layers=layers)
+
+    def _check_listed(self, layers: str, stages: tuple[tuple[str, ...], ...]) -> None:
+        listed = [name for stage in stages for name in stage]
+        for name in listed:
+            if listed.count(name) > 1:
+                raise QuantizationError(
+                    Category.INVALID_WORKFLOW, f"inside_layer_modules names {name} more than once"
+                )
+        for index, layer in enumerate(self.causal.get_submodule(layers)):
+            modules = dict(layer.named_modules())
+            linears = [key for key, module in modules.items() if isinstance(module, (nn.Linear, Conv1D))]
+            for name in listed:
+                if name not in linears:
+                    raise unsupported(
+                        f"inside_layer_modules names {name}, which is no linear of {layers}.{index}; "
+                        f"its linears: {', '.join(linears)}"
+                    )
+            fused = [key for key, value in layer.named_parameters() if value.ndim == 3]
+            if fused:
+                raise unsupported(
+                    f"{layers}.{index} holds experts in one fused tensor ({fused[0]}); a mixture of experts "
+                    "works for mixtral and qwen3_moe only"
+                )
+
+    def _strip(self, name: str) -> str:
+        return name.removeprefix(f"{self.prefix}.")
+
+    def _require(self, name: str, parameter: str) -> nn.Module:
+        modules: dict[str, nn.Module] = dict(self.causal.named_modules())
+        found = modules.get(name) or modules.get(self._full(name))
+        if found is None:
+            raise unsupported(
+                f"{parameter} names {name}, which a {self.config.model_type} model does not have; {self._lists()}"
+            )
+        return found
+
+    def _lists(self) -> str:
+        """The lists of modules that the model has, for a message."""
+        found = [
+            f"{name} ({len(module)} {type(module[0]).__name__})"
+            for name, module in self.causal.named_modules()
+            if isinstance(module, nn.ModuleList) and len(module)
+        ]
+        return f"its lists of modules: {', '.join(found[:8]) or 'none'}"

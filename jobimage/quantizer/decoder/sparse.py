@@ -1,0 +1,102 @@
+"""A mixture of experts with one linear for each expert, as checkpoints have it.
+
+transformers holds the experts of a layer in fused 3-D tensors; a pass needs linears, each with the tokens
+that are sent to it. The sums are transformers': the router's softmax in float32, the chosen weights divided
+by their sum where the model does that, experts added in their order.
+
+Inner activations lie in the order of the experts: [tokens * top_k, inner], expert 0's rows first, the rows
+of an expert in the order of the tokens.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from quantizer.decoder.architecture import Experts
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Which token goes to which expert.
+
+    token [tokens * top_k]: the token of each row, rows in the order of the experts. weight: that row's
+    share in the token's output. bounds: rows bounds[e] .. bounds[e + 1] are expert e's.
+    """
+
+    token: Tensor
+    weight: Tensor
+    bounds: tuple[int, ...]
+
+    def rows(self, expert: int) -> slice:
+        """The rows of an expert."""
+        return slice(self.bounds[expert], self.bounds[expert + 1])
+
+
+class Expert(nn.Module):
+    """One expert's three linears, under the checkpoint's names."""
+
+    def __init__(self, names: Experts, width: int, inner: int) -> None:
+        super().__init__()
+        for name in (names.gate, names.up):
+            self.add_module(name, nn.Linear(width, inner, bias=False))
+        self.add_module(names.down, nn.Linear(inner, width, bias=False))
+
+
+class SparseMlp(nn.Module):
+    """A router and its experts, run in two halves; see the module's docstring.
+
+    Args:
+        names: how the checkpoint calls the parts.
+        config: transformers' config of the model.
+    """
+
+    def __init__(self, names: Experts, config: Any) -> None:
+        super().__init__()
+        self._names = names
+        self.count, self.top_k = int(getattr(config, names.count)), int(config.num_experts_per_tok)
+        width, self.inner_width = int(config.hidden_size), int(getattr(config, names.inner))
+        self._normalized = names.normalized is None or bool(getattr(config, names.normalized))
+        self._activation = ACT2FN[config.hidden_act]
+        self.add_module(names.router, nn.Linear(width, self.count, bias=False))
+        self.experts = nn.ModuleList(Expert(names, width, self.inner_width) for _ in range(self.count))
+
+    def linear(self, expert: int, name: str) -> nn.Module:
+        """An expert's linear."""
+        return self.experts[expert].get_submodule(name)
+
+    def route(self, tokens: Tensor) -> Routing:
+        """The routing of tokens [tokens, width]."""
+        scores = self.get_submodule(self._names.router)(tokens)
+        weights, chosen = torch.topk(torch.softmax(scores.float(), dim=-1), self.top_k, dim=-1)
+        if self._normalized:
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        if self._names.cast:
+            weights = weights.to(scores.dtype)
+        order = torch.argsort(chosen.reshape(-1), stable=True)
+        counts = torch.bincount(chosen.reshape(-1), minlength=self.count)
+        bounds = (0, *torch.cumsum(counts, dim=0).tolist())
+        return Routing(order // self.top_k, weights.reshape(-1)[order], bounds)
+
+    def core(self, tokens: Tensor, routing: Routing) -> Tensor:
+        """What the closing linears read: [tokens * top_k, inner]."""
+        inner = tokens.new_empty((len(routing.token), self.inner_width))
+        for expert in range(self.count):
+            rows = routing.rows(expert)
+            if rows.start < rows.stop:
+                mine = tokens[routing.token[rows]]
+                gate = self.linear(expert, self._names.gate)(mine)
+                inner[rows] = self._activation(gate) * self.linear(expert, self._names.up)(mine)
+        return inner
+
+    def close(self, tokens: Tensor, inner: Tensor, routing: Routing) -> Tensor:
+        """The weighted sum of the experts' outputs: [tokens, width]."""
+        result = torch.zeros_like(tokens)
+        for expert in range(self.count):
+            rows = routing.rows(expert)
+            if rows.start < rows.stop:
+                output = self.linear(expert, self._names.down)(inner[rows]) * routing.weight[rows, None]
+                result.index_add_(0, routing.token[rows], output.to(result.dtype))
+        return result

@@ -1,0 +1,231 @@
+"""The seam between the decoder and a pass: one decoder layer, all calibration batches, stage by stage.
+
+Staged, each linear runs once and later statistics see the rounded linears before them:
+
+    with model.walk(index, weights, hidden, store_factory) as walk:
+        for stage in walk.stages:
+            for group, inputs in walk.inputs([stage]): ...        gather statistics
+            ...                                                   round; put weights into walk.linear(name)
+            walk.finish([stage])
+
+At once, all statistics come from the unrounded layer:
+
+        for group, inputs in walk.inputs(walk.stages): ...
+        ...
+        walk.finish(walk.stages)                                  one more forward, with the final weights
+
+or, where the next layer is to see the unrounded one's output (AWQ), in a single pass and without finish:
+
+        for group, inputs in walk.inputs(walk.stages, propagate_unrounded=True): ...
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from torch import Tensor, nn
+
+from quantizer.decoder.activations import ActivationStore
+from quantizer.decoder.architecture import Group, Stage
+from quantizer.decoder.blocks import BlockLayer, DenseBlock, SparseBlock
+
+StoreFactory = Callable[[str, Sequence[tuple[int, int]], int], ActivationStore]
+"""(name, (batch, rows) of each batch, width) -> a store on scratch; the walk closes it."""
+
+
+class LayerWalk(Protocol):
+    """One decoder layer over all batches of `hidden`. Use as a context manager; stages in their order."""
+
+    stages: tuple[Stage, ...]
+
+    def linear(self, name: str) -> nn.Linear:
+        """A linear by its name in the layer."""
+        ...
+
+    def module(self, name: str) -> nn.Module:
+        """A linear, a norm or a router by its name in the layer."""
+        ...
+
+    def inputs(
+        self, stages: Sequence[Stage], *, propagate_unrounded: bool = False
+    ) -> Iterator[tuple[Group, Tensor]]:
+        """Runs all batches; yields what each group of the stages reads, batch after batch, in fixed order.
+
+        The stages are the next ones: those before them are finished. Inputs are [batch, tokens, K], for
+        experts [rows, K] (none where no token was sent to an expert); there is no padding in them.
+
+        propagate_unrounded: with all stages that are left, also makes the layer's output of the weights as
+            they are now, into `hidden`; the walk is then at its end, and finish is not called.
+        """
+        ...
+
+    def finish(self, stages: Sequence[Stage]) -> None:
+        """The linears of these stages, the next ones, hold their final weights.
+
+        After the last stage `hidden` holds the layer's output.
+        """
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Progress:
+    """Which stages of a layer are finished; keeps callers to the order."""
+
+    def __init__(self, stages: tuple[Stage, ...]) -> None:
+        self._stages = stages
+        self.done = 0
+
+    def span(self, stages: Sequence[Stage]) -> tuple[int, int]:
+        """First and behind-last index of the stages; ValueError unless they are the next ones."""
+        last = self.done + len(stages)
+        if not stages or tuple(stages) != self._stages[self.done : last]:
+            raise ValueError(
+                f"the next stage is number {self.done} of {len(self._stages)}; others were asked for"
+            )
+        return self.done, last
+
+    def to_the_end(self, last: int) -> None:
+        """ValueError unless `last` is the end of the layer."""
+        if last != len(self._stages):
+            raise ValueError("only a pass over all stages that are left can propagate")
+
+
+@dataclass
+class _State:
+    """A batch on its way: what norms read, what outputs are added to, the core's output."""
+
+    source: Tensor
+    residual: Tensor
+    normed: Tensor | None = None
+    inner: Tensor | None = None
+
+
+class BlockWalk:
+    """The walk over a layer of blocks: stage 2 b reads block b's norm, stage 2 b + 1 its core.
+
+    Between the two stages of a block the core's output lies on scratch; with a parallel residual the sum so
+    far lies there too, beside the layer's input in `hidden`.
+    """
+
+    def __init__(self, layer: BlockLayer, hidden: ActivationStore, store_factory: StoreFactory) -> None:
+        self.stages = layer.stages
+        self._layer, self._hidden, self._factory = layer, hidden, store_factory
+        self._progress = Progress(self.stages)
+        self._inner: ActivationStore | None = None
+        self._inner_written = 0
+        self._total: ActivationStore | None = None
+
+    def linear(self, name: str) -> nn.Linear:
+        """See LayerWalk."""
+        return self._layer.linear(name)
+
+    def module(self, name: str) -> nn.Module:
+        """See LayerWalk."""
+        return self._layer.module(name)
+
+    def inputs(
+        self, stages: Sequence[Stage], *, propagate_unrounded: bool = False
+    ) -> Iterator[tuple[Group, Tensor]]:
+        """See LayerWalk. What a single second stage of a block reads is kept on scratch for finish."""
+        first, last = self._progress.span(stages)
+        if propagate_unrounded:
+            self._progress.to_the_end(last)
+        keep = first % 2 == 1 and last == first + 1 and not propagate_unrounded
+        if keep and not self._has_inner():
+            self._open_inner(self._layer.blocks[first // 2])
+        for number in range(len(self._hidden)):
+            state = self._read(number, first)
+            for position in range(first, last):
+                running = self._layer.blocks[position // 2]
+                if position % 2 == 0:
+                    state.normed = running.normed(state.source)
+                    yield from running.inputs(state.normed)
+                    continue
+                self._ensure_inner(running, state)
+                assert state.inner is not None
+                if keep and self._inner is not None and self._inner_written == number:
+                    self._inner.write(number, state.inner)
+                    self._inner_written += 1
+                yield from running.output_inputs(state.source, state.inner)
+                if position + 1 < last or propagate_unrounded:
+                    self._close(running, state)
+            if propagate_unrounded:
+                self._hidden.write(number, state.residual)
+        if propagate_unrounded:
+            self._progress.done = last
+            self._drop()
+
+    def finish(self, stages: Sequence[Stage]) -> None:
+        """See LayerWalk. Finishing a block's first half computes nothing yet; its second half closes it."""
+        first, last = self._progress.span(stages)
+        closed = range(first // 2, last // 2)
+        if closed:
+            end = last == len(self.stages) or not self._layer.parallel
+            if not end and self._total is None:
+                shapes = self._hidden.shapes
+                self._total = self._factory("total", shapes, self._hidden.width)
+                copied = False
+            else:
+                copied = True
+            for number in range(len(self._hidden)):
+                state = self._read(number, first, total=copied)
+                for index in closed:
+                    running = self._layer.blocks[index]
+                    self._ensure_inner(running, state)
+                    self._close(running, state)
+                target = self._hidden if end or self._total is None else self._total
+                target.write(number, state.residual)
+            self._drop(total=end)
+        self._progress.done = last
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._drop()
+
+    def _read(self, number: int, position: int, *, total: bool = True) -> _State:
+        source = self._hidden.read(number)
+        state = _State(source, self._total.read(number) if self._total is not None and total else source)
+        if position % 2 == 1 and self._has_inner() and self._inner is not None:
+            state.inner = self._inner.read(number)
+        return state
+
+    def _ensure_inner(self, running: DenseBlock | SparseBlock, state: _State) -> None:
+        if state.inner is None:
+            normed = running.normed(state.source) if state.normed is None else state.normed
+            state.inner = running.core(normed)
+
+    def _close(self, running: DenseBlock | SparseBlock, state: _State) -> None:
+        assert state.inner is not None
+        state.residual = running.close(state.source, state.residual, state.inner)
+        if not self._layer.parallel:
+            state.source = state.residual
+        state.normed = state.inner = None
+
+    def _has_inner(self) -> bool:
+        return self._inner is not None and self._inner_written == len(self._hidden)
+
+    def _open_inner(self, running: DenseBlock | SparseBlock) -> None:
+        self._close_inner()
+        shapes = [running.inner_shape(batch, tokens) for batch, tokens in self._hidden.shapes]
+        self._inner = self._factory("inner", [shape[:2] for shape in shapes], shapes[0][2])
+
+    def _close_inner(self) -> None:
+        if self._inner is not None:
+            self._inner.__exit__(None, None, None)
+        self._inner, self._inner_written = None, 0
+
+    def _drop(self, *, total: bool = True) -> None:
+        self._close_inner()
+        if total and self._total is not None:
+            self._total.__exit__(None, None, None)
+            self._total = None
