@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+AT_ONCE = 512  # columns that are spread out to 64 bits at a time
+
 
 def period(bits: int) -> tuple[int, int]:
     """(values, words) after which the pattern repeats."""
@@ -28,18 +30,20 @@ def pack_bits(values: Tensor, bits: int) -> Tensor:
     rows, columns = values.shape
     if rows % count:
         raise ValueError(f"{rows} values of {bits} bits do not fill whole words; a multiple of {count} does")
-    wide = values.to(torch.int64)
-    if rows and columns and (int(wide.min()) < 0 or int(wide.max()) >= 2**bits):
+    if rows and columns and (int(values.min()) < 0 or int(values.max()) >= 2**bits):
         raise ValueError(f"a value does not fit into {bits} bits")
-    wide = wide.view(rows // count, count, columns)
-    packed = torch.zeros((rows // count, words, columns), dtype=torch.int64, device=values.device)
-    for index in range(count):
-        word, shift = divmod(index * bits, 32)
-        packed[:, word] |= (wide[:, index] << shift) & 0xFFFFFFFF
-        if shift + bits > 32:
-            packed[:, word + 1] |= wide[:, index] >> (32 - shift)
-    signed = torch.where(packed >= 2**31, packed - 2**32, packed)
-    return signed.view(rows // count * words, columns).to(torch.int32)
+    packed = torch.empty((rows // count, words, columns), dtype=torch.int32, device=values.device)
+    for first in range(0, columns, AT_ONCE):
+        part = slice(first, first + AT_ONCE)
+        wide = values[:, part].to(torch.int64).view(rows // count, count, -1)
+        stream = torch.zeros((rows // count, words, wide.shape[2]), dtype=torch.int64, device=values.device)
+        for index in range(count):
+            word, shift = divmod(index * bits, 32)
+            stream[:, word] |= (wide[:, index] << shift) & 0xFFFFFFFF
+            if shift + bits > 32:
+                stream[:, word + 1] |= wide[:, index] >> (32 - shift)
+        packed[:, :, part] = torch.where(stream >= 2**31, stream - 2**32, stream)
+    return packed.view(rows // count * words, columns)
 
 
 def unpack_bits(packed: Tensor, bits: int) -> Tensor:
@@ -48,12 +52,14 @@ def unpack_bits(packed: Tensor, bits: int) -> Tensor:
     rows, columns = packed.shape
     if rows % words:
         raise ValueError(f"{rows} words of {bits}-bit values are not whole; a multiple of {words} is")
-    stream = packed.view(rows // words, words, columns).to(torch.int64) & 0xFFFFFFFF
     values = torch.empty((rows // words, count, columns), dtype=torch.uint8, device=packed.device)
-    for index in range(count):
-        word, shift = divmod(index * bits, 32)
-        value = stream[:, word] >> shift
-        if shift + bits > 32:
-            value |= stream[:, word + 1] << (32 - shift)
-        values[:, index] = (value & (2**bits - 1)).to(torch.uint8)
+    for first in range(0, columns, AT_ONCE):
+        part = slice(first, first + AT_ONCE)
+        stream = packed[:, part].to(torch.int64).view(rows // words, words, -1) & 0xFFFFFFFF
+        for index in range(count):
+            word, shift = divmod(index * bits, 32)
+            value = stream[:, word] >> shift
+            if shift + bits > 32:
+                value |= stream[:, word + 1] << (32 - shift)
+            values[:, index, part] = (value & (2**bits - 1)).to(torch.uint8)
     return values.view(rows // words * count, columns)

@@ -7,7 +7,7 @@ inverse: with J the reversal, J H J = L L', so H = R R' with R = J L J upper, an
 
 Rows are independent, so linears that share an input are stacked and solved at once. The working copy
 lies transposed, [columns, rows], so that a column is contiguous. Blocks of 128 columns are followed by
-one matrix product for the rest; inside a block, panels of 32 are treated the same way.
+one matrix product for the rest; a block itself is rounded by kernels.column_block.
 """
 
 import math
@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.passes.grid import GridRule, fit_grid, round_to_grid
+from quantizer.kernels.column_block import round_columns
+from quantizer.passes.grid import GridRule, fit_grid
 
 BLOCK = 128  # also fixes which weights a dynamic group's grid is fitted to: see _Solver.fit_groups
-PANEL = 32
+INVERSE_BLOCK = 256
 BITS = (2, 3, 4, 8)
 
 
@@ -86,23 +87,44 @@ class Rounded:
     damp_percent: float
 
 
-def inverse_factor(hessian: Tensor, damp_percent: float) -> tuple[Tensor, float]:
-    """U upper triangular with U'U = (H + d mean(diag H) I)^-1, and the d that was needed.
+class InverseFactor:
+    """U upper triangular with U'U = (H + d mean(diag H) I)^-1, for H in the order of the columns.
 
-    d starts at damp_percent and is doubled, up to 1, while H is not positive definite in float32.
+    Held as the lower triangular inverse of the reversed matrix's Cholesky factor, J U J, so that one
+    matrix beside H is all the memory that is needed; blocks of U are turned around when they are used.
+    """
+
+    def __init__(self, reversed_inverse: Tensor) -> None:
+        self._lower, self._size = reversed_inverse, reversed_inverse.shape[0]
+
+    def block(self, rows: slice, columns: slice) -> Tensor:
+        """U[rows, columns], a copy; both slices with start and stop."""
+        last = self._size
+        flipped = self._lower[
+            last - rows.stop : last - rows.start, last - columns.stop : last - columns.start
+        ]
+        return flipped.flip(0, 1)
+
+
+def factor_inverse(hessian: Tensor, order: Tensor, damp_percent: float) -> tuple[InverseFactor, float]:
+    """The inverse factor of H with its columns in `order`, and the d that was needed.
+
+    d starts at damp_percent and is doubled, up to 1, while H is not positive definite in float32. A
+    diagonal element of 0 (an input that was always zero) counts as 1.
 
     Raises:
         QuantizationError: NumericalFailure when d = 1 is not enough.
     """
-    mean = hessian.diagonal().mean()
+    index = order.flip(0)
     percent = damp_percent
     while True:
-        reversed_matrix = hessian.flip(0, 1)
-        reversed_matrix.diagonal().add_(percent * mean)
-        lower, info = torch.linalg.cholesky_ex(reversed_matrix)
-        if int(info) == 0 and bool(torch.isfinite(lower.diagonal()).all()):
-            identity = torch.eye(hessian.shape[0], dtype=hessian.dtype, device=hessian.device)
-            return torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True), percent
+        matrix = hessian[index.unsqueeze(1), index]
+        diagonal = matrix.diagonal()
+        diagonal[diagonal == 0] = 1.0
+        diagonal.add_(percent * diagonal.mean())
+        _, info = torch.linalg.cholesky_ex(matrix, out=(matrix, torch.empty((), dtype=torch.int32)))
+        if int(info) == 0 and bool(torch.isfinite(matrix.diagonal()).all()):
+            return InverseFactor(invert_lower(matrix)), percent
         if percent >= 1.0:
             raise QuantizationError(
                 Category.NUMERICAL_FAILURE,
@@ -111,13 +133,29 @@ def inverse_factor(hessian: Tensor, damp_percent: float) -> tuple[Tensor, float]
         percent = min(1.0, percent * 2)
 
 
+def invert_lower(matrix: Tensor) -> Tensor:
+    """Inverts a lower triangular matrix in place, from the last block of columns to the first.
+
+    With the trailing part already inverted, the block below a diagonal block D is -inverse(trailing) B inverse(D).
+    """
+    size = matrix.shape[0]
+    for start in reversed(range(0, size, INVERSE_BLOCK)):
+        end = min(start + INVERSE_BLOCK, size)
+        identity = torch.eye(end - start, dtype=matrix.dtype, device=matrix.device)
+        inverse = torch.linalg.solve_triangular(matrix[start:end, start:end], identity, upper=False)
+        below = matrix[end:, end:] @ matrix[end:, start:end]
+        matrix[end:, start:end] = -(below @ inverse)
+        matrix[start:end, start:end] = inverse
+    return matrix
+
+
 class _Solver:
     """The state of one solve; `working` is the transposed, permuted copy of the weights [K, N]."""
 
     def __init__(self, weight: Tensor, order: Tensor, dead: Tensor, config: GptqConfig) -> None:
         rows, self.columns = weight.shape
         self.rule, self.width = config.rule, config.group_width(self.columns)
-        self.working = weight.t()[order].clone()
+        self.working = weight.t().index_select(0, order)
         self.integers = torch.empty((self.columns, rows), dtype=torch.uint8, device=weight.device)
         groups = math.ceil(self.columns / self.width)
         self.scales = weight.new_empty((groups, rows))
@@ -150,24 +188,12 @@ class _Solver:
         if self.dynamic and first < last:
             self._fit(self.working[first * self.width : last * self.width], first)
 
-    def round_block(self, start: int, end: int, factor: Tensor) -> Tensor:
+    def round_block(self, start: int, end: int, factor: InverseFactor) -> Tensor:
         """Rounds columns [start, end); returns their errors, divided by the factor's diagonal: [columns, N]."""
-        block, upper = self.working[start:end].clone(), factor[start:end, start:end]
-        errors = torch.empty_like(block)
-        groups = self.group_of[start:end].tolist()
-        diagonal = upper.diagonal().tolist()
-        for panel in range(0, end - start, PANEL):
-            stop = min(panel + PANEL, end - start)
-            for column in range(panel, stop):
-                weight, group = block[column], groups[column]
-                scale, zero = self.scales[group], self.zeros[group]
-                integers = round_to_grid(weight, scale, zero, self.rule.maxq)
-                self.integers[start + column] = integers
-                error = (weight - (integers - zero) * scale).div_(diagonal[column])
-                errors[column] = error
-                if column + 1 < stop:
-                    block[column + 1 : stop] -= upper[column, column + 1 : stop].unsqueeze(1) * error
-            block[stop:] -= upper[panel:stop, stop:].t() @ errors[panel:stop]
+        block, upper = slice(start, end), factor.block(slice(start, end), slice(start, end))
+        self.integers[block], errors = round_columns(
+            self.working[block], upper, self.scales, self.zeros, self.group_of[block], self.rule.maxq
+        )
         return errors
 
 
@@ -182,22 +208,20 @@ def gptq(weight: Tensor, hessian: Tensor, config: GptqConfig) -> Rounded:
     Raises:
         QuantizationError: NumericalFailure when H cannot be factored.
     """
-    matrix, weight = hessian.clone(), weight.float()
-    dead = matrix.diagonal() == 0  # inputs that were always zero: their weights are rounded to 0
-    matrix.diagonal()[dead] = 1.0
-    columns = weight.shape[1]
+    weight, columns = weight.float(), weight.shape[1]
+    dead = hessian.diagonal() == 0  # inputs that were always zero: their weights are rounded to 0
     order = torch.arange(columns, device=weight.device)
     if config.desc_act:
-        order = torch.argsort(matrix.diagonal(), descending=True, stable=True)
-        matrix = matrix[order][:, order]
-    factor, damp_percent = inverse_factor(matrix, config.damp_percent)
-    del matrix
+        importance = hessian.diagonal().masked_fill(dead, 1.0)
+        order = torch.argsort(importance, descending=True, stable=True)
+    factor, damp_percent = factor_inverse(hessian, order, config.damp_percent)
     solver = _Solver(weight, order, dead, config)
     for start in range(0, columns, BLOCK):
         end = min(start + BLOCK, columns)
         solver.fit_groups(start, end)
         errors = solver.round_block(start, end, factor)
-        solver.working[end:] -= factor[start:end, end:].t() @ errors
+        rest = factor.block(slice(start, end), slice(end, columns))
+        solver.working[end:].addmm_(rest.t(), errors, alpha=-1)
     inverse = torch.argsort(order)
     return Rounded(
         solver.integers[inverse].t().contiguous(),

@@ -39,6 +39,22 @@ class GridRule:
         return int(2**self.bits) - 1
 
 
+@dataclass(frozen=True)
+class GroupedGrid:
+    """A grid for every group_size columns of a row; -1: one for all of a row."""
+
+    rule: GridRule
+    group_size: int
+
+    def width(self, columns: int) -> int:
+        """Columns of a group in a linear with that many columns."""
+        return columns if self.group_size == -1 else self.group_size
+
+    def groups(self, columns: int) -> int:
+        """Groups of such a linear."""
+        return columns // self.width(columns)
+
+
 def fit_grid(low: Tensor, high: Tensor, rule: GridRule) -> tuple[Tensor, Tensor]:
     """Scale and zero point (both float32, the zero an integer value) of groups with minimum and maximum given."""
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)

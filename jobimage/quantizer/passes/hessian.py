@@ -7,6 +7,8 @@ H = E[x x'] (GPTQ, arXiv 2210.17323, section 3). All linears that read the same 
 import torch
 from torch import Tensor
 
+from quantizer.kernels.gram import add_gram, fill_upper
+
 
 class GramMatrix:
     """Sums x x' over batches in float32, in the order of the calls; divided once at the end.
@@ -22,12 +24,13 @@ class GramMatrix:
     def add(self, inputs: Tensor) -> None:
         """Adds a batch [sequences, tokens, width]; every token counts, so none may be padding."""
         flat = inputs.reshape(-1, inputs.shape[-1]).float()
-        self._sum.addmm_(flat.t(), flat)
+        add_gram(self._sum, flat)
         self._sequences += inputs.shape[0]
 
     def hessian(self) -> Tensor:
         """The matrix H [width, width]; the accumulator is used up."""
         matrix, self._sum = self._sum, torch.empty(0)
+        fill_upper(matrix)
         return matrix.mul_(2.0 / max(1, self._sequences))
 
 
