@@ -1,0 +1,93 @@
+"""Quantized linears of a QuaRot artifact that carries its own code, as a WeightFormat.
+
+The layout is told at modeling_quarot.QuarotLinear and modeling_quarot.pack.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quantizer.formats.interface import (
+    TensorShapes,
+    Unpacked,
+    check_groups,
+    natural_groups,
+    require_natural_groups,
+    require_symmetric,
+)
+from quantizer.formats.quarot.modeling_quarot import pack, unpack, words
+from quantizer.passes.grid import dequantize
+
+FULL = 16
+
+
+@dataclass(frozen=True)
+class QuarotFormat:
+    """See interface.WeightFormat. group_size -1: one group a row. scale_bits below 16: codes and one unit."""
+
+    bits: int
+    group_size: int = -1
+    asym: bool = False
+    scale_bits: int = FULL
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """See WeightFormat."""
+        scales = ("scales",) if self.scale_bits == FULL else ("scale_codes", "scale_unit")
+        return ("qweight", *scales, *(("qzeros",) if self.asym else ()))
+
+    def check_shape(self, name: str, rows: int, columns: int) -> None:  # noqa: ARG002 - any number of rows will do
+        """See WeightFormat."""
+        check_groups(name, columns, self.group_size)
+
+    def tensor_shapes(self, rows: int, columns: int, groups: int) -> TensorShapes:
+        """See WeightFormat."""
+        shapes: TensorShapes = {
+            "qweight": (torch.int32, (rows, words(columns, self.bits))),
+            "scales": (torch.float16, (rows, groups)),
+            "scale_codes": (torch.uint8, (rows, groups)),
+            "scale_unit": (torch.float32, (1,)),
+            "qzeros": (torch.uint8, (rows, groups)),
+        }
+        return {name: shapes[name] for name in self.tensors}
+
+    def pack(self, integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> dict[str, Tensor]:
+        """See WeightFormat; scales of few bits are multiples of a unit, and the largest has the largest code."""
+        require_natural_groups(group_of, scales.shape[1], "quarot")
+        tensors = {"qweight": pack(integers, self.bits).contiguous()}
+        if self.scale_bits == FULL:
+            tensors["scales"] = scales.half().contiguous()
+        else:
+            unit = scales.amax() / (2**self.scale_bits - 1)
+            tensors["scale_codes"] = torch.round(scales / unit).to(torch.uint8).contiguous()
+            tensors["scale_unit"] = unit.reshape(1).float()
+        if self.asym:
+            tensors["qzeros"] = zeros.to(torch.uint8).contiguous()
+        else:
+            require_symmetric(zeros, self.bits, "quarot")
+        return tensors
+
+    def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> Unpacked:  # noqa: ARG002 - nothing can be told wrong
+        """See WeightFormat."""
+        if self.scale_bits == FULL:
+            scales = tensors["scales"]
+        else:
+            scales = tensors["scale_codes"].float() * tensors["scale_unit"]
+        groups = scales.shape[1]
+        columns = tensors["qweight"].shape[1] * 32 // self.bits // groups * groups
+        if self.group_size != -1:
+            columns = groups * self.group_size
+        zeros = tensors["qzeros"] if self.asym else torch.full_like(scales, 2 ** (self.bits - 1))
+        integers = unpack(tensors["qweight"], self.bits, columns).to(torch.uint8)
+        return Unpacked(integers, scales, zeros.to(torch.int16), natural_groups(columns, groups))
+
+    def as_read(self, integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> Tensor:
+        """See WeightFormat: the artifact's code computes in the type of the activations; here float32."""
+        stored = scales.half() if self.scale_bits == FULL else scales
+        return dequantize(integers, stored, zeros, group_of)
+
+    def quantization_config(self, not_converted: Sequence[str] = ()) -> dict[str, object]:  # noqa: ARG002
+        """See WeightFormat: nothing, config.json says it under "quarot" for the code that the artifact carries."""
+        return {}

@@ -1,0 +1,227 @@
+"""QuaRot's rounding of weights: nearest or GPTQ, refitted scales, and scales of few bits.
+
+Without gptq_opt_scales and with 16-bit scales, w_gptq is exactly passes.gptq. The other two fix every
+grid before the first column (as static groups do) and then solve on it:
+
+* gptq_opt_scales: each group's range is shrunk by the factor, of a few, with the least squared error of
+  plain rounding, columns weighted with the diagonal of H; afterwards each row's scales are refitted to
+  the integers that were found, the least-squares optimum of (w - q s) H (w - q s)' for fixed integers.
+* s_bits below 16: scale = code * unit with a code of s_bits bits, 1 to 2^s_bits - 1, and one float32
+  unit for a linear. Weights are rounded on the scale that a reader will compute.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quantizer.kernels.column_block import round_columns
+from quantizer.passes.gptq import BLOCK, GptqConfig, factor_inverse, gptq
+from quantizer.passes.grid import SMALLEST_HALF, GridRule, dequantize, fit_grid, round_to_grid
+from quantizer.passes.hessian import weighted_square
+
+SHRINK = tuple(1.0 - 0.02 * step for step in range(31))  # 1.00 to 0.40
+REFIT_NUMBERS = 2**25  # rows are refitted in chunks whose intermediate matrix has about this many numbers
+
+
+@dataclass(frozen=True)
+class WeightRule:
+    """How weights are rounded.
+
+    method: rtn or gptq. bits: of a weight. asym: with zero points. group_size: input channels that share
+    a scale, -1 is a row. damping, opt_scales: of gptq. scale_bits: 16 is float16.
+    """
+
+    method: str
+    bits: int
+    asym: bool = False
+    group_size: int = -1
+    damping: float = 0.01
+    opt_scales: bool = False
+    scale_bits: int = 16
+
+    @property
+    def grid(self) -> GridRule:
+        """The grid of a group; scales are float16 as stored, or exact until they get their codes."""
+        return GridRule(self.bits, not self.asym, torch.float16 if self.scale_bits == 16 else torch.float32)
+
+
+@dataclass(frozen=True)
+class RoundedWeight:
+    """A rounded weight [N, K].
+
+    integers [N, K] uint8; scales, zeros [N, G] float32, scales as a reader will see them; group_of [K];
+    scale_codes [N, G] uint8 and scale_unit where scales have fewer than 16 bits; damp_percent as used.
+    """
+
+    integers: Tensor
+    scales: Tensor
+    zeros: Tensor
+    group_of: Tensor
+    scale_codes: Tensor | None = None
+    scale_unit: float = 0.0
+    damp_percent: float = 0.0
+
+    def weight(self) -> Tensor:
+        """The weight [N, K] float32 that a reader computes."""
+        return dequantize(self.integers, self.scales, self.zeros, self.group_of)
+
+
+def round_weights(parts: Sequence[Tensor], hessian: Tensor | None, rule: WeightRule) -> list[RoundedWeight]:
+    """Rounds linears [N, K] that share their input.
+
+    Args:
+        parts: weights; rows are independent, so gptq solves them stacked.
+        hessian: H [K, K] of the input, needed by gptq.
+        rule: group_size must divide K.
+
+    Raises:
+        QuantizationError: NumericalFailure when H cannot be factored.
+    """
+    stacked = torch.cat([part.float() for part in parts])
+    if rule.method == "gptq" and not rule.opt_scales and rule.scale_bits == 16:
+        assert hessian is not None
+        solved = gptq(stacked, hessian, _gptq_config(rule))
+        whole = RoundedWeight(
+            solved.integers, solved.scales, solved.zeros, solved.group_of, damp_percent=solved.damp_percent
+        )
+        return _split(whole, parts, [None] * len(parts))
+    width = stacked.shape[1] if rule.group_size == -1 else rule.group_size
+    group_of = (torch.arange(stacked.shape[1], device=stacked.device) // width).to(torch.int32)
+    importance = hessian.diagonal() if hessian is not None and rule.opt_scales else None
+    scales, zeros = _fit(stacked, width, rule.grid, importance)
+    units = [_Codes.make(piece, rule) for piece in scales.split([len(part) for part in parts])]
+    scales = torch.cat([unit.scales for unit in units])
+    damp_percent = 0.0
+    if rule.method == "gptq":
+        assert hessian is not None
+        integers, damp_percent = gptq_on_grid(stacked, hessian, scales, zeros, group_of, rule)
+        if rule.opt_scales and rule.scale_bits == 16:
+            scales = refit_scales(stacked, hessian, integers, scales, zeros, width)
+    else:
+        index = group_of.long()
+        integers = round_to_grid(stacked, scales[:, index], zeros[:, index], rule.grid.maxq).to(torch.uint8)
+    whole = RoundedWeight(integers, scales, zeros, group_of, damp_percent=damp_percent)
+    return _split(whole, parts, units if rule.scale_bits < 16 else [None] * len(parts))
+
+
+def _gptq_config(rule: WeightRule) -> GptqConfig:
+    return GptqConfig(
+        bits=rule.bits,
+        group_size=rule.group_size,
+        damp_percent=rule.damping,
+        sym=not rule.asym,
+        scale_dtype=torch.float16,
+    )
+
+
+@dataclass(frozen=True)
+class _Codes:
+    """Scales of one linear as codes times a unit."""
+
+    scales: Tensor
+    codes: Tensor
+    unit: float
+
+    @classmethod
+    def make(cls, scales: Tensor, rule: WeightRule) -> "_Codes":
+        if rule.scale_bits == 16:
+            return cls(scales, torch.empty(0), 0.0)
+        most = 2**rule.scale_bits - 1
+        unit = float((scales.amax() / most).float())
+        codes = torch.ceil(scales / unit - 1e-4).clamp_(1, most)  # up: a smaller scale would clip its largest
+        return cls(codes * unit, codes.to(torch.uint8), unit)
+
+
+def _split(
+    whole: RoundedWeight, parts: Sequence[Tensor], codes: Sequence[_Codes | None]
+) -> list[RoundedWeight]:
+    result, start = [], 0
+    for part, code in zip(parts, codes, strict=True):
+        rows = slice(start, start := start + len(part))
+        result.append(
+            RoundedWeight(
+                whole.integers[rows],
+                whole.scales[rows],
+                whole.zeros[rows],
+                whole.group_of,
+                code.codes if code else None,
+                code.unit if code else 0.0,
+                whole.damp_percent,
+            )
+        )
+    return result
+
+
+def _fit(weight: Tensor, width: int, grid: GridRule, importance: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Scales and zeros [N, G]; with importance [K] (None: the whole range) of the best shrunk range."""
+    groups = weight.view(len(weight), -1, width)
+    low, high = groups.amin(-1), groups.amax(-1)
+    scale, zero = fit_grid(low, high, grid)
+    if importance is None:
+        return scale, zero
+    weights = importance.view(1, -1, width)
+    best = torch.full_like(scale, torch.inf)
+    for factor in SHRINK:
+        tried, centre = fit_grid(low * factor, high * factor, grid)
+        step, offset = tried.unsqueeze(-1), centre.unsqueeze(-1)
+        read = (round_to_grid(groups, step, offset, grid.maxq) - offset) * step
+        error = ((read - groups).square_() * weights).sum(-1)
+        better = error < best
+        best, scale, zero = (
+            torch.where(better, error, best),
+            torch.where(better, tried, scale),
+            torch.where(better, centre, zero),
+        )
+    return scale, zero
+
+
+def gptq_on_grid(
+    weight: Tensor, hessian: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor, rule: WeightRule
+) -> tuple[Tensor, float]:
+    """GPTQ (passes.gptq tells the algorithm) on grids that are given: integers [N, K] uint8 and the damping."""
+    dead = hessian.diagonal() == 0
+    order = torch.arange(weight.shape[1], device=weight.device)
+    factor, damp_percent = factor_inverse(hessian, order, rule.damping)
+    working = weight.t().float().clone()
+    working[dead] = 0.0
+    integers = torch.empty(working.shape, dtype=torch.uint8, device=weight.device)
+    steps, centres = scales.t().contiguous(), zeros.t().contiguous()
+    for start in range(0, len(working), BLOCK):
+        block = slice(start, min(start + BLOCK, len(working)))
+        rest = slice(block.stop, len(working))
+        integers[block], errors = round_columns(
+            working[block], factor.block(block, block), steps, centres, group_of[block], rule.grid.maxq
+        )
+        working[rest].addmm_(factor.block(block, rest).t(), errors, alpha=-1)
+    return integers.t().contiguous(), damp_percent
+
+
+def refit_scales(
+    weight: Tensor, hessian: Tensor, integers: Tensor, scales: Tensor, zeros: Tensor, width: int
+) -> Tensor:
+    """Scales [N, G] that minimise (w - q s) H (w - q s)' row by row for fixed integers, rounded to float16.
+
+    A row keeps its scales where the refit, as it will be stored, is no better.
+    """
+    count, columns = scales.shape[1], weight.shape[1]
+    index = torch.arange(columns, device=weight.device) // width
+    chunk = max(1, REFIT_NUMBERS // (count * columns))
+    refitted = scales.clone()
+    for start in range(0, len(weight), chunk):
+        rows = slice(start, start + chunk)
+        wanted, levels = weight[rows], integers[rows].float() - zeros[rows][:, index]
+        # one row for each group g of each row: (q restricted to g) H
+        masked = torch.stack([levels * (index == group) for group in range(count)], dim=1)
+        spread = masked @ hessian
+        inner = (spread * levels.unsqueeze(1)).view(-1, count, count, width).sum(-1, dtype=torch.float64)
+        target = (spread * wanted.unsqueeze(1)).sum(-1, dtype=torch.float64)
+        ridge = 1e-8 * inner.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-30)
+        inner = inner + ridge.view(-1, 1, 1) * torch.eye(count, dtype=torch.float64, device=weight.device)
+        found = torch.linalg.solve(inner, target.unsqueeze(-1)).squeeze(-1).float().half().float()
+        before = weighted_square(wanted - levels * scales[rows][:, index], hessian)
+        after = weighted_square(wanted - levels * found[:, index], hessian)
+        usable = (found >= SMALLEST_HALF).all(1) & (after < before)
+        refitted[rows] = torch.where(usable.unsqueeze(1), found, scales[rows])
+    return refitted
