@@ -1,109 +1,146 @@
-"""The GPTQ checkpoint format, version 1 (`checkpoint_format: gptq`).
+"""The GPTQ checkpoint format, versions 1 (`checkpoint_format: gptq`) and 2 (`gptq_v2`).
 
 A linear with K inputs, N outputs, b bits and G groups:
 
     tensor   dtype  shape          content
     qweight  int32  [K*b/32, N]    integers, packed along K (see bit_packing)
-    qzeros   int32  [G, N*b/32]    zero point MINUS ONE, packed along N
+    qzeros   int32  [G, N*b/32]    zero point, packed along N; version 1 stores it MINUS ONE
     scales   fp16   [G, N]
     g_idx    int32  [K]            group of each input column
     bias     -      [N]            only where the linear has one; unchanged
 
     weight[n, k] = (q[n, k] - zero[n, g]) * scale[n, g]   with g = g_idx[k]
 
-A zero point of 0 would be stored as -1 and wrap around: readers disagree about what it means then, so it
-is never written (grid.fit_grid does not make one) and refused when it is read.
+A zero point of 0 would be stored in version 1 as -1 and wrap around: readers disagree about what it means
+then, so it is never written (grid.fit_grid does not make one) and refused when it is read.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.formats.bit_packing import pack_bits, period, unpack_bits
-from quantizer.passes.gptq import GptqConfig
+from quantizer.formats.bit_packing import period, unpack_bits
+from quantizer.formats.interface import TensorShapes, Unpacked, check_groups
+from quantizer.kernels.packed_weights import pack_bits
 from quantizer.passes.grid import dequantize
 
 TENSORS = ("qweight", "qzeros", "scales", "g_idx")
+NAMES = {1: "gptq", 2: "gptq_v2"}  # values of checkpoint_format; a file without the key is version 1
 
 
 @dataclass(frozen=True)
-class Unpacked:
-    """A linear as read back: integers [N, K] uint8, scales [N, G] fp16, zeros [N, G] int16, group_of [K]."""
+class GptqFormat:
+    """See interface.WeightFormat; the parameters beside bits and version are only told to the reader.
 
-    integers: Tensor
-    scales: Tensor
-    zeros: Tensor
-    group_of: Tensor
+    inside_layer_modules: the linears of a decoder layer that are quantized, the same in every layer, by
+        their names within it; None is all of them.
+    """
 
+    bits: int
+    group_size: int = 128
+    sym: bool = False
+    desc_act: bool = False
+    damp_percent: float = 0.01
+    static_groups: bool = False
+    true_sequential: bool = False
+    version: int = 1
+    inside_layer_modules: tuple[tuple[str, ...], ...] | None = None
 
-def tensor_shapes(
-    rows: int, columns: int, bits: int, groups: int
-) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    """Dtype and shape of the tensors of a linear [rows (N), columns (K)]."""
-    return {
-        "qweight": (torch.int32, (columns * bits // 32, rows)),
-        "qzeros": (torch.int32, (groups, rows * bits // 32)),
-        "scales": (torch.float16, (groups, rows)),
-        "g_idx": (torch.int32, (columns,)),
-    }
+    def __post_init__(self) -> None:
+        if self.version not in NAMES:
+            raise ValueError(f"version is {self.version}; it must be 1 or 2")
 
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """See WeightFormat."""
+        return TENSORS
 
-def check_shape(name: str, rows: int, columns: int, bits: int) -> None:
-    """Raises ModelUnsupported when a linear's sizes do not fill whole words."""
-    count, _ = period(bits)
-    for what, size in (("inputs", columns), ("outputs", rows)):
-        if size % count:
+    def check_shape(self, name: str, rows: int, columns: int) -> None:
+        """See WeightFormat: group_size divides the inputs, and whole words hold inputs and outputs."""
+        check_groups(name, columns, self.group_size)
+        count, _ = period(self.bits)
+        for what, size in (("inputs", columns), ("outputs", rows)):
+            if size % count:
+                raise QuantizationError(
+                    Category.MODEL_UNSUPPORTED,
+                    f"{name} has {size} {what}; the gptq format packs {self.bits}-bit weights of "
+                    f"multiples of {count} only",
+                )
+
+    def tensor_shapes(self, rows: int, columns: int, groups: int) -> TensorShapes:
+        """See WeightFormat."""
+        return {
+            "qweight": (torch.int32, (columns * self.bits // 32, rows)),
+            "qzeros": (torch.int32, (groups, rows * self.bits // 32)),
+            "scales": (torch.float16, (groups, rows)),
+            "g_idx": (torch.int32, (columns,)),
+        }
+
+    def pack(self, integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> dict[str, Tensor]:
+        """See WeightFormat."""
+        stored = zeros.round().to(torch.int64) - self._offset
+        if stored.numel() and int(stored.min()) < 0:
+            raise ValueError("a zero point of 0 cannot be stored: it would wrap")
+        return {
+            "qweight": pack_bits(integers.t(), self.bits).contiguous(),
+            "qzeros": pack_bits(stored, self.bits).t().contiguous(),
+            "scales": scales.t().to(torch.float16).contiguous(),
+            "g_idx": group_of.to(torch.int32, copy=True),  # linears that were solved together share group_of
+        }
+
+    def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> Unpacked:
+        """See WeightFormat; refuses a wrapped zero point and a group that does not exist."""
+        zeros = unpack_bits(tensors["qzeros"].t(), self.bits).to(torch.int16) + self._offset
+        groups = tensors["scales"].shape[0]
+        index = tensors["g_idx"]
+        if zeros.numel() and int(zeros.max()) > 2**self.bits - 1:
+            raise QuantizationError(Category.ARTIFACT_CORRUPT, f"{name} has a zero point that wrapped around")
+        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < groups:
             raise QuantizationError(
-                Category.MODEL_UNSUPPORTED,
-                f"{name} has {size} {what}; the gptq format packs {bits}-bit weights of multiples of {count} only",
+                Category.ARTIFACT_CORRUPT, f"{name} has columns of groups that do not exist"
             )
+        integers = unpack_bits(tensors["qweight"], self.bits).t().contiguous()
+        return Unpacked(integers, tensors["scales"].t().contiguous(), zeros, index)
 
+    def as_read(self, integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> Tensor:
+        """See WeightFormat: in float16, the integers times float16 scales."""
+        return dequantize(integers, scales.half(), zeros, group_of).half()
 
-def pack(integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor, bits: int) -> dict[str, Tensor]:
-    """The tensors of a linear from integers [N, K], scales and zeros [N, G] and the group of each column [K]."""
-    stored = zeros.t().round().to(torch.int64) - 1
-    if stored.numel() and int(stored.min()) < 0:
-        raise ValueError("a zero point of 0 cannot be stored: it would wrap")
-    return {
-        "qweight": pack_bits(integers.t(), bits).contiguous(),
-        "qzeros": pack_bits(stored.t(), bits).t().contiguous(),
-        "scales": scales.t().to(torch.float16).contiguous(),
-        "g_idx": group_of.to(torch.int32).contiguous(),
-    }
+    def quantization_config(self, not_converted: Sequence[str] = ()) -> dict[str, object]:
+        """See WeightFormat: the keys of AutoGPTQ, and the one for modules of transformers and vLLM.
 
+        Raises:
+            QuantizationError: InvalidWorkflow when an exception is more than the head, which is never
+                quantized, and what inside_layer_modules leaves out: no key that all readers know can say it.
+        """
+        chosen = [name for names in self.inside_layer_modules or () for name in names]
+        for path in not_converted:
+            left_out = chosen and not any(path.endswith(f".{name}") for name in chosen)
+            if path != "lm_head" and not left_out:
+                raise QuantizationError(
+                    Category.INVALID_WORKFLOW,
+                    f"the gptq format cannot leave out {path} alone; write checkpoint_format: compressed-tensors, "
+                    "or inside_layer_modules without it to leave it out in every layer",
+                )
+        config: dict[str, object] = {
+            "quant_method": "gptq",
+            "bits": self.bits,
+            "group_size": self.group_size,
+            "damp_percent": self.damp_percent,
+            "desc_act": self.desc_act,
+            "static_groups": self.static_groups,
+            "sym": self.sym,
+            "true_sequential": self.true_sequential,
+            "lm_head": False,
+            "checkpoint_format": NAMES[self.version],
+        }
+        if self.inside_layer_modules is not None:
+            config["modules_in_block_to_quantize"] = [list(names) for names in self.inside_layer_modules]
+        return config
 
-def unpack(name: str, tensors: dict[str, Tensor], bits: int) -> Unpacked:
-    """The inverse of pack; ArtifactCorrupt names a linear with a wrapped zero point or an impossible group."""
-    stored = unpack_bits(tensors["qzeros"].t(), bits)
-    zeros = stored.to(torch.int16) + 1
-    groups = tensors["scales"].shape[0]
-    index = tensors["g_idx"]
-    if zeros.numel() and int(zeros.max()) > 2**bits - 1:
-        raise QuantizationError(Category.ARTIFACT_CORRUPT, f"{name} has a zero point that wrapped around")
-    if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < groups:
-        raise QuantizationError(Category.ARTIFACT_CORRUPT, f"{name} has columns of groups that do not exist")
-    integers = unpack_bits(tensors["qweight"], bits).t().contiguous()
-    return Unpacked(integers, tensors["scales"].t().contiguous(), zeros, index)
-
-
-def as_read(integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> Tensor:
-    """The weight [N, K] that a reader computes, in float16: it multiplies the integers with float16 scales."""
-    return dequantize(integers, scales.half(), zeros, group_of).half()
-
-
-def quantization_config(config: GptqConfig) -> dict[str, object]:
-    """What config.json says under quantization_config, in the keys of AutoGPTQ."""
-    return {
-        "quant_method": "gptq",
-        "bits": config.bits,
-        "group_size": config.group_size,
-        "damp_percent": config.damp_percent,
-        "desc_act": config.desc_act,
-        "static_groups": config.static_groups,
-        "sym": config.sym,
-        "true_sequential": config.true_sequential,
-        "lm_head": False,
-        "checkpoint_format": "gptq",
-    }
+    @property
+    def _offset(self) -> int:
+        return 1 if self.version == 1 else 0

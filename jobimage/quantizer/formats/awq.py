@@ -1,0 +1,138 @@
+"""The AWQ checkpoint format in AutoAWQ's four versions; awq_layouts.py says how each lies on disk."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quantization_api.failures import Category, QuantizationError
+from quantizer.formats.awq_layouts import LAYOUTS, count_groups
+from quantizer.formats.interface import (
+    TensorShapes,
+    Unpacked,
+    check_groups,
+    natural_groups,
+    require_natural_groups,
+    require_symmetric,
+)
+
+GEMM_GROUPS = (-1, 16, 32, 64, 128)  # those that an independent reader takes
+SIZES = {"gemm": (1, 8), "gemv": (8, 8), "gemv_fast": (64, 8), "marlin": (128, 256)}
+"""What inputs and outputs must be multiples of: whole words, and for marlin what its kernel runs on."""
+
+
+@dataclass(frozen=True)
+class AwqFormat:
+    """See interface.WeightFormat.
+
+    version: gemm, gemv, gemv_fast or marlin.
+    zero_point: asymmetric grids. In gemm a symmetric grid has its zero points, all 8, in the file as well.
+
+    Raises:
+        QuantizationError: InvalidWorkflow for what the version cannot do, see REFUSALS.
+    """
+
+    version: str = "gemm"
+    bits: int = 4
+    group_size: int = 128
+    zero_point: bool = True
+
+    def __post_init__(self) -> None:
+        for refused, sentence in REFUSALS:
+            if refused(self):
+                raise QuantizationError(Category.INVALID_WORKFLOW, sentence)
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """See WeightFormat."""
+        return LAYOUTS[self.version].tensors
+
+    def check_shape(self, name: str, rows: int, columns: int) -> None:
+        """See WeightFormat: group_size divides the inputs, and the sizes are multiples that the version takes."""
+        check_groups(name, columns, self.group_size)
+        for what, size, multiple in zip(
+            ("inputs", "outputs"), (columns, rows), SIZES[self.version], strict=True
+        ):
+            if size % multiple:
+                raise QuantizationError(
+                    Category.MODEL_UNSUPPORTED,
+                    f"{name} has {size} {what}; awq version {self.version} takes multiples of {multiple} only",
+                )
+
+    def tensor_shapes(self, rows: int, columns: int, groups: int) -> TensorShapes:
+        """See WeightFormat."""
+        return LAYOUTS[self.version].tensor_shapes(rows, columns, columns // groups)
+
+    def pack(self, integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> dict[str, Tensor]:
+        """See WeightFormat."""
+        if scales.shape[1] != count_groups(integers.shape[1], self.group_size):
+            raise ValueError(f"{scales.shape[1]} groups are not those of group_size {self.group_size}")
+        require_natural_groups(group_of, scales.shape[1], "awq")
+        if not self.zero_point:
+            require_symmetric(zeros, self.bits, "awq")
+        return LAYOUTS[self.version].pack(
+            integers.to(torch.uint8).contiguous(),
+            scales.to(torch.float16).contiguous(),
+            zeros.round().to(torch.int64).contiguous(),
+        )
+
+    def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> Unpacked:
+        """See WeightFormat; refuses zero points outside the grid, or other than 8 where there should be none."""
+        integers, scales, zeros = LAYOUTS[self.version].unpack(tensors, self.group_size)
+        low, high = (0, 2**self.bits - 1) if self.zero_point else (8, 8)
+        if zeros.numel() and not low <= int(zeros.min()) <= int(zeros.max()) <= high:
+            raise QuantizationError(
+                Category.ARTIFACT_CORRUPT, f"{name} has a zero point outside {low}..{high}"
+            )
+        groups = natural_groups(integers.shape[1], scales.shape[1], integers.device)
+        return Unpacked(integers, scales, zeros, groups)
+
+    def as_read(self, integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> Tensor:
+        """See WeightFormat: in float16."""
+        return LAYOUTS[self.version].as_read(integers, scales, zeros, group_of)
+
+    def quantization_config(self, not_converted: Sequence[str] = ()) -> dict[str, object]:
+        """See WeightFormat: the keys of AutoAWQ."""
+        return {
+            "quant_method": "awq",
+            "version": self.version,
+            "bits": self.bits,
+            "group_size": self.group_size,
+            "zero_point": self.zero_point,
+            "modules_to_not_convert": list(not_converted) or None,
+        }
+
+
+REFUSALS: tuple[tuple[Callable[[AwqFormat], bool], str], ...] = (
+    (lambda f: f.version not in LAYOUTS, "version must be gemm, gemv, gemv_fast or marlin"),
+    (
+        lambda f: f.bits != 4,
+        "AWQ's formats hold 4 bits only; write w_bit: 4, or for other bits a GptqQuantizer",
+    ),
+    (
+        lambda f: f.version == "gemm" and f.group_size not in GEMM_GROUPS,
+        "version gemm takes q_group_size -1, 16, 32, 64 or 128",
+    ),
+    (
+        lambda f: f.version == "gemv" and f.group_size not in (64, 128),
+        "version gemv takes q_group_size 64 or 128 (its kernel has no other); write one of them, or version: gemm",
+    ),
+    (
+        lambda f: f.version == "gemv_fast" and f.group_size != 128,
+        "version gemv_fast takes q_group_size 128 (its kernel has no other); write 128, or version: gemm",
+    ),
+    (
+        lambda f: f.version == "marlin" and f.group_size != 128,
+        "version marlin takes q_group_size 128; write 128, or version: gemm",
+    ),
+    (
+        lambda f: f.version in ("gemv", "gemv_fast") and not f.zero_point,
+        "versions gemv and gemv_fast need zero_point: true; write that, or version: gemm or marlin",
+    ),
+    (
+        lambda f: f.version == "marlin" and f.zero_point,
+        "version marlin has no zero points; write zero_point: false, or version: gemm",
+    ),
+)
+"""(refused, what to write instead), in the words of AutoAWQQuantizer; the contract has the same as rules."""

@@ -1,0 +1,167 @@
+"""The compressed-tensors checkpoint format, `pack-quantized`, as its library writes it since release 0.18.
+
+A linear with K inputs, N outputs, b bits and G groups:
+
+    tensor             dtype  shape                 content
+    weight_packed      int32  [N, ceil(K*b/32)]     integers, packed along K as one stream of bits
+    weight_scale       fp16   [N, G]
+    weight_zero_point  int32  [ceil(N*b/32), G]     zero points, packed along N; asymmetric grids only
+    weight_shape       int64  [2]                   N, K
+
+The library thinks in signed integers, s = q - 2^(b-1), and stores s + 2^(b-1): that is q, and likewise for
+the zero points. The last word of a row is filled up with zero bits.
+
+Releases before 0.18 put 3 bits ten to a word and left two bits empty; 2, 4 and 8 bits are the same in both.
+
+There is no group index: the library has given it up. Act-order needs grids that were fixed beforehand.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quantization_api.failures import Category, QuantizationError
+from quantizer.formats.bit_packing import period, unpack_bits
+from quantizer.formats.interface import (
+    TensorShapes,
+    Unpacked,
+    check_groups,
+    natural_groups,
+    require_natural_groups,
+    require_symmetric,
+)
+from quantizer.kernels.packed_weights import pack_bits
+from quantizer.passes.grid import dequantize
+
+NAME = "compressed-tensors"
+
+
+def words_for(count: int, bits: int) -> int:
+    """Words that hold `count` values."""
+    return -(-count * bits // 32)
+
+
+def pack_stream(values: Tensor, bits: int) -> Tensor:
+    """Packs [n, m] integers below 2^bits along dimension 0 into int32 [ceil(n*bits/32), m], for any n."""
+    count = values.shape[0]
+    missing = -count % period(bits)[0]
+    if missing:
+        values = torch.nn.functional.pad(values, (0, 0, 0, missing))
+    return pack_bits(values, bits)[: words_for(count, bits)]
+
+
+def unpack_stream(packed: Tensor, bits: int, count: int) -> Tensor:
+    """The inverse of pack_stream: uint8 [count, m]."""
+    missing = -packed.shape[0] % period(bits)[1]
+    if missing:
+        packed = torch.nn.functional.pad(packed, (0, 0, 0, missing))
+    return unpack_bits(packed, bits)[:count]
+
+
+@dataclass(frozen=True)
+class CompressedTensorsFormat:
+    """See interface.WeightFormat.
+
+    Raises:
+        QuantizationError: InvalidWorkflow for act-order whose groups do not lie one after another.
+    """
+
+    bits: int
+    group_size: int = 128
+    sym: bool = False
+    desc_act: bool = False
+    static_groups: bool = False
+
+    def __post_init__(self) -> None:
+        if self.desc_act and not self.static_groups and self.group_size != -1:
+            raise QuantizationError(Category.INVALID_WORKFLOW, NEEDS_STATIC_GROUPS)
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """See WeightFormat."""
+        names = ("weight_packed", "weight_scale", "weight_shape")
+        return names if self.sym else (*names, "weight_zero_point")
+
+    def check_shape(self, name: str, rows: int, columns: int) -> None:  # noqa: ARG002 - any number of rows will do
+        """See WeightFormat: group_size divides the inputs."""
+        check_groups(name, columns, self.group_size)
+
+    def tensor_shapes(self, rows: int, columns: int, groups: int) -> TensorShapes:
+        """See WeightFormat."""
+        shapes: TensorShapes = {
+            "weight_packed": (torch.int32, (rows, words_for(columns, self.bits))),
+            "weight_scale": (torch.float16, (rows, groups)),
+            "weight_shape": (torch.int64, (2,)),
+            "weight_zero_point": (torch.int32, (words_for(rows, self.bits), groups)),
+        }
+        return {name: shapes[name] for name in self.tensors}
+
+    def pack(self, integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> dict[str, Tensor]:
+        """See WeightFormat."""
+        require_natural_groups(group_of, scales.shape[1], NAME)
+        tensors = {
+            "weight_packed": pack_stream(integers.t(), self.bits).t().contiguous(),
+            "weight_scale": scales.to(torch.float16).contiguous(),
+            "weight_shape": torch.tensor(integers.shape, dtype=torch.int64),
+        }
+        if self.sym:
+            require_symmetric(zeros, self.bits, NAME)
+        else:
+            tensors["weight_zero_point"] = pack_stream(zeros.round().to(torch.int64), self.bits).contiguous()
+        return tensors
+
+    def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> Unpacked:
+        """See WeightFormat; refuses a stored shape that is not that of the packed tensor."""
+        packed, scales = tensors["weight_packed"], tensors["weight_scale"]
+        rows, columns = (int(size) for size in tensors["weight_shape"])
+        groups = scales.shape[1]
+        if packed.shape != (rows, words_for(columns, self.bits)) or groups == 0 or columns % groups:
+            raise QuantizationError(
+                Category.ARTIFACT_CORRUPT, f"{name} has tensors that do not fit its weight_shape"
+            )
+        integers = unpack_stream(packed.t(), self.bits, columns).t().contiguous()
+        if self.sym:
+            zeros = torch.full_like(scales, 2 ** (self.bits - 1), dtype=torch.int16)
+        else:
+            zeros = unpack_stream(tensors["weight_zero_point"], self.bits, rows).to(torch.int16)
+        return Unpacked(integers, scales, zeros, natural_groups(columns, groups, packed.device))
+
+    def as_read(self, integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> Tensor:
+        """See WeightFormat: in float16, the type of the scales."""
+        return dequantize(integers, scales.half(), zeros, group_of).half()
+
+    def quantization_config(self, not_converted: Sequence[str] = ()) -> dict[str, object]:
+        """See WeightFormat: every Linear is a target, so the head must be among the exceptions."""
+        weights: dict[str, object] = {
+            "num_bits": self.bits,
+            "type": "int",
+            "symmetric": self.sym,
+            "strategy": "channel" if self.group_size == -1 else "group",
+            "group_size": None if self.group_size == -1 else self.group_size,
+            "dynamic": False,
+        }
+        if self.desc_act:
+            weights["actorder"] = "weight"
+        return {
+            "quant_method": "compressed-tensors",
+            "format": "pack-quantized",
+            "quantization_status": "compressed",
+            "config_groups": {
+                "group_0": {
+                    "targets": ["Linear"],
+                    "weights": weights,
+                    "input_activations": None,
+                    "output_activations": None,
+                }
+            },
+            "ignore": list(dict.fromkeys([*not_converted, "lm_head"])),
+            "kv_cache_scheme": None,
+        }
+
+
+NEEDS_STATIC_GROUPS = (
+    "the compressed-tensors format has no group index; with desc_act: true write static_groups: true, "
+    "or group_size: -1, or checkpoint_format: gptq"
+)

@@ -1,0 +1,101 @@
+"""What every on-disk format can do; the engine knows no other way to write or read a quantized linear.
+
+A linear has K inputs (columns), N outputs (rows) and G groups of columns. Between the passes and the
+formats integers are always unsigned, q in 0 .. 2^b - 1, and
+
+    weight[n, k] = (q[n, k] - zero[n, g]) * scale[n, g]   with g = group_of[k]
+
+A symmetric grid has zero = 2^(b-1) everywhere; a format that stores no zero points gives that one back.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from quantization_api.failures import Category, QuantizationError
+
+TensorShapes = dict[str, tuple[torch.dtype, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """A linear as read back: integers [N, K] uint8, scales [N, G] fp16, zeros [N, G] int16, group_of [K] int32."""
+
+    integers: Tensor
+    scales: Tensor
+    zeros: Tensor
+    group_of: Tensor
+
+
+class WeightFormat(Protocol):
+    """One on-disk format with its parameters: how a linear's tensors lie, and what config.json says of them.
+
+    A frozen dataclass implements it and refuses, when it is made, the parameters that it cannot write.
+    """
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of a linear's tensors, as in `q_proj.NAME`; a bias is none of them and stays unchanged."""
+        ...
+
+    def check_shape(self, name: str, rows: int, columns: int) -> None:
+        """Raises InvalidWorkflow or ModelUnsupported, naming the linear [N, K], when it cannot be written."""
+        ...
+
+    def tensor_shapes(self, rows: int, columns: int, groups: int) -> TensorShapes:
+        """Dtype and shape of the tensors of a linear [N, K] with G groups."""
+        ...
+
+    def pack(self, integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> dict[str, Tensor]:
+        """The tensors of a linear from integers [N, K], scales and zeros [N, G] and the group of each column [K].
+
+        Raises ValueError for what the format cannot hold: a caller's mistake, since check_shape and the
+        construction of the format have refused what a user can ask for.
+        """
+        ...
+
+    def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> Unpacked:
+        """The inverse of pack, bit by bit; ArtifactCorrupt names a linear whose tensors cannot be right."""
+        ...
+
+    def as_read(self, integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> Tensor:
+        """The weight [N, K] that a reader computes, in the reader's arithmetic."""
+        ...
+
+    def quantization_config(self, not_converted: Sequence[str] = ()) -> dict[str, object]:
+        """What config.json says under quantization_config.
+
+        not_converted: paths of linears that stay as they are, such as `lm_head` or
+        `model.layers.0.mlp.down_proj`.
+        """
+        ...
+
+
+def check_groups(name: str, columns: int, group_size: int) -> None:
+    """Raises InvalidWorkflow when a group size does not divide a linear's inputs; -1 always does."""
+    if group_size != -1 and columns % group_size:
+        raise QuantizationError(
+            Category.INVALID_WORKFLOW,
+            f"group_size {group_size} does not divide the {columns} inputs of {name}; "
+            f"write a divisor of {columns}, or -1 for one group a row",
+        )
+
+
+def natural_groups(columns: int, groups: int, device: torch.device | None = None) -> Tensor:
+    """The group of each column [K] int32 when groups are as wide as each other and lie one after another."""
+    return (torch.arange(columns, device=device) // (columns // groups)).to(torch.int32)
+
+
+def require_natural_groups(group_of: Tensor, groups: int, format_name: str) -> None:
+    """Raises ValueError when columns are not grouped as they lie and the format cannot say so."""
+    if not torch.equal(group_of.int(), natural_groups(group_of.numel(), groups, group_of.device)):
+        raise ValueError(f"{format_name} has no group index: the groups must lie one after another")
+
+
+def require_symmetric(zeros: Tensor, bits: int, format_name: str) -> None:
+    """Raises ValueError when a zero point is not the middle of the grid and the format stores none."""
+    if not bool((zeros == 2 ** (bits - 1)).all()):
+        raise ValueError(f"{format_name} stores no zero points here: every one must be {2 ** (bits - 1)}")
