@@ -1,72 +1,76 @@
 """The streaming loop: one decoder layer at a time is read, calibrated, rounded, written and freed.
 
-    for each decoder layer                             (its weights were read while the one before was solved)
-        for each residual block
-            gather the Gram matrix of the input        one for q, k, v; one for gate, up
-            round those linears
-            run the block's core on the rounded ones   gathering the Gram matrix of the closing linear
-            round the closing linear, close the block
+    for each decoder layer             its weights were read while the one before was solved
+        the pass runs over it          statistics, rounding, the next layer's input (layerwise/)
+        what it became is stored       in the background, so that a killed run goes on from here
+        and written                    into the shard under construction; a full shard is uploaded
 
-With true_sequential every linear thus runs once, and its statistics come from the rounded linears before
-it. Without it all statistics of a layer come from the unrounded layer, and a second pass through the
-rounded layer makes the next layer's input.
+A restarted run replays its finished layers: one forward pass through what they became (or through the
+original, where a pass propagates that) makes the input of the first unfinished one, bit by bit as before.
 
 Activations of the calibration set lie in files on scratch (decoder.activations); memory holds one layer,
-the Hessians of a stage (of a layer without true_sequential) and one batch.
+the Hessians of a stage (of a layer where a pass wants all at once) and one batch, whatever the depth.
 """
 
+import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
-from quantization_api.passes import GptqQuantizer
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.reader import SafetensorsReader, rows_within
-from quantizer.checkpoint.side_files import quantize_config, quantized_config, side_files
+from quantizer.checkpoint.side_files import (
+    json_file,
+    quantize_config,
+    quantized_config,
+    side_files,
+    with_dtype,
+)
 from quantizer.checkpoint.source import Source, read_whole
 from quantizer.checkpoint.writer import MAX_SHARD_BYTES, PlannedTensor, ShardWriter, Sink
 from quantizer.decoder.activations import ActivationStore
-from quantizer.decoder.architecture import Block
-from quantizer.decoder.model import TABLE_BYTES, DecoderLayer, DecoderModel, PositionEmbeddings
-from quantizer.formats import gptq as gptq_format
-from quantizer.passes.gptq import GptqConfig, Rounded, gptq
-from quantizer.passes.grid import round_to_nearest
-from quantizer.passes.hessian import GramMatrix, weighted_square
+from quantizer.decoder.architecture import ModuleNames
+from quantizer.decoder.model import TABLE_BYTES, DecoderModel
+from quantizer.decoder.walk import LayerWalk
+from quantizer.formats.gptq import GptqFormat
+from quantizer.layerwise.interface import FinishedLayer, LayerContext, LayerPass, ModuleReport
+from quantizer.layerwise.quantized import QuantizedLayers
+
+logger = logging.getLogger(__name__)
 
 OnProgress = Callable[[str, int, int], None]
 """Called with (stage, layers done, layers in all) after each layer."""
 
-OnLayerDone = Callable[[int, Mapping[str, Tensor]], None]
-"""Called with a layer's number and its finished tensors (as written) once all of them are with the writer."""
 
-WORSE_THAN_RTN = 1.02
-"""A module may have this many times plain rounding's error before the run fails. Where inputs are nearly
-uncorrelated there is nothing to gain, and the greedy order may lose a percent."""
+class Finished(Protocol):
+    """Layers that an earlier attempt finished, and where this one's go; see store.finished_layers."""
+
+    def load(self, index: int) -> FinishedLayer | None:
+        """Layer `index`, or None."""
+        ...
+
+    def save(self, index: int, layer: FinishedLayer) -> None:
+        """Keeps a layer."""
+        ...
 
 
-@dataclass(frozen=True)
-class ModuleReport:
-    """How well one linear was rounded.
+class NothingFinished:
+    """A run that keeps nothing."""
 
-    error, error_rtn: tr(E H E') / tr(W H W') of GPTQ and of plain rounding, without damping; what is
-        measured is the weight as a reader will see it (scales in float16).
-    damp_percent: the damping that was used.
-    seconds: of the solve, shared out by rows among the linears that were solved together.
-    """
+    def load(self, index: int) -> FinishedLayer | None:  # noqa: ARG002 - see Finished
+        """See Finished."""
+        return None
 
-    name: str
-    shape: tuple[int, int]
-    error: float
-    error_rtn: float
-    damp_percent: float
-    seconds: float
+    def save(self, index: int, layer: FinishedLayer) -> None:
+        """See Finished."""
 
 
 @dataclass
@@ -77,6 +81,7 @@ class QuantizeReport:
     input_bytes, output_bytes: of the safetensors.
     seconds: by stage: read, calibrate, solve, write.
     left_out: tensors of the input that are computed today and were not copied.
+    resumed_layers: layers that an earlier attempt had finished.
     """
 
     modules: list[ModuleReport] = field(default_factory=list)
@@ -87,80 +92,70 @@ class QuantizeReport:
     seconds: dict[str, float] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-
-
-def gptq_config(parameters: GptqQuantizer) -> GptqConfig:
-    """The algorithm's parameters from the contract's."""
-    return GptqConfig(
-        bits=parameters.bits,
-        group_size=parameters.group_size,
-        damp_percent=parameters.damp_percent,
-        desc_act=parameters.desc_act,
-        static_groups=parameters.static_groups,
-        true_sequential=parameters.true_sequential,
-        sym=parameters.sym,
-    )
+    resumed_layers: int = 0
 
 
 def quantize(
     model_source: Source,
-    tokens_by_name: Mapping[str, TokenBatches],
-    pass_config: GptqQuantizer,
+    tokens: TokenBatches,
+    layer_pass: LayerPass,
     sink: Sink,
     on_progress: OnProgress,
     device: torch.device,
     scratch: Path,
     *,
-    on_layer_done: OnLayerDone | None = None,
+    modules: ModuleNames | None = None,
+    finished: Finished | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> QuantizeReport:
     """Quantizes a model and gives every file of the result to the sink.
 
     Args:
         model_source: the model's files.
-        tokens_by_name: token batches of each data config; pass_config.data_config names one.
-        pass_config: the pass, from the contract.
+        tokens: the calibration set.
         sink: takes finished files by their name in the model directory, from a background thread.
         on_progress: called with ("quantize", layers done, layers in all).
         device: where layers run.
         scratch: directory for files under construction and for activations.
-        on_layer_done: sees the finished tensors of each layer.
+        modules: names of the modules of an architecture that is not in the table.
+        finished: what an earlier attempt finished; by default nothing, and nothing is kept.
         max_shard_bytes: bound of a shard.
 
     Raises:
         QuantizationError: ModelNotFound, ModelUnsupported, InvalidWorkflow before anything is computed;
-            NumericalFailure naming the module; ScratchFull; and what source and sink raise.
+            NumericalFailure and DataInsufficient naming the module; ScratchFull; and what source and sink
+            raise.
     """
-    config = gptq_config(pass_config)
-    tokens = tokens_by_name[pass_config.data_config]
     with torch.inference_mode():
-        run = _Run(model_source, tokens, config, device, scratch, on_progress, on_layer_done)
-        return run.run(sink, max_shard_bytes)
+        run = _Run(model_source, tokens, layer_pass, device, scratch, on_progress, modules)
+        return run.run(sink, finished or NothingFinished(), max_shard_bytes)
 
 
-def check_sizes(model: DecoderModel, config: GptqConfig) -> None:
+def check_sizes(model: DecoderModel, layer_pass: LayerPass) -> None:
     """Raises InvalidWorkflow when group_size does not divide a linear, ModelUnsupported when it cannot be packed.
 
     The message names the layer and the sizes that fit every linear of the model.
     """
-    shapes = {name: _linear_shape(model, 0, name) for name in model.architecture.linears}
+    shapes = {
+        model.layer_prefix(index) + name: shape
+        for index in range(model.layers)
+        for name, shape in model.linear_shapes(index).items()
+        if layer_pass.converts(model.layer_prefix(index) + name)
+    }
+    if not shapes and layer_pass.packs:
+        raise QuantizationError(Category.INVALID_WORKFLOW, "no linear of the model is left to quantize")
     common = math.gcd(*(columns for _, columns in shapes.values()))
+    size = layer_pass.grid.group_size
     for name, (rows, columns) in shapes.items():
-        full = model.layer_prefix(0) + name
-        if config.group_size != -1 and columns % config.group_size:
+        if size != -1 and columns % size:
             sizes = ", ".join(str(2**power) for power in range(4, 15) if common % 2**power == 0)
             raise QuantizationError(
                 Category.INVALID_WORKFLOW,
-                f"group_size {config.group_size} does not divide the {columns} inputs of {full}; "
+                f"group_size {size} does not divide the {columns} inputs of {name}; "
                 f"sizes that fit every layer of this model: -1{', ' + sizes if sizes else ''}",
                 "Set group_size to one of these.",
             )
-        gptq_format.check_shape(full, rows, columns, config.bits)
-
-
-def _linear_shape(model: DecoderModel, index: int, name: str) -> tuple[int, int]:
-    rows, columns = model.layer_shapes(index)[f"{name}.weight"]
-    return rows, columns
+        layer_pass.format.check_shape(name, rows, columns)
 
 
 class _Run:
@@ -170,270 +165,211 @@ class _Run:
         self,
         source: Source,
         tokens: TokenBatches,
-        config: GptqConfig,
+        layer_pass: LayerPass,
         device: torch.device,
         scratch: Path,
         on_progress: OnProgress,
-        on_layer_done: OnLayerDone | None,
+        modules: ModuleNames | None,
     ) -> None:
-        self.source, self.config, self.device, self.scratch = source, config, device, scratch
-        self.on_progress, self.on_layer_done = on_progress, on_layer_done
-        dtype = torch.float32
+        self.source, self.device, self.scratch = source, device, scratch
+        self.on_progress = on_progress
         self.reader = SafetensorsReader(source)
-        self.model = DecoderModel(source, self.reader, device, dtype)
+        self.model = DecoderModel(source, self.reader, device, torch.float32, modules=modules)
         self.report = QuantizeReport(input_bytes=self.reader.bytes, calibration_tokens=tokens.tokens)
         self.report.left_out = self.model.check_tensors()
-        check_sizes(self.model, config)
+        check_sizes(self.model, layer_pass)
+        self.layer_pass = layer_pass.bind(self.model)
+        self.transform = self.layer_pass.transform
+        self.quantized = QuantizedLayers(
+            self.model,
+            layer_pass.format,
+            layer_pass.grid,
+            lambda name: layer_pass.packs and layer_pass.converts(name),
+        )
         self.batches = tokens.batches()
         self.shapes = [(batch.shape[0], batch.shape[1]) for batch in self.batches]
 
-    def run(self, sink: Sink, max_shard_bytes: int) -> QuantizeReport:
+    def run(self, sink: Sink, finished: Finished, max_shard_bytes: int) -> QuantizeReport:
         """The whole model."""
         model = self.model
-        parameters = [list(model.layer_shapes(index)) for index in range(model.layers)]
-        groups = [
-            [model.layer_prefix(index) + name for name in names] for index, names in enumerate(parameters)
-        ]
         self.on_progress("quantize", 0, model.layers)
         with ShardWriter(self._plan(), self.scratch, sink, max_shard_bytes) as writer:
             self.report.output_bytes, self.report.files = writer.bytes, list(writer.files)
             self._write_side_files(writer)
             for name in self._tables():
                 self._copy(name, writer)
-            with self._store("hidden", model.width) as hidden:
+            with self._store("hidden", self.shapes, model.width) as hidden:
                 with self._timed("calibrate"):
                     for number, batch in enumerate(model.embed(self.batches)):
-                        hidden.write(number, batch)
-                layers = self.reader.prefetched(groups)
-                for index in range(model.layers):
-                    with self._timed("read"):
-                        stored = next(layers)
-                    self._run_layer(index, stored, hidden, writer)
-                    del stored
+                        hidden.write(number, self.transform.hidden(batch))
+                self._replay(finished, hidden, writer)
+                layers = self.reader.prefetched(
+                    [
+                        self.quantized.stored(index)
+                        for index in range(self.report.resumed_layers, model.layers)
+                    ]
+                )
+                for index in range(self.report.resumed_layers, model.layers):
+                    layer = self._run_layer(index, layers, hidden)
+                    self._keep(layer, writer)
+                    finished.save(index, layer)
                     self.on_progress("quantize", index + 1, model.layers)
-        bits = sum(self._packed_bits(module.shape) for module in self.report.modules)
-        weights = sum(module.shape[0] * module.shape[1] for module in self.report.modules)
-        self.report.bits_per_weight = bits / weights
+        self.report.bits_per_weight = self.quantized.bits_per_weight()
         return self.report
 
+    def _replay(self, finished: Finished, hidden: ActivationStore, writer: ShardWriter) -> None:
+        """Takes over the leading layers that are finished; `hidden` becomes the input of the next one."""
+        for index in range(self.model.layers):
+            with self._timed("read"):
+                layer = finished.load(index)
+            if layer is None or not self._fits(index, layer):
+                return
+            if self.layer_pass.replays_unrounded:
+                weights = self._loaded(
+                    index, {name: self.reader.tensor(name) for name in self.quantized.stored(index)}
+                )
+            else:
+                weights = self.quantized.weights_as_read(index, dict(layer.tensors), self.layer_pass.replayed)
+            with self._timed("calibrate"), self._walk(index, weights, hidden) as walk:
+                walk.finish(walk.stages)
+            self._keep(layer, writer)
+            self.report.resumed_layers = index + 1
+            self.on_progress("quantize", index + 1, self.model.layers)
+
     def _run_layer(
-        self, index: int, stored: dict[str, Tensor], hidden: ActivationStore, writer: ShardWriter
-    ) -> None:
-        prefix = self.model.layer_prefix(index)
-        weights = {name.removeprefix(prefix): value for name, value in stored.items()}
-        _check_finite(prefix, weights)
-        finished: dict[str, Tensor] = {
-            prefix + name: value for name, value in weights.items() if not self._is_quantized(name)
+        self, index: int, layers: Iterator[dict[str, Tensor]], hidden: ActivationStore
+    ) -> FinishedLayer:
+        model, prefix = self.model, self.model.layer_prefix(index)
+        with self._timed("read"):
+            weights = self._loaded(index, next(layers))
+        kept = {
+            prefix + name: self._stored(prefix + name, value)
+            for name, value in weights.items()
+            if not self.quantized.is_converted(index, name)
         }
-        layer = self.model.layer(index, weights)
-        if self.config.true_sequential:
-            for block in layer.blocks:
-                finished |= self._run_block_staged(prefix, layer, block, hidden)
-        else:
-            finished |= self._run_layer_at_once(prefix, layer, hidden)
+
+        def stored(name: str, parameter: Tensor) -> Tensor:
+            # a copy always: the pass goes on to change the parameter in place
+            turned = model.turned(index, name, parameter)
+            return self._stored(prefix + name, turned).to("cpu", copy=True)
+
+        with self._walk(index, weights, hidden) as walk:
+            layer = self.layer_pass.run(
+                LayerContext(prefix, walk, model.folds(index), stored, self.device, self._timed)
+            )
+        layer.tensors = kept | layer.tensors
+        return layer
+
+    def _keep(self, layer: FinishedLayer, writer: ShardWriter) -> None:
+        self.report.modules += layer.modules
         with self._timed("write"):
-            for name, tensor in finished.items():
+            for name, tensor in layer.tensors.items():
                 writer.write(name, tensor)
-        if self.on_layer_done:
-            self.on_layer_done(index, finished)
-
-    def _run_block_staged(
-        self, prefix: str, layer: DecoderLayer, block: Block, hidden: ActivationStore
-    ) -> dict[str, Tensor]:
-        """Statistics of the second half of a block come from its rounded first half."""
-        inner_width = layer.linear(block.output_name).in_features
-        finished: dict[str, Tensor] = {}
-        with self._store("inner", inner_width) as inner:
-            with self._timed("calibrate"):
-                gram = GramMatrix(self.model.width, self.device)
-                for number in range(len(hidden)):
-                    gram.add(layer.block_input(block, hidden.read(number)))
-            finished |= self._round(prefix, layer, block.input_names, gram)
-            with self._timed("calibrate"):
-                gram = GramMatrix(inner_width, self.device)
-                for number in range(len(hidden)):
-                    normed = layer.block_input(block, hidden.read(number))
-                    output = layer.block_core(block, normed, self._positions(number))
-                    gram.add(output)
-                    inner.write(number, output)
-            finished |= self._round(prefix, layer, (block.output_name,), gram)
-            with self._timed("calibrate"):
-                for number in range(len(hidden)):
-                    closed = layer.block_close(block, hidden.read(number), inner.read(number))
-                    hidden.write(number, closed)
-        return finished
-
-    def _run_layer_at_once(
-        self, prefix: str, layer: DecoderLayer, hidden: ActivationStore
-    ) -> dict[str, Tensor]:
-        """All statistics of a layer come from the unrounded layer; a second pass makes the next input."""
-        grams = {
-            names: GramMatrix(layer.linear(names[0]).in_features, self.device)
-            for names in self.model.architecture.stages
-        }
-        with self._timed("calibrate"):
-            for number in range(len(hidden)):
-                state, positions = hidden.read(number), self._positions(number)
-                for block in layer.blocks:
-                    normed = layer.block_input(block, state)
-                    grams[block.input_names].add(normed)
-                    output = layer.block_core(block, normed, positions)
-                    grams[(block.output_name,)].add(output)
-                    state = layer.block_close(block, state, output)
-        finished: dict[str, Tensor] = {}
-        for names in self.model.architecture.stages:
-            finished |= self._round(prefix, layer, names, grams.pop(names))
-        with self._timed("calibrate"):
-            for number in range(len(hidden)):
-                hidden.write(number, layer.forward(hidden.read(number), self._positions(number)))
-        return finished
-
-    def _round(
-        self, prefix: str, layer: DecoderLayer, names: Sequence[str], gram: GramMatrix
-    ) -> dict[str, Tensor]:
-        """Rounds the linears that share an input; puts what a reader will see into the layer."""
-        started = time.perf_counter()
-        hessian = gram.hessian()
-        first = prefix + names[0]
-        if not bool(torch.isfinite(hessian).all()):
-            raise QuantizationError(
-                Category.NUMERICAL_FAILURE, f"the inputs of {first} are not finite on the calibration text"
-            )
-        if not bool((hessian.diagonal() > 0).any()):
-            raise QuantizationError(
-                Category.NUMERICAL_FAILURE, f"the inputs of {first} are zero on all of the calibration text"
-            )
-        linears = [layer.linear(name) for name in names]
-        stacked = torch.cat([linear.weight.float() for linear in linears])
-        try:
-            solved = gptq(stacked, hessian, self.config)
-        except QuantizationError as error:
-            raise QuantizationError(error.category, f"{first}: {error.message}", error.hint) from error
-        finished: dict[str, Tensor] = {}
-        start = 0
-        for name, linear in zip(names, linears, strict=True):
-            rows = slice(start, start := start + linear.out_features)
-            part = Rounded(
-                solved.integers[rows],
-                solved.scales[rows],
-                solved.zeros[rows],
-                solved.group_of,
-                solved.damp_percent,
-            )
-            share = linear.out_features / stacked.shape[0]
-            finished |= self._finish_module(prefix + name, linear, part, hessian, share, started)
-        self.report.seconds["solve"] = self.report.seconds.get("solve", 0.0) + time.perf_counter() - started
-        return finished
-
-    def _finish_module(
-        self,
-        name: str,
-        linear: torch.nn.Linear,
-        part: Rounded,
-        hessian: Tensor,
-        share: float,
-        started: float,
-    ) -> dict[str, Tensor]:
-        weight = linear.weight.float()
-        seen = gptq_format.as_read(part.integers, part.scales, part.zeros, part.group_of).float()
-        if not bool(torch.isfinite(seen).all()):
-            raise QuantizationError(
-                Category.NUMERICAL_FAILURE,
-                f"{name}: a weight is too large for float16, which readers compute in",
-            )
-        error, error_rtn = self._errors(weight, seen, hessian)
-        report = ModuleReport(
-            name,
-            (weight.shape[0], weight.shape[1]),
-            error,
-            error_rtn,
-            part.damp_percent,
-            (time.perf_counter() - started) * share,
-        )
-        self.report.modules.append(report)
-        check_quality(report)
-        linear.weight = torch.nn.Parameter(seen.to(linear.weight.dtype), requires_grad=False)
-        packed = gptq_format.pack(part.integers, part.scales, part.zeros, part.group_of, self.config.bits)
-        return {f"{name}.{kind}": tensor.cpu() for kind, tensor in packed.items()}
-
-    def _errors(self, weight: Tensor, seen: Tensor, hessian: Tensor) -> tuple[float, float]:
-        width = self.config.group_width(weight.shape[1])
-        integers, scales, zeros = round_to_nearest(weight, width, self.config.rule)
-        group_of = torch.arange(weight.shape[1], device=weight.device) // width
-        nearest = gptq_format.as_read(integers, scales, zeros, group_of).float()
-        whole = float(weighted_square(weight, hessian).sum())
-        if whole <= 0:  # a weight that is zero everywhere is exact
-            return 0.0, 0.0
-        ours = float(weighted_square(weight - seen, hessian).sum())
-        theirs = float(weighted_square(weight - nearest, hessian).sum())
-        return ours / whole, theirs / whole
 
     def _plan(self) -> list[list[PlannedTensor]]:
         """Every tensor of the output: embedding, layers, norm and head, in the order of the checkpoint."""
-        groups = [[self._planned(name)] for name in self._tables()]
-        for index in range(self.model.layers):
-            prefix, group = self.model.layer_prefix(index), []
-            for name in self.model.layer_shapes(index):
-                if self._is_quantized(name):
-                    linear = name.removesuffix(".weight")
-                    rows, columns = _linear_shape(self.model, index, linear)
-                    count = columns // self.config.group_width(columns)
-                    shapes = gptq_format.tensor_shapes(rows, columns, self.config.bits, count)
-                    group += [
-                        PlannedTensor(f"{prefix}{linear}.{kind}", dtype, shape)
-                        for kind, (dtype, shape) in shapes.items()
-                    ]
-                else:
-                    group.append(self._planned(prefix + name))
-            groups.append(group)
-        return groups
+        tables = [[self._planned(name)] for name in self._tables()]
+        return tables + [self._planned_layer(index) for index in range(self.model.layers)]
+
+    def _planned_layer(self, index: int) -> list[PlannedTensor]:
+        packed, kept = self.quantized.planned(index)
+        tensors = [PlannedTensor(name, dtype, shape) for name, (dtype, shape) in packed.items()]
+        return tensors + [self._planned(name) for name in kept]
+
+    def _fits(self, index: int, layer: FinishedLayer) -> bool:
+        """Whether a layer of an earlier attempt has the tensors that are to be written."""
+        found = {
+            PlannedTensor(name, value.dtype, tuple(value.shape)) for name, value in layer.tensors.items()
+        }
+        fits = found == set(self._planned_layer(index))
+        if not fits:
+            logger.warning("layer %d is computed again: its saved state has other tensors", index)
+        return fits
 
     def _planned(self, name: str) -> PlannedTensor:
-        info = self.reader.tensors[name]
-        return PlannedTensor(name, info.dtype, info.shape)
+        info = self.reader.tensors[self.transform.added.get(name, name)]
+        return PlannedTensor(name, self.layer_pass.dtype or info.dtype, info.shape)
 
     def _tables(self) -> list[str]:
-        """Tensors outside the decoder layers; they are copied as they are."""
-        layers = f"{self.model.architecture.layers}."
+        """Tensors outside the decoder layers."""
+        layers = f"{self.model.layers_name}."
         left_out = set(self.report.left_out)
-        return [name for name in self.reader.tensors if not name.startswith(layers) and name not in left_out]
+        names = [name for name in self.reader.tensors if not name.startswith(layers)]
+        return [name for name in names if name not in left_out] + list(self.transform.added)
 
     def _copy(self, name: str, writer: ShardWriter) -> None:
-        info, offset = self.reader.tensors[name], 0
+        source, offset = self.transform.added.get(name, name), 0
+        step = rows_within(self.reader.tensors[source], TABLE_BYTES)
         with self._timed("write"):
-            for _, rows in self.reader.slices(name, rows_within(info, TABLE_BYTES)):
-                _check_finite("", {name: rows})
+            for _, read in self.reader.slices(source, step):
+                rows = self._stored(name, self.transform.outside(name, self._load(source, read)))
                 writer.write_part(name, offset, rows)
                 offset += rows.nbytes
 
     def _write_side_files(self, writer: ShardWriter) -> None:
-        quantization = gptq_format.quantization_config(self.config)
-        files = {
-            "config.json": quantized_config(self.model.raw_config, quantization),
-            "quantize_config.json": quantize_config(quantization),
-        }
+        config, layout = self.model.raw_config, self.layer_pass.format
+        if self.layer_pass.dtype is not None:
+            config = with_dtype(config, self.layer_pass.dtype)
+        config = self.transform.config(config)
+        files = {"config.json": json_file(config)}
+        if self.layer_pass.packs:
+            quantization = layout.quantization_config(self.quantized.not_converted())
+            files["config.json"] = quantized_config(config, quantization)
+            if isinstance(layout, GptqFormat):
+                files["quantize_config.json"] = quantize_config(quantization)
         for name in side_files(self.source):
             files[name] = read_whole(self.source, name)
+        files |= self.transform.files()
         for name, data in files.items():
             writer.put_file(name, data)
             self.report.files.append(name)
 
-    def _is_quantized(self, name: str) -> bool:
-        linear, _, kind = name.rpartition(".")
-        return kind == "weight" and linear in self.model.architecture.linears
+    def _walk(self, index: int, weights: dict[str, Tensor], hidden: ActivationStore) -> LayerWalk:
+        return self.model.walk(index, weights, hidden, self._store)
 
-    def _packed_bits(self, shape: tuple[int, int]) -> int:
-        rows, columns = shape
-        count = columns // self.config.group_width(columns)
-        shapes = gptq_format.tensor_shapes(rows, columns, self.config.bits, count)
-        return sum(8 * dtype.itemsize * math.prod(size) for dtype, size in shapes.values())
+    def _loaded(self, index: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a layer by their names in it; `tensors` is emptied, so that none exists twice."""
+        prefix = self.model.layer_prefix(index)
+        weights = {name.removeprefix(prefix): self._load(name, tensors.pop(name)) for name in list(tensors)}
+        linears = self.model.linears(index)
+        return {
+            name: value if name.removesuffix(".weight") in linears else self._stored(prefix + name, value)
+            for name, value in self.transform.layer(index, weights).items()
+        }
 
-    def _positions(self, number: int) -> PositionEmbeddings:
-        return self.model.positions(self.shapes[number][1])
+    def _stored(self, name: str, value: Tensor) -> Tensor:
+        """A tensor that is not packed, in the type that it is stored in."""
+        stored = value.to(self._planned(name).dtype)
+        if not bool(torch.isfinite(stored).all()):
+            raise QuantizationError(
+                Category.NUMERICAL_FAILURE,
+                f"{name} has values that are too large for {stored.dtype}",
+                "Write input_model_dtype: fp32.",
+            )
+        return stored
 
-    def _store(self, name: str, width: int) -> ActivationStore:
+    def _load(self, name: str, read: Tensor) -> Tensor:
+        """A tensor in the type that the pass loads the model in."""
+        if not bool(torch.isfinite(read).all()):
+            raise QuantizationError(
+                Category.NUMERICAL_FAILURE,
+                f"{name} has values that are not finite",
+                "The model's weights are damaged; get them again.",
+            )
+        if self.layer_pass.dtype in (None, read.dtype):
+            return read
+        loaded = read.to(self.layer_pass.dtype)
+        if not bool(torch.isfinite(loaded).all()):
+            raise QuantizationError(
+                Category.NUMERICAL_FAILURE,
+                f"{name} has values that are too large for {self.layer_pass.dtype}",
+                "Write input_model_dtype: fp32.",
+            )
+        return loaded
+
+    def _store(self, name: str, shapes: Sequence[tuple[int, int]], width: int) -> ActivationStore:
         return ActivationStore(
-            self.scratch / f"calibration.{name}", self.shapes, width, self.model.dtype, self.device
+            self.scratch / f"calibration.{name}", shapes, width, self.model.dtype, self.device
         )
 
     @contextmanager
@@ -443,28 +379,3 @@ class _Run:
             yield
         finally:
             self.report.seconds[stage] = self.report.seconds.get(stage, 0.0) + time.perf_counter() - started
-
-
-def _check_finite(prefix: str, weights: Mapping[str, Tensor]) -> None:
-    for name, weight in weights.items():
-        if not bool(torch.isfinite(weight).all()):
-            raise QuantizationError(
-                Category.NUMERICAL_FAILURE,
-                f"{prefix}{name} has values that are not finite",
-                "The model's weights are damaged; get them again.",
-            )
-
-
-def check_quality(report: ModuleReport) -> None:
-    """Raises NumericalFailure for a module whose error is not finite or worse than plain rounding's."""
-    if not (math.isfinite(report.error) and math.isfinite(report.error_rtn)):
-        raise QuantizationError(
-            Category.NUMERICAL_FAILURE, f"{report.name}: the error is not finite ({report.error})"
-        )
-    if report.error > report.error_rtn * WORSE_THAN_RTN + 1e-12:
-        raise QuantizationError(
-            Category.NUMERICAL_FAILURE,
-            f"{report.name}: the relative error {report.error:.3e} is worse than plain rounding's "
-            f"{report.error_rtn:.3e}",
-            "Raise damp_percent, or calibrate with more text.",
-        )

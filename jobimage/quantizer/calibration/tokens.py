@@ -1,5 +1,6 @@
 """Token batches from rows of text: the sequences that a model is calibrated and measured on."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,12 @@ class TokenBatches:
         """Number of tokens."""
         return sum(len(sequence) for sequence in self.sequences)
 
+    def sample(self, count: int, seed: int, batch_size: int) -> "TokenBatches":
+        """Some of the sequences, chosen by a seed and left in their order, `batch_size` of equal length a batch."""
+        chosen = sorted(random.Random(seed).sample(range(len(self.sequences)), count))
+        sequences = tuple(self.sequences[index] for index in chosen)
+        return TokenBatches(sequences, batch_size * max(len(sequence) for sequence in sequences))
+
     def batches(self) -> list[Tensor]:
         """Batches [sequences, tokens] of about batch_tokens; the same split for the same sequences."""
         groups: list[list[Tensor]] = []
@@ -60,6 +67,16 @@ class TokenBatches:
             else:
                 groups.append([sequence])
         return [torch.stack(group) for group in groups]
+
+
+PROBE_TOKENS = 32
+PROBE_STEP = 7919  # a prime: the probe's token ids are spread over the vocabulary
+
+
+def probe_tokens(vocabulary: int, max_positions: int) -> TokenBatches:
+    """One short sequence of ids from all over the vocabulary, to see that a model runs."""
+    length = min(PROBE_TOKENS, max_positions)
+    return TokenBatches((torch.arange(length, dtype=torch.int64) * PROBE_STEP % vocabulary,))
 
 
 def load_tokenizer(source: Source, scratch: Path) -> PreTrainedTokenizerBase:

@@ -118,11 +118,9 @@ class SafetensorsReader:
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as pool:
             pending = deque([pool.submit(self._group, group) for group in groups[:1]])
             for following in [*groups[1:], None][: len(groups)]:
-                tensors = pending.popleft().result()
                 if following is not None:
                     pending.append(pool.submit(self._group, following))
-                yield tensors
-                del tensors  # the consumer's reference is the only one left
+                yield pending.popleft().result()  # no name here: the consumer's reference is the only one
 
     def _group(self, names: Sequence[str]) -> dict[str, Tensor]:
         return {name: self.tensor(name) for name in names}

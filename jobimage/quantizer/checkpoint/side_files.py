@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import torch
+
 from quantizer.checkpoint.source import Source
 
 COPIED_SUFFIXES = (".json", ".txt", ".model", ".tiktoken", ".jinja", ".md")
@@ -27,13 +29,20 @@ def side_files(source: Source) -> list[str]:
 
 def quantized_config(config: dict[str, Any], quantization: dict[str, object]) -> bytes:
     """config.json of the quantized model: the input's, and its quantization_config."""
-    return _json({**config, "quantization_config": quantization})
+    return json_file({**config, "quantization_config": quantization})
 
 
 def quantize_config(quantization: dict[str, object]) -> bytes:
     """quantize_config.json, which AutoGPTQ and its successors read beside config.json."""
-    return _json({**quantization, "model_name_or_path": None, "model_file_base_name": "model"})
+    return json_file({**quantization, "model_name_or_path": None, "model_file_base_name": "model"})
 
 
-def _json(value: dict[str, Any]) -> bytes:
+def with_dtype(config: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """config.json of a model whose floating-point tensors are stored in another type."""
+    kept = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
+    return {**kept, "dtype": str(dtype).removeprefix("torch.")}
+
+
+def json_file(value: dict[str, Any]) -> bytes:
+    """A JSON object as a file."""
     return json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"

@@ -21,6 +21,7 @@ from quantization_api.manifest import (
     MANIFEST_NAME,
     MODEL_CARD_NAME,
     MODEL_PREFIX,
+    ONNX_PREFIX,
     REPORT_PREFIX,
     Manifest,
     StoredObject,
@@ -36,7 +37,7 @@ UPLOAD_ATTEMPTS = 2
 
 def is_ours(key: str) -> bool:
     """True for the keys that an artifact consists of, its manifest apart."""
-    return key == MODEL_CARD_NAME or key.startswith((MODEL_PREFIX, REPORT_PREFIX))
+    return key == MODEL_CARD_NAME or key.startswith((MODEL_PREFIX, ONNX_PREFIX, REPORT_PREFIX))
 
 
 def read_manifest(store: Store, info: ObjectInfo, broken: Category) -> tuple[Manifest, bytes]:
@@ -121,11 +122,11 @@ class ArtifactWriter:
         checkpoint: Callable[[], None],
         on_bytes: Callable[[int], None],
     ) -> None:
-        self._store = output.store
+        self.store = output.store
         self._replaces = output.manifest_version
         self._claim, self._checkpoint, self._on_bytes = claim, checkpoint, on_bytes
         self._objects: dict[str, StoredObject] = {}
-        if aborted := self._store.abort_uploads():
+        if aborted := self.store.abort_uploads():
             logger.info("dropped unfinished uploads of an earlier run: %d", aborted)
 
     @property
@@ -148,12 +149,12 @@ class ArtifactWriter:
             key,
             path.stat().st_size,
             digest.hexdigest(),
-            lambda: self._store.put_file(key, path, self._check),
+            lambda: self.store.put_file(key, path, self.check),
         )
 
     def put_bytes(self, key: str, data: bytes) -> None:
         """Stores a small object and reads it back."""
-        self._put(key, len(data), hashlib.sha256(data).hexdigest(), lambda: self._store.put_bytes(key, data))
+        self._put(key, len(data), hashlib.sha256(data).hexdigest(), lambda: self.store.put_bytes(key, data))
 
     def finish(self, manifest: Manifest) -> tuple[Manifest, bytes]:
         """Writes the manifest over `objects`; returns what lies there then.
@@ -161,23 +162,23 @@ class ArtifactWriter:
         Raises:
             QuantizationError: ArtifactConflict when another artifact was finished there meanwhile.
         """
-        self._check()
+        self.check()
         manifest = manifest.model_copy(update={"objects": self.objects})
         data = manifest.model_dump_json(indent=2).encode() + b"\n"
-        left_over = [key for key in self._store.list() if is_ours(key) and key not in self._objects]
+        left_over = [key for key in self.store.list() if is_ours(key) and key not in self._objects]
         if left_over:
             logger.info("removing what an earlier run left: %d objects", len(left_over))
-            self._store.delete(left_over)
+            self.store.delete(left_over)
         try:
-            self._store.put_bytes(
+            self.store.put_bytes(
                 MANIFEST_NAME, data, if_absent=self._replaces is None, if_version=self._replaces
             )
         except PreconditionFailedError:
             # A retried request may find its own first attempt; anything else is another job's artifact.
-            found = self._store.head(MANIFEST_NAME)
-            if found is None or bytes(self._store.read(MANIFEST_NAME, 0, found.size)) != data:
+            found = self.store.head(MANIFEST_NAME)
+            if found is None or bytes(self.store.read(MANIFEST_NAME, 0, found.size)) != data:
                 raise QuantizationError(
-                    Category.ARTIFACT_CONFLICT, f"another job finished an artifact at {self._store.uri}"
+                    Category.ARTIFACT_CONFLICT, f"another job finished an artifact at {self.store.uri}"
                 ) from None
         self._claim.release()
         return manifest, data
@@ -187,28 +188,29 @@ class ArtifactWriter:
 
         An artifact of the same recipe that was there before keeps its objects, which have the same bytes.
         """
-        self._check()
+        self.check()
         if self._replaces is None:
-            self._store.delete([key for key in self._store.list() if is_ours(key)])
+            self.store.delete([key for key in self.store.list() if is_ours(key)])
         self._claim.release()
 
     def _put(self, key: str, size: int, digest: str, upload: Callable[[], object]) -> None:
         for attempt in range(1, UPLOAD_ATTEMPTS + 1):
-            self._check()
+            self.check()
             upload()
             self._on_bytes(size)
-            stored = self._store.head(key)
+            stored = self.store.head(key)
             if stored is not None and stored.size == size and self._read_back(stored) == digest:
                 self._objects[key] = StoredObject(key=key, size=size, sha256=digest)
                 return
-            logger.warning("%s/%s is not what was written (attempt %d)", self._store.uri, key, attempt)
+            logger.warning("%s/%s is not what was written (attempt %d)", self.store.uri, key, attempt)
         raise QuantizationError(
-            Category.ARTIFACT_CORRUPT, f"{self._store.uri}/{key} reads back other bytes than were written"
+            Category.ARTIFACT_CORRUPT, f"{self.store.uri}/{key} reads back other bytes than were written"
         )
 
     def _read_back(self, stored: ObjectInfo) -> str:
-        return sha256_of(self._store, stored, lambda _: self._check())
+        return sha256_of(self.store, stored, lambda _: self.check())
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises what ends the run: a stopped run, or an output that another job has taken over."""
         self._checkpoint()
         self._claim.check()

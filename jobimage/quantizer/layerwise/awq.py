@@ -1,0 +1,218 @@
+"""AWQ over one decoder layer (passes.awq*): scales folded into what makes an input, clipping, plain rounding.
+
+All statistics come from the unrounded layer, in the one pass that also makes the next layer's input: the
+whole network is seen in float, as the published method does it. Measured on a small Llama (4 bits, group 32)
+that is as good as propagating rounded activations, and saves a pass.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from quantization_api.failures import QuantizationError
+from quantizer.decoder.architecture import Group
+from quantizer.decoder.folding import FoldPlace
+from quantizer.formats.interface import WeightFormat
+from quantizer.layerwise.interface import FinishedLayer, LayerContext, ModuleReport, Rounded
+from quantizer.layerwise.plain import PlainPass
+from quantizer.layerwise.rounding import (
+    Yardstick,
+    check_quality,
+    pack_linear,
+    plain_rounding,
+    put_rounded,
+)
+from quantizer.layerwise.statistics import InputStatistics, gather
+from quantizer.passes.awq import AwqConfig, awq_round, clip_weight
+from quantizer.passes.awq_clip import search_clip
+from quantizer.passes.awq_folding import fold_into_norm, fold_into_rows, scale_columns, scaled_gram
+from quantizer.passes.awq_scales import search_scales
+from quantizer.passes.grid import GridRule, GroupedGrid
+
+UNCLIPPED = ("q_proj", "k_proj", "qkv", "query", "c_attn")
+"""Linears whose outputs meet in a product, by parts of their names: clipping them is known to hurt."""
+
+
+@dataclass
+class _Read:
+    """What a group reads: Gram matrix (divided by the scales that were folded away), mean magnitude, tokens."""
+
+    gram: Tensor
+    magnitude: Tensor
+    tokens: int
+
+    def divide(self, scales: Tensor) -> None:
+        self.gram, self.magnitude = scaled_gram(self.gram, scales), self.magnitude / scales
+
+
+@dataclass(frozen=True)
+class AwqLayerPass(PlainPass):
+    """See layerwise.interface.LayerPass.
+
+    not_converted: parts of the names of linears that stay as they are.
+    packs: without it scales and clipping limits are applied and nothing is rounded (export_compatible).
+    """
+
+    config: AwqConfig
+    format: WeightFormat
+    not_converted: tuple[str, ...] = ()
+    packs: bool = True
+    dtype: torch.dtype | None = None
+    replays_unrounded: bool = True
+
+    @property
+    def grid(self) -> GroupedGrid:
+        """Bits, groups and symmetry."""
+        return GroupedGrid(GridRule(self.config.bits, not self.config.zero_point), self.config.group_size)
+
+    def nearest(self, weight: Tensor, limits: Tensor | None = None) -> Rounded:
+        """See LayerPass; limits: of clipping."""
+        solved = awq_round(weight, self.config, limits)
+        return solved.integers, solved.scales, solved.zeros, solved.group_of
+
+    def converts(self, name: str) -> bool:
+        """See LayerPass; a name is left out when any of not_converted occurs in it, as in AutoAWQ."""
+        return not any(part in name for part in self.not_converted)
+
+    def run(self, layer: LayerContext) -> FinishedLayer:
+        """See LayerPass."""
+        with layer.timed("calibrate"):
+            inputs = layer.walk.inputs(layer.walk.stages, propagate_unrounded=True)
+            statistics = gather(inputs, layer.device, magnitudes=True)
+        with layer.timed("solve"):
+            return _Solve(self, layer, statistics).run()
+
+
+class _Solve:
+    """One layer's solve: weights are changed in place, what is stored is collected."""
+
+    def __init__(
+        self, layer_pass: AwqLayerPass, layer: LayerContext, statistics: dict[Group, InputStatistics]
+    ) -> None:
+        self.config, self.format = layer_pass.config, layer_pass.format
+        self.layer, self.converts, self.packs = layer, layer_pass.converts, layer_pass.packs
+        self.nearest = layer_pass.nearest
+        self.finished = FinishedLayer()
+        self.reads: dict[Group, _Read] = {}
+        self.yardsticks: dict[str, Yardstick] = {}
+        self.together: list[list[Group]] = []
+        for group, found in statistics.items():
+            magnitude, tokens = found.mean_magnitude(), found.tokens
+            self.reads[group] = _Read(found.hessian(layer.prefix + group.names[0]), magnitude, tokens)
+            for name in group.names:
+                self.yardsticks[name] = plain_rounding(
+                    layer.walk.linear(name).weight, self.reads[group].gram, layer_pass.nearest, self.format
+                )
+
+    def run(self) -> FinishedLayer:
+        """Folds, clips and rounds."""
+        for place in self.layer.folds:
+            if place.obstacle is None:
+                self._fold(place)
+        reports = {group: self._round(group, read) for group, read in self.reads.items()}
+        scaled = {group for groups in self.together for group in groups}
+        for groups in (*self.together, *([group] for group in reports if group not in scaled)):
+            # scales that several experts share are the best for all of them, not for each
+            check_quality(
+                [report for group in groups for report in reports[group]], "Calibrate with more text."
+            )
+        self.finished.modules = [report for group in reports.values() for report in group]
+        return self.finished
+
+    def _fold(self, place: FoldPlace) -> None:
+        groups = [group for group in self.reads if set(group.names) <= set(place.readers)]
+        chosen = [name for group in groups for name in group.names if self._converted(name)]
+        if not chosen:
+            return
+        weight = torch.cat([self._linear(name).weight for name in chosen])
+        read = self._pooled(groups)
+        rows = None if place.rows is None else place.rows.to(weight.device)
+        try:
+            scales = search_scales(weight, read.gram, read.magnitude, self.config, rows).scales
+        except QuantizationError as failure:
+            message = f"{self.layer.prefix}{chosen[0]}: {failure.message}"
+            raise QuantizationError(failure.category, message, failure.hint) from failure
+        if place.kind == "norm":
+            scales = self._divide_norm(place, scales)
+        else:
+            assert rows is not None
+            self._divide_rows(place.source, scales, rows)
+        for name in place.readers:
+            module = self.layer.walk.module(name)
+            self._put(f"{name}.weight", module, "weight", scale_columns(_tensor(module, "weight"), scales))
+        for group in groups:
+            self.reads[group].divide(scales)
+        self.together.append(groups)
+
+    def _pooled(self, groups: list[Group]) -> _Read:
+        """The statistics of experts that read the same input, by the tokens each of them saw."""
+        reads = [self.reads[group] for group in groups]
+        if len(reads) == 1:
+            return reads[0]
+        total = sum(read.tokens for read in reads)
+        gram = sum((read.gram * (read.tokens / total) for read in reads), torch.zeros(()))
+        magnitude = sum((read.magnitude * (read.tokens / total) for read in reads), torch.zeros(()))
+        return _Read(gram, magnitude, total)
+
+    def _divide_norm(self, place: FoldPlace, scales: Tensor) -> Tensor:
+        """Divides a norm as far as its stored dtype can hold it; returns the scales that it stands for."""
+        norm = self.layer.walk.module(place.source)
+        bias = _tensor(norm, "bias") if getattr(norm, "bias", None) is not None else None
+        stored = self.layer.stored(f"{place.source}.weight", _tensor(norm, "weight"))
+        folded = fold_into_norm(stored.to(scales.device), scales, bias, unit_offset=place.unit_offset)
+        self._put(f"{place.source}.weight", norm, "weight", folded.weight.float())
+        if folded.bias is not None:
+            self._put(f"{place.source}.bias", norm, "bias", folded.bias)
+        return folded.scales
+
+    def _divide_rows(self, source: str, scales: Tensor, rows: Tensor) -> None:
+        linear = self._linear(source)
+        bias = linear.bias if linear.bias is not None else None
+        weight, new_bias = fold_into_rows(linear.weight, scales, rows, bias)
+        divisor = torch.ones(linear.out_features, device=scales.device)
+        divisor[rows] = scales
+        self.yardsticks[source].divide_rows(divisor)
+        self._put(f"{source}.weight", linear, "weight", weight)
+        if new_bias is not None:
+            self._put(f"{source}.bias", linear, "bias", new_bias)
+
+    def _round(self, group: Group, read: _Read) -> list[ModuleReport]:
+        reports: list[ModuleReport] = []
+        for name in group.names:
+            if not self._converted(name):
+                continue
+            linear, full = self._linear(name), self.layer.prefix + name
+            limits = None
+            if self.config.clip != "none" and not any(part in name for part in UNCLIPPED):
+                limits = search_clip(linear.weight, read.gram, self.config).limits
+            rounded = self.nearest(linear.weight, limits)
+            if self.packs:
+                self.finished.tensors |= pack_linear(full, rounded, self.format)
+            else:
+                weight = linear.weight if limits is None else clip_weight(linear.weight, limits)
+                self.finished.tensors[f"{full}.weight"] = self.layer.stored(f"{name}.weight", weight)
+            changed = put_rounded(full, linear, rounded, read.gram, self.format)
+            error, error_rtn = self.yardsticks[name].relative(changed)
+            shape = (linear.out_features, linear.in_features)
+            reports.append(ModuleReport(full, shape, error, error_rtn))
+        return reports
+
+    def _put(self, name: str, module: nn.Module, leaf: str, value: Tensor) -> None:
+        """A changed parameter: into the layer, and to what is stored unless it is packed later."""
+        _tensor(module, leaf).copy_(value)
+        linear = name.removesuffix(f".{leaf}")
+        if leaf != "weight" or linear not in self.yardsticks or not self._converted(linear):
+            self.finished.tensors[self.layer.prefix + name] = self.layer.stored(name, _tensor(module, leaf))
+
+    def _converted(self, name: str) -> bool:
+        return self.converts(self.layer.prefix + name)
+
+    def _linear(self, name: str) -> nn.Linear:
+        return self.layer.walk.linear(name)
+
+
+def _tensor(module: nn.Module, leaf: str) -> Tensor:
+    value = getattr(module, leaf)
+    assert isinstance(value, Tensor)
+    return value

@@ -1,0 +1,93 @@
+"""GPTQ over one decoder layer: the linears that share an input are solved together (passes.gptq)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quantization_api.failures import QuantizationError
+from quantizer.decoder.architecture import Group, Stage
+from quantizer.formats.interface import WeightFormat
+from quantizer.layerwise.interface import FinishedLayer, LayerContext, ModuleReport, Rounded
+from quantizer.layerwise.plain import PlainPass
+from quantizer.layerwise.rounding import check_quality, on_grid, pack_linear, plain_rounding, put_rounded
+from quantizer.layerwise.statistics import InputStatistics, gather
+from quantizer.passes.gptq import GptqConfig, gptq
+from quantizer.passes.grid import GroupedGrid
+
+
+@dataclass(frozen=True)
+class GptqLayerPass(PlainPass):
+    """See layerwise.interface.LayerPass.
+
+    With true_sequential the statistics of a stage come from the rounded stages before it, and every linear
+    runs once. Without it all statistics come from the unrounded layer, and a second pass through the rounded
+    layer makes the next layer's input.
+    """
+
+    config: GptqConfig
+    format: WeightFormat
+    packs: bool = True
+    dtype: torch.dtype | None = None
+    replays_unrounded: bool = False
+
+    @property
+    def grid(self) -> GroupedGrid:
+        """Bits, groups and symmetry."""
+        return GroupedGrid(self.config.rule, self.config.group_size)
+
+    def nearest(self, weight: Tensor) -> Rounded:
+        """See LayerPass."""
+        return on_grid(self.grid)(weight)
+
+    def converts(self, name: str) -> bool:  # noqa: ARG002 - every linear of the decoder layers
+        """See LayerPass."""
+        return True
+
+    def run(self, layer: LayerContext) -> FinishedLayer:
+        """See LayerPass."""
+        finished = FinishedLayer()
+        stages = layer.walk.stages
+        parts = [(stage,) for stage in stages] if self.config.true_sequential else [stages]
+        for part in parts:
+            self._round(layer, part, finished)
+        return finished
+
+    def _round(self, layer: LayerContext, stages: Sequence[Stage], finished: FinishedLayer) -> None:
+        with layer.timed("calibrate"):
+            statistics = gather(layer.walk.inputs(stages), layer.device)
+        with layer.timed("solve"):
+            for group in list(statistics):
+                self._round_group(layer, group, statistics.pop(group), finished)
+        with layer.timed("calibrate"):
+            layer.walk.finish(stages)
+
+    def _round_group(
+        self, layer: LayerContext, group: Group, statistics: InputStatistics, finished: FinishedLayer
+    ) -> None:
+        first = layer.prefix + group.names[0]
+        hessian = statistics.hessian(first)
+        linears = [layer.walk.linear(name) for name in group.names]
+        try:
+            solved = gptq(_stacked([linear.weight for linear in linears]), hessian, self.config)
+        except QuantizationError as failure:
+            message = f"{first}: {failure.message}"
+            raise QuantizationError(failure.category, message, failure.hint) from failure
+        start = 0
+        for name, linear in zip(group.names, linears, strict=True):
+            rows = slice(start, start := start + linear.out_features)
+            part = (solved.integers[rows], solved.scales[rows], solved.zeros[rows], solved.group_of)
+            full = layer.prefix + name
+            yardstick = plain_rounding(linear.weight, hessian, self.nearest, self.format)
+            error, error_rtn = yardstick.relative(put_rounded(full, linear, part, hessian, self.format))
+            shape = (linear.out_features, linear.in_features)
+            report = ModuleReport(full, shape, error, error_rtn, solved.damp_percent)
+            check_quality([report], "Raise damp_percent, or calibrate with more text.")
+            finished.modules.append(report)
+            finished.tensors |= pack_linear(full, part, self.format)
+
+
+def _stacked(weights: Sequence[Tensor]) -> Tensor:
+    """Linears that share an input as one, by rows; no copy of a single one."""
+    return weights[0].float() if len(weights) == 1 else torch.cat([weight.float() for weight in weights])

@@ -1,0 +1,186 @@
+"""QuaRot over a model (passes.quarot): rotations before, rounding in, and online operations after each layer.
+
+Layers are calibrated as ordinary layers of their architecture: where a linear's input is rotated online, its
+Hessian is rotated instead, and the rounded weight is rotated back for the next stage.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quantizer.decoder.architecture import Group
+from quantizer.decoder.model import DecoderModel
+from quantizer.formats.gptq import GptqFormat
+from quantizer.formats.interface import WeightFormat
+from quantizer.formats.quarot.artifact import CODE_FILE, artifact_config, modeling_code
+from quantizer.formats.quarot.weights import QuarotFormat
+from quantizer.layerwise.interface import FinishedLayer, LayerContext, ModuleReport, Rounded
+from quantizer.layerwise.rotation_layouts import layer_layout, model_layout
+from quantizer.layerwise.rounding import check_quality, on_grid, pack_linear
+from quantizer.layerwise.statistics import InputStatistics, gather
+from quantizer.layerwise.transform import Transform, Unchanged
+from quantizer.passes.grid import GroupedGrid
+from quantizer.passes.quarot import QuarotPass, StageResult
+from quantizer.passes.quarot_parameters import FULL, QuarotParameters, check_model, group, needs_own_code
+
+
+@dataclass(frozen=True)
+class QuarotLayerPass:
+    """See layerwise.interface.LayerPass. dtype: what is not quantized is stored in; bound: see `bind`."""
+
+    parameters: QuarotParameters
+    dtype: torch.dtype
+    bound: "RotatedModel | None" = None
+    replays_unrounded: bool = False
+
+    @property
+    def packs(self) -> bool:
+        """See LayerPass."""
+        return self.parameters.w_bits < FULL
+
+    @property
+    def grid(self) -> GroupedGrid:
+        """Of the weights; without meaning where they are not rounded."""
+        rule = self.parameters.weight_rule
+        return GroupedGrid(rule.grid, rule.group_size)
+
+    @property
+    def format(self) -> WeightFormat:
+        """The artifact's own where it carries its code, else the standard GPTQ format."""
+        p, size = self.parameters, group(self.parameters.w_groupsize) or -1
+        if needs_own_code(p):
+            return QuarotFormat(min(p.w_bits, 8), size, p.w_asym, p.s_bits)
+        return GptqFormat(min(p.w_bits, 8), size, sym=not p.w_asym, damp_percent=p.gptq_damping)
+
+    @property
+    def transform(self) -> Transform:
+        """See LayerPass."""
+        return self.bound or Unchanged()
+
+    def bind(self, model: DecoderModel) -> "QuarotLayerPass":
+        """See LayerPass."""
+        layout = model_layout(model)
+        widths = {name: shape[1] for name, shape in model.linear_shapes(0).items()}
+        check_model(self.parameters, layout, model.architecture.model_type, widths)
+        return replace(self, bound=RotatedModel(self.parameters, model, self.dtype))
+
+    def nearest(self, weight: Tensor) -> Rounded:
+        """See LayerPass; without the rotation."""
+        return on_grid(self.grid)(weight)
+
+    def converts(self, name: str) -> bool:  # noqa: ARG002 - every linear of the decoder layers
+        """See LayerPass."""
+        return self.packs
+
+    def replayed(self, name: str, weight: Tensor) -> Tensor:
+        """See LayerPass."""
+        assert self.bound is not None
+        return self.bound.quarot.restored(name, weight)
+
+    def run(self, layer: LayerContext) -> FinishedLayer:
+        """See LayerPass. Statistics of a stage come from the rounded stages before it."""
+        finished = FinishedLayer()
+        for stage in layer.walk.stages:
+            with layer.timed("calibrate"):
+                inputs = layer.walk.inputs([stage]) if self.parameters.w_gptq else ()
+                statistics = gather(inputs, layer.device)
+            with layer.timed("solve"):
+                for found in stage.groups:
+                    self._round_group(layer, found, statistics.get(found), finished)
+            with layer.timed("calibrate"):
+                layer.walk.finish([stage])
+        return finished
+
+    def _round_group(
+        self,
+        layer: LayerContext,
+        names: Group,
+        statistics: InputStatistics | None,
+        finished: FinishedLayer,
+    ) -> None:
+        assert self.bound is not None
+        hessian = statistics.hessian(layer.prefix + names.names[0]) if statistics else None
+        weights = {f"{name}.weight": layer.walk.linear(name).weight for name in names.names}
+        results = self.bound.quarot.round_stage(names.names, weights, hessian)
+        reports: list[ModuleReport] = []
+        for name, result in results.items():
+            full, linear = layer.prefix + name, layer.walk.linear(name)
+            if result.rounded is None:
+                assert result.stored is not None
+                finished.tensors[f"{full}.weight"] = layer.stored(f"{name}.weight", result.stored)
+                continue
+            found = result.rounded
+            rounded = (found.integers, found.scales, found.zeros, found.group_of)
+            reports.append(self._report(full, linear.weight, result))
+            finished.tensors |= pack_linear(full, rounded, self.format)
+            seen = self.format.as_read(*rounded)
+            linear.weight.copy_(self.bound.quarot.restored(name, seen))
+        if reports:
+            check_quality(reports, "Raise gptq_damping, or calibrate with more text.")
+        finished.modules += reports
+
+    def _report(self, name: str, weight: Tensor, result: StageResult) -> ModuleReport:
+        """Without a Hessian errors are relative squares of the weight itself; plain rounding is the pass then."""
+        assert result.rounded is not None
+        shape = (weight.shape[0], weight.shape[1])
+        if result.error is not None and result.error_rtn is not None:
+            return ModuleReport(name, shape, result.error, result.error_rtn, result.rounded.damp_percent)
+        whole = float(weight.double().square().sum())
+        change = float((result.propagated.double() - weight.double()).square().sum())
+        error = change / whole if whole > 0 else 0.0
+        return ModuleReport(name, shape, error, error)
+
+
+class RotatedModel:
+    """The rotations of one model; see layerwise.transform.Transform."""
+
+    def __init__(self, parameters: QuarotParameters, model: DecoderModel, dtype: torch.dtype) -> None:
+        self._parameters, self._model, self._dtype = parameters, model, dtype
+        self._layout = model_layout(model)
+        self.quarot = QuarotPass(parameters, self._layout)
+
+    @property
+    def added(self) -> dict[str, str]:
+        """See Transform: a head of its own, where it was the embedding and is that no longer."""
+        own = self._model.own_head_name()
+        unties = self.quarot.unties and own not in self._model.reader.tensors
+        return {own: self._layout.head} if unties else {}
+
+    def hidden(self, states: Tensor) -> Tensor:
+        """See Transform."""
+        return self.quarot.table_rows(states)
+
+    def layer(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """See Transform."""
+        model = self._model
+        turned = {name: model.turned(index, name, weights.pop(name)) for name in list(weights)}
+        rotated = self.quarot.rotate_layer(index, turned, layer_layout(model, index))
+        return {name: model.turned(index, name, rotated.pop(name)) for name in list(rotated)}
+
+    def outside(self, name: str, rows: Tensor) -> Tensor:
+        """See Transform."""
+        norm = self._layout.final_norm.name
+        if name == self._model.own_head_name():
+            return self.quarot.head_rows(rows, self._model.reader.tensor(f"{norm}.weight"))
+        if name == f"{norm}.weight":
+            return self.quarot.final_norm(rows)[0]
+        if name == f"{norm}.bias":
+            weight = self._model.reader.tensor(f"{norm}.weight")
+            bias = self.quarot.final_norm(weight, rows)[1]
+            assert bias is not None
+            return bias
+        return self.quarot.table_rows(rows) if name in self._layout.tables else rows
+
+    def config(self, config: dict[str, Any]) -> dict[str, Any]:
+        """See Transform."""
+        if needs_own_code(self._parameters):
+            return artifact_config(
+                config, self._parameters, self.quarot.sites, self.quarot.unties, self._dtype
+            )
+        return {**config, "tie_word_embeddings": False} if self.quarot.unties else config
+
+    def files(self) -> dict[str, bytes]:
+        """See Transform."""
+        return {CODE_FILE: modeling_code().encode()} if needs_own_code(self._parameters) else {}

@@ -1,0 +1,71 @@
+"""Statistics of what the linears of a layer read, gathered in one pass over the calibration batches."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from quantization_api.failures import Category, QuantizationError
+from quantizer.decoder.architecture import Group
+from quantizer.passes.hessian import GramMatrix
+from quantizer.passes.magnitude import MeanMagnitude
+
+
+class InputStatistics:
+    """Of one group: the Gram matrix and, where asked for, mean magnitudes; made when the first input comes."""
+
+    def __init__(self, device: torch.device, magnitudes: bool = False) -> None:
+        self._device, self._magnitudes = device, magnitudes
+        self._gram: GramMatrix | None = None
+        self._magnitude: MeanMagnitude | None = None
+        self.tokens = 0
+
+    def add(self, inputs: Tensor) -> None:
+        """Inputs [..., K] of one batch; every row is a token."""
+        if self._gram is None:
+            self._gram = GramMatrix(inputs.shape[-1], self._device)
+            self._magnitude = MeanMagnitude(inputs.shape[-1], self._device) if self._magnitudes else None
+        self.tokens += inputs.numel() // inputs.shape[-1]
+        self._gram.add(inputs)
+        if self._magnitude is not None:
+            self._magnitude.add(inputs)
+
+    def mean_magnitude(self) -> Tensor:
+        """Mean |x| of each channel [K]; only where magnitudes are gathered and a token came."""
+        return torch.empty(0) if self._magnitude is None else self._magnitude.mean()
+
+    def hessian(self, name: str) -> Tensor:
+        """H [K, K], the statistics are used up; `name` is a linear of the group, for messages.
+
+        Raises:
+            QuantizationError: DataInsufficient when no token came; NumericalFailure when H is not finite
+                or zero.
+        """
+        if self._gram is None or self.tokens == 0:
+            raise QuantizationError(
+                Category.DATA_INSUFFICIENT,
+                f"no token of the calibration text was sent to {name}: there is nothing to calibrate it with",
+                "Calibrate with more, or more varied, text.",
+            )
+        hessian = self._gram.hessian()
+        self._gram = None
+        if not bool(torch.isfinite(hessian).all()):
+            raise QuantizationError(
+                Category.NUMERICAL_FAILURE, f"the inputs of {name} are not finite on the calibration text"
+            )
+        if not bool((hessian.diagonal() > 0).any()):
+            raise QuantizationError(
+                Category.NUMERICAL_FAILURE,
+                f"the inputs of {name} are zero on all of the calibration text",
+            )
+        return hessian
+
+
+def gather(
+    inputs: Iterable[tuple[Group, Tensor]], device: torch.device, magnitudes: bool = False
+) -> dict[Group, InputStatistics]:
+    """Statistics of every group that the walk hands out."""
+    found: dict[Group, InputStatistics] = {}
+    for group, read in inputs:
+        found.setdefault(group, InputStatistics(device, magnitudes)).add(read)
+    return found

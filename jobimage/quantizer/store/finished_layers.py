@@ -1,0 +1,108 @@
+"""Finished layers of an unfinished run, durable beside the artifact, so that the next attempt goes on from there.
+
+    .state/<recipe>/layer-00012.safetensors     the layer's tensors as they will be written
+    .state/<recipe>/layer-00012.json            size and sha256 of those, and the reports; written last
+
+A layer counts when its record is there and its tensors have the digest that the record says. What was cut
+short or damaged is computed again. Removed with the rest of the state when the artifact is whole (claim.py).
+"""
+
+import hashlib
+import json
+import logging
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+
+from quantization_api.manifest import STATE_PREFIX
+from quantizer.checkpoint.writer import scratch_errors
+from quantizer.layerwise.interface import FinishedLayer, ModuleReport
+from quantizer.store.interface import Checkpoint, Store, keep_going
+
+logger = logging.getLogger(__name__)
+
+
+class FinishedLayers:
+    """The finished layers of one recipe. Use as a context manager: leaving it waits for the last upload.
+
+    Args:
+        store: of the artifact. recipe: digest of what is computed.
+        scratch: directory for the file that is being stored.
+        check: called before and during transfers; what it raises ends the run (stopped, claim lost).
+    """
+
+    def __init__(self, store: Store, recipe: str, scratch: Path, check: Checkpoint = keep_going) -> None:
+        self._store, self._scratch, self._check = store, scratch, check
+        self._prefix = f"{STATE_PREFIX}{recipe.removeprefix('sha256:')[:16]}/"
+        self._records = {key for key in store.list(self._prefix) if key.endswith(".json")}
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")
+        self._pending: Future[None] | None = None
+
+    def load(self, index: int) -> FinishedLayer | None:
+        """Layer `index` as an earlier attempt finished it, or None."""
+        record_key = self._key(index, "json")
+        if record_key not in self._records:
+            return None
+        try:
+            record = json.loads(self._whole(record_key))
+            data = self._whole(self._key(index, "safetensors"))
+            if len(data) != record["size"] or hashlib.sha256(data).hexdigest() != record["sha256"]:
+                raise ValueError("the tensors are not those of the record")
+            modules = [
+                ModuleReport(**{**item, "shape": (item["shape"][0], item["shape"][1])})
+                for item in record["modules"]
+            ]
+            return FinishedLayer(load(data), modules)
+        except (ValueError, LookupError, TypeError, SafetensorError) as error:
+            logger.warning("layer %d is computed again: its saved state is damaged (%s)", index, error)
+            return None
+
+    def save(self, index: int, layer: FinishedLayer) -> None:
+        """Stores a layer in the background, after the one before it; raises what storing that one raised."""
+        self._wait()
+        path = self._scratch / "state.safetensors"
+        with scratch_errors():
+            save_file({name: tensor.contiguous() for name, tensor in layer.tensors.items()}, path)
+        self._pending = self._pool.submit(self._put, index, path, layer.modules)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._wait()
+        finally:
+            self._pool.shutdown(wait=True)
+
+    def _put(self, index: int, path: Path, modules: list[ModuleReport]) -> None:
+        data = path.read_bytes()
+        record = {
+            "size": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "modules": [asdict(module) for module in modules],
+        }
+        self._check()
+        self._store.put_file(self._key(index, "safetensors"), path, self._check)
+        self._store.put_bytes(self._key(index, "json"), json.dumps(record).encode())
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def _whole(self, key: str) -> bytes:
+        info = self._store.head(key)
+        if info is None:
+            raise ValueError(f"{key} is not there")
+        return bytes(self._store.read(key, 0, info.size, info.version))
+
+    def _key(self, index: int, kind: str) -> str:
+        return f"{self._prefix}layer-{index:05d}.{kind}"
