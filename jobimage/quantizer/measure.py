@@ -11,8 +11,9 @@ from quantization_api.status import MetricResult
 from quantization_api.workflow import Metric
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import Source
+from quantizer.decoder.architecture import ModuleNames
 from quantizer.evaluation.streamed import Evaluation, evaluate, evaluate_round_to_nearest
-from quantizer.passes.gptq import GptqConfig
+from quantizer.evaluation.views import Yardstick
 from quantizer.report.model_card import ROUNDED_PREFIX
 
 
@@ -30,7 +31,8 @@ def measure(
     artifact: Source,
     tokens: Mapping[str, TokenBatches],
     calibration: TokenBatches,
-    config: GptqConfig,
+    yardstick: Yardstick | None,
+    modules: ModuleNames | None,
     sizes: tuple[int, int],
     device: torch.device,
     scratch: Path,
@@ -42,6 +44,8 @@ def measure(
     Args:
         tokens: by name of the data config. calibration: of the pass; one sequence of it is run when no
             metric needs text, so that every artifact was loaded and run before it is published.
+        yardstick: plain rounding beside it, where there is one.
+        modules: names of an architecture that is not in the table.
         sizes: bytes of the safetensors before and after.
         head_share: share of an evaluation that its heads take. on_progress: called with the share done.
 
@@ -52,20 +56,24 @@ def measure(
     progress = _Progress(max(1, 2 * len(names)), head_share, on_progress)
     if not names:
         first = TokenBatches(calibration.sequences[:1])
-        evaluate(model, artifact, first, device, progress.step, scratch)
+        evaluate(model, artifact, first, device, progress.step, scratch, modules)
     ours: dict[str, Evaluation] = {}
     rounded: dict[str, Evaluation] = {}
     for name in names:
-        ours[name] = evaluate(model, artifact, tokens[name], device, progress.step, scratch)
+        text = tokens[name]
+        ours[name] = evaluate(model, artifact, text, device, progress.step, scratch, modules)
         progress.next()
-        rounded[name] = evaluate_round_to_nearest(model, config, tokens[name], device, progress.step, scratch)
+        if yardstick is not None:
+            rounded[name] = evaluate_round_to_nearest(
+                model, yardstick, text, device, progress.step, scratch, modules
+            )
         progress.next()
     results: list[MetricResult] = []
     beside: list[MetricResult] = []
     for metric in metrics:
         before, after = _values(metric, ours, sizes)
         results.append(MetricResult(name=metric.name, input=before, output=after))
-        if metric.data_config is not None:
+        if metric.data_config is not None and yardstick is not None:
             _, plain = _values(metric, rounded, sizes)
             beside.append(MetricResult(name=_beside_name(metric.name), input=before, output=plain))
     return Measured(results, beside)

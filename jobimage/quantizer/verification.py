@@ -5,21 +5,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import MANIFEST_NAME, MODEL_PREFIX, Manifest
 from quantization_api.pod import StorageAccess
-from quantizer.calibration.tokens import TokenBatches
+from quantization_api.workflow import Workflow
+from quantizer.calibration.tokens import probe_tokens
 from quantizer.checkpoint.reader import SafetensorsReader, rows_within
+from quantizer.decoder.architecture import ModuleNames
 from quantizer.evaluation.streamed import compare
-from quantizer.evaluation.views import GptqView
+from quantizer.evaluation.views import open_view
+from quantizer.layerwise.making import module_names
 from quantizer.store.artifact import is_ours, manifest_digest, missing_or_changed, read_manifest
 from quantizer.store.interface import ARTIFACT
 from quantizer.store.location import Location, open_store
 from quantizer.store.source import StoreSource, sha256_of
 
-PROBE_TOKENS = 32
-PROBE_STEP = 7919  # a prime: the probe's token ids are spread over the vocabulary
 NAMED_AT_MOST = 5
 SLICE_BYTES = 64 * 1024 * 1024
 
@@ -71,33 +73,49 @@ def verify(
             f"says: {', '.join(wrong[:NAMED_AT_MOST])}",
         )
     source = StoreSource(open_store(location.child(MODEL_PREFIX.rstrip("/")), ARTIFACT, access), ARTIFACT)
-    load(source, device, scratch, on_progress)
+    load(source, device, scratch, on_progress, _module_names(manifest))
     named = {item.key for item in manifest.objects}
     unlisted = [key for key in listing if is_ours(key) and key not in named]
     return Verified(manifest, manifest_digest(data), total, unlisted)
 
 
-def load(source: StoreSource, device: torch.device, scratch: Path, on_progress: OnProgress) -> None:
+def _module_names(manifest: Manifest) -> ModuleNames | None:
+    """The module names that the manifest's workflow gave for an architecture that is not in the table."""
+    try:
+        workflow = Workflow.model_validate(manifest.workflow)
+    except ValidationError as error:
+        raise QuantizationError(
+            Category.ARTIFACT_CORRUPT, f"the manifest's workflow is not valid: {error.errors()[0]['msg']}"
+        ) from error
+    return module_names(workflow.passes[0])
+
+
+def load(
+    source: StoreSource,
+    device: torch.device,
+    scratch: Path,
+    on_progress: OnProgress,
+    modules: ModuleNames | None = None,
+) -> None:
     """Reads a quantized model back layer by layer and runs a probe of tokens through it.
 
     Raises:
         QuantizationError: ArtifactCorrupt when a tensor is missing or damaged, a scale or weight is not
             finite, or the logits are not.
     """
-    view = GptqView(source, device)
+    view = open_view(source, device, modules)
     for index in range(view.model.layers):
         view.names(index)  # all tensors are there before any is read
     reader = view.model.reader
     for name in reader.tensors:
         if reader.tensors[name].dtype.is_floating_point and not _finite(reader, name):
             raise QuantizationError(Category.ARTIFACT_CORRUPT, f"{name} has values that are not finite")
-    length = min(PROBE_TOKENS, view.model.max_positions)
-    probe = torch.arange(length, dtype=torch.int64) * PROBE_STEP % view.model.vocabulary
+    probe = probe_tokens(view.model.vocabulary, view.model.max_positions)
     try:
         compare(
             view,
             None,
-            TokenBatches((probe,)),
+            probe,
             on_progress,
             scratch,
         )

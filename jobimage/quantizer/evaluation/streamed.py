@@ -17,11 +17,11 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.activations import ActivationStore
+from quantizer.decoder.architecture import ModuleNames
 from quantizer.evaluation.divergence import BatchDivergence
-from quantizer.evaluation.views import FloatView, GptqView, RoundedView, View
-from quantizer.passes.gptq import GptqConfig
+from quantizer.evaluation.views import FloatView, RoundedView, View, Yardstick, open_view
 
-HEAD_ROWS = 4096  # vocabulary entries whose logits exist at a time
+HEAD_ROWS = 1024  # vocabulary entries whose logits exist at a time
 
 OnProgress = Callable[[str, int, int], None]
 """Called with ("evaluate", layers done, layers in all) after each layer of each model, and with
@@ -53,6 +53,7 @@ def evaluate(
     device: torch.device,
     on_progress: OnProgress,
     scratch: Path,
+    modules: ModuleNames | None = None,
 ) -> Evaluation:
     """Perplexity of a model, or of a quantized one beside the model it was made from.
 
@@ -60,21 +61,22 @@ def evaluate(
         QuantizationError: ModelUnsupported for the reference, ArtifactCorrupt for the quantized model,
             NumericalFailure when a figure is not finite, DataInsufficient without a token to predict.
     """
-    candidate = GptqView(quantized, device) if quantized is not None else None
-    return compare(FloatView(reference, device), candidate, tokens, on_progress, scratch)
+    candidate = open_view(quantized, device, modules) if quantized is not None else None
+    return compare(FloatView(reference, device, modules), candidate, tokens, on_progress, scratch)
 
 
 def evaluate_round_to_nearest(
     reference: Source,
-    config: GptqConfig,
+    yardstick: Yardstick,
     tokens: TokenBatches,
     device: torch.device,
     on_progress: OnProgress,
     scratch: Path,
+    modules: ModuleNames | None = None,
 ) -> Evaluation:
-    """The same figures for plain rounding on the grid of `config`: what a pass has to beat."""
-    candidate = RoundedView(reference, config, device)
-    return compare(FloatView(reference, device), candidate, tokens, on_progress, scratch)
+    """The same figures for plain rounding on a pass's grid: what it has to beat."""
+    candidate = RoundedView(reference, yardstick, device, modules)
+    return compare(FloatView(reference, device, modules), candidate, tokens, on_progress, scratch)
 
 
 def compare(
@@ -100,13 +102,12 @@ def compare(
             for index, batch in enumerate(model.embed(batches)):
                 hidden.write(index, batch)
             for layer in view.layers():
-                for index, (_, length) in enumerate(shapes):
-                    hidden.write(index, layer.forward(hidden.read(index), model.positions(length)))
+                for index in range(len(hidden)):
+                    hidden.write(index, layer.forward(hidden.read(index)))
                 done += 1
                 on_progress("evaluate", done, total)
-            norm = model.final_norm()
             for index in range(len(hidden)):
-                hidden.write(index, norm(hidden.read(index)))
+                hidden.write(index, model.final(hidden.read(index)))
             stores.append(hidden)
         parts = [
             BatchDivergence(_targets(batch, reference.model.device), len(views) == 2) for batch in batches
@@ -129,8 +130,8 @@ def _apply_heads(
     for slices in zip(*heads, strict=True):
         for index, part in enumerate(parts):
             logits = [
-                store.read(index).flatten(0, 1) @ rows.t()
-                for store, (_, rows) in zip(stores, slices, strict=True)
+                view.model.logits(store.read(index), first, rows).flatten(0, 1)
+                for view, store, (first, rows) in zip(views, stores, slices, strict=True)
             ]
             part.update(slices[0][0], logits[0], logits[1] if len(logits) == 2 else None)
         on_progress("heads", min(slices[0][0] + HEAD_ROWS, vocabulary), vocabulary)

@@ -1,7 +1,8 @@
-"""A checkpoint as layers of plain weights, whatever lies on disk: float, GPTQ, or rounded on the way."""
+"""A checkpoint as layers of plain weights, whatever lies on disk: float, packed, or rounded on the way."""
 
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -9,11 +10,25 @@ from torch import Tensor
 from quantization_api.failures import Category, QuantizationError
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import Source
-from quantizer.decoder.architecture import find_architecture
+from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.model import DecoderLayer, DecoderModel, read_config
-from quantizer.formats import gptq as gptq_format
-from quantizer.passes.gptq import GptqConfig
-from quantizer.passes.grid import round_to_nearest
+from quantizer.evaluation.quarot_view import OnlineLayer, QuarotView
+from quantizer.formats.interface import WeightFormat
+from quantizer.formats.reading import stored_format
+from quantizer.layerwise.interface import Rounded
+from quantizer.layerwise.quantized import QuantizedLayers
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """Plain rounding beside a pass: of the linears that it rounds, as its readers compute.
+
+    nearest: of rows [n, K] float32.
+    """
+
+    nearest: Callable[[Tensor], Rounded]
+    format: WeightFormat
+    converts: Callable[[str], bool]
 
 
 class View(Protocol):
@@ -21,33 +36,37 @@ class View(Protocol):
 
     model: DecoderModel
 
-    def layers(self) -> Iterator[DecoderLayer]:
+    def names(self, index: int) -> list[str]:
+        """The tensors of layer `index` in the checkpoint; ArtifactCorrupt when one is not there."""
+        ...
+
+    def layers(self) -> Iterator[DecoderLayer | OnlineLayer]:
         """Every decoder layer on plain weights, in order; one exists at a time."""
         ...
 
 
-def _stored_groups(model: DecoderModel) -> list[list[str]]:
-    return [
-        [model.layer_prefix(index) + name for name in model.layer_shapes(index)]
-        for index in range(model.layers)
-    ]
-
-
 class FloatView:
-    """An unquantized checkpoint."""
+    """An unquantized checkpoint; modules: names of an architecture that is not in the table."""
 
-    def __init__(self, source: Source, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
-        self.model = DecoderModel(source, SafetensorsReader(source), device, dtype)
+    def __init__(self, source: Source, device: torch.device, modules: ModuleNames | None = None) -> None:
+        self.model = DecoderModel(source, SafetensorsReader(source), device, modules=modules)
         self.model.check_tensors()
+
+    def names(self, index: int) -> list[str]:
+        """See View; they were compared with the config when the view was made."""
+        return [self.model.layer_prefix(index) + name for name in self.model.layer_shapes(index)]
 
     def layers(self) -> Iterator[DecoderLayer]:
         """See View."""
-        for index, stored in enumerate(self.model.reader.prefetched(_stored_groups(self.model))):
+        groups = [self.names(index) for index in range(self.model.layers)]
+        for index, stored in enumerate(self.model.reader.prefetched(groups)):
             prefix = self.model.layer_prefix(index)
-            yield self.model.layer(index, self.change({n.removeprefix(prefix): v for n, v in stored.items()}))
+            yield self.model.layer(
+                index, self.change(index, {n.removeprefix(prefix): v for n, v in stored.items()})
+            )
 
-    def change(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weights of a layer as the view shows them."""
+    def change(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:  # noqa: ARG002 - see RoundedView
+        """The weights of layer `index` as the view shows them."""
         return weights
 
 
@@ -55,71 +74,84 @@ class RoundedView(FloatView):
     """An unquantized checkpoint with its linears rounded to nearest on the way: the yardstick of a pass."""
 
     def __init__(
-        self, source: Source, config: GptqConfig, device: torch.device, dtype: torch.dtype = torch.float32
+        self,
+        source: Source,
+        yardstick: Yardstick,
+        device: torch.device,
+        modules: ModuleNames | None = None,
     ) -> None:
-        super().__init__(source, device, dtype)
-        self._config = config
+        super().__init__(source, device, modules)
+        self._yardstick = yardstick
 
-    def change(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rounds every linear with the grid of the config."""
+    def change(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Rounds every linear that the pass rounds."""
         changed = dict(weights)
-        for name in self.model.architecture.linears:
-            weight = weights[f"{name}.weight"]
-            width = self._config.group_width(weight.shape[1])
-            integers, scales, zeros = round_to_nearest(weight, width, self._config.rule)
-            group_of = torch.arange(weight.shape[1]) // width
-            changed[f"{name}.weight"] = gptq_format.as_read(integers, scales, zeros, group_of)
+        prefix = self.model.layer_prefix(index)
+        for name in self.model.linears(index):
+            if not self._yardstick.converts(prefix + name):
+                continue
+            weight = self.model.turned(index, f"{name}.weight", weights[f"{name}.weight"])
+            seen = self._yardstick.format.as_read(*self._yardstick.nearest(weight.float()))
+            changed[f"{name}.weight"] = self.model.turned(index, f"{name}.weight", seen)
         return changed
 
 
-class GptqView:
-    """A GPTQ checkpoint (v1), read back from what was written.
+def open_view(source: Source, device: torch.device, modules: ModuleNames | None = None) -> View:
+    """An artifact's model: packed, with code of its own, or in float where a pass rounded no weight.
+
+    Raises:
+        QuantizationError: ArtifactCorrupt when it is none of them.
+    """
+    config = read_config(source)
+    if "quarot" in config:
+        return QuarotView(source, device)
+    if "quantization_config" in config:
+        return PackedView(source, device, modules)
+    try:
+        return FloatView(source, device, modules)
+    except QuantizationError as error:
+        if error.category is not Category.MODEL_UNSUPPORTED:
+            raise
+        raise QuantizationError(
+            Category.ARTIFACT_CORRUPT,
+            f"config.json does not say quant_method, and a float model it is not either: {error.message}",
+        ) from error
+
+
+class PackedView:
+    """A quantized checkpoint, read back from what was written.
 
     Raises:
         QuantizationError: ArtifactCorrupt when something is missing, damaged or not as config.json says.
     """
 
-    def __init__(self, source: Source, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
-        config: dict[str, Any] = read_config(source)
-        quantization = config.pop("quantization_config", None)
-        if not isinstance(quantization, dict) or quantization.get("quant_method") != "gptq":
-            raise QuantizationError(Category.ARTIFACT_CORRUPT, "config.json does not say quant_method gptq")
-        if quantization.get("checkpoint_format", "gptq") != "gptq":
-            raise QuantizationError(
-                Category.ARTIFACT_CORRUPT,
-                f"checkpoint_format is {quantization['checkpoint_format']}; gptq was expected",
-            )
-        find_architecture(config)
-        self._bits = int(quantization["bits"])
+    def __init__(self, source: Source, device: torch.device, modules: ModuleNames | None = None) -> None:
+        config = read_config(source)
+        stored = stored_format(config)
+        del config["quantization_config"]
         reader = SafetensorsReader(source, broken=Category.ARTIFACT_CORRUPT)
-        self.model = DecoderModel(source, reader, device, dtype, config)
-        self._linears = self.model.architecture.linears
+        self.model = DecoderModel(source, reader, device, config=config, modules=modules)
+        self._quantized = QuantizedLayers(self.model, stored.format, stored.grid, stored.converts)
 
     def names(self, index: int) -> list[str]:
-        """The tensors of layer `index` in the checkpoint."""
-        prefix = self.model.layer_prefix(index)
-        names: list[str] = []
-        for name in self.model.layer_shapes(index):
-            linear, _, kind = name.rpartition(".")
-            if kind == "weight" and linear in self._linears:
-                names += [f"{prefix}{linear}.{part}" for part in gptq_format.TENSORS]
-            else:
-                names.append(prefix + name)
-        missing = [name for name in names if name not in self.model.reader.tensors]
+        """The tensors of layer `index` in the checkpoint, which have the dtypes and shapes that config.json makes."""
+        packed, kept = self._quantized.planned(index)
+        found = self.model.reader.tensors
+        names = [*packed, *kept]
+        missing = [name for name in names if name not in found]
         if missing:
             raise QuantizationError(Category.ARTIFACT_CORRUPT, f"the artifact lacks the tensor {missing[0]}")
+        for name, (dtype, shape) in packed.items():
+            one = found[name]
+            if (one.dtype, one.shape) != (dtype, shape):
+                raise QuantizationError(
+                    Category.ARTIFACT_CORRUPT,
+                    f"{name} is {one.dtype} {list(one.shape)}, config.json makes it {dtype} {list(shape)}",
+                )
         return names
 
     def layers(self) -> Iterator[DecoderLayer]:
         """See View."""
         groups = [self.names(index) for index in range(self.model.layers)]
         for index, stored in enumerate(self.model.reader.prefetched(groups)):
-            prefix = self.model.layer_prefix(index)
-            weights = {name.removeprefix(prefix): value for name, value in stored.items()}
-            for linear in self._linears:
-                parts = {part: weights.pop(f"{linear}.{part}") for part in gptq_format.TENSORS}
-                back = gptq_format.unpack(prefix + linear, parts, self._bits)
-                weights[f"{linear}.weight"] = gptq_format.as_read(
-                    back.integers, back.scales, back.zeros, back.group_of
-                )
-            yield self.model.layer(index, weights)
+            yield self.model.layer(index, self._quantized.weights_as_read(index, stored))

@@ -1,0 +1,80 @@
+"""A QuaRot artifact that carries its own code, layer by layer: run with that very code."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from quantization_api.failures import Category, QuantizationError
+from quantizer.checkpoint.reader import SafetensorsReader
+from quantizer.checkpoint.source import Source
+from quantizer.decoder.blocks import ArgumentsOf
+from quantizer.decoder.model import DecoderModel, read_config
+from quantizer.formats.quarot.modeling_quarot import convert_layer
+
+MODEL_TYPE_PREFIX = "quarot_"
+
+
+class OnlineLayer:
+    """A layer with rounded activations, keys and values, and online rotations."""
+
+    def __init__(self, module: nn.Module, arguments_of: ArgumentsOf) -> None:
+        self._module, self._arguments_of = module, arguments_of
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """The whole layer: [batch, tokens, width] to the same."""
+        result = self._module(hidden, **self._arguments_of(hidden.shape[0], hidden.shape[1]))
+        output = result[0] if isinstance(result, tuple) else result
+        assert isinstance(output, Tensor)
+        return output
+
+
+class QuarotView:
+    """See views.View.
+
+    Raises:
+        QuantizationError: ArtifactCorrupt when something is missing or not as config.json says.
+    """
+
+    def __init__(self, source: Source, device: torch.device) -> None:
+        config = read_config(source)
+        settings = config.pop("quarot", None)
+        if not isinstance(settings, dict):
+            raise QuantizationError(Category.ARTIFACT_CORRUPT, "config.json has no quarot settings")
+        plain = {key: value for key, value in config.items() if key not in ("auto_map", "architectures")}
+        plain["model_type"] = str(config["model_type"]).removeprefix(MODEL_TYPE_PREFIX)
+        reader = SafetensorsReader(source, broken=Category.ARTIFACT_CORRUPT)
+        self.model = DecoderModel(source, reader, device, config=plain)
+        self.model.config.quarot = settings
+
+    def names(self, index: int) -> list[str]:
+        """See View."""
+        prefix = self.model.layer_prefix(index)
+        names = [prefix + name for name in self._layer(index)[0].state_dict()]
+        missing = [name for name in names if name not in self.model.reader.tensors]
+        if missing:
+            raise QuantizationError(Category.ARTIFACT_CORRUPT, f"the artifact lacks the tensor {missing[0]}")
+        return names
+
+    def layers(self) -> Iterator[OnlineLayer]:
+        """See View."""
+        model = self.model
+        groups = [self.names(index) for index in range(model.layers)]
+        for index, stored in enumerate(model.reader.prefetched(groups)):
+            module, arguments_of = self._layer(index)
+            prefix = model.layer_prefix(index)
+            plain = {name for name, _ in module.named_parameters()}
+            state = {
+                name.removeprefix(prefix): value.to(
+                    model.device, model.dtype if name.removeprefix(prefix) in plain else value.dtype
+                )
+                for name, value in stored.items()
+            }
+            module.load_state_dict(state, assign=True)
+            yield OnlineLayer(module.requires_grad_(False).eval(), arguments_of)
+
+    def _layer(self, index: int) -> tuple[nn.Module, ArgumentsOf]:
+        module, arguments_of = self.model.stock_layer(index)
+        with torch.device("meta"):
+            convert_layer(module, self.model.config)
+        return module, arguments_of
