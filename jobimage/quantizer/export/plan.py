@@ -1,0 +1,218 @@
+"""What the model builder of onnxruntime-genai is asked to do, decided before anything is loaded.
+
+The builder keeps the integers of a quantized checkpoint as they are; `precision` only says what kind of
+graph they go into. What it would drop in silence, compute wrongly or leave to the runtime is refused
+here with what to write instead. Facts of onnxruntime-genai 0.18 and onnxruntime 1.32 on a CPU:
+
+    MatMulNBits takes blocks of a power of two from 16 on; 3 bits do not exist.
+    With a group index (act-order) it is wrong as soon as there are zero points, or 2 bits, and it does not
+    run with 8 bits; so only groups that lie one after another are taken (static_groups, or no desc_act).
+    The builder's defaults round the head, and a tied embedding, to 4 bits once more and compute with int8
+    activations: KL to the checkpoint .055 and 89 % of top-1 tokens on the example model. Here the tables
+    stay as they are and activations are fp32: 5e-7 and 99.9 %.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quantization_api.failures import Category, QuantizationError
+from quantization_api.passes import ModelBuilder
+
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+BITS_OF = {"int4": (2, 4), "int8": (8,)}
+"""Bits of the checkpoint that a precision stands for; there is no word for 2 bits, they come with int4."""
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+TABLES = ("/lm_head/MatMul", "/model/embed_tokens/Gather")  # stay as the checkpoint has them
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How far the graph may be from the checkpoint: mean KL in nats, share of tokens with the same top-1."""
+
+    kl_divergence: float
+    top1_agreement: float
+
+
+BOUNDS = {1: Bound(1e-3, 0.99), 4: Bound(1e-2, 0.95)}
+"""By accuracy level. Level 4 rounds activations to int8: .0008 and 98.2 % on the example model."""
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """One run of the builder on one checkpoint.
+
+    method, bits, group_size: of the checkpoint, and so of the graph.
+    accuracy_level: what MatMulNBits computes with, 1 (fp32) or 4 (int8 activations).
+    """
+
+    method: str
+    bits: int
+    group_size: int
+    precision: str
+    execution_provider: str
+    accuracy_level: int
+
+    @property
+    def bound(self) -> Bound:
+        """See BOUNDS."""
+        return BOUNDS[self.accuracy_level]
+
+    def options(self) -> dict[str, Any]:
+        """The builder's extra options."""
+        return {
+            "accuracy_level": str(self.accuracy_level),
+            "block_size": str(self.group_size),
+            "nodes_to_exclude": list(TABLES),
+            "hf_token": "false",
+        }
+
+
+@dataclass(frozen=True)
+class _Request:
+    quantization: Mapping[str, Any]
+    parameters: ModelBuilder
+    available: Sequence[str]
+
+    @property
+    def method(self) -> str:
+        return str(self.quantization.get("quant_method", "none"))
+
+    @property
+    def bits(self) -> int:
+        return int(self.quantization.get("bits", 0))
+
+    @property
+    def group_size(self) -> int:
+        return int(self.quantization.get("group_size", 0))
+
+    @property
+    def level(self) -> int | None:
+        return self.parameters.int4_accuracy_level
+
+
+Refusal = tuple[Callable[[_Request], bool], Callable[[_Request], str]]
+
+REFUSALS: tuple[Refusal, ...] = (
+    (
+        lambda r: not r.quantization,
+        lambda _: (
+            "ModelBuilder is the step after GptqQuantizer or AutoAWQQuantizer, and the model is not "
+            "quantized; put one of them before it"
+        ),
+    ),
+    (
+        lambda r: r.method not in ("gptq", "awq"),
+        lambda r: (
+            f"ModelBuilder reads gptq and awq checkpoints, not {r.method}; put GptqQuantizer with "
+            "checkpoint_format: gptq, or AutoAWQQuantizer with version: gemm, before it"
+        ),
+    ),
+    (
+        lambda r: r.method == "gptq" and r.quantization.get("checkpoint_format", "gptq") != "gptq",
+        lambda r: (
+            f"ModelBuilder would read the zero points of {r.quantization['checkpoint_format']} wrongly; "
+            "write checkpoint_format: gptq in the GptqQuantizer before it"
+        ),
+    ),
+    (
+        lambda r: r.method == "awq" and str(r.quantization.get("version", "gemm")).lower() != "gemm",
+        lambda r: (
+            f"ModelBuilder does not read awq version {r.quantization['version']}; write version: gemm in "
+            "the AutoAWQQuantizer before it"
+        ),
+    ),
+    (
+        lambda r: r.parameters.precision not in BITS_OF,
+        lambda r: (
+            f"precision {r.parameters.precision} is not possible after {r.method}: the graph keeps the "
+            f"integers of the checkpoint; write precision: {_precision_for(r.bits)}"
+        ),
+    ),
+    (
+        lambda r: r.bits not in (2, 4, 8),
+        lambda r: (
+            f"MatMulNBits holds 2, 4 or 8 bits, the checkpoint has {r.bits}; write one of them in the "
+            "pass before ModelBuilder"
+        ),
+    ),
+    (
+        lambda r: r.bits not in BITS_OF[r.parameters.precision],
+        lambda r: (
+            f"precision {r.parameters.precision} does not fit the checkpoint's {r.bits} bits, which the "
+            f"graph keeps; write precision: {_precision_for(r.bits)}"
+        ),
+    ),
+    (
+        lambda r: r.group_size not in BLOCK_SIZES,
+        lambda r: (
+            f"MatMulNBits holds blocks of 16, 32, 64, 128 or 256 inputs, the checkpoint has "
+            f"{'one group a row' if r.group_size == -1 else f'groups of {r.group_size}'}; write one of them as "
+            f"{'q_group_size' if r.method == 'awq' else 'group_size'} in the pass before ModelBuilder"
+        ),
+    ),
+    (
+        lambda r: r.parameters.int4_block_size not in (None, r.group_size),
+        lambda r: (
+            f"int4_block_size {r.parameters.int4_block_size} does not fit the checkpoint's groups of "
+            f"{r.group_size}, which the graph keeps; leave int4_block_size out"
+        ),
+    ),
+    (
+        lambda r: r.parameters.execution_provider not in PROVIDERS,
+        lambda r: (
+            f"execution_provider {r.parameters.execution_provider} is not available: the graph could not "
+            "be checked; write cpu"
+        ),
+    ),
+    (
+        lambda r: PROVIDERS[r.parameters.execution_provider] not in r.available,
+        lambda r: (
+            f"the onnxruntime of this image has no {PROVIDERS[r.parameters.execution_provider]}, so the "
+            "graph could not be checked; write execution_provider: cpu"
+        ),
+    ),
+    (
+        lambda r: r.parameters.execution_provider == "cuda" and r.level is not None,
+        lambda _: (
+            "int4_accuracy_level is a choice of the CPU's kernel; leave it out with execution_provider: cuda"
+        ),
+    ),
+    (
+        lambda r: r.level in (2, 3),
+        lambda r: (
+            f"int4_accuracy_level {r.level} is the same as 1 on a CPU; write 1 (fp32), or 4 (int8 "
+            "activations: faster, less exact)"
+        ),
+    ),
+)
+"""(refused, what to write instead), the first that applies counts."""
+
+
+def plan_build(config: Mapping[str, Any], parameters: ModelBuilder, available: Sequence[str]) -> BuildPlan:
+    """The run of the builder for a checkpoint.
+
+    Args:
+        config: the checkpoint's config.json.
+        available: names of onnxruntime's execution providers on this machine.
+
+    Raises:
+        QuantizationError: InvalidWorkflow, with what to write instead, for each combination that the
+            builder or onnxruntime does not do, or does wrongly.
+    """
+    request = _Request(config.get("quantization_config") or {}, parameters, available)
+    for refused, sentence in REFUSALS:
+        if refused(request):
+            raise QuantizationError(Category.INVALID_WORKFLOW, sentence(request))
+    return BuildPlan(
+        method=request.method,
+        bits=request.bits,
+        group_size=request.group_size,
+        precision=parameters.precision,
+        execution_provider=parameters.execution_provider,
+        accuracy_level=request.level or 1,
+    )
+
+
+def _precision_for(bits: int) -> str:
+    return "int8" if bits == 8 else "int4"
