@@ -1,0 +1,105 @@
+"""The entry: a package runs on a local copy of the model and leaves an artifact in a directory."""
+
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from quantization_api.failures import Category, QuantizationError
+from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer
+from quantizer.calibration.tokens import TokenBatches
+from quantizer.implementations import refusals, result
+from quantizer.implementations.interface import ImplementationReport, OnProgress, Quantized
+from quantizer.implementations.local_model import load
+
+
+def quantize(
+    model_dir: Path,
+    tokens: TokenBatches,
+    parameters: GptqQuantizer | AutoAWQQuantizer,
+    target: Path,
+    on_progress: OnProgress,
+    device: torch.device,
+) -> ImplementationReport:
+    """Quantizes the model in `model_dir` with the package that the pass names, and writes it into `target`.
+
+    Args:
+        model_dir: a copy of the model (local_model.copy_model); it is only read.
+        tokens: the calibration sequences; the package gets exactly these.
+        parameters: the pass, whose implementation is auto-gptq or autoawq.
+        target: directory for safetensors, config.json, tokenizer and side files; made if missing.
+        on_progress: called with ("quantize", layers done, layers in all) as the package starts each layer.
+        device: cpu or cuda; the packages take the first GPU.
+
+    Raises:
+        QuantizationError: InvalidWorkflow for what the package cannot do; ModelUnsupported, also when this
+            image has not the package; NumericalFailure; ScratchFull. Memory errors come out as they are:
+            termination.categorize knows them.
+    """
+    refusals.check(parameters)
+    if device.type == "cpu" and torch.cuda.is_available():
+        raise QuantizationError(
+            Category.INVALID_WORKFLOW,
+            f"implementation {parameters.implementation} uses the GPU wherever there is one, not --device cpu",
+            "Use --device cuda, or hide the GPU with an empty CUDA_VISIBLE_DEVICES.",
+        )
+    report = ImplementationReport(parameters.implementation, calibration_tokens=tokens.tokens)
+    started = time.perf_counter()
+    try:
+        quantized = _run(model_dir, tokens, parameters, on_progress, device, report)
+    except (torch.linalg.LinAlgError, AssertionError) as error:  # type: ignore[attr-defined]
+        # The packages check their numbers with assert; sizes and types were checked before they were called.
+        raise QuantizationError(
+            Category.NUMERICAL_FAILURE,
+            f"{parameters.implementation} stopped: {str(error).strip() or 'a value is not finite'}",
+        ) from error
+    report.seconds["quantize"] = time.perf_counter() - started - report.seconds["load"]
+    report.modules = quantized.modules
+    _check_finite(report)
+    started = time.perf_counter()
+    result.write(model_dir, quantized, target, report)
+    report.seconds["write"] = time.perf_counter() - started
+    return report
+
+
+def _run(
+    model_dir: Path,
+    tokens: TokenBatches,
+    parameters: GptqQuantizer | AutoAWQQuantizer,
+    on_progress: OnProgress,
+    device: torch.device,
+    report: ImplementationReport,
+) -> Quantized:
+    """Imports the package here: it is in one of the two images only, and takes seconds."""
+    try:
+        if isinstance(parameters, GptqQuantizer):
+            from quantizer.implementations import auto_gptq as gptq
+        else:
+            from quantizer.implementations import auto_awq as awq
+    except ModuleNotFoundError as error:
+        raise QuantizationError(
+            Category.INVALID_WORKFLOW,
+            f"this image has no {error.name}, which implementation {parameters.implementation} needs",
+            "Use the legacy image (spec.template.image is best left out), or implementation native.",
+        ) from error
+    if isinstance(parameters, GptqQuantizer):
+        model = _load(model_dir, gptq.dtype(device), report)
+        return gptq.quantize(model, tokens, parameters, on_progress, device)
+    model = _load(model_dir, awq.dtype(parameters), report)
+    return awq.quantize(model, tokens, parameters, on_progress, device)
+
+
+def _load(model_dir: Path, dtype: torch.dtype, report: ImplementationReport) -> nn.Module:
+    started = time.perf_counter()
+    model = load(model_dir, dtype)
+    report.seconds["load"] = time.perf_counter() - started
+    return model
+
+
+def _check_finite(report: ImplementationReport) -> None:
+    for module in report.modules:
+        if not (0 <= module.error < float("inf")):
+            raise QuantizationError(
+                Category.NUMERICAL_FAILURE, f"{module.name}: the error is not finite ({module.error})"
+            )
