@@ -43,6 +43,11 @@ def parser() -> argparse.ArgumentParser:
     _storage(run)
     _machine(run)
     run.add_argument(
+        "--default-calibration",
+        metavar="URI",
+        help="text for a pass that names no data config (in a pod the operator's setting)",
+    )
+    run.add_argument(
         "--listen",
         metavar="HOST:PORT",
         help="serve /progress, /metrics and /healthz there (in a pod 0.0.0.0:8080, else off)",

@@ -15,13 +15,21 @@ from rich.console import Console
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import PROGRESS_PORT, REQUEST_ENV, SCRATCH_PATH, RunRequest, StorageAccess
 from quantizer.cli_screen import progress_bar
+from quantizer.job import Setting
 from quantizer.job_file import describe, load_request
-from quantizer.machine import choose_device, cpu_share, gpu_peak_memory, make_scratch, peak_memory
+from quantizer.machine import (
+    choose_device,
+    cpu_share,
+    gpu_peak_memory,
+    make_scratch,
+    peak_memory,
+    return_freed_memory,
+)
 from quantizer.report.metrics import RunCollector, registry_of
 from quantizer.report.progress import Tracker
 from quantizer.report.server import ProgressServer
 from quantizer.termination import Terminated
-from quantizer.workflow import Outcome, Setting, run
+from quantizer.workflow import Outcome, run
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +48,7 @@ def execute(
         if stopping.is_set():
             raise Terminated
 
+    return_freed_memory()
     torch.set_num_threads(cpu_share())
     device = choose_device(options.device)
     tracker = Tracker()
@@ -63,7 +72,8 @@ def scratch_parent(asked: Path | None) -> Path:
 
 def _request(options: argparse.Namespace, in_pod: bool) -> RunRequest:
     if not in_pod:
-        return load_request(options.filename, options.endpoint, options.region)
+        request = load_request(options.filename, options.endpoint, options.region)
+        return request.model_copy(update={"default_calibration": options.default_calibration})
     try:
         request = RunRequest.model_validate_json(os.environ[REQUEST_ENV])
     except ValidationError as error:

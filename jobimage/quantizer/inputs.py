@@ -8,11 +8,18 @@ import torch
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import StorageAccess
-from quantization_api.workflow import DataConfig, InputModel, PreProcessDataConfig, Workflow
+from quantization_api.workflow import (
+    DataConfig,
+    InputModel,
+    LoadDatasetConfig,
+    PreProcessDataConfig,
+    Workflow,
+)
 from quantizer.calibration.text import SUFFIXES, read_rows
 from quantizer.calibration.tokens import Preprocess
 from quantizer.checkpoint.reader import INDEX_NAME, SafetensorsReader
 from quantizer.checkpoint.side_files import side_files
+from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.model import DecoderModel
 from quantizer.store.interface import DATA, MODEL, Store
 from quantizer.store.location import Location, open_store
@@ -49,8 +56,15 @@ class Text:
     revision: str
 
 
-def open_model(uri: str, access: StorageAccess, on_bytes: Callable[[int], None] = lambda _: None) -> Model:
+def open_model(
+    uri: str,
+    access: StorageAccess,
+    on_bytes: Callable[[int], None] = lambda _: None,
+    modules: ModuleNames | None = None,
+) -> Model:
     """Lists a model, checks that it can be quantized, and computes its revision.
+
+    modules: names of the modules of an architecture that is not in the table.
 
     Raises:
         QuantizationError: ModelNotFound, ModelUnsupported, AccessDenied, StorageUnavailable.
@@ -63,7 +77,7 @@ def open_model(uri: str, access: StorageAccess, on_bytes: Callable[[int], None] 
         raise QuantizationError(
             Category.MODEL_NOT_FOUND, f"input model: {store.uri} has no config.json; it has {found}"
         )
-    decoder = DecoderModel(source, SafetensorsReader(source), torch.device("cpu"))
+    decoder = DecoderModel(source, SafetensorsReader(source), torch.device("cpu"), modules=modules)
     decoder.check_tensors()
     return Model(location, source, decoder, model_revision(store, source, on_bytes))
 
@@ -93,9 +107,37 @@ def check_revision(asked: InputModel, model: Model) -> None:
 
 def used_data_configs(workflow: Workflow) -> list[str]:
     """Names of the data configs that the passes and the chosen evaluator's metrics refer to, each once."""
-    names = [getattr(item, "data_config", None) for item in workflow.passes]
+    fields = ("data_config", "calibration_data_config")
+    names = [getattr(item, field, None) for item in workflow.passes for field in fields]
     names += [metric.data_config for metric in workflow.metrics()]
     return list(dict.fromkeys(name for name in names if name is not None))
+
+
+DEFAULT_CALIBRATION = "default calibration"  # no name of a data config: those have no spaces
+DEFAULT_SEQUENCES, DEFAULT_TOKENS = 128, 512  # AutoAWQ's own
+
+
+def default_calibration(uri: str | None, max_positions: int) -> DataConfig:
+    """What a pass without a data config calibrates with: as many and as long sequences as AutoAWQ takes.
+
+    Raises:
+        QuantizationError: DataNotFound when no text is set for it.
+    """
+    if not uri:
+        raise QuantizationError(
+            Category.DATA_NOT_FOUND,
+            "the pass names no data_config, and no default calibration text is set; downloads from a hub are "
+            "not available",
+            "Name a data config in the pass, or have the operator's setting default_calibration (locally: "
+            "quantizer run --default-calibration) name a text.",
+        )
+    return DataConfig(
+        name="default",
+        load_dataset_config=LoadDatasetConfig(data_name=uri),
+        pre_process_data_config=PreProcessDataConfig(
+            max_seq_len=min(DEFAULT_TOKENS, max_positions), max_samples=DEFAULT_SEQUENCES
+        ),
+    )
 
 
 def read_text(

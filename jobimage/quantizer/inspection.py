@@ -37,14 +37,14 @@ def inspect(uri: str, access: StorageAccess) -> dict[str, Any]:
 def describe_model(model: Model) -> dict[str, Any]:
     """Architecture, linears with their shapes, group sizes that divide all of them, revision."""
     decoder = model.decoder
-    shapes = decoder.layer_shapes()
-    linears = {name: shapes[f"{name}.weight"] for name in decoder.architecture.linears}
+    linears = decoder.linear_shapes()
     reader = decoder.reader
     dtypes: dict[str, int] = {}
     for info in reader.tensors.values():
         name = str(info.dtype).removeprefix("torch.")
         dtypes[name] = dtypes.get(name, 0) + info.length
-    weights = decoder.layers * sum(math.prod(shape) for shape in linears.values())
+    layers = [decoder.linear_shapes(index) for index in range(decoder.layers)]
+    weights = sum(math.prod(shape) for layer in layers for shape in layer.values())
     return {
         "kind": "model",
         "uri": model.location.uri,
@@ -59,7 +59,7 @@ def describe_model(model: Model) -> dict[str, Any]:
         "dtypes": dtypes,
         "linears": [{"name": name, "shape": list(shape)} for name, shape in linears.items()],
         "linearWeights": weights,
-        "groupSizes": group_sizes([columns for _, columns in linears.values()]),
+        "groupSizes": group_sizes([columns for layer in layers for _, columns in layer.values()]),
     }
 
 

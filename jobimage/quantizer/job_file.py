@@ -13,7 +13,7 @@ from quantization_api.pod import RunRequest, StorageAccess
 from quantization_api.spec import QuantizationJobSpec
 from quantizer.local_identity import local_uid
 
-SENTENCES = ("refused", "rule", "foreign", "unavailable")
+SENTENCES = ("refused", "rule", "foreign")
 """Types of errors whose message is already the sentence that a user should read."""
 
 

@@ -178,7 +178,9 @@ class _Translation:
 
     def _passes(self, passes: Any, flows: Any) -> list[Object]:
         if not isinstance(passes, dict) or not passes:
-            self.problems.append("passes: the file has none; this release needs a GptqQuantizer")
+            self.problems.append(
+                "passes: the file has none; write a GptqQuantizer, AutoAWQQuantizer or QuaRot"
+            )
             return []
         order = list(passes)
         if flows is not None:

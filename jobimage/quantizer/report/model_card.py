@@ -1,11 +1,27 @@
 """README.md of an artifact: what it is, how good it is, who reads it, how to load it."""
 
+from typing import Annotated
+
 import yaml
+from pydantic import Field, TypeAdapter
 
 from quantization_api.manifest import Manifest
-from quantization_api.passes import GptqQuantizer
+from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, QuaRot
 from quantization_api.status import MetricResult
-from quantizer.report.readers import not_read_by
+from quantizer.report.readers import not_read_by, written_by
+
+WeightParameters = GptqQuantizer | AutoAWQQuantizer | QuaRot
+_PASS: TypeAdapter[WeightParameters] = TypeAdapter(Annotated[WeightParameters, Field(discriminator="type")])
+METHODS: dict[type, str] = {GptqQuantizer: "GPTQ", AutoAWQQuantizer: "AWQ", QuaRot: "QuaRot"}
+NEEDS = {
+    "gptq": "optimum gptqmodel",
+    "gptq_v2": "optimum gptqmodel",
+    "compressed-tensors": "compressed-tensors",
+    "awq": "gptqmodel",
+    "float": "",
+    "quarot": "",
+}
+"""Packages beside transformers that load a layout."""
 
 ROUNDED_PREFIX = "rtn_"
 """Metrics of plain rounding to nearest, on the same grid; beside the workflow's own in report and manifest."""
@@ -18,26 +34,29 @@ def model_card(manifest: Manifest, uri: str) -> str:
         manifest: of the artifact; its list of objects is not used (the card is one of them).
         uri: where the artifact will lie.
     """
-    parameters = GptqQuantizer.model_validate(manifest.workflow["passes"][0])
+    parameters = _PASS.validate_python(manifest.workflow["passes"][0])
+    written = written_by(parameters)
+    method = METHODS[type(parameters)]
     name = manifest.input.model_path.rstrip("/").rpartition("/")[2]
     front = yaml.safe_dump(
         {
             "library_name": "transformers",
             "pipeline_tag": "text-generation",
-            "tags": ["gptq", f"{parameters.bits}-bit", "quantized"],
+            "tags": [method.lower(), f"{written.bits}-bit", "quantized"],
         },
         sort_keys=False,
     )
     sections = [
         f"---\n{front}---",
-        f"# {name}, GPTQ {parameters.bits} bits",
+        f"# {name}, {method} {written.bits} bits",
         f"{manifest.input.architecture}, quantized from `{manifest.input.model_path}` "
         f"(revision `{manifest.input.revision}`). Recipe `{manifest.recipe}`.",
         _quality(manifest.metrics),
         _sizes(manifest),
         _recipe(manifest),
         _readers(manifest, parameters),
-        _loading(uri),
+        _loading(uri, written.layout),
+        _onnx(manifest, uri),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -79,13 +98,15 @@ def _recipe(manifest: Manifest) -> str:
     return f"## Recipe\n\n```yaml\n{workflow}```\n\nMade with {versions}."
 
 
-def _readers(manifest: Manifest, parameters: GptqQuantizer) -> str:
+def _readers(manifest: Manifest, parameters: WeightParameters) -> str:
     lines = "\n".join(f"- {reader}" for reader in manifest.readers)
     refusal = not_read_by(parameters)
     return f"## Read by\n\n{lines}" + (f"\n\n{refusal}." if refusal else "")
 
 
-def _loading(uri: str) -> str:
+def _loading(uri: str, layout: str) -> str:
+    options = ", trust_remote_code=True" if layout == "quarot" else ""
+    packages = NEEDS[layout.partition(" ")[0]]
     if uri.startswith("s3://"):
         fetch = f"aws s3 cp --recursive {uri}/model ./model"
     else:
@@ -94,14 +115,26 @@ def _loading(uri: str) -> str:
 
 ```sh
 {fetch}
-pip install transformers optimum gptqmodel
+pip install {" ".join(["transformers", packages]).strip()}
 ```
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("./model")
-model = AutoModelForCausalLM.from_pretrained("./model", device_map="auto")
+model = AutoModelForCausalLM.from_pretrained("./model", device_map="auto"{options})
 inputs = tokenizer("Once upon a time", return_tensors="pt").to(model.device)
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=50)[0], skip_special_tokens=True))
 ```"""
+
+
+def _onnx(manifest: Manifest, uri: str) -> str:
+    if manifest.export is None:
+        return ""
+    found = manifest.export
+    return (
+        "## ONNX\n\n"
+        f"`{uri}/onnx` holds the same weights as a graph for onnxruntime-genai ({found.precision}, "
+        f"{found.execution_provider}, {found.size_bytes / 1e6:,.1f} MB). Over {found.tokens} tokens its most likely "
+        f"next token is that of this model for {found.top1_agreement:.2%}, and KL to it is {found.kl_divergence:.1e}."
+    )

@@ -1,0 +1,203 @@
+"""A job that is ready to be computed: everything that can be wrong is found here, before work begins."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from quantization_api.failures import Category, QuantizationError
+from quantization_api.passes import ModelBuilder, QuaRot
+from quantization_api.pod import RunRequest
+from quantization_api.recipe import recipe_digest
+from quantization_api.workflow import Workflow
+from quantizer.calibration.tokens import TokenBatches, load_tokenizer, make_batches
+from quantizer.checkpoint.source import Source
+from quantizer.decoder.architecture import ModuleNames
+from quantizer.implementations import refusals
+from quantizer.implementations.older_transformers import OlderWords, is_older
+from quantizer.inputs import (
+    DEFAULT_CALIBRATION,
+    Model,
+    check_revision,
+    default_calibration,
+    open_model,
+    read_text,
+    used_data_configs,
+)
+from quantizer.layerwise.interface import LayerPass
+from quantizer.layerwise.making import WeightPass, calibration_of, make_pass, module_names, needs_text
+from quantizer.report.progress import Tracker
+from quantizer.report.readers import not_read_by
+from quantizer.store.location import Location
+from quantizer.streaming import check_sizes
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how a run computes; nothing here changes the result.
+
+    scratch: directory of this run. checkpoint: called often; what it raises ends the run.
+    """
+
+    scratch: Path
+    device: torch.device
+    tracker: Tracker
+    checkpoint: Callable[[], None]
+    now: Callable[[], datetime]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request whose inputs were found and checked.
+
+    parameters: of the pass that rounds weights. builder: of the ONNX step after it, if there is one.
+    """
+
+    request: RunRequest
+    parameters: WeightPass
+    builder: ModelBuilder | None
+    layer_pass: LayerPass
+    modules: ModuleNames | None
+    model: Model
+    tokens: dict[str, TokenBatches]
+    recipe: str
+
+    @property
+    def calibration(self) -> TokenBatches:
+        """What the pass calibrates with; nothing for a pass that does not."""
+        if not needs_text(self.parameters):
+            return TokenBatches(())
+        tokens = self.tokens[calibration_of(self.parameters) or DEFAULT_CALIBRATION]
+        if not isinstance(self.parameters, QuaRot):
+            return tokens
+        return tokens.sample(
+            self.parameters.calibration_nsamples,
+            self.parameters.seed,
+            self.parameters.calibration_batch_size,
+        )
+
+    @property
+    def native(self) -> bool:
+        """Whether the engine itself computes, not a stock package."""
+        return isinstance(self.parameters, QuaRot) or self.parameters.implementation == "native"
+
+
+def readable(source: Source) -> Source:
+    """A model as the transformers of this image understands it (see implementations.older_transformers)."""
+    return OlderWords(source) if is_older() else source
+
+
+def check(request: RunRequest, setting: Setting) -> Job:
+    """Finds and checks the inputs of a request.
+
+    Raises:
+        QuantizationError: InvalidWorkflow, ModelNotFound, ModelUnsupported, DataNotFound, DataInsufficient,
+            AccessDenied, StorageUnavailable.
+    """
+    workflow, tracker = request.workflow, setting.tracker
+    parameters, builder = _the_passes(workflow)
+    if not isinstance(parameters, QuaRot) and parameters.implementation != "native":
+        refusals.check(parameters)
+    layer_pass, modules = make_pass(parameters), module_names(parameters)
+    if builder is not None:
+        from quantizer.export.model_builder import check_export  # brings onnx, which only this step needs
+
+        check_export(layer_pass.format.quantization_config() if layer_pass.packs else {}, builder)
+    _check_places(request)
+    model = open_model(
+        workflow.input_model.model_path,
+        request.storage,
+        lambda count: tracker.count_bytes("read model", count),
+        modules,
+    )
+    setting.checkpoint()
+    check_revision(workflow.input_model, model)
+    check_sizes(model.decoder, layer_pass)
+    layer_pass.bind(model.decoder)
+    if sentence := not_read_by(parameters):
+        logger.info("%s", sentence)
+    tokens, revisions = _read_texts(request, setting, parameters, model)
+    if isinstance(parameters, QuaRot) and needs_text(parameters):
+        _check_samples(parameters, tokens)
+    recipe = recipe_digest(workflow, model.revision, data_revisions=revisions)
+    logger.info("recipe %s", recipe)
+    return Job(request, parameters, builder, layer_pass, modules, model, tokens, recipe)
+
+
+def _read_texts(
+    request: RunRequest, setting: Setting, parameters: WeightPass, model: Model
+) -> tuple[dict[str, TokenBatches], dict[str, str]]:
+    """Token batches and the text's revision, by name of the data config."""
+    workflow = request.workflow
+    tokenizer = load_tokenizer(readable(model.source), setting.scratch)
+    configs = {name: workflow.data_config(name) for name in used_data_configs(workflow)}
+    if needs_text(parameters) and calibration_of(parameters) is None:
+        configs[DEFAULT_CALIBRATION] = default_calibration(
+            request.default_calibration, model.decoder.max_positions
+        )
+    tokens: dict[str, TokenBatches] = {}
+    revisions: dict[str, str] = {}
+    for name, config in configs.items():
+        setting.checkpoint()
+        text = read_text(
+            config,
+            request.storage,
+            lambda count: setting.tracker.count_bytes("read data", count),
+        )
+        revisions[name] = text.revision
+        try:
+            tokens[name] = make_batches(
+                text.rows,
+                tokenizer,
+                text.preprocess,
+                vocabulary=model.decoder.vocabulary,
+                max_positions=model.decoder.max_positions,
+            )
+        except QuantizationError as error:
+            message = f"data config {name}: {error.message}"
+            raise QuantizationError(error.category, message, error.hint) from error
+    return tokens, revisions
+
+
+def _check_samples(parameters: QuaRot, tokens: dict[str, TokenBatches]) -> None:
+    name, wanted = str(parameters.calibration_data_config), parameters.calibration_nsamples
+    found = len(tokens[name].sequences)
+    if found < wanted:
+        raise QuantizationError(
+            Category.DATA_INSUFFICIENT,
+            f"data config {name} makes {found} sequences, calibration_nsamples is {wanted}",
+            f"Write calibration_nsamples: {found} or less, or have the data config make more.",
+        )
+
+
+def _the_passes(workflow: Workflow) -> tuple[WeightPass, ModelBuilder | None]:
+    first, *others = workflow.passes
+    last = others[0] if others else None
+    if (
+        isinstance(first, WeightPass)
+        and len(others) <= 1
+        and (last is None or isinstance(last, ModelBuilder))
+    ):
+        return first, last
+    types = ", ".join(item.type for item in workflow.passes)
+    raise QuantizationError(
+        Category.INVALID_WORKFLOW,
+        "this release runs one GptqQuantizer, AutoAWQQuantizer or QuaRot, and a ModelBuilder after one of the "
+        "first two if asked for; "
+        f"not {types}",
+    )
+
+
+def _check_places(request: RunRequest) -> None:
+    output = Location.parse(request.output.uri)
+    if output.overlaps(Location.parse(request.workflow.input_model.model_path)):
+        raise QuantizationError(
+            Category.INVALID_WORKFLOW,
+            f"output.uri {output.uri} and input_model.model_path lie in one another",
+            "Choose an output.uri beside the model.",
+        )
