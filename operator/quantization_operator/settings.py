@@ -9,6 +9,8 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from quantization_api.workflow import PATH_PATTERN
+
 ENV_PREFIX = "QUANTIZATION_OPERATOR_"
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -24,6 +26,18 @@ class OperatorSettings(BaseSettings):
 
     quantizer_image: str = Field(
         "quantizer:dev", min_length=1, description="Image of the quantizer for jobs that name none."
+    )
+    legacy_image: str = Field(
+        "quantizer-legacy:dev",
+        min_length=1,
+        description="Image of the quantizer with auto-gptq and autoawq, for jobs that name none and have a pass "
+        "whose implementation is one of them.",
+    )
+    default_calibration: str = Field(
+        "",
+        pattern=f"^$|{PATH_PATTERN}",
+        description="Text (s3://BUCKET/KEY, or a path in the job's pod) that a pass calibrates with when it names no "
+        "data_config; read with the job's own storage access. Empty: none, such a pass fails with DataNotFound.",
     )
     namespaces: list[str] = Field(
         default_factory=list,
@@ -80,7 +94,7 @@ def reference_page() -> str:
     ]
     for name, field in OperatorSettings.model_fields.items():
         default = field.get_default(call_default_factory=True)
-        shown = "unset" if default is None else f"`{default}`"
+        shown = "unset" if default is None else f"`{default}`" if default != "" else "empty"
         lines.append(
             f"| `{ENV_PREFIX}{name.upper()}` | `--{name.replace('_', '-')}` | {shown} | {field.description} |"
         )

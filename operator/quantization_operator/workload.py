@@ -119,11 +119,11 @@ def _container(request: JobRequest, spec: QuantizationJobSpec, settings: Operato
     pull = {"imagePullPolicy": template.image_pull_policy} if template.image_pull_policy else {}
     return {
         "name": CONTAINER_NAME,
-        "image": template.image or settings.quantizer_image,
+        "image": template.image or _image(spec, settings),
         **pull,
         "args": ["run"],
         "env": [
-            {"name": REQUEST_ENV, "value": run_request(request, spec)},
+            {"name": REQUEST_ENV, "value": run_request(request, spec, settings)},
             {"name": "HOME", "value": SCRATCH_PATH},
             {"name": "TMPDIR", "value": SCRATCH_PATH},
         ],
@@ -147,9 +147,17 @@ def _container(request: JobRequest, spec: QuantizationJobSpec, settings: Operato
     }
 
 
-def run_request(request: JobRequest, spec: QuantizationJobSpec) -> str:
+def _image(spec: QuantizationJobSpec, settings: OperatorSettings) -> str:
+    """The stock packages need libraries that the native engine cannot live with: they have an image of their own."""
+    used = {getattr(item, "implementation", "native") for item in spec.workflow.passes}
+    return settings.quantizer_image if used == {"native"} else settings.legacy_image
+
+
+def run_request(request: JobRequest, spec: QuantizationJobSpec, settings: OperatorSettings) -> str:
     """The request as JSON. `$` is written as an escape: Kubernetes expands $(NAME) in a value, also to secrets."""
-    document = RunRequest.from_spec(request.name, request.namespace, request.uid, spec)
+    document = RunRequest.from_spec(
+        request.name, request.namespace, request.uid, spec, settings.default_calibration or None
+    )
     return document.model_dump_json(by_alias=True, exclude_none=True).replace("$", "\\u0024")
 
 
