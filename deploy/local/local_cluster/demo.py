@@ -92,7 +92,7 @@ def prepare_local(settings: Settings, console: Console) -> tuple[Target, dict[st
     progress = Progress(console)
     packages.install(progress)
     with cluster.exclusive(settings, progress):
-        building = _Beside(lambda: images.ensure(settings, list(images.RECIPES), _Lines(console)))
+        building = _Beside(lambda: images.ensure(settings, list(_IMAGE_VARIABLES), _Lines(console)))
         obtain(settings, progress)
         with progress.step("Waiting for the images", quiet_below=1.0):
             references = building.result()
@@ -219,8 +219,17 @@ def _run(arguments: argparse.Namespace) -> int:
         target = current()
         written = settings.cache / "install"
     s3.ensure(target, written / "s3", references["seaweedfs"], progress)
+    legacy = (
+        images.built(settings, "legacy") if is_local else None
+    )  # `make images` builds it, the demo does not
     operator_install.install(
-        target, written / "operator", references["operator"], references["quantizer"], progress, is_local
+        target,
+        written / "operator",
+        references["operator"],
+        references["quantizer"],
+        progress,
+        is_local,
+        legacy.reference if legacy else os.environ.get("IMAGE_LEGACY"),
     )
     followed = run_job(target, console, progress)
     show(target, followed, console)

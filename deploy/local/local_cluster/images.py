@@ -64,6 +64,7 @@ RECIPES: Mapping[str, Recipe] = {
         "jobimage/Containerfile",
         (
             "requirements/installer.txt",
+            "requirements/torch.txt",
             "requirements/quantizer.txt",
             "jobimage/warm_bytecode.py",
             "crds/quantization_api",
@@ -71,8 +72,20 @@ RECIPES: Mapping[str, Recipe] = {
         ),
         "quantizer",
     ),
+    "legacy": Recipe(
+        "jobimage/Containerfile.legacy",
+        (
+            "requirements/installer.txt",
+            "requirements/torch.txt",
+            "requirements/legacy.txt",
+            "jobimage/warm_bytecode.py",
+            "crds/quantization_api",
+            "jobimage/quantizer",
+        ),
+        "quantizer-legacy",
+    ),
 }
-"""All images, small ones first."""
+"""All images, small ones first; the two of the quantizer share their lowest layers, up to torch."""
 
 
 def content_key(root: Path, recipe: Recipe, base_key: str) -> str:
@@ -114,21 +127,6 @@ def built(settings: Settings, name: str) -> Built | None:
 
 def _record(settings: Settings, name: str) -> Path:
     return settings.state / "images" / f"{name}.json"
-
-
-def references(settings: Settings) -> dict[str, str]:
-    """Names by digest (`localhost:5000/quantizer@sha256:...`) of all images, as the cluster pulls them.
-
-    Raises:
-        ClusterError: one was not built yet.
-    """
-    found = {name: built(settings, name) for name in RECIPES}
-    missing = [name for name, image in found.items() if image is None]
-    if missing:
-        raise ClusterError(
-            f"no image of {', '.join(missing)} yet; `python -m local_cluster images` builds them"
-        )
-    return {name: image.reference for name, image in found.items() if image}
 
 
 def ensure(settings: Settings, names: Sequence[str], progress: Progress) -> dict[str, str]:

@@ -13,7 +13,13 @@ _BASE_IMAGE = "quantization-operator"
 
 
 def install(
-    target: Target, directory: Path, operator: str, quantizer: str, progress: Progress, local: bool = True
+    target: Target,
+    directory: Path,
+    operator: str,
+    quantizer: str,
+    progress: Progress,
+    local: bool = True,
+    legacy: str | None = None,
 ) -> None:
     """Apply the CRD and the operator, and wait until it is ready.
 
@@ -24,16 +30,20 @@ def install(
         quantizer: the image that jobs get when they name none.
         progress: who is told.
         local: take the overlay of the local cluster, else the base alone.
+        legacy: the image of the stock packages, where it was built.
 
     Raises:
         ClusterError: the operator does not become ready.
     """
     overlay = images.ROOT / ("deploy/overlays/local" if local else "deploy/base")
+    settings = {"QUANTIZATION_OPERATOR_QUANTIZER_IMAGE": quantizer}
+    if legacy is not None:
+        settings["QUANTIZATION_OPERATOR_LEGACY_IMAGE"] = legacy
     kustomization.write(
         directory,
         overlay,
         {_LOCAL_IMAGE if local else _BASE_IMAGE: operator},
-        {NAME: {"QUANTIZATION_OPERATOR_QUANTIZER_IMAGE": quantizer}},
+        {NAME: settings},
         NAMESPACE,
     )
     with progress.step(f"Installing the operator: kubectl apply --server-side -k {directory}"):
