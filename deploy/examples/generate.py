@@ -1,7 +1,7 @@
 """Lets a quantized model continue a text: `python deploy/examples/generate.py DIRECTORY [PROMPT]`.
 
 DIRECTORY is the `model/` part of an artifact. Its packed integers are turned into plain weights by the quantizer's own
-reader, so this needs no GPU and no GPTQ kernel; serving engines read the same directory as it is.
+reader, so this needs no GPU and no kernel; serving engines read the same directory as it is.
 """
 
 import argparse
@@ -12,24 +12,24 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.formats import gptq
+from quantizer.formats.reading import stored_format
 
 
 def load(directory: Path) -> PreTrainedModel:
     """A transformers model on the artifact's weights, in float32."""
     config = AutoConfig.from_pretrained(directory)
-    bits = config.quantization_config["bits"]
+    layout = stored_format(config.to_dict()).format
     del config.quantization_config
     reader = SafetensorsReader(DirectorySource(directory))
     weights = {}
     for name in reader.tensors:
         linear, _, part = name.rpartition(".")
-        if part not in gptq.TENSORS:
+        if part not in layout.tensors:
             weights[name] = reader.tensor(name).float()
-        elif part == "qweight":
-            stored = {each: reader.tensor(f"{linear}.{each}") for each in gptq.TENSORS}
-            back = gptq.unpack(linear, stored, bits)
-            weight = gptq.as_read(back.integers, back.scales, back.zeros, back.group_of)
+        elif part == layout.tensors[0]:
+            stored = {each: reader.tensor(f"{linear}.{each}") for each in layout.tensors}
+            back = layout.unpack(linear, stored)
+            weight = layout.as_read(back.integers, back.scales, back.zeros, back.group_of)
             weights[f"{linear}.weight"] = weight.float()
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
     left = model.load_state_dict(weights, strict=False)
