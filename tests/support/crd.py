@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import yaml
 from kubernetes import client
@@ -9,9 +10,11 @@ from kubernetes import client
 CRD_FILE = Path(__file__).parents[2] / "crds/quantizationjobs.yaml"
 
 
-def install_crd(api_client: client.ApiClient, limit_seconds: float = 30) -> None:
-    """Create the CRD; returns when it is Established and its paths answer."""
-    body = yaml.safe_load(CRD_FILE.read_text())
+def install_crd(
+    api_client: client.ApiClient, body: dict[str, Any] | None = None, limit_seconds: float = 30
+) -> None:
+    """Create the CRD (None: the released one); returns when it is Established and its paths answer."""
+    body = yaml.safe_load(CRD_FILE.read_text()) if body is None else body
     extensions = client.ApiextensionsV1Api(api_client)
     extensions.create_custom_resource_definition(body)
     group, plural = body["spec"]["group"], body["spec"]["names"]["plural"]

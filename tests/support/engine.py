@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from quantization_api.passes import GptqQuantizer
+from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer
 from quantizer.calibration.text import read_rows
 from quantizer.calibration.tokens import Preprocess, TokenBatches, load_tokenizer, make_batches
 from quantizer.checkpoint.source import DirectorySource, Source
-from quantizer.streaming import QuantizeReport, quantize
+from quantizer.decoder.architecture import ModuleNames
+from quantizer.layerwise.interface import LayerPass
+from quantizer.layerwise.making import make_pass
+from quantizer.streaming import Finished, OnProgress, QuantizeReport, quantize
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "deploy/examples"
@@ -44,12 +47,37 @@ def gptq_pass(**parameters: Any) -> GptqQuantizer:
     return GptqQuantizer.model_validate({"type": "GptqQuantizer", "data_config": "text", **parameters})
 
 
+def awq_pass(**parameters: Any) -> AutoAWQQuantizer:
+    """An AWQ pass of the contract, calibrated with the data config "text"."""
+    return AutoAWQQuantizer.model_validate({"type": "AutoAWQQuantizer", "data_config": "text", **parameters})
+
+
 def story_batches(text: Path, samples: int, scratch: Path, length: int = 256) -> TokenBatches:
     """Sequences of one of the example texts, tokenized for the example model."""
     tokenizer = load_tokenizer(DirectorySource(STORIES), scratch)
     preprocess = Preprocess(max_seq_len=length, max_samples=samples)
     rows = read_rows(text.read_bytes(), text.name)
     return make_batches(rows, tokenizer, preprocess, vocabulary=32000, max_positions=256)
+
+
+def run_layers(
+    source: Source,
+    tokens: TokenBatches,
+    layer_pass: LayerPass,
+    target: Path,
+    scratch: Path,
+    *,
+    modules: ModuleNames | None = None,
+    finished: Finished | None = None,
+    on_progress: OnProgress = ignore_progress,
+    max_shard_bytes: int = 10**9,
+) -> QuantizeReport:
+    """Quantizes into a directory, with a pass as the streaming loop takes it."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    return quantize(
+        source, tokens, layer_pass, copier(target), on_progress, CPU, scratch,
+        modules=modules, finished=finished, max_shard_bytes=max_shard_bytes,
+    )  # fmt: skip
 
 
 def run_pass(
@@ -61,18 +89,9 @@ def run_pass(
     max_shard_bytes: int = 10**9,
     **parameters: Any,
 ) -> QuantizeReport:
-    """Quantizes into a directory."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    return quantize(
-        source,
-        {"text": tokens},
-        gptq_pass(**parameters),
-        copier(target),
-        ignore_progress,
-        CPU,
-        scratch,
-        max_shard_bytes=max_shard_bytes,
-    )
+    """Quantizes into a directory with GPTQ."""
+    layer_pass = make_pass(gptq_pass(**parameters))
+    return run_layers(source, tokens, layer_pass, target, scratch, max_shard_bytes=max_shard_bytes)
 
 
 def tiny_config(**changes: Any) -> LlamaConfig:
@@ -115,3 +134,16 @@ def random_batches(
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(0, vocabulary, (sequences, length), generator=generator)
     return TokenBatches(tuple(tokens), batch_tokens=4 * length)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file of a directory."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def edit_tensors(folder: Path, edit: Callable[[dict[str, Tensor]], None]) -> None:
+    """Changes the tensors of a checkpoint of one file."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    edit(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})

@@ -1,7 +1,8 @@
 """Python environments of other software (the stock packages, independent readers), each from its lock.
 
 They live in the user's cache, keyed by the lock, and are made once:
-`python -m tests.support.environments readers` prints the path of the interpreter.
+`python -m tests.support.environments readers` prints the path of the interpreter. QUANTIZATION_READER_PYTHON and
+QUANTIZATION_LEGACY_PYTHON name interpreters to take instead, as for the tests that are run end to end.
 """
 
 import hashlib
@@ -13,6 +14,28 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("QUANTIZATION_CACHE_DIR", Path.home() / ".cache/quantization-operator")) / "venvs"
+INSTEAD = {"readers": "QUANTIZATION_READER_PYTHON", "legacy": "QUANTIZATION_LEGACY_PYTHON"}
+
+
+class EnvironmentMissingError(Exception):
+    """An environment could not be made; the message says why."""
+
+
+def chosen_interpreter(name: str) -> Path:
+    """The interpreter that the user named for an environment, or else the locked one.
+
+    Raises:
+        EnvironmentMissingError: the lock is missing, or its packages could not be installed here.
+    """
+    named = os.environ.get(INSTEAD.get(name, ""))
+    if named:
+        return Path(named)
+    try:
+        return interpreter(name)
+    except FileNotFoundError as error:
+        raise EnvironmentMissingError(f"{error.filename} is missing") from error
+    except subprocess.CalledProcessError as error:
+        raise EnvironmentMissingError(f"{name} could not be installed (exit {error.returncode})") from error
 
 
 def interpreter(name: str) -> Path:

@@ -80,6 +80,11 @@ def bad(name: str, path: str, value: Any, server: str, client: str | None = "") 
     return Invalid(name, ((path, value),), server, client)
 
 
+def awq(name: str, server: str, client: str | None = "", **parameters: Any) -> Invalid:
+    """An AutoAWQQuantizer that must be refused."""
+    return bad(name, PASS, {"type": "AutoAWQQuantizer", **parameters}, server, client)
+
+
 EXTRA = "Extra inputs are not permitted"
 NOT_RUN = "code from a manifest is never run"
 
@@ -131,14 +136,20 @@ INVALID: tuple[Invalid, ...] = (
     bad("group size -2", f"{PASS}.group_size", -2, "greater than or equal to -1"),
     bad("no damping", f"{PASS}.damp_percent", 0, "should be greater than 0", "greater than 0"),
     bad("damping of 1", f"{PASS}.damp_percent", 1, "should be less than 1", "less than 1"),
-    bad("module names", f"{PASS}.layers_block_name", "model.layers", "layers_block_name is not available"),
-    bad("outer modules", f"{PASS}.outside_layer_modules", ["a"], "outside_layer_modules is not available"),
-    bad("inner modules", f"{PASS}.inside_layer_modules", [["a"]], "inside_layer_modules is not available"),
+    bad("no inner modules", f"{PASS}.inside_layer_modules", [], "inside_layer_modules has a list without"),
     bad(
-        "other checkpoint format",
-        f"{PASS}.checkpoint_format",
-        "gptq_v2",
-        "only checkpoint_format gptq is available",
+        "an empty stage",
+        f"{PASS}.inside_layer_modules",
+        [["a"], []],
+        "inside_layer_modules has a list without",
+    ),
+    bad(
+        "a module with a space", f"{PASS}.layers_block_name", "model layers", "should match", "match pattern"
+    ),
+    Invalid(
+        "act-order without a group index",
+        ((f"{PASS}.checkpoint_format", "compressed-tensors"), (f"{PASS}.desc_act", True)),
+        "compressed-tensors has no group index; with desc_act write static_groups: true",
     ),
     bad(
         "unknown checkpoint format",
@@ -147,15 +158,45 @@ INVALID: tuple[Invalid, ...] = (
         "Unsupported value",
         "Input should be 'gptq'",
     ),
-    bad("the package", f"{PASS}.implementation", "auto-gptq", "only implementation native is available"),
-    bad(
-        "AWQ",
-        PASS,
-        {"type": "AutoAWQQuantizer", "w_bit": 4},
-        "AutoAWQQuantizer is not available in this release",
+    awq("3 bits of AWQ", "AWQ's formats hold 4 bits only", w_bit=3),
+    awq("8 bits of AWQ", "AWQ's formats hold 4 bits only", bits=8),
+    awq("AWQ's bits twice", "w_bit and bits are two names of one number", w_bit=4, bits=8),
+    awq("groups of 96 in gemm", "version gemm takes q_group_size -1, 16, 32, 64 or 128", q_group_size=96),
+    awq("AWQ's group size 0", "version gemm takes q_group_size -1, 16, 32, 64 or 128", q_group_size=0),
+    awq("groups of 32 in gemv", "version gemv takes q_group_size 64 or 128", version="gemv", q_group_size=32),
+    awq(
+        "groups of 64 in gemv_fast", "gemv_fast takes q_group_size 128", version="gemv_fast", q_group_size=64
     ),
-    bad("QuaRot", PASS, {"type": "QuaRot", "w_rtn": True}, "QuaRot is not available in this release"),
-    bad("ModelBuilder", PASS, {"type": "ModelBuilder"}, "ModelBuilder is not available in this release"),
+    awq(
+        "groups of 64 in marlin",
+        "version marlin takes q_group_size 128",
+        version="marlin",
+        zero_point=False,
+        q_group_size=64,
+    ),
+    awq("symmetric gemv", "gemv and gemv_fast need zero_point: true", version="gemv", zero_point=False),
+    awq("symmetric gemv_fast", "gemv and gemv_fast need zero_point", version="gemv_fast", zero_point=False),
+    awq("marlin as it stands", "version marlin has no zero points", version="marlin"),
+    awq("unknown layout", "Unsupported value", "Input should be 'gemm'", version="exllama"),
+    awq("double precision", "input_model_dtype fp64 is not supported", input_model_dtype="fp64"),
+    awq("a layout of nothing", "version has no effect", export_compatible=True, version="gemv"),
+    awq("ONNX of gemv", "can be converted to ONNX", pack_model_for_onnx_conversion=True, version="gemv"),
+    awq("ONNX of a row", "can be converted to ONNX", pack_model_for_onnx_conversion=True, q_group_size=-1),
+    awq("symmetric ONNX", "can be converted to ONNX", pack_model_for_onnx_conversion=True, zero_point=False),
+    awq(
+        "ONNX of floats",
+        "can be converted to ONNX",
+        pack_model_for_onnx_conversion=True,
+        export_compatible=True,
+    ),
+    awq(
+        "ONNX of a part",
+        "cannot leave single linears in float",
+        pack_model_for_onnx_conversion=True,
+        modules_to_not_convert=["down_proj"],
+    ),
+    awq("GPTQ's bits on AWQ", "group_size is not a parameter of AutoAWQQuantizer", group_size=64),
+    awq("AWQ's data of nothing", "a pass names a data_config that data_configs does not", data_config="tran"),
     bad(
         "unknown pass", f"{PASS}.type", "Gptq", "Unsupported value", "does not match any of the expected tags"
     ),
@@ -174,7 +215,12 @@ INVALID: tuple[Invalid, ...] = (
         "a pass names a data_config that data_configs does not",
     ),
     bad("script of a pass", f"{PASS}.user_script", "x.py", NOT_RUN),
-    bad("two passes", "workflow.passes", [VALID["spec"]["workflow"]["passes"][0]] * 2, "exactly one pass"),
+    bad(
+        "two passes",
+        "workflow.passes",
+        [VALID["spec"]["workflow"]["passes"][0]] * 2,
+        "a workflow is one pass, or two of which the second is a ModelBuilder",
+    ),
     bad("no pass", "workflow.passes", [], "should have at least 1 items", "at least 1 item"),
     bad(
         "no input model",
@@ -345,6 +391,56 @@ VALID_CHANGES: dict[str, tuple[tuple[str, Any], ...]] = {
         (f"{PASS}.checkpoint_format", "gptq"),
         (f"{PASS}.implementation", "native"),
     ),
+    "another checkpoint format": ((f"{PASS}.checkpoint_format", "gptq_v2"),),
+    "3 bits as compressed tensors": (
+        (f"{PASS}.checkpoint_format", "compressed-tensors"),
+        (f"{PASS}.bits", 3),
+        (f"{PASS}.desc_act", True),
+        (f"{PASS}.static_groups", True),
+    ),
+    "act-order with one group a row, as compressed tensors": (
+        (f"{PASS}.checkpoint_format", "compressed-tensors"),
+        (f"{PASS}.desc_act", True),
+        (f"{PASS}.group_size", -1),
+    ),
+    "module names of another architecture": (
+        (f"{PASS}.layers_block_name", "model.layers"),
+        (f"{PASS}.outside_layer_modules", ["model.embed_tokens", "model.norm"]),
+        (f"{PASS}.inside_layer_modules", [["self_attn.q_proj", "self_attn.k_proj"], ["mlp.down_proj"]]),
+    ),
+    "the layers of a known architecture": ((f"{PASS}.layers_block_name", "model.layers"),),
+    "some linears of a known architecture": ((f"{PASS}.inside_layer_modules", [["mlp.down_proj"]]),),
+    "AWQ with nothing but its type": ((PASS, {"type": "AutoAWQQuantizer"}),),
+    "AWQ as in Olive's documentation": ((PASS, {"type": "AutoAWQQuantizer", "w_bit": 4}),),
+    "AWQ in the words of newer releases": (
+        (PASS, {"type": "AutoAWQQuantizer", "bits": 4, "w_bit": 4, "data_config": "train"}),
+    ),
+    "every option of AWQ": (
+        (
+            PASS,
+            {
+                "type": "AutoAWQQuantizer",
+                "w_bit": 4,
+                "q_group_size": 64,
+                "zero_point": True,
+                "version": "gemm",
+                "duo_scaling": False,
+                "export_compatible": False,
+                "pack_model_for_onnx_conversion": True,
+                "input_model_dtype": "fp32",
+                "implementation": "native",
+                "data_config": "train",
+            },
+        ),
+    ),
+    "AWQ of some linears, one group a row": (
+        (PASS, {"type": "AutoAWQQuantizer", "q_group_size": -1, "modules_to_not_convert": ["down_proj"]}),
+    ),
+    "AWQ without zero points": ((PASS, {"type": "AutoAWQQuantizer", "zero_point": False}),),
+    "AWQ's scales alone": ((PASS, {"type": "AutoAWQQuantizer", "export_compatible": True}),),
+    "gemv": ((PASS, {"type": "AutoAWQQuantizer", "version": "gemv", "q_group_size": 64}),),
+    "gemv_fast": ((PASS, {"type": "AutoAWQQuantizer", "version": "gemv_fast"}),),
+    "marlin": ((PASS, {"type": "AutoAWQQuantizer", "version": "marlin", "zero_point": False}),),
     "a model on a volume": (
         ("workflow.input_model.model_path", "/models/stories15m"),
         (

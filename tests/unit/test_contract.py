@@ -7,13 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from tests.support.manifests import INVALID, PASS, VALID_CHANGES, Invalid, manifest
+from tests.support.whole_contract import WHOLE_INVALID, WHOLE_VALID
 
 from quantization_api import ENGINE_VERSION, crd, reference
 from quantization_api.failures import CATALOGUE, PERMANENT_EXIT_CODES, Category, ExitCode, QuantizationError
+from quantization_api.passes import PASS_TYPES
 from quantization_api.pod import MAX_RESULT_BYTES, RunRequest, RunResult
 from quantization_api.recipe import canonical_workflow, recipe_digest
 from quantization_api.spec import QuantizationJobSpec
 from quantization_api.status import Artifact, Failure, MetricResult
+from quantization_api.workflow import Workflow
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[2]
@@ -33,6 +36,35 @@ def test_an_invalid_manifest_is_refused_with_its_sentence(case: Invalid) -> None
 @pytest.mark.parametrize("name", VALID_CHANGES)
 def test_a_valid_manifest_is_accepted(name: str) -> None:
     spec(*VALID_CHANGES[name])
+
+
+@pytest.mark.parametrize("case", [c for c in WHOLE_INVALID if c.client_sentence], ids=lambda c: c.name)
+def test_invalid_passes_are_refused_with_their_sentence(case: Invalid) -> None:
+    with pytest.raises(ValidationError) as error:
+        spec(*case.changes)
+    assert case.client_sentence in str(error.value)
+
+
+@pytest.mark.parametrize("name", WHOLE_VALID)
+def test_valid_passes_are_accepted(name: str) -> None:
+    spec(*WHOLE_VALID[name])
+
+
+def test_no_two_manifests_of_the_tables_have_one_name() -> None:
+    assert len({case.name for case in (*INVALID, *WHOLE_INVALID)}) == len(INVALID) + len(WHOLE_INVALID)
+
+
+def test_every_refusal_is_met_by_a_manifest() -> None:
+    """A rule that no manifest of the tables breaks is a rule that nobody has seen work."""
+    tables = [rule for cls in PASS_TYPES for rule in cls.rules()]
+    sentences = {rule.message for rule in (*tables, *Workflow.rules()) if not rule.dynamic}
+    met: set[str] = set()
+    for case in (*INVALID, *WHOLE_INVALID):
+        try:
+            spec(*case.changes)
+        except ValidationError as error:
+            met |= {sentence for sentence in sentences if sentence in str(error)}
+    assert not sentences - met
 
 
 def test_the_generated_files_are_fresh() -> None:

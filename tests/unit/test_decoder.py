@@ -15,7 +15,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.activations import ActivationStore
-from quantizer.decoder.architecture import LLAMA
+from quantizer.decoder.families import LLAMA
 from quantizer.decoder.model import DecoderModel
 
 pytestmark = pytest.mark.unit
@@ -33,10 +33,10 @@ def our_logits(model: DecoderModel, tokens: Tensor) -> Tensor:
         for index in range(model.layers):
             prefix = model.layer_prefix(index)
             layer = model.layer(index, {name: model.reader.tensor(prefix + name) for name in names})
-            hidden = layer.forward(hidden, model.positions(tokens.shape[1]))
-        head = torch.cat([rows for _, rows in model.table_slices(model.head_name(), step=7)])
-        logits: Tensor = model.final_norm()(hidden) @ head.t()
-    return logits
+            hidden = layer.forward(hidden)
+        read = model.final(hidden)
+        slices = model.table_slices(model.head_name(), step=7)
+        return torch.cat([model.logits(read, first, rows) for first, rows in slices], dim=-1)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -103,7 +103,7 @@ Change = Callable[[dict[str, Any], dict[str, Tensor]], None]
 
 
 def other_architecture(config: dict[str, Any], _: dict[str, Tensor]) -> None:
-    config |= {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}
+    config |= {"model_type": "nobodys", "architectures": ["NobodysForCausalLM"]}
 
 
 def no_model_type(config: dict[str, Any], _: dict[str, Tensor]) -> None:
@@ -148,7 +148,7 @@ def other_shape(config: dict[str, Any], _: dict[str, Tensor]) -> None:
     [
         (
             other_architecture,
-            r"model_type 'gpt2' \(architectures \['GPT2LMHeadModel'\]\); supported .*: llama",
+            r"model_type 'nobodys' \(architectures \['NobodysForCausalLM'\]\), which .* not know; supported .*: bloom",
         ),
         (no_model_type, "model_type None"),
         (classifier, r"\['LlamaForSequenceClassification'\]; only causal language models"),

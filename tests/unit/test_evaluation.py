@@ -111,6 +111,9 @@ def test_a_damaged_artifact_is_corrupt_by_name(tmp_path: Path) -> None:
     del tensors["model.layers.1.mlp.up_proj.g_idx"]
     save_file(tensors, artifact / "model.safetensors")
     refused(r"lacks the tensor model.layers.1.mlp.up_proj.g_idx")
+    tensors["model.layers.1.mlp.up_proj.g_idx"] = torch.zeros(63, dtype=torch.int32)
+    save_file(tensors, artifact / "model.safetensors")
+    refused(r"up_proj.g_idx is torch.int32 \[63\], config.json makes it torch.int32 \[64\]")
     (artifact / "model.safetensors").write_bytes(whole)
     (artifact / "config.json").write_bytes((tmp_path / "model/config.json").read_bytes())
-    refused("does not say quant_method gptq")
+    refused("does not say quant_method, .* lacks the tensor model.layers.0.self_attn.q_proj.weight")

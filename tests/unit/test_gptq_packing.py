@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.formats import gptq as gptq_format
 from quantizer.formats.bit_packing import pack_bits, period, unpack_bits
+from quantizer.formats.gptq import GptqFormat
 
 pytestmark = pytest.mark.unit
 
@@ -43,10 +43,10 @@ def test_a_linear_comes_back_from_its_tensors(
     scales = torch.rand(n, groups, generator=generator).half() + 0.01
     zeros = torch.randint(1, 2**bits, (n, groups), generator=generator)
     group_of = torch.randint(0, groups, (k,), generator=generator)
-    tensors = gptq_format.pack(integers, scales, zeros, group_of, bits)
-    shapes = gptq_format.tensor_shapes(n, k, bits, groups)
+    tensors = GptqFormat(bits).pack(integers, scales, zeros, group_of)
+    shapes = GptqFormat(bits).tensor_shapes(n, k, groups)
     assert {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()} == shapes
-    back = gptq_format.unpack("linear", tensors, bits)
+    back = GptqFormat(bits).unpack("linear", tensors)
     assert torch.equal(back.integers, integers)
     assert torch.equal(back.scales, scales)
     assert torch.equal(back.zeros, zeros.to(torch.int16))
@@ -55,35 +55,35 @@ def test_a_linear_comes_back_from_its_tensors(
 
 def test_the_zero_point_is_stored_minus_one() -> None:
     zeros = torch.full((8, 1), 8)
-    tensors = gptq_format.pack(torch.zeros(8, 8), torch.ones(8, 1), zeros, torch.zeros(8), bits=4)
+    tensors = GptqFormat(4).pack(torch.zeros(8, 8), torch.ones(8, 1), zeros, torch.zeros(8))
     assert tensors["qzeros"].tolist() == [[0x77777777]]
 
 
 def test_a_zero_point_that_would_wrap_is_never_packed() -> None:
     with pytest.raises(ValueError, match="wrap"):
-        gptq_format.pack(torch.zeros(8, 8), torch.ones(8, 1), torch.zeros(8, 1), torch.zeros(8), bits=4)
+        GptqFormat(4).pack(torch.zeros(8, 8), torch.ones(8, 1), torch.zeros(8, 1), torch.zeros(8))
 
 
 def test_a_wrapped_zero_point_in_a_file_is_refused_by_name() -> None:
-    tensors = gptq_format.pack(torch.zeros(8, 8), torch.ones(8, 1), torch.ones(8, 1), torch.zeros(8), bits=4)
+    tensors = GptqFormat(4).pack(torch.zeros(8, 8), torch.ones(8, 1), torch.ones(8, 1), torch.zeros(8))
     tensors["qzeros"] = torch.full_like(tensors["qzeros"], -1)
     with pytest.raises(QuantizationError, match=r"q_proj has a zero point that wrapped") as caught:
-        gptq_format.unpack("q_proj", tensors, bits=4)
+        GptqFormat(4).unpack("q_proj", tensors)
     assert caught.value.category is Category.ARTIFACT_CORRUPT
 
 
 def test_a_group_that_does_not_exist_is_refused_by_name() -> None:
-    tensors = gptq_format.pack(torch.zeros(8, 8), torch.ones(8, 1), torch.ones(8, 1), torch.zeros(8), bits=4)
+    tensors = GptqFormat(4).pack(torch.zeros(8, 8), torch.ones(8, 1), torch.ones(8, 1), torch.zeros(8))
     tensors["g_idx"] = torch.full_like(tensors["g_idx"], 3)
     with pytest.raises(QuantizationError, match="q_proj has columns of groups that do not exist"):
-        gptq_format.unpack("q_proj", tensors, bits=4)
+        GptqFormat(4).unpack("q_proj", tensors)
 
 
 @pytest.mark.parametrize(("bits", "size"), [(2, 16), (3, 32), (4, 8), (8, 4)])
 def test_sizes_that_do_not_fill_words_are_refused_with_the_multiple(bits: int, size: int) -> None:
-    gptq_format.check_shape("down_proj", size, 2 * size, bits)
+    GptqFormat(bits, group_size=-1).check_shape("down_proj", size, 2 * size)
     with pytest.raises(QuantizationError, match=f"down_proj has {size + 1} outputs.*multiples of {size}"):
-        gptq_format.check_shape("down_proj", size + 1, size, bits)
+        GptqFormat(bits, group_size=-1).check_shape("down_proj", size + 1, size)
 
 
 def test_a_value_that_does_not_fit_its_bits_is_refused() -> None:

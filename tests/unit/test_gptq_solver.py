@@ -1,5 +1,7 @@
 """GPTQ against a slow, plain form of the paper's algorithm 1, and its refusals."""
 
+import math
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -8,7 +10,7 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.passes.gptq import BLOCK, GptqConfig, gptq, inverse_factor
+from quantizer.passes.gptq import BLOCK, GptqConfig, factor_inverse, gptq, invert_lower
 from quantizer.passes.grid import dequantize, fit_grid, round_to_grid, round_to_nearest
 from quantizer.passes.hessian import GramMatrix, weighted_square
 
@@ -30,8 +32,27 @@ def problem(rows: int, columns: int, seed: int = 0, shared: float = 0.0) -> tupl
     return weight, gram.hessian()
 
 
-def plain_gptq(weight: Tensor, hessian: Tensor, config: GptqConfig) -> tuple[Tensor, Tensor]:
-    """Integers and weights by the paper: float64, one column after another, the inverse by torch.inverse."""
+@dataclass(frozen=True)
+class Plain:
+    """What the plain algorithm makes: integers and weights [N, K] as they lie, and, in the order of the
+    solve, each weight divided by its scale just before it was rounded."""
+
+    integers: Tensor
+    weight: Tensor
+    order: Tensor
+    before_rounding: Tensor
+
+    def departures(self, integers: Tensor) -> list[float]:
+        """For each row with other integers: how far from a tie (a half) the first weight was that differs."""
+        differs = (integers != self.integers)[:, self.order]
+        rows = differs.any(dim=1).nonzero().flatten().tolist()
+        firsts = [int(differs[row].nonzero()[0]) for row in rows]
+        values = [float(self.before_rounding[row, first]) for row, first in zip(rows, firsts, strict=True)]
+        return [abs(value - math.floor(value) - 0.5) for value in values]
+
+
+def plain_gptq(weight: Tensor, hessian: Tensor, config: GptqConfig) -> Plain:
+    """The paper's algorithm 1: float64, one column after another, the inverse by torch.inverse."""
     columns = weight.shape[1]
     width = config.group_width(columns)
     order = torch.arange(columns)
@@ -43,7 +64,7 @@ def plain_gptq(weight: Tensor, hessian: Tensor, config: GptqConfig) -> tuple[Ten
     work = weight[:, order].double().clone()
     at_block_start = work.clone()
     static = round_to_nearest(weight, width, config.rule)
-    integers, result = torch.zeros_like(work), torch.zeros_like(work)
+    integers, result, before = (torch.zeros_like(work) for _ in range(3))
     for column in range(columns):
         if column % BLOCK == 0:
             at_block_start = work.clone()
@@ -53,12 +74,13 @@ def plain_gptq(weight: Tensor, hessian: Tensor, config: GptqConfig) -> tuple[Ten
         elif column % width == 0:
             part = at_block_start[:, column : column + width].float()
             scale, zero = fit_grid(part.amin(1), part.amax(1), config.rule)
+        before[:, column] = work[:, column] / scale
         integers[:, column] = round_to_grid(work[:, column].float(), scale, zero, config.rule.maxq)
         result[:, column] = (integers[:, column] - zero) * scale
         error = (work[:, column] - result[:, column]) / upper[column, column]
         work[:, column:] -= error.unsqueeze(1) * upper[column, column:]
     back = torch.argsort(order)
-    return integers[:, back].to(torch.uint8), result[:, back].float()
+    return Plain(integers[:, back].to(torch.uint8), result[:, back].float(), order, before)
 
 
 CASES: list[dict[str, Any]] = [
@@ -75,11 +97,13 @@ def test_integers_are_those_of_the_plain_algorithm(parameters: dict[str, Any]) -
     weight, hessian = problem(24, 192)
     config = GptqConfig(**parameters)
     ours = gptq(weight, hessian, config)
-    integers, result = plain_gptq(weight, hessian, config)
-    assert float((ours.integers != integers).float().mean()) <= 2e-3  # ties, and the rows that follow them
-    same = (ours.integers == integers).all(dim=1)
+    plain = plain_gptq(weight, hessian, config)
+    departures = plain.departures(ours.integers)
+    assert len(departures) <= 1  # a row that rounds one tie the other way goes its own way from there
+    assert all(distance < 2e-6 for distance in departures)  # of a step: float32's last digit
+    same = (ours.integers == plain.integers).all(dim=1)
     back = dequantize(ours.integers, ours.scales, ours.zeros, ours.group_of)
-    assert torch.allclose(back[same], result[same], atol=1e-5)
+    assert torch.allclose(back[same], plain.weight[same], atol=1e-5)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -125,23 +149,35 @@ def test_damping_rises_until_the_factor_exists_and_is_recorded() -> None:
     inputs = torch.randn(1, 8, 64, generator=torch.Generator().manual_seed(0)) * 100
     gram = GramMatrix(64, CPU)
     gram.add(inputs)  # rank 8 of 64
-    _, used = inverse_factor(gram.hessian(), 1e-12)
+    _, used = factor_inverse(gram.hessian(), torch.arange(64), 1e-12)
     assert used > 1e-12
-    assert inverse_factor(problem(8, 64)[1], 0.01)[1] == 0.01
+    assert factor_inverse(problem(8, 64)[1], torch.arange(64), 0.01)[1] == 0.01
 
 
 def test_a_hessian_that_no_damping_mends_is_a_numerical_failure() -> None:
     with pytest.raises(QuantizationError, match="cannot be factored") as caught:
-        inverse_factor(torch.diag(torch.tensor([4.0, -3.0])), 0.01)
+        factor_inverse(torch.diag(torch.tensor([4.0, -3.0])), torch.arange(2), 0.01)
     assert caught.value.category is Category.NUMERICAL_FAILURE
 
 
-def test_the_factor_is_the_cholesky_factor_of_the_inverse() -> None:
+def test_the_factor_is_the_cholesky_factor_of_the_inverse_in_any_order() -> None:
     _, hessian = problem(8, 64)
-    upper, used = inverse_factor(hessian, 0.01)
-    damped = hessian + used * hessian.diagonal().mean() * torch.eye(64)
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    factor, used = factor_inverse(hessian, order, 0.01)
+    upper = factor.block(slice(0, 64), slice(0, 64))
+    damped = (hessian + used * hessian.diagonal().mean() * torch.eye(64))[order][:, order]
     assert torch.equal(upper, upper.triu())
     assert torch.allclose(upper.t() @ upper @ damped, torch.eye(64), atol=1e-4)
+    assert torch.equal(factor.block(slice(5, 9), slice(9, 64)), upper[5:9, 9:])
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 600])
+def test_a_triangular_matrix_is_inverted_in_place(size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    lower = (torch.randn(size, size, generator=generator) * 0.02).tril() + torch.eye(size)
+    matrix = lower.clone()
+    assert invert_lower(matrix) is matrix
+    assert torch.allclose(matrix @ lower, torch.eye(size), atol=1e-5)
 
 
 def test_the_gram_matrix_does_not_depend_on_how_batches_are_cut() -> None:

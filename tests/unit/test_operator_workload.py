@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from tests.support.cluster_objects import UID, job
 
 from quantization_api.failures import PERMANENT_EXIT_CODES
@@ -15,7 +16,11 @@ from quantization_operator.workload import build, job_name
 
 pytestmark = pytest.mark.unit
 
-SETTINGS = OperatorSettings(quantizer_image="registry.example/quantizer:1", scratch_size="7Gi")
+SETTINGS = OperatorSettings(
+    quantizer_image="registry.example/quantizer:1",
+    legacy_image="registry.example/quantizer-legacy:1",
+    scratch_size="7Gi",
+)
 
 
 def built(*changes: tuple[str, Any], **metadata: Any) -> dict[str, Any]:
@@ -73,6 +78,31 @@ def test_the_request_is_the_one_that_the_quantizer_reads() -> None:
     assert request.output.uri == "s3://artifacts/stories15m-gptq"
     assert request.storage.endpoint == "http://s3.example.svc:8333"
     assert "s3" not in json.loads(text)["storage"]
+
+
+def test_the_text_of_the_settings_calibrates_a_pass_that_names_none() -> None:
+    body, text = job(), "s3://datasets/calibration.txt"
+    with_text = SETTINGS.model_copy(update={"default_calibration": text})
+    seen = [
+        RunRequest.model_validate_json(
+            container(build(JobRequest.of(body), QuantizationJobSpec.model_validate(body["spec"]), settings))[
+                "env"
+            ][0]["value"]
+        ).default_calibration
+        for settings in (with_text, SETTINGS)
+    ]
+    assert seen == [text, None]
+
+
+@pytest.mark.parametrize("uri", ["pile-val-backup", "s3://bucket", "hf://mit-han-lab/pile", "s3:/x/y"])
+def test_a_default_text_that_no_pod_could_read_stops_the_operator_at_its_start(uri: str) -> None:
+    with pytest.raises(ValidationError, match="default_calibration"):
+        OperatorSettings(default_calibration=uri)
+
+
+@pytest.mark.parametrize("uri", ["", "s3://datasets/a.txt", "/data/a.txt", "file:///data/a.txt"])
+def test_a_default_text_is_what_a_data_config_could_name(uri: str) -> None:
+    assert OperatorSettings(default_calibration=uri).default_calibration == uri
 
 
 def test_a_reference_in_a_value_is_not_expanded_to_a_secret() -> None:
@@ -170,3 +200,25 @@ def test_volumes_are_mounted() -> None:
 def test_the_job_belongs_to_the_request() -> None:
     (owner,) = built()["metadata"]["ownerReferences"]
     assert (owner["uid"], owner["controller"], owner["blockOwnerDeletion"]) == (UID, True, True)
+
+
+def image_for(implementation: str, image: str | None = None) -> str:
+    body = job(*([("template.image", image)] if image else []))
+    spec = QuantizationJobSpec.model_validate(body["spec"])
+    chosen = [item.model_copy(update={"implementation": implementation}) for item in spec.workflow.passes]
+    workflow = spec.workflow.model_copy(update={"passes": chosen})
+    manifest = build(JobRequest.of(body), spec.model_copy(update={"workflow": workflow}), SETTINGS)
+    return str(container(manifest)["image"])
+
+
+@pytest.mark.parametrize(
+    ("implementation", "image"),
+    [
+        ("native", "registry.example/quantizer:1"),
+        ("auto-gptq", "registry.example/quantizer-legacy:1"),
+        ("autoawq", "registry.example/quantizer-legacy:1"),
+    ],
+)
+def test_a_pass_by_a_stock_package_gets_the_image_that_has_it(implementation: str, image: str) -> None:
+    assert image_for(implementation) == image
+    assert image_for(implementation, "registry.example/own:2") == "registry.example/own:2"

@@ -90,6 +90,28 @@ def test_nested_config_and_params_are_folded() -> None:
     assert workflow["data_configs"][0]["load_dataset_config"] == {"data_name": "s3://datasets/t.txt"}
 
 
+DOCUMENTED: list[dict[str, Any]] = [
+    {"type": "GptqQuantizer", "data_config": "train"},
+    {"type": "AutoAWQQuantizer", "w_bit": 4},
+    {"type": "QuaRot", "w_rtn": True, "rotate": True, "w_bits": 4, "a_bits": 4, "k_bits": 4, "v_bits": 4},
+]
+
+
+@pytest.mark.parametrize("item", DOCUMENTED, ids=lambda item: item["type"])
+def test_the_documented_configurations_are_imported_as_they_stand(item: dict[str, Any]) -> None:
+    assert imported(config(passes={"q": item}))["passes"] == [{"name": "q", **item}]
+
+
+def test_two_passes_come_in_the_order_of_the_flow() -> None:
+    passes = {
+        "onnx": {"type": "ModelBuilder", "precision": "int4"},
+        "awq": {"type": "AutoAWQQuantizer", "w_bit": 4},
+    }
+    workflow = imported(config(passes=passes, pass_flows=[["awq", "onnx"]]))
+    assert [item["name"] for item in workflow["passes"]] == ["awq", "onnx"]
+    assert "put one of them before it" in problems(config(passes={"onnx": passes["onnx"]}))
+
+
 def test_engine_fields_may_be_nested() -> None:
     metrics = [{"name": "size", "type": "size_on_disk"}]
     workflow = imported(config(evaluators={"q": {"metrics": metrics}}, engine={"evaluator": "q"}))

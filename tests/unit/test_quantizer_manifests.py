@@ -1,18 +1,22 @@
 """Manifests in files: the same sentences as the API server's, and paths of this machine."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from tests.support.manifests import EXTRA, INVALID, VALID, Invalid, manifest
+from tests.support.manifests import EXTRA, INVALID, PASS, VALID, Invalid, manifest
 
 from quantization_api.failures import ExitCode, QuantizationError
+from quantization_api.spec import QuantizationJobSpec
 from quantizer import cli
 from quantizer.job_file import load_request
 
 pytestmark = pytest.mark.unit
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "deploy/examples"
+DOCUMENTED_DATA = (("workflow.data_configs.0.name", "wikitext2_train"),)
 
 
 def written(tmp_path: Path, *documents: object) -> Path:
@@ -43,6 +47,43 @@ def test_an_invalid_manifest_gets_the_api_servers_sentence(case: Invalid, tmp_pa
 def test_the_examples_are_valid(name: str) -> None:
     request = load_request(EXAMPLES / name)
     assert request.workflow.passes[0].type == "GptqQuantizer"
+
+
+@pytest.mark.parametrize(
+    ("name", "documented", "changed"),
+    [
+        ("olive-gptq.yaml", {"type": "GptqQuantizer", "data_config": "wikitext2_train"}, {"group_size": 32}),
+        ("olive-awq.yaml", {"type": "AutoAWQQuantizer", "w_bit": 4}, {"q_group_size": 32}),
+        (
+            "olive-quarot.yaml",
+            {
+                "type": "QuaRot",
+                "w_rtn": True,
+                "rotate": True,
+                "w_bits": 4,
+                "a_bits": 4,
+                "k_bits": 4,
+                "v_bits": 4,
+            },
+            {},
+        ),
+    ],
+)
+def test_the_documented_configurations_are_changed_only_where_the_small_model_needs_it(
+    name: str, documented: dict[str, Any], changed: dict[str, Any]
+) -> None:
+    assert yaml.safe_load((EXAMPLES / name).read_text())["spec"]["workflow"]["passes"] == [
+        documented | changed
+    ]
+    assert load_request(EXAMPLES / name).workflow.passes[0].type == documented["type"]
+    QuantizationJobSpec.model_validate(manifest(*DOCUMENTED_DATA, (PASS, documented))["spec"])
+
+
+@pytest.mark.parametrize("group_size", [128, 64])
+def test_the_group_sizes_that_the_examples_avoid_do_not_fit_the_model(group_size: int) -> None:
+    config = json.loads((EXAMPLES / "stories15m/config.json").read_text())
+    assert config["hidden_size"] % group_size
+    assert config["hidden_size"] % 32 == config["intermediate_size"] % 32 == 0
 
 
 def test_relative_paths_are_relative_to_the_file() -> None:

@@ -1,7 +1,6 @@
 """The streaming loop: what it writes, what it reports, what it refuses."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,25 @@ from tests.support.engine import (
     CPU,
     STORIES,
     VALIDATION,
-    copier,
+    files,
     gptq_pass,
     ignore_progress,
     random_batches,
+    run_layers,
     run_pass,
     save_tiny,
     story_batches,
 )
 from torch import Tensor
 
-from quantization_api.failures import Category, QuantizationError
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.streamed import evaluate, evaluate_round_to_nearest
-from quantizer.formats import gptq as gptq_format
-from quantizer.passes.gptq import GptqConfig
-from quantizer.streaming import ModuleReport, check_quality, quantize
+from quantizer.evaluation.views import Yardstick
+from quantizer.formats.gptq import TENSORS
+from quantizer.layerwise.interface import FinishedLayer
+from quantizer.layerwise.making import make_pass
+from quantizer.streaming import NothingFinished
 
 pytestmark = pytest.mark.unit
 
@@ -42,11 +43,6 @@ def tiny(tmp_path: Path) -> Path:
     save_file(tensors, tmp_path / "model/model.safetensors")
     (tmp_path / "model/tokenizer.json").write_text('{"any": "bytes"}')
     return tmp_path / "model"
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Every file of a directory."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 @pytest.mark.parametrize("true_sequential", [False, True])
@@ -74,7 +70,7 @@ def test_what_is_not_quantized_is_kept_byte_for_byte(tiny: Path, tmp_path: Path)
     linears = {module.name for module in report.modules}
     assert len(linears) == 2 * 7
     kept = {name for name in before if name.removesuffix(".weight") not in linears}
-    assert set(after) == kept | {f"{name}.{part}" for name in linears for part in gptq_format.TENSORS}
+    assert set(after) == kept | {f"{name}.{part}" for name in linears for part in TENSORS}
     for name in kept:
         assert after[name].dtype == torch.float16
         assert torch.equal(after[name], before[name])
@@ -122,22 +118,23 @@ def test_biases_and_grouped_queries_survive(tmp_path: Path) -> None:
     assert result.max_abs_dlogit < 0.01
 
 
-def test_layers_are_handed_out_when_they_are_done_as_they_are_written(tiny: Path, tmp_path: Path) -> None:
+def test_layers_are_kept_when_they_are_done_as_they_are_written(tiny: Path, tmp_path: Path) -> None:
     seen: dict[int, dict[str, Tensor]] = {}
     progress: list[tuple[str, int, int]] = []
 
-    def on_layer_done(index: int, tensors: Mapping[str, Tensor]) -> None:
-        seen[index] = dict(tensors)
+    class Watching(NothingFinished):
+        def save(self, index: int, layer: FinishedLayer) -> None:
+            assert progress[-1] == ("quantize", index, 2)
+            seen[index] = dict(layer.tensors)
 
-    quantize(
+    run_layers(
         DirectorySource(tiny),
-        {"text": random_batches()},
-        gptq_pass(group_size=32),
-        copier(tmp_path / "out"),
-        lambda *step: progress.append(step),
-        CPU,
-        tmp_path,
-        on_layer_done=on_layer_done,
+        random_batches(),
+        make_pass(gptq_pass(group_size=32)),
+        tmp_path / "out",
+        tmp_path / "scratch",
+        finished=Watching(),
+        on_progress=lambda *step: progress.append(step),
     )
     assert progress == [("quantize", 0, 2), ("quantize", 1, 2), ("quantize", 2, 2)]
     stored = load_file(tmp_path / "out/model.safetensors")
@@ -154,7 +151,7 @@ def test_the_example_model_does_better_than_plain_rounding(
     true_sequential: bool, bits: int, bound: float, tmp_path: Path
 ) -> None:
     """The bounds are the KL divergences of a plain, slow reference, with room for the calibration set."""
-    source, config = DirectorySource(STORIES), GptqConfig(bits=bits, group_size=32)
+    source, layer_pass = DirectorySource(STORIES), make_pass(gptq_pass(bits=bits, group_size=32))
     report = run_pass(
         source, story_batches(CALIBRATION, 32, tmp_path), tmp_path / "out", tmp_path / "scratch",
         bits=bits, group_size=32, true_sequential=true_sequential,
@@ -163,105 +160,11 @@ def test_the_example_model_does_better_than_plain_rounding(
     assert report.bits_per_weight == pytest.approx(bits + (16 + bits) / 32, abs=0.1)
     held_out = story_batches(VALIDATION, 12, tmp_path)
     ours = evaluate(source, DirectorySource(tmp_path / "out"), held_out, CPU, ignore_progress, tmp_path)
-    plain = evaluate_round_to_nearest(source, config, held_out, CPU, ignore_progress, tmp_path)
+    yardstick = Yardstick(layer_pass.nearest, layer_pass.format, layer_pass.converts)
+    plain = evaluate_round_to_nearest(source, yardstick, held_out, CPU, ignore_progress, tmp_path)
     assert ours.kl_divergence < 0.85 * plain.kl_divergence
     assert ours.kl_divergence < bound
     assert ours.perplexity < plain.perplexity
-
-
-@pytest.mark.parametrize(
-    ("parameters", "sentence"),
-    [
-        (
-            {},
-            r"group_size 128 does not divide the 64 inputs of model.layers.0.self_attn.q_proj; .*: -1, 16, 32, 64$",
-        ),
-        ({"group_size": 24}, "group_size 24 does not divide the 64 inputs"),
-    ],
-)
-def test_a_group_size_that_does_not_fit_names_the_layer_and_the_sizes_that_do(
-    parameters: dict[str, Any], sentence: str, tiny: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(QuantizationError, match=sentence) as caught:
-        run_pass(
-            DirectorySource(tiny), random_batches(), tmp_path / "out", tmp_path / "scratch", **parameters
-        )
-    assert caught.value.category is Category.INVALID_WORKFLOW
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def spoil(folder: Path, name: str, value: float) -> None:
-    """Puts one bad value into a tensor."""
-    tensors = load_file(folder / "model.safetensors")
-    tensors[name].view(-1)[3] = value
-    save_file(tensors, folder / "model.safetensors")
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize(
-    "name", ["model.layers.1.mlp.up_proj.weight", "model.embed_tokens.weight", "lm_head.weight"]
-)
-def test_weights_that_are_not_finite_are_named(name: str, value: float, tiny: Path, tmp_path: Path) -> None:
-    spoil(tiny, name, value)
-    with pytest.raises(QuantizationError, match=f"{name} has values that are not finite") as caught:
-        run_pass(
-            DirectorySource(tiny), random_batches(), tmp_path / "out", tmp_path / "scratch", group_size=32
-        )
-    assert caught.value.category is Category.NUMERICAL_FAILURE
-    assert list((tmp_path / "scratch").iterdir()) == []
-
-
-def test_statistics_that_are_not_finite_name_the_linear(tmp_path: Path) -> None:
-    save_tiny(tmp_path / "model")
-    tensors = load_file(tmp_path / "model/model.safetensors")
-    tensors["model.layers.1.post_attention_layernorm.weight"].mul_(1e25)  # finite, but not its square
-    save_file(tensors, tmp_path / "model/model.safetensors")
-    with pytest.raises(
-        QuantizationError, match=r"inputs of model.layers.1.mlp.gate_proj are not finite"
-    ) as caught:
-        run_pass(
-            DirectorySource(tmp_path / "model"),
-            random_batches(),
-            tmp_path / "o",
-            tmp_path / "s",
-            group_size=32,
-        )
-    assert caught.value.category is Category.NUMERICAL_FAILURE
-
-
-def test_weights_too_large_for_readers_name_the_linear(tmp_path: Path) -> None:
-    save_tiny(tmp_path / "model")
-    tensors = load_file(tmp_path / "model/model.safetensors")
-    tensors["model.layers.1.mlp.up_proj.weight"].mul_(1e9)
-    save_file(tensors, tmp_path / "model/model.safetensors")
-    with pytest.raises(QuantizationError, match=r"layers.1.mlp.up_proj: a weight is too large for float16"):
-        run_pass(
-            DirectorySource(tmp_path / "model"),
-            random_batches(),
-            tmp_path / "o",
-            tmp_path / "s",
-            group_size=32,
-        )
-
-
-def test_inputs_that_are_always_zero_name_the_linear(tiny: Path, tmp_path: Path) -> None:
-    tensors = load_file(tiny / "model.safetensors")
-    tensors["model.layers.1.input_layernorm.weight"].zero_()
-    save_file(tensors, tiny / "model.safetensors")
-    with pytest.raises(QuantizationError, match=r"inputs of model.layers.1.self_attn.q_proj are zero"):
-        run_pass(
-            DirectorySource(tiny), random_batches(), tmp_path / "out", tmp_path / "scratch", group_size=32
-        )
-
-
-@pytest.mark.parametrize("error", [0.11, float("nan"), float("inf")])
-def test_a_module_that_is_worse_than_plain_rounding_or_not_finite_fails_by_name(error: float) -> None:
-    check_quality(ModuleReport("up_proj", (8, 8), 0.1, 0.1, 0.01, 0.0))
-    with pytest.raises(
-        QuantizationError, match=r"up_proj: .*(worse than plain rounding|not finite)"
-    ) as caught:
-        check_quality(ModuleReport("up_proj", (8, 8), error, 0.1, 0.01, 0.0))
-    assert caught.value.category is Category.NUMERICAL_FAILURE
 
 
 def test_sequences_of_any_length_are_calibrated_without_padding(tiny: Path, tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""A tiny checkpoint in any on-disk format, rounded to nearest, and the float model that it must equal."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tests.support.engine import save_tiny
+from torch import Tensor
+
+from quantizer.formats.interface import WeightFormat, natural_groups
+from quantizer.passes.grid import GridRule, dequantize, round_to_nearest
+
+HEAD = "lm_head"
+
+
+def random_linear(
+    rows: int, columns: int, groups: int, bits: int, seed: int, *, symmetric: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Random integers [N, K], scales and zeros [N, G] (never 0) and groups that lie one after another."""
+    generator = torch.Generator().manual_seed(seed)
+    integers = torch.randint(0, 2**bits, (rows, columns), generator=generator, dtype=torch.uint8)
+    scales = (torch.rand(rows, groups, generator=generator) * 0.1 + 1e-4).half()
+    zeros = torch.randint(1, 2**bits, (rows, groups), generator=generator).to(torch.int16)
+    if symmetric:
+        zeros.fill_(2 ** (bits - 1))
+    return integers, scales, zeros, natural_groups(columns, groups)
+
+
+def save_quantized(
+    target: Path,
+    written: WeightFormat,
+    rule: GridRule,
+    group_size: int,
+    *,
+    act_order: bool = False,
+    not_converted: tuple[str, ...] = (),
+    exact: bool = False,
+    **changes: object,
+) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Writes a tiny Llama in a format; returns it as it was, and with the weights that a reader computes.
+
+    act_order shuffles which columns share a group, as act-order with dynamic groups does. exact leaves the
+    weights that a reader computes unrounded: float32 arithmetic on the float16 scales.
+    """
+    settings = {"initializer_range": 0.15, **changes}
+    plain = save_tiny(target, **settings)
+    as_read = save_tiny(target, **settings)
+    tensors = dict(as_read.state_dict())
+    generator = torch.Generator().manual_seed(1)
+    for name, module in as_read.named_modules():
+        if not isinstance(module, torch.nn.Linear) or name in (HEAD, *not_converted):
+            continue
+        rows, columns = module.weight.shape
+        written.check_shape(name, rows, columns)
+        width = columns if group_size == -1 else group_size
+        order = torch.randperm(columns, generator=generator) if act_order else torch.arange(columns)
+        integers, scales, zeros = round_to_nearest(module.weight.detach()[:, order], width, rule)
+        back = torch.argsort(order)
+        grid = (
+            integers[:, back].contiguous(),
+            scales,
+            zeros,
+            natural_groups(columns, columns // width)[back],
+        )
+        del tensors[f"{name}.weight"]
+        tensors |= {f"{name}.{part}": tensor for part, tensor in written.pack(*grid).items()}
+        if exact:
+            module.weight.data = dequantize(grid[0], grid[1].half(), *grid[2:])
+        else:
+            module.weight.data = written.as_read(*grid).float()
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, target / "model.safetensors")
+    config = json.loads((target / "config.json").read_text())
+    config["quantization_config"] = written.quantization_config((*not_converted, HEAD))
+    (target / "config.json").write_text(json.dumps(config))
+    return plain, as_read
+
+
+def compute_in_half(model: torch.nn.Module, not_converted: tuple[str, ...] = ()) -> None:
+    """Makes every quantized linear multiply in float16, as the plain AWQ kernel of gptqmodel does.
+
+    The product is the same call on the same layout: float16 sums differ from one kernel to the next.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name not in (HEAD, *not_converted):
+            transposed = module.weight.detach().half().t().contiguous()
+            module.forward = partial(_multiply_in_half, transposed)  # type: ignore[method-assign]
+
+
+def _multiply_in_half(transposed: Tensor, inputs: Tensor) -> Tensor:
+    flat = inputs.reshape(-1, inputs.shape[-1]).half()
+    return torch.matmul(flat, transposed).reshape(*inputs.shape[:-1], -1).to(inputs.dtype)
+
+
+def logits(model: torch.nn.Module, tokens: Tensor) -> Tensor:
+    """Logits in float32."""
+    with torch.inference_mode():
+        return model(tokens).logits  # type: ignore[no-any-return]

@@ -1,0 +1,86 @@
+"""Tiny models of every architecture whose sizes the formats take, and artifacts of them as float models."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tests.support.decoder_families import FAMILIES, UNKNOWN, VOCABULARY, make_model
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from quantizer.calibration.tokens import TokenBatches
+from quantizer.decoder.architecture import ModuleNames
+from quantizer.evaluation.views import View
+from quantizer.formats.reading import stored_format
+
+GROUP = 16
+MULTIPLES: dict[str, dict[str, Any]] = {
+    "gpt2, scaled by layer": {"n_inner": 48},
+    "bloom, 6 heads": {"hidden_size": 48},
+    "qwen3_moe": {"moe_intermediate_size": 32},
+    "qwen3_moe, all sparse, normalized": {"moe_intermediate_size": 32},
+    "gptj": {"n_inner": 48},
+}
+"""What makes the sizes of tests.support.decoder_families multiples of GROUP."""
+
+
+def save_family(name: str, target: Path, seed: int = 0, **changes: Any) -> ModuleNames | None:
+    """Writes a random model of an architecture in float32; the module names that it needs."""
+    model_type, fields, *names = FAMILIES[name] if name in FAMILIES else UNKNOWN[name]
+    make_model(model_type, {**fields, **MULTIPLES.get(name, {}), **changes}, seed).save_pretrained(target)
+    return names[0] if names else None
+
+
+def family_batches(sequences: int = 24, length: int = 23, seed: int = 3) -> TokenBatches:
+    """Random tokens, longer than the sliding windows."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, VOCABULARY, (sequences, length), generator=generator)
+    return TokenBatches(tuple(tokens), batch_tokens=8 * length)
+
+
+def as_float(artifact: Path, target: Path, by_inputs: bool = False) -> None:
+    """Writes an artifact as the float32 checkpoint that a reader of its format computes with.
+
+    by_inputs: linears lie [K, N] in the checkpoint (gpt2's Conv1D), and not [N, K].
+    """
+    config = json.loads((artifact / "config.json").read_text())
+    stored: dict[str, Tensor] = {}
+    for path in sorted(artifact.glob("*.safetensors")):
+        stored |= load_file(path)
+    layout = stored_format(config).format
+    weights: dict[str, Tensor] = {}
+    for name in [key for key in stored if key.endswith(f".{layout.tensors[0]}")]:
+        linear = name.rpartition(".")[0]
+        parts = {part: stored.pop(f"{linear}.{part}") for part in layout.tensors}
+        back = layout.unpack(linear, parts)
+        weight = layout.as_read(back.integers, back.scales, back.zeros, back.group_of).float()
+        weights[f"{linear}.weight"] = weight.t().contiguous() if by_inputs else weight
+    del config["quantization_config"]
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "config.json").write_text(json.dumps({**config, "dtype": "float32"}))
+    weights |= {name: tensor.float() for name, tensor in stored.items()}
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+
+
+def transformers_logits(folder: Path, tokens: Tensor) -> Tensor:
+    """Logits [batch, tokens, vocabulary] of transformers' whole model on a float checkpoint."""
+    model, report = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True
+    )
+    assert not report["missing_keys"] - set(getattr(model, "all_tied_weights_keys", {}) or {}), report
+    assert not report["mismatched_keys"], report
+    with torch.inference_mode():
+        logits: Tensor = model.train(False)(input_ids=tokens, use_cache=False).logits
+    return logits
+
+
+def view_logits(view: View, tokens: Tensor) -> Tensor:
+    """The same of the evaluation's own forward pass, layer by layer."""
+    model = view.model
+    with torch.inference_mode():
+        hidden = next(model.embed([tokens]))
+        for layer in view.layers():
+            hidden = layer.forward(hidden)
+        return model.logits(model.final(hidden), 0, model.reader.tensor(model.head_name()).float())

@@ -1,0 +1,81 @@
+"""The kernels compile for a GPU without one: the interpreter accepts more than the compiler does."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from quantizer.kernels import column_block_triton, hadamard_triton, packed_weights_triton
+
+pytestmark = pytest.mark.unit
+
+HOPPER = GPUTarget("cuda", 90, 32)
+COLUMN_BLOCK: dict[str, Any] = {
+    **dict.fromkeys(["block_ptr", "factor_ptr", "scales_ptr", "zeros_ptr", "errors_ptr"], "*fp32"),
+    "group_of_ptr": "*i32",
+    "integers_ptr": "*u8",
+    **dict.fromkeys(["rows", "columns", "factor_stride", "maxq"], "i32"),
+    "COLUMNS": 128,
+    "ROWS": column_block_triton.ROWS,
+}
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing compiled before counts."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+
+def compiled(kernel: Any, arguments: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """The stages of a kernel; arguments by name: a Triton type, or the value of a constexpr."""
+    signature = {name: a if isinstance(a, str) else "constexpr" for name, a in arguments.items()}
+    constants = {name: a for name, a in arguments.items() if not isinstance(a, str)}
+    source = ASTSource(kernel, {name: signature[name] for name in kernel.arg_names}, constants)
+    stages: dict[str, Any] = triton.compile(source, target=HOPPER, options=options).asm
+    return stages
+
+
+def test_the_column_block_contracts_nothing_and_divides_exactly() -> None:
+    kernel, options = column_block_triton.round_columns_kernel, column_block_triton.LAUNCH
+    stages = compiled(kernel, COLUMN_BLOCK, **options)
+    assert stages["cubin"]
+    assert "fma" not in stages["ptx"]
+    assert set(re.findall(r"div\.[\w.]*f32", stages["ptx"])) == {"div.rn.f32"}
+    assert (
+        re.findall(r"(?:mul|sub|add)\.(?!rn\.)[\w.]*f32", stages["ptx"]) == []
+    )  # with .rn ptxas fuses nothing
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_packing_compiles_at_every_width(bits: int) -> None:
+    pack = {"values_ptr": "*u8", "packed_ptr": "*i32", "values": "i32", "columns": "i32"}
+    constants = {"BITS": bits, "REACH": 12 if bits == 3 else 32 // bits, "COLUMNS": 256}
+    assert compiled(packed_weights_triton.pack_kernel, {**pack, **constants})["cubin"]
+    read = {
+        "packed_ptr": "*i32",
+        **dict.fromkeys(["scales_ptr", "zeros_ptr"], "*fp32"),
+        "group_of_ptr": "*i32",
+        "weights_ptr": "*fp16",
+        **dict.fromkeys(["values", "columns", "words", "groups"], "i32"),
+        "BITS": bits,
+        "VALUES": packed_weights_triton.VALUES,
+        "COLUMNS": packed_weights_triton.COLUMNS,
+        "TYPE": triton.language.float16,
+    }
+    assert compiled(packed_weights_triton.dequantize_kernel, read)["cubin"]
+
+
+def test_the_hadamard_kernels_compile_and_keep_full_float32() -> None:
+    butterflies = {"x_ptr": "*fp16", "y_ptr": "*fp16", "rows": "i32", "scale": "fp32"}
+    constants = {"POWER": 4096, "STEPS": 12, "ROWS": 1}
+    stages = compiled(hadamard_triton.butterflies_kernel, {**butterflies, **constants})
+    assert stages["cubin"]
+    assert "fma" not in stages["ptx"]
+    small = {"x_ptr": "*fp32", "factor_ptr": "*fp32", "y_ptr": "*fp16", "order": "i32", "power": "i32"}
+    stages = compiled(hadamard_triton.small_factor_kernel, {**small, "ORDER": 32, "WIDTH": 64})
+    assert stages["cubin"]
+    assert "tf32" not in stages["ptx"]

@@ -1,0 +1,64 @@
+"""AWQ's scalings alone, without rounding: the function stays, on every architecture."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.support.decoder_families import FAMILIES, relative
+from tests.support.engine import run_layers
+from tests.support.quantized_models import GROUP, family_batches, save_family, transformers_logits
+
+from quantizer.checkpoint.source import DirectorySource
+from quantizer.formats.awq import AwqFormat
+from quantizer.layerwise.awq import AwqLayerPass
+from quantizer.passes.awq import AwqConfig
+
+pytestmark = pytest.mark.unit
+
+
+def scale(model: Path, out: Path, scratch: Path, clip: bool = False) -> None:
+    """Applies scales, and limits where `clip` says so, to a float32 model."""
+    config = AwqConfig(4, GROUP) if clip else AwqConfig(4, GROUP, clip="none")
+    layer_pass = AwqLayerPass(config, AwqFormat("gemm", 4, GROUP), packs=False, dtype=torch.float32)
+    run_layers(DirectorySource(model), family_batches(), layer_pass, out, scratch)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_scales_alone_leave_the_function_of_a_model_alone(name: str, tmp_path: Path) -> None:
+    save_family(name, tmp_path / "model")
+    scale(tmp_path / "model", tmp_path / "out", tmp_path / "scratch")
+    before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("model", "out"))
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert len(changed) > len(before) / 3  # or nothing was tested
+    tokens = family_batches(4, seed=4).batches()[0]
+    plain = transformers_logits(tmp_path / "model", tokens)
+    assert relative(transformers_logits(tmp_path / "out", tokens), plain) < 1e-4
+
+
+def test_every_scale_is_put_in_where_it_is_taken_out(tmp_path: Path) -> None:
+    """Weights are W s / s': columns times the scale of what they read, rows by the scale of what they make."""
+    save_family("llama", tmp_path / "model")
+    scale(tmp_path / "model", tmp_path / "out", tmp_path / "scratch")
+    before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("model", "out"))
+    layer = "model.layers.1."
+    read = before[f"{layer}input_layernorm.weight"] / after[f"{layer}input_layernorm.weight"]
+    for name in ("q_proj", "k_proj"):
+        weight = before[f"{layer}self_attn.{name}.weight"] * read
+        assert torch.allclose(after[f"{layer}self_attn.{name}.weight"], weight, rtol=1e-5)
+    value = before[f"{layer}self_attn.v_proj.weight"] * read / after[f"{layer}self_attn.v_proj.weight"]
+    assert torch.allclose(value, value[:, :1].expand_as(value), rtol=1e-4)  # one divisor a row
+    assert not torch.allclose(value[:, 0], torch.ones(len(value)), rtol=1e-2)
+
+
+def test_clipping_limits_are_put_into_the_weights_of_all_but_queries_and_keys(tmp_path: Path) -> None:
+    save_family("llama", tmp_path / "model")
+    scale(tmp_path / "model", tmp_path / "plain", tmp_path / "scratch")
+    scale(tmp_path / "model", tmp_path / "clipped", tmp_path / "scratch", clip=True)
+    plain, clipped = (load_file(tmp_path / folder / "model.safetensors") for folder in ("plain", "clipped"))
+    assert plain.keys() == clipped.keys()
+    differing = {name.split(".")[-2] for name in plain if not torch.equal(plain[name], clipped[name])}
+    assert differing == {"v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    for name, tensor in clipped.items():
+        assert bool((tensor.abs() <= plain[name].abs()).all()), name
+        assert int((tensor != plain[name]).sum()) < tensor.numel() / 3, name  # the largest of a group are cut

@@ -1,0 +1,111 @@
+"""GPTQ and AWQ from a checkpoint to an artifact that reads back, on every architecture."""
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from tests.support.decoder_families import FAMILIES, UNKNOWN, relative
+from tests.support.engine import CPU, awq_pass, gptq_pass, ignore_progress, run_layers
+from tests.support.quantized_models import (
+    GROUP,
+    as_float,
+    family_batches,
+    save_family,
+    transformers_logits,
+    view_logits,
+)
+
+from quantizer.checkpoint.source import DirectorySource
+from quantizer.decoder.architecture import Group, ModuleNames
+from quantizer.decoder.model import DecoderModel
+from quantizer.evaluation.streamed import compare
+from quantizer.evaluation.views import FloatView, RoundedView, Yardstick, open_view
+from quantizer.layerwise.interface import LayerPass
+from quantizer.layerwise.making import make_pass
+from quantizer.streaming import QuantizeReport
+
+pytestmark = pytest.mark.unit
+
+PASSES: dict[str, LayerPass] = {
+    "gptq, staged": make_pass(gptq_pass(group_size=GROUP, true_sequential=True)),
+    "gptq, at once": make_pass(gptq_pass(group_size=GROUP)),
+    "awq": make_pass(awq_pass(q_group_size=GROUP, input_model_dtype="fp32")),
+}
+
+
+def linears(model: DecoderModel) -> set[str]:
+    """Every linear that a pass works on."""
+    return {model.layer_prefix(i) + name for i in range(model.layers) for name in model.linears(i)}
+
+
+def groups(model: DecoderModel) -> list[tuple[str, Group]]:
+    """Linears that share an input, with the prefix of their layer."""
+    return [
+        (model.layer_prefix(index), group)
+        for index in range(model.layers)
+        for stage in model.stages(index)
+        for group in stage.groups
+    ]
+
+
+def check_artifact(
+    name: str, layer_pass: LayerPass, folder: Path, modules: ModuleNames | None, report: QuantizeReport
+) -> None:
+    """The artifact reads back, as transformers' whole model on its weights, and every linear is reported."""
+    source, out = DirectorySource(folder / "model"), DirectorySource(folder / "out")
+    reference, packed = FloatView(source, CPU, modules), open_view(out, CPU, modules)
+    assert {module.name for module in report.modules} == linears(reference.model)
+    assert len(report.modules) == len(linears(reference.model))
+    errors = {module.name: (module.error, module.error_rtn) for module in report.modules}
+    for prefix, group in groups(reference.model):
+        ours, nearest = (sum(errors[prefix + name][which] for name in group.names) for which in (0, 1))
+        assert 0 < ours <= 1.02 * nearest < 1, (prefix, group, ours, nearest)
+    held_out = family_batches(4, seed=4)
+    as_float(folder / "out", folder / "float", by_inputs=name.startswith("gpt2"))
+    tokens = held_out.batches()[0]
+    theirs = transformers_logits(folder / "float", tokens)
+    assert relative(view_logits(packed, tokens), theirs) < 1e-3
+    # the float model is another one: what was compared is the rounded one
+    assert relative(view_logits(reference, tokens), theirs) > 1e-3
+    ours = compare(reference, packed, held_out, ignore_progress, folder)
+    yardstick = Yardstick(layer_pass.nearest, layer_pass.format, layer_pass.converts)
+    plain = compare(
+        reference, RoundedView(source, yardstick, CPU, modules), held_out, ignore_progress, folder
+    )
+    assert 0 < ours.kl_divergence < 1.5 * plain.kl_divergence
+
+
+@pytest.mark.parametrize("kind", PASSES)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_architecture_is_quantized_and_reads_back(name: str, kind: str, tmp_path: Path) -> None:
+    modules = save_family(name, tmp_path / "model")
+    source, layer_pass = DirectorySource(tmp_path / "model"), PASSES[kind]
+    report = run_layers(source, family_batches(), layer_pass, tmp_path / "out", tmp_path / "scratch")
+    check_artifact(name, layer_pass, tmp_path, modules, report)
+    before, after = (
+        load_file(tmp_path / "model/model.safetensors"),
+        load_file(tmp_path / "out/model.safetensors"),
+    )
+    assert ("lm_head.weight" in after) == ("lm_head.weight" in before)  # tied stays tied
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_an_unknown_architecture_is_quantized_by_the_names_of_its_modules(name: str, tmp_path: Path) -> None:
+    modules = save_family(name, tmp_path / "model")
+    assert modules is not None
+    parameters = {
+        "layers_block_name": modules.layers_block_name,
+        "inside_layer_modules": [list(names) for names in modules.inside_layer_modules],
+        "outside_layer_modules": list(modules.outside_layer_modules) or None,
+    }
+    layer_pass = make_pass(gptq_pass(group_size=GROUP, true_sequential=True, **parameters))
+    report = run_layers(
+        DirectorySource(tmp_path / "model"),
+        family_batches(),
+        layer_pass,
+        tmp_path / "out",
+        tmp_path / "scratch",
+        modules=modules,
+    )
+    check_artifact(name, layer_pass, tmp_path, modules, report)

@@ -1,0 +1,44 @@
+"""A rounded linear beside plain rounding: what is measured, and what fails."""
+
+import pytest
+import torch
+
+from quantization_api.failures import Category, QuantizationError
+from quantizer.formats.gptq import GptqFormat
+from quantizer.layerwise import rounding
+from quantizer.layerwise.interface import ModuleReport
+from quantizer.layerwise.rounding import check_quality, measured_rows, on_grid, plain_rounding
+from quantizer.passes.grid import GridRule, GroupedGrid
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize("error", [0.11, float("nan"), float("inf")])
+def test_a_module_that_is_worse_than_plain_rounding_or_not_finite_fails_by_name(error: float) -> None:
+    check_quality([ModuleReport("up_proj", (8, 8), 0.1, 0.1)], "Write more.")
+    with pytest.raises(
+        QuantizationError, match=r"up_proj: .*(worse than plain rounding|not finite)"
+    ) as caught:
+        check_quality([ModuleReport("up_proj", (8, 8), error, 0.1)], "Write more.")
+    assert caught.value.category is Category.NUMERICAL_FAILURE
+
+
+@pytest.mark.parametrize(("outputs", "count"), [(1, 1), (512, 512), (513, 512), (14336, 512)])
+def test_errors_are_measured_on_rows_from_all_over_a_linear(outputs: int, count: int) -> None:
+    rows = measured_rows(outputs, torch.device("cpu"))
+    assert len(set(rows.tolist())) == count
+    assert rows[0] == 0
+    assert int(rows[-1]) >= outputs - outputs / count - 1
+    assert int(rows.diff().max() if count > 1 else 1) <= outputs // count + 1
+
+
+def test_the_error_of_a_wide_linear_is_close_to_that_of_all_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(4096, 64, generator=generator)
+    inputs = torch.randn(256, 64, generator=generator)
+    grid = on_grid(GroupedGrid(GridRule(4, False), 32))
+    hessian = inputs.t() @ inputs
+    few = plain_rounding(weight, hessian, grid, GptqFormat(4, 32))
+    monkeypatch.setattr(rounding, "MEASURED_ROWS", 4096)
+    every = plain_rounding(weight, hessian, grid, GptqFormat(4, 32))
+    assert few.relative(few.nearest)[1] == pytest.approx(every.relative(every.nearest)[1], rel=0.05)

@@ -1,0 +1,189 @@
+"""ModelBuilder: what is refused before work begins, and what a result is compared with."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from quantization_api.failures import Category, QuantizationError
+from quantization_api.passes import ModelBuilder
+from quantizer.export.builder import failure
+from quantizer.export.graph import StoredLinear, stored_linears
+from quantizer.export.logits import Agreement, require_agreement
+from quantizer.export.model_builder import show_checkpoint
+from quantizer.export.plan import BOUNDS, plan_build
+
+pytestmark = pytest.mark.unit
+
+CPU = ("CPUExecutionProvider",)
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "checkpoint_format": "gptq"}
+AWQ = {"quant_method": "awq", "version": "gemm", "bits": 4, "group_size": 64}
+
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "a float model": ({}, {}, "put one of them before it"),
+    "another format": ({**GPTQ, "quant_method": "compressed-tensors"}, {}, "checkpoint_format: gptq"),
+    "gptq_v2": ({**GPTQ, "checkpoint_format": "gptq_v2"}, {}, "write checkpoint_format: gptq"),
+    "awq gemv": ({**AWQ, "version": "gemv"}, {}, "write version: gemm"),
+    "fp16": (GPTQ, {"precision": "fp16"}, "write precision: int4"),
+    "fp32 after 8 bits": ({**GPTQ, "bits": 8}, {"precision": "fp32"}, "write precision: int8"),
+    "3 bits": ({**GPTQ, "bits": 3}, {}, "2, 4 or 8 bits, the checkpoint has 3"),
+    "int4 of 8 bits": ({**GPTQ, "bits": 8}, {}, "write precision: int8"),
+    "int8 of 4 bits": (AWQ, {"precision": "int8"}, "write precision: int4"),
+    "groups of 96": ({**GPTQ, "group_size": 96}, {}, "as group_size in the pass before"),
+    "one group a row": ({**AWQ, "group_size": -1}, {}, "one group a row; write one of them as q_group_size"),
+    "another block size": (GPTQ, {"int4_block_size": 32}, "leave int4_block_size out"),
+    "an unknown provider": (GPTQ, {"execution_provider": "dml"}, "write cpu"),
+    "no gpu": (GPTQ, {"execution_provider": "cuda"}, "write execution_provider: cpu"),
+    "level 2": (GPTQ, {"int4_accuracy_level": 2}, "write 1 (fp32), or 4"),
+    "level 3": (GPTQ, {"int4_accuracy_level": 3}, "write 1 (fp32), or 4"),
+}
+
+
+def step(**parameters: Any) -> ModelBuilder:
+    """The pass, whether the contract offers it yet or not."""
+    return ModelBuilder.model_construct(type="ModelBuilder", **parameters)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_go_wrong_is_refused_with_what_to_write(name: str) -> None:
+    quantization, parameters, sentence = REFUSED[name]
+    with pytest.raises(QuantizationError) as caught:
+        plan_build({"quantization_config": quantization}, step(**parameters), CPU)
+    assert caught.value.category is Category.INVALID_WORKFLOW
+    assert sentence in caught.value.message
+
+
+def test_an_accuracy_level_is_refused_where_the_kernel_has_none() -> None:
+    parameters = step(execution_provider="cuda", int4_accuracy_level=4)
+    with pytest.raises(QuantizationError, match="leave it out"):
+        plan_build({"quantization_config": GPTQ}, parameters, ("CUDAExecutionProvider", *CPU))
+
+
+@pytest.mark.parametrize(
+    ("quantization", "parameters", "bits", "level"),
+    [
+        (GPTQ, {}, 4, 1),
+        (AWQ, {"int4_accuracy_level": 4}, 4, 4),
+        (GPTQ, {"int4_block_size": 128, "int4_accuracy_level": 1}, 4, 1),
+        ({**GPTQ, "bits": 8}, {"precision": "int8"}, 8, 1),
+        ({**GPTQ, "bits": 2}, {}, 2, 1),
+        ({k: v for k, v in GPTQ.items() if k != "checkpoint_format"}, {}, 4, 1),
+    ],
+)
+def test_the_builder_keeps_the_tables_and_computes_in_fp32_unless_asked(
+    quantization: dict[str, Any], parameters: dict[str, Any], bits: int, level: int
+) -> None:
+    plan = plan_build({"quantization_config": quantization}, step(**parameters), CPU)
+    assert (plan.bits, plan.group_size) == (bits, quantization["group_size"])
+    options = plan.options()
+    assert options["accuracy_level"] == str(level)
+    assert options["nodes_to_exclude"] == ["/lm_head/MatMul", "/model/embed_tokens/Gather"]
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_linear_of_the_graph_comes_back_row_by_row(bits: int, tmp_path: Path) -> None:
+    """N = 4 outputs, K = 48 inputs in G = 3 blocks: the zero points of a row do not fill its last byte."""
+    rng, per_byte = np.random.default_rng(bits), 8 // bits
+    integers = rng.integers(0, 2**bits, (4, 48), dtype=np.uint8)
+    zeros = rng.integers(0, 2**bits, (4, 3), dtype=np.uint8)
+    scales = rng.random((4, 3), dtype=np.float32)
+
+    def packed(values: np.ndarray) -> np.ndarray:
+        rows = [list(row) + [0] * (-len(row) % per_byte) for row in values]
+        return np.array(
+            [
+                [
+                    sum(int(r[i + j]) << (bits * j) for j in range(per_byte))
+                    for i in range(0, len(r), per_byte)
+                ]
+                for r in rows
+            ],
+            dtype=np.uint8,
+        )
+
+    tensors = [
+        numpy_helper.from_array(packed(integers).reshape(4, 3, 2 * bits), "w"),
+        numpy_helper.from_array(scales.reshape(-1), "s"),
+        numpy_helper.from_array(packed(zeros).reshape(-1), "z"),
+    ]
+    save_graph(tmp_path, ["x", "w", "s", "z"], tensors, bits)
+    (stored,) = stored_linears(tmp_path)
+    assert (stored.layer, stored.linear) == (2, "down_proj")
+    one, two, three = stored.rows(1, 3)
+    assert np.array_equal(one.numpy(), integers[1:3])
+    assert np.array_equal(two.numpy(), scales[1:3])
+    assert np.array_equal(three.numpy(), zeros[1:3])
+
+
+def save_graph(folder: Path, inputs: list[str], tensors: list[TensorProto], bits: int) -> None:
+    """model.onnx with one MatMulNBits."""
+    node = helper.make_node(
+        "MatMulNBits",
+        inputs,
+        ["y"],
+        name="/model/layers.2/mlp/down_proj/MatMulNBits",
+        domain="com.microsoft",
+        bits=bits,
+    )
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y")]
+    graph = helper.make_graph([node], "graph", values[:1], values[1:], tensors)
+    onnx.save(helper.make_model(graph), folder / "model.onnx")
+
+
+def test_a_group_index_in_the_graph_is_not_taken(tmp_path: Path) -> None:
+    tensors = [numpy_helper.from_array(np.zeros(4, np.uint8), name) for name in ("w", "s", "z", "g")]
+    save_graph(tmp_path, ["x", "w", "s", "z", "g"], tensors, 4)
+    with pytest.raises(QuantizationError, match="scales and zero points"):
+        list[StoredLinear](stored_linears(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("agreement", "level", "close"),
+    [
+        (Agreement(2048, 0.999, 5e-7, 0.03), 1, True),
+        (Agreement(2048, 0.989, 5e-7, 0.03), 1, False),
+        (Agreement(2048, 0.999, 2e-3, 0.03), 1, False),
+        (Agreement(2048, 0.982, 8e-4, 1.7), 4, True),
+        (Agreement(2048, 0.89, 0.055, 12.0), 4, False),
+        (Agreement(2048, 0.999, float("nan"), 0.03), 1, False),
+    ],
+)
+def test_a_result_beyond_the_bound_is_a_numerical_failure(
+    agreement: Agreement, level: int, close: bool
+) -> None:
+    if close:
+        require_agreement(agreement, BOUNDS[level])
+        return
+    with pytest.raises(QuantizationError) as caught:
+        require_agreement(agreement, BOUNDS[level])
+    assert caught.value.category is Category.NUMERICAL_FAILURE
+    assert f"{agreement.top1_agreement:.2%}" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "category"),
+    [
+        (-9, "Reading layer 3", Category.HOST_OUT_OF_MEMORY),
+        (1, "MemoryError", Category.HOST_OUT_OF_MEMORY),
+        (1, "OSError: [Errno 28] No space left on device", Category.SCRATCH_FULL),
+        (1, "NotImplementedError: The x model is not currently supported.", Category.MODEL_UNSUPPORTED),
+        (1, "AttributeError: no attribute 'weight'", Category.INTERNAL),
+    ],
+)
+def test_the_builders_end_has_a_name(code: int, words: str, category: Category) -> None:
+    assert failure(code, [words]).category is category
+
+
+def test_the_builder_sees_no_act_order_and_the_checkpoint_stays_as_it_is(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"weights")
+    config = {"model_type": "llama", "quantization_config": {**GPTQ, "desc_act": True}}
+    show_checkpoint(model, config, tmp_path / "shown")
+    assert '"desc_act": false' in (tmp_path / "shown/config.json").read_text()
+    assert (tmp_path / "shown/model.safetensors").read_bytes() == b"weights"
+    assert (model / "config.json").read_text() == "{}"

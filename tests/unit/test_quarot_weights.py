@@ -1,0 +1,191 @@
+"""Rounding of QuaRot's weights: GPTQ and nearest, refitted scales, scales of few bits, online rotations."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from tests.support.engine import tiny_config
+from torch import Tensor
+
+from quantizer.passes.gptq import GptqConfig, gptq
+from quantizer.passes.grid import round_to_nearest
+from quantizer.passes.hadamard import Rotation
+from quantizer.passes.hessian import weighted_square
+from quantizer.passes.quarot import QuarotPass
+from quantizer.passes.quarot_parameters import QuarotParameters
+from quantizer.passes.quarot_weights import WeightRule, gptq_on_grid, refit_scales, round_weights
+from quantizer.passes.rotation import rotate_hessian, rotate_input
+from quantizer.passes.rotation_layout import llama_layout
+
+pytestmark = pytest.mark.unit
+
+ROWS, COLUMNS = 48, 192
+
+
+def problem(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """A weight and the Hessian of correlated inputs."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(ROWS, COLUMNS, generator=generator) * 0.05
+    inputs = torch.randn(4 * COLUMNS, COLUMNS, generator=generator)
+    inputs = inputs @ (torch.eye(COLUMNS) + 0.1 * torch.randn(COLUMNS, COLUMNS, generator=generator))
+    inputs = inputs + torch.randn(4 * COLUMNS, 6, generator=generator) @ torch.randn(
+        6, COLUMNS, generator=generator
+    )
+    return weight, inputs.t() @ inputs / len(inputs)
+
+
+def error(weight: Tensor, hessian: Tensor, **rule: Any) -> float:
+    rounded = round_weights([weight], hessian, WeightRule(**rule))[0]
+    return float(weighted_square(weight - rounded.weight(), hessian).sum())
+
+
+@pytest.mark.parametrize(
+    ("bits", "group_size", "asym"), list(itertools.product((2, 4), (-1, 32), (False, True)))
+)
+def test_plain_w_gptq_gives_the_integers_of_the_gptq_pass(bits: int, group_size: int, asym: bool) -> None:
+    weight, hessian = problem()
+    ours = round_weights([weight], hessian, WeightRule("gptq", bits, asym, group_size))[0]
+    config = GptqConfig(bits=bits, group_size=group_size, sym=not asym, scale_dtype=torch.float16)
+    theirs = gptq(weight, hessian, config)
+    assert torch.equal(ours.integers, theirs.integers)
+    assert torch.equal(ours.scales, theirs.scales)
+
+
+def test_w_rtn_rounds_to_the_nearest_and_needs_no_hessian() -> None:
+    weight, _ = problem()
+    rule = WeightRule("rtn", 4, True, 32)
+    ours = round_weights([weight], None, rule)[0]
+    integers, scales, zeros = round_to_nearest(weight, 32, rule.grid)
+    assert torch.equal(ours.integers, integers)
+    assert torch.equal(ours.scales, scales)
+    assert torch.equal(ours.zeros, zeros)
+
+
+@pytest.mark.parametrize(("bits", "group_size"), list(itertools.product((3, 4), (-1, 32))))
+def test_refitted_scales_take_a_tenth_off_gptqs_error(bits: int, group_size: int) -> None:
+    weight, hessian = problem()
+    common = {"method": "gptq", "bits": bits, "group_size": group_size}
+    assert error(weight, hessian, **common, opt_scales=True) < 0.9 * error(weight, hessian, **common)
+
+
+@pytest.mark.parametrize("group_size", [COLUMNS, 32])
+def test_a_refit_is_the_optimum_for_its_integers(group_size: int) -> None:
+    weight, hessian = problem()
+    rule = WeightRule("gptq", 3, False, group_size)
+    rounded = round_weights([weight], hessian, rule)[0]
+    before = (rounded.integers, rounded.scales, rounded.zeros)
+    scales = refit_scales(weight, hessian, *before, group_size)
+    assert torch.equal(scales, scales.half().float())
+    index = rounded.group_of.long()
+    levels = rounded.integers.float() - rounded.zeros[:, index]
+
+    def loss(tried: Tensor) -> Tensor:
+        return weighted_square(weight - levels * tried[:, index], hessian)
+
+    least = loss(scales)
+    assert bool((least <= loss(rounded.scales)).all())
+    assert float(least.sum()) < float(loss(rounded.scales).sum())
+    for factor in (0.99, 1.01):
+        for group in range(scales.shape[1]):
+            moved = scales.clone()
+            moved[:, group] *= factor
+            assert float(least.sum()) < float(loss(moved).sum())
+
+
+def test_a_fixed_grid_solve_is_gptq_with_static_groups() -> None:
+    weight, hessian = problem()
+    config = GptqConfig(bits=4, group_size=32, sym=True, static_groups=True, scale_dtype=torch.float16)
+    theirs = gptq(weight, hessian, config)
+    rule = WeightRule("gptq", 4, group_size=32)
+    ours, damp = gptq_on_grid(weight, hessian, theirs.scales, theirs.zeros, theirs.group_of, rule)
+    assert damp == theirs.damp_percent
+    assert float((ours != theirs.integers).float().mean()) <= 2e-3  # sums in another order
+
+
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+@pytest.mark.parametrize("group_size", [-1, 32])
+def test_scales_of_eight_bits_cost_little_and_those_of_four_more(method: str, group_size: int) -> None:
+    weight, hessian = problem()
+    common = {"method": method, "bits": 4, "group_size": group_size}
+    full = error(weight, hessian, **common)
+    eight, four = (error(weight, hessian, **common, scale_bits=bits) for bits in (8, 4))
+    assert eight < 1.05 * full
+    assert eight < four
+
+
+def test_scales_of_few_bits_are_codes_times_one_unit_for_a_linear() -> None:
+    weight, hessian = problem()
+    parts = [weight, 3.0 * weight]
+    first, second = round_weights(parts, hessian, WeightRule("gptq", 4, group_size=32, scale_bits=6))
+    for part in (first, second):
+        assert part.scale_codes is not None
+        assert 1 <= int(part.scale_codes.min()) <= int(part.scale_codes.max()) == 63
+        assert torch.allclose(part.scale_codes.float() * part.scale_unit, part.scales)
+    assert second.scale_unit > 2 * first.scale_unit
+
+
+def test_linears_rounded_together_get_what_they_get_alone() -> None:
+    weight, hessian = problem()
+    rule = WeightRule("gptq", 4, group_size=32, opt_scales=True)
+    together = round_weights([weight[:16], weight[16:]], hessian, rule)
+    alone = [round_weights([part], hessian, rule)[0] for part in (weight[:16], weight[16:])]
+    for one, other in zip(together, alone, strict=True):
+        assert float((one.integers != other.integers).float().mean()) <= 1e-3
+
+
+def quarot_pass(**changes: Any) -> QuarotPass:
+    return QuarotPass(QuarotParameters(**changes), llama_layout(tiny_config().to_dict()))
+
+
+def test_an_online_site_is_rounded_in_its_rotated_input_and_propagated_in_the_plain_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    run = quarot_pass(a_bits=8, w_bits=4, w_gptq=True, calibration_data_config="text")
+    weight = torch.randn(64, 128, generator=generator)
+    x = torch.randn(512, 128, generator=generator)
+    x[:, 7] *= 40.0
+    hessian = x.t() @ x / 512
+    result = run.round_stage(["mlp.down_proj"], {"mlp.down_proj.weight": weight}, hessian)["mlp.down_proj"]
+    online = Rotation(128, run.sites["down"])
+    assert result.rounded is not None
+    expected = round_weights(
+        [rotate_input(weight, online)], rotate_hessian(hessian, online), run.parameters.weight_rule
+    )[0]
+    assert torch.equal(result.rounded.integers, expected.integers)
+    assert torch.allclose(x @ result.propagated.t(), online.apply(x) @ result.rounded.weight().t(), atol=1e-2)
+    assert result.error is not None
+    assert result.error_rtn is not None
+    seen = float(
+        weighted_square(weight - result.propagated, hessian).sum() / weighted_square(weight, hessian).sum()
+    )
+    assert result.error == pytest.approx(seen, rel=1e-2)
+    assert result.error < result.error_rtn
+
+
+def test_the_heads_rotation_leaves_each_heads_channels_apart() -> None:
+    run = quarot_pass(a_bits=8)
+    weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    weight.view(64, 4, 16)[:, :, 1:] = 0.0
+    result = run.round_stage(["self_attn.o_proj"], {"self_attn.o_proj.weight": weight}, None)[
+        "self_attn.o_proj"
+    ]
+    assert result.stored is not None
+    assert float(result.stored.view(64, 4, 16)[:, :, 1:].abs().max()) == 0.0
+    assert not torch.allclose(result.stored, weight, atol=1e-2)
+    assert torch.equal(result.propagated, weight)
+
+
+def test_a_linear_without_an_online_site_is_stored_as_it_is() -> None:
+    run = quarot_pass(a_bits=8)
+    weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    result = run.round_stage(["self_attn.q_proj"], {"self_attn.q_proj.weight": weight}, None)[
+        "self_attn.q_proj"
+    ]
+    assert result.stored is not None
+    assert torch.equal(result.stored, weight)
+
+
+def test_linears_that_do_not_share_an_input_are_refused() -> None:
+    run = quarot_pass(a_bits=8)
+    with pytest.raises(ValueError, match="do not share an input"):
+        run.round_stage(["mlp.up_proj", "mlp.down_proj"], {}, None)
