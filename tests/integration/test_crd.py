@@ -1,16 +1,21 @@
 """The CRD on a real API server: each manifest is accepted, or refused with its sentence."""
 
+import random
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
+from pydantic import ValidationError
 from tests.support.crd import install_crd
 from tests.support.manifests import INVALID, VALID_CHANGES, Invalid, manifest
+from tests.support.random_passes import random_passes
+from tests.support.whole_contract import WHOLE_INVALID, WHOLE_VALID
 
 from local_cluster.control_plane import ApiServer
 from quantization_api import GROUP, PLURAL, VERSION
+from quantization_api.spec import QuantizationJobSpec
 
 pytestmark = pytest.mark.integration
 
@@ -51,6 +56,40 @@ def test_the_api_server_accepts_a_valid_manifest_and_adds_nothing(
 ) -> None:
     body = manifest(*VALID_CHANGES[name])
     assert create(api, body)["spec"] == body["spec"]
+
+
+@pytest.mark.parametrize("case", WHOLE_INVALID, ids=lambda c: c.name)
+def test_the_api_server_refuses_invalid_passes_with_their_sentence(
+    api: client.CustomObjectsApi, case: Invalid
+) -> None:
+    with pytest.raises(ApiException) as error:
+        create(api, manifest(*case.changes))
+    assert error.value.status in (400, 422)
+    assert case.server in error.value.body.replace('\\"', '"')
+
+
+@pytest.mark.parametrize("name", WHOLE_VALID)
+def test_the_api_server_accepts_valid_passes(api: client.CustomObjectsApi, name: str) -> None:
+    body = manifest(*WHOLE_VALID[name])
+    assert create(api, body)["spec"] == body["spec"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_api_server_and_python_agree_on_random_passes(api: client.CustomObjectsApi, seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(50):
+        body = manifest(("workflow.passes", random_passes(chance)))
+        sentence: str | None = None
+        try:
+            QuantizationJobSpec.model_validate(body["spec"])
+        except ValidationError as error:
+            sentence = error.errors()[0]["msg"]
+        if sentence is None:
+            create(api, body)
+            continue
+        with pytest.raises(ApiException) as refused:
+            create(api, body)
+        assert sentence in refused.value.body, body["spec"]["workflow"]["passes"]
 
 
 @pytest.mark.parametrize(

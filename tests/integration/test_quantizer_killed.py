@@ -1,0 +1,138 @@
+"""Runs that are killed at any moment, in processes of their own: the next one goes on to the same artifact."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.support.engine import EXAMPLES, ROOT, STORIES, edit_tensors, files
+from torch import Tensor
+
+pytestmark = pytest.mark.integration
+
+KILLS = 10
+LAYERS = 3
+LIMIT_SECONDS = 240
+LOOK_SECONDS = 0.005
+# torch takes seconds to compile
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """The example model's first layers."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name, data in files(STORIES).items():
+        (folder / name).write_bytes(data)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": LAYERS}))
+
+    def cut(tensors: dict[str, Tensor]) -> None:
+        for name in [name for name in tensors if name.startswith("model.layers.")]:
+            if int(name.split(".")[2]) >= LAYERS:
+                del tensors[name]
+
+    edit_tensors(folder, cut)
+    return folder
+
+
+def start(model: Path, out: Path, scratch: Path) -> subprocess.Popen[str]:
+    """`quantizer run -f` of a manifest without a cluster."""
+    scratch.mkdir(exist_ok=True)
+    document = {
+        "apiVersion": "quantization.dev/v1alpha1",
+        "kind": "QuantizationJob",
+        "metadata": {"name": "killed"},
+        "spec": {
+            "workflow": {
+                "input_model": {"type": "HfModel", "model_path": f"file://{model}"},
+                "data_configs": [
+                    {
+                        "name": "text",
+                        "type": "HuggingfaceContainer",
+                        "load_dataset_config": {
+                            "data_name": f"file://{EXAMPLES}/text/tinystories-calibration.txt"
+                        },
+                        "pre_process_data_config": {"max_seq_len": 128, "max_samples": 12},
+                    }
+                ],
+                "passes": [
+                    {
+                        "type": "GptqQuantizer",
+                        "data_config": "text",
+                        "group_size": 32,
+                        "true_sequential": True,
+                    }
+                ],
+            },
+            "output": {"uri": f"file://{out}"},
+        },
+    }
+    manifest = scratch / "job.yaml"
+    manifest.write_text(yaml.safe_dump(document))
+    return subprocess.Popen(
+        [sys.executable, "-m", "quantizer", "run", "-f", str(manifest), "--device", "cpu", "--scratch", str(scratch)],
+        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_until_it_works(process: subprocess.Popen[str], out: Path) -> None:
+    """Until the process holds the claim on the output, or has ended."""
+    claim, limit = out / ".state/claim.json", time.monotonic() + LIMIT_SECONDS
+    while process.poll() is None:
+        assert time.monotonic() < limit
+        if claim.exists() and f":{process.pid}:" in claim.read_text():
+            return
+        time.sleep(LOOK_SECONDS)
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    """Waits for the end of a run that nobody kills."""
+    _, log = process.communicate(timeout=LIMIT_SECONDS)
+    assert process.returncode == 0, log[-3000:]
+
+
+def check(out: Path, expected: dict[str, bytes]) -> None:
+    """The artifact is the undisturbed one."""
+    assert files(out / "model") == expected
+    assert (out / "manifest.json").exists()
+
+
+def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_artifact(model: Path, tmp_path: Path) -> None:
+    chance = random.Random(0)
+    whole = start(model, tmp_path / "whole", tmp_path / "scratch")
+    wait_until_it_works(whole, tmp_path / "whole")
+    began = time.monotonic()
+    finish(whole)
+    lasts = time.monotonic() - began
+    assert not list((tmp_path / "whole/.state").rglob("*.*"))
+    expected = files(tmp_path / "whole/model")
+    number = kills = resumed = 0
+    while kills < KILLS:
+        out = tmp_path / f"out-{number}"
+        process = start(model, out, tmp_path / "scratch")
+        wait_until_it_works(process, out)
+        had = len(list((out / ".state").rglob("layer-*.json")))
+        resumed += bool(had)
+        try:
+            process.wait(chance.uniform(0, lasts))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+            kept = len(list((out / ".state").rglob("layer-*.json")))
+            assert kept >= had or (out / "manifest.json").exists()  # nothing that was finished is lost
+        else:
+            finish(process)
+            check(out, expected)
+            number += 1
+    last = start(model, tmp_path / f"out-{number}", tmp_path / "scratch")
+    finish(last)
+    check(tmp_path / f"out-{number}", expected)
+    assert resumed  # or the seed kills too early for the test to mean anything
