@@ -3,12 +3,12 @@
 Jobs of tests live in a namespace of their own, so a demo's objects are never touched.
 """
 
-import copy
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,16 +45,26 @@ class Whole:
 
     def apply(self, name: str, change: Callable[[Document], None] | None = None) -> None:
         """Apply the example under another name, on a small sample; `change` gets the manifest before that."""
-        manifest: Document = copy.deepcopy(yaml.safe_load(EXAMPLE.read_text()))
+
+        def small(manifest: Document) -> None:
+            calibration, held_out = manifest["spec"]["workflow"]["data_configs"]
+            calibration["pre_process_data_config"]["max_samples"] = 16
+            held_out["pre_process_data_config"]["max_samples"] = 4
+            if change:
+                change(manifest)
+
+        self.apply_example(EXAMPLE, name, small)
+
+    def apply_example(
+        self, path: Path, name: str, change: Callable[[Document], None] = lambda _: None
+    ) -> None:
+        """Apply a manifest of the examples under another name; `change` gets it before that."""
+        manifest: Document = yaml.safe_load(path.read_text())
         manifest["metadata"] = {"name": name, "namespace": NAMESPACE}
         spec = manifest["spec"]
         spec["output"]["uri"] = f"s3://artifacts/e2e/{name}"
-        calibration, held_out = spec["workflow"]["data_configs"]
-        calibration["pre_process_data_config"]["max_samples"] = 16
-        held_out["pre_process_data_config"]["max_samples"] = 4
         spec["template"]["resources"]["requests"] = {"cpu": "100m", "memory": "256Mi"}
-        if change:
-            change(manifest)
+        change(manifest)
         self.kubectl("delete", "quantizationjob", name, "--ignore-not-found", "--timeout=60s")
         self.kubectl("apply", "--filename", "-", stdin=yaml.safe_dump(manifest))
 

@@ -11,6 +11,7 @@ import torch
 from tests.support.engine import CALIBRATION, CPU, STORIES, story_batches
 
 from quantizer.checkpoint.source import DirectorySource
+from quantizer.decoder.blocks import BlockLayer
 from quantizer.evaluation.views import FloatView
 from quantizer.passes.gptq import GptqConfig, gptq
 from quantizer.passes.hessian import GramMatrix
@@ -106,13 +107,14 @@ def test_a_real_layer_gets_the_same_integers(legacy_python: str, tmp_path: Path)
     cases: list[dict[str, Any]] = []
     with torch.inference_mode():
         layer = next(view.layers())
-        block = layer.blocks[1]
+        assert isinstance(layer, BlockLayer)
+        running = layer.blocks[1]
         gram = GramMatrix(view.model.width, CPU)
         for hidden in view.model.embed(tokens):
-            gram.add(layer.block_input(block, hidden))
+            gram.add(running.normed(hidden))
         hessian = gram.hessian()
     for desc_act, group_size in product((False, True), (32, -1)):
-        for name in block.input_names:
+        for name in running.block.input_names:
             cases.append(
                 {
                     "weight": layer.linear(name).weight.clone(),

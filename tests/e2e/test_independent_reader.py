@@ -11,8 +11,8 @@ from tests.support.engine import CALIBRATION, CPU, STORIES, VALIDATION, run_pass
 
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.evaluation.views import GptqView
-from quantizer.formats import gptq as gptq_format
+from quantizer.evaluation.views import open_view
+from quantizer.formats.gptq import TENSORS, GptqFormat
 
 pytestmark = pytest.mark.e2e
 
@@ -70,13 +70,13 @@ def readings(
 
 def our_logits(directory: Path, tokens: torch.Tensor) -> torch.Tensor:
     """Logits of the evaluation's own forward pass over the checkpoint."""
-    view = GptqView(DirectorySource(directory), CPU)
+    view = open_view(DirectorySource(directory), CPU)
     with torch.inference_mode():
         hidden = next(view.model.embed([tokens]))
         for layer in view.layers():
-            hidden = layer.forward(hidden, view.model.positions(tokens.shape[1]))
+            hidden = layer.forward(hidden)
         head = view.model.reader.tensor(view.model.head_name()).float()
-        return view.model.final_norm()(hidden) @ head.t()  # type: ignore[no-any-return]
+        return view.model.logits(view.model.final(hidden), 0, head)
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
@@ -96,7 +96,7 @@ def test_integers_and_zero_points_are_ours_bit_by_bit(
     linears = readings[name]["linears"]
     assert len(linears) == 6 * 7
     for linear, theirs in linears.items():
-        tensors = {part: reader.tensor(f"{linear}.{part}") for part in gptq_format.TENSORS}
-        ours = gptq_format.unpack(linear, tensors, CHECKPOINTS[name]["bits"])
+        tensors = {part: reader.tensor(f"{linear}.{part}") for part in TENSORS}
+        ours = GptqFormat(CHECKPOINTS[name]["bits"]).unpack(linear, tensors)
         assert torch.equal(ours.integers, theirs["integers"]), linear
         assert torch.equal(ours.zeros, theirs["zeros"]), linear
