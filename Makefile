@@ -62,7 +62,11 @@ e2e: setup ## The whole: cluster, images, S3, and independent readers of the res
 	pytest -q -m e2e
 
 .PHONY: bench
-bench: setup ## Peak memory of a run beside the parts it must hold; fails while the bound is passed
+bench: setup ## Native beside auto-gptq, autoawq, gptqmodel and llm-compressor (BENCH="--quick": a smoke test)
+	$(RUN) tests.benchmarks.quantization $(BENCH)
+
+.PHONY: bench-memory
+bench-memory: setup ## Peak memory of a run beside the parts it must hold; fails while the bound is passed
 	$(BIN)/python tests/benchmarks/peak_memory.py
 
 ##@ Develop
@@ -98,7 +102,8 @@ lock: setup ## Solve the requirements again (newest versions that fit)
 	$(LOCK) pyproject.toml --extra operator --output-file requirements/operator.txt
 	$(LOCK) pyproject.toml --extra quantizer --output-file requirements/quantizer.txt
 	$(LOCK) pyproject.toml --extra operator --extra quantizer --extra dev --output-file requirements/dev.txt
-	for set in installer seaweedfs legacy readers; do $(LOCK) requirements/$$set.in --output-file requirements/$$set.txt; done
+	for set in installer seaweedfs legacy readers bench-llm-compressor; do $(LOCK) requirements/$$set.in --output-file requirements/$$set.txt; done
+	$(LOCK) requirements/torch.in --constraint requirements/legacy.txt --output-file requirements/torch.txt  # the layer that both job images share
 
 .PHONY: clean
 clean: ## Remove what the tools left in this folder (caches outside stay)

@@ -1,0 +1,202 @@
+"""Quantization engines side by side: python -m tests.benchmarks.quantization (see docs/benchmarks.md).
+
+Writes table.md, table.json and picture.{png,svg}, and prints the table. Ends with 1 when native failed.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tests.benchmarks.quantization.cases import ENGINES, NATIVE, Case, bars, cases
+from tests.benchmarks.quantization.judge import Verdict, judge, judge_float, judge_plain_rounding
+from tests.benchmarks.quantization.models import SHAPES, portable_copy, random_model
+from tests.benchmarks.quantization.picture import draw
+from tests.benchmarks.quantization.process import Outcome
+from tests.benchmarks.quantization.rounds import Request, run_rounds
+from tests.benchmarks.quantization.table import Row, document, make_row, markdown
+from tests.benchmarks.quantization.text import random_sequences, text_sequences
+from tests.benchmarks.quantization.work import gptq_work, product_peak
+
+from quantizer.machine import choose_device, cpu_share, device_name, return_freed_memory
+
+ROOT = Path(__file__).parents[3]
+EXAMPLES = ROOT / "deploy/examples"
+STORIES = EXAMPLES / "stories15m"
+TEXTS = EXAMPLES / "text"
+LARGEST_GROUP = 128
+PLAIN = "plain rounding"
+
+
+def options(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="make bench", description=(__doc__ or "").splitlines()[0])
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--model", type=Path, default=STORIES, help="directory of a Llama-like model")
+    chosen.add_argument("--shape", choices=SHAPES, help="random weights of that shape instead")
+    parser.add_argument("--layers", type=int, help="decoder layers of the shape")
+    parser.add_argument("--methods", nargs="+", choices=("gptq", "awq"), default=["gptq", "awq"])
+    parser.add_argument(
+        "--engines", nargs="+", default=[], metavar="NAME", help="beside native; all by default"
+    )
+    parser.add_argument("--samples", type=int, default=64, help="calibration sequences")
+    parser.add_argument("--held-out", type=int, default=24, help="sequences to judge on")
+    parser.add_argument("--length", type=int, default=256, help="tokens of a sequence")
+    parser.add_argument("--bits", type=int, default=4)
+    parser.add_argument("--group-size", type=int, help="by default the largest up to 128 that fits")
+    parser.add_argument("--true-sequential", action="store_true", help="for the engines that have it")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each case")
+    parser.add_argument("--limit", type=float, default=900, help="seconds that a run may take")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--threads", type=int, default=cpu_share(), help="of every engine on the CPU")
+    parser.add_argument("--output", type=Path, default=ROOT / "build/bench")
+    parser.add_argument("--quick", action="store_true", help="a smoke test: 4 sequences, one round")
+    found = parser.parse_args(arguments)
+    if found.quick:
+        found.samples, found.held_out, found.rounds = 4, 2, 1
+    return found
+
+
+def prepare(said: argparse.Namespace, folder: Path) -> tuple[Path, torch.Tensor, torch.Tensor]:
+    """The model as every engine reads it, the calibration sequences, the held-out ones."""
+    vocabulary = int(json.loads((STORIES / "config.json").read_text())["vocab_size"])
+    if said.shape:
+        shape = SHAPES[said.shape]
+        shape = replace(shape, layers=said.layers or shape.layers)
+        model = random_model(shape, STORIES, vocabulary, max(2048, said.length))
+        calibration = random_sequences(said.samples, said.length, vocabulary, 1)
+        return model, calibration, random_sequences(said.held_out, said.length, vocabulary, 2)
+    model = portable_copy(said.model, folder / "model")
+    vocabulary = int(json.loads((model / "config.json").read_text())["vocab_size"])
+    both = (
+        (TEXTS / "tinystories-calibration.txt", said.samples),
+        (TEXTS / "tinystories-validation.txt", said.held_out),
+    )
+    calibration, held_out = (
+        text_sequences(model, text, count, said.length, vocabulary, folder) for text, count in both
+    )
+    return model, calibration, held_out
+
+
+def fitting_group(config: dict[str, Any]) -> int:
+    """The largest power of two, up to 128, that divides the inputs of every linear."""
+    heads = config["num_attention_heads"] * (
+        config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    )
+    return math.gcd(LARGEST_GROUP, config["hidden_size"], config["intermediate_size"], heads)
+
+
+def machine(device: torch.device) -> str:
+    """The machine in words, without its name."""
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    cpu = f"{len(models)} x {models[0]}" if models else platform.machine()
+    return f"{cpu}; measured on {device_name(device)}; torch {torch.__version__}"
+
+
+def judged(
+    chosen: list[Case],
+    runs: dict[str, list[Outcome]],
+    model: Path,
+    held_out: torch.Tensor,
+    device: torch.device,
+    folder: Path,
+) -> dict[str, Verdict]:
+    """The judge's figures of every case that left a result."""
+    verdicts: dict[str, Verdict] = {}
+    for case in chosen:
+        verdicts[case.name] = Verdict()
+        if not runs[case.name][-1].reason:
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                verdicts[case.name] = judge(model, folder / case.name, held_out, device, Path(scratch))
+    return verdicts
+
+
+def bench(said: argparse.Namespace, folder: Path) -> bool:
+    """One benchmark; whether native did everything that it was asked for."""
+    device = choose_device(said.device)
+    torch.set_num_threads(said.threads)
+    model, calibration, held_out = prepare(said, folder)
+    config = json.loads((model / "config.json").read_text())
+    group_size = said.group_size or fitting_group(config)
+    torch.save(calibration, folder / "calibration.pt")
+    request = Request(
+        str(model), str(folder / "calibration.pt"), said.bits, group_size, False, 0.01,
+        said.true_sequential, said.threads, device.type,
+    )  # fmt: skip
+    chosen = cases(said.methods, said.engines)
+    before, peak = os.getloadavg()[0], product_peak(device, said.threads)
+    runs = run_rounds(
+        chosen, request, said.rounds, said.limit, folder, lambda words: print(words, flush=True)
+    )
+    peak = max(
+        peak, product_peak(device, said.threads)
+    )  # others may have been busy at one of the two moments
+    verdicts = judged(chosen, runs, model, held_out, device, folder)
+    work = {"gptq": gptq_work(config, calibration.numel()).total, "awq": 0.0}
+    native = {method: runs[f"{NATIVE}-{method}"] for method in said.methods}
+    rows = [
+        make_row(
+            case.engine.name, case.method, runs[case.name], native[case.method],
+            verdicts[case.name], work[case.method], peak,
+        )
+        for case in chosen
+    ]  # fmt: skip
+    plain = judge_plain_rounding(model, said.bits, group_size, False, held_out, device, folder)
+    for method in said.methods:
+        last = max(number for number, row in enumerate(rows) if row.method == method)
+        rows.insert(last + 1, make_row(PLAIN, method, [], [], plain, 0.0, peak))
+    facts: dict[str, object] = {
+        "model": said.shape or said.model.name,
+        "sizes": f"{config['num_hidden_layers']} layers, {config['hidden_size']} wide, "
+        f"{config['intermediate_size']} inside",
+        "calibration": f"{said.samples} x {said.length} tokens, the same for every engine",
+        "held out": f"{said.held_out} x {said.length} tokens; the float model's perplexity is "
+        f"{judge_float(model, held_out, device, folder):.3f}",
+        "grid": f"{said.bits} bits, groups of {group_size}, asymmetric, no act-order, true_sequential "
+        f"{str(said.true_sequential).lower()}",
+        "machine": machine(device),
+        "load of others": f"{before:.1f} processes were running when it began; rounds alternate: {said.rounds}",
+        "matrix products": f"{peak / 1e9:.0f} GFLOP/s in float32; GPTQ needs {work['gptq'] / 1e9:.0f} GFLOP here",
+        **{f"{engine.name} differs": engine.note for engine in ENGINES if engine.note},
+    }
+    report(said, facts, rows, runs, int(config["hidden_size"]))
+    return not any(row.reason for row in rows if row.engine == NATIVE)
+
+
+def report(
+    said: argparse.Namespace,
+    facts: dict[str, object],
+    rows: list[Row],
+    runs: dict[str, list[Outcome]],
+    hidden_size: int,
+) -> None:
+    """Writes the table, the record and the picture, and prints the table."""
+    text = markdown(facts, rows, bars(hidden_size))
+    said.output.mkdir(parents=True, exist_ok=True)
+    (said.output / "table.md").write_text(text)
+    (said.output / "table.json").write_text(document(facts, rows, runs))
+    draw(rows, f"{facts['model']}: {facts['sizes']}; {facts['calibration']}", said.output / "picture")
+    print(f"\n{text}\nwritten to {said.output}")
+
+
+def main() -> None:
+    """Runs the benchmark that the command line asks for."""
+    return_freed_memory()
+    said = options(sys.argv[1:])
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        sys.exit(0 if bench(said, Path(name)) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The native engine, as the pod calls it: it reads, quantizes and writes layer by layer, all counted as `quantize`."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from runner_protocol import Clock, serve
+
+from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer
+from quantizer.calibration.tokens import TokenBatches
+from quantizer.checkpoint.reader import SafetensorsReader
+from quantizer.checkpoint.source import DirectorySource
+from quantizer.decoder.model import DecoderModel
+from quantizer.layerwise.making import WeightPass, make_pass
+from quantizer.machine import return_freed_memory
+from quantizer.streaming import quantize
+
+
+def parameters(request: dict[str, Any]) -> WeightPass:
+    """The pass of the contract."""
+    if request["method"] == "gptq":
+        return GptqQuantizer(
+            type="GptqQuantizer",
+            data_config="text",
+            bits=request["bits"],
+            group_size=request["group_size"],
+            sym=request["sym"],
+            damp_percent=request["damp_percent"],
+            true_sequential=request["true_sequential"],
+        )
+    return AutoAWQQuantizer(
+        type="AutoAWQQuantizer",
+        data_config="text",
+        w_bit=request["bits"],
+        q_group_size=request["group_size"],
+        zero_point=not request["sym"],
+    )
+
+
+def run(request: dict[str, Any], clock: Clock) -> None:
+    """One request."""
+    return_freed_memory()
+    source = DirectorySource(Path(request["model"]))
+    with clock.stage("load"):  # imports the model's code, as loading a model does in the other engines
+        DecoderModel(source, SafetensorsReader(source), torch.device("meta"))
+    tokens = torch.load(request["tokens"], weights_only=True)
+    output = Path(request["output"])
+
+    def keep(name: str, path: Path) -> None:
+        shutil.copyfile(path, output / name)
+
+    with tempfile.TemporaryDirectory(dir=output.parent) as scratch, clock.stage("quantize"):
+        quantize(
+            source,
+            TokenBatches(tuple(tokens), request["batch_tokens"]),
+            make_pass(parameters(request)),
+            keep,
+            lambda *_: None,
+            torch.device(request["device"]),
+            Path(scratch),
+        )
+
+
+serve("quantization-operator", run)
