@@ -74,6 +74,15 @@ def test_the_card_says_what_it_is_how_good_and_how_to_load_it() -> None:
         assert words in card
 
 
+@pytest.mark.parametrize(("sym", "needed"), [(False, True), (True, False)])
+def test_the_card_loads_compressed_tensors_with_zero_points_the_way_that_works(
+    sym: bool, needed: bool
+) -> None:
+    card = model_card(a_manifest(checkpoint_format="compressed-tensors", sym=sym), "file:///a")
+    assert ("quantization_config=CompressedTensorsConfig(dequantize=True)" in card) is needed
+    assert ("import AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig" in card) is needed
+
+
 def test_the_recipe_of_the_card_is_the_workflow_itself() -> None:
     manifest = a_manifest(sym=True)
     block = model_card(manifest, "file:///a").split("```yaml\n")[1].split("```")[0]

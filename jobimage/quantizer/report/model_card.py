@@ -8,7 +8,7 @@ from pydantic import Field, TypeAdapter
 from quantization_api.manifest import Manifest
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, QuaRot
 from quantization_api.status import MetricResult
-from quantizer.report.readers import not_read_by, written_by
+from quantizer.report.readers import Written, not_read_by, written_by
 
 WeightParameters = GptqQuantizer | AutoAWQQuantizer | QuaRot
 _PASS: TypeAdapter[WeightParameters] = TypeAdapter(Annotated[WeightParameters, Field(discriminator="type")])
@@ -55,7 +55,7 @@ def model_card(manifest: Manifest, uri: str) -> str:
         _sizes(manifest),
         _recipe(manifest),
         _readers(manifest, parameters),
-        _loading(uri, written.layout),
+        _loading(uri, written),
         _onnx(manifest, uri),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -104,9 +104,16 @@ def _readers(manifest: Manifest, parameters: WeightParameters) -> str:
     return f"## Read by\n\n{lines}" + (f"\n\n{refusal}." if refusal else "")
 
 
-def _loading(uri: str, layout: str) -> str:
-    options = ", trust_remote_code=True" if layout == "quarot" else ""
-    packages = NEEDS[layout.partition(" ")[0]]
+def _loading(uri: str, written: Written) -> str:
+    names, options = "AutoModelForCausalLM, AutoTokenizer", ""
+    if written.layout == "quarot":
+        options = ", trust_remote_code=True"
+    elif (
+        written.layout == "compressed-tensors" and not written.symmetric
+    ):  # its default load wants other zeros
+        names += ", CompressedTensorsConfig"
+        options = ", quantization_config=CompressedTensorsConfig(dequantize=True)"
+    packages = NEEDS[written.layout.partition(" ")[0]]
     if uri.startswith("s3://"):
         fetch = f"aws s3 cp --recursive {uri}/model ./model"
     else:
@@ -119,7 +126,7 @@ pip install {" ".join(["transformers", packages]).strip()}
 ```
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {names}
 
 tokenizer = AutoTokenizer.from_pretrained("./model")
 model = AutoModelForCausalLM.from_pretrained("./model", device_map="auto"{options})
