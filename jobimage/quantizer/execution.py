@@ -24,6 +24,7 @@ from quantizer.machine import (
     make_scratch,
     peak_memory,
     return_freed_memory,
+    use_whole_vectors,
 )
 from quantizer.report.metrics import RunCollector, registry_of
 from quantizer.report.progress import Tracker
@@ -49,6 +50,7 @@ def execute(
             raise Terminated
 
     return_freed_memory()
+    use_whole_vectors()
     torch.set_num_threads(cpu_share())
     device = choose_device(options.device)
     tracker = Tracker()

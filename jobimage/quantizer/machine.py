@@ -12,7 +12,9 @@ from quantization_api.failures import Category, QuantizationError
 
 CGROUPS = Path("/sys/fs/cgroup")
 
-RETURNED_BYTES = 256 * 1024
+MEBIBYTE = 1024 * 1024
+RETURNED_BYTES = 2 * MEBIBYTE
+KEPT_BYTES = 8 * MEBIBYTE
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # mallopt(3)
 
 
@@ -34,22 +36,38 @@ def cpu_share(cgroups: Path = CGROUPS) -> int:
 
 
 def return_freed_memory() -> bool:
-    """Lets the C library give the memory of every freed tensor back to the kernel; False where it cannot.
+    """Lets the C library give the memory of large freed tensors back to the kernel; False where it cannot.
 
     glibc raises its own threshold for that up to 32 MiB as a process frees larger blocks, and keeps what is
     smaller in the heap of the thread that asked for it. A run that frees a layer's tensors in one order and
-    reads the next ones in another thread thus keeps several layers: measured on a layer of 45 million
-    weights, the peak beside the import was 1,095 MB, and 765 MB with a fixed threshold. The price is time in the
-    kernel, which zeroes what is given back: 3 s of 7 on the example model. 4 MiB halve that and hold 20 to
-    100 MB more.
+    reads the next ones in another thread thus keeps several layers. A fixed threshold ends that; its price is
+    the kernel's time to zero what comes back, 3 s of 7 on the example model at 256 KiB. So it stands above the
+    activations of a batch of a small model (calibration.tokens.BATCH_TOKENS), which come and go all the time,
+    and below the weights and Hessians of a large one.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # not glibc
         return False
-    options = ((M_MMAP_THRESHOLD, RETURNED_BYTES), (M_TRIM_THRESHOLD, RETURNED_BYTES), (M_ARENA_MAX, 2))
+    options = ((M_MMAP_THRESHOLD, RETURNED_BYTES), (M_TRIM_THRESHOLD, KEPT_BYTES), (M_ARENA_MAX, 2))
     set_to = [mallopt(option, value) for option, value in options]
     return all(set_to)
+
+
+def use_whole_vectors() -> bool:
+    """Lets float32 products on the CPU use AVX-512 where the default library would not; whether it was needed.
+
+    torch gives them to MKL, which takes AVX2 on processors of other makers: half the speed. oneDNN takes what
+    the processor has, and torch lets it when a product's inputs may be rounded to bfloat16. oneDNN does round
+    where the processor has a unit for such products of matrices (AMX), so there the default stays; elsewhere
+    it computes in float32 as before (tests/unit/test_machine.py).
+    """
+    if not torch.backends.mkldnn.is_available() or torch.cpu._is_amx_tile_supported():
+        return False
+    if not torch.cpu._is_avx512_supported():
+        return False
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
+    return True
 
 
 def choose_device(name: str) -> torch.device:

@@ -40,6 +40,7 @@ from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.model import TABLE_BYTES, DecoderModel
 from quantizer.decoder.walk import LayerWalk
+from quantizer.finite import all_finite
 from quantizer.formats.gptq import GptqFormat
 from quantizer.layerwise.interface import FinishedLayer, LayerContext, LayerPass, ModuleReport
 from quantizer.layerwise.quantized import QuantizedLayers
@@ -312,8 +313,10 @@ class _Run:
             config = with_dtype(config, self.layer_pass.dtype)
         config = self.transform.config(config)
         files = {"config.json": json_file(config)}
-        if self.layer_pass.packs:
-            quantization = layout.quantization_config(self.quantized.not_converted())
+        quantization = (
+            layout.quantization_config(self.quantized.not_converted()) if self.layer_pass.packs else {}
+        )
+        if quantization:  # transformers takes an empty one for a format that it does not know
             files["config.json"] = quantized_config(config, quantization)
             if isinstance(layout, GptqFormat):
                 files["quantize_config.json"] = quantize_config(quantization)
@@ -340,7 +343,7 @@ class _Run:
     def _stored(self, name: str, value: Tensor) -> Tensor:
         """A tensor that is not packed, in the type that it is stored in."""
         stored = value.to(self._planned(name).dtype)
-        if not bool(torch.isfinite(stored).all()):
+        if not all_finite(stored):
             raise QuantizationError(
                 Category.NUMERICAL_FAILURE,
                 f"{name} has values that are too large for {stored.dtype}",
@@ -350,7 +353,7 @@ class _Run:
 
     def _load(self, name: str, read: Tensor) -> Tensor:
         """A tensor in the type that the pass loads the model in."""
-        if not bool(torch.isfinite(read).all()):
+        if not all_finite(read):
             raise QuantizationError(
                 Category.NUMERICAL_FAILURE,
                 f"{name} has values that are not finite",
@@ -359,7 +362,7 @@ class _Run:
         if self.layer_pass.dtype in (None, read.dtype):
             return read
         loaded = read.to(self.layer_pass.dtype)
-        if not bool(torch.isfinite(loaded).all()):
+        if not all_finite(loaded):
             raise QuantizationError(
                 Category.NUMERICAL_FAILURE,
                 f"{name} has values that are too large for {self.layer_pass.dtype}",

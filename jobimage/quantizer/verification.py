@@ -16,6 +16,7 @@ from quantizer.checkpoint.reader import SafetensorsReader, rows_within
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.evaluation.streamed import compare
 from quantizer.evaluation.views import open_view
+from quantizer.finite import all_finite
 from quantizer.layerwise.making import module_names
 from quantizer.store.artifact import is_ours, manifest_digest, missing_or_changed, read_manifest
 from quantizer.store.interface import ARTIFACT
@@ -130,6 +131,6 @@ def load(
 def _finite(reader: SafetensorsReader, name: str) -> bool:
     info = reader.tensors[name]
     if not info.shape:
-        return bool(torch.isfinite(reader.tensor(name)).all())
+        return all_finite(reader.tensor(name))
     step = rows_within(info, SLICE_BYTES)
-    return all(bool(torch.isfinite(rows).all()) for _, rows in reader.slices(name, step))
+    return all(all_finite(rows) for _, rows in reader.slices(name, step))

@@ -105,6 +105,7 @@ class DecoderModel:
             name.startswith(self.architecture.layers + ".0.") for name in reader.tensors
         )
         self._facts: dict[int, _LayerFacts] = {}
+        self._last_pattern: tuple[int, LayerPattern] | None = None
         self._context: ModelContext | None = None
 
     # names
@@ -146,6 +147,14 @@ class DecoderModel:
     def outside_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the parameters outside the layers, but for token embedding and head."""
         return {self.stored_name(name): shape for name, shape in self._skeleton.outside_shapes.items()}
+
+    def needed_outside(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of all that the checkpoint must have outside the layers; a tied head is not among it."""
+        needed = self.outside_shapes()
+        needed[self.embedding_name()] = (self.vocabulary, self.width)
+        if not self._tied() or self.own_head_name() in self.reader.tensors:
+            needed[self.own_head_name()] = (self.vocabulary, self.width)
+        return needed
 
     # layers
 
@@ -265,19 +274,14 @@ class DecoderModel:
                 "experts with a linear each are supported",
                 "Save the model again with save_pretrained of transformers 5, which writes a linear for each expert.",
             )
-        skeleton = self._skeleton
-        expected = {self.stored_name(name): shape for name, shape in skeleton.outside_shapes.items()}
-        expected[self.embedding_name()] = (self.vocabulary, self.width)
-        head = self.stored_name(f"{skeleton.head_name}.weight")
-        if not self._tied() or head in self.reader.tensors:
-            expected[head] = (self.vocabulary, self.width)
+        expected = self.needed_outside()
         for index in range(self.layers):
             prefix = self.layer_prefix(index)
             expected |= {prefix + name: shape for name, shape in self._layer_facts(index).shapes.items()}
         for name, shape in expected.items():
             self._check_tensor(name, shape, self.reader.tensors.get(name))
         extra = sorted(set(self.reader.tensors) - set(expected))
-        computed = (*COMPUTED, *(skeleton.causal._keys_to_ignore_on_load_unexpected or ()))
+        computed = (*COMPUTED, *(self._skeleton.causal._keys_to_ignore_on_load_unexpected or ()))
         unknown = [name for name in extra if not any(re.search(pattern, name) for pattern in computed)]
         if unknown:
             raise unsupported(
@@ -301,7 +305,11 @@ class DecoderModel:
         return bool(getattr(self.config, "tie_word_embeddings", False))
 
     def _pattern(self, index: int) -> LayerPattern:
-        return LayerPattern(self._skeleton.layers[index], self.architecture, self.config)
+        """Of one layer at a time: it is asked for again and again, and a pattern of many experts is slow to make."""
+        if self._last_pattern is None or self._last_pattern[0] != index:
+            made = LayerPattern(self._skeleton.layers[index], self.architecture, self.config)
+            self._last_pattern = (index, made)
+        return self._last_pattern[1]
 
     def _layer_facts(self, index: int) -> _LayerFacts:
         if index not in self._facts:

@@ -46,10 +46,6 @@ class LayerPattern:
         """A copy to put weights into."""
         return self._copy(self._module)
 
-    def module(self) -> nn.Module:
-        """The pattern itself; nothing may be put into it."""
-        return self._module
-
     def turned(self, name: str, weight: Tensor) -> Tensor:
         """A parameter between the checkpoint's orientation and [N, K]; the way there is the way back."""
         return weight.t().contiguous() if self._is_transposed(name) else weight

@@ -5,6 +5,9 @@ bits  values  words        value i of a period occupies bits [i*b, (i+1)*b) of t
    3      32      3        one at the bottom of word 1.
    4       8      1
    8       4      1
+
+Where a word holds whole values (all but 3 bits) neighbouring bytes are merged, 8 bits -> 4 -> 2, and four bytes are
+a word: the machine has to be little-endian, as all that torch is built for are.
 """
 
 import math
@@ -12,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-AT_ONCE = 512  # columns that are spread out to 64 bits at a time
+AT_ONCE = 512  # columns that are worked on at a time
 
 
 def period(bits: int) -> tuple[int, int]:
@@ -35,6 +38,9 @@ def pack_bits(values: Tensor, bits: int) -> Tensor:
     packed = torch.empty((rows // count, words, columns), dtype=torch.int32, device=values.device)
     for first in range(0, columns, AT_ONCE):
         part = slice(first, first + AT_ONCE)
+        if words == 1:
+            packed[:, 0, part] = _merged(_rows(values[:, part].to(torch.uint8)), bits).t()
+            continue
         wide = values[:, part].to(torch.int64).view(rows // count, count, -1)
         stream = torch.zeros((rows // count, words, wide.shape[2]), dtype=torch.int64, device=values.device)
         for index in range(count):
@@ -55,6 +61,9 @@ def unpack_bits(packed: Tensor, bits: int) -> Tensor:
     values = torch.empty((rows // words, count, columns), dtype=torch.uint8, device=packed.device)
     for first in range(0, columns, AT_ONCE):
         part = slice(first, first + AT_ONCE)
+        if words == 1:
+            values[:, :, part] = _split(_rows(packed[:, part]), bits).t().view(rows, count, -1)
+            continue
         stream = packed[:, part].to(torch.int64).view(rows // words, words, -1) & 0xFFFFFFFF
         for index in range(count):
             word, shift = divmod(index * bits, 32)
@@ -63,3 +72,28 @@ def unpack_bits(packed: Tensor, bits: int) -> Tensor:
                 value |= stream[:, word + 1] << (32 - shift)
             values[:, index, part] = (value & (2**bits - 1)).to(torch.uint8)
     return values.view(rows // words * count, columns)
+
+
+def _rows(columns: Tensor) -> Tensor:
+    """The transposed matrix, its strides those of its shape even where a dimension is 1, so that it can be recast."""
+    return columns.t().clone(memory_format=torch.contiguous_format)
+
+
+def _merged(values: Tensor, bits: int) -> Tensor:
+    """Words [m, n * bits / 32] int32 of values [m, n] uint8: neighbouring bytes become one until they are full."""
+    while bits < 8:
+        pairs = values.view(torch.int16)  # the first value in the low byte, the second in the high one
+        values = (pairs | (pairs >> (8 - bits))).to(torch.uint8)
+        bits *= 2
+    return values.view(torch.int32)
+
+
+def _split(words: Tensor, bits: int) -> Tensor:
+    """The inverse of _merged."""
+    values, width = words.view(torch.uint8), 8
+    while width > bits:
+        width //= 2
+        pairs = values.to(torch.int16)
+        low = 2**width - 1
+        values = ((pairs | (pairs << (8 - width))) & (low | low << 8)).view(torch.uint8)
+    return values

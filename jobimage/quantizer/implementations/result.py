@@ -11,6 +11,7 @@ from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.side_files import quantize_config, quantized_config, side_files
 from quantizer.checkpoint.source import DirectorySource, read_whole
 from quantizer.checkpoint.writer import MAX_SHARD_BYTES, PlannedTensor, ShardWriter
+from quantizer.finite import all_finite
 from quantizer.implementations.interface import ImplementationReport, Quantized
 from quantizer.implementations.local_model import read_config
 
@@ -100,7 +101,7 @@ def _packed(name: str, tensor: Tensor) -> Tensor:
 
 
 def _finite(name: str, tensor: Tensor) -> Tensor:
-    if not bool(torch.isfinite(tensor).all()):
+    if not all_finite(tensor):
         raise QuantizationError(Category.NUMERICAL_FAILURE, f"{name} is not finite after the package's run")
     return tensor
 

@@ -8,13 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.finite import all_finite
 from quantizer.formats.interface import WeightFormat, natural_groups
 from quantizer.layerwise.interface import ModuleReport, Rounded
 from quantizer.passes.grid import GroupedGrid, round_to_nearest
 from quantizer.passes.hessian import weighted_square
 
-ROWS_AT_ONCE = 1024  # rows of a weight that are replaced at a time
-MEASURED_ROWS = 512
+NUMBERS_AT_ONCE = (
+    2**18
+)  # of a weight that are replaced at a time: what is computed of them stays in the caches
+MEASURED_ROWS = 256
 WORSE_THAN_RTN = 1.02
 """A module may have this many times plain rounding's error before the run fails. Where inputs are nearly
 uncorrelated there is nothing to gain, and the greedy order may lose a percent."""
@@ -88,10 +91,11 @@ def put_rounded(
     integers, scales, zeros, group_of = rounded
     measured = measured_rows(linear.out_features, linear.weight.device)
     before = linear.weight[measured].float()
-    for first in range(0, linear.out_features, ROWS_AT_ONCE):
-        rows = slice(first, first + ROWS_AT_ONCE)
+    at_once = max(1, NUMBERS_AT_ONCE // linear.in_features)
+    for first in range(0, linear.out_features, at_once):
+        rows = slice(first, first + at_once)
         seen = layout.as_read(integers[rows], scales[rows], zeros[rows], group_of)
-        if not bool(torch.isfinite(seen).all()):
+        if not all_finite(seen):
             raise QuantizationError(
                 Category.NUMERICAL_FAILURE,
                 f"{name}: a weight is too large for float16, which readers compute in",

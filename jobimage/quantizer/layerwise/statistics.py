@@ -7,6 +7,7 @@ from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.decoder.architecture import Group
+from quantizer.finite import all_finite
 from quantizer.passes.hessian import GramMatrix
 from quantizer.passes.magnitude import MeanMagnitude
 
@@ -49,7 +50,7 @@ class InputStatistics:
             )
         hessian = self._gram.hessian()
         self._gram = None
-        if not bool(torch.isfinite(hessian).all()):
+        if not all_finite(hessian):
             raise QuantizationError(
                 Category.NUMERICAL_FAILURE, f"the inputs of {name} are not finite on the calibration text"
             )

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.finite import all_finite
 from quantizer.passes.grid import round_to_grid
 
 BITS = (2, 3, 4, 8)
@@ -140,7 +141,7 @@ def awq_round(weight: Tensor, config: AwqConfig, limits: Tensor | None = None) -
     if limits is not None:
         groups = clipped(groups, limits.unsqueeze(-1))
     scale, zero = fit_awq_grid(groups, config)
-    if not bool(torch.isfinite(scale).all()):
+    if not all_finite(scale):
         raise QuantizationError(
             Category.NUMERICAL_FAILURE,
             "a weight is not finite, or too large for the type that scales are stored in",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.finite import all_finite
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def shared_head_rows(heads: int, value_heads: int, head_width: int, first_row: i
 
 
 def _check(*tensors: Tensor) -> None:
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+    if not all(all_finite(tensor) for tensor in tensors):
         raise _does_not_fit()
 
 

@@ -1,13 +1,10 @@
 """GPTQ (Frantar et al., arXiv 2210.17323): rounding with error feedback, on (weight, Hessian), free of I/O.
 
-Columns are rounded one after another. The error of column j is divided by U[j, j] and spread over the
-columns that are still to come with U[j, j+1:], where U is upper triangular and U'U = (H + damp I)^-1
-(algorithm 1 of the paper). U comes from one Cholesky factor of the reversed matrix and one triangular
-inverse: with J the reversal, J H J = L L', so H = R R' with R = J L J upper, and U = R^-1.
+Columns are rounded in blocks of 128, a block by kernels.column_block; what it takes over from the blocks before
+comes from passes.feedback, which tells the algorithm.
 
 Rows are independent, so linears that share an input are stacked and solved at once. The working copy
-lies transposed, [columns, rows], so that a column is contiguous. Blocks of 128 columns are followed by
-one matrix product for the rest; a block itself is rounded by kernels.column_block.
+lies transposed, [columns, rows], so that a column is contiguous.
 """
 
 import math
@@ -18,10 +15,9 @@ from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.kernels.column_block import round_columns
+from quantizer.passes.feedback import BLOCK, ErrorFeedback, HessianFactor, factor_hessian, row_parts
 from quantizer.passes.grid import GridRule, fit_grid
 
-BLOCK = 128  # also fixes which weights a dynamic group's grid is fitted to: see _Solver.fit_groups
-INVERSE_BLOCK = 256
 BITS = (2, 3, 4, 8)
 
 
@@ -87,89 +83,33 @@ class Rounded:
     damp_percent: float
 
 
-class InverseFactor:
-    """U upper triangular with U'U = (H + d mean(diag H) I)^-1, for H in the order of the columns.
+class _Grids:
+    """The grids of all groups, scales and zeros [G, N], fitted when they are first needed.
 
-    Held as the lower triangular inverse of the reversed matrix's Cholesky factor, J U J, so that one
-    matrix beside H is all the memory that is needed; blocks of U are turned around when they are used.
+    weight: [N, K] as it lies in the checkpoint; order, dead: [K] the columns' order, and which are always zero.
     """
-
-    def __init__(self, reversed_inverse: Tensor) -> None:
-        self._lower, self._size = reversed_inverse, reversed_inverse.shape[0]
-
-    def block(self, rows: slice, columns: slice) -> Tensor:
-        """U[rows, columns], a copy; both slices with start and stop."""
-        last = self._size
-        flipped = self._lower[
-            last - rows.stop : last - rows.start, last - columns.stop : last - columns.start
-        ]
-        return flipped.flip(0, 1)
-
-
-def factor_inverse(hessian: Tensor, order: Tensor, damp_percent: float) -> tuple[InverseFactor, float]:
-    """The inverse factor of H with its columns in `order`, and the d that was needed.
-
-    d starts at damp_percent and is doubled, up to 1, while H is not positive definite in float32. A
-    diagonal element of 0 (an input that was always zero) counts as 1.
-
-    Raises:
-        QuantizationError: NumericalFailure when d = 1 is not enough.
-    """
-    index = order.flip(0)
-    percent = damp_percent
-    while True:
-        matrix = hessian[index.unsqueeze(1), index]
-        diagonal = matrix.diagonal()
-        diagonal[diagonal == 0] = 1.0
-        diagonal.add_(percent * diagonal.mean())
-        _, info = torch.linalg.cholesky_ex(matrix, out=(matrix, torch.empty((), dtype=torch.int32)))
-        if int(info) == 0 and bool(torch.isfinite(matrix.diagonal()).all()):
-            return InverseFactor(invert_lower(matrix)), percent
-        if percent >= 1.0:
-            raise QuantizationError(
-                Category.NUMERICAL_FAILURE,
-                f"the Hessian cannot be factored even with damp_percent {percent:g}",
-            )
-        percent = min(1.0, percent * 2)
-
-
-def invert_lower(matrix: Tensor) -> Tensor:
-    """Inverts a lower triangular matrix in place, from the last block of columns to the first.
-
-    With the trailing part already inverted, the block below a diagonal block D is -inverse(trailing) B inverse(D).
-    """
-    size = matrix.shape[0]
-    for start in reversed(range(0, size, INVERSE_BLOCK)):
-        end = min(start + INVERSE_BLOCK, size)
-        identity = torch.eye(end - start, dtype=matrix.dtype, device=matrix.device)
-        inverse = torch.linalg.solve_triangular(matrix[start:end, start:end], identity, upper=False)
-        below = matrix[end:, end:] @ matrix[end:, start:end]
-        matrix[end:, start:end] = -(below @ inverse)
-        matrix[start:end, start:end] = inverse
-    return matrix
-
-
-class _Solver:
-    """The state of one solve; `working` is the transposed, permuted copy of the weights [K, N]."""
 
     def __init__(self, weight: Tensor, order: Tensor, dead: Tensor, config: GptqConfig) -> None:
-        rows, self.columns = weight.shape
-        self.rule, self.width = config.rule, config.group_width(self.columns)
-        self.working = weight.t().index_select(0, order)
-        self.integers = torch.empty((self.columns, rows), dtype=torch.uint8, device=weight.device)
-        groups = math.ceil(self.columns / self.width)
+        rows, columns = weight.shape
+        self.rule, self.width = config.rule, config.group_width(columns)
+        groups = math.ceil(columns / self.width)
         self.scales = weight.new_empty((groups, rows))
         self.zeros = weight.new_empty((groups, rows))
-        natural = torch.arange(self.columns, device=weight.device) // self.width
+        natural = torch.arange(columns, device=weight.device) // self.width
         self.dynamic = config.group_size != -1 and not config.static_groups
         self.group_of = natural if self.dynamic else natural[order]
         if config.group_size == -1:  # as in the reference, one grid for a row sees its dead columns too
-            self._fit(weight.t(), 0)
-        self.working[dead[order]] = 0.0
-        if config.static_groups and config.group_size != -1:
-            self._fit(weight.t().masked_fill(dead.unsqueeze(1), 0.0), 0)
+            self.fit(weight.t(), 0)
+        elif config.static_groups:
+            self.fit(weight.t().masked_fill(dead.unsqueeze(1), 0.0), 0)
 
-    def _fit(self, columns: Tensor, first_group: int) -> None:
+    def begun(self, start: int, stop: int) -> range:
+        """Dynamic groups that begin in columns [start, stop)."""
+        groups = range(math.ceil(start / self.width), math.ceil(stop / self.width))
+        return groups if self.dynamic else range(0)
+
+    def fit(self, columns: Tensor, first_group: int) -> None:
+        """Fits the grids of whole groups to their columns [groups * width, N]."""
         grouped = columns.reshape(-1, self.width, columns.shape[1])
         last_group = first_group + grouped.shape[0]
         low, high = grouped.amin(1), grouped.amax(1)
@@ -177,28 +117,18 @@ class _Solver:
             low, high, self.rule
         )
 
-    def fit_groups(self, start: int, end: int) -> None:
-        """Fits the grids of dynamic groups that begin in columns [start, end), a block.
-
-        They see the weights as they are when the block begins: compensated for all blocks before, not
-        for columns of this one. That is what the reference does, and it lets all of a block's groups be
-        fitted at once.
-        """
-        first, last = math.ceil(start / self.width), math.ceil(end / self.width)
-        if self.dynamic and first < last:
-            self._fit(self.working[first * self.width : last * self.width], first)
-
-    def round_block(self, start: int, end: int, factor: InverseFactor) -> Tensor:
-        """Rounds columns [start, end); returns their errors, divided by the factor's diagonal: [columns, N]."""
-        block, upper = slice(start, end), factor.block(slice(start, end), slice(start, end))
-        self.integers[block], errors = round_columns(
-            self.working[block], upper, self.scales, self.zeros, self.group_of[block], self.rule.maxq
-        )
-        return errors
+    def read(self, integers: Tensor, columns: slice) -> Tensor:
+        """What a reader sees of the integers [columns, N]: float32."""
+        groups = self.group_of[columns]
+        return (integers.float() - self.zeros[groups]) * self.scales[groups]
 
 
 def gptq(weight: Tensor, hessian: Tensor, config: GptqConfig) -> Rounded:
     """Rounds a weight [N, K] so that tr((W - Q) H (W - Q)') is small.
+
+    Dynamic groups are fitted to the weights as they are when the block in which the group begins does: compensated
+    for all blocks before, not for columns of this one. That is what the reference does, and it lets all of a
+    block's groups be fitted at once.
 
     Args:
         weight: one linear, or several that share their input, stacked by rows.
@@ -208,25 +138,44 @@ def gptq(weight: Tensor, hessian: Tensor, config: GptqConfig) -> Rounded:
     Raises:
         QuantizationError: NumericalFailure when H cannot be factored.
     """
-    weight, columns = weight.float(), weight.shape[1]
+    columns = weight.shape[1]
     dead = hessian.diagonal() == 0  # inputs that were always zero: their weights are rounded to 0
     order = torch.arange(columns, device=weight.device)
     if config.desc_act:
         importance = hessian.diagonal().masked_fill(dead, 1.0)
         order = torch.argsort(importance, descending=True, stable=True)
-    factor, damp_percent = factor_inverse(hessian, order, config.damp_percent)
-    solver = _Solver(weight, order, dead, config)
-    for start in range(0, columns, BLOCK):
-        end = min(start + BLOCK, columns)
-        solver.fit_groups(start, end)
-        errors = solver.round_block(start, end, factor)
-        rest = factor.block(slice(start, end), slice(end, columns))
-        solver.working[end:].addmm_(rest.t(), errors, alpha=-1)
+    factor, damp_percent = factor_hessian(hessian, order, config.damp_percent)
     inverse = torch.argsort(order)
-    return Rounded(
-        solver.integers[inverse].t().contiguous(),
-        solver.scales.t().contiguous(),
-        solver.zeros.t().contiguous(),
-        solver.group_of[inverse].to(torch.int32),
-        damp_percent,
-    )
+    parts = []
+    for part in row_parts(weight):
+        rows = weight[part].float()
+        grids = _Grids(rows, order, dead, config)
+        integers = _round_rows(rows.t().index_select(0, order), dead[order], factor, grids)
+        parts.append((integers[inverse].t(), grids.scales.t(), grids.zeros.t()))
+    group_of = grids.group_of[inverse].to(torch.int32)
+    integers, scales, zeros = (torch.cat(kind).contiguous() for kind in zip(*parts, strict=True))
+    return Rounded(integers, scales, zeros, group_of, damp_percent)
+
+
+def _round_rows(columns: Tensor, dead: Tensor, factor: HessianFactor, grids: _Grids) -> Tensor:
+    """Integers [K, N] uint8 of transposed weights [K, N] in the order of the factor; they are used up."""
+    columns[dead] = 0.0
+    integers = torch.empty(columns.shape, dtype=torch.uint8, device=columns.device)
+    feedback = ErrorFeedback(columns, factor)
+    for start in range(0, len(columns), BLOCK):
+        stop = min(start + BLOCK, len(columns))
+        begun = grids.begun(start, stop)
+        seen, own = feedback.block(start, max(stop, begun.stop * grids.width if begun else 0))
+        if begun:
+            grids.fit(seen[begun.start * grids.width - start : begun.stop * grids.width - start], begun.start)
+        count, block = stop - start, slice(start, stop)
+        integers[block], _ = round_columns(
+            seen[:count],
+            own[:count, :count],
+            grids.scales,
+            grids.zeros,
+            grids.group_of[block],
+            grids.rule.maxq,
+        )
+        feedback.finish(start, stop, grids.read(integers[block], block))
+    return integers

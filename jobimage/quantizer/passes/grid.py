@@ -92,5 +92,10 @@ def round_to_nearest(weight: Tensor, group_size: int, rule: GridRule) -> tuple[T
 
 def dequantize(integers: Tensor, scale: Tensor, zero: Tensor, group_of: Tensor) -> Tensor:
     """Weights [N, K] in float32 from integers [N, K], scales and zeros [N, G] and the group of each column [K]."""
+    (rows, columns), groups = integers.shape, scale.shape[1]
+    width = columns // groups
     index = group_of.long()
+    if columns == groups * width and torch.equal(index, torch.arange(columns, device=index.device) // width):
+        grouped = integers.view(rows, groups, width).float()
+        return grouped.sub_(zero.float().unsqueeze(-1)).mul_(scale.float().unsqueeze(-1)).view(rows, columns)
     return (integers.float() - zero.float()[:, index]) * scale.float()[:, index]

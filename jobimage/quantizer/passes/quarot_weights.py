@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from quantizer.kernels.column_block import round_columns
-from quantizer.passes.gptq import BLOCK, GptqConfig, factor_inverse, gptq
+from quantizer.passes.feedback import BLOCK, ErrorFeedback, factor_hessian, row_parts
+from quantizer.passes.gptq import GptqConfig, gptq
 from quantizer.passes.grid import SMALLEST_HALF, GridRule, dequantize, fit_grid, round_to_grid
 from quantizer.passes.hessian import weighted_square
 
@@ -63,9 +64,14 @@ class RoundedWeight:
     scale_unit: float = 0.0
     damp_percent: float = 0.0
 
+    @property
+    def grid(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Integers, scales, zeros and the group of each column, as the formats take them."""
+        return self.integers, self.scales, self.zeros, self.group_of
+
     def weight(self) -> Tensor:
         """The weight [N, K] float32 that a reader computes."""
-        return dequantize(self.integers, self.scales, self.zeros, self.group_of)
+        return dequantize(*self.grid)
 
 
 def round_weights(parts: Sequence[Tensor], hessian: Tensor | None, rule: WeightRule) -> list[RoundedWeight]:
@@ -183,19 +189,23 @@ def gptq_on_grid(
     """GPTQ (passes.gptq tells the algorithm) on grids that are given: integers [N, K] uint8 and the damping."""
     dead = hessian.diagonal() == 0
     order = torch.arange(weight.shape[1], device=weight.device)
-    factor, damp_percent = factor_inverse(hessian, order, rule.damping)
-    working = weight.t().float().clone()
-    working[dead] = 0.0
-    integers = torch.empty(working.shape, dtype=torch.uint8, device=weight.device)
-    steps, centres = scales.t().contiguous(), zeros.t().contiguous()
-    for start in range(0, len(working), BLOCK):
-        block = slice(start, min(start + BLOCK, len(working)))
-        rest = slice(block.stop, len(working))
-        integers[block], errors = round_columns(
-            working[block], factor.block(block, block), steps, centres, group_of[block], rule.grid.maxq
-        )
-        working[rest].addmm_(factor.block(block, rest).t(), errors, alpha=-1)
-    return integers.t().contiguous(), damp_percent
+    factor, damp_percent = factor_hessian(hessian, order, rule.damping)
+    solved = []
+    for part in row_parts(weight):
+        columns = weight[part].t().float().clone()
+        columns[dead] = 0.0
+        integers = torch.empty(columns.shape, dtype=torch.uint8, device=weight.device)
+        steps, centres = scales[part].t().contiguous(), zeros[part].t().contiguous()
+        feedback = ErrorFeedback(columns, factor)
+        for start in range(0, len(columns), BLOCK):
+            block = slice(start, min(start + BLOCK, len(columns)))
+            seen, own = feedback.block(block.start, block.stop)
+            groups = group_of[block]
+            integers[block], _ = round_columns(seen, own, steps, centres, groups, rule.grid.maxq)
+            read = (integers[block].float() - centres[groups]) * steps[groups]
+            feedback.finish(block.start, block.stop, read)
+        solved.append(integers.t())
+    return torch.cat(solved), damp_percent
 
 
 def refit_scales(
