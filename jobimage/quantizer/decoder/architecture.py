@@ -132,7 +132,6 @@ class Architecture:
     blocks: of a layer; in a layer with experts `sparse_block` takes the place of the last one.
     parallel: the config's field that says whether every block reads the layer's input.
     returns_tuple: whether a layer's forward returns a tuple.
-    rotation_obstacle: why the residual stream cannot be rotated without changing the model's class.
     head_as: what checkpoints call the head, where transformers 5 gave it another name.
     listed_stages: for a model without blocks (generic path), the linears as the user listed them.
     """
@@ -149,7 +148,6 @@ class Architecture:
     parallel: str | None = None
     returns_tuple: bool = False
     refusals: tuple[Refusal, ...] = ()
-    rotation_obstacle: str | None = None
     head_as: str | None = None
     listed_stages: tuple[tuple[str, ...], ...] = ()
 

@@ -4,8 +4,6 @@ from quantizer.decoder.architecture import Architecture, Block, Experts, Fold, N
 
 QKV = ("q_proj", "k_proj", "v_proj")
 GELU_BETWEEN = "an activation that no scale passes through (GELU) lies between"
-LAYER_NORM = "its LayerNorms subtract the mean, which a rotation of the residual stream does not leave alone"
-POST_NORMS = "its norms behind attention and MLP have weights of their own in the residual stream's basis"
 
 
 def _norm_fold(block: Block, *beside: str) -> Fold:
@@ -19,7 +17,6 @@ def _gated(
     norms: tuple[str, str] = ("input_layernorm", "post_attention_layernorm"),
     post_norms: tuple[str | None, str | None] = (None, None),
     refusals: tuple[Refusal, ...] = (),
-    rotation_obstacle: str | None = None,
 ) -> Architecture:
     """Llama and its descendants: separate q, k, v; gate and up."""
     attention = Block("attention", norms[0], "self_attn", QKV, "o_proj", post_norm=post_norms[0])
@@ -37,7 +34,6 @@ def _gated(
             Fold("linear", "mlp.up_proj", ("mlp.down_proj",)),
         ),
         refusals=refusals,
-        rotation_obstacle=rotation_obstacle,
     )
 
 
@@ -50,7 +46,6 @@ def _gemma(model_type: str) -> Architecture:
         refusals=(
             Refusal("use_bidirectional_attention", True, "its attention is bidirectional: it is no decoder"),
         ),
-        rotation_obstacle=POST_NORMS,
     )
 
 
@@ -145,7 +140,6 @@ OPT = Architecture(
             "its norms lie behind attention and MLP (do_layer_norm_before false, as in opt-350m)",
         ),
     ),
-    rotation_obstacle=LAYER_NORM,
 )
 
 _GPT2_BLOCKS = (
@@ -165,7 +159,6 @@ GPT2 = Architecture(
         Fold("linear", "mlp.c_fc", ("mlp.c_proj",), activation="activation_function"),
     ),
     refusals=(Refusal("add_cross_attention", True, "it has cross-attention, for an encoder beside it"),),
-    rotation_obstacle=LAYER_NORM,
 )
 
 _NEOX_BLOCKS = (
@@ -186,7 +179,6 @@ GPT_NEOX = Architecture(
     ),
     parallel="use_parallel_residual",
     head_as="embed_out",
-    rotation_obstacle=LAYER_NORM,
 )
 
 _BLOOM_BLOCKS = (
@@ -218,7 +210,6 @@ BLOOM = Architecture(
             "slow_but_exact", True, "it splits its closing linears (slow_but_exact true); set that to false"
         ),
     ),
-    rotation_obstacle=LAYER_NORM,
 )
 
 ARCHITECTURES: dict[str, Architecture] = {

@@ -72,13 +72,16 @@ class QuantizedLayers:
             QuantizationError: ArtifactCorrupt naming a linear whose tensors cannot be right.
         """
         layout, prefix = self._layout, self._model.layer_prefix(index)
+        shapes = self._model.linear_shapes(index)
         weights: dict[str, Tensor] = {}
         for linear in self.converted(index):
             full = prefix + linear
             parts = {part: tensors.pop(f"{full}.{part}") for part in layout.tensors}
             back = layout.unpack(full, parts)
             seen = layout.as_read(back.integers, back.scales, back.zeros, back.group_of)
-            seen = replayed(linear, seen)
+            seen = replayed(
+                linear, seen[:, : shapes[linear][1]]
+            )  # a row's last word may hold more than weights
             weights[f"{linear}.weight"] = self._model.turned(index, f"{linear}.weight", seen)
         for name in list(tensors):
             weights[name.removeprefix(prefix)] = tensors.pop(name)

@@ -111,8 +111,7 @@ class QuarotLayerPass:
                 assert result.stored is not None
                 finished.tensors[f"{full}.weight"] = layer.stored(f"{name}.weight", result.stored)
                 continue
-            found = result.rounded
-            rounded = (found.integers, found.scales, found.zeros, found.group_of)
+            rounded = result.rounded.grid
             reports.append(self._report(full, linear.weight, result))
             finished.tensors |= pack_linear(full, rounded, self.format)
             seen = self.format.as_read(*rounded)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.finite import all_finite
 from quantizer.passes.grid import dequantize, round_to_nearest
 from quantizer.passes.hadamard import Rotation
 from quantizer.passes.hessian import weighted_square
@@ -42,7 +43,7 @@ from quantizer.passes.rotation import (
     rotate_stream,
     rotate_values,
 )
-from quantizer.passes.rotation_layout import LayerLayout, ModelLayout, residual_obstacle
+from quantizer.passes.rotation_layout import LayerLayout, ModelLayout
 
 
 @dataclass(frozen=True)
@@ -63,16 +64,12 @@ class StageResult:
 
 
 class QuarotPass:
-    """The rotations of a model and what they do to its tensors.
-
-    residual_obstacle: why the residual stream stays as it is although rotate is true, or None.
-    """
+    """The rotations of a model, which check_model has accepted, and what they do to its tensors."""
 
     def __init__(self, parameters: QuarotParameters, layout: ModelLayout) -> None:
         self.parameters, self.layout = parameters, layout
-        self.residual_obstacle = residual_obstacle(layout) if parameters.rotate else None
         self._residual: Orthogonal | None = None
-        if parameters.rotate and self.residual_obstacle is None:
+        if parameters.rotate:
             seed = f"{parameters.rotation_seed}:residual"
             kind = MeanPreserving if layout.mean_preserving else Rotation
             self._residual = kind(layout.width, seed)
@@ -142,7 +139,7 @@ class QuarotPass:
             rotate_values(changed, site, Rotation(site.head_dim, seed))
         result = {name: tensor.float().contiguous() for name, tensor in changed.items()}
         for name, tensor in result.items():
-            if not bool(torch.isfinite(tensor).all()):
+            if not all_finite(tensor):
                 raise QuantizationError(
                     Category.NUMERICAL_FAILURE, f"layer {index}: {name} is not finite after the rotation"
                 )

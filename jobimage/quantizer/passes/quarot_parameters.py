@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.passes.quarot_weights import WeightRule
-from quantizer.passes.rotation_layout import ModelLayout
+from quantizer.passes.rotation_layout import ModelLayout, residual_obstacle
 
 WEIGHT_BITS = (2, 3, 4, 8, 16)
 ONLINE_BITS = (2, 3, 4, 5, 6, 7, 8, 16)
@@ -145,8 +145,16 @@ def check_model(
 
     Raises:
         QuantizationError: InvalidWorkflow naming the linear that a group size does not divide, or saying
-            that this model type has no modelling code.
+            that this model type has no modelling code; ModelUnsupported for a residual stream that cannot
+            be rotated.
     """
+    obstacle = residual_obstacle(layout)
+    if parameters.rotate and obstacle:
+        raise QuantizationError(
+            Category.MODEL_UNSUPPORTED,
+            f"rotate is true, but {obstacle} (model_type {model_type})",
+            "Set rotate: false with w_rtn or w_gptq and w_bits, or use GptqQuantizer or AutoAWQQuantizer.",
+        )
     if needs_own_code(parameters) and model_type not in OWN_CODE_TYPES:
         raise QuantizationError(
             Category.INVALID_WORKFLOW,

@@ -70,7 +70,7 @@ class QuarotFormat:
         return tensors
 
     def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> Unpacked:  # noqa: ARG002 - nothing can be told wrong
-        """See WeightFormat."""
+        """See WeightFormat; with one group a row, whatever fills its last word comes as further columns."""
         if self.scale_bits == FULL:
             scales = tensors["scales"]
         else:
