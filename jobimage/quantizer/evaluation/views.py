@@ -104,9 +104,9 @@ def open_view(source: Source, device: torch.device, modules: ModuleNames | None 
     """
     config = read_config(source)
     if "quarot" in config:
-        return QuarotView(source, device)
+        return _complete(QuarotView(source, device))
     if "quantization_config" in config:
-        return PackedView(source, device, modules)
+        return _complete(PackedView(source, device, modules))
     try:
         return FloatView(source, device, modules)
     except QuantizationError as error:
@@ -116,6 +116,20 @@ def open_view(source: Source, device: torch.device, modules: ModuleNames | None 
             Category.ARTIFACT_CORRUPT,
             f"config.json does not say quant_method, and a float model it is not either: {error.message}",
         ) from error
+
+
+def _complete(view: View) -> View:
+    """The view of an artifact that has what is needed beside the layers: embedding, norms, and a head not tied."""
+    for name, shape in view.model.needed_outside().items():
+        found = view.model.reader.tensors.get(name)
+        if found is None:
+            raise QuantizationError(Category.ARTIFACT_CORRUPT, f"the artifact lacks the tensor {name}")
+        if found.shape != shape:
+            raise QuantizationError(
+                Category.ARTIFACT_CORRUPT,
+                f"{name} has shape {list(found.shape)}, config.json makes it {list(shape)}",
+            )
+    return view
 
 
 class PackedView:

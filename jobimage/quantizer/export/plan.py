@@ -22,6 +22,8 @@ from quantization_api.passes import ModelBuilder
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 BITS_OF = {"int4": (2, 4), "int8": (8,)}
 """Bits of the checkpoint that a precision stands for; there is no word for 2 bits, they come with int4."""
+BITS = tuple(sorted(bits for stood_for in BITS_OF.values() for bits in stood_for))
+"""What MatMulNBits holds of a checkpoint; symmetric or not (report.readers lists the builder by these, too)."""
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 TABLES = ("/lm_head/MatMul", "/model/embed_tokens/Gather")  # stay as the checkpoint has them
 
@@ -130,7 +132,7 @@ REFUSALS: tuple[Refusal, ...] = (
         ),
     ),
     (
-        lambda r: r.bits not in (2, 4, 8),
+        lambda r: r.bits not in BITS,
         lambda r: (
             f"MatMulNBits holds 2, 4 or 8 bits, the checkpoint has {r.bits}; write one of them in the "
             "pass before ModelBuilder"

@@ -105,9 +105,9 @@ def _readers(manifest: Manifest, parameters: WeightParameters) -> str:
 
 
 def _loading(uri: str, written: Written) -> str:
-    names, options = "AutoModelForCausalLM, AutoTokenizer", ""
+    names, options, tokenizer = "AutoModelForCausalLM, AutoTokenizer", "", ""
     if written.layout == "quarot":
-        options = ", trust_remote_code=True"
+        options = tokenizer = ", trust_remote_code=True"  # the tokenizer's class is found by the config
     elif (
         written.layout == "compressed-tensors" and not written.symmetric
     ):  # its default load wants other zeros
@@ -128,7 +128,7 @@ pip install {" ".join(["transformers", packages]).strip()}
 ```python
 from transformers import {names}
 
-tokenizer = AutoTokenizer.from_pretrained("./model")
+tokenizer = AutoTokenizer.from_pretrained("./model"{tokenizer})
 model = AutoModelForCausalLM.from_pretrained("./model", device_map="auto"{options})
 inputs = tokenizer("Once upon a time", return_tensors="pt").to(model.device)
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=50)[0], skip_special_tokens=True))

@@ -1,12 +1,14 @@
 """Which software reads what was written, as it is.
 
-The rows of transformers and gptqmodel are measured (tests/e2e/test_format_reader.py and its neighbours, on a
-CPU); those of vLLM, SGLang and the kernels of AutoAWQ are what their sources say.
+The rows of transformers, gptqmodel and the model builder are measured (tests/e2e/test_format_reader.py and its
+neighbours, on a CPU); those of vLLM, SGLang and the kernels of AutoAWQ are what their sources say. What the model
+builder takes is decided in export.plan, which asks it.
 """
 
 from dataclasses import dataclass
 
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, QuaRot
+from quantizer.export.plan import BITS, BLOCK_SIZES
 
 ALL_BITS = (2, 3, 4, 8)
 SERVER_GROUPS = (-1, 32, 64, 128)
@@ -27,17 +29,19 @@ class Written:
     bits: int
     group_size: int
     symmetric: bool
+    desc_act: bool = False
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one reader takes of one layout; group_sizes None is all."""
+    """What one reader takes of one layout; group_sizes None is all. desc_act: whether it may be true."""
 
     reader: str
     layout: str
     bits: tuple[int, ...] = ALL_BITS
     symmetric: tuple[bool, ...] = BOTH
     group_sizes: tuple[int, ...] | None = None
+    desc_act: bool = True
 
     def missing(self, written: Written) -> list[str]:
         """What the parameters would have to be for this reader, in the words of the passes."""
@@ -53,6 +57,8 @@ class Row:
         if self.group_sizes is not None and written.group_size not in self.group_sizes:
             key = "q_group_size" if written.layout.startswith("awq") else "group_size"
             reasons.append(f"{key}: {_either(self.group_sizes)}")
+        if written.desc_act and not self.desc_act:
+            reasons.append("desc_act: false")
         return reasons
 
 
@@ -66,7 +72,7 @@ TABLE: tuple[Row, ...] = (
     Row("gptqmodel", "gptq", group_sizes=TORCH_GROUPS),
     Row("vLLM", "gptq", (4, 8), SYMMETRIC, SERVER_GROUPS),
     Row("SGLang", "gptq", (4, 8), SYMMETRIC, SERVER_GROUPS),
-    Row("onnxruntime-genai model builder", "gptq", (4,)),
+    Row("onnxruntime-genai model builder", "gptq", BITS, group_sizes=BLOCK_SIZES, desc_act=False),
     Row("transformers (with optimum and gptqmodel)", "gptq_v2", group_sizes=TORCH_GROUPS),
     Row("gptqmodel", "gptq_v2", group_sizes=TORCH_GROUPS),
     Row("transformers (with compressed-tensors)", "compressed-tensors", symmetric=SYMMETRIC),
@@ -81,7 +87,7 @@ TABLE: tuple[Row, ...] = (
     Row("transformers (with gptqmodel)", "awq gemm", (4,), BOTH, AWQ_GROUPS),
     Row("vLLM", "awq gemm", (4,), ASYMMETRIC, SERVER_GROUPS),
     Row("SGLang", "awq gemm", (4,), ASYMMETRIC, SERVER_GROUPS),
-    Row("onnxruntime-genai model builder", "awq gemm", (4,), ASYMMETRIC, (16, 32, 64, 128)),
+    Row("onnxruntime-genai model builder", "awq gemm", BITS, group_sizes=BLOCK_SIZES),
     Row("AutoAWQ 0.2.9 (on a GPU)", "awq gemm", (4,), ASYMMETRIC, (32, 64, 128)),
     Row("AutoAWQ 0.2.9 (on a GPU)", "awq gemv", (4,), ASYMMETRIC, (64, 128)),
     Row("AutoAWQ 0.2.9 (on a GPU)", "awq gemv_fast", (4,), ASYMMETRIC, (128,)),
@@ -120,7 +126,13 @@ def refusal(written: Written) -> str | None:
 def written_by(parameters: GptqQuantizer | AutoAWQQuantizer | QuaRot) -> Written:
     """What a pass with these parameters writes."""
     if isinstance(parameters, GptqQuantizer):
-        return Written(parameters.checkpoint_format, parameters.bits, parameters.group_size, parameters.sym)
+        return Written(
+            parameters.checkpoint_format,
+            parameters.bits,
+            parameters.group_size,
+            parameters.sym,
+            parameters.desc_act,
+        )
     if isinstance(parameters, QuaRot):
         online = (parameters.a_bits, parameters.k_bits, parameters.v_bits, parameters.s_bits)
         layout = "quarot" if min(online) < 16 else "gptq" if parameters.w_bits < 16 else "float"
