@@ -1,9 +1,9 @@
 """How far a run is, over all of its stages, and when it will end.
 
 Every stage has a weight: an estimate of its work in one unit (see workload). The share that is done is
-the weight of finished stages plus the finished part of the current one. The time to the end is
-extrapolated from the time that the share has taken, so a wrong unit cancels out and wrong proportions
-are corrected as stages end.
+the weight of finished stages plus the finished part of the current one. The time to the end is estimated
+from what stages have taken (see time_left), so a wrong unit cancels out and wrong proportions are corrected
+as soon as a stage moves.
 """
 
 import threading
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from quantization_api.status import Progress
+from quantizer.report.time_left import Current, Finished, seconds_left
 
 MIN_SHARE = 0.02
 MIN_SECONDS = 2.0
@@ -20,10 +21,11 @@ MIN_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a run and its estimated work."""
+    """One stage of a run, its estimated work, and the seconds that it takes beside the work, however small that is."""
 
     name: str
     weight: float
+    fixed: float = 0.0
 
 
 class Tracker:
@@ -37,6 +39,7 @@ class Tracker:
         self._stages: list[Stage] = []
         self._current = ""
         self._fraction = 0.0
+        self._advanced = 0.0
         self._done: set[str] = set()
         self._layer = 0
         self._layers = 0
@@ -58,6 +61,7 @@ class Tracker:
         """Everything inside belongs to the stage; its time is counted even if it fails."""
         with self._lock:
             self._current, self._fraction, self._stage_started = name, 0.0, self._clock()
+            self._advanced = 0.0
         try:
             yield
         finally:
@@ -71,6 +75,7 @@ class Tracker:
         """The current stage is done / total of its way."""
         with self._lock:
             self._fraction = min(1.0, done / total) if total else 0.0
+            self._advanced = self._clock() - self._stage_started
 
     def layers(self, layer: int, layers: int) -> None:
         """Decoder layers that are finished, and how many there are."""
@@ -107,7 +112,8 @@ class Tracker:
             if self._finished:
                 eta = 0
             elif share >= MIN_SHARE and elapsed >= MIN_SECONDS:
-                eta = max(1, round(elapsed * (1 - share) / share))
+                left = self._seconds_left()
+                eta = None if left is None else max(1, round(left))
             return Progress(
                 percent=self._percent,
                 stage="done" if self._finished else self._current,
@@ -134,6 +140,18 @@ class Tracker:
         """Tokens by stage."""
         with self._lock:
             return dict(self._tokens)
+
+    def _seconds_left(self) -> float | None:
+        current, to_come, fixed, finished = None, 0.0, 0.0, []
+        for stage in self._stages:
+            if stage.name in self._done:
+                finished.append(Finished(stage.weight, self._seconds[stage.name]))
+            elif stage.name == self._current:
+                elapsed = self._clock() - self._stage_started
+                current = Current(stage.weight, self._fraction, self._advanced, elapsed, stage.fixed)
+            else:
+                to_come, fixed = to_come + stage.weight, fixed + stage.fixed
+        return seconds_left(finished, current, to_come, fixed)
 
     def _share(self) -> float:
         total = sum(stage.weight for stage in self._stages)

@@ -10,7 +10,11 @@ from quantizer.report.progress import Stage
 
 SOLVE_FACTOR = 2.0  # rounding a column costs more than its multiply-adds: it is not one large product
 LOGIT_COST = 200  # of the softmax and the sums over the vocabulary, for one logit
+EVALUATE_FACTOR = (
+    1.5  # so is evaluating: models are read back from their formats, logits come in small slices
+)
 PUBLISH_SHARE = 0.02
+PUBLISH_SECONDS = 2.0  # the library that draws the report's pictures is loaded
 EXPORT_SHARE = 0.5  # of the rest: the model builder takes long on a small model
 
 
@@ -40,13 +44,13 @@ def plan(
     names = {metric.data_config for metric in metrics if metric.data_config}
     first = calibration.sequences[0] if calibration.sequences else ()
     evaluated = 4 * sum(tokens[name].tokens for name in names) or 2 * len(first)
-    evaluate = float(evaluated * forward)
+    evaluate = EVALUATE_FACTOR * evaluated * forward
     export = EXPORT_SHARE * (quantize + evaluate)
     return [
         Stage("quantize", quantize),
         *([Stage("export", export)] if exports else []),
         Stage("evaluate", evaluate),
-        Stage("publish", PUBLISH_SHARE * (quantize + evaluate)),
+        Stage("publish", PUBLISH_SHARE * (quantize + evaluate), PUBLISH_SECONDS),
     ]
 
 
