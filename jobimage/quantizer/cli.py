@@ -72,6 +72,19 @@ def parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true", help="print JSON")
     _storage(inspect)
 
+    delete = commands.add_parser(
+        "delete",
+        help="remove an artifact",
+        description="Removes what the manifest of an artifact lists, the manifest itself, and the state of unfinished "
+        "runs; never an object that lies beside them. With --recipe or --uid, only what is of that recipe or job.",
+    )
+    delete.add_argument("uri", metavar="URI", help="s3://BUCKET/PREFIX, file:///PATH or a path")
+    delete.add_argument("--recipe", metavar="DIGEST", help="only an artifact of this recipe (sha256:...)")
+    delete.add_argument(
+        "--uid", metavar="UID", help="only what the QuantizationJob of this uid made or left unfinished"
+    )
+    _storage(delete)
+
     importer = commands.add_parser(
         "import",
         help="turn an Olive run config into a manifest",
@@ -124,6 +137,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from quantizer.cli_run import run_command
 
         return run_command(options)
+    if options.command == "delete":
+        from quantizer.cli_delete import delete_command
+
+        return delete_command(options)
     from quantizer.cli_look import inspect_command, verify_command
 
     return verify_command(options) if options.command == "verify" else inspect_command(options)

@@ -3,22 +3,19 @@
 import argparse
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
-from quantization_api.failures import ExitCode
 from quantization_api.manifest import Manifest
 from quantization_api.pod import StorageAccess
-from quantizer import logs
+from quantizer.cli_ending import guarded
 from quantizer.cli_screen import facts_text, metrics_table, sizes
 from quantizer.execution import scratch_parent
 from quantizer.inspection import inspect
 from quantizer.machine import choose_device, make_scratch
-from quantizer.termination import categorize
 from quantizer.verification import verify
 
 logger = logging.getLogger(__name__)
@@ -45,7 +42,7 @@ def verify_command(options: argparse.Namespace) -> int:
         for key in verified.unlisted:
             Console().print(f"beside the artifact, not of it: {key}", soft_wrap=True, markup=False)
 
-    return _guarded(action)
+    return guarded(action)
 
 
 def inspect_command(options: argparse.Namespace) -> int:
@@ -60,19 +57,7 @@ def inspect_command(options: argparse.Namespace) -> int:
         else:
             Console().print(_model(described), soft_wrap=True)
 
-    return _guarded(action)
-
-
-def _guarded(action: Callable[[Console], None]) -> int:
-    logs.set_up(as_json=False)
-    console = Console(stderr=True)
-    try:
-        action(console)
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - every ending of a command ends here
-        known = categorize(error)
-        console.print(f"{known.category}: {known.message}\n{known.hint}", style="red", markup=False)
-        return int(known.exit_code)
-    return int(ExitCode.DONE)
+    return guarded(action)
 
 
 def _access(options: argparse.Namespace) -> StorageAccess:

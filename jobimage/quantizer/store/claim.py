@@ -9,18 +9,27 @@ before, so of two that try at the same time one wins.
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import STATE_PREFIX
-from quantizer.store.interface import PreconditionFailedError, Store
+from quantizer.store.interface import ObjectInfo, PreconditionFailedError, Store
 
 CLAIM_NAME = f"{STATE_PREFIX}claim.json"
 RENEW_SECONDS = 15.0
 PATIENCE_SECONDS = 40.0
 LOOK_SECONDS = 2.0
+
+
+def holder_of(store: Store, claim: ObjectInfo) -> dict[str, str]:
+    """Who claims an output (job, uid, recipe); {} when what lies there is no claim."""
+    try:
+        holder = json.loads(bytes(store.read(claim.key, 0, claim.size)))
+    except ValueError:
+        return {}
+    return holder if isinstance(holder, dict) else {}
 
 
 class Claim:
@@ -72,20 +81,21 @@ class Claim:
         if self._lost is not None:
             raise self._lost
 
-    def release(self) -> None:
-        """Removes the claim, and everything else of the run's state."""
+    def release(self, last: Sequence[str] = ()) -> None:
+        """Removes everything else of the run's state, then the claim, then `last`, which is needed until then."""
         self._stop.set()
         self._thread.join()
         self.check()
-        self._store.delete([key for key in self._store.list(STATE_PREFIX) if key != CLAIM_NAME])
-        self._store.delete([CLAIM_NAME])
+        kept = (CLAIM_NAME, *last)
+        self._store.delete([key for key in self._store.list(STATE_PREFIX) if key not in kept])
+        self._store.delete(kept)
 
     def _take(self) -> None:
         found = self._store.head(CLAIM_NAME)
         if found is None:
             self._version = self._store.put_bytes(CLAIM_NAME, self._text(), if_absent=True)
             return
-        holder = self._holder(found.size)
+        holder = holder_of(self._store, found)
         owner = str(holder.get("uid"))
         if owner != self._uid and not self._has_ended(owner):
             waited = 0.0
@@ -98,13 +108,6 @@ class Claim:
                 if now.version != found.version:
                     raise self._conflict(f"{holder.get('job')} writes to it right now")
         self._version = self._store.put_bytes(CLAIM_NAME, self._text(), if_version=found.version)
-
-    def _holder(self, size: int) -> dict[str, str]:
-        try:
-            holder = json.loads(bytes(self._store.read(CLAIM_NAME, 0, size)))
-        except ValueError:
-            return {}
-        return holder if isinstance(holder, dict) else {}
 
     def _text(self) -> bytes:
         self._count += 1
