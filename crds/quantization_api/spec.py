@@ -148,16 +148,6 @@ class PodTemplate(KubernetesModel):
     )
 
 
-def later(field: str, allowed: str | None, sentence: str, refused: Any) -> Rule:
-    """A rule that refuses what this release does not do; `allowed` is the CEL condition that passes."""
-    return Rule(
-        cel=f"!has(self.{field})" + (f" || {allowed}" if allowed else ""),
-        message=sentence,
-        check=lambda spec: sentence if refused(spec) else None,
-        field=field,
-    )
-
-
 class QuantizationJobSpec(KubernetesModel):
     """What is computed (workflow) and where and how (everything else)."""
 
@@ -173,22 +163,42 @@ class QuantizationJobSpec(KubernetesModel):
     )
     storage: Storage = Field(default_factory=Storage, description="How s3:// URIs are reached.")
     template: PodTemplate = Field(default_factory=PodTemplate, description="The pod.")
-    suspend: bool = Field(False, description="Pause the job: no pod runs, finished layers are kept.")
+    suspend: bool = Field(
+        False,
+        description="Pause the job: its Job is deleted, no pod runs, finished layers and the count of attempts are "
+        "kept. false: it goes on.",
+    )
     backoff_limit: Annotated[int, Field(ge=0, le=100)] = Field(
-        3, description="Failed attempts before the job fails; disruptions are not counted."
+        3, description="Failed attempts before the job fails, over all pauses; disruptions are not counted."
     )
     active_deadline_seconds: Annotated[int, Field(ge=1, le=31536000)] | None = Field(
-        None, description="Longest time that the Job may be active, in seconds."
+        None,
+        description="Longest time that the Job may be active, in seconds; begins anew after a pause or preemption.",
     )
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31536000)] | None = Field(
-        None, description="Time after which a finished object is removed, in seconds."
+        None,
+        description="Time after its end until the object is deleted, in seconds; none: it stays. The artifact stays, "
+        "unless artifactPolicy is Delete.",
     )
     artifact_policy: Literal["Retain", "Delete"] = Field(
-        "Retain", description="Delete: removing the object removes the artifact."
+        "Retain",
+        description="Delete: deleting the object first stops the job and removes its artifact, by a pod; if that "
+        "fails, the object goes and an event says what was left.",
     )
     reuse: Literal["Allowed", "Never"] = Field(
         "Allowed",
         description="Allowed: an artifact of the same recipe that is already at the output is the result.",
+    )
+    managed_by: (
+        Annotated[
+            str,
+            Field(min_length=3, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9._-]+$"),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="The controller that this object is for; none, or quantization.dev/operator: this operator, which "
+        "leaves others' alone, as with a Job (for example kueue.x-k8s.io/multikueue). Immutable.",
     )
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -199,22 +209,11 @@ class QuantizationJobSpec(KubernetesModel):
             check=None,  # without a cluster a file is as good as any place
             field="output",
         ),
-        later(
-            "suspend",
-            "!self.suspend",
-            "suspend is not available in this release; leave it out and delete the object to stop the job",
-            lambda s: s.suspend,
-        ),
-        later(
-            "ttlSecondsAfterFinished",
-            None,
-            "ttlSecondsAfterFinished is not available in this release; leave it out and delete finished objects",
-            lambda s: s.ttl_seconds_after_finished is not None,
-        ),
-        later(
-            "artifactPolicy",
-            "self.artifactPolicy == 'Retain'",
-            "only artifactPolicy Retain is available in this release; remove artifacts in the bucket",
-            lambda s: s.artifact_policy != "Retain",
+        Rule(
+            cel="has(self.managedBy) == has(oldSelf.managedBy) && "
+            "(!has(self.managedBy) || self.managedBy == oldSelf.managedBy)",
+            message="managedBy is immutable: delete the object and apply the new one",
+            check=None,  # a transition
+            field="managedBy",
         ),
     )
