@@ -1,18 +1,20 @@
 """Run the operator: `quantization-operator`, or `python -m quantization_operator`.
 
-One process is one replica. Two that run at the same time would not make two Jobs (the name is derived from
-the uid) but would write the same status twice; there is no lease yet, so the Deployment has one replica and
-replaces it only after it has ended.
+One process is one replica. All replicas watch and keep their cache warm, so each could act at once; the one with
+the lease does (`lease.py`, `leadership.py`). Listing 10,000 jobs takes longer than it may take to go on without
+the leader, so a follower that began to watch only then would be too late.
 """
 
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import signal
 import socket
 import sys
 import time
+import uuid
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
@@ -24,9 +26,11 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from quantization_operator import logs, probes, watch
-from quantization_operator.cache import Cache
+from quantization_operator.cache import Cache, Key
 from quantization_operator.controller import Controller
-from quantization_operator.kube import ApiError, Kube, log_in
+from quantization_operator.kube import ApiError, Connection, Kube, log_in
+from quantization_operator.leadership import Leadership, LeaseLostError
+from quantization_operator.lease import Timing, View
 from quantization_operator.metrics import LiveCollector, Metrics
 from quantization_operator.progress import Poller
 from quantization_operator.queue import WorkQueue
@@ -37,6 +41,9 @@ from quantization_operator.write import Writer
 
 logger = logging.getLogger("quantization_operator")
 
+LEASE_LOOK_SECONDS = 0.25
+"""How often the event loop looks whether the lease was lost."""
+
 
 def now() -> datetime:
     """The wall clock."""
@@ -45,16 +52,27 @@ def now() -> datetime:
 
 async def operate(settings: OperatorSettings) -> int:
     """Run until a signal (0), or until a part of the operator ends (1): then the kubelet starts it again."""
-    metrics = Metrics()
+    metrics, leading = Metrics(), asyncio.Event()
+    leadership = _leadership(settings, leading) if settings.lease_namespace else None
     kube = Kube(
         log_in(settings.api_threads),
         settings.api_threads,
         settings.api_timeout_seconds,
         metrics.observe_request,
+        lambda: leadership.write_seconds if leadership else math.inf,
     )
     cache, queue = Cache(), WorkQueue(time.monotonic, random.random)
-    health = probes.Health(time.monotonic, settings.sweep_interval_seconds)
-    metrics.registry.register(LiveCollector(cache, queue, lambda: health.watch_age))
+    if leadership:
+        queue.close()
+    health = probes.Health(
+        time.monotonic,
+        settings.sweep_interval_seconds,
+        lambda: leadership.silence if leadership else 0.0,
+    )
+    collector = LiveCollector(
+        cache, queue, lambda: health.watch_age, lambda: leadership is None or leadership.leads
+    )
+    metrics.registry.register(collector)
     reader, writer = Reader(kube), Writer(kube, socket.gethostname())
     controller = Controller(cache, queue, reader, writer, metrics, settings, now, time.monotonic)
     sweeper = Sweeper(cache, queue, reader, health, settings.namespaces)
@@ -70,10 +88,22 @@ async def operate(settings: OperatorSettings) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):  # in place of kopf's, which takes 5 s to end our tasks
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with asyncio.TaskGroup() as group:
+            group.create_task(sweeper.run(settings.sweep_interval_seconds))
+            if leadership:
+                leadership.start()
+                await leading.wait()
+                queue.open(_all_jobs(cache))
             for _ in range(settings.workers):
                 group.create_task(controller.work())
             group.create_task(poller.run(time.monotonic))
-            group.create_task(sweeper.run(settings.sweep_interval_seconds))
+
+    async def control_and_release() -> None:
+        try:
+            await control()
+        finally:  # in this order: the next leader must not meet a request of ours
+            await asyncio.to_thread(kube.close)
+            if leadership:
+                await asyncio.to_thread(leadership.release)
 
     watching = kopf.operator(
         registry=watch.registry(cache, queue, health, sweeper.want, kube.configuration),
@@ -86,13 +116,49 @@ async def operate(settings: OperatorSettings) -> int:
             {
                 "signal": _until(stop),
                 "heartbeat": probes.heartbeat(health),
-                "control": control(),
+                "lease": _until_lost(leadership),
+                "control": control_and_release(),
                 "watch": watching,
             }
         )
     finally:
         server.shutdown()
-        kube.close()
+
+
+def _leadership(settings: OperatorSettings, leading: asyncio.Event) -> Leadership:
+    """This process's part in the election; `leading` is set when it begins to lead."""
+    loop = asyncio.get_running_loop()
+
+    def tell() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(leading.set)
+
+    timing = Timing(
+        settings.lease_duration_seconds,
+        settings.lease_renew_deadline_seconds,
+        settings.lease_interval_seconds,
+    )
+    return Leadership(
+        Connection(log_in(1)),
+        settings.lease_namespace,
+        settings.lease_name,
+        View(f"{socket.gethostname()}_{uuid.uuid4()}", timing),
+        time.monotonic,
+        now,
+        tell,
+    )
+
+
+def _all_jobs(cache: Cache) -> list[Key]:
+    requests = [record.request for record in cache.records() if record.request is not None]
+    return [Key(request.namespace, request.uid) for request in requests]
+
+
+async def _until_lost(leadership: Leadership | None) -> None:
+    """For ever, or until the lease is lost, which is an error."""
+    while leadership is None or not leadership.lost:
+        await asyncio.sleep(LEASE_LOOK_SECONDS)
+    raise LeaseLostError(leadership.lost)
 
 
 async def _until(stop: asyncio.Event) -> None:
@@ -128,7 +194,7 @@ def _told(error: BaseException) -> str:
         return f"{error}; is the CustomResourceDefinition installed? kubectl apply -k deploy/base"
     if isinstance(error, ApiError) and error.code == 403:
         return f"{error}; the ClusterRole of deploy/base has what the operator needs"
-    if isinstance(error, NotSyncedError):
+    if isinstance(error, NotSyncedError | LeaseLostError):
         return str(error)
     return type(error).__name__ + f": {error}"
 

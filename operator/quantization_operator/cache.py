@@ -11,7 +11,9 @@ from datetime import datetime
 from typing import Literal, NamedTuple
 
 from quantization_api.status import Progress
-from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest
+from quantization_operator.decision import Peer
+from quantization_operator.policies import managed_by
+from quantization_operator.snapshots import FINALIZER, ChildJob, ChildPod, JobRequest
 
 Kind = Literal["QuantizationJob", "Job", "Pod"]
 KINDS: tuple[Kind, ...] = ("QuantizationJob", "Job", "Pod")
@@ -29,7 +31,7 @@ class Key(NamedTuple):
 class Record:
     """All that is known of one QuantizationJob, and the little that only this process remembers.
 
-    disruptions: uids of pods that were seen disrupted. disruptions_before: those that an earlier process counted.
+    disruptions: uids of pods that were seen taken away. disruptions_before: those that an earlier process counted.
     problem: what the job waits for and since when; it decides when patience ends.
     foreign_job: the Job's name is taken by a Job of somebody else.
     """
@@ -51,9 +53,13 @@ class Record:
 
 
 class Cache:
-    """The newest known snapshot of each object; `put` and `drop` answer which job they concern."""
+    """The newest known snapshot of each object; `put` and `drop` answer which job they concern.
+
+    Jobs are also found by the place that they write to, unless they have failed and leave nothing to be removed.
+    """
 
     def __init__(self) -> None:
+        self._places: dict[tuple[str, str], dict[str, None]] = {}
         self._records: dict[str, Record] = {}
         self._owners: dict[Kind, dict[str, str]] = {kind: {} for kind in KINDS}
 
@@ -64,6 +70,12 @@ class Cache:
     def records(self) -> Iterator[Record]:
         """All records; a copy of the list, so that other threads may read while the loop goes on."""
         return iter(list(self._records.values()))
+
+    def peers(self, request: JobRequest) -> tuple[Peer, ...]:
+        """The other jobs of the namespace whose output is the same place; the first known first."""
+        found = self._places.get((request.namespace, request.place), {}) if request.place else {}
+        others = (self._records[uid] for uid in found if uid != request.uid)
+        return tuple(_peer(other.request, other) for other in others if other.request is not None)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -79,13 +91,17 @@ class Cache:
         record = self._records.setdefault(uid, Record())
         match snapshot:
             case JobRequest():
+                self._leave_place(record.request)
                 record.request = snapshot
+                if _holds_place(snapshot):
+                    self._places.setdefault((snapshot.namespace, snapshot.place), {})[uid] = None
                 if snapshot.finished:
                     self._settle(record)
             case ChildJob():
                 record.jobs[snapshot.uid] = snapshot
             case ChildPod():
-                if snapshot.disruption:
+                paused = record.request is not None and record.request.suspend
+                if snapshot.taken_away and not paused:
                     record.disruptions.add(snapshot.uid)
                 settled = record.request is not None and record.request.finished
                 record.pods[snapshot.uid] = snapshot.slim() if settled else snapshot
@@ -101,6 +117,7 @@ class Cache:
         record = self._records[uid]
         match known:
             case JobRequest():
+                self._leave_place(known)
                 record.request = None
             case ChildJob():
                 del record.jobs[object_uid]
@@ -123,12 +140,38 @@ class Cache:
         """The uids of all known objects of a kind."""
         return list(self._owners[kind])
 
+    def _leave_place(self, request: JobRequest | None) -> None:
+        if request is None:
+            return
+        place = (request.namespace, request.place)
+        there = self._places.get(place, {})
+        there.pop(request.uid, None)
+        if not there:
+            self._places.pop(place, None)
+
     @staticmethod
     def _settle(record: Record) -> None:
         """A finished job keeps what a sweep needs, and no texts."""
         record.pods = {uid: pod.slim() for uid, pod in record.pods.items()}
         record.progress = record.problem = None
         record.disruptions = set()
+
+
+def _holds_place(request: JobRequest) -> bool:
+    if not request.place or managed_by.another(request):
+        return False
+    return request.finished != "Failed" or (request.deleting and FINALIZER in request.finalizers)
+
+
+def _peer(request: JobRequest, record: Record) -> Peer:
+    return Peer(
+        name=request.name,
+        uid=request.uid,
+        created=request.created,
+        has_job=bool(request.job_name or record.jobs),
+        finished=bool(request.finished),
+        deleting=request.deleting,
+    )
 
 
 def kind_of(snapshot: Snapshot) -> Kind:

@@ -4,9 +4,11 @@
     in progress  False   True          False      InProgress
     succeeded    True    False         False      Current
     failed       False   False         True       Failed
+    suspended    False   False         False      InProgress
 
-Each carries observedGeneration. `kubectl wait --for=condition=Ready` returns at success,
-`--for=condition=Stalled` at failure. Contract: kubernetes-sigs/cli-utils, pkg/kstatus.
+The fourth condition, Suspended, is True only in the last of them. Each carries observedGeneration.
+`kubectl wait --for=condition=Ready` returns at success, `--for=condition=Stalled` at failure.
+Contract: kubernetes-sigs/cli-utils, pkg/kstatus.
 """
 
 from collections.abc import Sequence
@@ -18,6 +20,7 @@ from quantization_api.status import Condition, ConditionType, Phase
 
 QUEUED_REASONS = ("Queued", "Preempted")
 RUNNING_REASON = "Running"
+SUSPENDED_REASON = "Suspended"
 SUCCEEDED_REASON = "Succeeded"
 
 
@@ -25,7 +28,7 @@ SUCCEEDED_REASON = "Succeeded"
 class State:
     """Where a job stands. reason: CamelCase, for programs; message: for a person."""
 
-    kind: Literal["in progress", "succeeded", "failed"]
+    kind: Literal["in progress", "succeeded", "failed", "suspended"]
     reason: str
     message: str
 
@@ -41,6 +44,7 @@ def conditions(state: State, generation: int, before: Sequence[Condition], now: 
         "Ready": state.kind == "succeeded",
         "Reconciling": state.kind == "in progress",
         "Stalled": state.kind == "failed",
+        "Suspended": state.kind == "suspended",
     }
     known = {condition.type: condition for condition in before}
     result = []

@@ -2,35 +2,36 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from quantization_api.status import Attempts, QuantizationJobStatus
 from quantization_operator.cache import Cache, Key, Record
+from quantization_operator.decision import Decision, Event, Observed, Refusal
 from quantization_operator.diagnose import by_age
 from quantization_operator.kube import ApiError
 from quantization_operator.metrics import Metrics
-from quantization_operator.policies import retry
+from quantization_operator.policies import artifact, retry
 from quantization_operator.queue import WorkQueue
 from quantization_operator.read import Reader
-from quantization_operator.reconcile import Decision, Observed, Refusal, reconcile
+from quantization_operator.reconcile import reconcile
 from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest, KubernetesWarning
-from quantization_operator.workload import job_name
+from quantization_operator.workload import cleanup_name, job_name
 from quantization_operator.write import CONFLICT, NOT_FOUND, Writer
 
 logger = logging.getLogger(__name__)
 
 MOST_STEPS = 6
-"""Decisions about one job in a row; the longest healthy chain is create, look at events, status."""
+"""Decisions about one job in a row; the longest healthy chain is finalizer, create, look at events, status."""
 
 
 @dataclass(slots=True)
 class Extra:
     """What was read for one decision beyond the cache."""
 
-    objects: tuple[ChildJob | None, tuple[ChildPod, ...]] | None = None
+    objects: tuple[tuple[ChildJob, ...], tuple[ChildPod, ...]] | None = None
     warnings: tuple[KubernetesWarning, ...] | None = None
     refusal: Refusal | None = None
 
@@ -89,13 +90,18 @@ class Controller:
             record = self._cache.record(key.uid)
             if record is None or record.request is None:
                 return Decision("gone")
-            observed = _observe(record, record.request, extra)
+            observed = self._observe(record, record.request, extra)
             decision = reconcile(observed, self._settings, self._now())
             if decision.look == "objects":
                 extra.objects = await self._look(observed.request)
             elif decision.look == "events":
                 uid = _stuck_uid(observed)
                 extra.warnings = await self._reader.warnings(key.namespace, uid, self._now())
+            elif decision.finalizers is not None:
+                changed = await self._writer.patch_finalizers(observed.request, decision.finalizers)
+                if changed is None:
+                    return decision  # deleted meanwhile; the watch says so too
+                self._cache.put(changed)
             elif decision.create is not None:
                 made = await self._writer.create_job(observed.request, decision.create)
                 if isinstance(made, Refusal):
@@ -108,10 +114,12 @@ class Controller:
                 return decision
         raise AssertionError(f"no end of decisions about {key.uid}")
 
-    async def _look(self, request: JobRequest) -> tuple[ChildJob | None, tuple[ChildPod, ...]]:
-        child = await self._reader.job(request.namespace, job_name(request.name, request.uid))
-        pods = await self._reader.pods(request.namespace, request.uid)
-        return (child if child and child.owner_uid == request.uid else None), pods
+    async def _look(self, request: JobRequest) -> tuple[tuple[ChildJob, ...], tuple[ChildPod, ...]]:
+        names = [job_name(request.name, request.uid)]
+        if request.deleting:
+            names.append(cleanup_name(request.name, request.uid))
+        jobs = [await self._reader.job(request.namespace, name) for name in names]
+        return tuple(job for job in jobs if job), await self._reader.pods(request.namespace, request.uid)
 
     async def _act(self, key: Key, record: Record, request: JobRequest, decision: Decision) -> None:
         record.problem = decision.problem
@@ -123,7 +131,18 @@ class Controller:
                     return  # deleted meanwhile; the watch says so too
                 raise
         if decision.delete is not None:
-            await self._writer.delete_job(decision.delete)
+            stopped = await self._writer.delete_job(decision.delete)
+            if stopped is not None:
+                self._cache.put(
+                    stopped
+                )  # before the watch says so, the job must not be taken for one that goes on
+        if decision.release:
+            await self._tell(request, decision.events)
+            await self._writer.patch_finalizers(request, artifact.without(request))
+            logger.info("%s goes: %s", request.name, decision.rule, extra=_context(key))
+        if decision.remove:
+            await self._writer.delete_request(request)
+            logger.info("%s has expired", request.name, extra=_context(key))
         if decision.requeue_after is not None:
             self._queue.after(key, decision.requeue_after)
 
@@ -140,37 +159,54 @@ class Controller:
         if status.phase != before.phase:
             context = _context(key) | {"job": request.name, "rule": decision.rule}
             logger.info("%s is %s", request.name, status.phase, extra=context)
-        for event in decision.events:
+        await self._tell(written, decision.events)
+
+    async def _tell(self, request: JobRequest, events: Sequence[Event]) -> None:
+        for event in events:
             try:
-                await self._writer.post_event(written, event, now)
-            except ApiError as error:  # the status has it; an event is only the louder voice
-                logger.warning("event %s was not posted: %s", event.reason, error, extra=_context(key))
+                await self._writer.post_event(request, event, self._now())
+            except ApiError as error:  # the status or the log has it; an event is only the louder voice
+                context = {"namespace": request.namespace, "uid": request.uid}
+                logger.warning(
+                    "event %s (%s) was not posted: %s", event.reason, event.message, error, extra=context
+                )
+
+    def _observe(self, record: Record, request: JobRequest, extra: Extra) -> Observed:
+        """What is known of a job now: the cache, or what was just read in its place, and what is remembered."""
+        jobs, pods = extra.objects or (tuple(record.jobs.values()), tuple(record.pods.values()))
+        child = _named(jobs, job_name(request.name, request.uid), owner=request.uid)
+        cleanup = (
+            _named(jobs, cleanup_name(request.name, request.uid), owner="") if request.deleting else None
+        )
+        own = pods_of(child, pods)
+        if record.disruptions_before is None and not request.finished:
+            counted = request.read_status().attempts or Attempts()
+            seen = len(record.disruptions) + retry.blameless(own)
+            record.disruptions_before = max(0, counted.disrupted - seen)
+        return Observed(
+            request=request,
+            child=child,
+            pods=own,
+            cleanup=cleanup,
+            cleanup_pods=pods_of(cleanup, pods),
+            peers=self._cache.peers(request) if child is None or request.deleting else (),
+            fresh=extra.objects is not None,
+            warnings=extra.warnings,
+            refusal=extra.refusal,
+            progress=record.progress,
+            progress_written=record.progress_written,
+            disruptions=(record.disruptions_before or 0) + len(record.disruptions),
+            problem=record.problem,
+        )
 
 
-def _observe(record: Record, request: JobRequest, extra: Extra) -> Observed:
-    """What is known of a job now: the cache, or what was just read in its place, and what is remembered."""
-    if extra.objects is not None:
-        child, pods = extra.objects
-    else:
-        name = job_name(request.name, request.uid)
-        ours = (job for job in record.jobs.values() if job.name == name and job.owner_uid == request.uid)
-        child, pods = next(ours, None), tuple(record.pods.values())
-    if record.disruptions_before is None and not request.finished:
-        counted = request.read_status().attempts or Attempts()
-        seen = len(record.disruptions) + retry.blameless(pods)
-        record.disruptions_before = max(0, counted.disrupted - seen)
-    return Observed(
-        request=request,
-        child=child,
-        pods=pods,
-        fresh=extra.objects is not None,
-        warnings=extra.warnings,
-        refusal=extra.refusal,
-        progress=record.progress,
-        progress_written=record.progress_written,
-        disruptions=(record.disruptions_before or 0) + len(record.disruptions),
-        problem=record.problem,
-    )
+def _named(jobs: Sequence[ChildJob], name: str, owner: str) -> ChildJob | None:
+    return next((job for job in jobs if job.name == name and job.owner_uid == owner), None)
+
+
+def pods_of(job: ChildJob | None, pods: Sequence[ChildPod]) -> tuple[ChildPod, ...]:
+    """The pods of this Job: those of a Job from before a pause may still be known."""
+    return tuple(pod for pod in pods if job is not None and pod.job_uid == job.uid)
 
 
 def _stuck_uid(observed: Observed) -> str:

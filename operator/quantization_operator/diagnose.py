@@ -18,8 +18,9 @@ from typing import Literal
 from pydantic import ValidationError
 
 from quantization_api.failures import CATALOGUE, Category
-from quantization_api.pod import RunResult
+from quantization_api.pod import CONTAINER_NAME, RunResult
 from quantization_api.status import Failure
+from quantization_operator import cures
 from quantization_operator.snapshots import ChildJob, ChildPod, KubernetesWarning
 
 SIGKILL = 128 + 9
@@ -34,6 +35,9 @@ IMAGE_REASONS = (
     "ErrImageNeverPull",
     "ImageInspectError",
 )
+NODE_LOST_REASONS = ("DeletionByTaintManager", "DeletionByPodGC")
+NODE_REFUSALS = ("UnexpectedAdmissionError", "NodeAffinity", "NodeName", "OutOf")
+"""Beginnings of the reasons with which a kubelet refuses a pod that was scheduled to it."""
 CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
 _COUNTS = Counter(entry.exit_code for entry in CATALOGUE.values())
@@ -90,6 +94,14 @@ def _own_words(pod: ChildPod) -> Failure | None:
 def _out_of_memory(pod: ChildPod) -> Failure | None:
     if not pod.oom_killed:
         return None
+    if pod.oom_killed != CONTAINER_NAME:
+        return failure(
+            Category.HOST_OUT_OF_MEMORY,
+            f"the kernel killed container {pod.oom_killed}, which something added to the pod: it needed more memory "
+            "than its limit",
+            pod,
+            hint=f"Raise the memory limit of container {pod.oom_killed} where it is added, or keep it out of the pod.",
+        )
     return failure(
         Category.HOST_OUT_OF_MEMORY,
         "the kernel killed the quantizer: it needed more memory than its limit",
@@ -102,17 +114,30 @@ def _evicted(pod: ChildPod) -> Failure | None:
     if pod.reason != "Evicted":
         return None
     said = pod.message or "evicted by the kubelet"
-    if "EmptyDir" in said or "ephemeral local storage" in said:
+    if any(words in said for words in ("EmptyDir", "ephemeral local storage", "local ephemeral storage")):
         return failure(Category.SCRATCH_FULL, said, pod)
-    return failure(Category.DISRUPTED, said, pod)
+    return failure(Category.DISRUPTED, said, pod, cures.cure(cures.DISRUPTION, said))
+
+
+def _refused_by_node(pod: ChildPod) -> Failure | None:
+    """The scheduler and the kubelet saw the node differently: a device broke, or it restarted with less."""
+    if not pod.reason.startswith(NODE_REFUSALS):
+        return None
+    return failure(
+        Category.DISRUPTED,
+        f"the node refused the pod: {pod.reason}: {pod.message}".rstrip(": "),
+        pod,
+        hint="If it comes back, have the node's devices looked at, or avoid it with spec.template.nodeSelector.",
+    )
 
 
 def _disrupted(pod: ChildPod) -> Failure | None:
     if not pod.disruption:
         return None
-    lost = pod.disruption == "DeletionByTaintManager"
-    category = Category.NODE_LOST if lost else Category.DISRUPTED
-    return failure(category, f"{pod.disruption}: {pod.disruption_message}".rstrip(": "), pod)
+    said = f"{pod.disruption}: {pod.disruption_message}".rstrip(": ")
+    if pod.disruption in NODE_LOST_REASONS:
+        return failure(Category.NODE_LOST, said, pod)
+    return failure(Category.DISRUPTED, said, pod, cures.cure(cures.DISRUPTION, said))
 
 
 def _node_forgot(pod: ChildPod) -> Failure | None:
@@ -130,7 +155,7 @@ def _not_startable(pod: ChildPod) -> Failure | None:
             Category.INTERNAL,
             f"the container could not be started: {clean(pod.ended_message, EVIDENCE_LIMIT)}",
             pod,
-            hint="Check spec.template.image: it must be an image of the quantizer for the node's architecture.",
+            hint=cures.cure(cures.CONFIGURATION, pod.ended_message + " exec"),
         )
     return None
 
@@ -153,14 +178,22 @@ def _exit_code(pod: ChildPod) -> Failure | None:
     )
 
 
+def _deleted_unstarted(pod: ChildPod) -> Failure | None:
+    if not pod.deleting or pod.exit_code is not None:
+        return None
+    return failure(Category.DISRUPTED, "the pod was deleted before its container ran", pod)
+
+
 POD_CHECKS: tuple[Callable[[ChildPod], Failure | None], ...] = (
+    _evicted,  # of an eviction the quantizer only knows that SIGTERM came, the kubelet knows why
     _own_words,
     _out_of_memory,
-    _evicted,
     _disrupted,
+    _refused_by_node,
     _node_forgot,
     _not_startable,
     _exit_code,
+    _deleted_unstarted,
 )
 
 
@@ -194,9 +227,10 @@ def job_failure(job: ChildJob, pods: Sequence[ChildPod]) -> Failure:
         return failure(Category.INTERNAL, f"{what}; its pods are gone, and with them the reason")
     blamed = [f for f in failures if f.category not in (Category.DISRUPTED, Category.NODE_LOST)]
     last = (blamed or failures)[-1]
-    if job.ended_reason == "BackoffLimitExceeded" and job.failed > 1:
+    attempts = job.failed_before + job.failed
+    if job.ended_reason == "BackoffLimitExceeded" and attempts > 1:
         return last.model_copy(
-            update={"message": clean(f"{job.failed} attempts failed, the last: {last.message}")}
+            update={"message": clean(f"{attempts} attempts failed, the last: {last.message}")}
         )
     return last
 
@@ -242,11 +276,9 @@ class Problem:
 def _image(pod: ChildPod) -> Problem | None:
     if pod.waiting_reason not in IMAGE_REASONS:
         return None
-    return Problem(
-        "ImagePullFailed",
-        failure(Category.IMAGE_PULL_FAILED, f"{pod.waiting_reason}: {pod.waiting_message}", pod),
-        "image",
-    )
+    said = f"{pod.waiting_reason}: {pod.waiting_message}"
+    found = failure(Category.IMAGE_PULL_FAILED, said, pod, cures.cure(cures.IMAGE, said))
+    return Problem("ImagePullFailed", found, "image")
 
 
 def _configuration(pod: ChildPod) -> Problem | None:
@@ -262,7 +294,8 @@ def _configuration(pod: ChildPod) -> Problem | None:
             hint="Create the Secret that spec.storage.credentialsSecret names, in the job's namespace.",
         )
     else:
-        found = failure(Category.INTERNAL, f"{pod.waiting_reason}: {message}", pod)
+        hint = cures.cure(cures.CONFIGURATION, message)
+        found = failure(Category.INTERNAL, f"{pod.waiting_reason}: {message}", pod, hint)
     return Problem(pod.waiting_reason, found, "start")
 
 
@@ -282,7 +315,9 @@ def _lost_node(pod: ChildPod) -> Problem | None:
 def _unscheduled(pod: ChildPod) -> Problem | None:
     if not pod.unscheduled_message or pod.node:
         return None
-    return Problem("Unschedulable", failure(Category.UNSCHEDULABLE, pod.unscheduled_message, pod), "schedule")
+    said = pod.unscheduled_message
+    found = failure(Category.UNSCHEDULABLE, said, pod, cures.cure(cures.SCHEDULING, said))
+    return Problem("Unschedulable", found, "schedule")
 
 
 POD_PROBLEMS: tuple[Callable[[ChildPod], Problem | None], ...] = (
@@ -309,12 +344,11 @@ def _refused_pod(warning: KubernetesWarning, pod: ChildPod | None) -> Problem | 
     """A Job whose pods are refused stays without pods; only its events say why."""
     if warning.reason != "FailedCreate":
         return None
-    quota = "quota" in warning.message
-    return Problem(
-        "PodRefused",
-        failure(Category.UNSCHEDULABLE, warning.message, pod),
-        "schedule" if quota else "start",
+    heals = "exceeded quota" in warning.message or "failed calling webhook" in warning.message
+    found = failure(
+        Category.UNSCHEDULABLE, warning.message, pod, cures.cure(cures.REFUSED_POD, warning.message)
     )
+    return Problem("PodRefused", found, "schedule" if heals else "start")
 
 
 def waiting_problem(pods: Sequence[ChildPod], warnings: Sequence[KubernetesWarning]) -> Problem | None:

@@ -6,6 +6,7 @@ same size, so that neither the event loop blocks nor connections are made and th
 
 import asyncio
 import json
+import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -36,6 +37,13 @@ class ApiError(Exception):
         return self.code in (NO_ANSWER, 408, 429) or self.code >= 500
 
 
+class NotLeaderError(ApiError):
+    """A write was not sent, because another process may lead now."""
+
+    def __init__(self, method: str, path: str) -> None:
+        super().__init__(NO_ANSWER, f"{method} {path} was not sent: this process does not lead")
+
+
 def log_in(connections: int) -> client.Configuration:
     """The configuration of a pod's service account, else of the kubeconfig that kubectl would use.
 
@@ -52,8 +60,68 @@ def log_in(connections: int) -> client.Configuration:
     return configuration
 
 
+class Connection:
+    """The API server, blocking: one request at a time in each of `configuration.connection_pool_maxsize` threads.
+
+    `observe` is told the verb and the code of each answer, for the metrics.
+    """
+
+    def __init__(
+        self,
+        configuration: client.Configuration,
+        observe: Callable[[str, int], None] = lambda _verb, _code: None,
+    ) -> None:
+        self._client = client.ApiClient(configuration)
+        self._observe = observe
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        timeout: float,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = JSON,
+        accept: str = JSON,
+    ) -> dict[str, Any]:
+        """One request of at most `timeout` seconds; the answer's JSON.
+
+        Raises:
+            ApiError: the answer is not a success, or there is none.
+        """
+        headers = {"Accept": accept} | ({"Content-Type": content_type} if body is not None else {})
+        arguments = self._client.param_serialize(
+            method,
+            path,
+            query_params=list((query or {}).items()),
+            header_params=headers,
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        try:
+            response = self._client.call_api(*arguments, _request_timeout=timeout)
+            data = response.read()  # type: ignore[no-untyped-call]
+        except (urllib3.exceptions.HTTPError, client.ApiException, OSError) as error:
+            self._observe(method, NO_ANSWER)
+            raise ApiError(NO_ANSWER, f"{method} {path}: {type(error).__name__}: {error}") from error
+        self._observe(method, response.status)
+        if not 200 <= response.status < 300:
+            raise _refusal(response.status, data, response.headers.get("Retry-After"))
+        answer: dict[str, Any] = json.loads(data)
+        return answer
+
+    def close(self) -> None:
+        """Let the connections go."""
+        self._client.close()  # type: ignore[no-untyped-call]
+
+
 class Kube:
-    """An API server. `observe` is told the verb and the code of each answer, for the metrics."""
+    """The API server for the event loop.
+
+    `write_seconds` is asked right before each write is sent: the longest time that it may take, 0 when this
+    process must not write (any more).
+    """
 
     def __init__(
         self,
@@ -61,12 +129,13 @@ class Kube:
         threads: int,
         timeout: float,
         observe: Callable[[str, int], None] = lambda _verb, _code: None,
+        write_seconds: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self.configuration = configuration
-        self._client = client.ApiClient(configuration)
+        self._connection = Connection(configuration, observe)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="api")
         self._timeout = timeout
-        self._observe = observe
+        self._write_seconds = write_seconds
 
     async def request(
         self,
@@ -82,46 +151,25 @@ class Kube:
 
         Raises:
             ApiError: the answer is not a success, or there is none.
+            NotLeaderError: it would be a write, and this process must not write; nothing was sent.
         """
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._threads, self._blocking, method, path, dict(query or {}), body, content_type, accept
-        )
+
+        def send() -> dict[str, Any]:
+            timeout = self._timeout
+            if method != "GET":  # asked in the thread: the request may have waited for it
+                timeout = min(timeout, self._write_seconds())
+            if timeout <= 0:
+                raise NotLeaderError(method, path)
+            return self._connection.request(
+                method, path, timeout, query=query, body=body, content_type=content_type, accept=accept
+            )
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, send)
 
     def close(self) -> None:
-        """Let the threads end and the connections go."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self._client.close()  # type: ignore[no-untyped-call]
-
-    def _blocking(
-        self,
-        method: str,
-        path: str,
-        query: dict[str, str],
-        body: Mapping[str, Any] | None,
-        content_type: str,
-        accept: str,
-    ) -> dict[str, Any]:
-        headers = {"Accept": accept} | ({"Content-Type": content_type} if body is not None else {})
-        arguments = self._client.param_serialize(
-            method,
-            path,
-            query_params=list(query.items()),
-            header_params=headers,
-            body=body,
-            auth_settings=["BearerToken"],
-        )
-        try:
-            response = self._client.call_api(*arguments, _request_timeout=self._timeout)
-            data = response.read()  # type: ignore[no-untyped-call]
-        except (urllib3.exceptions.HTTPError, client.ApiException, OSError) as error:
-            self._observe(method, NO_ANSWER)
-            raise ApiError(NO_ANSWER, f"{method} {path}: {type(error).__name__}: {error}") from error
-        self._observe(method, response.status)
-        if not 200 <= response.status < 300:
-            raise _refusal(response.status, data, response.headers.get("Retry-After"))
-        answer: dict[str, Any] = json.loads(data)
-        return answer
+        """Send nothing more, wait for the requests that are under way, and let the connections go."""
+        self._threads.shutdown(cancel_futures=True)
+        self._connection.close()
 
 
 def _refusal(code: int, data: bytes, retry_after: str | None) -> ApiError:

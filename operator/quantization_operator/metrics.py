@@ -22,7 +22,16 @@ QUEUE_SECONDS = (1, 2, 5, 10, 30, 60, 300, 900, 3600, 14400, 57600)
 RECONCILE_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 15)
 
 LIVE: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "quantization_jobs": ("gauge", "QuantizationJobs that exist, by phase.", ("phase", "namespace")),
+    "quantization_is_leader": (
+        "gauge",
+        "1 while this process acts, 0 while it waits for the lease; at most one process has 1.",
+        (),
+    ),
+    "quantization_jobs": (
+        "gauge",
+        "QuantizationJobs that exist, by phase; told by the leader only, so that a sum over replicas is right.",
+        ("phase", "namespace"),
+    ),
     "quantization_workqueue_depth": ("gauge", "Jobs that wait for a worker of the operator.", ()),
     "quantization_workqueue_oldest_seconds": ("gauge", "How long the first of them has waited.", ()),
     "quantization_workqueue_retries_total": ("counter", "Reconciliations put back after an error.", ()),
@@ -104,20 +113,29 @@ class Metrics:
 
 
 class LiveCollector(Collector):
-    """What is read from the cache and the queue when Prometheus asks."""
+    """What is read from the cache, the queue and the lease when Prometheus asks."""
 
-    def __init__(self, cache: Cache, queue: WorkQueue, watch_age: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        queue: WorkQueue,
+        watch_age: Callable[[], float],
+        leads: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._cache = cache
         self._queue = queue
         self._watch_age = watch_age
+        self._leads = leads
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of LIVE, with their values now."""
+        leads = self._leads()
         tally: Tally[tuple[str, ...]] = Tally(
             (record.request.phase or "Pending", record.request.namespace)
-            for record in self._cache.records()
+            for record in (self._cache.records() if leads else ())
             if record.request is not None
         )
+        yield _family("quantization_is_leader", {(): int(leads)})
         yield _family("quantization_jobs", tally)
         yield _family("quantization_workqueue_depth", {(): self._queue.depth})
         yield _family("quantization_workqueue_oldest_seconds", {(): self._queue.oldest_seconds})

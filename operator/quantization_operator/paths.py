@@ -24,3 +24,13 @@ def item(kind: Kind, namespace: str, name: str) -> str:
 def events(namespace: str) -> str:
     """The events of a namespace (core/v1: also read by old kubectl)."""
     return f"/api/v1/namespaces/{namespace}/events"
+
+
+def leases(namespace: str) -> str:
+    """The Leases of a namespace."""
+    return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+
+
+def lease(namespace: str, name: str) -> str:
+    """One Lease."""
+    return f"{leases(namespace)}/{name}"

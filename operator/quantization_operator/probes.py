@@ -1,7 +1,8 @@
 """Whether the operator works, and the small HTTP server that says so: /healthz, /readyz, /metrics.
 
 That a process answers proves little. What is judged: the event loop's heartbeat, the age of the last sweep
-that could be made, whether the watch missed something that a sweep saw, and how long a job waits for a worker.
+that could be made, whether the watch missed something that a sweep saw, how long a job waits for a worker, and
+the age of the last answer about the lease. Ready is who could lead at once, so followers too.
 The server has a thread of its own, so that it still answers, with the reason, when the event loop is stuck.
 """
 
@@ -17,14 +18,24 @@ from quantization_operator.queue import WorkQueue
 
 HEARTBEAT_LIMIT_SECONDS = 30.0
 QUEUE_LIMIT_SECONDS = 300.0
+LEASE_LIMIT_SECONDS = 60.0
 MISSED_SWEEPS = 4
 
 
 class Health:
-    """What the parts of the operator report about themselves; times are monotonic seconds."""
+    """What the parts of the operator report about themselves; times are monotonic seconds.
 
-    def __init__(self, clock: Callable[[], float], sweep_interval: float) -> None:
+    lease_silence: for how many seconds nothing was heard of the lease.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        sweep_interval: float,
+        lease_silence: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self._clock = clock
+        self._lease_silence = lease_silence
         self._sweep_limit = MISSED_SWEEPS * sweep_interval
         self.synced = False
         self.watch_missed = ""
@@ -61,6 +72,8 @@ class Health:
             found.append(f"the watch missed {self.watch_missed}")
         if self.synced and queue.oldest_seconds > QUEUE_LIMIT_SECONDS:
             found.append(f"a job has waited for a worker for {queue.oldest_seconds:.0f} s")
+        if (silence := self._lease_silence()) > LEASE_LIMIT_SECONDS:
+            found.append(f"nothing was heard of the lease for {silence:.0f} s")
         return found
 
 

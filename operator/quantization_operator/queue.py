@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import itertools
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from quantization_operator.cache import Key
 
@@ -38,10 +38,23 @@ class WorkQueue:
         self._due: dict[Key, float] = {}
         self._order = itertools.count()
         self._changed = asyncio.Event()
+        self._open = True
         self.retries = 0
+
+    def close(self) -> None:
+        """Take nothing: this process decides nothing yet."""
+        self._open = False
+
+    def open(self, keys: Iterable[Key]) -> None:
+        """Take what comes from now on, and these first."""
+        self._open = True
+        for key in keys:
+            self.add(key)
 
     def add(self, key: Key) -> None:
         """Look at this job as soon as a worker is free."""
+        if not self._open:
+            return
         self._due.pop(key, None)
         if key in self._busy:
             self._again.add(key)

@@ -4,9 +4,10 @@
 `python -m quantization_operator.settings` prints the reference page.
 """
 
+import math
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from quantization_api.workflow import PATH_PATTERN
@@ -56,6 +57,11 @@ class OperatorSettings(BaseSettings):
         None,
         description="How long a pod may wait for a node or for quota before the job fails; unset: for ever.",
     )
+    cleanup_deadline_seconds: Seconds = Field(
+        600,
+        description="With artifactPolicy Delete: how long the Job of a deleted object may take to stop, and then "
+        "the removal of the artifact, before the object goes and an event says what was left.",
+    )
     progress_interval_seconds: Annotated[float, Field(ge=1)] = Field(
         5, description="Least time between two progress reports of one job."
     )
@@ -71,6 +77,29 @@ class OperatorSettings(BaseSettings):
         16, description="Requests to the API server that are under way at the same time."
     )
     api_timeout_seconds: Seconds = Field(15, description="Longest time of one request to the API server.")
+    lease_namespace: str = Field(
+        "",
+        description="Namespace of the Lease by which replicas agree on who acts; empty: none, for a process that is "
+        "alone, such as one outside of the cluster. deploy/base sets it to the operator's own namespace.",
+    )
+    lease_name: str = Field(
+        "quantization-operator-leader",
+        min_length=1,
+        description="Name of the Lease: the same for all replicas that serve the same namespaces.",
+    )
+    lease_duration_seconds: Count = Field(
+        15, description="How long the other replicas leave the lease to a leader that does not renew it."
+    )
+    lease_renew_deadline_seconds: Seconds = Field(
+        10,
+        description="How long after its last renewal a leader still writes; then it ends. Shorter than the duration: "
+        "the rest is for requests under way.",
+    )
+    lease_interval_seconds: Seconds = Field(
+        1.5,
+        description="Time between two renewals of the leader, and between two looks of the others; at most a third "
+        "of the renew deadline.",
+    )
     http_host: str = Field(
         "127.0.0.1", description="Address of /metrics, /healthz and /readyz; in a pod, the pod's address."
     )
@@ -80,6 +109,22 @@ class OperatorSettings(BaseSettings):
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = Field(
         "INFO", description="DEBUG, INFO, WARNING or ERROR."
     )
+
+    @field_validator("lease_renew_deadline_seconds")
+    @classmethod
+    def _before_the_lease_ends(cls, value: float, info: ValidationInfo) -> float:
+        duration = info.data.get("lease_duration_seconds", math.inf)
+        if value >= duration:
+            raise ValueError(f"must be less than lease_duration_seconds, {duration} s")
+        return value
+
+    @field_validator("lease_interval_seconds")
+    @classmethod
+    def _several_tries(cls, value: float, info: ValidationInfo) -> float:
+        deadline = info.data.get("lease_renew_deadline_seconds", math.inf)
+        if value > deadline / 3:
+            raise ValueError(f"must be at most a third of lease_renew_deadline_seconds, {deadline} s")
+        return value
 
 
 def reference_page() -> str:

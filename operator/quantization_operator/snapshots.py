@@ -5,6 +5,7 @@ here is what `reconcile` reads, and nothing of a finished job but its identity a
 """
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -12,11 +13,20 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from quantization_api.failures import ExitCode
 from quantization_api.pod import CONTAINER_NAME
 from quantization_api.status import Condition, QuantizationJobStatus
 
 JOB_UID_LABEL = "quantization.dev/job-uid"
 """On the child Job and its pods: the uid of the QuantizationJob they work for."""
+
+FAILED_BEFORE_ANNOTATION = "quantization.dev/failed-before"
+"""On the child Job: the failed attempts that earlier Jobs of the same QuantizationJob counted."""
+
+FINALIZER = "quantization.dev/artifact"
+"""On a QuantizationJob whose artifact is to be removed before it."""
+
+SIGTERM_EXIT_CODE = int(ExitCode.TERMINATED)
 
 QUEUE_PREFIXES = ("kueue.x-k8s.io/", "scheduling.volcano.sh/", "volcano.sh/")
 """Labels and annotations that belong to a queueing system; they travel to the child Job."""
@@ -50,9 +60,41 @@ def finished_as(conditions: Iterable[Mapping[str, Any]]) -> Finished:
     return ""
 
 
+def place_of(spec: Mapping[str, Any]) -> str:
+    """What tells two outputs of a namespace apart: an S3 prefix and its server, or a path on a claim; "": unknown."""
+    uri = str(_at(spec, "output", "uri") or "").rstrip("/")
+    if not uri.startswith("file://"):
+        endpoint = str(_at(spec, "storage", "endpoint") or "").rstrip("/")
+        return f"{endpoint} {uri}" if uri else ""
+    path = uri.removeprefix("file://") + "/"
+    claims = {
+        str(_at(volume, "mountPath") or "").rstrip("/") + "/": _at(
+            volume, "persistentVolumeClaim", "claimName"
+        )
+        for volume in _at(spec, "template", "volumes") or ()
+    }
+    mount = max((mount for mount in claims if path.startswith(mount)), key=len, default="")
+    return f"{claims[mount]} {path.removeprefix(mount)}" if claims.get(mount) else ""
+
+
+def _at(value: Any, *keys: str) -> Any:
+    """A value below; None where there is none: what was stored under another schema may have another shape."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _owner_uid(metadata: Mapping[str, Any]) -> str:
+    return next((o["uid"] for o in metadata.get("ownerReferences") or () if o.get("controller")), "")
+
+
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """A QuantizationJob. `spec` and `status` are JSON text, and empty when no decision can need them."""
+    """A QuantizationJob. `spec` and `status` are JSON text, and empty when no decision can need them.
+
+    place: what the output is compared by; equal for two jobs that write to the same place. completed: when it
+    ended. The fields of the spec beside them are those that a decision may need at any time.
+    """
 
     uid: str
     namespace: str
@@ -60,16 +102,29 @@ class JobRequest:
     resource_version: int
     generation: int
     created: datetime
-    deleting: bool
+    deleted: datetime | None
+    finalizers: tuple[str, ...]
     queue_labels: Mapping[str, str]
     queue_annotations: Mapping[str, str]
     spec: str
     status: str
+    suspend: bool
+    ttl_seconds: int | None
+    deletes_artifact: bool
+    managed_by: str
+    output: str
+    place: str
     observed_generation: int
     job_name: str
     phase: str
     passes: str
     finished: Finished
+    completed: datetime | None
+
+    @property
+    def deleting(self) -> bool:
+        """It is going away."""
+        return self.deleted is not None
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "JobRequest":
@@ -80,6 +135,10 @@ class JobRequest:
         observed = int(status.get("observedGeneration") or 0)
         settled = bool(finished) and observed == generation
         job_name = str(status.get("jobName") or "")
+        spec = body.get("spec") or {}
+        finalizers = tuple(metadata.get("finalizers") or ())
+        deleted = timestamp(metadata.get("deletionTimestamp"))
+        cleans_up = deleted is not None and FINALIZER in finalizers
         return cls(
             uid=metadata["uid"],
             namespace=metadata["namespace"],
@@ -87,16 +146,24 @@ class JobRequest:
             resource_version=version(metadata),
             generation=generation,
             created=datetime.fromisoformat(metadata["creationTimestamp"]),
-            deleting=metadata.get("deletionTimestamp") is not None,
+            deleted=deleted,
+            finalizers=finalizers,
             queue_labels={} if settled else _queue_entries(metadata.get("labels")),
             queue_annotations={} if settled else _queue_entries(metadata.get("annotations")),
-            spec="" if settled or job_name else json.dumps(body.get("spec") or {}),
-            status="" if settled else json.dumps(status),
+            spec=json.dumps(spec) if cleans_up or not (settled or job_name) else "",
+            status=json.dumps(status) if cleans_up or not settled else "",
+            suspend=bool(spec.get("suspend")),
+            ttl_seconds=ttl if isinstance(ttl := spec.get("ttlSecondsAfterFinished"), int) else None,
+            deletes_artifact=spec.get("artifactPolicy") == "Delete",
+            managed_by=sys.intern(str(spec.get("managedBy") or "")),
+            output=str(_at(spec, "output", "uri") or ""),
+            place=place_of(spec),
             observed_generation=observed,
             job_name=job_name,
             phase=str(status.get("phase") or ""),
             passes=str(status.get("passes") or ""),
             finished=finished,
+            completed=timestamp(status.get("completionTime")) if finished else None,
         )
 
     def read_status(self) -> QuantizationJobStatus:
@@ -130,13 +197,19 @@ class ChildJob:
     owner_uid: str
     created: datetime
     completion_time: datetime | None
-    deleting: bool
+    deleted: datetime | None
     suspended: bool
     failed: int
+    failed_before: int
     ended: Literal["", "Complete", "Failed"]
     ended_reason: str
     ended_message: str
     ended_at: datetime | None
+
+    @property
+    def deleting(self) -> bool:
+        """It is going away, when its pods have."""
+        return self.deleted is not None
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "ChildJob":
@@ -156,14 +229,13 @@ class ChildJob:
             name=metadata["name"],
             resource_version=version(metadata),
             request_uid=(metadata.get("labels") or {}).get(JOB_UID_LABEL, ""),
-            owner_uid=next(
-                (o["uid"] for o in metadata.get("ownerReferences") or () if o.get("controller")), ""
-            ),
+            owner_uid=_owner_uid(metadata),
             created=datetime.fromisoformat(metadata["creationTimestamp"]),
             completion_time=timestamp(status.get("completionTime")),
-            deleting=metadata.get("deletionTimestamp") is not None,
+            deleted=timestamp(metadata.get("deletionTimestamp")),
             suspended=bool((body.get("spec") or {}).get("suspend")),
             failed=int(status.get("failed") or 0),
+            failed_before=int((metadata.get("annotations") or {}).get(FAILED_BEFORE_ANNOTATION) or 0),
             ended=final.get("type", ""),
             ended_reason=final.get("reason") or "",
             ended_message=final.get("message") or "",
@@ -175,7 +247,9 @@ class ChildJob:
 class ChildPod:
     """A pod of a child Job; the container is the quantizer's.
 
-    disruption: reason of the DisruptionTarget condition, "" without one. oom_killed: in any container, now or before.
+    job_uid: of the Job that made it.
+    disruption: reason of the DisruptionTarget condition, "" without one.
+    oom_killed: name of a container that the kernel killed, now or before, the quantizer's first; "" without one.
     """
 
     uid: str
@@ -183,6 +257,7 @@ class ChildPod:
     name: str
     resource_version: int
     request_uid: str
+    job_uid: str
     created: datetime
     deleting: bool
     phase: str
@@ -200,7 +275,7 @@ class ChildPod:
     ended_reason: str
     ended_message: str
     ended_at: datetime | None
-    oom_killed: bool
+    oom_killed: str
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "ChildPod":
@@ -220,6 +295,7 @@ class ChildPod:
             name=metadata["name"],
             resource_version=version(metadata),
             request_uid=(metadata.get("labels") or {}).get(JOB_UID_LABEL, ""),
+            job_uid=_owner_uid(metadata),
             created=datetime.fromisoformat(metadata["creationTimestamp"]),
             deleting=metadata.get("deletionTimestamp") is not None,
             phase=status.get("phase") or "",
@@ -241,12 +317,13 @@ class ChildPod:
             ended_reason=ended.get("reason") or "",
             ended_message=ended.get("message") or "",
             ended_at=timestamp(ended.get("finishedAt")),
-            oom_killed=any(
-                ((c.get(key) or {}).get("terminated") or {}).get("reason") == "OOMKilled"
-                for c in (*containers, *(status.get("initContainerStatuses") or ()))
-                for key in ("state", "lastState")
-            ),
+            oom_killed=_oom_killed([own, *containers, *(status.get("initContainerStatuses") or ())]),
         )
+
+    @property
+    def taken_away(self) -> bool:
+        """It was disrupted, or told to end before it was done; the Job does not count it as failed."""
+        return bool(self.disruption) or self.exit_code == SIGTERM_EXIT_CODE
 
     def slim(self) -> "ChildPod":
         """Without its texts, once its job has ended and they are copied into the status."""
@@ -258,6 +335,15 @@ class ChildPod:
             waiting_message="",
             ended_message="",
         )
+
+
+def _oom_killed(statuses: Iterable[Mapping[str, Any]]) -> str:
+    for container in statuses:
+        for key in ("state", "lastState"):
+            ended = (container.get(key) or {}).get("terminated") or {}
+            if ended.get("reason") == "OOMKilled":
+                return str(container["name"])
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from quantization_api.pod import CONTAINER_NAME, PROGRESS_PORT, REQUEST_ENV, SCR
 from quantization_api.spec import MountedVolume, QuantizationJobSpec
 from quantization_operator.policies import deadline, retry
 from quantization_operator.settings import OperatorSettings
-from quantization_operator.snapshots import JOB_UID_LABEL, JobRequest
+from quantization_operator.snapshots import FAILED_BEFORE_ANNOTATION, JOB_UID_LABEL, JobRequest
 
 MANAGED_BY = "quantization-operator"
 MANAGED_BY_SELECTOR = f"app.kubernetes.io/managed-by={MANAGED_BY},{JOB_UID_LABEL}"
@@ -21,6 +21,13 @@ USER_ID = 65532
 SCRATCH_VOLUME = "quantizer-scratch"
 GRACE_SECONDS = 60
 """Between SIGTERM and SIGKILL: time to finish writing a layer."""
+SCRATCH_ENV = ({"name": "HOME", "value": SCRATCH_PATH}, {"name": "TMPDIR", "value": SCRATCH_PATH})
+CLEANUP_RETRIES = 2
+CLEANUP_TTL_SECONDS = 600
+CLEANUP_RESOURCES = {
+    "requests": {"cpu": "100m", "memory": "256Mi"},
+    "limits": {"cpu": "1", "memory": "1Gi"},  # a quota may ask for limits
+}
 
 
 def job_name(name: str, uid: str) -> str:
@@ -29,12 +36,17 @@ def job_name(name: str, uid: str) -> str:
     return f"{prefix}-{hashlib.sha256(uid.encode()).hexdigest()[:10]}"
 
 
-def labels(request: JobRequest) -> dict[str, str]:
+def cleanup_name(name: str, uid: str) -> str:
+    """The name of the Job that removes the artifact; never that of a child Job."""
+    return job_name(f"{name[:45]}-delete", f"{uid}/delete")
+
+
+def labels(request: JobRequest, component: str = "job") -> dict[str, str]:
     """Labels of the Job and its pods. The job's name is a label only where it fits one."""
     named = {JOB_NAME_LABEL: request.name} if len(request.name) <= 63 else {}
     return {
         "app.kubernetes.io/name": "quantizer",
-        "app.kubernetes.io/component": "job",
+        "app.kubernetes.io/component": component,
         "app.kubernetes.io/part-of": "quantization",
         "app.kubernetes.io/managed-by": MANAGED_BY,
         JOB_UID_LABEL: request.uid,
@@ -42,8 +54,10 @@ def labels(request: JobRequest) -> dict[str, str]:
     }
 
 
-def build(request: JobRequest, spec: QuantizationJobSpec, settings: OperatorSettings) -> dict[str, Any]:
-    """The manifest of the child Job (batch/v1)."""
+def build(
+    request: JobRequest, spec: QuantizationJobSpec, settings: OperatorSettings, failed_before: int = 0
+) -> dict[str, Any]:
+    """The manifest of the child Job (batch/v1). failed_before: attempts that Jobs before a pause counted."""
     own = labels(request)
     return {
         "apiVersion": "batch/v1",
@@ -52,7 +66,8 @@ def build(request: JobRequest, spec: QuantizationJobSpec, settings: OperatorSett
             "name": job_name(request.name, request.uid),
             "namespace": request.namespace,
             "labels": own | dict(request.queue_labels),
-            "annotations": dict(request.queue_annotations),
+            "annotations": dict(request.queue_annotations)
+            | ({FAILED_BEFORE_ANNOTATION: str(failed_before)} if failed_before else {}),
             "ownerReferences": [
                 {
                     "apiVersion": API_VERSION,
@@ -66,19 +81,47 @@ def build(request: JobRequest, spec: QuantizationJobSpec, settings: OperatorSett
             ],
         },
         "spec": {
-            "backoffLimit": spec.backoff_limit,
-            "podReplacementPolicy": "Failed",  # two pods never write to the same output (KEP-3939)
-            "podFailurePolicy": retry.pod_failure_policy(),
+            **retry.job_fields(spec, failed_before),
             **deadline.job_fields(spec),
             "template": {
                 "metadata": {"labels": own, "annotations": dict(request.queue_annotations)},
-                "spec": _pod(request, spec, settings),
+                "spec": _pod(spec, settings, _quantizer(request, spec, settings)),
             },
         },
     }
 
 
-def _pod(request: JobRequest, spec: QuantizationJobSpec, settings: OperatorSettings) -> dict[str, Any]:
+def build_cleanup(
+    request: JobRequest, spec: QuantizationJobSpec, settings: OperatorSettings, recipe: str | None
+) -> dict[str, Any]:
+    """The manifest of the Job that removes the artifact of a deleted QuantizationJob. recipe: of that artifact.
+
+    It has no owner: a foreground deletion of the QuantizationJob would remove it before it has done its work. It
+    ends by its deadline and is removed by its time to live. No queue, no GPU: it lists and deletes objects.
+    """
+    own = labels(request, "cleanup")
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": cleanup_name(request.name, request.uid),
+            "namespace": request.namespace,
+            "labels": own,
+        },
+        "spec": {
+            "backoffLimit": CLEANUP_RETRIES,
+            "activeDeadlineSeconds": max(1, int(settings.cleanup_deadline_seconds)),
+            "ttlSecondsAfterFinished": CLEANUP_TTL_SECONDS,
+            "template": {
+                "metadata": {"labels": own},
+                "spec": _pod(spec, settings, _remover(request, spec, recipe)),
+            },
+        },
+    }
+
+
+def _pod(spec: QuantizationJobSpec, settings: OperatorSettings, work: dict[str, Any]) -> dict[str, Any]:
+    """A restricted pod as the template asks for, whose container does the work."""
     template = spec.template
     chosen = {
         "imagePullSecrets": [reference.model_dump() for reference in template.image_pull_secrets],
@@ -105,7 +148,7 @@ def _pod(request: JobRequest, spec: QuantizationJobSpec, settings: OperatorSetti
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         **{key: value for key, value in chosen.items() if value},
-        "containers": [_container(request, spec, settings)],
+        "containers": [_container(spec, settings) | work],
         "volumes": [
             {"name": SCRATCH_VOLUME, "emptyDir": {"sizeLimit": scratch}},
             *(_volume(volume) for volume in template.volumes),
@@ -113,7 +156,32 @@ def _pod(request: JobRequest, spec: QuantizationJobSpec, settings: OperatorSetti
     }
 
 
-def _container(request: JobRequest, spec: QuantizationJobSpec, settings: OperatorSettings) -> dict[str, Any]:
+def _quantizer(request: JobRequest, spec: QuantizationJobSpec, settings: OperatorSettings) -> dict[str, Any]:
+    return {
+        "args": ["run"],
+        "env": [{"name": REQUEST_ENV, "value": run_request(request, spec, settings)}, *SCRATCH_ENV],
+        "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
+        "resources": spec.template.resources.model_dump(exclude_defaults=True),
+    }
+
+
+def _remover(request: JobRequest, spec: QuantizationJobSpec, recipe: str | None) -> dict[str, Any]:
+    options = {
+        "--uid": request.uid,
+        "--recipe": recipe,
+        "--endpoint": spec.storage.endpoint,
+        "--region": spec.storage.region,
+    }
+    given = [f"{name}={value}" for name, value in options.items() if value]
+    return {
+        # Kubernetes expands $(NAME) in an argument, also to secrets; $$ is a dollar.
+        "args": [word.replace("$", "$$") for word in ("delete", *given, spec.output.uri)],
+        "env": [*SCRATCH_ENV],
+        "resources": CLEANUP_RESOURCES,
+    }
+
+
+def _container(spec: QuantizationJobSpec, settings: OperatorSettings) -> dict[str, Any]:
     template = spec.template
     secret = spec.storage.credentials_secret
     pull = {"imagePullPolicy": template.image_pull_policy} if template.image_pull_policy else {}
@@ -121,15 +189,7 @@ def _container(request: JobRequest, spec: QuantizationJobSpec, settings: Operato
         "name": CONTAINER_NAME,
         "image": template.image or _image(spec, settings),
         **pull,
-        "args": ["run"],
-        "env": [
-            {"name": REQUEST_ENV, "value": run_request(request, spec, settings)},
-            {"name": "HOME", "value": SCRATCH_PATH},
-            {"name": "TMPDIR", "value": SCRATCH_PATH},
-        ],
         **({"envFrom": [{"secretRef": {"name": secret.name}}]} if secret else {}),
-        "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
-        "resources": template.resources.model_dump(exclude_defaults=True),
         # Of a crash that leaves no result, the tail of the log is the only evidence that is seen without log access.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {

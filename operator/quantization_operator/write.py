@@ -1,7 +1,7 @@
-"""The only module that writes to the API server: create the Job, stop it, patch the status, post an event."""
+"""The only module that writes to the API server: Jobs, the status, the finalizer, the end of an object, events."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -9,8 +9,8 @@ from quantization_api import API_VERSION, KIND
 from quantization_api.status import QuantizationJobStatus
 from quantization_operator import paths
 from quantization_operator.conditions import rfc3339
+from quantization_operator.decision import Event, Refusal
 from quantization_operator.kube import MERGE_PATCH, ApiError, Kube
-from quantization_operator.reconcile import Event, Refusal
 from quantization_operator.snapshots import ChildJob, JobRequest
 
 COMPONENT = "quantization-operator"
@@ -40,12 +40,13 @@ class Writer:
         self._instance = instance
 
     async def create_job(self, request: JobRequest, manifest: Mapping[str, Any]) -> ChildJob | Refusal:
-        """Create the child Job; one that is already there and ours is the same success.
+        """Create a Job; one that is already there and ours is the same success, also while it is going away.
 
         Raises:
             ApiError: temporary; try again.
         """
         name = manifest["metadata"]["name"]
+        owners = manifest["metadata"].get("ownerReferences") or [{"uid": ""}]
         try:
             path = paths.collection("Job", request.namespace)
             return ChildJob.of(await self._kube.request("POST", path, body=manifest))
@@ -55,19 +56,63 @@ class Writer:
             if error.code != CONFLICT or error.reason != "AlreadyExists":
                 raise
         there = ChildJob.of(await self._kube.request("GET", paths.item("Job", request.namespace, name)))
-        if there.owner_uid == request.uid:
+        if there.request_uid == request.uid and there.owner_uid == owners[0]["uid"]:
             return there
         return Refusal(
             CONFLICT, f"a Job named {name} exists that this QuantizationJob does not own", taken=True
         )
 
-    async def delete_job(self, job: ChildJob) -> None:
-        """Delete a Job and, by the garbage collector, its pods; exactly this one, not a later one of the name."""
-        body = {"propagationPolicy": "Background", "preconditions": {"uid": job.uid}}
+    async def delete_job(self, job: ChildJob) -> ChildJob | None:
+        """Delete a Job, exactly this one and not a later one of the name; the Job as it is then, None when it is gone.
+
+        In the foreground: it stays, and its name is taken, until its pods have ended and write no more.
+        """
+        body = {"propagationPolicy": "Foreground", "preconditions": {"uid": job.uid}}
         try:
-            await self._kube.request("DELETE", paths.item("Job", job.namespace, job.name), body=body)
+            answer = await self._kube.request("DELETE", paths.item("Job", job.namespace, job.name), body=body)
         except ApiError as error:
             if error.code not in (NOT_FOUND, CONFLICT):
+                raise
+            return None
+        return ChildJob.of(answer) if answer.get("kind") == "Job" else None
+
+    async def patch_finalizers(self, request: JobRequest, finalizers: Sequence[str]) -> JobRequest | None:
+        """Set the finalizers of the object, of this version of it; the object then, None when it is gone.
+
+        Raises:
+            ApiError: 409 when the object changed meanwhile.
+        """
+        body = {
+            "metadata": {
+                "uid": request.uid,
+                "resourceVersion": str(request.resource_version),
+                "finalizers": list(finalizers),
+            }
+        }
+        path = paths.item("QuantizationJob", request.namespace, request.name)
+        try:
+            answer = await self._kube.request("PATCH", path, body=body, content_type=MERGE_PATCH)
+        except ApiError as error:
+            if error.code == NOT_FOUND:
+                return None
+            raise
+        return JobRequest.of(answer)
+
+    async def delete_request(self, request: JobRequest) -> None:
+        """Delete the object as it was seen: one that was changed since is looked at again first.
+
+        Raises:
+            ApiError: 409 when it changed meanwhile.
+        """
+        body = {
+            "propagationPolicy": "Background",
+            "preconditions": {"uid": request.uid, "resourceVersion": str(request.resource_version)},
+        }
+        path = paths.item("QuantizationJob", request.namespace, request.name)
+        try:
+            await self._kube.request("DELETE", path, body=body)
+        except ApiError as error:
+            if error.code != NOT_FOUND:
                 raise
 
     async def patch_status(

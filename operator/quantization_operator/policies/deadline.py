@@ -1,6 +1,7 @@
 """activeDeadlineSeconds: the Job's own deadline, passed through.
 
-It runs from the Job's startTime, and stops and starts anew when a queue suspends and resumes the Job.
+It runs from the Job's startTime, and starts anew with each start: when a queue suspends and resumes the Job, and
+when a pause of the user ends, which makes a new Job.
 """
 
 from typing import Any

@@ -2,6 +2,9 @@
 
 The Job controller counts attempts and makes new pods; this is what it is told, and the one case it cannot
 see: an out-of-memory kill ends with exit code 137 like any kill from outside, but it would come back.
+
+A pause deletes the Job, and with it its count. The Job that follows carries what was counted before it in an
+annotation, and may fail as often as is left of backoffLimit.
 """
 
 from collections.abc import Sequence
@@ -9,25 +12,31 @@ from typing import Any
 
 from quantization_api.failures import CATALOGUE, PERMANENT_EXIT_CODES, Category
 from quantization_api.pod import CONTAINER_NAME
+from quantization_api.spec import QuantizationJobSpec
 from quantization_api.status import Attempts, Failure
 from quantization_operator.diagnose import by_age, pod_failure
-from quantization_operator.snapshots import ChildJob, ChildPod
+from quantization_operator.snapshots import SIGTERM_EXIT_CODE, ChildJob, ChildPod
 
 
 def pod_failure_policy() -> dict[str, Any]:
-    """podFailurePolicy of the Job (KEP-3329). The first rule that matches wins: a disruption is never counted."""
+    """podFailurePolicy of the Job (KEP-3329). The first rule that matches wins: a disruption is never counted.
+
+    Eviction, preemption, drain, node loss: the condition DisruptionTarget. A pod that was deleted by hand has no
+    such condition, but the quantizer ends with 143 after SIGTERM, and nothing sends it one from inside.
+    """
     return {
         "rules": [
             {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-            {
-                "action": "FailJob",
-                "onExitCodes": {
-                    "containerName": CONTAINER_NAME,
-                    "operator": "In",
-                    "values": list(PERMANENT_EXIT_CODES),
-                },
-            },
+            _on_exit_codes("Ignore", (SIGTERM_EXIT_CODE,)),
+            _on_exit_codes("FailJob", PERMANENT_EXIT_CODES),
         ]
+    }
+
+
+def _on_exit_codes(action: str, codes: Sequence[int]) -> dict[str, Any]:
+    return {
+        "action": action,
+        "onExitCodes": {"containerName": CONTAINER_NAME, "operator": "In", "values": list(codes)},
     }
 
 
@@ -47,10 +56,24 @@ def blameless(pods: Sequence[ChildPod]) -> int:
     return sum(
         1
         for pod in pods
-        if not pod.disruption
+        if not pod.taken_away
         and (found := pod_failure(pod)) is not None
         and found.category in (Category.DISRUPTED, Category.NODE_LOST)
     )
+
+
+def counted(attempts: Attempts | None) -> int:
+    """Failed attempts that the next Job starts with."""
+    return attempts.failed if attempts else 0
+
+
+def job_fields(spec: QuantizationJobSpec, before: int) -> dict[str, Any]:
+    """The fields of the Job's spec. before: attempts that earlier Jobs counted; the Job has what they left."""
+    return {
+        "backoffLimit": max(0, spec.backoff_limit - before),
+        "podReplacementPolicy": "Failed",  # two pods never write to the same output (KEP-3939)
+        "podFailurePolicy": pod_failure_policy(),
+    }
 
 
 def attempts(
@@ -58,11 +81,11 @@ def attempts(
 ) -> Attempts | None:
     """Failed and disrupted attempts so far; None while there are none.
 
-    They never shrink, although pods and, with a queue, the Job's own counter come and go. `disruptions`: pods
-    with the condition DisruptionTarget, those that are gone included.
+    They never shrink, although pods, Jobs and, with a queue, a Job's own counter come and go. `disruptions`: pods
+    that were taken away, those that are gone included.
     """
     innocent = blameless(pods)
     known = before or Attempts()
-    failed = max(known.failed, (child.failed - innocent) if child else 0)
+    failed = max(known.failed, (child.failed_before + child.failed - innocent) if child else 0)
     disrupted = max(known.disrupted, disruptions + innocent)
     return Attempts(failed=failed, disrupted=disrupted) if failed or disrupted else before

@@ -1,0 +1,123 @@
+"""What to change in the manifest, from the words of the kubelet, the scheduler and admission. Pure.
+
+A table for each thing that can say no: the first pattern found in the message gives the cure. A message that no
+pattern knows gets "", and with it the catalogue's cure of its category.
+"""
+
+import re
+from collections.abc import Sequence
+
+Table = Sequence[tuple[str, str]]
+
+IMAGE: Table = (
+    (
+        r"^InvalidImageName",
+        "Correct spec.template.image: it is not the name of an image (REGISTRY/NAME:TAG, lower case, no https://).",
+    ),
+    (
+        r"unauthorized|authentication|denied|\b40[13]\b|no basic auth",
+        "Name a Secret for the registry in spec.template.imagePullSecrets, or correct spec.template.image.",
+    ),
+    (
+        r"no match for platform|exec format",
+        "Name an image for the node's architecture in spec.template.image, or choose nodes with "
+        "spec.template.nodeSelector (kubernetes.io/arch).",
+    ),
+    (
+        r"dial tcp|no such host|timeout|connection refused|x509",
+        "The node cannot reach the registry: correct its name in spec.template.image, or the cluster's network.",
+    ),
+    (r"^ErrImageNeverPull", "Change spec.template.imagePullPolicy, or load the image onto the node."),
+    (r"not found|manifest unknown", "Correct spec.template.image: the registry has no such image or tag."),
+)
+
+CONFIGURATION: Table = (
+    (
+        r"runAsNonRoot|run as root",
+        "Name an image in spec.template.image whose user is a number other than 0.",
+    ),
+    (
+        r"configmap|persistentvolumeclaim|volume|mount",
+        "Correct spec.template.volumes: what they name must exist in the job's namespace.",
+    ),
+    (
+        r"executable file not found|no such file|permission denied|exec",
+        "Correct spec.template.image: it must be an image of the quantizer for the node's architecture.",
+    ),
+)
+
+SCHEDULING: Table = (
+    (
+        r"persistentvolumeclaim|unbound immediate",
+        "Correct the claim in spec.template.volumes, or create it in the job's namespace.",
+    ),
+    (
+        r"Insufficient nvidia\.com/gpu",
+        "Lower spec.template.resources.limits (nvidia.com/gpu), or add nodes with GPUs.",
+    ),
+    (r"Insufficient memory", "Lower spec.template.resources.requests.memory, or add larger nodes."),
+    (r"Insufficient cpu", "Lower spec.template.resources.requests.cpu, or add larger nodes."),
+    (
+        r"Insufficient ephemeral-storage",
+        "Lower spec.template.scratchSize, or add nodes with larger disks.",
+    ),
+    (r"Insufficient (\S+?)[,.]?(\s|$)", "Lower spec.template.resources.limits, or add nodes that have it."),
+    (
+        r"node affinity|node selector",
+        "Correct spec.template.nodeSelector or affinity: no node has what they ask for.",
+    ),
+    (r"untolerated taint|taint", "Add the taint to spec.template.tolerations, or add nodes without it."),
+    (r"too many pods|Too many pods", "Wait until pods end, or add nodes."),
+)
+
+REFUSED_POD: Table = (
+    (
+        r"PodSecurity",
+        "Remove from spec.template what the message names, or choose a namespace whose "
+        "pod-security.kubernetes.io/enforce label allows it.",
+    ),
+    (
+        r"exceeded quota|failed quota",
+        "Lower or set spec.template.resources as the message says, or raise the namespace's ResourceQuota.",
+    ),
+    (
+        r"maximum .* usage|minimum .* usage|limit to request ratio",
+        "Bring spec.template.resources within the namespace's LimitRange.",
+    ),
+    (
+        r"admission webhook .* denied|ValidatingAdmissionPolicy",
+        "Change what the message names in spec.template, or ask who set that policy for an exception.",
+    ),
+    (
+        r"failed calling webhook",
+        "The policy server does not answer: tell who runs it. Nothing in the manifest is wrong.",
+    ),
+    (
+        r"serviceaccount",
+        "Create the service account in the job's namespace, or correct spec.template.serviceAccountName.",
+    ),
+    (r"PriorityClass", "Correct spec.template.priorityClassName: there is no such PriorityClass."),
+    (r"RuntimeClass", "Correct spec.template.runtimeClassName: there is no such RuntimeClass."),
+)
+
+DISRUPTION: Table = (
+    (
+        r"low on resource: (ephemeral-storage|nodefs|imagefs|inodes)",
+        "Raise spec.template.resources.requests (ephemeral-storage) to what the job needs, so that a node with room "
+        "is chosen.",
+    ),
+    (
+        r"low on resource: memory",
+        "Raise spec.template.resources.requests.memory to what the job needs, so that it is not the first to go.",
+    ),
+    (
+        r"^PreemptionByScheduler",
+        "A pod of higher priority needed the place: raise spec.template.priorityClassName, or apply the job again when "
+        "there is room.",
+    ),
+)
+
+
+def cure(table: Table, message: str) -> str:
+    """The cure for a message, or ""."""
+    return next((text for pattern, text in table if re.search(pattern, message)), "")

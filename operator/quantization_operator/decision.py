@@ -1,0 +1,106 @@
+"""What a decision is made from, and what it can say: values, no behaviour."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from quantization_api.status import Progress, QuantizationJobStatus
+from quantization_operator.settings import OperatorSettings
+from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest, KubernetesWarning
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The API server's answer to the creation of a Job. taken: the name belongs to a Job of somebody else."""
+
+    code: int
+    message: str
+    taken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another QuantizationJob of the namespace whose output is the same place, and that has not failed."""
+
+    name: str
+    uid: str
+    created: datetime
+    has_job: bool
+    finished: bool
+    deleting: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """All that a decision may depend on.
+
+    pods: of the child. cleanup, cleanup_pods: the Job that removes the artifact, and its pods. peers: others with
+    the same output. fresh: the Jobs and pods were read from the API server just now. warnings: Warning events of
+    the child or its pod, None when they were not read. progress_written, disruptions and problem: what this
+    process remembers.
+    """
+
+    request: JobRequest
+    child: ChildJob | None = None
+    pods: tuple[ChildPod, ...] = ()
+    cleanup: ChildJob | None = None
+    cleanup_pods: tuple[ChildPod, ...] = ()
+    peers: tuple[Peer, ...] = ()
+    fresh: bool = False
+    warnings: tuple[KubernetesWarning, ...] | None = None
+    refusal: Refusal | None = None
+    progress: Progress | None = None
+    progress_written: datetime | None = None
+    disruptions: int = 0
+    problem: tuple[str, datetime] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something to tell the user of the object, once: an event of the QuantizationJob."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do. Effects happen in the order of the fields; the events only after the status was written.
+
+    look: read these from the API server and decide again. finalizers: those that the object must have from now on;
+    decide again after it. create: manifest of a Job; decide again after it. status: the new status, None when it
+    stays. delete: a Job that must not go on. release: remove the operator's finalizer, after the events were told,
+    since the object may be gone with it. remove: delete the object. problem: to be remembered. retry: the same
+    must be tried again, with back-off.
+    """
+
+    rule: str
+    look: Literal["", "objects", "events"] = ""
+    finalizers: tuple[str, ...] | None = None
+    create: Mapping[str, Any] | None = None
+    status: QuantizationJobStatus | None = None
+    delete: ChildJob | None = None
+    events: tuple[Event, ...] = ()
+    release: bool = False
+    remove: bool = False
+    problem: tuple[str, datetime] | None = None
+    requeue_after: float | None = None
+    retry: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What the rules see: the observation, the status as last written, the settings, the time."""
+
+    observed: Observed
+    before: QuantizationJobStatus
+    settings: OperatorSettings
+    now: datetime
+    request: JobRequest = field(init=False)
+    child: ChildJob | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "request", self.observed.request)
+        object.__setattr__(self, "child", self.observed.child)

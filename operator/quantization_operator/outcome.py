@@ -1,0 +1,147 @@
+"""What follows from a decision for the user: the next status, and the events that tell of it. Pure."""
+
+from datetime import datetime
+from typing import Any
+
+from quantization_api.pod import RunResult
+from quantization_api.status import Failure, Progress, QuantizationJobStatus
+from quantization_operator.conditions import (
+    QUEUED_REASONS,
+    RUNNING_REASON,
+    SUCCEEDED_REASON,
+    SUSPENDED_REASON,
+    State,
+    conditions,
+    phase,
+    reason,
+    rfc3339,
+)
+from quantization_operator.decision import Case, Decision, Event
+from quantization_operator.diagnose import by_age, pod_failure
+from quantization_operator.policies import admission, reporting, retry, ttl
+from quantization_operator.snapshots import ChildPod
+
+
+def alive(case: Case) -> list[ChildPod]:
+    """The pods that have not ended, the newest last."""
+    return [pod for pod in by_age(case.observed.pods) if pod.phase not in ("Failed", "Succeeded")]
+
+
+def next_status(case: Case, state: State, **changes: Any) -> QuantizationJobStatus | None:
+    """The next status, or None when it says nothing new."""
+    request, before, child = case.request, case.before, case.child
+    observed = case.observed
+    update: dict[str, Any] = {
+        "observed_generation": request.generation,
+        "conditions": conditions(state, request.generation, before.conditions, case.now),
+        "attempts": retry.attempts(before.attempts, child, observed.disruptions, observed.pods),
+        "completion_time": None,
+        "failure": None,
+    }
+    if before.passes is None and request.spec:
+        spec = admission.admit(request.spec)
+        if not isinstance(spec, Failure):
+            update["passes"] = "+".join(item.type for item in spec.workflow.passes)[:256]
+    if child is not None:
+        update |= {"job_name": child.name, "start_time": before.start_time or rfc3339(child.created)}
+    if state.reason == RUNNING_REASON and reporting.due(
+        before.progress,
+        observed.progress,
+        observed.progress_written,
+        case.now,
+        case.settings.progress_interval_seconds,
+    ):
+        update["progress"] = observed.progress
+    after = before.model_copy(update=update | changes)
+    after.phase = phase(after.conditions)
+    return None if after == before else after
+
+
+def succeeded(rule: str, case: Case, result: RunResult) -> Decision:
+    """The job ends with an artifact."""
+    ended = (case.child.completion_time if case.child else None) or case.now
+    layers = (case.observed.progress or case.before.progress or Progress()).layers
+    status = next_status(
+        case,
+        State(
+            "succeeded",
+            SUCCEEDED_REASON,
+            f"the artifact is at {result.artifact.uri if result.artifact else ''}",
+        ),
+        completion_time=rfc3339(ended),
+        recipe=result.recipe,
+        artifact=result.artifact,
+        metrics=result.metrics,
+        progress=Progress(percent=100, stage="done", layer=layers, layers=layers),
+    )
+    return Decision(rule, status=status, events=told(case, status), requeue_after=_expires(case, ended))
+
+
+def failed(rule: str, case: Case, cause: Failure, delete: bool = False) -> Decision:
+    """The job ends without one. delete: its Job would go on."""
+    ended = (case.child.ended_at if case.child else None) or case.now
+    status = next_status(
+        case,
+        State("failed", cause.category, cause.message),
+        completion_time=rfc3339(ended),
+        failure=cause,
+    )
+    return Decision(
+        rule,
+        status=status,
+        delete=case.child if delete else None,
+        events=told(case, status),
+        requeue_after=_expires(case, ended),
+    )
+
+
+def _expires(case: Case, ended: datetime) -> float | None:
+    """Nothing else will bring a job that has ended back to be looked at."""
+    return ttl.left(case.request.ttl_seconds, ended, case.now)
+
+
+CALM_REASONS = frozenset({RUNNING_REASON, SUCCEEDED_REASON, "Starting", "Stopping", "Disrupted", "Retrying"})
+
+
+def told(case: Case, after: QuantizationJobStatus | None) -> tuple[Event, ...]:
+    """What changed, for `kubectl describe`: transitions only, each told once."""
+    before = case.before
+    if after is None:
+        return ()
+    news: list[Event] = []
+    was, now = before.attempts, after.attempts
+    pods = by_age(case.observed.pods)
+    if now and now.failed > (was.failed if was else 0) and after.phase != "Failed":
+        cause = next((f for pod in reversed(pods) if (f := pod_failure(pod))), None)
+        news.append(
+            Event("Warning", "AttemptFailed", cause.message if cause else f"{now.failed} attempts failed")
+        )
+    if now and now.disrupted > (was.disrupted if was else 0):
+        news.append(Event("Normal", "Disrupted", "a pod was disrupted; this is not counted as an attempt"))
+    if before.job_name is None and after.job_name is not None:
+        news.append(Event("Normal", "JobCreated", f"created Job {after.job_name}"))
+    elif (
+        case.child is not None
+        and not case.child.deleting
+        and after.phase != "Suspended"
+        and before.observed_generation is not None
+        and before.observed_generation < case.request.generation
+    ):
+        news.append(
+            Event("Warning", "ChangeIgnored", "the Job is already made; the change has no effect on it")
+        )
+    ready = next(c for c in after.conditions if c.type == "Ready")
+    if ready.reason != reason(before.conditions):
+        if after.phase == "Succeeded":
+            news.append(Event("Normal", SUCCEEDED_REASON, ready.message))
+        elif after.phase == "Failed" and after.failure:
+            news.append(
+                Event("Warning", after.failure.category, f"{after.failure.message} {after.failure.hint}")
+            )
+        elif ready.reason == RUNNING_REASON:
+            news.append(Event("Normal", "Started", ready.message))
+        elif ready.reason in (*QUEUED_REASONS, SUSPENDED_REASON, "OutputInUse"):
+            news.append(Event("Normal", ready.reason, ready.message))
+        elif ready.reason not in CALM_REASONS:
+            news.append(Event("Warning", ready.reason, ready.message))
+    return tuple(news)

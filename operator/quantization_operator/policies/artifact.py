@@ -1,0 +1,43 @@
+"""artifactPolicy Delete: the artifact goes with the object, and the object never stays because of the artifact."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from quantization_operator.decision import Peer, Refusal
+from quantization_operator.settings import OperatorSettings
+from quantization_operator.snapshots import FINALIZER, JobRequest
+
+NAMESPACE_GOES = "is being terminated"
+"""Part of the API server's refusal to create anything in a namespace that is being deleted."""
+
+
+def finalizers(request: JobRequest, makes_job: bool) -> tuple[str, ...] | None:
+    """The finalizers that the object should have; None when it has them.
+
+    Ours only when there may be something to remove: with the policy Delete, and a Job that was made or is made now.
+    """
+    has = FINALIZER in request.finalizers
+    wanted = request.deletes_artifact and (makes_job or has or bool(request.job_name))
+    if wanted == has:
+        return None
+    return (*request.finalizers, FINALIZER) if wanted else without(request)
+
+
+def without(request: JobRequest) -> tuple[str, ...]:
+    """The finalizers of everybody else."""
+    return tuple(name for name in request.finalizers if name != FINALIZER)
+
+
+def kept_for(peers: Iterable[Peer]) -> Peer | None:
+    """Another job that has, or is making, the artifact at the same output: it must not lose it."""
+    return next((peer for peer in peers if not peer.deleting and (peer.has_job or peer.finished)), None)
+
+
+def left(since: datetime, settings: OperatorSettings, now: datetime) -> float:
+    """Seconds until a step of the clean-up is given up; 0: now."""
+    return max(0.0, (since + timedelta(seconds=settings.cleanup_deadline_seconds) - now).total_seconds())
+
+
+def hopeless(refusal: Refusal) -> bool:
+    """Whether a clean-up Job that was refused would be refused again, for as long as the namespace exists."""
+    return refusal.taken or refusal.code in (400, 422) or NAMESPACE_GOES in refusal.message

@@ -1,0 +1,1 @@
+"""The rules of `reconcile`, by the part of a job's life that they decide about."""

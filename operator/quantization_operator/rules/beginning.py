@@ -1,0 +1,87 @@
+"""Before there is a Job: a pause, a spec that cannot be run, an output that is taken, and then the Job."""
+
+from quantization_api.failures import Category
+from quantization_api.status import Failure
+from quantization_operator import workload
+from quantization_operator.conditions import SUSPENDED_REASON, State
+from quantization_operator.decision import Case, Decision
+from quantization_operator.diagnose import failure
+from quantization_operator.outcome import failed, next_status, told
+from quantization_operator.policies import admission, artifact, conflict, retry
+
+LOOK_AGAIN_SECONDS = 5.0
+"""The end of another object is not told to the jobs that wait for it."""
+
+
+def refused_spec(case: Case) -> Decision | None:
+    """A stored spec that cannot be run is told at once, also during a pause: nothing would become better by waiting."""
+    if case.child is not None or case.request.job_name:
+        return None
+    spec = admission.admit(case.request.spec)
+    return failed("refused spec", case, spec) if isinstance(spec, Failure) else None
+
+
+def paused(case: Case) -> Decision | None:
+    """spec.suspend: no Job. The pod is told by SIGTERM; its finished layers wait beside the output.
+
+    The Job's name leaves the status, so that its absence is no accident (`ending.job_deleted`) and the end of the
+    pause makes a new one. A queue's own suspension of the Job is another thing: it is the queue's to end.
+    """
+    if not case.request.suspend:
+        return None
+    child = case.child
+    state = State("suspended", SUSPENDED_REASON, "spec.suspend is true; set it to false to go on")
+    status = next_status(case, state, job_name=None)
+    stop = child if child is not None and not child.deleting else None
+    return Decision("paused", status=status, delete=stop, events=told(case, status))
+
+
+def stopping(case: Case) -> Decision | None:
+    """Going on after a pause: the earlier Job is still there until its pod has saved and ended."""
+    child = case.child
+    if child is None or not child.deleting or case.request.job_name:
+        return None
+    state = State("in progress", "Stopping", f"waits until the pod of Job {child.name} has ended")
+    status = next_status(case, state, job_name=None)
+    return Decision("stopping", status=status, events=told(case, status))
+
+
+def output_taken(case: Case) -> Decision | None:
+    """Another QuantizationJob writes, or is about to write, to the same output."""
+    if case.child is not None:
+        return None
+    if holder := conflict.holder(case.request, case.observed.peers):
+        sentence = (
+            f"QuantizationJob {holder.name} has the output {case.request.output} and has not ended; "
+            "wait for it, or delete it"
+        )
+        return failed("output taken", case, failure(Category.ARTIFACT_CONFLICT, sentence))
+    if leaving := conflict.leaving(case.observed.peers):
+        message = f"waits until QuantizationJob {leaving.name}, which has the same output, is deleted"
+        status = next_status(case, State("in progress", "OutputInUse", message))
+        return Decision(
+            "output in use", status=status, events=told(case, status), requeue_after=LOOK_AGAIN_SECONDS
+        )
+    return None
+
+
+def create(case: Case) -> Decision | None:
+    """Make the Job, if the API server takes it; before it the finalizer, if the artifact is to go with the object."""
+    if case.child is not None:
+        return None
+    refusal = case.observed.refusal
+    if refusal is None:
+        if finalizers := artifact.finalizers(case.request, makes_job=True):
+            return Decision("create", finalizers=finalizers)
+        spec = admission.admit(case.request.spec)
+        if isinstance(spec, Failure):
+            raise AssertionError("a spec that is refused was decided above")
+        before = retry.counted(case.before.attempts)
+        return Decision("create", create=workload.build(case.request, spec, case.settings, before))
+    if refusal.taken:
+        return failed("name taken", case, failure(Category.INTERNAL, refusal.message))
+    if refusal.code in (400, 422):
+        hint = "Correct spec.template: the API server does not accept the Job that follows from it."
+        return failed("refused job", case, failure(Category.INVALID_WORKFLOW, refusal.message, hint=hint))
+    status = next_status(case, State("in progress", "JobRefused", refusal.message))
+    return Decision("refused job", status=status, events=told(case, status), retry=True)

@@ -1,0 +1,84 @@
+"""How a job ends: its Job completes, gives up or disappears, or a pod shows that going on has no use."""
+
+from quantization_api.failures import PERMANENT_EXIT_CODES, Category
+from quantization_api.pod import RunResult
+from quantization_operator.decision import Case, Decision
+from quantization_operator.diagnose import by_age, failure, job_failure, success_of
+from quantization_operator.outcome import alive, failed, succeeded
+from quantization_operator.policies import retry, ttl
+
+
+def finished(case: Case) -> Decision | None:
+    """An end is final. What is left: to stop a Job that still tries, to observe later changes, to expire.
+
+    Only a spec that was refused before any Job was made is judged again when it changes.
+    """
+    request, child = case.request, case.child
+    if not request.finished:
+        return None
+    changed = request.observed_generation != request.generation
+    if changed and request.finished == "Failed" and not request.job_name:
+        return None
+    left = ttl.left(request.ttl_seconds, request.completed, case.now)
+    if left == 0:
+        return Decision("expired", remove=True)
+    status = case.before.model_copy(update={"observed_generation": request.generation}) if changed else None
+    if status is not None:
+        status.conditions = [
+            c.model_copy(update={"observed_generation": request.generation}) for c in status.conditions
+        ]
+    lingers = child is not None and not child.ended and not child.deleting
+    return Decision("finished", status=status, delete=child if lingers else None, requeue_after=left)
+
+
+def complete(case: Case) -> Decision | None:
+    """The Job completed. It succeeded when a pod left a valid result, and only then."""
+    child = case.child
+    if child is None or child.ended != "Complete":
+        return None
+    found = success_of(case.observed.pods)
+    if found is None and not case.observed.fresh:
+        return Decision("complete", look="objects")
+    if isinstance(found, RunResult):
+        return succeeded("complete", case, found)
+    if found is None:
+        found = failure(
+            Category.INTERNAL, "the Job completed, but its pod was removed before its result was read"
+        )
+    return failed("complete without a result", case, found)
+
+
+def job_failed(case: Case) -> Decision | None:
+    """The Job gave up. The cause is read from all of its pods, as they are now."""
+    child = case.child
+    if child is None or child.ended != "Failed":
+        return None
+    if not case.observed.fresh:
+        return Decision("job failed", look="objects")
+    return failed("job failed", case, job_failure(child, case.observed.pods))
+
+
+def hopeless(case: Case) -> Decision | None:
+    """A pod failed in a way that the next one would too, and the Job cannot know it."""
+    cause = retry.hopeless(case.observed.pods)
+    return failed("hopeless", case, cause, delete=True) if cause else None
+
+
+def last_moment(case: Case) -> Decision | None:
+    """The last quantizer ended for good; the kubelet and the Job controller will say so in a moment."""
+    pods = by_age(case.observed.pods)
+    if not pods or any(pod.uid != pods[-1].uid for pod in alive(case)):
+        return None
+    last = pods[-1]
+    ended = last.exit_code in (0, *PERMANENT_EXIT_CODES) and not last.disruption
+    return Decision("ending") if last.phase == "Succeeded" or ended else None
+
+
+def job_deleted(case: Case) -> Decision | None:
+    """The Job was made, and is gone without having ended, and not by a pause: that takes its name out of status."""
+    if case.child is not None or not case.request.job_name:
+        return None
+    if not case.observed.fresh:
+        return Decision("job deleted", look="objects")
+    gone = f"Job {case.request.job_name} was deleted before it ended"
+    return failed("job deleted", case, failure(Category.JOB_DELETED, gone))

@@ -1,0 +1,99 @@
+"""While the Job waits or runs: how it stands, for what it waits, and the end of patience."""
+
+from quantization_api.failures import Category
+from quantization_operator.conditions import RUNNING_REASON, State, reason
+from quantization_operator.decision import Case, Decision
+from quantization_operator.diagnose import by_age, pod_failure, waiting_problem
+from quantization_operator.outcome import alive, failed, next_status, told
+from quantization_operator.policies import patience
+
+NO_POD_GRACE_SECONDS = 5.0
+"""So long a Job may be without a pod before its events are read."""
+SLOW_START_SECONDS = 20.0
+"""So long a pod may be starting before its events are read."""
+LOOK_AT_EVENTS_SECONDS = (15.0, 300.0)
+"""Least and longest time between two looks at the events of a job that does not get on."""
+
+
+def in_progress(case: Case) -> Decision:
+    """The Job waits or runs: say how it stands, for what it waits, and end it when patience does."""
+    child, observed = case.child, case.observed
+    if child is None:
+        raise AssertionError("a job without a child Job was decided above")
+    problem = None if child.suspended else waiting_problem(observed.pods, observed.warnings or ())
+    if problem is not None:
+        since = observed.problem[1] if observed.problem and observed.problem[0] == problem.key else case.now
+        left = patience.left(problem, since, case.now, case.settings)
+        if left == 0:
+            return failed("out of patience", case, problem.failure, delete=True)
+        status = next_status(case, State("in progress", problem.reason, problem.failure.message))
+        look = _until_next_look(case) if observed.warnings else None
+        again = min(filter(None, (left, look)), default=None)
+        return Decision(
+            "waiting",
+            status=status,
+            events=told(case, status),
+            problem=(problem.key, since),
+            requeue_after=again,
+        )
+    stuck_in = _seconds_until_slow(case)
+    if stuck_in == 0 and observed.warnings is None:
+        return Decision("waiting", look="events", problem=observed.problem)
+    state = _state(case)
+    status = next_status(case, state)
+    return Decision(
+        "running" if state.reason == RUNNING_REASON else "waiting",
+        status=status,
+        events=told(case, status),
+        requeue_after=_until_next_look(case) if stuck_in == 0 else stuck_in,
+    )
+
+
+def _state(case: Case) -> State:
+    child = case.child
+    if child is None:
+        raise AssertionError("only a job with a child Job has such a state")
+    if child.suspended:
+        if reason(case.before.conditions) in (RUNNING_REASON, "Preempted"):
+            return State(
+                "in progress", "Preempted", "the queue took the resources back; the job waits for its turn"
+            )
+        return State("in progress", "Queued", "the Job is suspended: it waits for admission by its queue")
+    living = alive(case)
+    if living:
+        pod = living[-1]
+        if pod.running:
+            return State("in progress", RUNNING_REASON, f"pod {pod.name} runs on node {pod.node}")
+        if pod.node:
+            return State("in progress", "Starting", f"pod {pod.name} is starting on node {pod.node}")
+    ended = by_age(case.observed.pods)
+    cause = pod_failure(ended[-1]) if ended else None
+    if living or cause is None:
+        return State("in progress", "Starting", f"Job {child.name} waits for its pod to be scheduled")
+    if cause.category in (Category.DISRUPTED, Category.NODE_LOST):
+        return State("in progress", "Disrupted", f"waits for a new pod: {cause.message}")
+    return State(
+        "in progress", "Retrying", f"waits for the next attempt after {cause.category}: {cause.message}"
+    )
+
+
+def _until_next_look(case: Case) -> float:
+    """Jobs that wait for days are many, and their events rarely news: the longer the wait, the rarer the look."""
+    shortest, longest = LOOK_AT_EVENTS_SECONDS
+    living = alive(case)
+    since = living[-1].created if living else case.child.created if case.child else case.now
+    return min(longest, max(shortest, (case.now - since).total_seconds() / 4))
+
+
+def _seconds_until_slow(case: Case) -> float | None:
+    """0 when the job does not get on and events may say why; else how long until then; None while it runs."""
+    child, living = case.child, alive(case)
+    if child is None or child.suspended or any(pod.running for pod in living):
+        return None
+    if living:
+        since, limit = living[-1].created, SLOW_START_SECONDS
+    elif case.observed.pods:
+        return None  # the Job controller makes the next pod after its back-off
+    else:
+        since, limit = child.created, NO_POD_GRACE_SECONDS
+    return max(0.0, limit - (case.now - since).total_seconds())

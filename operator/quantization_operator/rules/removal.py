@@ -1,0 +1,93 @@
+"""An object that is not ours, that is going away, or whose artifact is to go away with it."""
+
+from quantization_api.pod import RunResult
+from quantization_api.status import Failure
+from quantization_operator import workload
+from quantization_operator.decision import Case, Decision, Event
+from quantization_operator.diagnose import job_failure, success_of
+from quantization_operator.policies import admission, artifact, managed_by
+from quantization_operator.snapshots import FINALIZER
+
+LEFT = "ArtifactLeft"
+KEPT = "ArtifactKept"
+
+
+def left_alone(case: Case) -> Decision | None:
+    """spec.managedBy names another controller: nothing is read into this object, and nothing written."""
+    return Decision("left alone") if managed_by.another(case.request) else None
+
+
+def deleting(case: Case) -> Decision | None:
+    """Without our finalizer the garbage collector removes the Job, and nothing is written to what is going away."""
+    request = case.request
+    if not request.deleting:
+        return None
+    return clean_up(case) if FINALIZER in request.finalizers else Decision("deleting")
+
+
+def clean_up(case: Case) -> Decision:
+    """artifactPolicy Delete: stop the Job, remove the artifact by a Job of its own, let the object go.
+
+    Never without end: whatever keeps the artifact from being removed, after the bound the object goes, and an event
+    says what was left where.
+    """
+    request, observed, child = case.request, case.observed, case.child
+    if kept_for := artifact.kept_for(observed.peers):
+        message = (
+            f"the artifact at {request.output} stays: it is also that of QuantizationJob {kept_for.name}"
+        )
+        return _release(case, Event("Normal", KEPT, message))
+    job, bound = observed.cleanup, case.settings.cleanup_deadline_seconds
+    if job is not None and job.ended == "Complete":
+        return Decision("cleaned up", release=True)
+    if job is not None and job.ended == "Failed":
+        if not observed.fresh:
+            return Decision("clean up", look="objects")
+        return _give_up(case, job_failure(job, observed.cleanup_pods).message)
+    if child is not None and not child.ended:
+        if child.deleted is None:
+            return Decision("stop", delete=child, requeue_after=bound)
+        if (left := artifact.left(child.deleted, case.settings, case.now)) == 0:
+            return _give_up(case, f"Job {child.name} did not stop within {bound:.0f} s")
+        return Decision("stop", requeue_after=left)
+    if job is not None:
+        if (left := artifact.left(job.created, case.settings, case.now)) == 0:
+            return _give_up(case, f"Job {job.name} did not end within {bound:.0f} s")
+        return Decision("clean up", requeue_after=left)
+    if not observed.fresh:
+        return Decision("clean up", look="objects")  # a pod that the cache does not know of may still write
+    return _make_clean_up(case)
+
+
+def _make_clean_up(case: Case) -> Decision:
+    request = case.request
+    spec = admission.admit(request.spec)
+    if isinstance(spec, Failure):
+        return _give_up(case, f"the stored spec is not understood: {spec.message}")
+    refusal = case.observed.refusal
+    if refusal is None:
+        found = success_of(case.observed.pods)  # of a job that was deleted before its success was written
+        recipe = case.before.recipe or (found.recipe if isinstance(found, RunResult) else None)
+        return Decision("clean up", create=workload.build_cleanup(request, spec, case.settings, recipe))
+    since = request.deleted or case.now
+    if artifact.hopeless(refusal) or artifact.left(since, case.settings, case.now) == 0:
+        return _give_up(case, refusal.message)
+    return Decision("clean up", retry=True)
+
+
+def _give_up(case: Case, why: str) -> Decision:
+    message = f"{case.request.output} may still hold the artifact, remove it by hand: {why}"
+    return _release(case, Event("Warning", LEFT, message))
+
+
+def _release(case: Case, event: Event) -> Decision:
+    """A clean-up that still tries must not go on after it was told that the artifact is left."""
+    job = case.observed.cleanup
+    stop = job if job is not None and not job.ended and not job.deleting else None
+    return Decision("released", delete=stop, events=(event,), release=True)
+
+
+def finalizer(case: Case) -> Decision | None:
+    """artifactPolicy was changed after the Job was made."""
+    wanted = artifact.finalizers(case.request, makes_job=False)
+    return None if wanted is None else Decision("finalizer", finalizers=wanted)
