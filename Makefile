@@ -8,6 +8,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python -m
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+export OMP_WAIT_POLICY ?= PASSIVE  # tests and benchmarks run side by side: idle threads of torch must not spin
 
 ##@ Use
 .PHONY: demo
@@ -42,12 +43,12 @@ types: setup ## mypy --strict
 
 .PHONY: unit
 unit: setup ## Pure code
-	pytest -q -m unit
+	pytest -q -m unit -n 2 --dist worksteal
 
 .PHONY: integration
 integration: setup ## A real API server and a real S3 server on loopback
 	$(RUN) local_cluster binaries
-	pytest -q -m integration
+	pytest -q -m integration -n 3 --dist loadfile  # mostly waits; a file shares its servers
 
 .PHONY: e2e
 e2e: setup ## The whole: cluster, images, S3, and independent readers of the result (needs root)
@@ -66,7 +67,7 @@ bench: setup ## Native beside auto-gptq, autoawq, gptqmodel and llm-compressor (
 	$(RUN) tests.benchmarks.quantization $(BENCH)
 
 .PHONY: bench-memory
-bench-memory: setup ## Peak memory of a run beside the parts it must hold; fails while the bound is passed
+bench-memory: setup ## Peak memory of a run: beside the parts it must hold, and of 40 layers beside 4; fails when a bound is passed
 	$(BIN)/python tests/benchmarks/peak_memory.py
 
 ##@ Develop
