@@ -18,7 +18,7 @@ from quantizer.kernels.column_block import round_columns, round_columns_plain
 from quantizer.kernels.gram import add_gram, add_gram_plain, fill_upper
 from quantizer.kernels.hadamard import hadamard_transform, hadamard_transform_plain
 from quantizer.kernels.packed_weights import dequantize_packed, dequantize_packed_plain, pack_bits
-from quantizer.passes.gptq import BLOCK, factor_inverse
+from quantizer.passes.feedback import BLOCK, factor_hessian
 from quantizer.passes.grid import GridRule, fit_grid, round_to_grid
 
 PANEL = 32
@@ -52,9 +52,8 @@ def block_problem(rows: int, width: int, device: torch.device) -> Block:
     block = torch.randn(BLOCK, rows, generator=generator) * 0.05
     inputs = torch.randn(4 * BLOCK, BLOCK, generator=generator)
     inputs[:, 1:] += 0.5 * inputs[:, :-1]
-    whole = slice(0, BLOCK)
-    inverse, _ = factor_inverse(inputs.t() @ inputs / BLOCK, torch.arange(BLOCK), 0.01)
-    factor = inverse.block(whole, whole)
+    hessian_factor, _ = factor_hessian(inputs.t() @ inputs / BLOCK, torch.arange(BLOCK), 0.01)
+    factor = hessian_factor.inverse(0, BLOCK)
     groups = block.view(-1, width, rows)
     scales, zeros = fit_grid(groups.amin(1), groups.amax(1), GridRule(4, False))
     tensors = block, factor, scales, zeros, torch.arange(BLOCK) // width

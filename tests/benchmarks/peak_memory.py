@@ -13,6 +13,9 @@ solved; the bound leaves 30 % for them and for the allocator.
 
 Measured are the example model with the demo's texts, and a random model that is wide enough for the layer not to
 be lost in the import.
+
+Depth: two random models that differ in their number of layers only, with the same manifest, for GPTQ and for AWQ;
+their peaks must agree within 5 %, for no more than a few layers exist at any time (--only depth: nothing else).
 """
 
 import argparse
@@ -30,6 +33,13 @@ import yaml
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "deploy/examples"
 BOUND = 1.3
+DEPTHS = (4, 40)
+DEPTH_HIDDEN, DEPTH_INTERMEDIATE = 512, 1408
+DEPTH_BOUND = 0.05
+PASSES: dict[str, dict[str, object]] = {
+    "GPTQ": {"type": "GptqQuantizer", "group_size": 32},
+    "AWQ": {"type": "AutoAWQQuantizer", "q_group_size": 32},
+}
 MEGABYTE = 1e6
 
 PARTS = """
@@ -74,7 +84,7 @@ LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(path)
 """
 
 
-def manifest(model: Path, target: Path, sequences: int, parameters: dict[str, object]) -> dict[str, Any]:
+def manifest(model: Path, target: Path, sequences: int, layer_pass: dict[str, object]) -> dict[str, Any]:
     """A job that calibrates and measures on the example texts."""
 
     def text(name: str, samples: int) -> dict[str, Any]:
@@ -93,9 +103,7 @@ def manifest(model: Path, target: Path, sequences: int, parameters: dict[str, ob
             "workflow": {
                 "input_model": {"model_path": str(model)},
                 "data_configs": [text("calibration", sequences), text("validation", sequences // 2)],
-                "passes": [
-                    {"type": "GptqQuantizer", "data_config": "calibration", "group_size": 32, **parameters}
-                ],
+                "passes": [{"data_config": "calibration", **layer_pass}],
                 "evaluators": [{"name": "quality", "metrics": metrics}],
                 "evaluator": "quality",
             },
@@ -114,16 +122,31 @@ def run(command: list[str], log: Path) -> int:
     return usage.ru_maxrss * 1024
 
 
+def make_model(path: Path, hidden: int, intermediate: int, layers: int) -> None:
+    """Writes a random Llama in bfloat16, in a process of its own, with the example's tokenizer."""
+    sizes = json.dumps([str(path), hidden, intermediate, layers])
+    subprocess.run([sys.executable, "-c", MAKE_MODEL, sizes], check=True, capture_output=True)
+    for file in (EXAMPLES / "stories15m").glob("tokenizer*"):
+        shutil.copy(file, path)
+
+
+def peak(folder: Path, model: Path, sequences: int, layer_pass: dict[str, object]) -> int:
+    """Peak resident set of one run, in bytes."""
+    job, target = folder / "job.yaml", folder / "artifact"
+    job.write_text(yaml.safe_dump(manifest(model, target, sequences, layer_pass)))
+    command = [sys.executable, "-m", "quantizer", "run", "-f", str(job), "--device", "cpu"]
+    found = run(command, folder / "log.txt")
+    shutil.rmtree(target)
+    return found
+
+
 def measure(folder: Path, model: Path, sequences: int, true_sequential: bool) -> dict[str, int]:
     """One run in a process of its own: bytes by part."""
     request = json.dumps([str(model), true_sequential])
     found = subprocess.run([sys.executable, "-c", PARTS, request], check=True, capture_output=True, text=True)
     parts: dict[str, int] = json.loads(found.stdout.splitlines()[-1])
-    job, target = folder / "job.yaml", folder / "artifact"
-    job.write_text(yaml.safe_dump(manifest(model, target, sequences, {"true_sequential": true_sequential})))
-    command = [sys.executable, "-m", "quantizer", "run", "-f", str(job), "--device", "cpu"]
-    parts["peak"] = run(command, folder / "log.txt")
-    shutil.rmtree(target)
+    layer_pass = {**PASSES["GPTQ"], "true_sequential": true_sequential}
+    parts["peak"] = peak(folder, model, sequences, layer_pass)
     return parts
 
 
@@ -140,30 +163,57 @@ def show(title: str, parts: dict[str, int]) -> float:
     return peak / needed
 
 
+def compare_depths(folder: Path, sequences: int) -> bool:
+    """Prints the peaks by depth, and whether they agree."""
+    models = {layers: folder / f"{layers}-layers" for layers in DEPTHS}
+    for layers, model in models.items():
+        make_model(model, DEPTH_HIDDEN, DEPTH_INTERMEDIATE, layers)
+    agree = True
+    for name, layer_pass in PASSES.items():
+        shallow, deep = (peak(folder, models[layers], sequences, layer_pass) for layers in DEPTHS)
+        ratio = deep / shallow
+        agree = agree and abs(ratio - 1) <= DEPTH_BOUND
+        print(f"{name}, peak by depth")
+        for layers, found in zip(DEPTHS, (shallow, deep), strict=True):
+            print(f"  {layers:3d} layers {found / MEGABYTE:9.1f} MB")
+        print(
+            f"  {'ratio':10s} {ratio:9.3f} (bound {1 - DEPTH_BOUND:.2f} to {1 + DEPTH_BOUND:.2f})", flush=True
+        )
+    return agree
+
+
+def compare_parts(folder: Path, options: argparse.Namespace) -> bool:
+    """Prints the peaks beside the parts, and whether they stay in the bound."""
+    models = [options.model] if options.model else [EXAMPLES / "stories15m", folder / "model"]
+    if not options.model:
+        make_model(models[1], options.hidden, options.intermediate, options.layers)
+    ratios = []
+    for model in models:
+        for true_sequential in (True, False):
+            parts = measure(folder, model, options.sequences, true_sequential)
+            title = f"{model.name}, true_sequential {str(true_sequential).lower()}"
+            ratios.append(show(title, parts))
+    return max(ratios) <= BOUND
+
+
 def main() -> None:
-    """Measures, prints, and ends with 1 when the bound is passed."""
+    """Measures, prints, and ends with 1 when a bound is passed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, help="directory of a model to measure instead of the two")
     parser.add_argument("--hidden", type=int, default=2048, help="of the random model")
     parser.add_argument("--intermediate", type=int, default=5632)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--sequences", type=int, default=16, help="of 256 tokens, to calibrate with")
+    parser.add_argument("--only", choices=("parts", "depth"), help="one of the two measures")
     options = parser.parse_args()
-    ratios = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        models = [options.model] if options.model else [EXAMPLES / "stories15m", folder / "model"]
-        if not options.model:
-            sizes = json.dumps([str(models[1]), options.hidden, options.intermediate, options.layers])
-            subprocess.run([sys.executable, "-c", MAKE_MODEL, sizes], check=True, capture_output=True)
-            for file in (EXAMPLES / "stories15m").glob("tokenizer*"):
-                shutil.copy(file, models[1])
-        for model in models:
-            for true_sequential in (True, False):
-                parts = measure(folder, model, options.sequences, true_sequential)
-                title = f"{model.name}, true_sequential {str(true_sequential).lower()}"
-                ratios.append(show(title, parts))
-    sys.exit(0 if max(ratios) <= BOUND else 1)
+        within = []
+        if options.only != "depth":
+            within.append(compare_parts(folder, options))
+        if options.only != "parts" and not options.model:
+            within.append(compare_depths(folder, options.sequences))
+    sys.exit(0 if all(within) else 1)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.benchmarks.quantization.cases import ENGINES, NATIVE, Case, bars, cases
-from tests.benchmarks.quantization.judge import Verdict, judge, judge_float, judge_plain_rounding
+from tests.benchmarks.quantization.cases import ENGINES, NATIVE, bars, cases
+from tests.benchmarks.quantization.judge import Verdict, judge, judge_float, judge_plain_rounding, mean
 from tests.benchmarks.quantization.models import SHAPES, portable_copy, random_model
 from tests.benchmarks.quantization.picture import draw
 from tests.benchmarks.quantization.process import Outcome
@@ -25,7 +25,7 @@ from tests.benchmarks.quantization.table import Row, document, make_row, markdow
 from tests.benchmarks.quantization.text import random_sequences, text_sequences
 from tests.benchmarks.quantization.work import gptq_work, product_peak
 
-from quantizer.machine import choose_device, cpu_share, device_name, return_freed_memory
+from quantizer.machine import choose_device, cpu_share, device_name, return_freed_memory, use_whole_vectors
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "deploy/examples"
@@ -51,7 +51,12 @@ def options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=256, help="tokens of a sequence")
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--group-size", type=int, help="by default the largest up to 128 that fits")
-    parser.add_argument("--true-sequential", action="store_true", help="for the engines that have it")
+    parser.add_argument(
+        "--true-sequential",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="as auto-gptq and gptqmodel have it by default",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="runs of each case")
     parser.add_argument("--limit", type=float, default=900, help="seconds that a run may take")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -64,25 +69,31 @@ def options(arguments: list[str]) -> argparse.Namespace:
     return found
 
 
-def prepare(said: argparse.Namespace, folder: Path) -> tuple[Path, torch.Tensor, torch.Tensor]:
-    """The model as every engine reads it, the calibration sequences, the held-out ones."""
+def prepare(said: argparse.Namespace, folder: Path) -> tuple[Path, tuple[torch.Tensor, ...], torch.Tensor]:
+    """The model as every engine reads it, the calibration sequences of each round, the held-out ones."""
     vocabulary = int(json.loads((STORIES / "config.json").read_text())["vocab_size"])
     if said.shape:
         shape = SHAPES[said.shape]
         shape = replace(shape, layers=said.layers or shape.layers)
         model = random_model(shape, STORIES, vocabulary, max(2048, said.length))
-        calibration = random_sequences(said.samples, said.length, vocabulary, 1)
-        return model, calibration, random_sequences(said.held_out, said.length, vocabulary, 2)
+        calibration = random_sequences(said.rounds * said.samples, said.length, vocabulary, 1)
+        held_out = random_sequences(said.held_out, said.length, vocabulary, 2)
+        return model, calibration.chunk(said.rounds), held_out
     model = portable_copy(said.model, folder / "model")
     vocabulary = int(json.loads((model / "config.json").read_text())["vocab_size"])
     both = (
-        (TEXTS / "tinystories-calibration.txt", said.samples),
+        (TEXTS / "tinystories-calibration.txt", said.rounds * said.samples),
         (TEXTS / "tinystories-validation.txt", said.held_out),
     )
     calibration, held_out = (
         text_sequences(model, text, count, said.length, vocabulary, folder) for text, count in both
     )
-    return model, calibration, held_out
+    if len(calibration) < said.rounds * said.samples:
+        raise SystemExit(
+            f"the calibration text has {len(calibration)} sequences of {said.length} tokens; "
+            f"{said.rounds} rounds of {said.samples} do not fit"
+        )
+    return model, calibration.chunk(said.rounds), held_out
 
 
 def fitting_group(config: dict[str, Any]) -> int:
@@ -104,24 +115,6 @@ def machine(device: torch.device) -> str:
     return f"{cpu}; measured on {device_name(device)}; torch {torch.__version__}"
 
 
-def judged(
-    chosen: list[Case],
-    runs: dict[str, list[Outcome]],
-    model: Path,
-    held_out: torch.Tensor,
-    device: torch.device,
-    folder: Path,
-) -> dict[str, Verdict]:
-    """The judge's figures of every case that left a result."""
-    verdicts: dict[str, Verdict] = {}
-    for case in chosen:
-        verdicts[case.name] = Verdict()
-        if not runs[case.name][-1].reason:
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                verdicts[case.name] = judge(model, folder / case.name, held_out, device, Path(scratch))
-    return verdicts
-
-
 def bench(said: argparse.Namespace, folder: Path) -> bool:
     """One benchmark; whether native did everything that it was asked for."""
     device = choose_device(said.device)
@@ -129,26 +122,32 @@ def bench(said: argparse.Namespace, folder: Path) -> bool:
     model, calibration, held_out = prepare(said, folder)
     config = json.loads((model / "config.json").read_text())
     group_size = said.group_size or fitting_group(config)
-    torch.save(calibration, folder / "calibration.pt")
-    request = Request(
-        str(model), str(folder / "calibration.pt"), said.bits, group_size, False, 0.01,
-        said.true_sequential, said.threads, device.type,
-    )  # fmt: skip
+    requests = []
+    for number, sample in enumerate(calibration):
+        torch.save(sample, folder / f"calibration-{number}.pt")
+        requests.append(Request(
+            str(model), str(folder / f"calibration-{number}.pt"), said.bits, group_size, False, 0.01,
+            said.true_sequential, said.threads, device.type,
+        ))  # fmt: skip
+
+    def judge_result(output: Path) -> Verdict:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            return judge(model, output, held_out, device, Path(scratch))
+
     chosen = cases(said.methods, said.engines)
     before, peak = os.getloadavg()[0], product_peak(device, said.threads)
-    runs = run_rounds(
-        chosen, request, said.rounds, said.limit, folder, lambda words: print(words, flush=True)
+    runs, verdicts = run_rounds(
+        chosen, requests, said.limit, folder, judge_result, lambda words: print(words, flush=True)
     )
     peak = max(
         peak, product_peak(device, said.threads)
     )  # others may have been busy at one of the two moments
-    verdicts = judged(chosen, runs, model, held_out, device, folder)
-    work = {"gptq": gptq_work(config, calibration.numel()).total, "awq": 0.0}
+    work = {"gptq": gptq_work(config, calibration[0].numel()).total, "awq": 0.0}
     native = {method: runs[f"{NATIVE}-{method}"] for method in said.methods}
     rows = [
         make_row(
             case.engine.name, case.method, runs[case.name], native[case.method],
-            verdicts[case.name], work[case.method], peak,
+            mean(verdicts[case.name]), work[case.method], peak,
         )
         for case in chosen
     ]  # fmt: skip
@@ -160,7 +159,8 @@ def bench(said: argparse.Namespace, folder: Path) -> bool:
         "model": said.shape or said.model.name,
         "sizes": f"{config['num_hidden_layers']} layers, {config['hidden_size']} wide, "
         f"{config['intermediate_size']} inside",
-        "calibration": f"{said.samples} x {said.length} tokens, the same for every engine",
+        "calibration": f"{said.samples} x {said.length} tokens, the same for every engine, "
+        "others in every round; KL and perplexity are means over the rounds",
         "held out": f"{said.held_out} x {said.length} tokens; the float model's perplexity is "
         f"{judge_float(model, held_out, device, folder):.3f}",
         "grid": f"{said.bits} bits, groups of {group_size}, asymmetric, no act-order, true_sequential "
@@ -193,6 +193,7 @@ def report(
 def main() -> None:
     """Runs the benchmark that the command line asks for."""
     return_freed_memory()
+    use_whole_vectors()  # also for the peak: the best that the machine can do
     said = options(sys.argv[1:])
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         sys.exit(0 if bench(said, Path(name)) else 1)

@@ -4,11 +4,14 @@ So a figure depends on what lies on disk and on nothing else of the engine.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from quantization_api.failures import QuantizationError
 from quantizer.calibration.tokens import TokenBatches
@@ -19,6 +22,7 @@ from quantizer.formats.gptq import GptqFormat
 from quantizer.layerwise.rounding import on_grid
 from quantizer.passes.grid import GridRule, GroupedGrid
 
+SCALES = (".scales", ".weight_scale")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -35,6 +39,22 @@ class Verdict:
     files: int = 0
     layers: int = 0
     reason: str = ""
+
+
+def mean(verdicts: Sequence[Verdict]) -> Verdict:
+    """The mean over rounds, of the largest difference the largest; the first reason where there is one."""
+    for verdict in verdicts:
+        if verdict.reason:
+            return verdict
+    if not verdicts:
+        return Verdict()
+    return Verdict(
+        fmean(verdict.perplexity for verdict in verdicts),
+        fmean(verdict.kl_divergence for verdict in verdicts),
+        max(verdict.max_abs_dlogit for verdict in verdicts),
+        verdicts[-1].files,
+        verdicts[-1].layers,
+    )
 
 
 def judge(model: Path, output: Path, held_out: torch.Tensor, device: torch.device, scratch: Path) -> Verdict:
@@ -81,11 +101,18 @@ def readable(model: Path, output: Path, target: Path) -> Path:
     """The result under the names of a checkpoint: auto-gptq names its file after bits and group size.
 
     config.json is the model's with the result's quantization_config: transformers 4 writes other words than 5.
+    Scales in float32, as two engines write them when they compute in it, become the float16 of the formats.
     """
     target.mkdir(parents=True)
-    for path in (*output.glob("*.safetensors"), *output.glob("*.safetensors.index.json")):
-        single = path.suffix == ".safetensors" and not any((output / name).exists() for name in WEIGHTS)
-        (target / (WEIGHTS[0] if single else path.name)).symlink_to(path.resolve())
+    for path in output.glob("*.safetensors.index.json"):
+        (target / path.name).symlink_to(path.resolve())
+    for path in output.glob("*.safetensors"):
+        single = not any((output / name).exists() for name in WEIGHTS)
+        tensors = load_file(path)
+        for name, tensor in tensors.items():
+            if name.endswith(SCALES) and tensor.dtype == torch.float32:
+                tensors[name] = tensor.half()
+        save_file(tensors, target / (WEIGHTS[0] if single else path.name))
     config = json.loads((model / "config.json").read_text())
     said = json.loads((output / "config.json").read_text())
     (target / "config.json").write_text(

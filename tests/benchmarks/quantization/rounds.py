@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.benchmarks.quantization.cases import HERE, Case
+from tests.benchmarks.quantization.judge import Verdict
 from tests.benchmarks.quantization.process import Outcome, run
 from tests.support.environments import EnvironmentMissingError, chosen_interpreter
 
@@ -17,7 +18,7 @@ BATCH_TOKENS = 2048
 
 @dataclass(frozen=True)
 class Request:
-    """What every case gets; see runners/runner_protocol.py."""
+    """What every case gets; see runners/runner_protocol.py. tokens: the file of a round's calibration sequences."""
 
     model: str
     tokens: str
@@ -38,29 +39,31 @@ def python_of(environment: str) -> Path:
 
 def run_rounds(
     cases: Sequence[Case],
-    request: Request,
-    rounds: int,
+    requests: Sequence[Request],
     limit: float,
     folder: Path,
+    judge: Callable[[Path], Verdict],
     say: Callable[[str], None],
-) -> dict[str, list[Outcome]]:
-    """Outcomes by the case's name, one for each round; a case that failed is not run again.
+) -> tuple[dict[str, list[Outcome]], dict[str, list[Verdict]]]:
+    """Outcomes and verdicts by the case's name, one for each round; a case that failed is not run again.
 
-    Each case's last result stays in FOLDER/NAME, its log in FOLDER/NAME.log.
+    requests: one for each round. judge: looks at a result, in FOLDER/NAME, when all cases of the round have run.
     """
     found: dict[str, list[Outcome]] = {case.name: [] for case in cases}
-    for number in range(rounds):
-        for case in cases:
-            outcomes = found[case.name]
-            if outcomes and outcomes[-1].reason:
-                continue
-            outcomes.append(run_case(case, request, limit, folder))
-            last = outcomes[-1]
+    verdicts: dict[str, list[Verdict]] = {case.name: [] for case in cases}
+    for number, request in enumerate(requests, start=1):
+        left = [case for case in cases if not found[case.name] or not found[case.name][-1].reason]
+        for case in left:
+            last = run_case(case, request, limit, folder)
+            found[case.name].append(last)
             words = (
                 last.reason or f"{last.seconds['quantize']:.2f} s, CPU {last.cpu_seconds['quantize']:.2f} s"
             )
-            say(f"round {number + 1} of {rounds}, {case.name}: {words}")
-    return found
+            say(f"round {number} of {len(requests)}, {case.name}: {words}")
+        for case in left:
+            if not found[case.name][-1].reason:
+                verdicts[case.name].append(judge(folder / case.name))
+    return found, verdicts
 
 
 def run_case(case: Case, request: Request, limit: float, folder: Path) -> Outcome:

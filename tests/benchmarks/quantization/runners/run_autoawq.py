@@ -1,11 +1,14 @@
-"""autoawq, on a model in memory; on a CPU its untouched form destroys the weights (see the repairs)."""
+"""autoawq, on a model in memory; on a CPU its untouched form destroys the weights (see the repairs).
+
+It runs all sequences at once, its default: parts of them would get the attention mask of all.
+"""
 
 from typing import Any
 
 import stock_repairs
 import torch
 from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP
-from runner_protocol import Clock, batch_size, dtype, sequences, serve
+from runner_protocol import Clock, dtype, sequences, serve
 from transformers import AutoModelForCausalLM
 
 
@@ -32,7 +35,6 @@ def run(request: dict[str, Any], clock: Clock) -> None:
             calib_data=samples,
             max_calib_samples=len(samples),
             max_calib_seq_len=len(samples[0]),
-            n_parallel_calib_samples=batch_size(request),
             quantizer_cls=repaired,
         )
     with clock.stage("save"):

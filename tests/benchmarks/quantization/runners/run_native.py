@@ -14,7 +14,7 @@ from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.model import DecoderModel
 from quantizer.layerwise.making import WeightPass, make_pass
-from quantizer.machine import return_freed_memory
+from quantizer.machine import return_freed_memory, use_whole_vectors
 from quantizer.streaming import quantize
 
 
@@ -42,6 +42,7 @@ def parameters(request: dict[str, Any]) -> WeightPass:
 def run(request: dict[str, Any], clock: Clock) -> None:
     """One request."""
     return_freed_memory()
+    use_whole_vectors()
     source = DirectorySource(Path(request["model"]))
     with clock.stage("load"):  # imports the model's code, as loading a model does in the other engines
         DecoderModel(source, SafetensorsReader(source), torch.device("meta"))
@@ -54,7 +55,7 @@ def run(request: dict[str, Any], clock: Clock) -> None:
     with tempfile.TemporaryDirectory(dir=output.parent) as scratch, clock.stage("quantize"):
         quantize(
             source,
-            TokenBatches(tuple(tokens), request["batch_tokens"]),
+            TokenBatches(tuple(tokens)),
             make_pass(parameters(request)),
             keep,
             lambda *_: None,
