@@ -58,6 +58,7 @@ def job(*changes: tuple[str, Any], status: dict[str, Any] | None = None, **metad
 def child(*, status: dict[str, Any] | None = None, suspend: bool = False, **metadata: Any) -> dict[str, Any]:
     """Its child Job."""
     return {
+        "kind": "Job",
         "metadata": {
             "uid": JOB_UID,
             "name": NAME,
@@ -107,6 +108,7 @@ def pod(
             "resourceVersion": "30",
             "creationTimestamp": STARTED,
             "labels": {JOB_UID_LABEL: UID},
+            "ownerReferences": [{"uid": JOB_UID, "controller": True, "kind": "Job", "name": NAME}],
         }
         | metadata,
         "spec": {"nodeName": node} if node else {},
@@ -162,7 +164,12 @@ def unscheduled(message: str = "0/1 nodes are available: 1 Insufficient nvidia.c
 
 def condition_status(state: str, reason: str = "Running", **more: Any) -> dict[str, Any]:
     """A status as the operator has written it before: `state` is the condition that is True."""
-    phases = {"Ready": "Succeeded", "Stalled": "Failed", "Reconciling": "Pending"}
+    phases = {
+        "Ready": "Succeeded",
+        "Stalled": "Failed",
+        "Reconciling": "Pending",
+        "Suspended": "Suspended",
+    }
     phase = "Running" if (state, reason) == ("Reconciling", "Running") else phases[state]
     return {
         "observedGeneration": 1,
@@ -179,7 +186,7 @@ def condition_status(state: str, reason: str = "Running", **more: Any) -> dict[s
                 "observedGeneration": 1,
                 "lastTransitionTime": CREATED,
             }
-            for kind in ("Ready", "Reconciling", "Stalled")
+            for kind in ("Ready", "Reconciling", "Stalled", "Suspended")
         ],
     } | more
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer
+from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, QuaRot
 from quantizer.calibration.text import read_rows
 from quantizer.calibration.tokens import Preprocess, TokenBatches, load_tokenizer, make_batches
 from quantizer.checkpoint.source import DirectorySource, Source
@@ -50,6 +50,12 @@ def gptq_pass(**parameters: Any) -> GptqQuantizer:
 def awq_pass(**parameters: Any) -> AutoAWQQuantizer:
     """An AWQ pass of the contract, calibrated with the data config "text"."""
     return AutoAWQQuantizer.model_validate({"type": "AutoAWQQuantizer", "data_config": "text", **parameters})
+
+
+def quarot_pass(**parameters: Any) -> QuaRot:
+    """A QuaRot pass of the contract that rounds weights to 4 bits with GPTQ, calibrated with "text"."""
+    gptq = {"w_gptq": True, "w_bits": 4, "calibration_data_config": "text"}
+    return QuaRot.model_validate({"type": "QuaRot", **gptq, **parameters})
 
 
 def story_batches(text: Path, samples: int, scratch: Path, length: int = 256) -> TokenBatches:

@@ -352,14 +352,9 @@ INVALID: tuple[Invalid, ...] = (
     bad(
         "secret in the manifest", "storage.accessKey", "AKIA", 'unknown field "spec.storage.accessKey"', EXTRA
     ),
-    bad("suspend", "suspend", True, "suspend is not available in this release"),
-    bad(
-        "time to live",
-        "ttlSecondsAfterFinished",
-        60,
-        "ttlSecondsAfterFinished is not available in this release",
-    ),
-    bad("delete the artifact", "artifactPolicy", "Delete", "only artifactPolicy Retain is available"),
+    bad("suspend in words", "suspend", "yes", "must be of type boolean", None),
+    bad("time to live before the end", "ttlSecondsAfterFinished", -1, "greater than or equal to 0"),
+    bad("managed by a word", "managedBy", "kueue", "spec.managedBy", "String should match pattern"),
     bad("unknown policy", "artifactPolicy", "Keep", "Unsupported value", "Input should be 'Retain'"),
     bad("negative retries", "backoffLimit", -1, "greater than or equal to 0"),
     bad("no time", "activeDeadlineSeconds", 0, "greater than or equal to 1"),
@@ -477,4 +472,8 @@ VALID_CHANGES: dict[str, tuple[tuple[str, Any], ...]] = {
         ("template.priorityClassName", "batch"),
     ),
     "limits": (("backoffLimit", 0), ("activeDeadlineSeconds", 3600), ("suspend", False), ("reuse", "Never")),
+    "a pause": (("suspend", True),),
+    "removed at once when it has ended": (("ttlSecondsAfterFinished", 0),),
+    "the artifact goes with it": (("artifactPolicy", "Delete"), ("ttlSecondsAfterFinished", 86400)),
+    "for another controller": (("managedBy", "kueue.x-k8s.io/multikueue"),),
 }

@@ -25,7 +25,10 @@ PROCESS_SECONDS = 300
 
 @dataclass
 class Request:
-    """A small request on the example model; what a test is about is given by name."""
+    """A small request on the example model; what a test is about is given by name.
+
+    pass_options: of GPTQ. layer_pass: another pass, whole.
+    """
 
     output: str
     model: str = f"file://{MODEL}"
@@ -35,6 +38,7 @@ class Request:
     reuse: str = "Allowed"
     uid: str = "5d3a"
     pass_options: dict[str, Any] = field(default_factory=dict)
+    layer_pass: dict[str, Any] | None = None
     metrics: list[dict[str, Any]] | None = None
     samples: int = 8
 
@@ -47,20 +51,19 @@ class Request:
                 {"name": "kl_divergence", "type": "kl_divergence", "data_config": "held_out"},
                 {"name": "size", "type": "size_on_disk"},
             ]
+        gptq = {
+            "type": "GptqQuantizer",
+            "data_config": "calibration",
+            "group_size": 32,
+            **self.pass_options,
+        }
         workflow: dict[str, Any] = {
             "input_model": {"type": "HfModel", "model_path": self.model},
             "data_configs": [
                 _data("calibration", self.calibration, 64, self.samples),
                 _data("held_out", self.validation, 64, 4),
             ],
-            "passes": [
-                {
-                    "type": "GptqQuantizer",
-                    "data_config": "calibration",
-                    "group_size": 32,
-                    **self.pass_options,
-                }
-            ],
+            "passes": [self.layer_pass or gptq],
         }
         if metrics:
             workflow |= {"evaluators": [{"name": "quality", "metrics": metrics}], "evaluator": "quality"}

@@ -10,7 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from quantizer.formats.quarot.artifact import CODE_FILE, artifact_config, modeling_code, pack_linear
+from quantizer.formats.quarot.artifact import CODE_FILE, artifact_config, modeling_code
+from quantizer.layerwise.quarot import QuarotLayerPass
+from quantizer.layerwise.rounding import pack_linear
 from quantizer.passes.hessian import GramMatrix
 from quantizer.passes.quarot import QuarotPass, StageResult
 from quantizer.passes.quarot_parameters import FULL, QuarotParameters, needs_own_code
@@ -94,11 +96,15 @@ def save_artifact(
     """Writes the artifact of a model (which is changed by it: see run_in_place)."""
     assert needs_own_code(parameters) or parameters.w_bits == FULL
     config: dict[str, Any] = model.config.to_dict()
+    layout = QuarotLayerPass(parameters, dtype).format
     run, plain, linears = run_in_place(model, parameters, batches)
     tensors = {name: tensor.to(dtype).contiguous() for name, tensor in plain.items()}
     for name, result in linears.items():
-        packed = pack_linear(name, result, parameters, dtype)
-        tensors |= {f"{name}.{suffix}": tensor for suffix, tensor in packed.items()}
+        if result.rounded is None:
+            assert result.stored is not None
+            tensors[f"{name}.weight"] = result.stored.to(dtype).contiguous()
+        else:
+            tensors |= pack_linear(name, result.rounded.grid, layout)
     target.mkdir(parents=True, exist_ok=True)
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
     written = artifact_config(config, parameters, run.sites, run.unties, dtype)

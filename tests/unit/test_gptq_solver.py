@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.passes.gptq import BLOCK, GptqConfig, factor_inverse, gptq, invert_lower
+from quantizer.passes.feedback import BLOCK, cholesky_in_place, factor_hessian
+from quantizer.passes.gptq import GptqConfig, gptq
 from quantizer.passes.grid import dequantize, fit_grid, round_to_grid, round_to_nearest
 from quantizer.passes.hessian import GramMatrix, weighted_square
 
@@ -149,35 +150,47 @@ def test_damping_rises_until_the_factor_exists_and_is_recorded() -> None:
     inputs = torch.randn(1, 8, 64, generator=torch.Generator().manual_seed(0)) * 100
     gram = GramMatrix(64, CPU)
     gram.add(inputs)  # rank 8 of 64
-    _, used = factor_inverse(gram.hessian(), torch.arange(64), 1e-12)
+    _, used = factor_hessian(gram.hessian(), torch.arange(64), 1e-12)
     assert used > 1e-12
-    assert factor_inverse(problem(8, 64)[1], torch.arange(64), 0.01)[1] == 0.01
+    assert factor_hessian(problem(8, 64)[1], torch.arange(64), 0.01)[1] == 0.01
 
 
 def test_a_hessian_that_no_damping_mends_is_a_numerical_failure() -> None:
     with pytest.raises(QuantizationError, match="cannot be factored") as caught:
-        factor_inverse(torch.diag(torch.tensor([4.0, -3.0])), torch.arange(2), 0.01)
+        factor_hessian(torch.diag(torch.tensor([4.0, -3.0])), torch.arange(2), 0.01)
     assert caught.value.category is Category.NUMERICAL_FAILURE
 
 
-def test_the_factor_is_the_cholesky_factor_of_the_inverse_in_any_order() -> None:
+def test_the_factor_is_that_of_the_hessian_in_any_order() -> None:
     _, hessian = problem(8, 64)
     order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
-    factor, used = factor_inverse(hessian, order, 0.01)
-    upper = factor.block(slice(0, 64), slice(0, 64))
+    factor, used = factor_hessian(hessian, order, 0.01)
+    own = factor.inverse(0, 64)
     damped = (hessian + used * hessian.diagonal().mean() * torch.eye(64))[order][:, order]
-    assert torch.equal(upper, upper.triu())
-    assert torch.allclose(upper.t() @ upper @ damped, torch.eye(64), atol=1e-4)
-    assert torch.equal(factor.block(slice(5, 9), slice(9, 64)), upper[5:9, 9:])
+    assert torch.equal(own, own.triu())
+    assert torch.allclose(own.t() @ own @ damped, torch.eye(64), atol=1e-4)
+    whole = torch.linalg.inv(own.double())
+    assert torch.allclose(factor.above(9, 40).double(), whole[:9, 9:40], atol=1e-4)
+    assert torch.allclose(factor.inverse(5, 20) @ whole[5:20, 5:20].float(), torch.eye(15), atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [1, 255, 256, 600])
-def test_a_triangular_matrix_is_inverted_in_place(size: int) -> None:
+def test_a_matrix_is_factored_in_place(size: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    lower = (torch.randn(size, size, generator=generator) * 0.02).tril() + torch.eye(size)
-    matrix = lower.clone()
-    assert invert_lower(matrix) is matrix
-    assert torch.allclose(matrix @ lower, torch.eye(size), atol=1e-5)
+    wanted = (torch.randn(size, size, generator=generator) * 0.02).tril() + torch.eye(size)
+    matrix = wanted @ wanted.t()
+    assert cholesky_in_place(matrix)
+    assert torch.allclose(matrix.tril(), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [0, 300])
+def test_a_matrix_without_a_factor_is_told(bad: int) -> None:
+    matrix = torch.eye(400)
+    matrix[bad, bad] = -1.0
+    assert not cholesky_in_place(matrix)
+    matrix = torch.eye(400)
+    matrix[bad, bad] = torch.nan
+    assert not cholesky_in_place(matrix)
 
 
 def test_the_gram_matrix_does_not_depend_on_how_batches_are_cut() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from quantizer.kernels import column_block, column_block_triton
 from quantizer.kernels.column_block import round_columns_plain
-from quantizer.passes.gptq import factor_inverse
+from quantizer.passes.feedback import factor_hessian
 from quantizer.passes.grid import GridRule, fit_grid, round_to_grid
 
 pytestmark = pytest.mark.unit
@@ -32,9 +32,8 @@ def problem(rows: int, group_of: Tensor, bits: int = 4, sym: bool = False, seed:
     block = torch.randn(columns, rows, generator=generator) * 0.05
     inputs = torch.randn(4 * columns, columns, generator=generator)
     inputs = inputs @ (torch.eye(columns) + 0.1 * torch.randn(columns, columns, generator=generator))
-    whole = slice(0, columns)
-    inverse, _ = factor_inverse(inputs.t() @ inputs / columns, torch.arange(columns), 0.01)
-    factor = inverse.block(whole, whole)
+    hessian_factor, _ = factor_hessian(inputs.t() @ inputs / columns, torch.arange(columns), 0.01)
+    factor = hessian_factor.inverse(0, columns)
     grids = [
         fit_grid(block[group_of == group].amin(0) * 0.9, block[group_of == group].amax(0) * 0.9, rule)
         for group in range(int(group_of.max()) + 1)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from tests.support.cluster_objects import (
+    CREATED,
     JOB_UID,
     UID,
     child,
@@ -18,8 +19,9 @@ from tests.support.cluster_objects import (
 )
 
 from quantization_operator.cache import Cache, Key
+from quantization_operator.controller import pods_of
 from quantization_operator.read import Listed, Listing
-from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest
+from quantization_operator.snapshots import FINALIZER, JOB_UID_LABEL, ChildJob, ChildPod, JobRequest, place_of
 from quantization_operator.sweep import ghosts, late
 
 pytestmark = pytest.mark.unit
@@ -96,6 +98,101 @@ def test_a_finished_job_keeps_its_identity_and_no_texts() -> None:
 def test_the_spec_is_kept_until_the_job_is_made() -> None:
     assert JobRequest.of(job()).spec
     assert not JobRequest.of(job(status=condition_status("Reconciling"))).spec
+
+
+@pytest.mark.parametrize(
+    ("status", "metadata", "changes", "found"),
+    [
+        (None, {}, (), True),
+        (condition_status("Ready", "Succeeded"), {}, (), True),
+        (condition_status("Stalled", "Internal"), {}, (), False),
+        (condition_status("Stalled"), {"deletionTimestamp": CREATED, "finalizers": [FINALIZER]}, (), True),
+        (None, {"namespace": "elsewhere"}, (), False),
+        (None, {}, (("output.uri", "s3://artifacts/elsewhere"),), False),
+        (None, {}, (("output.uri", "s3://artifacts/stories15m-gptq/"),), True),
+        (None, {}, (("storage.endpoint", "http://another"),), False),
+        (None, {}, (("managedBy", "kueue.x-k8s.io/multikueue"),), False),
+    ],
+    ids=[
+        "unfinished",
+        "succeeded",
+        "failed",
+        "failed, but its artifact is being removed",
+        "another namespace",
+        "another output",
+        "the same output, with a slash",
+        "another server",
+        "another controller's",
+    ],
+)
+def test_jobs_with_the_same_output_are_found(
+    status: dict[str, Any] | None, metadata: dict[str, Any], changes: Any, found: bool
+) -> None:
+    cache, me = Cache(), JobRequest.of(job())
+    cache.put(me)
+    assert cache.peers(me) == ()
+    cache.put(JobRequest.of(job(*changes, status=status, **({"uid": "other", "name": "other"} | metadata))))
+    assert [peer.name for peer in cache.peers(me)] == (["other"] if found else [])
+    cache.drop("QuantizationJob", "other")
+    assert cache.peers(me) == ()
+
+
+def test_a_job_leaves_its_output_when_it_fails() -> None:
+    cache, me = Cache(), JobRequest.of(job())
+    cache.put(JobRequest.of(job(uid="other", name="other")))
+    (peer,) = cache.peers(me)
+    assert not peer.has_job
+    cache.put(ChildJob.of(child(labels={JOB_UID_LABEL: "other"})))
+    (peer,) = cache.peers(me)
+    assert peer.has_job
+    failed = condition_status("Stalled", "Internal")
+    cache.put(JobRequest.of(job(uid="other", name="other", resourceVersion="11", status=failed)))
+    assert cache.peers(me) == ()
+
+
+def volume(claim: str) -> dict[str, Any]:
+    return {"name": "out", "mountPath": "/out", "persistentVolumeClaim": {"claimName": claim}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "place"),
+    [
+        ({}, ""),
+        ({"output": "s3://a/b"}, ""),
+        ({"output": {"uri": "s3://a/b"}}, " s3://a/b"),
+        ({"output": {"uri": "file:///out/x"}, "template": {"volumes": [volume("c")]}}, "c x/"),
+        ({"output": {"uri": "file:///outer/x"}, "template": {"volumes": [volume("c")]}}, ""),
+        ({"output": {"uri": "file:///out/x"}, "template": {"volumes": ["c"]}}, ""),
+    ],
+)
+def test_a_place_is_what_tells_two_outputs_apart(spec: dict[str, Any], place: str) -> None:
+    assert place_of(spec) == place
+
+
+def test_a_pod_that_a_pause_ends_is_no_disruption() -> None:
+    for suspend, expected in ((True, 0), (False, 1)):
+        cache = Cache()
+        cache.put(JobRequest.of(job(("suspend", suspend))))
+        cache.put(ChildPod.of(terminated(143)))
+        record = cache.record(UID)
+        assert record is not None
+        assert len(record.disruptions) == expected
+
+
+def test_pods_of_a_job_from_before_a_pause_are_not_those_of_the_next() -> None:
+    old = ChildPod.of(terminated(66, name="old", ownerReferences=[{"uid": "before", "controller": True}]))
+    new = ChildPod.of(running(name="new"))
+    assert pods_of(ChildJob.of(child()), [old, new]) == (new,)
+    assert pods_of(None, [old, new]) == ()
+
+
+def test_the_spec_is_kept_while_it_is_needed_to_clean_up() -> None:
+    done = condition_status("Ready", "Succeeded")
+    going = {"deletionTimestamp": CREATED, "finalizers": [FINALIZER]}
+    assert not JobRequest.of(job(status=done, finalizers=[FINALIZER])).spec
+    kept = JobRequest.of(job(status=done, **going))
+    assert kept.spec
+    assert kept.status
 
 
 def listing(version: int, **objects: int) -> Listing:

@@ -21,6 +21,7 @@ STATES: list[tuple[State, Phase, str]] = [
     (State("in progress", "ImagePullFailed", "x"), "Pending", "InProgress"),
     (State("succeeded", "Succeeded", "x"), "Succeeded", "Current"),
     (State("failed", "HostOutOfMemory", "x"), "Failed", "Failed"),
+    (State("suspended", "Suspended", "x"), "Suspended", "InProgress"),
 ]
 
 

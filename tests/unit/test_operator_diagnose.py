@@ -98,7 +98,7 @@ ENDS: dict[str, tuple[dict[str, Any], Category | None, str]] = {
     ),
     "failed without a container": (
         pod(phase="Failed", status={"reason": "UnexpectedAdmissionError", "message": "no GPU"}),
-        Category.INTERNAL,
+        Category.DISRUPTED,
         "no GPU",
     ),
     "a success": (succeeded(), None, ""),

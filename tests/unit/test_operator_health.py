@@ -91,6 +91,14 @@ def test_a_job_that_waits_for_a_worker_is_told(clock: Clock, queue: WorkQueue) -
     assert "waited for a worker" in health.complaints(queue)[0]
 
 
+def test_a_lease_of_which_nothing_is_heard_is_told(clock: Clock, queue: WorkQueue) -> None:
+    silence = 60.0
+    health = Health(clock, sweep_interval=120, lease_silence=lambda: silence)
+    assert health.complaints(queue) == []
+    silence = 61.0
+    assert health.complaints(queue) == ["nothing was heard of the lease for 61 s"]
+
+
 @pytest.fixture
 def served(clock: Clock, queue: WorkQueue) -> Iterator[tuple[Health, str]]:
     health = Health(clock, sweep_interval=120)
@@ -196,7 +204,12 @@ def test_jobs_are_counted_by_phase_and_namespace(queue: WorkQueue) -> None:
     cache.put(JobRequest.of(job(uid="1", status=condition_status("Ready", "Succeeded"))))
     cache.put(JobRequest.of(job(uid="2", status=condition_status("Ready", "Succeeded"))))
     cache.put(JobRequest.of(job(uid="3")))
-    metrics.registry.register(LiveCollector(cache, queue, lambda: 7.0))
+    leads = True
+    metrics.registry.register(LiveCollector(cache, queue, lambda: 7.0, lambda: leads))
+    assert value(metrics, "quantization_is_leader") == 1
     assert value(metrics, "quantization_jobs", phase="Succeeded", namespace="default") == 2
     assert value(metrics, "quantization_jobs", phase="Pending", namespace="default") == 1
     assert value(metrics, "quantization_watch_age_seconds") == 7
+    leads = False
+    assert value(metrics, "quantization_is_leader") == 0
+    assert value(metrics, "quantization_jobs", phase="Succeeded", namespace="default") == 0

@@ -55,6 +55,18 @@ def test_a_key_that_waits_is_not_added_twice() -> None:
     with_queue(body)
 
 
+def test_a_closed_queue_takes_nothing_until_it_is_opened() -> None:
+    async def body(queue: WorkQueue, _: Clock) -> None:
+        queue.close()
+        queue.add(A)
+        assert queue.depth == 0
+        queue.open([B])
+        queue.add(A)
+        assert [await queue.get(), await queue.get()] == [B, A]
+
+    with_queue(body)
+
+
 def test_a_key_that_is_worked_on_comes_back_after_done_and_not_before() -> None:
     async def body(queue: WorkQueue, _: Clock) -> None:
         queue.add(A)

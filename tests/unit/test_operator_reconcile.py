@@ -26,9 +26,17 @@ from tests.support.cluster_objects import (
 
 from quantization_api.failures import Category
 from quantization_api.status import Progress, QuantizationJobStatus
-from quantization_operator.reconcile import Decision, Observed, Refusal, reconcile
+from quantization_operator.decision import Decision, Observed, Peer, Refusal
+from quantization_operator.reconcile import reconcile
 from quantization_operator.settings import OperatorSettings
-from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest, KubernetesWarning
+from quantization_operator.snapshots import (
+    FAILED_BEFORE_ANNOTATION,
+    FINALIZER,
+    ChildJob,
+    ChildPod,
+    JobRequest,
+    KubernetesWarning,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -56,6 +64,9 @@ class Case:
     look: str = ""
     creates: bool = False
     deletes: bool = False
+    finalizers: tuple[str, ...] | None = None
+    releases: bool = False
+    removes: bool = False
     events: tuple[str, ...] = ()
     requeued: float | None = None
     retried: bool = False
@@ -70,8 +81,23 @@ def observe(case: Case) -> Observed:
     )
 
 
+def leaving(*changes: tuple[str, Any], status: dict[str, Any]) -> dict[str, Any]:
+    """A job that was deleted, and whose artifact is to go with it."""
+    return job(DELETE, *changes, status=status, deletionTimestamp=CREATED, finalizers=[FINALIZER])
+
+
+def cleanup(status: dict[str, Any] | None = None) -> ChildJob:
+    """The Job that removes the artifact."""
+    return ChildJob.of(child(status=status, name="cleanup", uid="cleanup", ownerReferences=[]))
+
+
+DELETE = ("artifactPolicy", "Delete")
 FRESH = {"fresh": True}
-SUSPENDED = job(("suspend", True))
+INVALID = ("backoffLimit", -1)
+PAUSE = ("suspend", True)
+PAUSED = {k: v for k, v in condition_status("Suspended", "Suspended").items() if k != "jobName"}
+TTL = ("ttlSecondsAfterFinished", 60)
+OTHER = Peer("other", "0", NOW - timedelta(days=1), has_job=True, finished=False, deleting=False)
 PROGRESS = Progress(percent=40, stage="quantize", layer=2, layers=6, eta_seconds=30)
 QUOTA = KubernetesWarning("FailedCreate", "exceeded quota: gpus", NOW)
 NOT_SECURE = KubernetesWarning("FailedCreate", 'violates PodSecurity "restricted"', NOW)
@@ -92,11 +118,11 @@ CASES: dict[str, Case] = {
         now=NOW - timedelta(seconds=12),
     ),
     "an invalid stored spec: refused with the sentence": Case(
-        request=SUSPENDED,
+        request=job(INVALID),
         rule="refused spec",
         phase="Failed",
         category=Category.INVALID_WORKFLOW,
-        said="suspend is not available",
+        said="spec.backoffLimit: Input should be greater",
         events=("InvalidWorkflow",),
     ),
     "the API server finds the Job invalid: refused": Case(
@@ -129,6 +155,249 @@ CASES: dict[str, Case] = {
     ),
     "the object is being deleted: nothing": Case(
         request=job(status=RUNS, deletionTimestamp=DELETED), child=child(), rule="deleting"
+    ),
+    # --- pause
+    "paused before it began: no Job is made": Case(
+        request=job(PAUSE), rule="paused", phase="Suspended", reason="Suspended", events=("Suspended",)
+    ),
+    "paused, but its spec cannot be run: told at once": Case(
+        request=job(PAUSE, INVALID),
+        rule="refused spec",
+        phase="Failed",
+        category=Category.INVALID_WORKFLOW,
+        events=("InvalidWorkflow",),
+    ),
+    "paused while it runs: the Job is deleted": Case(
+        request=job(PAUSE, status=RUNS, generation=2),
+        child=child(),
+        pods=[running()],
+        rule="paused",
+        phase="Suspended",
+        reason="Suspended",
+        deletes=True,
+        events=("Suspended",),
+    ),
+    "paused, but killed before the Job was deleted: delete it": Case(
+        request=job(PAUSE, status=PAUSED), child=child(), rule="paused", deletes=True
+    ),
+    "paused, and the Job is on its way out: nothing": Case(
+        request=job(PAUSE, status=PAUSED), child=child(deletionTimestamp=DELETED), rule="paused"
+    ),
+    "paused: nothing": Case(request=job(PAUSE, status=PAUSED), rule="paused"),
+    "paused in a queue: the Job is deleted": Case(
+        request=job(PAUSE, status=MADE),
+        child=child(suspend=True),
+        rule="paused",
+        phase="Suspended",
+        reason="Suspended",
+        deletes=True,
+        events=("Suspended",),
+    ),
+    "paused when the Job was deleted by hand: a pause all the same": Case(
+        request=job(PAUSE, status=RUNS),
+        rule="paused",
+        phase="Suspended",
+        reason="Suspended",
+        events=("Suspended",),
+    ),
+    "paused too late, the Job is complete: its result counts": Case(
+        request=job(PAUSE, status=RUNS),
+        child=child(status=ended("Complete")),
+        pods=[succeeded()],
+        rule="complete",
+        phase="Succeeded",
+        reason="Succeeded",
+        events=("Succeeded",),
+    ),
+    "paused too late, the quantizer is done: wait for its Job": Case(
+        request=job(PAUSE, status=RUNS), child=child(), pods=[succeeded()], rule="ending"
+    ),
+    "the pause ended: make a new Job": Case(request=job(status=PAUSED), rule="create", creates=True),
+    "the pause ended, but the earlier Job is still there: wait for it": Case(
+        request=job(status=PAUSED),
+        child=child(deletionTimestamp=DELETED),
+        pods=[running(deletionTimestamp=DELETED)],
+        rule="stopping",
+        phase="Pending",
+        reason="Stopping",
+        said=NAME,
+    ),
+    "the pause ended before the Job was deleted: it goes on": Case(
+        request=job(status=PAUSED),
+        child=child(),
+        pods=[running()],
+        rule="running",
+        phase="Running",
+        reason="Running",
+        events=("JobCreated", "Started"),
+    ),
+    "a Job deleted by hand, with a pod that has not ended: as it is": Case(
+        request=job(status=RUNS),
+        child=child(deletionTimestamp=DELETED),
+        pods=[running()],
+        rule="running",
+    ),
+    "finished: a pause has no effect": Case(
+        request=job(PAUSE, status=condition_status("Ready", "Succeeded")), rule="finished"
+    ),
+    # --- the output
+    "another job has the output: refused before a pod is paid for": Case(
+        request=job(),
+        more={"peers": (OTHER,)},
+        rule="output taken",
+        phase="Failed",
+        category=Category.ARTIFACT_CONFLICT,
+        said="QuantizationJob other has the output s3://artifacts/stories15m-gptq",
+        events=("ArtifactConflict",),
+    ),
+    "another job has the output, but this one runs: it goes on": Case(
+        request=job(status=RUNS), child=child(), pods=[running()], more={"peers": (OTHER,)}, rule="running"
+    ),
+    "another job has the output, and this one is paused: judged when it goes on": Case(
+        request=job(PAUSE, status=PAUSED), more={"peers": (OTHER,)}, rule="paused"
+    ),
+    "another job had the output, and is being deleted: wait": Case(
+        request=job(),
+        more={"peers": (replace(OTHER, deleting=True),)},
+        rule="output in use",
+        phase="Pending",
+        reason="OutputInUse",
+        said="other",
+        events=("OutputInUse",),
+        requeued=5.0,
+    ),
+    "another job succeeded at the output: the pod decides": Case(
+        request=job(), more={"peers": (replace(OTHER, finished=True),)}, rule="create", creates=True
+    ),
+    # --- another controller
+    "managed by another controller: nothing": Case(
+        request=job(("managedBy", "kueue.x-k8s.io/multikueue")), rule="left alone"
+    ),
+    "managed by another controller, being deleted with our finalizer: nothing": Case(
+        request=job(
+            ("managedBy", "kueue.x-k8s.io/multikueue"),
+            DELETE,
+            finalizers=[FINALIZER],
+            deletionTimestamp=DELETED,
+        ),
+        rule="left alone",
+    ),
+    "managed by us, by name": Case(
+        request=job(("managedBy", "quantization.dev/operator")), rule="create", creates=True
+    ),
+    # --- the artifact goes with the object
+    "the artifact is to go with it: the finalizer comes before the Job": Case(
+        request=job(DELETE), rule="create", finalizers=(FINALIZER,)
+    ),
+    "the finalizer is there: make the Job": Case(
+        request=job(DELETE, finalizers=[FINALIZER]), rule="create", creates=True
+    ),
+    "the policy was changed while it runs: the finalizer": Case(
+        request=job(DELETE, status=RUNS), child=child(), rule="finalizer", finalizers=(FINALIZER,)
+    ),
+    "the policy was changed back: without it": Case(
+        request=job(finalizers=[FINALIZER], status=condition_status("Ready")), rule="finalizer", finalizers=()
+    ),
+    "deleted while it runs: the Job is stopped first": Case(
+        request=leaving(status=RUNS),
+        child=child(),
+        pods=[running()],
+        rule="stop",
+        deletes=True,
+        requeued=600.0,
+    ),
+    "deleted, and the Job stops": Case(
+        request=leaving(status=RUNS), child=child(deletionTimestamp=CREATED), rule="stop", requeued=588.0
+    ),
+    "deleted, and the Job does not stop: let it go, and say so": Case(
+        request=leaving(status=RUNS),
+        child=child(deletionTimestamp=CREATED),
+        now=LATER,
+        rule="released",
+        releases=True,
+        events=("ArtifactLeft",),
+    ),
+    "deleted, and the Job is gone: look before the artifact is removed": Case(
+        request=leaving(status=RUNS), rule="clean up", look="objects"
+    ),
+    "deleted, no Job: remove the artifact": Case(
+        request=leaving(status=RUNS), more=FRESH, rule="clean up", creates=True
+    ),
+    "deleted long ago, while the operator was down: it is tried all the same": Case(
+        request=leaving(status=RUNS), more=FRESH, now=LATER, rule="clean up", creates=True
+    ),
+    "deleted after it ended: remove the artifact": Case(
+        request=leaving(status=condition_status("Ready", "Succeeded")),
+        child=child(status=ended("Complete")),
+        more=FRESH,
+        rule="clean up",
+        creates=True,
+    ),
+    "the clean-up runs": Case(
+        request=leaving(status=RUNS), more={"cleanup": cleanup()}, rule="clean up", requeued=588.0
+    ),
+    "the clean-up does not end: let it go, and say so": Case(
+        request=leaving(status=RUNS),
+        more={"cleanup": cleanup()},
+        now=LATER,
+        rule="released",
+        releases=True,
+        deletes=True,
+        events=("ArtifactLeft",),
+    ),
+    "the clean-up failed: look why": Case(
+        request=leaving(status=RUNS),
+        more={"cleanup": cleanup(ended("Failed", "BackoffLimitExceeded"))},
+        rule="clean up",
+        look="objects",
+    ),
+    "the clean-up failed: let it go, and say so": Case(
+        request=leaving(status=RUNS),
+        more=FRESH | {"cleanup": cleanup(ended("Failed", "BackoffLimitExceeded"))},
+        rule="released",
+        releases=True,
+        events=("ArtifactLeft",),
+    ),
+    "the clean-up is done: let it go": Case(
+        request=leaving(status=RUNS),
+        more={"cleanup": cleanup(ended("Complete"))},
+        rule="cleaned up",
+        releases=True,
+    ),
+    "the clean-up is refused by a quota: try again": Case(
+        request=leaving(status=RUNS),
+        more=FRESH | {"refusal": Refusal(403, "exceeded quota")},
+        rule="clean up",
+        retried=True,
+    ),
+    "the clean-up is refused for too long: let it go, and say so": Case(
+        request=leaving(status=RUNS),
+        more=FRESH | {"refusal": Refusal(403, "exceeded quota")},
+        now=LATER,
+        rule="released",
+        releases=True,
+        events=("ArtifactLeft",),
+    ),
+    "its namespace goes: let it go at once, and say so": Case(
+        request=leaving(status=RUNS),
+        more=FRESH | {"refusal": Refusal(403, "forbidden: the namespace team is being terminated")},
+        rule="released",
+        releases=True,
+        events=("ArtifactLeft",),
+    ),
+    "its stored spec is not understood: let it go, and say so": Case(
+        request=leaving(INVALID, status=RUNS),
+        more=FRESH,
+        rule="released",
+        releases=True,
+        events=("ArtifactLeft",),
+    ),
+    "another job has the same artifact: it is kept": Case(
+        request=leaving(status=condition_status("Ready", "Succeeded")),
+        more={"peers": (replace(OTHER, finished=True),)},
+        rule="released",
+        releases=True,
+        events=("ArtifactKept",),
     ),
     # --- waiting
     "no pod yet": Case(child=child(), rule="waiting", now=NOW - timedelta(seconds=10), requeued=3.0),
@@ -394,6 +663,34 @@ CASES: dict[str, Case] = {
         events=("JobDeleted",),
     ),
     # --- after the end
+    "finished, with time to live: come back when it is over": Case(
+        request=job(TTL, status=condition_status("Ready", completionTime=CREATED)),
+        rule="finished",
+        requeued=48.0,
+    ),
+    "finished, and its time is over: delete the object": Case(
+        request=job(TTL, status=condition_status("Ready", completionTime=CREATED)),
+        now=LATER,
+        rule="expired",
+        removes=True,
+    ),
+    "failed, and its time is over: delete the object": Case(
+        request=job(TTL, status=condition_status("Stalled", "Internal", completionTime=CREATED)),
+        now=LATER,
+        rule="expired",
+        removes=True,
+    ),
+    "the time to live was set after the end, and is over": Case(
+        request=job(TTL, status=condition_status("Ready", completionTime=CREATED), generation=2),
+        now=LATER,
+        rule="expired",
+        removes=True,
+    ),
+    "its time is over, but it is already going": Case(
+        request=job(TTL, status=condition_status("Ready", completionTime=CREATED), deletionTimestamp=DELETED),
+        now=LATER,
+        rule="deleting",
+    ),
     "succeeded: nothing more": Case(
         request=job(status=condition_status("Ready", "Succeeded")),
         child=child(status=ended("Complete")),
@@ -453,6 +750,8 @@ def test_a_decision_follows_from_what_is_observed(name: str) -> None:
     assert decision.look == case.look
     assert (decision.create is not None) == case.creates
     assert (decision.delete is not None) == case.deletes
+    assert decision.finalizers == case.finalizers
+    assert (decision.release, decision.remove) == (case.releases, case.removes)
     assert decision.retry == case.retried
     assert tuple(event.reason for event in decision.events) == case.events
     if case.requeued is None:
@@ -539,6 +838,64 @@ def test_attempts_never_shrink_and_a_restarted_node_is_not_blamed_on_the_job() -
         status = decide(case).status or JobRequest.of(case.request).read_status()
         assert status.attempts is not None
         assert (status.attempts.failed, status.attempts.disrupted) == expected
+
+
+def test_attempts_are_carried_over_a_pause() -> None:
+    counted = RUNS | {"attempts": {"failed": 2, "disrupted": 1}}
+    body = job(("backoffLimit", 3), PAUSE, status=counted)
+    paused = decide(Case(request=body, child=child(status={"failed": 2}), more={"disruptions": 1})).status
+    assert paused is not None
+    assert paused.job_name is None
+    written = paused.model_dump(mode="json", by_alias=True, exclude_none=True)
+    made = decide(Case(request=job(("backoffLimit", 3), status=written))).create
+    assert made is not None
+    assert made["spec"]["backoffLimit"] == 1
+    second = child(status={"failed": 1}, annotations=made["metadata"]["annotations"])
+    after = decide(Case(request=job(status=written), child=second, pods=[running()])).status
+    assert after is not None
+    assert after.attempts is not None
+    assert (after.attempts.failed, after.attempts.disrupted) == (3, 1)
+    assert made["metadata"]["annotations"] == {FAILED_BEFORE_ANNOTATION: "2"}
+
+
+def test_a_pause_is_neither_progress_nor_failure() -> None:
+    status = decide(CASES["paused while it runs: the Job is deleted"]).status
+    assert status is not None
+    assert {c.type: c.status for c in status.conditions} == {
+        "Ready": "False",
+        "Reconciling": "False",
+        "Stalled": "False",
+        "Suspended": "True",
+    }
+
+
+def test_what_was_left_and_why_is_told() -> None:
+    case = CASES["the clean-up failed: let it go, and say so"]
+    why = ChildPod.of(terminated(77, "AccessDenied: output: s3://artifacts: access denied"))
+    observed = replace(observe(case), cleanup_pods=(why,))
+    (event,) = reconcile(observed, SETTINGS, NOW).events
+    assert event.type == "Warning"
+    assert "s3://artifacts/stories15m-gptq" in event.message
+    assert "access denied" in event.message
+
+
+def test_the_clean_up_is_told_the_recipe_of_a_success_that_was_never_written() -> None:
+    case = replace(
+        CASES["deleted after it ended: remove the artifact"], request=leaving(status=RUNS), pods=[succeeded()]
+    )
+    made = decide(case).create
+    assert made is not None
+    assert "--recipe=sha256:" + "a" * 64 in made["spec"]["template"]["spec"]["containers"][0]["args"]
+
+
+def test_the_end_of_a_job_begins_its_time_to_live() -> None:
+    for name in (
+        "the Job is complete, with a result",
+        "out of memory: ended by us, since the Job would try again",
+    ):
+        case = replace(CASES[name], request=job(TTL, status=RUNS), now=LATER)
+        left = decide(case).requeue_after
+        assert left == (0.0 if "complete" in name else 60.0), name
 
 
 def test_a_corrected_spec_leaves_nothing_of_its_refusal() -> None:

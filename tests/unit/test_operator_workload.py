@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from tests.support.cluster_objects import UID, job
+from tests.support.cluster_objects import CREATED, UID, child, job
 
 from quantization_api.failures import PERMANENT_EXIT_CODES
 from quantization_api.pod import RunRequest
 from quantization_api.spec import QuantizationJobSpec
 from quantization_operator.settings import OperatorSettings
-from quantization_operator.snapshots import JobRequest
-from quantization_operator.workload import build, job_name
+from quantization_operator.snapshots import ChildJob, JobRequest
+from quantization_operator.workload import build, build_cleanup, cleanup_name, job_name
 
 pytestmark = pytest.mark.unit
 
@@ -21,6 +21,9 @@ SETTINGS = OperatorSettings(
     legacy_image="registry.example/quantizer-legacy:1",
     scratch_size="7Gi",
 )
+
+
+QUEUE = {"kueue.x-k8s.io/queue-name": "gpu"}
 
 
 def built(*changes: tuple[str, Any], **metadata: Any) -> dict[str, Any]:
@@ -55,10 +58,10 @@ def test_the_name_follows_from_the_uid() -> None:
 
 def test_disruptions_are_ignored_before_exit_codes_are_judged() -> None:
     spec = built()["spec"]
-    first, second = spec["podFailurePolicy"]["rules"]
+    first, second, third = spec["podFailurePolicy"]["rules"]
     assert first == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-    assert second["action"] == "FailJob"
-    assert second["onExitCodes"]["values"] == list(PERMANENT_EXIT_CODES)
+    assert (second["action"], second["onExitCodes"]["values"]) == ("Ignore", [143])
+    assert (third["action"], third["onExitCodes"]["values"]) == ("FailJob", list(PERMANENT_EXIT_CODES))
     assert spec["podReplacementPolicy"] == "Failed"
     assert pod_of(built())["restartPolicy"] == "Never"
 
@@ -69,6 +72,53 @@ def test_limits_are_passed_through() -> None:
     assert "activeDeadlineSeconds" not in built()["spec"]
     assert "suspend" not in built()["spec"]
     assert "ttlSecondsAfterFinished" not in built()["spec"]
+
+
+def test_a_job_after_a_pause_remembers_what_was_counted_before_it() -> None:
+    body = job(("backoffLimit", 3))
+    spec = QuantizationJobSpec.model_validate(body["spec"])
+    made = build(JobRequest.of(body), spec, SETTINGS, failed_before=2)
+    assert made["spec"]["backoffLimit"] == 1
+    stored = {**made, "metadata": {**made["metadata"], "uid": "x", "creationTimestamp": CREATED}}
+    assert ChildJob.of(stored).failed_before == 2
+    assert ChildJob.of({**stored, "metadata": child()["metadata"]}).failed_before == 0
+
+
+def cleaned(*changes: tuple[str, Any], recipe: str | None = None, **metadata: Any) -> dict[str, Any]:
+    body = job(*changes, **metadata)
+    spec = QuantizationJobSpec.model_validate(body["spec"])
+    return build_cleanup(JobRequest.of(body), spec, SETTINGS, recipe)
+
+
+def test_the_clean_up_removes_what_the_job_made_and_ends_by_itself() -> None:
+    limits = {"limits": {"nvidia.com/gpu": 1, "memory": "64Gi"}}
+    made = cleaned(("template.resources", limits), recipe="sha256:" + "a" * 64, labels=QUEUE)
+    assert container(made)["args"] == [
+        "delete",
+        f"--uid={UID}",
+        "--recipe=sha256:" + "a" * 64,
+        "--endpoint=http://s3.example.svc:8333",
+        "s3://artifacts/stories15m-gptq",
+    ]
+    assert container(made)["envFrom"] == [{"secretRef": {"name": "s3"}}]
+    assert "nvidia.com/gpu" not in container(made)["resources"]["limits"]
+    assert (made["spec"]["activeDeadlineSeconds"], made["spec"]["backoffLimit"]) == (600, 2)
+    assert made["spec"]["ttlSecondsAfterFinished"]
+    assert "ownerReferences" not in made["metadata"], "a foreground deletion would remove it too early"
+    assert not any(key in made["metadata"]["labels"] for key in QUEUE), "it waits for no queue"
+    assert pod_of(made)["automountServiceAccountToken"] is False
+    assert len(made["metadata"]["name"]) <= 63
+
+
+def test_an_argument_of_the_clean_up_is_not_expanded() -> None:
+    made = cleaned(("output.uri", "s3://artifacts/$(AWS_SECRET_ACCESS_KEY)"))
+    assert container(made)["args"][-1] == "s3://artifacts/$$(AWS_SECRET_ACCESS_KEY)"
+
+
+@pytest.mark.parametrize("name", ["job", "a" * 45 + "-delete", "a" * 253])
+def test_the_clean_up_has_a_name_of_its_own(name: str) -> None:
+    assert cleanup_name(name, UID) != job_name(name, UID)
+    assert len(cleanup_name(name, UID)) <= 63
 
 
 def test_the_request_is_the_one_that_the_quantizer_reads() -> None:

@@ -59,7 +59,7 @@ def test_the_time_left_is_extrapolated_from_the_work_that_is_done() -> None:
         clock.now += 9
         tracker.advance(1, 2)
         assert tracker.snapshot().eta_seconds == 30
-    clock.now += 10
+        clock.now += 10
     assert tracker.snapshot().eta_seconds == 20
 
 

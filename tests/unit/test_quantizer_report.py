@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 import yaml
 
+from quantization_api.failures import QuantizationError
 from quantization_api.manifest import InputRecord, Manifest, ModuleRecord
-from quantization_api.passes import GptqQuantizer
+from quantization_api.passes import GptqQuantizer, ModelBuilder
 from quantization_api.status import MetricResult
+from quantizer.export.plan import plan_build
 from quantizer.inspection import group_sizes
 from quantizer.report.document import report_files
 from quantizer.report.model_card import format_value, model_card
-from quantizer.report.readers import not_read_by, readers_of
+from quantizer.report.readers import Written, not_read_by, readers, readers_of
 
 pytestmark = pytest.mark.unit
 
@@ -142,3 +144,27 @@ def test_group_sizes_divide_every_linear(inputs: list[int], sizes: list[int]) ->
 )
 def test_figures_are_readable(value: float | None, text: str) -> None:
     assert format_value(value) == text
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("group_size", [-1, 16, 32, 128, 512])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_the_model_builder_is_listed_exactly_where_its_own_step_would_take_the_checkpoint(
+    method: str, symmetric: bool, group_size: int, bits: int
+) -> None:
+    layout = "awq gemm" if method == "awq" else "gptq"
+    said = "onnxruntime-genai model builder" in readers(Written(layout, bits, group_size, symmetric))
+    config = {"quantization_config": {"quant_method": method, "bits": bits, "group_size": group_size}}
+    step = ModelBuilder(type="ModelBuilder", precision="int8" if bits == 8 else "int4")
+    try:
+        plan_build(config, step, ("CPUExecutionProvider",))
+        taken = True
+    except QuantizationError:
+        taken = False
+    assert said is taken
+
+
+def test_the_model_builder_is_not_listed_for_a_group_index() -> None:
+    """It hands one to a kernel that computes nonsense with zero points (see export.plan)."""
+    assert "onnxruntime-genai model builder" not in readers(Written("gptq", 4, 32, False, desc_act=True))

@@ -2,12 +2,13 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
 from quantization_api.failures import Category, QuantizationError
+from quantization_api.manifest import STATE_PREFIX
 from quantizer.local_identity import has_ended, local_uid
 from quantizer.store import claim as claims
 from quantizer.store.artifact import ArtifactWriter, Output
@@ -209,6 +210,33 @@ def test_a_process_that_is_gone_is_not_watched(store: DirectoryStore) -> None:
     watching = Watching()
     with Claim(store, mine, "default/b", "r", has_ended, watching):
         assert watching.slept == 0
+
+
+class DyingStore(DirectoryStore):
+    """A run that is killed while it removes its claim: everything before that is done."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        wanted = list(keys)
+        if wanted == [CLAIM_NAME]:
+            raise KeyboardInterrupt
+        super().delete(wanted)
+
+
+def test_a_claim_that_a_kill_in_its_release_left_hinders_nobody(tmp_path: Path) -> None:
+    dying, store = DyingStore(tmp_path / "root", OUTPUT), DirectoryStore(tmp_path / "root", OUTPUT)
+    dying.put_bytes(f"{STATE_PREFIX}0/layer-00000.json", b"{}")
+    with Claim(dying, "a", "default/a", "r") as claim, pytest.raises(KeyboardInterrupt):
+        claim.release()
+    assert list(store.list()) == [CLAIM_NAME]
+    assert Output(store, "sha256:" + 64 * "0").manifest is None  # no conflict: it is the mark of a run
+    same, other = Watching(), Watching()
+    with Claim(store, "a", "default/a", "r", sleep=same):
+        pass
+    with Claim(store, "b", "default/b", "r", sleep=other) as claim:
+        claim.release()
+    assert same.slept == 0
+    assert other.slept <= claims.PATIENCE_SECONDS
+    assert store.list() == {}
 
 
 def test_who_lost_its_claim_stops(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:

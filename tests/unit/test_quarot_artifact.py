@@ -27,9 +27,10 @@ from transformers import (
 )
 
 from quantizer.formats.bit_packing import pack_bits
-from quantizer.formats.quarot.artifact import modeling_code, pack_linear, tensor_shapes, unpack_linear
+from quantizer.formats.quarot.artifact import modeling_code
 from quantizer.formats.quarot.modeling_quarot import dequantize, pack, quantize, unpack, words
-from quantizer.passes.quarot import StageResult
+from quantizer.layerwise.quarot import QuarotLayerPass
+from quantizer.passes.grid import dequantize as dequantize_weight
 from quantizer.passes.quarot_parameters import QuarotParameters
 from quantizer.passes.quarot_weights import round_weights
 
@@ -345,7 +346,7 @@ def test_every_tensor_has_the_announced_dtype_and_shape(tmp_path: Path) -> None:
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         found = {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
     seen = {name.removeprefix(prefix): (tensor.dtype, tuple(tensor.shape)) for name, tensor in found.items()}
-    assert seen == tensor_shapes(48, 80, parameters, torch.float32)
+    assert seen == QuarotLayerPass(parameters, torch.float32).format.tensor_shapes(48, 80, groups=10)
 
 
 @pytest.mark.parametrize("setting", ["w4a4kv4", "groups, asymmetric", "three bits, small scales"])
@@ -353,10 +354,23 @@ def test_a_packed_linear_reads_back_as_it_was(setting: str) -> None:
     parameters = QuarotParameters(**SETTINGS[setting])
     weight = torch.randn(24, 80, generator=torch.Generator().manual_seed(0))
     rounded = round_weights([weight], None, parameters.weight_rule)[0]
-    tensors = pack_linear("x", StageResult(None, rounded, weight), parameters, torch.float16)
-    back = unpack_linear(tensors, 80, parameters)
+    layout = QuarotLayerPass(parameters, torch.float16).format
+    back = layout.unpack("x", layout.pack(*rounded.grid))
     assert torch.equal(back.integers, rounded.integers)
-    assert torch.equal(back.weight(), rounded.weight())
+    assert torch.equal(back.group_of, rounded.group_of)
+    assert torch.equal(
+        dequantize_weight(back.integers, back.scales, back.zeros, back.group_of), rounded.weight()
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(scale_bits=st.sampled_from([4, 5, 6, 7, 8]), seed=st.integers(0, 9999))
+def test_scales_of_few_bits_are_read_back_bit_by_bit(scale_bits: int, seed: int) -> None:
+    parameters = QuarotParameters(w_rtn=True, w_bits=4, w_groupsize=8, s_bits=scale_bits)
+    weight = torch.randn(6, 32, generator=torch.Generator().manual_seed(seed)) * 10.0 ** (seed % 5 - 3)
+    rounded = round_weights([weight], None, parameters.weight_rule)[0]
+    layout = QuarotLayerPass(parameters, torch.float16).format
+    assert torch.equal(layout.unpack("x", layout.pack(*rounded.grid)).scales, rounded.scales)
 
 
 @settings(max_examples=60, deadline=None)

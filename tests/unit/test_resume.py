@@ -12,6 +12,7 @@ from tests.support.engine import (
     files,
     gptq_pass,
     ignore_progress,
+    quarot_pass,
     random_batches,
     run_layers,
     save_tiny,
@@ -40,6 +41,10 @@ PASSES: dict[str, LayerPass] = {
     ),
     "awq": make_pass(awq_pass(q_group_size=GROUP)),
     "awq, scales alone": make_pass(awq_pass(q_group_size=GROUP, export_compatible=True)),
+    "quarot, an ordinary checkpoint": make_pass(quarot_pass(w_groupsize=GROUP)),
+    "quarot, rotations alone": make_pass(quarot_pass(w_gptq=False, w_bits=16, calibration_data_config=None)),
+    "quarot, online": make_pass(quarot_pass(a_bits=4, k_bits=4, v_bits=4, gptq_opt_scales=True)),
+    "quarot, small scales": make_pass(quarot_pass(w_bits=3, s_bits=8, w_groupsize=GROUP, w_asym=True)),
 }
 
 
@@ -109,6 +114,16 @@ def test_a_run_that_stops_after_any_layer_goes_on_to_the_same_bytes(kind: str, t
         assert files(tmp_path / f"out-{stopped}") == expected
         for path in (tmp_path / STATE).iterdir():
             path.unlink()
+
+
+def test_rows_whose_last_word_is_not_full_are_replayed_too(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model", num_hidden_layers=LAYERS, hidden_size=56, intermediate_size=84)
+    layer_pass, tokens = make_pass(quarot_pass(w_bits=3, a_bits=8)), random_batches()
+    expected = undisturbed(tmp_path, layer_pass, tokens)[1]
+    with pytest.raises(StoppedError):
+        run(tmp_path, layer_pass, tokens, "stopped", stop_after(2))
+    assert run(tmp_path, layer_pass, tokens, "out").resumed_layers == 2
+    assert files(tmp_path / "out") == expected
 
 
 @pytest.mark.parametrize("kind", ["gptq, staged", "gptq, at once", "awq"])

@@ -197,7 +197,7 @@ def test_a_rotated_model_computes_what_it_did(name: str, seed: int) -> None:
     expected = logits(model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     run = rotate(model, FAMILIES[name], QuarotParameters(rotation_seed=seed))
-    assert run.residual_obstacle is None
+    assert residual_obstacle(run.layout) is None
     assert float((logits(model) - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
     unchanged = [
         name
@@ -263,18 +263,10 @@ def sandwich(**changes: Any) -> ModelLayout:
         sandwich(embedding_norm="word_embeddings_layernorm"),
     ],
 )
-def test_a_norm_on_the_way_into_the_stream_is_told_and_the_stream_left_alone(layout: ModelLayout) -> None:
-    run = QuarotPass(QuarotParameters(), layout)
-    assert run.residual_obstacle is not None
-    assert "cannot be rotated" in run.residual_obstacle
-    assert not run.unties
-    rows = torch.randn(4, layout.width)
-    assert torch.equal(run.table_rows(rows), rows)
-    weights = FAMILIES["llama, grouped queries"]
-    state = random_model(weights, 0).model.layers[0].state_dict()
-    changed = run.rotate_layer(0, state)
-    different = {name for name in state if not torch.equal(state[name], changed[name])}
-    assert different == {"self_attn.v_proj.weight", "self_attn.o_proj.weight"}  # R2 alone
+def test_a_norm_on_the_way_into_the_stream_is_told(layout: ModelLayout) -> None:
+    obstacle = residual_obstacle(layout)
+    assert obstacle is not None
+    assert "cannot be rotated" in obstacle
 
 
 def test_a_llama_has_nothing_in_the_way() -> None:

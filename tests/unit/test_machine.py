@@ -1,0 +1,42 @@
+"""Products on all of a processor's vectors are still products in float32."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from quantizer.machine import use_whole_vectors
+
+pytestmark = pytest.mark.unit
+
+PRODUCTS = """
+import torch
+from quantizer.machine import use_whole_vectors
+
+use_whole_vectors()
+generator = torch.Generator().manual_seed(0)
+worst = 0.0
+for rows, inner, columns in ((64, 4096, 64), (512, 288, 768), (300, 300, 300)):
+    a, b = torch.randn(rows, inner, generator=generator), torch.randn(inner, columns, generator=generator)
+    exact = a.double() @ b.double()
+    scale = a.double().norm(dim=1, keepdim=True) * b.double().norm(dim=0, keepdim=True)
+    for product in (a @ b, torch.nn.functional.linear(a, b.t()), torch.zeros(rows, columns).addmm_(a, b)):
+        worst = max(worst, float(((product - exact).abs() / scale).max()))
+print(worst)
+"""
+
+
+def test_a_product_keeps_the_precision_of_float32() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", PRODUCTS], check=True, capture_output=True, text=True
+    )  # in a process of its own: the setting holds for a whole process
+    assert float(found.stdout) < 1e-6  # of the product of the norms; with bfloat16 inputs 1e-4 and more
+
+
+def test_a_processor_that_would_round_to_bfloat16_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert not use_whole_vectors()
+    assert torch.backends.mkldnn.matmul.fp32_precision == before  # type: ignore[attr-defined]

@@ -1,0 +1,222 @@
+"""An artifact is removed whole, wherever the removal is killed, and nothing else is."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from quantization_api import ENGINE_VERSION
+from quantization_api.failures import Category, ExitCode, QuantizationError
+from quantization_api.manifest import MANIFEST_NAME, InputRecord, Manifest
+from quantizer import cli
+from quantizer.store import claim as claims
+from quantizer.store.artifact import ArtifactWriter, Output
+from quantizer.store.claim import CLAIM_NAME, Claim
+from quantizer.store.directory import DirectoryStore
+from quantizer.store.interface import OUTPUT
+from quantizer.store.removal import REMOVED_MANIFEST, Ours, remove
+
+pytestmark = pytest.mark.unit
+
+RECIPE, ANOTHER = ("sha256:" + letter * 64 for letter in "ab")
+OBJECTS = ["README.md", "model/config.json", "model/model.safetensors", "report/report.html"]
+FOREIGN = ["model/notes-of-a-person.txt", "elsewhere/file"]
+LAYER = ".state/aaaa/layer-00000.safetensors"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DirectoryStore:
+    """An output with objects of a person beside it."""
+    made = DirectoryStore(tmp_path / "output", OUTPUT)
+    for key in FOREIGN:
+        made.put_bytes(key, b"mine")
+    return made
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "PATIENCE_SECONDS", 0.02)
+    monkeypatch.setattr(claims, "LOOK_SECONDS", 0.01)
+
+
+def manifest(recipe: str) -> Manifest:
+    return Manifest(
+        recipe=recipe,
+        engine_version=ENGINE_VERSION,
+        created="2026-01-01T00:00:00Z",
+        input=InputRecord(model_path="/m", revision="sha256:0", architecture="Llama", size_bytes=8),
+        workflow={},
+        passes=["GptqQuantizer"],
+        checkpoint_format="gptq",
+        bits_per_weight=4.5,
+        compression_ratio=3.5,
+        readers=[],
+        metrics=[],
+        modules=[],
+        versions={},
+        objects=[],
+    )
+
+
+def begin(store: DirectoryStore, recipe: str = RECIPE, uid: str = "a") -> tuple[Claim, ArtifactWriter]:
+    """A run that has saved a layer and uploaded its objects."""
+    for key in FOREIGN:
+        store.delete([key])
+    output = Output(store, recipe)
+    claim = Claim(store, uid, f"default/{uid}", recipe).__enter__()
+    writer = ArtifactWriter(output, claim, lambda: None, lambda _: None)
+    store.put_bytes(LAYER, b"layer")
+    for key in OBJECTS:
+        writer.put_bytes(key, key.encode())
+    for key in FOREIGN:
+        store.put_bytes(key, b"mine")
+    return claim, writer
+
+
+def finished(store: DirectoryStore, recipe: str = RECIPE, uid: str = "a") -> None:
+    claim, writer = begin(store, recipe, uid)
+    store.delete(FOREIGN)
+    writer.finish(manifest(recipe))
+    claim.__exit__(None, None, None)
+    for key in FOREIGN:
+        store.put_bytes(key, b"mine")
+
+
+def stopped(store: DirectoryStore, recipe: str = RECIPE, uid: str = "a") -> None:
+    begin(store, recipe, uid)[0].__exit__(None, None, None)
+
+
+def left(store: DirectoryStore) -> list[str]:
+    return list(store.list())
+
+
+@pytest.mark.parametrize(
+    "ours",
+    [Ours(RECIPE, "a"), Ours(RECIPE, "b"), Ours()],
+    ids=["of its job", "of its recipe, for another job", "by its place"],
+)
+def test_an_artifact_is_removed_and_nothing_beside_it(store: DirectoryStore, ours: Ours) -> None:
+    finished(store)
+    assert remove(store, ours, "x", "x") == len(OBJECTS) + 1
+    assert left(store) == sorted(FOREIGN)
+    assert remove(store, ours, "x", "x") is None, "twice is as good as once"
+
+
+@pytest.mark.parametrize(
+    "ours",
+    [Ours(ANOTHER, "a"), Ours(None, "a")],
+    ids=["another recipe", "a job of which no result is known"],
+)
+def test_the_artifact_of_another_job_is_not_touched(store: DirectoryStore, ours: Ours) -> None:
+    finished(store)
+    before = left(store)
+    assert remove(store, ours, "a", "a") is None
+    assert left(store) == before
+
+
+def test_what_a_stopped_run_left_is_removed_by_its_claim(store: DirectoryStore) -> None:
+    stopped(store)
+    assert remove(store, Ours(None, "b"), "b", "b") is None
+    assert LAYER in left(store)
+    assert remove(store, Ours(None, "a"), "a", "a") is not None
+    # Without a manifest the claim is all there is to tell whose they are: the writer's own keys are the run's.
+    assert left(store) == ["elsewhere/file"]
+
+
+def test_a_run_that_was_stopped_after_its_manifest_is_removed(store: DirectoryStore) -> None:
+    claim, _ = begin(store)
+    claim.__exit__(None, None, None)
+    done = manifest(RECIPE).model_dump(mode="json")
+    done["objects"] = [{"key": key, "size": 1, "sha256": "0" * 64} for key in OBJECTS]
+    store.put_bytes(MANIFEST_NAME, json.dumps(done).encode())
+    assert remove(store, Ours(None, "a"), "a", "a") == len(OBJECTS) + 1
+    assert left(store) == sorted(FOREIGN)
+
+
+def test_the_state_of_ours_beside_the_artifact_of_another_goes_alone(store: DirectoryStore) -> None:
+    finished(store)
+    store.put_bytes(CLAIM_NAME, json.dumps({"uid": "b", "job": "b", "recipe": ANOTHER}).encode())
+    store.put_bytes(LAYER, b"layer")
+    assert remove(store, Ours(None, "b"), "b", "b") == 0
+    assert left(store) == sorted([*FOREIGN, *OBJECTS, MANIFEST_NAME])
+
+
+def test_a_live_run_of_another_job_is_a_conflict(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(store)
+    monkeypatch.setattr(claims, "RENEW_SECONDS", 0.001)
+    monkeypatch.setattr(claims, "PATIENCE_SECONDS", 5.0)
+    with Claim(store, "b", "default/b", RECIPE):
+        before = {key for key in left(store) if key != CLAIM_NAME}
+        with pytest.raises(QuantizationError) as caught:
+            remove(store, Ours(RECIPE, "a"), "a", "a")
+        assert caught.value.category is Category.ARTIFACT_CONFLICT
+        assert {key for key in left(store) if key != CLAIM_NAME} == before
+
+
+class KilledError(Exception):
+    """The removal ends here."""
+
+
+class Dying(DirectoryStore):
+    """A store whose client dies at the n-th write, before or after it is done."""
+
+    def __init__(self, root: Path, writes: int) -> None:
+        super().__init__(root, OUTPUT)
+        self.left = writes
+
+    def put_bytes(self, key: str, data: bytes, if_absent: bool = False, if_version: str | None = None) -> str:
+        self._count()
+        return super().put_bytes(key, data, if_absent, if_version)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self._count()
+            super().delete([key])
+
+    def _count(self) -> None:
+        if self.left == 0:
+            raise KilledError
+        self.left -= 1
+
+
+@pytest.mark.parametrize("make", [finished, stopped])
+def test_a_removal_that_is_killed_anywhere_is_finished_by_the_next(
+    tmp_path: Path, make: Callable[[DirectoryStore], None]
+) -> None:
+    for writes in range(100):
+        root = tmp_path / str(writes)
+        plain = DirectoryStore(root, OUTPUT)
+        make(plain)
+        try:
+            remove(Dying(root, writes), Ours(RECIPE, "a"), "a", "a")
+        except KilledError:
+            there = left(plain)
+            if MANIFEST_NAME in there:
+                assert set(OBJECTS) <= set(there), "what has a manifest is whole"
+            elif make is finished:
+                assert REMOVED_MANIFEST in there or not set(OBJECTS) & set(there)
+            remove(plain, Ours(RECIPE, "a"), "a", "a")
+            assert left(plain) == sorted(FOREIGN[1:] if make is stopped else FOREIGN), writes
+            continue
+        assert writes > len(OBJECTS)
+        return
+    raise AssertionError("the removal never ended")
+
+
+def test_the_command_says_what_it_did(store: DirectoryStore, capsys: pytest.CaptureFixture[str]) -> None:
+    finished(store)
+    assert cli.main(["delete", "--uid=a", f"--recipe={RECIPE}", store.uri]) == 0
+    assert "deleted 5 objects" in capsys.readouterr().out
+    assert left(store) == sorted(FOREIGN)
+    assert cli.main(["delete", "--uid=a", store.uri]) == 0
+    assert "nothing to delete" in capsys.readouterr().out
+
+
+def test_the_command_fails_with_a_sentence(store: DirectoryStore, capsys: pytest.CaptureFixture[str]) -> None:
+    store.put_bytes(MANIFEST_NAME, b"{}")
+    assert cli.main(["delete", store.uri]) == ExitCode.CANNOT_CREATE_OUTPUT
+    assert "is not the manifest of an artifact" in " ".join(capsys.readouterr().err.split())
+    assert MANIFEST_NAME in left(store)
