@@ -61,6 +61,7 @@ CHECKPOINTS: dict[str, dict[str, Any]] = {
     "gptq, 8 bits": {"bits": 8, "group_size": GROUP},
     "gptq, 2 bits": {"bits": 2, "group_size": GROUP},
     "awq": {},
+    "awq, symmetric": {"zero_point": False},
 }
 
 
@@ -69,9 +70,9 @@ def step(**parameters: Any) -> ModelBuilder:
     return ModelBuilder.model_construct(type="ModelBuilder", **parameters)
 
 
-def save_awq(tokens: TokenBatches, target: Path, scratch: Path) -> None:
+def save_awq(tokens: TokenBatches, target: Path, scratch: Path, **parameters: Any) -> None:
     """The example model as the engine's AWQ pass writes it."""
-    awq = AutoAWQQuantizer(type="AutoAWQQuantizer", q_group_size=GROUP)
+    awq = AutoAWQQuantizer(type="AutoAWQQuantizer", q_group_size=GROUP, **parameters)
     source = DirectorySource(STORIES)
     quantize(source, tokens, make_pass(awq), copier(target), ignore_progress, CPU, scratch)
 
@@ -83,8 +84,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     tokens = story_batches(CALIBRATION, 8, folder)
     paths = {name: folder / str(number) for number, name in enumerate(CHECKPOINTS)}
     for name, parameters in CHECKPOINTS.items():
-        if name == "awq":
-            save_awq(tokens, paths[name], folder)
+        if name.startswith("awq"):
+            save_awq(tokens, paths[name], folder, **parameters)
         else:
             run_pass(DirectorySource(STORIES), tokens, paths[name], folder / "scratch", **parameters)
     return paths

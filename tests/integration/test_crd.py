@@ -97,6 +97,7 @@ def test_the_api_server_and_python_agree_on_random_passes(api: client.CustomObje
     [
         ({"workflow": {"evaluator": None, "evaluators": None}}, "workflow is immutable"),
         ({"output": {"uri": "s3://artifacts/elsewhere"}}, "output is immutable"),
+        ({"managedBy": "kueue.x-k8s.io/multikueue"}, "managedBy is immutable"),
     ],
 )
 def test_what_names_the_result_cannot_be_changed(

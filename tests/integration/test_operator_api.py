@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -19,11 +20,11 @@ from quantization_api.spec import QuantizationJobSpec
 from quantization_api.status import QuantizationJobStatus
 from quantization_operator import paths
 from quantization_operator.cache import Cache, Key
-from quantization_operator.kube import ApiError, Kube
+from quantization_operator.decision import Event, Refusal
+from quantization_operator.kube import ApiError, Kube, NotLeaderError
 from quantization_operator.probes import Health
 from quantization_operator.queue import WorkQueue
 from quantization_operator.read import Reader
-from quantization_operator.reconcile import Event, Refusal
 from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import ChildJob, JobRequest
 from quantization_operator.sweep import NotSyncedError, Sweeper
@@ -108,11 +109,35 @@ def test_an_invalid_job_is_a_refusal_with_the_reason(server: Server) -> None:
 def test_only_the_job_that_was_meant_is_deleted(server: Server) -> None:
     request, writer, reader = server.submit("deleted"), Writer(server.kube, "test"), Reader(server.kube)
     made = run(lambda: writer.create_job(request, job_of(request)))
-    run(lambda: writer.delete_job(replace(made, uid="00000000-0000-4000-8000-000000000000")))
-    assert run(lambda: reader.job("default", made.name)) is not None
-    run(lambda: writer.delete_job(made))
-    run(lambda: writer.delete_job(made))
-    assert run(lambda: reader.job("default", made.name)) is None
+    another = replace(made, uid="00000000-0000-4000-8000-000000000000")
+    assert run(lambda: writer.delete_job(another)) is None
+    assert not run(lambda: reader.job("default", made.name)).deleting
+    going = run(lambda: writer.delete_job(made))
+    assert going.deleting, "its name is taken until its pods have ended"
+    assert going.resource_version > made.resource_version
+    assert run(lambda: writer.delete_job(made)).deleting
+    assert run(lambda: reader.job("default", made.name)).deleting
+    there = run(lambda: writer.create_job(request, job_of(request)))
+    assert there.deleting, "a new Job waits for it"
+
+
+def test_only_the_version_that_was_seen_is_deleted_or_given_finalizers(server: Server) -> None:
+    seen, writer = server.submit("versions"), Writer(server.kube, "test")
+    newer = run(lambda: writer.patch_finalizers(seen, ["a/b"]))
+    assert newer.finalizers == ("a/b",)
+    for stale in (lambda: writer.patch_finalizers(seen, []), lambda: writer.delete_request(seen)):
+        with pytest.raises(ApiError) as refused:
+            run(stale)
+        assert refused.value.code == 409
+    namesake = replace(newer, uid="00000000-0000-4000-8000-000000000000")
+    with pytest.raises(ApiError):
+        run(lambda: writer.patch_finalizers(namesake, []))
+    run(lambda: writer.delete_request(newer))
+    going = server.request("versions")
+    assert going.deleting
+    run(lambda: writer.patch_finalizers(going, []))
+    assert run(lambda: writer.patch_finalizers(going, [])) is None
+    run(lambda: writer.delete_request(going))
 
 
 def test_a_status_is_written_only_over_the_version_it_was_decided_from(server: Server) -> None:
@@ -171,6 +196,34 @@ def test_a_server_that_does_not_answer_is_a_temporary_error() -> None:
         run(lambda: kube.request("GET", "/version"))
     assert error.value.temporary
     assert error.value.code == 0
+
+
+def test_who_does_not_lead_reads_and_does_not_write() -> None:
+    configuration = client.Configuration(host="http://127.0.0.1:9")
+    configuration.retries = False
+    seconds = 0.0
+    kube = Kube(configuration, 1, 2, write_seconds=lambda: seconds)
+    for method in ("POST", "PATCH", "DELETE", "PUT"):
+        with pytest.raises(NotLeaderError) as error:
+            run(lambda method=method: kube.request(method, "/x", body={}))
+        assert error.value.temporary
+    seconds = 0.5
+    with pytest.raises(ApiError, match="refused"):
+        run(lambda: kube.request("POST", "/x", body={}))
+    seconds = 0.0
+    with pytest.raises(ApiError, match="refused"):
+        run(lambda: kube.request("GET", "/x"))
+
+
+def test_a_write_takes_no_longer_than_the_lease() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        configuration = client.Configuration(host=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        configuration.retries = False
+        kube = Kube(configuration, 1, 30, write_seconds=lambda: 0.3)
+        started = time.monotonic()
+        with pytest.raises(ApiError, match=r"[Tt]imed? ?out"):
+            run(lambda: kube.request("POST", "/x", body={}))
+        assert time.monotonic() - started < 5
 
 
 def test_a_refusal_is_not_temporary(server: Server) -> None:

@@ -8,6 +8,7 @@ import yaml
 from tests.support.operator_process import SYSTEM, install, until
 
 from local_cluster.control_plane import ApiServer
+from quantization_operator.settings import OperatorSettings
 
 pytestmark = pytest.mark.integration
 
@@ -26,7 +27,7 @@ def test_the_operator_is_admitted_in_its_restricted_namespace(api: ApiServer) ->
         )["items"]
         return items
 
-    assert len(until("the pod of the Deployment", pods)) == 1
+    until("the pods of the Deployment", lambda: len(pods()) == 2)
 
 
 def test_the_service_account_may_do_what_is_listed_and_no_more(api: ApiServer) -> None:
@@ -37,7 +38,9 @@ def test_the_service_account_may_do_what_is_listed_and_no_more(api: ApiServer) -
 
     for allowed in (
         ("list", "quantizationjobs.quantization.dev"),
+        ("patch", "quantizationjobs.quantization.dev"),
         ("patch", "quantizationjobs.quantization.dev", "--subresource=status"),
+        ("delete", "quantizationjobs.quantization.dev"),
         ("create", "jobs.batch"),
         ("delete", "jobs.batch"),
         ("create", "events"),
@@ -49,12 +52,30 @@ def test_the_service_account_may_do_what_is_listed_and_no_more(api: ApiServer) -
         ("create", "pods"),
         ("get", "pods", "--subresource=log"),
         ("patch", "jobs.batch"),
-        ("patch", "quantizationjobs.quantization.dev"),
-        ("delete", "quantizationjobs.quantization.dev"),
+        ("create", "quantizationjobs.quantization.dev"),
+        ("update", "quantizationjobs.quantization.dev"),
         ("get", "configmaps"),
         ("list", "nodes"),
     ):
         assert not may(*forbidden), forbidden
+
+
+def test_the_service_account_may_hold_one_lease_in_its_own_namespace(api: ApiServer) -> None:
+    account = f"--as=system:serviceaccount:{SYSTEM}:quantization-operator"
+
+    def may(verb: str, name: str, namespace: str = SYSTEM) -> bool:
+        question = (verb, f"leases.coordination.k8s.io/{name}", "-n", namespace)
+        return api.kubectl("auth", "can-i", *question, account, check=False).stdout.strip() == "yes"
+
+    name = OperatorSettings().lease_name
+    assert all(may(verb, name) for verb in ("get", "update", "create"))
+    for verb, other, namespace in (
+        ("update", "another", SYSTEM),
+        ("get", name, "kube-system"),
+        ("update", name, "default"),
+        ("delete", name, SYSTEM),
+    ):
+        assert not may(verb, other, namespace), (verb, other, namespace)
 
 
 def test_people_who_may_edit_a_namespace_may_make_jobs_there(api: ApiServer) -> None:

@@ -8,124 +8,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from tests.support.cluster_objects import RESULT, failed_result
-from tests.support.manifests import manifest
-from tests.support.operator_process import Operator, install, service_account_kubeconfig, until
+from tests.support.operator_cluster import NAMESPACE, Cluster
+from tests.support.operator_process import Operator, until
 
 from local_cluster.control_plane import ApiServer
 from quantization_operator.workload import job_name
 
 pytestmark = pytest.mark.integration
-
-NAMESPACE = "team"
-
-
-class Cluster:
-    """The API server with the operator's base, and what a kubelet and a user do."""
-
-    def __init__(self, api: ApiServer, directory: Path) -> None:
-        self.api = api
-        install(api)
-        self.kubeconfig = service_account_kubeconfig(api, directory / "operator.kubeconfig")
-        self.log = directory / "operator.log"
-        namespace = {
-            "apiVersion": "v1",
-            "kind": "Namespace",
-            "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
-        }
-        self.apply(namespace)
-        until("the service account", lambda: self.read("serviceaccount", "default"))
-
-    def operator(self, **settings: object) -> Operator:
-        return Operator(self.kubeconfig, self.log, **settings)
-
-    def apply(self, body: dict[str, Any]) -> None:
-        self.api.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(body))
-
-    def submit(self, name: str, *changes: tuple[str, Any]) -> str:
-        """Apply a job; its uid."""
-        body = manifest(*changes)
-        body["metadata"] |= {"name": name, "namespace": NAMESPACE}
-        self.apply(body)
-        uid: str = self.read("qj", name)["metadata"]["uid"]
-        return uid
-
-    def read(self, kind: str, name: str) -> dict[str, Any]:
-        """An object, or {}."""
-        done = self.api.kubectl("get", kind, name, "-n", NAMESPACE, "-o", "json", check=False)
-        answer: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
-        return answer
-
-    def items(self, kind: str, selector: str = "") -> list[dict[str, Any]]:
-        answer = self.api.kubectl("get", kind, "-n", NAMESPACE, "-l", selector, "-o", "json").stdout
-        found: list[dict[str, Any]] = json.loads(answer)["items"]
-        return found
-
-    def status(self, name: str) -> dict[str, Any]:
-        status: dict[str, Any] = self.read("qj", name).get("status") or {}
-        return status
-
-    def phase(self, name: str, wanted: str) -> dict[str, Any]:
-        """Wait until a job is in a phase; its status."""
-        until(f"{name} is {wanted}", lambda: self.status(name).get("phase") == wanted)
-        return self.status(name)
-
-    def wait(self, name: str, condition: str) -> None:
-        self.api.kubectl(
-            "wait", f"--for=condition={condition}", f"qj/{name}", "-n", NAMESPACE, "--timeout=60s"
-        )
-
-    def jobs(self, uid: str) -> list[dict[str, Any]]:
-        return self.items("jobs", f"quantization.dev/job-uid={uid}")
-
-    def pod(self, uid: str, besides: str = "") -> str:
-        """Wait for a pod of a job; its name."""
-
-        def living() -> str:
-            pods = self.items("pods", f"quantization.dev/job-uid={uid}")
-            return next((p["metadata"]["name"] for p in pods if p["metadata"]["name"] != besides), "")
-
-        return until("a pod", living)
-
-    def kubelet_says(self, pod: str, phase: str, state: dict[str, Any], **status: Any) -> None:
-        container = {
-            "name": "quantizer",
-            "image": "quantizer:dev",
-            "imageID": "",
-            "ready": False,
-            "restartCount": 0,
-            "state": state,
-        }
-        patch = {"status": {"phase": phase, "containerStatuses": [container], **status}}
-        self.api.kubectl(
-            "patch",
-            "pod",
-            pod,
-            "-n",
-            NAMESPACE,
-            "--subresource=status",
-            "--type=merge",
-            "-p",
-            json.dumps(patch),
-        )
-
-    def ends(self, pod: str, exit_code: int, message: str = "", reason: str = "Error") -> None:
-        state = {
-            "exitCode": exit_code,
-            "reason": "Completed" if exit_code == 0 else reason,
-            "message": message,
-        }
-        times = {"startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:01:00Z"}
-        phase = "Succeeded" if exit_code == 0 else "Failed"
-        self.kubelet_says(pod, phase, {"terminated": state | times})
-
-    def events(self, name: str) -> list[str]:
-        return [e["reason"] for e in self.items("events") if e["involvedObject"]["name"] == name]
 
 
 @pytest.fixture(scope="module")

@@ -122,6 +122,18 @@ def test_a_model_goes_from_s3_to_a_verified_artifact_in_s3(
     assert cli.main(["verify", request.output, "--endpoint", s3.endpoint]) == ExitCode.TRY_AGAIN
     assert "model/model.safetensors" in capsys.readouterr().err
 
+    # and it is removed, damaged or not, by its manifest, and nothing else is
+    foreign = f"{prefix(request)}/model/notes-of-a-person.txt"
+    s3.client().put_object(Bucket="artifacts", Key=foreign, Body=b"mine")
+    other = ["delete", request.output, "--endpoint", s3.endpoint, f"--recipe=sha256:{'0' * 64}"]
+    assert cli.main(other) == 0
+    assert "nothing to delete" in capsys.readouterr().out
+    assert len(s3.keys("artifacts", f"{prefix(request)}/")) == len(stored) + 2
+    own = ["delete", request.output, "--endpoint", s3.endpoint, f"--recipe={manifest.recipe}"]
+    assert cli.main(own) == 0
+    assert f"deleted {len(stored) + 1} objects" in capsys.readouterr().out
+    assert s3.keys("artifacts", f"{prefix(request)}/") == [foreign]
+
 
 def test_the_same_recipe_again_is_reused_unless_the_manifest_says_never(
     s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
