@@ -1,5 +1,6 @@
 """The machine that a run has: processor share, device, memory used."""
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -12,9 +13,7 @@ from quantization_api.failures import Category, QuantizationError
 
 CGROUPS = Path("/sys/fs/cgroup")
 
-MEBIBYTE = 1024 * 1024
-RETURNED_BYTES = 2 * MEBIBYTE
-KEPT_BYTES = 8 * MEBIBYTE
+RETURNED_BYTES = KEPT_BYTES = 256 * 1024
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # mallopt(3)
 
 
@@ -40,10 +39,9 @@ def return_freed_memory() -> bool:
 
     glibc raises its own threshold for that up to 32 MiB as a process frees larger blocks, and keeps what is
     smaller in the heap of the thread that asked for it. A run that frees a layer's tensors in one order and
-    reads the next ones in another thread thus keeps several layers. A fixed threshold ends that; its price is
-    the kernel's time to zero what comes back, 3 s of 7 on the example model at 256 KiB. So it stands above the
-    activations of a batch of a small model (calibration.tokens.BATCH_TOKENS), which come and go all the time,
-    and below the weights and Hessians of a large one.
+    reads the next ones in another thread thus keeps several layers. A fixed threshold ends that. Its price is
+    the kernel's time to zero what comes back: with 2 MiB the pass over the example model takes two thirds of the
+    time, and a whole run 20 to 80 MB more, which is past the bound of `make bench-memory`.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -52,6 +50,12 @@ def return_freed_memory() -> bool:
     options = ((M_MMAP_THRESHOLD, RETURNED_BYTES), (M_TRIM_THRESHOLD, KEPT_BYTES), (M_ARENA_MAX, 2))
     set_to = [mallopt(option, value) for option, value in options]
     return all(set_to)
+
+
+def trim_memory() -> None:
+    """Gives what the C library keeps of freed memory back to the kernel; between the parts of a run."""
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def use_whole_vectors() -> bool:

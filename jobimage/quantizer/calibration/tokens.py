@@ -15,7 +15,7 @@ from quantizer.checkpoint.source import Source, read_whole
 
 BATCH_TOKENS = 512
 """Tokens that are in a layer at a time, at least one sequence. On a CPU a product of 512 rows is as fast as one of
-2,048, and its results stay in the processor's caches and in the C library's heap (machine.return_freed_memory)."""
+2,048, and its results stay in the processor's caches."""
 ROWS_AT_ONCE = 1024
 TOKENIZER_FILES = ("tokeniz", "vocab", "merges", "special_tokens", "added_tokens", "spiece", "chat_template")
 

@@ -20,8 +20,9 @@ from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.evaluation.divergence import BatchDivergence
 from quantizer.evaluation.views import FloatView, RoundedView, View, Yardstick, open_view
+from quantizer.machine import trim_memory
 
-HEAD_ROWS = 1024  # vocabulary entries whose logits exist at a time
+HEAD_ROWS = 512  # vocabulary entries whose logits exist at a time
 
 OnProgress = Callable[[str, int, int], None]
 """Called with ("evaluate", layers done, layers in all) after each layer of each model, and with
@@ -104,6 +105,7 @@ def compare(
             for layer in view.layers():
                 for index in range(len(hidden)):
                     hidden.write(index, layer.forward(hidden.read(index)))
+                trim_memory()
                 done += 1
                 on_progress("evaluate", done, total)
             for index in range(len(hidden)):
@@ -128,6 +130,7 @@ def _apply_heads(
     vocabulary = views[0].model.vocabulary
     heads = [view.model.table_slices(view.model.head_name(), HEAD_ROWS) for view in views]
     for slices in zip(*heads, strict=True):
+        trim_memory()
         for index, part in enumerate(parts):
             logits = [
                 view.model.logits(store.read(index), first, rows).flatten(0, 1)
