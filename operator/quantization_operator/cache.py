@@ -5,6 +5,7 @@ own: it takes objects in any order, from the watch and from answers to our own w
 A sweep (`sweep.py`) removes what disappeared unseen. Only the event loop's thread changes it.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,6 +19,8 @@ from quantization_operator.snapshots import FINALIZER, ChildJob, ChildPod, JobRe
 Kind = Literal["QuantizationJob", "Job", "Pod"]
 KINDS: tuple[Kind, ...] = ("QuantizationJob", "Job", "Pod")
 Snapshot = JobRequest | ChildJob | ChildPod
+REMEMBERED_DROPS = 4096
+"""Deleted objects of a kind that stay known as deleted: more than can go while one answer is on its way."""
 
 
 class Key(NamedTuple):
@@ -55,6 +58,9 @@ class Record:
 class Cache:
     """The newest known snapshot of each object; `put` and `drop` answer which job they concern.
 
+    What was dropped does not come back: the answer to a write of our own may be later than the watch's word that
+    the object is gone, and nobody would ever drop it again.
+
     Jobs are also found by the place that they write to, unless they have failed and leave nothing to be removed.
     """
 
@@ -62,6 +68,7 @@ class Cache:
         self._places: dict[tuple[str, str], dict[str, None]] = {}
         self._records: dict[str, Record] = {}
         self._owners: dict[Kind, dict[str, str]] = {kind: {} for kind in KINDS}
+        self._dropped: dict[Kind, OrderedDict[str, None]] = {kind: OrderedDict() for kind in KINDS}
 
     def record(self, uid: str) -> Record | None:
         """The record of a QuantizationJob, if anything is known of it."""
@@ -81,9 +88,9 @@ class Cache:
         return len(self._records)
 
     def put(self, snapshot: Snapshot) -> Key | None:
-        """Keep a snapshot if it is news; the job it concerns, or None when it is old or nobody's."""
+        """Keep a snapshot if it is news; the job it concerns, or None when it is old, of the dead, or nobody's."""
         uid = snapshot.uid if isinstance(snapshot, JobRequest) else snapshot.request_uid
-        if not uid:
+        if not uid or snapshot.uid in self._dropped[kind_of(snapshot)]:
             return None
         known = self.find(kind_of(snapshot), snapshot.uid)
         if known is not None and known.resource_version >= snapshot.resource_version:
@@ -111,6 +118,7 @@ class Cache:
     def drop(self, kind: Kind, object_uid: str) -> Key | None:
         """Forget a deleted object; the job it concerned."""
         known = self.find(kind, object_uid)
+        self._remember_drop(kind, object_uid)
         uid = self._owners[kind].pop(object_uid, None)
         if known is None or uid is None:
             return None
@@ -139,6 +147,12 @@ class Cache:
     def uids(self, kind: Kind) -> list[str]:
         """The uids of all known objects of a kind."""
         return list(self._owners[kind])
+
+    def _remember_drop(self, kind: Kind, object_uid: str) -> None:
+        dropped = self._dropped[kind]
+        dropped[object_uid] = None
+        if len(dropped) > REMEMBERED_DROPS:
+            dropped.popitem(last=False)
 
     def _leave_place(self, request: JobRequest | None) -> None:
         if request is None:

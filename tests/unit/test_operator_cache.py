@@ -18,7 +18,7 @@ from tests.support.cluster_objects import (
     terminated,
 )
 
-from quantization_operator.cache import Cache, Key
+from quantization_operator.cache import REMEMBERED_DROPS, Cache, Key
 from quantization_operator.controller import pods_of
 from quantization_operator.read import Listed, Listing
 from quantization_operator.snapshots import FINALIZER, JOB_UID_LABEL, ChildJob, ChildPod, JobRequest, place_of
@@ -67,6 +67,28 @@ def test_nothing_is_left_of_a_job_that_is_gone() -> None:
     assert cache.drop("Pod", pod.uid) is None
     assert len(cache) == 0
     assert not any(cache.uids(kind) for kind in ("QuantizationJob", "Job", "Pod"))
+
+
+def test_an_answer_that_comes_after_the_end_does_not_bring_the_dead_back() -> None:
+    cache = Cache()
+    cache.put(ChildJob.of(child(resourceVersion="100")))
+    cache.drop("Job", JOB_UID)
+    assert cache.put(ChildJob.of(child(resourceVersion="101"))) is None, (
+        "the answer to our own deletion, late"
+    )
+    assert cache.find("Job", JOB_UID) is None
+    other = ChildJob.of(child(uid="another", resourceVersion="102"))
+    assert cache.put(other) == KEY
+    cache.drop("Job", "never-seen")
+    assert cache.put(ChildJob.of(child(uid="never-seen", resourceVersion="103"))) is None
+
+
+def test_what_is_remembered_of_the_dead_is_bounded() -> None:
+    cache = Cache()
+    for number in range(REMEMBERED_DROPS + 10):
+        cache.drop("Job", f"job-{number}")
+    assert cache.put(ChildJob.of(child(uid="job-0"))) == KEY
+    assert cache.put(ChildJob.of(child(uid="job-10"))) is None
 
 
 def test_disruptions_are_remembered_when_their_pods_are_gone() -> None:
