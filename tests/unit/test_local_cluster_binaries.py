@@ -31,8 +31,8 @@ def program(directory: Path, name: str) -> Path:
 def test_the_directory_that_the_user_names_comes_before_the_cache(tmp_path: Path, progress: Progress) -> None:
     settings = Settings(cache=tmp_path / "cache", bin_dir=tmp_path / "own")
     own = program(tmp_path / "own", "etcd")
-    cached = program(binaries.cache_directory(settings), "kubelet")
-    program(binaries.cache_directory(settings), "etcd")
+    cached = program(binaries.cache_directory(settings, "kubelet"), "kubelet")
+    program(binaries.cache_directory(settings, "etcd"), "etcd")
     assert binaries.obtain(settings, progress, ["etcd", "kubelet"]) == {"etcd": own, "kubelet": cached}
 
 
@@ -68,6 +68,16 @@ def test_every_kubernetes_server_is_pinned_as_a_tool_of_the_module() -> None:
     text = (SOURCES / "go.mod").read_text()
     for package in binaries.PACKAGES.values():
         assert package.startswith("./") or f"\t{package}\n" in text
+
+
+def test_every_peer_is_pinned_as_the_tool_of_a_module_of_its_own(tmp_path: Path, progress: Progress) -> None:
+    settings = Settings(cache=tmp_path)
+    for name, package in binaries.PEERS.items():
+        text = (SOURCES.parent / "peers" / name / "go.mod").read_text()
+        assert f"tool {package}\n" in text
+        binary = program(binaries.cache_directory(settings, name), name)
+        assert binaries.obtain(settings, progress, [name]) == {name: binary}
+    assert len({binaries.cache_directory(settings, name) for name in ("etcd", *binaries.PEERS)}) == 4
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Obtains the servers: from a directory that the user names, else from the cache, else by building them once.
 
-The versions are those of `deploy/local/go/go.mod`; the cache's key covers everything that goes into the build, so a
-change of a version, of a build flag or of our own sources makes a new set and never reuses an old one.
+The versions are those of `deploy/local/go/go.mod` and, for what only some tests and reports need, of a module of its
+own below `deploy/local/peers`. The cache's key covers everything that goes into the build, so a change of a version,
+of a build flag or of our own sources makes a new set and never reuses an old one.
 """
 
 import fcntl
@@ -32,6 +33,13 @@ PACKAGES: Mapping[str, str] = {
 }
 """Every server and the Go package it is built from."""
 
+PEERS: Mapping[str, str] = {
+    "jobset": "sigs.k8s.io/jobset",
+    "kueue": "sigs.k8s.io/kueue/cmd/kueue",
+    "kwok": "sigs.k8s.io/kwok/cmd/kwok",
+}
+"""What else meets the operator in a cluster. Each is a module, since they do not agree about their dependencies."""
+
 _BUILD_FLAGS = ("-mod=readonly", "-trimpath", "-buildvcs=false")
 _BUILD_ENVIRONMENT = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
 
@@ -48,8 +56,10 @@ def kubernetes_version(go_mod: str) -> str:
     return found.group(1)
 
 
-def linker_flags(version: str) -> str:
-    """Stamp the version: without it a server calls itself v0.0.0-master, which clients cannot compare."""
+def linker_flags(version: str | None) -> str:
+    """Stamp the version of Kubernetes: without it a server calls itself v0.0.0-master, which clients cannot compare."""
+    if version is None:
+        return "-s -w"
     major, minor, _ = version.removeprefix("v").split(".", 2)
     base = "k8s.io/component-base/version"
     stamps = {
@@ -66,17 +76,16 @@ def linker_flags(version: str) -> str:
 def cache_key(sources: Path) -> str:
     """Digest of all that decides what is built: the module's files, the flags and the architecture."""
     digest = hashlib.sha256()
-    version = kubernetes_version((sources / "go.mod").read_text())
-    for text in (*_BUILD_FLAGS, linker_flags(version), os.uname().machine):
+    for text in (*_BUILD_FLAGS, linker_flags(_stamp(sources)), os.uname().machine):
         digest.update(text.encode() + b"\0")
     for path in sorted([sources / "go.mod", sources / "go.sum", *sources.glob("*/*.go")]):
         digest.update(path.relative_to(sources).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
-def cache_directory(settings: Settings) -> Path:
-    """Where binaries built from the present sources are, or will be."""
-    return settings.cache / "bin" / cache_key(settings.go_sources)
+def cache_directory(settings: Settings, name: str) -> Path:
+    """Where the binary of this name, built from the present sources, is or will be."""
+    return settings.cache / "bin" / cache_key(_sources(settings, name))
 
 
 def obtain(settings: Settings, progress: Progress, names: Iterable[str] = tuple(PACKAGES)) -> dict[str, Path]:
@@ -90,34 +99,54 @@ def obtain(settings: Settings, progress: Progress, names: Iterable[str] = tuple(
     missing = [name for name in wanted if name not in found]
     if not missing:
         return found
-    cached = cache_directory(settings)
+    for sources in {_sources(settings, name): None for name in missing}:
+        part = [name for name in missing if _sources(settings, name) == sources]
+        found |= _build_once(settings, progress, part, sources)
+    return found
+
+
+def _build_once(
+    settings: Settings, progress: Progress, names: Sequence[str], sources: Path
+) -> dict[str, Path]:
+    cached = cache_directory(settings, names[0])
     cached.mkdir(parents=True, exist_ok=True)
     with _exclusive(cached / ".lock", progress):
-        found = _present(settings, wanted)  # another process may have built them while this one waited
-        missing = [name for name in wanted if name not in found]
+        found = _present(settings, names)  # another process may have built them while this one waited
+        missing = [name for name in names if name not in found]
         if missing:
             if settings.bin_dir:
                 progress.say(
                     f"{settings.bin_dir} has no {', '.join(missing)}: building {'it' if len(missing) == 1 else 'them'}"
                 )
-            _build(settings, progress, missing, cached)
+            _build(settings, progress, missing, sources, cached)
     return found | {name: cached / name for name in missing}
 
 
+def _sources(settings: Settings, name: str) -> Path:
+    return settings.go_sources if name in PACKAGES else settings.go_sources.parent / "peers" / name
+
+
+def _stamp(sources: Path) -> str | None:
+    """The version that the module's programs are stamped with; None: they are no servers of Kubernetes."""
+    text = (sources / "go.mod").read_text()
+    return None if sources.parent.name == "peers" else kubernetes_version(text)
+
+
 def _present(settings: Settings, names: Sequence[str]) -> dict[str, Path]:
-    directories = [cache_directory(settings)]
-    if settings.bin_dir:
-        if not settings.bin_dir.is_dir():
-            raise ClusterError(
-                f"{settings.bin_dir} is not a directory; --bin-dir names one with the servers' binaries"
-            )
-        directories.insert(0, settings.bin_dir)
-    return {
-        name: directory / name
-        for directory in reversed(directories)
-        for name in names
-        if os.access(directory / name, os.X_OK)
-    }
+    if settings.bin_dir and not settings.bin_dir.is_dir():
+        raise ClusterError(
+            f"{settings.bin_dir} is not a directory; --bin-dir names one with the servers' binaries"
+        )
+    found = {}
+    for name in names:
+        directories = [cache_directory(settings, name)]
+        if settings.bin_dir:
+            directories.insert(0, settings.bin_dir)
+        for directory in directories:
+            if os.access(directory / name, os.X_OK):
+                found[name] = directory / name
+                break
+    return found
 
 
 @contextmanager
@@ -131,10 +160,9 @@ def _exclusive(path: Path, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _build(settings: Settings, progress: Progress, names: Sequence[str], target: Path) -> None:
+def _build(settings: Settings, progress: Progress, names: Sequence[str], sources: Path, target: Path) -> None:
     go = find_go(settings, progress)
-    packages = [PACKAGES[name] for name in names]
-    version = kubernetes_version((settings.go_sources / "go.mod").read_text())
+    packages = [{**PACKAGES, **PEERS}[name] for name in names]
     if len(names) > 2:
         progress.say(
             "Building the Kubernetes servers once (about 10 minutes on 2 cores; the cache keeps them)"
@@ -143,7 +171,7 @@ def _build(settings: Settings, progress: Progress, names: Sequence[str], target:
         total = len(
             _go(
                 [go, "list", "-mod=readonly", "-deps", *packages],
-                settings,
+                sources,
                 update,
                 "Downloading Go modules",
                 None,
@@ -159,12 +187,12 @@ def _build(settings: Settings, progress: Progress, names: Sequence[str], target:
                 *_BUILD_FLAGS,
                 "-v",
                 "-ldflags",
-                linker_flags(version),
+                linker_flags(_stamp(sources)),
                 "-o",
                 f"{temporary}/",
                 *packages,
             ]
-            _go(command, settings, update, label, total)
+            _go(command, sources, update, label, total)
         for name, package in zip(names, packages, strict=True):
             _built_path(temporary, package).replace(target / name)
     finally:
@@ -179,7 +207,7 @@ def _built_path(directory: Path, package: str) -> Path:
 
 def _go(
     command: Sequence[str | Path],
-    settings: Settings,
+    sources: Path,
     update: Callable[[str], None],
     label: str,
     total: int | None,
@@ -193,7 +221,7 @@ def _go(
         tempfile.TemporaryFile("w+") as output,
         subprocess.Popen(
             [str(word) for word in command],
-            cwd=settings.go_sources,
+            cwd=sources,
             env={**os.environ, **_BUILD_ENVIRONMENT},
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from local_cluster import cluster, machine, packages, teardown
-from local_cluster.binaries import obtain
+from local_cluster.binaries import PACKAGES, PEERS, obtain
 from local_cluster.errors import ClusterError
 from local_cluster.progress import Progress
 from local_cluster.settings import Settings
@@ -43,7 +43,16 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     build = subparsers.add_parser(
         "binaries", parents=[directory], help="build the servers, unless they are there"
     )
+    build.add_argument(
+        "names", nargs="*", type=_program, default=list(PACKAGES), help="these and no others", metavar="NAME"
+    )
     build.set_defaults(run=_binaries)
+
+
+def _program(text: str) -> str:
+    if text not in (names := {**PACKAGES, **PEERS}):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(names)}")
+    return text
 
 
 def _count(text: str) -> int:
@@ -110,7 +119,7 @@ def _env(_: argparse.Namespace) -> int:
 
 
 def _binaries(arguments: argparse.Namespace) -> int:
-    found = obtain(Settings.from_environment(bin_dir=arguments.bin_dir), Progress())
+    found = obtain(Settings.from_environment(bin_dir=arguments.bin_dir), Progress(), arguments.names)
     for path in found.values():
         print(path)
     return 0
