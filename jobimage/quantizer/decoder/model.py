@@ -29,7 +29,7 @@ from quantizer.decoder.skeleton import Skeleton, find_architecture, make_config,
 from quantizer.decoder.walk import BlockWalk, LayerWalk, StoreFactory
 
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-TABLE_BYTES = 16_000_000  # embeddings and head are read in slices of at most this size
+TABLE_BYTES = 4_000_000  # embeddings and head are read in slices of at most this size
 COMPUTED = (r"rotary_emb\.inv_freq$",)  # tensors of old checkpoints that are computed, not stored, today
 FUSED_EXPERTS = (".experts.gate_up_proj", ".experts.down_proj")
 
