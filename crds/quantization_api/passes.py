@@ -174,7 +174,9 @@ class QuaRot(PassBase):
     w_rtn: bool = Field(False, description="Round the weights to nearest.")
     w_gptq: bool = Field(False, description="Quantize the weights with GPTQ.")
     gptq_damping: float = Field(0.01, gt=0, lt=1, description="As damp_percent of GptqQuantizer.")
-    gptq_opt_scales: bool = Field(False, description="Refit the scales after GPTQ.")
+    gptq_opt_scales: bool = Field(
+        False, description="Search the scales before GPTQ, fit them again after it."
+    )
     w_bits: Bits = Field(16, description="Bits of weights.")
     w_asym: bool = Field(False, description="Asymmetric weights.")
     w_groupsize: GroupSize | None = Field(None, description="Group size of weights; none: per row.")

@@ -47,6 +47,9 @@ from quantizer.layerwise.quantized import QuantizedLayers
 
 logger = logging.getLogger(__name__)
 
+KEPT_BYTES = 64_000_000
+"""Activations of a stage that take less stay on scratch until the run ends, to be written over in the next layer."""
+
 OnProgress = Callable[[str, int, int], None]
 """Called with (stage, layers done, layers in all) after each layer."""
 
@@ -129,7 +132,11 @@ def quantize(
     """
     with torch.inference_mode():
         run = _Run(model_source, tokens, layer_pass, device, scratch, on_progress, modules)
-        return run.run(sink, finished or NothingFinished(), max_shard_bytes)
+        try:
+            return run.run(sink, finished or NothingFinished(), max_shard_bytes)
+        finally:
+            for path in run.kept:
+                path.unlink(missing_ok=True)
 
 
 def check_sizes(model: DecoderModel, layer_pass: LayerPass) -> None:
@@ -189,6 +196,7 @@ class _Run:
         )
         self.batches = tokens.batches()
         self.shapes = [(batch.shape[0], batch.shape[1]) for batch in self.batches]
+        self.kept: set[Path] = set()
 
     def run(self, sink: Sink, finished: Finished, max_shard_bytes: int) -> QuantizeReport:
         """The whole model."""
@@ -371,9 +379,9 @@ class _Run:
         return loaded
 
     def _store(self, name: str, shapes: Sequence[tuple[int, int]], width: int) -> ActivationStore:
-        return ActivationStore(
-            self.scratch / f"calibration.{name}", shapes, width, self.model.dtype, self.device
-        )
+        path = self.scratch / f"calibration.{name}"
+        self.kept.add(path)
+        return ActivationStore(path, shapes, width, self.model.dtype, self.device, KEPT_BYTES)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

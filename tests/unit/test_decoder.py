@@ -214,3 +214,23 @@ def test_activations_come_back_from_their_file_which_is_removed(tmp_path: Path) 
         with pytest.raises(ValueError, match="announced"):
             store.write(0, values[1])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_small_file_stays_for_the_next_store_which_never_reads_what_it_did_not_write(
+    tmp_path: Path,
+) -> None:
+    def store() -> ActivationStore:
+        return ActivationStore(tmp_path / "file", [(1, 2), (1, 2)], 4, torch.float32, CPU, keep_below=65)
+
+    with store() as first:
+        for number in (0, 1):
+            first.write(number, torch.ones(1, 2, 4))
+    assert (tmp_path / "file").exists()
+    with store() as second:
+        second.write(1, torch.zeros(1, 2, 4))
+        assert torch.equal(second.read(1), torch.zeros(1, 2, 4))
+        with pytest.raises(ValueError, match="batch 0 was never written"):
+            second.read(0)
+    with ActivationStore(tmp_path / "file", [(1, 4)], 4, torch.float32, CPU, keep_below=64):
+        pass
+    assert not (tmp_path / "file").exists()

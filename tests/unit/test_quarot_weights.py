@@ -14,7 +14,7 @@ from quantizer.passes.hadamard import Rotation
 from quantizer.passes.hessian import weighted_square
 from quantizer.passes.quarot import QuarotPass
 from quantizer.passes.quarot_parameters import QuarotParameters
-from quantizer.passes.quarot_weights import WeightRule, gptq_on_grid, refit_scales, round_weights
+from quantizer.passes.quarot_weights import WeightRule, gptq_on_grid, round_weights
 from quantizer.passes.rotation import rotate_hessian, rotate_input
 from quantizer.passes.rotation_layout import llama_layout
 
@@ -67,30 +67,6 @@ def test_refitted_scales_take_a_tenth_off_gptqs_error(bits: int, group_size: int
     weight, hessian = problem()
     common = {"method": "gptq", "bits": bits, "group_size": group_size}
     assert error(weight, hessian, **common, opt_scales=True) < 0.9 * error(weight, hessian, **common)
-
-
-@pytest.mark.parametrize("group_size", [COLUMNS, 32])
-def test_a_refit_is_the_optimum_for_its_integers(group_size: int) -> None:
-    weight, hessian = problem()
-    rule = WeightRule("gptq", 3, False, group_size)
-    rounded = round_weights([weight], hessian, rule)[0]
-    before = (rounded.integers, rounded.scales, rounded.zeros)
-    scales = refit_scales(weight, hessian, *before, group_size)
-    assert torch.equal(scales, scales.half().float())
-    index = rounded.group_of.long()
-    levels = rounded.integers.float() - rounded.zeros[:, index]
-
-    def loss(tried: Tensor) -> Tensor:
-        return weighted_square(weight - levels * tried[:, index], hessian)
-
-    least = loss(scales)
-    assert bool((least <= loss(rounded.scales)).all())
-    assert float(least.sum()) < float(loss(rounded.scales).sum())
-    for factor in (0.99, 1.01):
-        for group in range(scales.shape[1]):
-            moved = scales.clone()
-            moved[:, group] *= factor
-            assert float(least.sum()) < float(loss(moved).sum())
 
 
 def test_a_fixed_grid_solve_is_gptq_with_static_groups() -> None:

@@ -20,11 +20,12 @@ class ActivationStore:
     """Batches of activations [batch, tokens, width] by number. Use as a context manager.
 
     Args:
-        path: file to create; removed at the end.
+        path: file to create, or to write over; removed at the end.
         shapes: (batch, tokens) of each batch.
         width: size of the last dimension.
         dtype: of what is stored and handed out.
         device: where batches are handed out.
+        keep_below: bytes; a smaller file is not removed, for the next store of the path to have its pages.
     """
 
     def __init__(
@@ -34,13 +35,16 @@ class ActivationStore:
         width: int,
         dtype: torch.dtype,
         device: torch.device,
+        keep_below: int = 0,
     ) -> None:
+        self._keep_below = keep_below
         self._path, self._width, self._dtype, self._device = path, width, dtype, device
         self._shapes = list(shapes)
         self._offsets = [0]
         for batch, tokens in self._shapes:
             self._offsets.append(self._offsets[-1] + batch * tokens * width * dtype.itemsize)
-        self._file = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600)
+        self._written = [False] * len(self._shapes)
+        self._file = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -66,16 +70,19 @@ class ActivationStore:
             while view:
                 written = os.pwrite(self._file, view, position)
                 position, view = position + written, view[written:]
+        self._written[number] = True
 
     def read(self, number: int) -> Tensor:
         """Batch `number`, as a tensor of its own on the device."""
+        if not self._written[number]:
+            raise ValueError(f"batch {number} was never written")
         start, end = self._offsets[number], self._offsets[number + 1]
         buffer = bytearray(end - start)
         view, position = memoryview(buffer), start
         while view:
             count = os.preadv(self._file, [view], position)
             if count == 0:
-                raise ValueError(f"batch {number} was never written")
+                raise ValueError(f"{self._path} was cut short")
             position, view = position + count, view[count:]
         stored = torch.frombuffer(buffer, dtype=self._dtype).view(*self._shapes[number], self._width)
         return stored.to(self._device)
@@ -87,4 +94,5 @@ class ActivationStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._file)
-        self._path.unlink(missing_ok=True)
+        if self._offsets[-1] >= self._keep_below:
+            self._path.unlink(missing_ok=True)

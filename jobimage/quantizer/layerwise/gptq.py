@@ -1,4 +1,4 @@
-"""GPTQ over one decoder layer: the linears that share an input are solved together (passes.gptq)."""
+"""GPTQ over one decoder layer: the linears that share an input are solved together (passes.gptq, scale_refit)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from quantizer.layerwise.rounding import check_quality, on_grid, pack_linear, pl
 from quantizer.layerwise.statistics import InputStatistics, gather
 from quantizer.passes.gptq import GptqConfig, gptq
 from quantizer.passes.grid import GroupedGrid
+from quantizer.passes.scale_refit import refit_scales
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class GptqLayerPass(PlainPass):
         hessian = statistics.hessian(first)
         linears = [layer.walk.linear(name) for name in group.names]
         try:
-            solved = gptq(_stacked([linear.weight for linear in linears]), hessian, self.config)
+            stacked = _stacked([linear.weight for linear in linears])
+            solved = refit_scales(stacked, hessian, gptq(stacked, hessian, self.config))
         except QuantizationError as failure:
             message = f"{first}: {failure.message}"
             raise QuantizationError(failure.category, message, failure.hint) from failure

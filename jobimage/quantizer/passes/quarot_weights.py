@@ -4,8 +4,8 @@ Without gptq_opt_scales and with 16-bit scales, w_gptq is exactly passes.gptq. T
 grid before the first column (as static groups do) and then solve on it:
 
 * gptq_opt_scales: each group's range is shrunk by the factor, of a few, with the least squared error of
-  plain rounding, columns weighted with the diagonal of H; afterwards each row's scales are refitted to
-  the integers that were found, the least-squares optimum of (w - q s) H (w - q s)' for fixed integers.
+  plain rounding, columns weighted with the diagonal of H; afterwards the scales are fitted to the integers that
+  were found (passes.scale_refit).
 * s_bits below 16: scale = code * unit with a code of s_bits bits, 1 to 2^s_bits - 1, and one float32
   unit for a linear. Weights are rounded on the scale that a reader will compute.
 """
@@ -18,12 +18,12 @@ from torch import Tensor
 
 from quantizer.kernels.column_block import round_columns
 from quantizer.passes.feedback import BLOCK, ErrorFeedback, factor_hessian, row_parts
-from quantizer.passes.gptq import GptqConfig, gptq
-from quantizer.passes.grid import SMALLEST_HALF, GridRule, dequantize, fit_grid, round_to_grid
-from quantizer.passes.hessian import weighted_square
+from quantizer.passes.gptq import GptqConfig, Rounded, gptq
+from quantizer.passes.grid import GridRule, dequantize, fit_grid, round_to_grid
+from quantizer.passes.scale_refit import refit_scales
 
 SHRINK = tuple(1.0 - 0.02 * step for step in range(31))  # 1.00 to 0.40
-REFIT_NUMBERS = 2**25  # rows are refitted in chunks whose intermediate matrix has about this many numbers
+REFIT_TURNS = 4
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ def round_weights(parts: Sequence[Tensor], hessian: Tensor | None, rule: WeightR
         assert hessian is not None
         integers, damp_percent = gptq_on_grid(stacked, hessian, scales, zeros, group_of, rule)
         if rule.opt_scales and rule.scale_bits == 16:
-            scales = refit_scales(stacked, hessian, integers, scales, zeros, width)
+            before = Rounded(integers, scales, zeros, group_of, damp_percent)
+            scales = refit_scales(stacked, hessian, before, REFIT_TURNS).scales.half().float()
     else:
         index = group_of.long()
         integers = round_to_grid(stacked, scales[:, index], zeros[:, index], rule.grid.maxq).to(torch.uint8)
@@ -206,32 +207,3 @@ def gptq_on_grid(
             feedback.finish(block.start, block.stop, read)
         solved.append(integers.t())
     return torch.cat(solved), damp_percent
-
-
-def refit_scales(
-    weight: Tensor, hessian: Tensor, integers: Tensor, scales: Tensor, zeros: Tensor, width: int
-) -> Tensor:
-    """Scales [N, G] that minimise (w - q s) H (w - q s)' row by row for fixed integers, rounded to float16.
-
-    A row keeps its scales where the refit, as it will be stored, is no better.
-    """
-    count, columns = scales.shape[1], weight.shape[1]
-    index = torch.arange(columns, device=weight.device) // width
-    chunk = max(1, REFIT_NUMBERS // (count * columns))
-    refitted = scales.clone()
-    for start in range(0, len(weight), chunk):
-        rows = slice(start, start + chunk)
-        wanted, levels = weight[rows], integers[rows].float() - zeros[rows][:, index]
-        # one row for each group g of each row: (q restricted to g) H
-        masked = torch.stack([levels * (index == group) for group in range(count)], dim=1)
-        spread = masked @ hessian
-        inner = (spread * levels.unsqueeze(1)).view(-1, count, count, width).sum(-1, dtype=torch.float64)
-        target = (spread * wanted.unsqueeze(1)).sum(-1, dtype=torch.float64)
-        ridge = 1e-8 * inner.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-30)
-        inner = inner + ridge.view(-1, 1, 1) * torch.eye(count, dtype=torch.float64, device=weight.device)
-        found = torch.linalg.solve(inner, target.unsqueeze(-1)).squeeze(-1).float().half().float()
-        before = weighted_square(wanted - levels * scales[rows][:, index], hessian)
-        after = weighted_square(wanted - levels * found[:, index], hessian)
-        usable = (found >= SMALLEST_HALF).all(1) & (after < before)
-        refitted[rows] = torch.where(usable.unsqueeze(1), found, scales[rows])
-    return refitted

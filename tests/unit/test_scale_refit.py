@@ -1,0 +1,95 @@
+"""Scales that are fitted after rounding: the least squares of the layer's error, integers untouched."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.unit.test_gptq_solver import problem
+from torch import Tensor
+
+from quantizer.passes.gptq import GptqConfig, Rounded, gptq
+from quantizer.passes.grid import dequantize
+from quantizer.passes.hessian import weighted_square
+from quantizer.passes.scale_refit import refit_scales
+
+pytestmark = pytest.mark.unit
+
+
+def errors(weight: Tensor, hessian: Tensor, rounded: Rounded) -> Tensor:
+    back = dequantize(rounded.integers, rounded.scales, rounded.zeros, rounded.group_of)
+    return weighted_square(weight - back, hessian)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("group_size", [32, 48, -1])
+@pytest.mark.parametrize("desc_act", [False, True])
+@pytest.mark.parametrize("static_groups", [False, True])
+def test_no_row_becomes_worse_and_the_whole_better(
+    bits: int, group_size: int, desc_act: bool, static_groups: bool
+) -> None:
+    weight, hessian = problem(24, 192)
+    config = GptqConfig(bits=bits, group_size=group_size, desc_act=desc_act, static_groups=static_groups)
+    before = gptq(weight, hessian, config)
+    after = refit_scales(weight, hessian, before)
+    was, is_now = errors(weight, hessian, before), errors(weight, hessian, after)
+    assert bool((is_now <= was * (1 + 1e-4)).all())
+    assert float(is_now.sum()) < 0.999 * float(was.sum())
+    for name in ("integers", "zeros", "group_of"):
+        assert torch.equal(getattr(after, name), getattr(before, name))
+    assert bool((after.scales > 0).all())
+
+
+def test_of_one_group_it_is_the_least_squares_solution() -> None:
+    weight, hessian = problem(16, 96)
+    before = gptq(weight, hessian, GptqConfig(group_size=-1, bits=3))
+    after = refit_scales(weight, hessian, before)
+    root = torch.linalg.cholesky(hessian.double() + 1e-9 * torch.eye(96))
+    levels = (before.integers - before.zeros).double()
+    for row in range(16):
+        best = torch.linalg.lstsq(
+            (levels[row] @ root).unsqueeze(1), (weight[row].double() @ root).unsqueeze(1)
+        )
+        assert float(after.scales[row]) == pytest.approx(float(best.solution), rel=1e-4)
+
+
+def test_each_group_is_at_its_least_when_its_turn_ends() -> None:
+    weight, hessian = problem(8, 256)
+    after = refit_scales(weight, hessian, gptq(weight, hessian, GptqConfig(group_size=32)))
+    least = errors(weight, hessian, after)
+    for factor in (0.999, 1.001):  # the last group's turn is the last: no other step came after it
+        scales = after.scales.clone()
+        scales[:, -1] *= factor
+        assert bool((errors(weight, hessian, replace(after, scales=scales)) > least).all())
+
+
+@pytest.mark.parametrize("group_size", [192, 32])
+def test_after_many_turns_no_scale_can_be_better(group_size: int) -> None:
+    weight, hessian = problem(24, 192)
+    before = gptq(weight, hessian, GptqConfig(group_size=group_size, bits=3, sym=True))
+    once, often = (refit_scales(weight, hessian, before, turns) for turns in (1, 12))
+    least = errors(weight, hessian, often).sum()
+    assert float(least) <= float(errors(weight, hessian, once).sum())
+    for factor in (0.995, 1.005):
+        for group in range(often.scales.shape[1]):
+            scales = often.scales.clone()
+            scales[:, group] *= factor
+            assert float(errors(weight, hessian, replace(often, scales=scales)).sum()) > float(least)
+
+
+def test_a_group_without_levels_keeps_its_scale_and_a_scale_stays_positive() -> None:
+    weight, hessian = problem(4, 64)
+    weight[0, :32] = 0.0
+    before = gptq(weight, hessian, GptqConfig(group_size=32))
+    emptied = replace(before, integers=before.integers.clone())
+    emptied.integers[0, :32] = before.zeros[0, 0].to(torch.uint8)
+    assert torch.equal(refit_scales(weight, hessian, emptied).scales[0, 0], emptied.scales[0, 0])
+    assert bool((refit_scales(-weight, hessian, before).scales > 0).all())
+
+
+def test_arguments_are_left_alone() -> None:
+    weight, hessian = problem(8, 64)
+    before = gptq(weight, hessian, GptqConfig(group_size=32, desc_act=True))
+    kept = weight.clone(), hessian.clone(), before.scales.clone()
+    refit_scales(weight, hessian, before)
+    for now, then in zip((weight, hessian, before.scales), kept, strict=True):
+        assert torch.equal(now, then)
