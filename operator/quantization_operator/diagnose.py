@@ -272,6 +272,11 @@ class Problem:
         """What makes two looks at it the same problem: messages change, for example with a back-off."""
         return f"{self.failure.category}/{self.failure.pod_name or ''}"
 
+    @property
+    def told(self) -> str:
+        """For the one who waits: what is wrong, and the way out, which nobody should have to wait for."""
+        return f"{clean(self.failure.message, EVIDENCE_LIMIT).rstrip('.')}. {self.failure.hint}"
+
 
 def _image(pod: ChildPod) -> Problem | None:
     if pod.waiting_reason not in IMAGE_REASONS:

@@ -33,6 +33,7 @@ class Whole:
 
     settings: Settings
     target: Target
+    namespace: str = NAMESPACE
 
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         """What kubectl prints, in the namespace of the tests."""

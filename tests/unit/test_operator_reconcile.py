@@ -593,7 +593,7 @@ CASES: dict[str, Case] = {
         rule="waiting",
         phase="Pending",
         reason="NodeLost",
-        said="is replaced when it is gone",
+        said="is replaced when it is gone. Bring the node back, or: kubectl delete pod --force",
         events=("Disrupted", "NodeLost"),
     ),
     "evicted, a new pod is not there yet": Case(

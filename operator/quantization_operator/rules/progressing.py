@@ -29,7 +29,7 @@ def in_progress(case: Case) -> Decision:
         left = patience.left(problem, since, case.now, case.settings)
         if left == 0:
             return failed("out of patience", case, problem.failure, delete=True)
-        status = next_status(case, State("in progress", problem.reason, problem.failure.message))
+        status = next_status(case, State("in progress", problem.reason, problem.told))
         look = _until_next_look(case) if observed.warnings else None
         again = min(filter(None, (left, look)), default=None)
         return Decision(
