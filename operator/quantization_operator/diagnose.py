@@ -305,14 +305,19 @@ def _configuration(pod: ChildPod) -> Problem | None:
 
 
 def _lost_node(pod: ChildPod) -> Problem | None:
-    """With a podFailurePolicy no new pod is made until the lost one is really gone (KEP-3939)."""
+    """With a podFailurePolicy no new pod is made until the lost one is Failed (KEP-3939).
+
+    Its kubelet would say so; for a node that is off, the pod collector does, where an administrator vouches for it by
+    a taint. Deleting the pod by force does not help: the Job keeps the object by a finalizer, in its last phase.
+    """
     if not pod.deleting or pod.disruption != "DeletionByTaintManager" or pod.phase in ("Failed", "Succeeded"):
         return None
     found = failure(
         Category.NODE_LOST,
         f"node {pod.node} stopped answering; pod {pod.name} is terminating and is replaced when it is gone",
         pod,
-        hint=f"Bring the node back, or: kubectl delete pod --force -n {pod.namespace} {pod.name}",
+        hint="Bring the node back; or, when it is off: "
+        f"kubectl taint node {pod.node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
     )
     return Problem("NodeLost", found, "never")
 

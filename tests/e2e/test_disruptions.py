@@ -17,6 +17,7 @@ pytestmark = pytest.mark.faults
 
 EXAMPLE = images.ROOT / "deploy/examples/gptq-stories15m.yaml"
 LIMIT = 300.0
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 Document = dict[str, Any]
 Stored = Callable[[str], dict[str, str]]
 
@@ -112,7 +113,7 @@ def _went_on(whole: Any, name: str, calm: Document, stored: Stored) -> None:
 @pytest.fixture
 def survivors(whole: Any) -> Iterator[None]:
     """The S3 server and the operator stay where they are when their node is given up: there is no other."""
-    forever = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute"}
+    forever = {"operator": "Exists", "effect": "NoExecute"}
     for namespace in (s3.NAMESPACE, operator_install.NAMESPACE, "kube-system"):
         found = whole.target.kubectl("--namespace", namespace, "get", "pods", "--output", "json").stdout
         for pod in json.loads(found)["items"]:
@@ -123,6 +124,7 @@ def survivors(whole: Any) -> Iterator[None]:
                     "--patch", json.dumps(patch),
                 )  # fmt: skip
     yield
+    whole.target.kubectl("taint", "node", whole.settings.node_name, f"{OUT_OF_SERVICE}-", check=False)
     disturbed.bring_node_back(whole.settings)
 
 
@@ -130,7 +132,7 @@ def test_a_lost_node_is_named_with_the_way_out_and_the_job_ends(
     whole: Any, calm: Document, stored: Stored, survivors: None, wait_until: Callable[..., Any]
 ) -> None:
     whole.apply_example(EXAMPLE, "lost", quick)
-    name = pod_that_works(whole, "lost", 2)
+    pod_that_works(whole, "lost", 2)
     (pod,) = pods(whole, "lost")
     began = time.monotonic()
     disturbed.lose_node(whole.settings, pod)
@@ -138,10 +140,11 @@ def test_a_lost_node_is_named_with_the_way_out_and_the_job_ends(
     print(f"lost: told after {time.monotonic() - began:.0f} s")
     message = ready(whole.get("quantizationjob", "lost"))["message"]
     assert "node local stopped answering" in message
-    way_out = f"kubectl delete pod --force -n {whole.namespace} {name}"
+    way_out = f"kubectl taint node local {OUT_OF_SERVICE}=nodeshutdown:NoExecute"
     assert way_out in message, message
     whole.target.kubectl(*way_out.split()[1:])
-    wait_until(lambda: [p["metadata"]["name"] for p in pods(whole, "lost")] != [name], "another pod", 60)
+    wait_until(lambda: _reason(whole, "lost") == "Unschedulable", "another pod, which has no node", 90)
+    whole.target.kubectl("taint", "node", "local", f"{OUT_OF_SERVICE}-")
     disturbed.bring_node_back(whole.settings)
     _went_on(whole, "lost", calm, stored)
 
