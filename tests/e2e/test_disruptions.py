@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,62 +13,69 @@ from tests.support.disturbed import pod_that_works, pods, ready
 from tests.support.quick_job import quick, tensors
 
 from local_cluster import images, operator_install, s3
+from quantization_operator.settings import OperatorSettings
 
 pytestmark = pytest.mark.faults
 
 EXAMPLE = images.ROOT / "deploy/examples/gptq-stories15m.yaml"
 LIMIT = 300.0
+LEASE = OperatorSettings().lease_name
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 Document = dict[str, Any]
 Stored = Callable[[str], dict[str, str]]
 
 
+@dataclass
+class Calm:
+    """The same job, undisturbed but for a rollout of the operator in its middle.
+
+    leaders: who led, in their order. leaderless: for how long at most nobody did, in seconds.
+    """
+
+    status: Document
+    leaders: list[str]
+    leaderless: float
+
+
 @pytest.fixture(scope="module")
-def calm(whole: Any) -> Document:
-    """The same job, undisturbed but for a rollout of the operator in its middle."""
+def calm(whole: Any) -> Calm:
     whole.apply_example(EXAMPLE, "calm", quick)
     pod_that_works(whole, "calm", 1)
-    began = time.monotonic()
-    operator = ("--namespace", operator_install.NAMESPACE)
+    leaders, leaderless = _roll_out(whole)
+    print(f"calm: nobody led for at most {leaderless:.1f} s")
+    return Calm(whole.wait("calm", "Ready", LIMIT)["status"], leaders, leaderless)
+
+
+def _roll_out(whole: Any) -> tuple[list[str], float]:
+    """Replace the operator's pods, and watch its lease until all are new."""
+
+    def operator(*arguments: str) -> str:
+        return str(whole.target.kubectl("--namespace", operator_install.NAMESPACE, *arguments).stdout)
+
+    def leader() -> str:
+        return operator("get", "lease", LEASE, "--output", "jsonpath={.spec.holderIdentity}")
+
     deployment = f"deployment/{operator_install.NAME}"
-    holders = {_leader(whole)}
-    whole.target.kubectl(*operator, "rollout", "restart", deployment)
-    seen = time.monotonic()
-    longest = 0.0
-    while time.monotonic() - began < 60 and (len(holders) < 2 or not _rolled_out(whole)):
-        holder = _leader(whole)
-        longest = max(longest, time.monotonic() - seen) if holder not in holders else longest
-        if holder:
-            holders.add(holder)
-            seen = time.monotonic()
-    job: Document = whole.wait("calm", "Ready", LIMIT)
-    print(
-        f"calm: the lease was without a holder for at most {longest:.1f} s; rollout {time.monotonic() - began:.0f} s"
-    )
-    return job | {"leaders": sorted(holders)}
+    leaders, longest = [leader()], 0.0
+    operator("rollout", "restart", deployment)
+    began = led = time.monotonic()
+    while (
+        "successfully" not in operator("rollout", "status", deployment, "--watch=false") or len(leaders) < 2
+    ):
+        now = time.monotonic()
+        assert now - began < LIMIT, f"the rollout is not done: {leaders}"
+        if holder := leader():
+            longest, led = max(longest, now - led), now
+            leaders += [holder] if holder != leaders[-1] else []
+    return leaders, longest
 
 
-def _leader(whole: Any) -> str:
-    found = whole.target.kubectl(
-        "--namespace", operator_install.NAMESPACE, "get", "lease", "quantization-operator-leader",
-        "--output", "jsonpath={.spec.holderIdentity}",
-    )  # fmt: skip
-    return str(found.stdout)
-
-
-def _rolled_out(whole: Any) -> bool:
-    done = whole.target.kubectl(
-        "--namespace", operator_install.NAMESPACE, "rollout", "status", f"deployment/{operator_install.NAME}",
-        "--watch=false",
-    )  # fmt: skip
-    return "successfully rolled out" in done.stdout
-
-
-def test_a_rollout_of_the_operator_disturbs_no_job(calm: Document, whole: Any) -> None:
-    assert len(calm["leaders"]) >= 2, "the lease never changed hands"
+def test_a_rollout_of_the_operator_disturbs_no_job(calm: Calm, whole: Any) -> None:
+    assert len(calm.leaders) >= 2, "the lease never changed hands"
+    assert calm.leaderless < 20
     assert len(_jobs(whole, "calm")) == 1
     assert len(pods(whole, "calm")) == 1
-    assert "attempts" not in calm["status"]
+    assert "attempts" not in calm.status
 
 
 def _jobs(whole: Any, name: str) -> list[Document]:
@@ -83,7 +91,7 @@ def _drain(whole: Any, pod: str) -> None:
 
 @pytest.mark.parametrize("kind", ["evicted", "deleted", "drained"])
 def test_the_work_goes_on_from_the_last_finished_layer(
-    whole: Any, calm: Document, stored: Stored, kind: str, wait_until: Callable[..., Any]
+    whole: Any, calm: Calm, stored: Stored, kind: str, wait_until: Callable[..., Any]
 ) -> None:
     whole.apply_example(EXAMPLE, kind, quick)
     pod = pod_that_works(whole, kind, 2)
@@ -94,14 +102,14 @@ def test_the_work_goes_on_from_the_last_finished_layer(
             wait_until(lambda: _reason(whole, kind) == "Unschedulable", "the drain to be told", 60)
         finally:
             whole.kubectl("uncordon", "local")
-    _went_on(whole, kind, calm, stored)
+    _went_on(whole, kind, stored)
 
 
 def _reason(whole: Any, name: str) -> str:
     return str(ready(whole.get("quantizationjob", name)).get("reason", ""))
 
 
-def _went_on(whole: Any, name: str, calm: Document, stored: Stored) -> None:
+def _went_on(whole: Any, name: str, stored: Stored) -> None:
     status = whole.wait(name, "Ready", LIMIT)["status"]
     assert status["attempts"] == {"failed": 0, "disrupted": 1}
     assert len(_jobs(whole, name)) == 1
@@ -129,7 +137,7 @@ def survivors(whole: Any) -> Iterator[None]:
 
 
 def test_a_lost_node_is_named_with_the_way_out_and_the_job_ends(
-    whole: Any, calm: Document, stored: Stored, survivors: None, wait_until: Callable[..., Any]
+    whole: Any, calm: Calm, stored: Stored, survivors: None, wait_until: Callable[..., Any]
 ) -> None:
     whole.apply_example(EXAMPLE, "lost", quick)
     pod_that_works(whole, "lost", 2)
@@ -146,7 +154,7 @@ def test_a_lost_node_is_named_with_the_way_out_and_the_job_ends(
     wait_until(lambda: _reason(whole, "lost") == "Unschedulable", "another pod, which has no node", 90)
     whole.target.kubectl("taint", "node", "local", f"{OUT_OF_SERVICE}-")
     disturbed.bring_node_back(whole.settings)
-    _went_on(whole, "lost", calm, stored)
+    _went_on(whole, "lost", stored)
 
 
 def test_a_deadline_ends_the_job_and_nothing_is_published(whole: Any, stored: Stored) -> None:
