@@ -56,7 +56,7 @@ def delete(whole: Any, pod: str) -> None:
 
 def lose_node(settings: Settings, pod: Document) -> None:
     """As a power cut does: the kubelet says nothing any more, and the pod's process is gone."""
-    processes.stop(settings, ["kubelet"], limit=0.0)
+    processes.stop(settings, ["kubelet"])
     (container,) = pod["status"]["containerStatuses"]
     identity = container["containerID"].removeprefix("containerd://")
     ctr = ("ctr", "--address", settings.containerd_socket, "--namespace", "k8s.io")
