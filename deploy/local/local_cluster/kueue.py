@@ -26,6 +26,7 @@ from local_cluster.toolchain import find_go
 
 NAMESPACE = "kueue-system"
 DEPLOYMENT = "kueue-controller-manager"
+_CERTIFICATE = "kueue-webhook-server-cert"
 _MODULE = "sigs.k8s.io/kueue"
 _QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 _WEBHOOKS = (
@@ -57,7 +58,14 @@ def install(settings: Settings, target: Target, progress: Progress) -> None:
     with progress.step(f"Installing Kueue: kubectl apply --server-side -k {directory}"):
         kubectl = target.kubectl
         kubectl("apply", "--server-side", "--force-conflicts", "-k", directory)
-        kubectl("--namespace", NAMESPACE, "rollout", "status", f"deployment/{DEPLOYMENT}", "--timeout=120s")
+        system = ("--namespace", NAMESPACE)
+        kubectl(
+            *system, "wait", "--for=jsonpath={.data.tls\\.crt}", f"secret/{_CERTIFICATE}", "--timeout=60s"
+        )
+        # It waits for the certificate that it has just made. A change of the pod has the kubelet mount it at once,
+        # instead of within its next two minutes.
+        kubectl(*system, "annotate", "pods", "--all", "--overwrite", "quantization.dev/certificate=made")
+        kubectl(*system, "rollout", "status", f"deployment/{DEPLOYMENT}", "--timeout=120s")
         kubectl(
             "wait",
             "--for=condition=Available",
