@@ -177,7 +177,7 @@ CATALOGUE: dict[Category, Entry] = {
     ),
     Category.NODE_LOST: Entry(
         "The node that ran the pod stopped answering.",
-        "Bring the node back, or force-delete the pod so that a new one is made.",
+        "Bring the node back; or, when it is off, taint it as out of service, so that a new pod is made.",
         None,
         False,
     ),

@@ -29,6 +29,7 @@ from quantization_operator import logs, probes, watch
 from quantization_operator.cache import Cache, Key
 from quantization_operator.controller import Controller
 from quantization_operator.kube import ApiError, Connection, Kube, log_in
+from quantization_operator.kueue import Kueue
 from quantization_operator.leadership import Leadership, LeaseLostError
 from quantization_operator.lease import Timing, View
 from quantization_operator.metrics import LiveCollector, Metrics
@@ -74,7 +75,8 @@ async def operate(settings: OperatorSettings) -> int:
     )
     metrics.registry.register(collector)
     reader, writer = Reader(kube), Writer(kube, socket.gethostname())
-    controller = Controller(cache, queue, reader, writer, metrics, settings, now, time.monotonic)
+    kueue = Kueue(kube, now, time.monotonic)
+    controller = Controller(cache, queue, reader, kueue, writer, metrics, settings, now, time.monotonic)
     sweeper = Sweeper(cache, queue, reader, health, settings.namespaces)
     poller = Poller(cache, queue, settings.progress_interval_seconds, settings.progress_polls_per_second)
     server = probes.serve(settings.http_host, settings.http_port, health, queue, metrics.registry)

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from quantization_api.status import Progress
 from quantization_operator.decision import Peer
 from quantization_operator.policies import managed_by
+from quantization_operator.queue_entry import QueueEntry
 from quantization_operator.snapshots import FINALIZER, ChildJob, ChildPod, JobRequest
 
 Kind = Literal["QuantizationJob", "Job", "Pod"]
@@ -35,7 +36,7 @@ class Record:
     """All that is known of one QuantizationJob, and the little that only this process remembers.
 
     disruptions: uids of pods that were seen taken away. disruptions_before: those that an earlier process counted.
-    problem: what the job waits for and since when; it decides when patience ends.
+    problem: what the job waits for and since when; it decides when patience ends. queue: Kueue's last answer.
     foreign_job: the Job's name is taken by a Job of somebody else.
     """
 
@@ -47,6 +48,7 @@ class Record:
     disruptions: set[str] = field(default_factory=set)
     disruptions_before: int | None = None
     problem: tuple[str, datetime] | None = None
+    queue: QueueEntry | None = None
     foreign_job: str = ""
 
     @property
@@ -106,6 +108,8 @@ class Cache:
                     self._settle(record)
             case ChildJob():
                 record.jobs[snapshot.uid] = snapshot
+                if not snapshot.suspended:  # what Kueue said before is no answer to the next suspension
+                    record.queue = None
             case ChildPod():
                 paused = record.request is not None and record.request.suspend
                 if snapshot.taken_away and not paused:
@@ -167,7 +171,7 @@ class Cache:
     def _settle(record: Record) -> None:
         """A finished job keeps what a sweep needs, and no texts."""
         record.pods = {uid: pod.slim() for uid, pod in record.pods.items()}
-        record.progress = record.problem = None
+        record.progress = record.problem = record.queue = None
         record.disruptions = set()
 
 

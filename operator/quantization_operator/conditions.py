@@ -18,7 +18,7 @@ from typing import Literal
 
 from quantization_api.status import Condition, ConditionType, Phase
 
-QUEUED_REASONS = ("Queued", "Preempted")
+QUEUED_REASONS = ("Queued", "Preempted", "Evicted", "Deactivated")
 RUNNING_REASON = "Running"
 SUSPENDED_REASON = "Suspended"
 SUCCEEDED_REASON = "Succeeded"

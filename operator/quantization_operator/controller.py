@@ -11,6 +11,7 @@ from quantization_operator.cache import Cache, Key, Record
 from quantization_operator.decision import Decision, Event, Observed, Refusal
 from quantization_operator.diagnose import by_age
 from quantization_operator.kube import ApiError
+from quantization_operator.kueue import Kueue
 from quantization_operator.metrics import Metrics
 from quantization_operator.policies import artifact, retry
 from quantization_operator.queue import WorkQueue
@@ -44,6 +45,7 @@ class Controller:
         cache: Cache,
         queue: WorkQueue,
         reader: Reader,
+        kueue: Kueue,
         writer: Writer,
         metrics: Metrics,
         settings: OperatorSettings,
@@ -53,6 +55,7 @@ class Controller:
         self._cache = cache
         self._queue = queue
         self._reader = reader
+        self._kueue = kueue
         self._writer = writer
         self._metrics = metrics
         self._settings = settings
@@ -97,6 +100,8 @@ class Controller:
             elif decision.look == "events":
                 uid = _stuck_uid(observed)
                 extra.warnings = await self._reader.warnings(key.namespace, uid, self._now())
+            elif decision.look == "queue" and observed.child is not None:
+                record.queue = await self._kueue.entry(observed.child)
             elif decision.finalizers is not None:
                 changed = await self._writer.patch_finalizers(observed.request, decision.finalizers)
                 if changed is None:
@@ -193,6 +198,7 @@ class Controller:
             fresh=extra.objects is not None,
             warnings=extra.warnings,
             refusal=extra.refusal,
+            queue=record.queue,
             progress=record.progress,
             progress_written=record.progress_written,
             disruptions=(record.disruptions_before or 0) + len(record.disruptions),

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from quantization_api.status import Progress, QuantizationJobStatus
+from quantization_operator.queue_entry import QueueEntry
 from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest, KubernetesWarning
 
@@ -37,8 +38,8 @@ class Observed:
 
     pods: of the child. cleanup, cleanup_pods: the Job that removes the artifact, and its pods. peers: others with
     the same output. fresh: the Jobs and pods were read from the API server just now. warnings: Warning events of
-    the child or its pod, None when they were not read. progress_written, disruptions and problem: what this
-    process remembers.
+    the child or its pod, None when they were not read. queue: how the child stood in its queue when Kueue was asked
+    last. progress_written, disruptions and problem: what this process remembers.
     """
 
     request: JobRequest
@@ -50,6 +51,7 @@ class Observed:
     fresh: bool = False
     warnings: tuple[KubernetesWarning, ...] | None = None
     refusal: Refusal | None = None
+    queue: QueueEntry | None = None
     progress: Progress | None = None
     progress_written: datetime | None = None
     disruptions: int = 0
@@ -77,7 +79,7 @@ class Decision:
     """
 
     rule: str
-    look: Literal["", "objects", "events"] = ""
+    look: Literal["", "objects", "events", "queue"] = ""
     finalizers: tuple[str, ...] | None = None
     create: Mapping[str, Any] | None = None
     status: QuantizationJobStatus | None = None

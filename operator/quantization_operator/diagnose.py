@@ -272,6 +272,11 @@ class Problem:
         """What makes two looks at it the same problem: messages change, for example with a back-off."""
         return f"{self.failure.category}/{self.failure.pod_name or ''}"
 
+    @property
+    def told(self) -> str:
+        """For the one who waits: what is wrong, and the way out, which nobody should have to wait for."""
+        return f"{clean(self.failure.message, EVIDENCE_LIMIT).rstrip('.')}. {self.failure.hint}"
+
 
 def _image(pod: ChildPod) -> Problem | None:
     if pod.waiting_reason not in IMAGE_REASONS:
@@ -300,14 +305,19 @@ def _configuration(pod: ChildPod) -> Problem | None:
 
 
 def _lost_node(pod: ChildPod) -> Problem | None:
-    """With a podFailurePolicy no new pod is made until the lost one is really gone (KEP-3939)."""
+    """With a podFailurePolicy no new pod is made until the lost one is Failed (KEP-3939).
+
+    Its kubelet would say so; for a node that is off, the pod collector does, where an administrator vouches for it by
+    a taint. Deleting the pod by force does not help: the Job keeps the object by a finalizer, in its last phase.
+    """
     if not pod.deleting or pod.disruption != "DeletionByTaintManager" or pod.phase in ("Failed", "Succeeded"):
         return None
     found = failure(
         Category.NODE_LOST,
         f"node {pod.node} stopped answering; pod {pod.name} is terminating and is replaced when it is gone",
         pod,
-        hint=f"Bring the node back, or: kubectl delete pod --force -n {pod.namespace} {pod.name}",
+        hint="Bring the node back; or, when it is off: "
+        f"kubectl taint node {pod.node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
     )
     return Problem("NodeLost", found, "never")
 

@@ -34,3 +34,15 @@ def leases(namespace: str) -> str:
 def lease(namespace: str, name: str) -> str:
     """One Lease."""
     return f"{leases(namespace)}/{name}"
+
+
+def workloads(namespace: str) -> str:
+    """Kueue's Workloads of a namespace."""
+    return f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{namespace}/workloads"
+
+
+def pending_workloads(namespace: str, queue: str) -> str:
+    """The Workloads that wait in a LocalQueue, in their order, as Kueue's visibility server tells it."""
+    return (
+        f"/apis/visibility.kueue.x-k8s.io/v1beta2/namespaces/{namespace}/localqueues/{queue}/pendingworkloads"
+    )

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from quantization_api.failures import ExitCode
 from quantization_api.pod import CONTAINER_NAME
 from quantization_api.status import Condition, QuantizationJobStatus
+from quantization_operator.queue_entry import QUEUE_LABEL
 
 JOB_UID_LABEL = "quantization.dev/job-uid"
 """On the child Job and its pods: the uid of the QuantizationJob they work for."""
@@ -187,7 +188,10 @@ def _condition(raw: Mapping[str, Any]) -> Condition | None:
 
 @dataclass(frozen=True, slots=True)
 class ChildJob:
-    """A batch/v1 Job. `ended` is the type of its final condition, "" while it has none."""
+    """A batch/v1 Job. `ended` is the type of its final condition, "" while it has none.
+
+    queue: Kueue's LocalQueue that it is in, "" without one.
+    """
 
     uid: str
     namespace: str
@@ -199,6 +203,7 @@ class ChildJob:
     completion_time: datetime | None
     deleted: datetime | None
     suspended: bool
+    queue: str
     failed: int
     failed_before: int
     ended: Literal["", "Complete", "Failed"]
@@ -234,6 +239,7 @@ class ChildJob:
             completion_time=timestamp(status.get("completionTime")),
             deleted=timestamp(metadata.get("deletionTimestamp")),
             suspended=bool((body.get("spec") or {}).get("suspend")),
+            queue=sys.intern(str((metadata.get("labels") or {}).get(QUEUE_LABEL) or "")),
             failed=int(status.get("failed") or 0),
             failed_before=int((metadata.get("annotations") or {}).get(FAILED_BEFORE_ANNOTATION) or 0),
             ended=final.get("type", ""),

@@ -33,6 +33,7 @@ class Whole:
 
     settings: Settings
     target: Target
+    namespace: str = NAMESPACE
 
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         """What kubectl prints, in the namespace of the tests."""
@@ -131,18 +132,18 @@ def _make_namespace(target: Target) -> None:
 
 
 @pytest.fixture
-def stored(whole: Whole) -> Iterator[Callable[[str], dict[str, str]]]:
+def stored(whole: Whole) -> Callable[[str], dict[str, str]]:
     """A function that reads every object of a job's artifact and returns key -> sha256."""
-    with s3.opened(whole.target) as buckets:
 
-        def read(name: str) -> dict[str, str]:
-            prefix = f"e2e/{name}/"
+    def read(name: str) -> dict[str, str]:
+        prefix = f"e2e/{name}/"
+        with s3.opened(whole.target) as buckets:
             return {
                 item.key.removeprefix(prefix): hashlib.sha256(buckets.read("artifacts", item.key)).hexdigest()
                 for item in buckets.list("artifacts", prefix)
             }
 
-        yield read
+    return read
 
 
 @pytest.fixture

@@ -52,6 +52,7 @@ def test_the_service_account_may_do_what_is_listed_and_no_more(api: ApiServer) -
         ("create", "pods"),
         ("get", "pods", "--subresource=log"),
         ("patch", "jobs.batch"),
+        ("update", "jobs.batch"),
         ("create", "quantizationjobs.quantization.dev"),
         ("update", "quantizationjobs.quantization.dev"),
         ("get", "configmaps"),

@@ -10,6 +10,7 @@ from tests.support.cluster_objects import (
     CREATED,
     JOB_UID,
     NAME,
+    UID,
     child,
     condition_status,
     disruption,
@@ -27,11 +28,13 @@ from tests.support.cluster_objects import (
 from quantization_api.failures import Category
 from quantization_api.status import Progress, QuantizationJobStatus
 from quantization_operator.decision import Decision, Observed, Peer, Refusal
+from quantization_operator.queue_entry import QUEUE_LABEL, QueueEntry
 from quantization_operator.reconcile import reconcile
 from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import (
     FAILED_BEFORE_ANNOTATION,
     FINALIZER,
+    JOB_UID_LABEL,
     ChildJob,
     ChildPod,
     JobRequest,
@@ -89,6 +92,12 @@ def leaving(*changes: tuple[str, Any], status: dict[str, Any]) -> dict[str, Any]
 def cleanup(status: dict[str, Any] | None = None) -> ChildJob:
     """The Job that removes the artifact."""
     return ChildJob.of(child(status=status, name="cleanup", uid="cleanup", ownerReferences=[]))
+
+
+def in_queue(**metadata: Any) -> dict[str, Any]:
+    """The child Job, suspended by Kueue."""
+    labels = {JOB_UID_LABEL: UID, QUEUE_LABEL: "batch"}
+    return child(suspend=True, labels=labels, **metadata)
 
 
 DELETE = ("artifactPolicy", "Delete")
@@ -515,6 +524,48 @@ CASES: dict[str, Case] = {
         events=("Queued",),
         now=LATER,
     ),
+    "suspended by Kueue, which was not asked yet": Case(child=in_queue(), rule="waiting", look="queue"),
+    "in Kueue's line": Case(
+        child=in_queue(),
+        more={"queue": QueueEntry(NOW, "job-a", "no quota", position=3)},
+        rule="waiting",
+        phase="Queued",
+        reason="Queued",
+        said="position 3 in LocalQueue batch: no quota",
+        events=("Queued",),
+        requeued=8.0,
+    ),
+    "Kueue's answer is old": Case(
+        child=in_queue(),
+        more={"queue": QueueEntry(NOW - timedelta(seconds=8), "job-a", position=3)},
+        rule="waiting",
+        look="queue",
+    ),
+    "preempted by Kueue while its pod was starting": Case(
+        child=in_queue(),
+        more={
+            "queue": QueueEntry(
+                NOW, "job-a", evicted="Preempted", evicted_message="for a workload", position=1
+            )
+        },
+        rule="waiting",
+        phase="Queued",
+        reason="Preempted",
+        said="for a workload",
+        events=("Preempted",),
+        requeued=6.0,
+    ),
+    "preempted by Kueue, its pod has saved its layers": Case(
+        request=job(status=RUNS),
+        child=in_queue(),
+        pods=[terminated(143)],
+        more={"queue": QueueEntry(NOW, "job-a", evicted="Preempted", position=1), "disruptions": 1},
+        rule="waiting",
+        phase="Queued",
+        reason="Preempted",
+        events=("Disrupted", "Preempted"),
+        requeued=6.0,
+    ),
     "suspended after it ran": Case(
         request=job(status=RUNS),
         child=child(suspend=True),
@@ -542,7 +593,7 @@ CASES: dict[str, Case] = {
         rule="waiting",
         phase="Pending",
         reason="NodeLost",
-        said="is replaced when it is gone",
+        said="Bring the node back; or, when it is off: kubectl taint node node-1 node.kubernetes.io/out-of-service",
         events=("Disrupted", "NodeLost"),
     ),
     "evicted, a new pod is not there yet": Case(

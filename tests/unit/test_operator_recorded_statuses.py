@@ -50,7 +50,7 @@ EXPECTED: dict[str, tuple[Category, str, str]] = {
     "evicted-node-memory": (C.DISRUPTED, "low on resource: memory", "requests.memory"),
     "evicted-by-the-api": (C.DISRUPTED, "Eviction API: evicting", "Nothing is wrong with the job"),
     "preempted": (C.DISRUPTED, "higher priority pod", "spec.template.priorityClassName"),
-    "node-lost-terminating": (C.NODE_LOST, "gpu-3 stopped answering", "kubectl delete pod --force"),
+    "node-lost-terminating": (C.NODE_LOST, "gpu-3 stopped answering", "kubectl taint node gpu-3"),
     "node-removed": (C.NODE_LOST, "node no longer exists", "node"),
     "node-restarted": (C.DISRUPTED, "does not know how the container ended", "Nothing is wrong with the job"),
     "node-refused-a-device": (C.DISRUPTED, "no healthy devices", "spec.template.nodeSelector"),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import local_cluster
 from local_cluster.errors import ClusterError
 
-_COMMANDS = ("commands", "images", "s3", "demo")
+_COMMANDS = ("commands", "images", "s3", "kueue", "demo")
 """Modules with `add_parser(subparsers)`; each parser sets `run`, a function from parsed arguments to an exit code."""
 
 

@@ -5,7 +5,7 @@ from quantization_operator.conditions import RUNNING_REASON, State, reason
 from quantization_operator.decision import Case, Decision
 from quantization_operator.diagnose import by_age, pod_failure, waiting_problem
 from quantization_operator.outcome import alive, failed, next_status, told
-from quantization_operator.policies import patience
+from quantization_operator.policies import patience, queueing
 
 NO_POD_GRACE_SECONDS = 5.0
 """So long a Job may be without a pod before its events are read."""
@@ -20,13 +20,16 @@ def in_progress(case: Case) -> Decision:
     child, observed = case.child, case.observed
     if child is None:
         raise AssertionError("a job without a child Job was decided above")
+    asks_again = queueing.left(child, observed.queue, case.now)
+    if asks_again == 0:
+        return Decision("waiting", look="queue", problem=observed.problem)
     problem = None if child.suspended else waiting_problem(observed.pods, observed.warnings or ())
     if problem is not None:
         since = observed.problem[1] if observed.problem and observed.problem[0] == problem.key else case.now
         left = patience.left(problem, since, case.now, case.settings)
         if left == 0:
             return failed("out of patience", case, problem.failure, delete=True)
-        status = next_status(case, State("in progress", problem.reason, problem.failure.message))
+        status = next_status(case, State("in progress", problem.reason, problem.told))
         look = _until_next_look(case) if observed.warnings else None
         again = min(filter(None, (left, look)), default=None)
         return Decision(
@@ -45,7 +48,7 @@ def in_progress(case: Case) -> Decision:
         "running" if state.reason == RUNNING_REASON else "waiting",
         status=status,
         events=told(case, status),
-        requeue_after=_until_next_look(case) if stuck_in == 0 else stuck_in,
+        requeue_after=_until_next_look(case) if stuck_in == 0 else asks_again or stuck_in,
     )
 
 
@@ -54,11 +57,7 @@ def _state(case: Case) -> State:
     if child is None:
         raise AssertionError("only a job with a child Job has such a state")
     if child.suspended:
-        if reason(case.before.conditions) in (RUNNING_REASON, "Preempted"):
-            return State(
-                "in progress", "Preempted", "the queue took the resources back; the job waits for its turn"
-            )
-        return State("in progress", "Queued", "the Job is suspended: it waits for admission by its queue")
+        return queueing.state(child, case.observed.queue, reason(case.before.conditions))
     living = alive(case)
     if living:
         pod = living[-1]
