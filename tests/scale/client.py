@@ -25,9 +25,7 @@ class Client:
     def __init__(self, kubeconfig: Path, connections: int = 32) -> None:
         config = yaml.safe_load(kubeconfig.read_text())
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-        context = ssl.create_default_context(
-            cadata=b64decode(cluster["certificate-authority-data"]).decode()
-        )
+        context = ssl.create_default_context(cadata=b64decode(cluster["certificate-authority-data"]).decode())
         with TemporaryDirectory() as name:
             certificate, key = Path(name) / "certificate", Path(name) / "key"
             certificate.write_bytes(b64decode(user["client-certificate-data"]))
@@ -69,10 +67,19 @@ class Client:
 
     def version(self, path: str) -> str:
         """The resourceVersion of a collection now."""
+        return str(self._first(path)["metadata"]["resourceVersion"])
+
+    def count(self, path: str) -> int:
+        """How many objects a collection has."""
+        first = self._first(path)
+        return len(first["items"] or ()) + int(first["metadata"].get("remainingItemCount") or 0)
+
+    def _first(self, path: str) -> dict[str, Any]:
         answer = self._pool.request(
             "GET", f"{self._url}{path}?limit=1", headers={"Accept": METADATA_LIST}, timeout=60
         )
-        return str(json.loads(answer.data)["metadata"]["resourceVersion"])
+        found: dict[str, Any] = json.loads(answer.data)
+        return found
 
     def watch(self, path: str, *, metadata_only: bool, query: Mapping[str, str]) -> Iterator[bytes]:
         """The lines of a watch, one event each, until the server ends it."""

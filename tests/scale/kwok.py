@@ -22,7 +22,7 @@ allocatable: *room
 
 def stages(run_seconds: float) -> list[dict[str, Any]]:
     """What KWOK does to a node, and to a pod that was scheduled."""
-    running = _status("Running", 'running: {startedAt: {{ Now | Quote }}}')
+    running = _status("Running", "running: {startedAt: {{ Now | Quote }}}")
     message = RESULT.to_message().replace("'", "''")
     ended = _status(
         "Succeeded",
@@ -31,7 +31,9 @@ def stages(run_seconds: float) -> list[dict[str, Any]]:
     )
     room = {"statusTemplate": _NODE_STATUS}
     return [
-        _stage("ready", [{"key": ".status.phase", "operator": "NotIn", "values": ["Running"]}], room, kind="Node"),
+        _stage(
+            "ready", [{"key": ".status.phase", "operator": "NotIn", "values": ["Running"]}], room, kind="Node"
+        ),
         _stage("start", [_phase("Pending"), _deleting(False)], {"statusTemplate": running}),
         _stage("end", [_phase("Running"), _deleting(False)], {"statusTemplate": ended}, run_seconds),
         _stage("delete", [_deleting(True)], {"finalizers": {"empty": True}, "delete": True}),
@@ -98,7 +100,11 @@ def _deleting(yes: bool) -> dict[str, Any]:
 
 
 def _stage(
-    name: str, conditions: list[dict[str, Any]], following: dict[str, Any], seconds: float = 0.0, kind: str = "Pod"
+    name: str,
+    conditions: list[dict[str, Any]],
+    following: dict[str, Any],
+    seconds: float = 0.0,
+    kind: str = "Pod",
 ) -> dict[str, Any]:
     return {
         "apiVersion": "kwok.x-k8s.io/v1alpha1",

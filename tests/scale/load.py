@@ -36,17 +36,16 @@ class Side:
             yield name, text.replace("NAME", name).encode()
 
 
-def _request() -> dict[str, Any]:
-    body = manifest(("output.uri", "s3://artifacts/NAME"))
+def _request(*changes: tuple[str, Any]) -> dict[str, Any]:
+    body = manifest(("output.uri", "s3://artifacts/NAME"), *changes)
     return body | {"metadata": {"name": "NAME", "namespace": NAMESPACE}}
 
 
-OPERATOR = Side(
-    "quantization-operator",
-    f"/apis/quantization.dev/v1alpha1/namespaces/{NAMESPACE}/quantizationjobs",
-    "quantization.dev/job-name",
-    _request(),
-)
+PATH = f"/apis/quantization.dev/v1alpha1/namespaces/{NAMESPACE}/quantizationjobs"
+LABEL = "quantization.dev/job-name"
+OPERATOR = Side("quantization-operator", PATH, LABEL, _request())
+EXPIRING = Side("quantization-operator", PATH, LABEL, _request(("ttlSecondsAfterFinished", 0)))
+"""Its objects go when they have ended, and with them their Jobs and pods."""
 
 
 def submit(client: Client, path: str, bodies: Iterable[tuple[str, bytes]], rate: float) -> dict[str, float]:

@@ -6,6 +6,7 @@ alike: with the defaults the Job controller makes 20 pods a second, and nothing 
 
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -74,11 +75,21 @@ class Plane:
             **settings,
         )
 
+    @staticmethod
+    def free_port() -> int:
+        """A port that nobody has now."""
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            return int(found.getsockname()[1])
+
     def spawn(self, name: str, argv: Sequence[str]) -> subprocess.Popen[bytes]:
         """Start a server, with a log of its name; it ends with this process."""
         with (self.directory / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "--", *argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                ["setpriv", "--pdeathsig", "KILL", "--", *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         self._processes.append((name, process))
         return process
@@ -102,7 +113,9 @@ class Plane:
         )
         self.client = Client(self.api.kubeconfig)
         self.client.send(
-            "POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+            "POST",
+            "/api/v1/namespaces",
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
         )
         configuration = self.directory / "kwok.yaml"
         kwok.configure(configuration, self._run_seconds)
