@@ -106,9 +106,8 @@ class Controller:
                 made = await self._writer.create_job(observed.request, decision.create)
                 if not isinstance(made, Refusal):
                     self._cache.put(made)
-                    self._queue.add(
-                        key
-                    )  # its status, after the Jobs that others wait for: they cost far less
+                    # Its status comes after the Jobs that others wait for: a Job costs the API server far less.
+                    self._queue.add(key)
                     return decision
                 extra.refusal = made
             else:
