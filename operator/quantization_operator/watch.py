@@ -20,6 +20,10 @@ from quantization_operator.workload import MANAGED_BY_SELECTOR
 
 logger = logging.getLogger(__name__)
 
+IDLE_SECONDS = 0.1
+"""So long kopf keeps a task, and with it the whole last object, for each object that it has told of. Its 5 s would
+hold everything that exists in memory at each start."""
+
 RESOURCES: tuple[tuple[Kind, tuple[str, ...], Callable[[Mapping[str, Any]], Snapshot]], ...] = (
     ("QuantizationJob", (GROUP, VERSION, PLURAL), JobRequest.of),
     ("Job", ("batch", "v1", "jobs"), ChildJob.of),
@@ -106,6 +110,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.scanning.disabled = True
     settings.posting.enabled = False
+    settings.queueing.idle_timeout = IDLE_SECONDS
     settings.peering.standalone = True
     settings.persistence.diffbase_storage = NothingRemembered()
     settings.persistence.progress_storage = kopf.StatusProgressStorage()

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import urllib3
 from tests.scale.client import RefusedError
 from tests.scale.load import JOBS_PATH, PODS_PATH, Side, submit
 from tests.scale.measures import Point, latency, rate
@@ -16,6 +17,7 @@ from tests.support.operator_process import Operator, until
 LIMIT = 180.0
 """Seconds without anything new after which a run is no longer waited for."""
 REST_SECONDS = 10.0
+CLEANING_LIMIT = 1200.0
 BATCH = 200
 MOST_AT_A_TIME = 1000
 """Objects of a churn: created together, and there at most before the next are."""
@@ -143,10 +145,14 @@ def churn(
 def clean(plane: Plane, side: Side) -> None:
     """Remove everything, so that the next run finds an empty server."""
     for path in (side.path, JOBS_PATH, PODS_PATH):
-        with contextlib.suppress(RefusedError):
-            plane.client.send("DELETE", path, {"propagationPolicy": "Background"})
-    until("nothing is left", lambda: not any(
-        plane.client.count(path) for path in (side.path, JOBS_PATH, PODS_PATH)), 600)  # fmt: skip
+        until(f"nothing is left at {path}", lambda path=path: _emptied(plane, path), CLEANING_LIMIT)  # type: ignore[misc]
+
+
+def _emptied(plane: Plane, path: str) -> bool:
+    """Ask for the end of all; the API server cuts the request off after a minute, and goes on when asked again."""
+    with contextlib.suppress(RefusedError, urllib3.exceptions.HTTPError):
+        plane.client.send("DELETE", path, {"propagationPolicy": "Background"})
+    return plane.client.count(path) == 0
 
 
 def _requests(operator: Operator) -> tuple[float, float]:
