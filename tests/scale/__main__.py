@@ -114,6 +114,7 @@ def main() -> None:
                 with plane.operator() as operator:
                     report.churn = churn(plane, EXPIRING, operator, said.churn, 0, said.churn_limit)
         finally:  # what was seen before a failure or an interrupt is not lost
+            report.facts["at its end"] = f"{os.getloadavg()[1]:.1f} processes, its own among them"
             print(report.write(said.output))
     say(f"written to {said.output}")
     sys.exit(1 if any(figure.met is False for figure in report.figures()) else 0)

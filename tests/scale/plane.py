@@ -4,6 +4,7 @@ All on loopback. The limits of requests that Kubernetes' own controllers set the
 alike: with the defaults the Job controller makes 20 pods a second, and nothing else would be measured.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -15,8 +16,8 @@ from types import TracebackType
 from typing import Self
 
 from tests.scale import kwok
-from tests.scale.client import Client
-from tests.support.operator_process import Operator, install, service_account_kubeconfig, until
+from tests.scale.client import Client, RefusedError
+from tests.support.operator_process import SYSTEM, Operator, install, service_account_kubeconfig, until
 
 from local_cluster.binaries import obtain
 from local_cluster.control_plane import ApiServer
@@ -24,6 +25,7 @@ from local_cluster.progress import Progress
 from local_cluster.settings import Settings
 
 NAMESPACE = "scale"
+LEASE_PATH = f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/quantization-operator-leader"
 _REQUESTS = ("--kube-api-qps=1000", "--kube-api-burst=2000")
 FLAGS = {
     "kube-controller-manager": (*_REQUESTS, "--concurrent-job-syncs=16", "--concurrent-gc-syncs=20"),
@@ -67,11 +69,13 @@ class Plane:
         return self.api.directory
 
     def operator(self, **settings: object) -> Operator:
-        """The operator with its own permissions, leading with a lease as in a cluster."""
+        """The operator with its own permissions and a lease, which it finds free: the one before it was killed."""
+        with contextlib.suppress(RefusedError):
+            self.client.send("DELETE", LEASE_PATH)
         return Operator(
             self._operator_kubeconfig,
             self.directory / "operator.log",
-            lease_namespace="quantization-system",
+            lease_namespace=SYSTEM,
             **settings,
         )
 
