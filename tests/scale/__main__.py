@@ -103,7 +103,9 @@ def jobsets_part(plane: Plane, said: argparse.Namespace, report: Report) -> None
 def main() -> None:
     """Run what the command line asks for."""
     said = options(sys.argv[1:])
-    report = Report(facts(os.getloadavg()[0]))
+    report = Report(
+        facts(os.getloadavg()[0]) | {"asked for": " ".join(sys.argv[1:]) or "the whole, as by default"}
+    )
     with Plane() as plane:
         try:
             operators_part(plane, said, report)
