@@ -70,6 +70,11 @@ bench: setup ## Native beside auto-gptq, autoawq, gptqmodel and llm-compressor (
 bench-memory: setup ## Peak memory of a run: beside the parts it must hold, and of 40 layers beside 4; fails when a bound is passed
 	$(BIN)/python tests/benchmarks/peak_memory.py
 
+.PHONY: scale
+scale: setup ## 10,000 jobs on a real API server with KWOK, beside JobSet (SCALE="--jobs 200 --churn 0 ..."; SCALE=--help)
+	pytest -q -m scale
+	$(RUN) tests.scale $(SCALE)
+
 ##@ Develop
 .PHONY: setup
 setup: .venv/complete

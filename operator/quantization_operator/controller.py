@@ -25,7 +25,7 @@ from quantization_operator.write import CONFLICT, NOT_FOUND, Writer
 logger = logging.getLogger(__name__)
 
 MOST_STEPS = 6
-"""Decisions about one job in a row; the longest healthy chain is finalizer, create, look at events, status."""
+"""Decisions about one job in a row; the longest chain is look at objects, finalizer, create, refused, status."""
 
 
 @dataclass(slots=True)
@@ -109,11 +109,12 @@ class Controller:
                 self._cache.put(changed)
             elif decision.create is not None:
                 made = await self._writer.create_job(observed.request, decision.create)
-                if isinstance(made, Refusal):
-                    extra.refusal = made
-                else:
+                if not isinstance(made, Refusal):
                     self._cache.put(made)
-                    extra = Extra()
+                    # Its status comes after the Jobs that others wait for: a Job costs the API server far less.
+                    self._queue.add(key)
+                    return decision
+                extra.refusal = made
             else:
                 await self._act(key, record, observed.request, decision)
                 return decision

@@ -20,6 +20,8 @@ from quantization_operator.workload import job_name
 
 pytestmark = pytest.mark.integration
 
+STATUS_WRITES = r'quantization_api_requests_total\{.*verb="PATCH"'
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
@@ -61,6 +63,7 @@ def test_a_job_succeeds_and_its_whole_story_is_told(
 ) -> None:
     address, _ = progress_page
     before = operator.metric("quantization_api_requests_total")
+    writes_before = operator.metric(STATUS_WRITES)
     uid = cluster.submit("healthy")
     pod = cluster.pod(uid)  # admitted by Pod Security in a restricted namespace
     assert cluster.phase("healthy", "Pending")["jobName"] == job_name("healthy", uid)
@@ -90,6 +93,9 @@ def test_a_job_succeeds_and_its_whole_story_is_told(
     assert operator.metric(r"quantization_job_queue_seconds_count") == 1
     requests = operator.metric("quantization_api_requests_total") - before
     assert requests <= 10 + 1, "at most 10 requests for a healthy job, and one for its progress"
+    assert operator.metric(STATUS_WRITES) - writes_before <= 6 + 1, (
+        "at most 6 writes, and one for its progress"
+    )
     columns = cluster.api.kubectl("get", "qj", "healthy", "-n", NAMESPACE).stdout
     assert "Succeeded" in columns
     assert "GptqQuantizer" in columns

@@ -12,10 +12,10 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from local_cluster.binaries import kubernetes_version, obtain
@@ -53,6 +53,7 @@ class ApiServer:
 
     Args:
         controllers: also run kube-controller-manager (Jobs make pods, namespaces can be deleted, garbage is collected).
+        flags: more flags of a server, by its name.
         settings: where binaries are looked for; by default what the environment says.
         progress: who is told when binaries have to be built.
 
@@ -62,9 +63,15 @@ class ApiServer:
     """
 
     def __init__(
-        self, *, controllers: bool = False, settings: Settings | None = None, progress: Progress | None = None
+        self,
+        *,
+        controllers: bool = False,
+        flags: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        settings: Settings | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self._controllers = controllers
+        self._flags = flags
         self._settings = settings or Settings.from_environment()
         self._progress = progress or Progress()
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
@@ -82,6 +89,11 @@ class ApiServer:
         if self._directory is None:
             raise ClusterError("the API server runs only inside its `with` block")
         return self._directory
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids of the servers, by name."""
+        return {name: process.pid for name, process in self._processes}
 
     @property
     def kubeconfig(self) -> Path:
@@ -210,7 +222,7 @@ class ApiServer:
         # TERM: all servers get it at once, and an API server whose etcd is already gone never ends its shutdown.
         with (self.directory / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "--", *argv],
+                ["setpriv", "--pdeathsig", "KILL", "--", *argv, *self._flags.get(name, ())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -4,6 +4,7 @@ The API server refuses wrong manifests when they are applied, but not those that
 schema changed, or through a version of the CRD that knew other rules.
 """
 
+import functools
 import json
 
 from pydantic import ValidationError
@@ -14,8 +15,12 @@ from quantization_api.status import Failure
 from quantization_operator.diagnose import failure
 
 
+@functools.lru_cache(maxsize=64)
 def admit(spec: str) -> QuantizationJobSpec | Failure:
-    """The spec, or why it is refused: the first error of each field, as a path and a sentence."""
+    """The spec, or why it is refused: the first error of each field, as a path and a sentence.
+
+    The last few answers are kept, since each job's first decisions ask several times. They are not to be changed.
+    """
     try:
         return QuantizationJobSpec.model_validate(json.loads(spec))
     except ValidationError as error:

@@ -1,0 +1,74 @@
+"""What is measured, as values: pure arithmetic over times and samples."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Times between two moments of each object, in seconds. missing: objects that never reached the second."""
+
+    count: int
+    missing: int
+    p50: float
+    p99: float
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One load of the picture: the rate that was asked for, the rate of Jobs that came, and how late they were."""
+
+    rate: float
+    job_rate: float
+    to_job: Latency
+    to_status: Latency
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of the report. bar: what it must be; None: it is there for comparison."""
+
+    name: str
+    measured: str
+    bar: str = ""
+    met: bool | None = None
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` of all do not exceed; NaN of nothing."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan
+
+
+def latency(begun: Mapping[str, float], done: Mapping[str, float]) -> Latency:
+    """From one moment to the other, for all objects that had the first."""
+    times = [done[name] - moment for name, moment in begun.items() if name in done]
+    return Latency(len(times), len(begun) - len(times), percentile(times, 0.5), percentile(times, 0.99))
+
+
+def rate(moments: Iterable[float]) -> float:
+    """How many a second from the first to the last; NaN of fewer than two."""
+    ordered = sorted(moments)
+    if len(ordered) < 2 or ordered[-1] == ordered[0]:
+        return math.nan
+    return (len(ordered) - 1) / (ordered[-1] - ordered[0])
+
+
+def growth(samples: Sequence[tuple[float, int, float]]) -> float:
+    """How much memory grew from the second quarter of a run to the last, in MB: medians, so that no peak decides."""
+    quarter = len(samples) // 4
+    if quarter == 0:
+        return math.nan
+    memory = [sample[2] for sample in samples]
+    return percentile(memory[-quarter:], 0.5) - percentile(memory[quarter : 2 * quarter], 0.5)
+
+
+def at_most(name: str, value: float, limit: float, unit: str) -> Figure:
+    """A figure that must not exceed its bar; one that is not a number does not meet it."""
+    return Figure(name, f"{value:.3g} {unit}".rstrip(), f"at most {limit:g} {unit}".rstrip(), value <= limit)
+
+
+def at_least(name: str, value: float, limit: float, unit: str) -> Figure:
+    """A figure that must reach its bar."""
+    return Figure(name, f"{value:.3g} {unit}", f"at least {limit:g} {unit}", value >= limit)

@@ -1,0 +1,136 @@
+"""Everything that the load meets: API server, controller manager, scheduler, KWOK, the operator's installation.
+
+All on loopback. The limits of requests that Kubernetes' own controllers set themselves are raised, for both sides
+alike: with the defaults the Job controller makes 20 pods a second, and nothing else would be measured.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.scale import kwok
+from tests.scale.client import Client, RefusedError
+from tests.support.operator_process import SYSTEM, Operator, install, service_account_kubeconfig, until
+
+from local_cluster.binaries import obtain
+from local_cluster.control_plane import ApiServer
+from local_cluster.progress import Progress
+from local_cluster.settings import Settings
+
+NAMESPACE = "scale"
+LEASE_PATH = f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/quantization-operator-leader"
+_REQUESTS = ("--kube-api-qps=1000", "--kube-api-burst=2000")
+FLAGS = {
+    "kube-controller-manager": (*_REQUESTS, "--concurrent-job-syncs=16", "--concurrent-gc-syncs=20"),
+    "kube-apiserver": ("--event-ttl=5m",),
+}
+"""Events go after 5 minutes: a long run writes a million of them."""
+
+
+class Plane:
+    """A context manager around the whole control plane. run_seconds: how long a pod runs."""
+
+    def __init__(self, run_seconds: float = 1.0) -> None:
+        self._run_seconds = run_seconds
+        self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
+
+    def __enter__(self) -> Self:
+        """Start the servers and install the operator's base."""
+        settings = Settings.from_environment()
+        self.programs = obtain(settings, Progress(), ["kube-scheduler", "kwok"])
+        self.api = ApiServer(controllers=True, flags=FLAGS)
+        self.api.__enter__()
+        try:
+            self._prepare()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the servers."""
+        for _, process in reversed(self._processes):
+            process.kill()
+            process.wait()
+        self.api.__exit__(kind, error, trace)
+
+    @property
+    def directory(self) -> Path:
+        """For logs and configurations; gone with the plane."""
+        return self.api.directory
+
+    def operator(self, **settings: object) -> Operator:
+        """The operator with its own permissions and a lease, which it finds free: the one before it was killed."""
+        with contextlib.suppress(RefusedError):
+            self.client.send("DELETE", LEASE_PATH)
+        return Operator(
+            self._operator_kubeconfig,
+            self.directory / "operator.log",
+            lease_namespace=SYSTEM,
+            **settings,
+        )
+
+    @staticmethod
+    def free_port() -> int:
+        """A port that nobody has now."""
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            return int(found.getsockname()[1])
+
+    def spawn(self, name: str, argv: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start a server, with a log of its name; it ends with this process."""
+        with (self.directory / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "--", *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self._processes.append((name, process))
+        return process
+
+    @contextmanager
+    def without_pods(self) -> Iterator[None]:
+        """Hold everybody who makes or runs pods: then only Jobs are made, and only their makers are measured."""
+        held = [self.api.pids["kube-controller-manager"], self._scheduler.pid, self._kwok.pid]
+        for pid in held:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in held:
+                os.kill(pid, signal.SIGCONT)
+
+    def _prepare(self) -> None:
+        install(self.api)
+        self._operator_kubeconfig = service_account_kubeconfig(
+            self.api, self.directory / "operator.kubeconfig"
+        )
+        self.client = Client(self.api.kubeconfig)
+        self.client.send(
+            "POST",
+            "/api/v1/namespaces",
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+        )
+        configuration = self.directory / "kwok.yaml"
+        kwok.configure(configuration, self._run_seconds)
+        kubeconfig = self.api.kubeconfig
+        self._scheduler = self.spawn("kube-scheduler", [
+            str(self.programs["kube-scheduler"]), f"--kubeconfig={kubeconfig}", "--leader-elect=false",
+            f"--authentication-kubeconfig={kubeconfig}", f"--authorization-kubeconfig={kubeconfig}",
+            "--bind-address=127.0.0.1", "--secure-port=0", "--profiling=false", *_REQUESTS,
+        ])  # fmt: skip
+        self._kwok = self.spawn("kwok", kwok.command(self.programs["kwok"], kubeconfig, configuration))
+        kwok.make_nodes(self.client)
+        until("a service account", lambda: self.api.kubectl(
+            "get", "serviceaccount", "default", "-n", NAMESPACE, check=False).returncode == 0)  # fmt: skip
+        self.api.kubectl("wait", "node", "--all", "--for=condition=Ready", "--timeout=30s")

@@ -1,0 +1,166 @@
+"""The report as Markdown and JSON: what was seen, beside what it must be."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tests.scale.measures import Figure, Latency, Point, at_least, at_most, growth
+from tests.scale.picture import draw_latency, draw_memory
+from tests.scale.scenarios import Burst, Life, Start
+
+CREATIONS = 100.0
+BETTER_THAN_JOBSET = 5.0
+FLAT_MB = 15.0
+"""How much a long run may add to the operator's memory; a leak of 200 bytes a job would add more in 100,000 jobs."""
+_INTRODUCTION = """# Scale
+
+Written by `make scale`; `make scale SCALE="--help"` says what can be changed. Everything runs on one machine, on
+loopback: etcd, the API server, the controller manager, the scheduler, KWOK, the operator with its own permissions and
+default settings, the load. KWOK plays nodes and pods: a pod runs for a second and leaves a valid result. It answers no
+requests for progress, so these are not in the figures.
+
+A time ends when a watch tells of what is waited for, so it includes the watch. Rates that the controller manager and
+the scheduler set themselves are raised, or they would be all that is measured.
+
+The bars are meant for 10,000 jobs at 20 a second, 100,000 that come and go, and a machine without other work. Where
+less was asked for, "yes" only says that nothing is wrong at that size.
+"""
+
+
+@dataclass
+class Report:
+    """All that one call of `make scale` has seen; what was not run is empty."""
+
+    facts: dict[str, str]
+    bursts: list[Burst] = field(default_factory=list)
+    life: Life | None = None
+    start: Start | None = None
+    points: dict[str, list[Point]] = field(default_factory=dict)
+    churn: list[tuple[float, int, float]] = field(default_factory=list)
+
+    def figures(self) -> list[Figure]:
+        """The figures, each with its bar."""
+        return [
+            *_of_bursts(self.bursts),
+            *_of_life(self.life),
+            *_of_start(self.start),
+            *_of_churn(self.churn),
+        ]
+
+    def write(self, folder: Path) -> str:
+        """Write the page, the record and the pictures; the page."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.points:
+            draw_latency(self.points, folder / "scale-latency.png")
+        if self.churn:
+            draw_memory(self.churn, folder / "scale-memory.png")
+        page = self.markdown()
+        (folder / "scale.md").write_text(page)
+        record = asdict(self) | {"figures": [asdict(figure) for figure in self.figures()]}
+        (folder / "scale.json").write_text(json.dumps(_finite(record), indent=1) + "\n")
+        return page
+
+    def markdown(self) -> str:
+        """The page."""
+        lines = [_INTRODUCTION, *(f"- {name}: {text}" for name, text in self.facts.items()), ""]
+        lines += ["## Figures", "", "| figure | measured | must be | met |", "|---|---|---|---|"]
+        for figure in self.figures():
+            met = {None: "", True: "yes", False: "**no**"}[figure.met]
+            lines.append(f"| {figure.name} | {figure.measured} | {figure.bar} | {met} |")
+        if self.bursts:
+            lines += ["", "CPU while Jobs were created at once, as shares of a core:", ""]
+            lines += [_cpu(burst) for burst in self.bursts]
+        if self.points:
+            lines += ["", "## Latency against load", "", "![Latency against load](scale-latency.png)", ""]
+            lines += [
+                "| controller | asked/s | Jobs/s | to the Job: p50, p99 | end of the Job to status: p50, p99 |"
+            ]
+            lines += ["|---|---|---|---|---|"]
+            lines += [_row(side, point) for side, line in self.points.items() for point in line]
+        if self.churn:
+            lines += ["", "## Memory", "", "![Memory over jobs come and gone](scale-memory.png)"]
+        return "\n".join(lines) + "\n"
+
+
+def _of_bursts(bursts: Sequence[Burst]) -> list[Figure]:
+    if not bursts:
+        return []
+    own, *others = bursts
+    figures = [at_least(f"Job creations, {own.count} objects at once", own.job_rate, CREATIONS, "/s")]
+    for other in others:
+        figures.append(
+            Figure(f"{other.side}: Job creations, {other.count} at once", f"{other.job_rate:.3g} /s")
+        )
+    if others:
+        best = max(other.job_rate for other in others)
+        figures.append(
+            at_least("creation rate beside JobSet's best", own.job_rate / best, BETTER_THAN_JOBSET, "x")
+        )
+    return figures
+
+
+def _of_life(life: Life | None) -> list[Figure]:
+    if life is None:
+        return []
+    whole = life.succeeded == life.jobs_made == life.count
+    text = f"{life.succeeded} Succeeded, {life.jobs_made} Jobs"
+    rate = f"{life.point.rate:g}/s" if life.point.rate else "full speed"
+    return [
+        Figure(f"{life.count} jobs through their whole life at {rate}", text, "all, one Job each", whole),
+        at_most(f"create request to Job, p99 at {rate}", _p99(life.point.to_job), 1, "s"),
+        at_most("end of the Job to final status, p99", _p99(life.point.to_status), 2, "s"),
+        at_most("resident memory, peak", life.peak_mb, 300, "MB"),
+        at_most("API calls a job", life.calls, 10, ""),
+        at_most("status writes a job", life.status_writes, 6, ""),
+        Figure("CPU of the operator meanwhile", f"{100 * life.cpu_share:.0f} % of a core"),
+    ]
+
+
+def _of_start(start: Start | None) -> list[Figure]:
+    if start is None:
+        return []
+    return [
+        at_most(f"ready after start among {start.known} jobs", start.ready_seconds, 30, "s"),
+        at_most("resident memory after it", start.resident_mb, 300, "MB"),
+        at_most(f"CPU when idle, over {start.idle_seconds:.0f} s", 100 * start.idle_share, 1, "% of a core"),
+    ]
+
+
+def _of_churn(samples: Sequence[tuple[float, int, float]]) -> list[Figure]:
+    if not samples:
+        return []
+    seconds, gone, _ = samples[-1]
+    name = f"growth of memory over {gone} jobs come and gone ({seconds / 60:.0f} min)"
+    return [at_most(name, growth(samples), FLAT_MB, "MB")]
+
+
+def _p99(latency: Latency) -> float:
+    """A job that never got there was later than any bar."""
+    return math.inf if latency.missing else latency.p99
+
+
+def _cpu(burst: Burst) -> str:
+    shares = ", ".join(f"{name} {share:.2f}" for name, share in burst.cpu.items())
+    return f"- {burst.side}: {shares}"
+
+
+def _row(side: str, point: Point) -> str:
+    job, status = point.to_job, point.to_status
+    missing = f" ({job.missing} never)" if job.missing else ""
+    return (
+        f"| {side} | {point.rate:g} | {point.job_rate:.1f} | {job.p50:.2f} s, {job.p99:.2f} s{missing} "
+        f"| {status.p50:.2f} s, {status.p99:.2f} s |"
+    )
+
+
+def _finite(value: object) -> object:
+    """JSON has no NaN."""
+    if isinstance(value, float):
+        return round(value, 4) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,161 @@
+"""The runs: each brings its load, waits until it is through, and gives back what was seen."""
+
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import urllib3
+from tests.scale.client import RefusedError
+from tests.scale.load import JOBS_PATH, PODS_PATH, Side, submit
+from tests.scale.measures import Point, latency, rate
+from tests.scale.plane import Plane
+from tests.scale.sampling import Sampler, cpu_seconds
+from tests.scale.watching import Diary
+from tests.support.operator_process import Operator, until
+
+LIMIT = 180.0
+"""Seconds without anything new after which a run is no longer waited for."""
+REST_SECONDS = 10.0
+CLEANING_LIMIT = 1200.0
+BATCH = 200
+MOST_AT_A_TIME = 1000
+"""Objects of a churn: created together, and there at most before the next are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """Jobs made as fast as it goes, nobody making their pods. cpu: shares of a core, by process."""
+
+    side: str
+    count: int
+    job_rate: float
+    cpu: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """Jobs through their whole life at a steady rate. calls and status_writes: of the operator, for each job."""
+
+    count: int
+    succeeded: int
+    jobs_made: int
+    point: Point
+    peak_mb: float
+    cpu_share: float
+    calls: float
+    status_writes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """An operator that is started among many finished jobs, and then has nothing to do."""
+
+    known: int
+    ready_seconds: float
+    resident_mb: float
+    idle_share: float
+    idle_seconds: float
+
+
+def burst(plane: Plane, side: Side, prefix: str, count: int, controller: int) -> Burst:
+    """Create so many objects at once, and watch their Jobs come; their pods are made afterwards."""
+    pids = {"the controller": controller, **plane.api.pids}
+    pids.pop("kube-controller-manager")
+    with Diary(plane.client, side) as diary:
+        with plane.without_pods():
+            before = {name: cpu_seconds(pid) for name, pid in pids.items()}
+            started, own = time.monotonic(), time.process_time()
+            submit(plane.client, side.path, side.bodies(prefix, count), 0)
+            diary.wait("made", count, LIMIT)
+            passed = time.monotonic() - started
+            cpu = {name: (cpu_seconds(pid) - before[name]) / passed for name, pid in pids.items()}
+            cpu["the load generator"] = (time.process_time() - own) / passed
+        diary.wait("told", count, LIMIT)
+    return Burst(side.name, count, rate(diary.made.values()), cpu)
+
+
+def load(plane: Plane, side: Side, prefix: str, count: int, per_second: float) -> tuple[Point, Diary]:
+    """Create objects at a steady rate, and wait until all have their final status."""
+    with Diary(plane.client, side) as diary:
+        sent = submit(plane.client, side.path, side.bodies(prefix, count), per_second)
+        diary.wait("told", count, LIMIT)
+    point = Point(
+        per_second, rate(diary.made.values()), latency(sent, diary.made), latency(diary.ended, diary.told)
+    )
+    return point, diary
+
+
+def life(plane: Plane, side: Side, operator: Operator, prefix: str, count: int, per_second: float) -> Life:
+    """Jobs of the operator through their whole life, with what they cost it."""
+    before = _requests(operator)
+    with Sampler(operator.process.pid) as sampler:
+        point, diary = load(plane, side, prefix, count, per_second)
+        time.sleep(1)  # the last event follows the last status
+    calls, writes = (now - then for now, then in zip(_requests(operator), before, strict=True))
+    succeeded = sum(phase == "Succeeded" for phase in diary.phases.values())
+    return Life(
+        count,
+        succeeded,
+        diary.jobs_made,
+        point,
+        sampler.peak_mb,
+        sampler.cpu_share,
+        calls / count,
+        writes / count,
+    )
+
+
+def start(plane: Plane, idle_seconds: float) -> Start:
+    """Start an operator among all that is there. Its first seconds are not counted as idle."""
+    begun = time.monotonic()
+    with plane.operator() as operator:
+        ready = time.monotonic() - begun
+        time.sleep(REST_SECONDS)
+        with Sampler(operator.process.pid) as sampler:
+            time.sleep(idle_seconds)
+        known = operator.metric(r"quantization_jobs\{")
+        return Start(int(known), ready, sampler.peak_mb, sampler.cpu_share, idle_seconds)
+
+
+def churn(
+    plane: Plane, side: Side, operator: Operator, count: int, per_second: float, limit: float
+) -> list[tuple[float, int, float]]:
+    """Objects that expire when they have ended; the operator's memory while they come and go.
+
+    At most some thousand are there at a time. It stops after `limit` seconds, however far it went. Samples are
+    seconds, objects that are gone, and MB.
+    """
+    deadline, gone = time.monotonic() + limit, 0
+    with Sampler(operator.process.pid, lambda: gone) as sampler:
+        for first in range(0, count, BATCH):
+            bodies = side.bodies(f"churn-{first}", min(BATCH, count - first))
+            submit(plane.client, side.path, bodies, per_second)
+            come = min(first + BATCH, count)
+            until("room for more", lambda: plane.client.count(side.path) <= MOST_AT_A_TIME, LIMIT)
+            gone = come - plane.client.count(side.path)
+            if time.monotonic() > deadline:
+                break
+        until("all are gone", lambda: plane.client.count(side.path) == 0, MOST_AT_A_TIME)
+        gone = come
+        time.sleep(REST_SECONDS)
+    return sampler.samples
+
+
+def clean(plane: Plane, side: Side) -> None:
+    """Remove everything, so that the next run finds an empty server."""
+    for path in (side.path, JOBS_PATH, PODS_PATH):
+        until(f"nothing is left at {path}", lambda path=path: _emptied(plane, path), CLEANING_LIMIT)  # type: ignore[misc]
+
+
+def _emptied(plane: Plane, path: str) -> bool:
+    """Ask for the end of all; the API server cuts the request off after a minute, and goes on when asked again."""
+    with contextlib.suppress(RefusedError, urllib3.exceptions.HTTPError):
+        plane.client.send("DELETE", path, {"propagationPolicy": "Background"})
+    return plane.client.count(path) == 0
+
+
+def _requests(operator: Operator) -> tuple[float, float]:
+    """All requests of the operator, and its status writes."""
+    total = operator.metric(r"quantization_api_requests_total\{")
+    return total, operator.metric(r'quantization_api_requests_total\{.*verb="PATCH"')
