@@ -36,7 +36,7 @@ class Truth:
     pauses: int = 0
     removed_by_hand: int = 0
     blamed: int = 0
-    taken: int = 0
+    taken: set[str] = field(default_factory=set)
     succeeded: bool = False
     causes: set[str] = field(default_factory=set)
 
@@ -56,7 +56,9 @@ class ModelCluster:
             code, self.refuses = self.refuses, 0
             raise ApiError(code, "denied the request by a webhook", "Forbidden")
         uid = owner(job)
-        if uid:
+        if (
+            uid in self.server.objects["QuantizationJob"]
+        ):  # of one that is gone, the garbage collector removes it
             self.truth[uid].made += 1
         if labelled(job, QUEUE):
             job["spec"]["suspend"] = True
@@ -180,38 +182,53 @@ class ModelCluster:
                 truth.causes.add("HostOutOfMemory")
             case "evicted":
                 self._ended(uid, TERMINATED, conditions=[disruption()])
-                truth.taken += 1
+                truth.taken.add(uid)
             case "node lost":
                 self._lose_node(uid)
             case "forgotten":
                 self._ended(uid, KILLED, reason="ContainerStatusUnknown")
-                truth.taken += 1
+                truth.taken.add(uid)
                 truth.causes.add("Disrupted")  # Kubernetes counts it: with no attempts left, it ends the Job
             case "told to end":
                 self._ended(uid, TERMINATED)
-                truth.taken += 1
+                truth.taken.add(uid)
         self._let_go(uid)
+
+    def stop(self) -> None:
+        """All that is told to end does, and goes."""
+        self.control()
+        for uid, pod in list(self.server.objects["Pod"].items()):
+            if deleting(pod):
+                self.end(uid, "told to end")
+        self.control()
 
     def _lose_node(self, uid: str) -> None:
         """The pod stays, terminating, until somebody hears of the node again."""
         pod = self.server.objects["Pod"][uid]
         if pod["status"].get("conditions"):
             self._ended(uid, KILLED, conditions=pod["status"]["conditions"])
-            self.truth[labelled(pod, JOB_UID_LABEL)].taken += 1
             return
+        self.truth[labelled(pod, JOB_UID_LABEL)].taken.add(uid)
         lost = disruption("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
         self.server.update("Pod", uid, lambda body: body["status"].update(conditions=[lost]))
         self.server.delete("Pod", uid)
 
     def _ended(
-        self, uid: str, code: int, message: str = "", reason: str = "Error", conditions: list[Body] | None = None
+        self,
+        uid: str,
+        code: int,
+        message: str = "",
+        reason: str = "Error",
+        conditions: list[Body] | None = None,
     ) -> None:
         ended = {"exitCode": code, "reason": reason, "message": message, "finishedAt": "2026-01-01T00:10:00Z"}
         known = self.server.objects["Pod"][uid]["status"].get("conditions", [])
         phase = "Failed" if code else "Succeeded"
         self._say(uid, phase, {"terminated": ended}, conditions=conditions or known, node="n1")
 
-    def _say(self, uid: str, phase: str, state: Body, conditions: list[Body] | None = None, node: str = "") -> None:
+    def _say(
+        self, uid: str, phase: str, state: Body, conditions: list[Body] | None = None, node: str = ""
+    ) -> None:
         status = {
             "phase": phase,
             "conditions": conditions or [],
@@ -255,7 +272,10 @@ def _count(job: Body, verdict: str) -> None:
     if verdict in ("failed", "fails the Job"):
         status["failed"] = status.get("failed", 0) + 1
     if verdict == "succeeded":
-        status |= {"completionTime": "2026-01-01T00:10:00Z", "conditions": [_final("Complete", "CompletionsReached")]}
+        status |= {
+            "completionTime": "2026-01-01T00:10:00Z",
+            "conditions": [_final("Complete", "CompletionsReached")],
+        }
     elif verdict == "fails the Job":
         status["conditions"] = [_final("Failed", "PodFailurePolicy")]
     elif status.get("failed", 0) > job["spec"]["backoffLimit"]:

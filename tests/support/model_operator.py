@@ -34,7 +34,7 @@ TURNS = 15
 
 
 class _Impatient(selectors.SelectSelector):
-    def select(self, timeout: float | None = None) -> Any:
+    def select(self, timeout: float | None = None) -> Any:  # noqa: ARG002
         return super().select(0)
 
 
@@ -102,7 +102,7 @@ class ModelNetwork:
         *,
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
-        content_type: str = JSON,
+        content_type: str = JSON,  # noqa: ARG002
         accept: str = JSON,
     ) -> dict[str, Any]:
         """One request, as `Kube.request`."""
@@ -132,6 +132,7 @@ class ModelOperator:
         self.seen: dict[Kind, int] = {}
         for kind in KINDS:
             self.relist(kind)
+        self.missed = False
         for _ in range(WORKERS):
             self._spawn(controller.work())
         loop.settle()
@@ -162,6 +163,7 @@ class ModelOperator:
 
     def relist(self, kind: Kind) -> None:
         """The watch begins anew: all that is there, and no word of what is gone."""
+        self.missed = True
         self.seen[kind] = len(self.server.told[kind])
         for body in self.server.objects[kind].values():
             self.tell(kind, Told(None, body))

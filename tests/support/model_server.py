@@ -54,7 +54,9 @@ class ModelServer:
     admit: called with each new Job before it is stored, like a mutating webhook; it may refuse with an ApiError.
     """
 
-    def __init__(self, now: Callable[[], datetime], admit: Callable[[Body], None] = lambda _job: None) -> None:
+    def __init__(
+        self, now: Callable[[], datetime], admit: Callable[[Body], None] = lambda _job: None
+    ) -> None:
         self._now = now
         self._admit = admit
         self._version = 100
@@ -110,7 +112,9 @@ class ModelServer:
         """Take a finalizer off an object."""
 
         def off(body: Body) -> None:
-            body["metadata"]["finalizers"] = [f for f in body["metadata"].get("finalizers", ()) if f != finalizer]
+            body["metadata"]["finalizers"] = [
+                f for f in body["metadata"].get("finalizers", ()) if f != finalizer
+            ]
 
         return self.update(kind, uid, off)
 
