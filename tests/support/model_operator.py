@@ -130,6 +130,7 @@ class ModelOperator:
         self._sweeper = Sweeper(self.cache, self.queue, reader, Health(loop.time, 120), grace=0)
         self._tasks: list[asyncio.Task[None]] = []
         self.seen: dict[Kind, int] = {}
+        self.begun: dict[Kind, int] = {}
         for kind in KINDS:
             self.relist(kind)
         self.missed = False
@@ -164,7 +165,7 @@ class ModelOperator:
     def relist(self, kind: Kind) -> None:
         """The watch begins anew: all that is there, and no word of what is gone."""
         self.missed = True
-        self.seen[kind] = len(self.server.told[kind])
+        self.seen[kind] = self.begun[kind] = len(self.server.told[kind])
         for body in self.server.objects[kind].values():
             self.tell(kind, Told(None, body))
 

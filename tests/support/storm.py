@@ -132,7 +132,7 @@ class Storm(RuleBasedStateMachine):
         told, seen = self.server.told[kind], self.operator.seen[kind]
         match how:
             case "repeat":
-                self.tell(kind, told[:seen][-far:][:1])
+                self.tell(kind, told[self.operator.begun[kind] : seen][-far:][:1])
             case "hurry":
                 self.tell(kind, told[seen + far :][:1])
             case "gap":
