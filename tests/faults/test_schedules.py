@@ -19,7 +19,7 @@ from local_cluster.control_plane import ApiServer
 
 SMALL = list(range(20))
 WHOLE = [list(range(first, first + 40)) for first in range(20, 500, 40)]
-LIMIT_SECONDS = 70
+LIMIT_SECONDS = 180
 
 
 class Stage:

@@ -40,6 +40,8 @@ def fault(seed: str, number: int, method: str, path: str) -> Fault | None:
     if method != "GET":
         kinds += ("cut after", "repeat", "repeat", "kill before", "kill after")
     kind = chance.choice(kinds)
+    if kind.startswith("kill") and chance.random() < 0.5:
+        kind = "cut after" if kind == "kill after" else "cut before"  # a start of the operator takes seconds
     code = chance.choice(REFUSALS)
     if code == 422 and method == "POST" and path.endswith("/jobs"):
         code = 500  # that a Job is invalid is an end, and a right one: see test_operator_lifecycle

@@ -6,14 +6,14 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from kubernetes import client, config
 from tests.support.fault_proxy import FaultProxy
 from tests.support.manifests import manifest
-from tests.support.operator_process import Operator
+from tests.support.operator_process import Operator, until
 from tests.support.status_rules import Body, judge
 from tests.support.stories import OUTCOMES, STORIES, Life, ended_pod, running_pod, story
 
@@ -46,6 +46,7 @@ class Batch:
         self._names = {f"s{seed:04}": story(str(seed)) for seed in seeds}
         self._wrong: dict[str, list[str]] = defaultdict(list)
         self._stop = threading.Event()
+        self._sat_down = threading.Barrier(3)
 
     def title(self, name: str) -> str:
         """The story of a schedule."""
@@ -92,9 +93,10 @@ class Batch:
             life = by_uid.get(pod["metadata"]["labels"][JOB_UID_LABEL])
             if life is not None:
                 self._play(life, pod, requests.get(life.name, {}))
-        for life in self.lives.values():
-            self._resume(life, requests.get(life.name, {}))
         going = self._going()
+        for life in self.lives.values():
+            if life.name not in going:
+                self._resume(life, requests.get(life.name, {}))
         return [n for n, life in self.lives.items() if n in going or not life.over(requests.get(n))]
 
     def _going(self) -> set[str]:
@@ -132,6 +134,7 @@ class Batch:
             self.ask("DELETE", path, body={"propagationPolicy": "Background"})
 
     def _resume(self, life: Life, request: Body) -> None:
+        """As a user who waits for the pause to be one: else the Job may go on as if there was none."""
         if life.paused and request.get("status", {}).get("phase") == "Suspended":
             life.paused = False
             self.patch("QuantizationJob", life.name, {"spec": {"suspend": False}})
@@ -149,6 +152,7 @@ class Batch:
         ]
         for judge_ in judges:
             judge_.start()
+        self._sat_down.wait(60)
         try:
             yield
         finally:
@@ -157,16 +161,35 @@ class Batch:
                 judge_.join(10)
 
     def _follow(self, kind: Any, judged: Callable[[str, Body], None]) -> None:
+        try:
+            self._watch(kind, judged)
+        except Exception as error:  # noqa: BLE001  (a judge that is gone must not be taken for one that is content)
+            self._wrong[f"the judge of {kind}"].append(repr(error))
+
+    def _watch(self, kind: Any, judged: Callable[[str, Body], None]) -> None:
         api = client.ApiClient(self._configuration)
-        path, version = paths.collection(kind, self.namespace), ""
+        path = paths.collection(kind, self.namespace)
+        listed = until("a definition that is served", lambda: self._listed(path))
+        version = listed["metadata"]["resourceVersion"]
+        self._sat_down.wait(60)
         while not self._stop.is_set():
             query = [("watch", "true"), ("resourceVersion", version), ("timeoutSeconds", "5")]
             arguments = api.param_serialize("GET", path, query_params=query, auth_settings=["BearerToken"])
             answer = api.call_api(*arguments, _request_timeout=30)
             for line in answer.response:
                 event = json.loads(line)
+                assert "object" in event, event
                 version = event["object"]["metadata"]["resourceVersion"]
                 judged(event["type"], event["object"])
+
+    def _listed(self, path: str) -> Body:
+        """A listing; {} while the API server prepares a definition that is new."""
+        try:
+            return self.ask("GET", path)
+        except ApiError as error:
+            if error.temporary:
+                return {}
+            raise
 
     def _judge_status(self) -> Callable[[str, Body], None]:
         written: dict[str, Body] = {}
@@ -210,7 +233,7 @@ class Batch:
         requests = {body["metadata"]["name"]: body for body in self.items("QuantizationJob")}
         for name, life in self.lives.items():
             self._wrong[name] += life.verdict(requests.get(name))
-        return {f"{name} ({self._names[name]})": wrong for name, wrong in self._wrong.items() if wrong}
+        return {f"{name} ({self._names.get(name)})": wrong for name, wrong in self._wrong.items() if wrong}
 
 
 class Watchman:
@@ -251,8 +274,7 @@ def play(batch: Batch, proxy: FaultProxy, watchman: Watchman, limit: float) -> d
             left = list(batch.lives)
             while left and time.monotonic() < deadline:
                 watchman.look()
-                with suppress(ApiError):
-                    left = batch.turn()
+                left = batch.turn()
                 time.sleep(TURN_SECONDS)
         finally:
             watchman.end()
