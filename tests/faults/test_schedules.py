@@ -50,6 +50,8 @@ class Stage:
             f"schedules {seeds[0]} to {seeds[-1]}: {len(wrong)} wrong in {time.monotonic() - started:.0f} s; "
             f"operator started {watchman.starts} times; {sum(proxy.hits.values())} faults: {hits}"
         )
+        for name, why in wrong.items():
+            print(f"  {name}: {'; '.join(why)}")
         return wrong
 
 
