@@ -62,6 +62,11 @@ e2e: setup ## The whole: cluster, images, S3, and independent readers of the res
 	export QUANTIZATION_LEGACY_PYTHON=$$($(RUN) tests.support.environments legacy); \
 	pytest -q -m e2e
 
+.PHONY: faults
+faults: setup ## Every fault of docs/faults.md, 500 random schedules, a long storm (FAULTS="-k schedules": some of them)
+	$(RUN) local_cluster binaries
+	pytest -q -m "faults and not e2e" -s --timeout 1800 $(FAULTS)
+
 .PHONY: bench
 bench: setup ## Native beside auto-gptq, autoawq, gptqmodel and llm-compressor (BENCH="--quick": a smoke test)
 	$(RUN) tests.benchmarks.quantization $(BENCH)

@@ -111,8 +111,7 @@ class Cache:
                 if not snapshot.suspended:  # what Kueue said before is no answer to the next suspension
                     record.queue = None
             case ChildPod():
-                paused = record.request is not None and record.request.suspend
-                if snapshot.taken_away and not paused:
+                if snapshot.taken_away and not _told_to_go(record, snapshot):
                     record.disruptions.add(snapshot.uid)
                 settled = record.request is not None and record.request.finished
                 record.pods[snapshot.uid] = snapshot.slim() if settled else snapshot
@@ -173,6 +172,13 @@ class Cache:
         record.pods = {uid: pod.slim() for uid, pod in record.pods.items()}
         record.progress = record.problem = record.queue = None
         record.disruptions = set()
+
+
+def _told_to_go(record: Record, pod: ChildPod) -> bool:
+    """A pause ends the pod, or ended it: its Job goes on going when the pause is over."""
+    job = record.jobs.get(pod.job_uid)
+    paused = record.request is not None and record.request.suspend
+    return paused or (job is not None and job.deleting)
 
 
 def _holds_place(request: JobRequest) -> bool:

@@ -66,12 +66,15 @@ class Writer:
         """Delete a Job, exactly this one and not a later one of the name; the Job as it is then, None when it is gone.
 
         In the foreground: it stays, and its name is taken, until its pods have ended and write no more.
+
+        Raises:
+            ApiError: 409 when another Job has the name by now, or when somebody in between says so: look again.
         """
         body = {"propagationPolicy": "Foreground", "preconditions": {"uid": job.uid}}
         try:
             answer = await self._kube.request("DELETE", paths.item("Job", job.namespace, job.name), body=body)
         except ApiError as error:
-            if error.code not in (NOT_FOUND, CONFLICT):
+            if error.code != NOT_FOUND:
                 raise
             return None
         return ChildJob.of(answer) if answer.get("kind") == "Job" else None

@@ -110,7 +110,8 @@ def test_only_the_job_that_was_meant_is_deleted(server: Server) -> None:
     request, writer, reader = server.submit("deleted"), Writer(server.kube, "test"), Reader(server.kube)
     made = run(lambda: writer.create_job(request, job_of(request)))
     another = replace(made, uid="00000000-0000-4000-8000-000000000000")
-    assert run(lambda: writer.delete_job(another)) is None
+    with pytest.raises(ApiError, match="409"):
+        run(lambda: writer.delete_job(another))
     assert not run(lambda: reader.job("default", made.name)).deleting
     going = run(lambda: writer.delete_job(made))
     assert going.deleting, "its name is taken until its pods have ended"

@@ -68,13 +68,17 @@ class Operator:
             **{f"QUANTIZATION_OPERATOR_{key.upper()}": str(value) for key, value in settings.items()},
         }
 
-    def __enter__(self) -> Self:
-        """Start it and wait until it is ready."""
+    def start(self) -> None:
+        """Start it and wait for nothing."""
         with self._log_path.open("ab") as log:
             self._offset = log.tell()
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "quantization_operator"], env=self._environment, stderr=log, stdout=log
             )
+
+    def __enter__(self) -> Self:
+        """Start it and wait until it is ready."""
+        self.start()
         try:
             self.url = until("the operator serves", self._find_url)
             until("the operator is ready", lambda: self.get("/readyz")[0] == 200)

@@ -251,3 +251,15 @@ def test_a_sweep_sees_what_is_gone_but_not_what_is_newer_than_its_listing() -> N
 )
 def test_only_a_final_condition_ends_a_job(status: dict[str, Any], expected: str) -> None:
     assert ChildJob.of(child(status=status)).ended == expected
+
+
+@pytest.mark.parametrize(("going", "counted"), [({}, 1), ({"deletionTimestamp": CREATED}, 0)])
+def test_a_pod_that_a_pause_ended_is_no_disruption_when_the_pause_is_over(
+    going: dict[str, Any], counted: int
+) -> None:
+    cache = Cache()
+    for snapshot in (JobRequest.of(job()), ChildJob.of(child(**going)), ChildPod.of(terminated(143))):
+        cache.put(snapshot)
+    record = cache.record(UID)
+    assert record is not None
+    assert len(record.disruptions) == counted

@@ -187,20 +187,20 @@ def test_a_clean_up_is_bounded(ago: int, left: float) -> None:
     assert artifact.left(NOW - timedelta(seconds=ago), OperatorSettings(), NOW) == left
 
 
-def made(failed: int, before: int = 0) -> ChildJob:
+def made(before: int = 0) -> ChildJob:
     annotations = {FAILED_BEFORE_ANNOTATION: str(before)} if before else {}
-    return ChildJob.of(child(status={"failed": failed}, annotations=annotations))
+    return ChildJob.of(child(status={"failed": 2}, annotations=annotations))
 
 
 @pytest.mark.parametrize(
-    ("known", "job_made", "failed"),
+    ("known", "job_made", "pods", "failed"),
     [
-        (None, made(0), 0),
-        (None, made(2), 2),
-        (Attempts(failed=2), None, 2),
-        (Attempts(failed=2), made(0, before=2), 2),
-        (Attempts(failed=2), made(1, before=2), 3),
-        (Attempts(failed=3), made(1, before=1), 3),
+        (None, made(), 0, 0),
+        (None, made(), 2, 2),
+        (Attempts(failed=2), None, 0, 2),
+        (Attempts(failed=2), made(before=2), 0, 2),
+        (Attempts(failed=2), made(before=2), 1, 3),
+        (Attempts(failed=3), made(before=1), 1, 3),
     ],
     ids=[
         "none",
@@ -212,9 +212,10 @@ def made(failed: int, before: int = 0) -> ChildJob:
     ],
 )
 def test_attempts_are_counted_over_pauses(
-    known: Attempts | None, job_made: ChildJob | None, failed: int
+    known: Attempts | None, job_made: ChildJob | None, pods: int, failed: int
 ) -> None:
-    found = retry.attempts(known, job_made, 0, ())
+    ended = [ChildPod.of(terminated(75, name=str(number))) for number in range(pods)]
+    found = retry.attempts(known, job_made, 0, ended)
     assert (found.failed if found else 0) == failed
 
 

@@ -881,8 +881,13 @@ def test_attempts_never_shrink_and_a_restarted_node_is_not_blamed_on_the_job() -
     counted = RUNS | {"attempts": {"failed": 2, "disrupted": 3}}
     for pods, failed, expected in (
         ([running()], 0, (2, 3)),
-        ([running(), terminated(75, name="x")], 3, (3, 3)),
+        ([running(), *(terminated(75, name=name) for name in "xyz")], 3, (3, 3)),
         ([running(), terminated(137, reason="ContainerStatusUnknown", name="x")], 3, (2, 4)),
+        (
+            [running()],
+            3,
+            (2, 3),
+        ),  # of the pod that is the third, nothing is known: it may have been forgotten
     ):
         body = child(status={"failed": failed})
         case = Case(request=job(status=counted), child=body, pods=pods, more={"disruptions": 3})
@@ -902,7 +907,8 @@ def test_attempts_are_carried_over_a_pause() -> None:
     assert made is not None
     assert made["spec"]["backoffLimit"] == 1
     second = child(status={"failed": 1}, annotations=made["metadata"]["annotations"])
-    after = decide(Case(request=job(status=written), child=second, pods=[running()])).status
+    pods = [running(), terminated(75, name="x")]
+    after = decide(Case(request=job(status=written), child=second, pods=pods)).status
     assert after is not None
     assert after.attempts is not None
     assert (after.attempts.failed, after.attempts.disrupted) == (3, 1)

@@ -17,6 +17,8 @@ from quantization_api.status import Attempts, Failure
 from quantization_operator.diagnose import by_age, pod_failure
 from quantization_operator.snapshots import SIGTERM_EXIT_CODE, ChildJob, ChildPod
 
+_NOT_ITS_FAULT = (Category.DISRUPTED, Category.NODE_LOST)
+
 
 def pod_failure_policy() -> dict[str, Any]:
     """podFailurePolicy of the Job (KEP-3329). The first rule that matches wins: a disruption is never counted.
@@ -53,13 +55,17 @@ def hopeless(pods: Sequence[ChildPod]) -> Failure | None:
 
 def blameless(pods: Sequence[ChildPod]) -> int:
     """Pods that count as failed for Kubernetes although nothing was wrong with them: their node forgot them."""
-    return sum(
-        1
-        for pod in pods
-        if not pod.taken_away
-        and (found := pod_failure(pod)) is not None
-        and found.category in (Category.DISRUPTED, Category.NODE_LOST)
-    )
+    return sum(1 for cause in _counted_failures(pods) if cause.category in _NOT_ITS_FAULT)
+
+
+def blamed(pods: Sequence[ChildPod]) -> int:
+    """Pods that failed by themselves."""
+    return sum(1 for cause in _counted_failures(pods) if cause.category not in _NOT_ITS_FAULT)
+
+
+def _counted_failures(pods: Sequence[ChildPod]) -> list[Failure]:
+    """Why pods ended that Kubernetes counts as failed."""
+    return [found for pod in pods if not pod.taken_away and (found := pod_failure(pod)) is not None]
 
 
 def counted(attempts: Attempts | None) -> int:
@@ -81,11 +87,11 @@ def attempts(
 ) -> Attempts | None:
     """Failed and disrupted attempts so far; None while there are none.
 
-    They never shrink, although pods, Jobs and, with a queue, a Job's own counter come and go. `disruptions`: pods
-    that were taken away, those that are gone included.
+    They never shrink, although pods and Jobs come and go. A failed attempt is one that a pod shows: the Job's own
+    counter has pods in it that were forgotten by their node, and does not say which, once these are gone or while
+    they are not known yet. `disruptions`: pods that were taken away, those that are gone included.
     """
-    innocent = blameless(pods)
     known = before or Attempts()
-    failed = max(known.failed, (child.failed_before + child.failed - innocent) if child else 0)
-    disrupted = max(known.disrupted, disruptions + innocent)
+    failed = max(known.failed, child.failed_before + blamed(pods) if child else 0)
+    disrupted = max(known.disrupted, disruptions + blameless(pods))
     return Attempts(failed=failed, disrupted=disrupted) if failed or disrupted else before

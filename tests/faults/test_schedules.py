@@ -1,0 +1,73 @@
+"""Random fault schedules: every job gets to its right end, whatever happens between the operator and the API server.
+
+A schedule is a number. It says how one job lives (`tests/support/stories.py`) and which of the operator's requests
+for it are delayed, cut, repeated or refused, and where the operator is killed (`tests/support/fault_plan.py`). Many
+run side by side, one operator for each batch.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.support.fault_proxy import FaultProxy
+from tests.support.operator_process import Operator, install, service_account_kubeconfig, until
+from tests.support.schedules import Batch, Watchman, play, subject
+
+from local_cluster.control_plane import ApiServer
+
+SMALL = list(range(20))
+WHOLE = [list(range(first, first + 40)) for first in range(20, 500, 40)]
+LIMIT_SECONDS = 180
+
+
+class Stage:
+    """The API server, with the operator's permissions."""
+
+    def __init__(self, api: ApiServer, directory: Path) -> None:
+        self.api, self.directory = api, directory
+        install(api)
+        self.operator = service_account_kubeconfig(api, directory / "operator.kubeconfig")
+
+    def play(self, seeds: list[int]) -> dict[str, list[str]]:
+        """Play some schedules; what was wrong."""
+        namespace = f"schedules-{seeds[0]}"
+        directory = self.directory / namespace
+        directory.mkdir()
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+        self.api.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(body))
+        account = ("get", "serviceaccount", "default", "-n", namespace)
+        until("the account", lambda: self.api.kubectl(*account, check=False).returncode == 0)
+        started = time.monotonic()
+        batch = Batch(self.api.kubeconfig, namespace, seeds)
+        settings = {"namespaces": f'["{namespace}"]', "api_timeout_seconds": 3, "sweep_interval_seconds": 5}
+        watchman = Watchman(lambda: Operator(proxy.kubeconfig, directory / "operator.log", **settings))
+        with FaultProxy(self.operator, directory, str(seeds[0]), subject, watchman.kill) as proxy:
+            wrong = play(batch, proxy, watchman, LIMIT_SECONDS)
+        hits = ", ".join(f"{kind} {count}" for kind, count in sorted(proxy.hits.items()))
+        print(
+            f"schedules {seeds[0]} to {seeds[-1]}: {len(wrong)} wrong in {time.monotonic() - started:.0f} s; "
+            f"operator started {watchman.starts} times; {sum(proxy.hits.values())} faults: {hits}"
+        )
+        for name, why in wrong.items():
+            print(f"  {name}: {'; '.join(why)}")
+        return wrong
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with ApiServer(controllers=True) as api:
+        yield Stage(api, tmp_path_factory.mktemp("schedules"))
+
+
+@pytest.mark.integration
+@pytest.mark.faults
+def test_twenty_schedules_end_well(stage: Stage) -> None:
+    assert stage.play(SMALL) == {}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seeds", WHOLE, ids=lambda seeds: f"{seeds[0]}-{seeds[-1]}")
+def test_schedules_end_well(stage: Stage, seeds: list[int]) -> None:
+    assert stage.play(seeds) == {}

@@ -1,0 +1,292 @@
+"""What acts in a cluster beside the operator, by rules: the Job controller, the garbage collector, a kubelet, a queue.
+
+It also keeps the truth that the operator's statuses are judged by: what really happened to the pods of each job.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from tests.support.cluster_objects import RESULT, disruption, failed_result
+from tests.support.manifests import manifest
+from tests.support.model_server import FOREGROUND, Body, ModelServer, deleting, labelled, owner
+
+from quantization_api.failures import PERMANENT_EXIT_CODES
+from quantization_operator.kube import ApiError
+from quantization_operator.snapshots import JOB_UID_LABEL
+
+TRACKING = "batch.kubernetes.io/job-tracking"
+QUEUE = "kueue.x-k8s.io/queue-name"
+FINAL, RETRYABLE, KILLED, TERMINATED = 66, 75, 137, 143
+
+OUTCOMES = ("success", "final", "retryable", "oom", "evicted", "node lost", "forgotten", "told to end")
+
+
+@dataclass
+class Truth:
+    """What happened to one job. made: Jobs, in the order of their making. causes: categories a failure may have.
+
+    blamed: attempts that failed by themselves. taken: pods that were taken away or forgotten.
+    """
+
+    made: int = 0
+    pauses: int = 0
+    removed_by_hand: int = 0
+    blamed: int = 0
+    taken: set[str] = field(default_factory=set)
+    succeeded: bool = False
+    causes: set[str] = field(default_factory=set)
+
+
+class ModelCluster:
+    """The cluster of one example; every method is one action of one of its parts."""
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self.server = ModelServer(now, self._admit)
+        self.truth: dict[str, Truth] = defaultdict(Truth)
+        self.refuses = 0
+        """The code with which the next Job is refused, 0: none."""
+        self._pods = 0
+
+    def _admit(self, job: Body) -> None:
+        if self.refuses:
+            code, self.refuses = self.refuses, 0
+            raise ApiError(code, "denied the request by a webhook", "Forbidden")
+        uid = owner(job)
+        if (
+            uid in self.server.objects["QuantizationJob"]
+        ):  # of one that is gone, the garbage collector removes it
+            self.truth[uid].made += 1
+        if labelled(job, QUEUE):
+            job["spec"]["suspend"] = True
+
+    # --- the user --------------------------------------------------------------------------------------------
+
+    def submit(self, name: str, *changes: tuple[str, Any], queue: bool = False) -> str:
+        """Apply a QuantizationJob with an output of its own; its uid."""
+        body = manifest(("output.uri", f"s3://artifacts/{name}"), *changes)
+        body["metadata"] = {"name": name} | ({"labels": {QUEUE: "lq"}} if queue else {})
+        uid: str = self.server.create("QuantizationJob", body)["metadata"]["uid"]
+        return uid
+
+    def pause(self, uid: str, paused: bool) -> None:
+        """Set spec.suspend."""
+        if paused:
+            self.truth[uid].pauses += 1
+        self.server.update("QuantizationJob", uid, lambda body: body["spec"].update(suspend=paused))
+
+    def delete_job_by_hand(self, uid: str) -> None:
+        """As `kubectl delete job` does: in the background."""
+        job = self.server.objects["Job"][uid]
+        truth = self.truth[owner(job)]
+        truth.removed_by_hand += 1
+        truth.causes.add("JobDeleted")
+        self.server.delete("Job", uid)
+
+    # --- the queue, and whoever else may suspend a Job -------------------------------------------------------
+
+    def admit_by_queue(self, uid: str, admitted: bool) -> None:
+        """Start a Job, or take back what it runs on."""
+        if not _ended(self.server.objects["Job"][uid]):
+            self.server.update("Job", uid, lambda body: body["spec"].update(suspend=not admitted))
+
+    # --- the Job controller and the garbage collector --------------------------------------------------------
+
+    def control(self) -> None:
+        """One round of both over all objects."""
+        for job in list(self.server.objects["Job"].values()):
+            uid = job["metadata"]["uid"]
+            if owner(job) and owner(job) not in self.server.objects["QuantizationJob"] and not deleting(job):
+                self.server.delete("Job", uid)
+                continue
+            self._account(job)
+            self._run(self.server.objects["Job"][uid])
+        for pod in list(self.server.objects["Pod"].values()):
+            if owner(pod) not in self.server.objects["Job"]:
+                gone = self.server.release("Pod", pod["metadata"]["uid"], TRACKING)
+                if gone["metadata"]["uid"] in self.server.objects["Pod"]:
+                    self.server.delete("Pod", pod["metadata"]["uid"])
+
+    def _account(self, job: Body) -> None:
+        """Count the pods that have ended, each once: it holds them by a finalizer until then."""
+        for pod in self.pods_of(job):
+            if TRACKING not in pod["metadata"].get("finalizers", ()) or not _over(pod):
+                continue
+            verdict = _verdict(pod)
+            if not _ended(job):
+                self.server.update("Job", job["metadata"]["uid"], lambda body, v=verdict: _count(body, v))
+            self.server.release("Pod", pod["metadata"]["uid"], TRACKING)
+
+    def _run(self, job: Body) -> None:
+        uid, pods = job["metadata"]["uid"], self.pods_of(job)
+        active = [pod for pod in pods if not _over(pod)]
+        if deleting(job):
+            for pod in pods:
+                self.server.delete("Pod", pod["metadata"]["uid"])
+            if not self.pods_of(job):
+                self.server.release("Job", uid, FOREGROUND)
+        elif _ended(job) or job["spec"].get("suspend"):
+            for pod in active:
+                self.server.delete("Pod", pod["metadata"]["uid"])
+        elif not active:
+            self._make_pod(job)
+
+    def _make_pod(self, job: Body) -> None:
+        self._pods += 1
+        metadata = {
+            "name": f"{job['metadata']['name']}-{self._pods:05}",
+            "labels": job["spec"]["template"]["metadata"]["labels"],
+            "ownerReferences": [{"uid": job["metadata"]["uid"], "controller": True, "kind": "Job"}],
+            "finalizers": [TRACKING],
+        }
+        self.server.create("Pod", {"metadata": metadata, "spec": {}, "status": {"phase": "Pending"}})
+
+    def pods_of(self, job: Body) -> list[Body]:
+        """The pods that a Job made."""
+        return [pod for pod in self.server.objects["Pod"].values() if owner(pod) == job["metadata"]["uid"]]
+
+    # --- the kubelet and what happens to nodes ---------------------------------------------------------------
+
+    def start(self, uid: str) -> None:
+        """Run the container of a pod."""
+        pod = self.server.objects["Pod"][uid]
+        if pod["status"]["phase"] == "Pending" and not deleting(pod):
+            self._say(uid, "Running", {"running": {"startedAt": "2026-01-01T00:00:00Z"}}, node="n1")
+
+    def end(self, uid: str, outcome: str) -> None:
+        """End a pod: as it is told to when it is going away, else with an outcome."""
+        pod = self.server.objects["Pod"][uid]
+        if _over(pod):
+            return
+        truth = self.truth[labelled(pod, JOB_UID_LABEL)]
+        if deleting(pod) and outcome != "node lost":
+            outcome = "told to end"
+        match outcome:
+            case "success":
+                self._ended(uid, 0, RESULT.to_message(), "Completed")
+                truth.succeeded = True
+            case "final":
+                self._ended(uid, FINAL, failed_result("ModelNotFound"))
+                truth.blamed += 1
+                truth.causes.add("ModelNotFound")
+            case "retryable":
+                self._ended(uid, RETRYABLE, failed_result("StorageUnavailable"))
+                truth.blamed += 1
+                truth.causes.add("StorageUnavailable")
+            case "oom":
+                self._ended(uid, KILLED, reason="OOMKilled")
+                truth.blamed += 1
+                truth.causes.add("HostOutOfMemory")
+            case "evicted":
+                self._ended(uid, TERMINATED, conditions=[disruption()])
+                truth.taken.add(uid)
+            case "node lost":
+                self._lose_node(uid)
+            case "forgotten":
+                self._ended(uid, KILLED, reason="ContainerStatusUnknown")
+                truth.taken.add(uid)
+                truth.causes.add("Disrupted")  # Kubernetes counts it: with no attempts left, it ends the Job
+            case "told to end":
+                self._ended(uid, TERMINATED)
+                truth.taken.add(uid)
+        self._let_go(uid)
+
+    def stop(self) -> None:
+        """All that is told to end does, and goes."""
+        self.control()
+        for uid, pod in list(self.server.objects["Pod"].items()):
+            if deleting(pod):
+                self.end(uid, "told to end")
+        self.control()
+
+    def _lose_node(self, uid: str) -> None:
+        """The pod stays, terminating, until somebody hears of the node again."""
+        pod = self.server.objects["Pod"][uid]
+        if pod["status"].get("conditions"):
+            self._ended(uid, KILLED, conditions=pod["status"]["conditions"])
+            return
+        self.truth[labelled(pod, JOB_UID_LABEL)].taken.add(uid)
+        lost = disruption("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
+        self.server.update("Pod", uid, lambda body: body["status"].update(conditions=[lost]))
+        self.server.delete("Pod", uid)
+
+    def _ended(
+        self,
+        uid: str,
+        code: int,
+        message: str = "",
+        reason: str = "Error",
+        conditions: list[Body] | None = None,
+    ) -> None:
+        ended = {"exitCode": code, "reason": reason, "message": message, "finishedAt": "2026-01-01T00:10:00Z"}
+        known = self.server.objects["Pod"][uid]["status"].get("conditions", [])
+        phase = "Failed" if code else "Succeeded"
+        self._say(uid, phase, {"terminated": ended}, conditions=conditions or known, node="n1")
+
+    def _say(
+        self, uid: str, phase: str, state: Body, conditions: list[Body] | None = None, node: str = ""
+    ) -> None:
+        status = {
+            "phase": phase,
+            "conditions": conditions or [],
+            "containerStatuses": [{"name": "quantizer", "state": state}],
+        }
+
+        def write(body: Body) -> None:
+            body["spec"]["nodeName"] = node
+            body["status"] = json.loads(json.dumps(status))
+
+        self.server.update("Pod", uid, write)
+
+    def _let_go(self, uid: str) -> None:
+        pod = self.server.objects["Pod"].get(uid)
+        if pod is not None and deleting(pod) and _over(pod):
+            self.server.update("Pod", uid, lambda _body: None)
+
+
+def _over(pod: Body) -> bool:
+    return pod["status"]["phase"] in ("Failed", "Succeeded")
+
+
+def _ended(job: Body) -> bool:
+    return bool(job.get("status", {}).get("conditions"))
+
+
+def _verdict(pod: Body) -> str:
+    """What podFailurePolicy makes of a pod: the first rule that matches (`policies/retry.py`)."""
+    if pod["status"]["phase"] == "Succeeded":
+        return "succeeded"
+    if any(c["type"] == "DisruptionTarget" for c in pod["status"]["conditions"]):
+        return "ignored"
+    code = pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"]
+    if code == TERMINATED:
+        return "ignored"
+    return "fails the Job" if code in PERMANENT_EXIT_CODES else "failed"
+
+
+def _count(job: Body, verdict: str) -> None:
+    status = job.setdefault("status", {})
+    if verdict in ("failed", "fails the Job"):
+        status["failed"] = status.get("failed", 0) + 1
+    if verdict == "succeeded":
+        status |= {
+            "completionTime": "2026-01-01T00:10:00Z",
+            "conditions": [_final("Complete", "CompletionsReached")],
+        }
+    elif verdict == "fails the Job":
+        status["conditions"] = [_final("Failed", "PodFailurePolicy")]
+    elif status.get("failed", 0) > job["spec"]["backoffLimit"]:
+        status["conditions"] = [_final("Failed", "BackoffLimitExceeded")]
+
+
+def _final(kind: str, reason: str) -> Body:
+    return {
+        "type": kind,
+        "status": "True",
+        "reason": reason,
+        "message": "",
+        "lastTransitionTime": "2026-01-01T00:10:00Z",
+    }

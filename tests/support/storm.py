@@ -1,0 +1,190 @@
+"""The operator in a storm of random events, faults and restarts.
+
+A state machine for hypothesis. The operator's own code runs in it, from the cache to the writer; the API server, the
+Job controller, the kubelet, a queue, the user, the watch and the network are played (`model_*.py`). What must hold
+stands in `storm_judge.py`.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, precondition, rule
+from tests.support.model_cluster import OUTCOMES
+from tests.support.model_operator import ModelOperator
+from tests.support.model_server import Told
+from tests.support.storm_judge import START, JudgedCluster
+
+from quantization_operator.cache import KINDS, Kind
+
+INDEX = st.integers(0, 11)
+REFUSALS = st.sampled_from([409, 410, 422, 429, 500, 503, 0])
+THEN = st.sampled_from(["", "", "told", "answered", "answered", "overtaken", "gets on", "gets on", "gets on"])
+"""How far the world gets before the next thing happens to it."""
+KINDS_OF_JOBS = ("plain", "queued", "paused", "artifact", "foreign")
+
+
+class Storm(JudgedCluster):
+    """Everything that may happen to a cluster and to the operator in it."""
+
+    # --- the user --------------------------------------------------------------------------------------------
+
+    @initialize(then=THEN)
+    def first(self, then: str) -> None:
+        """Most of what is interesting happens to a plain job."""
+        self.cluster.submit("first", ("backoffLimit", 1))
+        self.goes_on(then)
+
+    @precondition(lambda self: len(self.server.objects["QuantizationJob"]) < 3)
+    @rule(backoff=st.integers(0, 2), kind=st.sampled_from(KINDS_OF_JOBS), then=THEN)
+    def submit(self, backoff: int, kind: str, then: str) -> None:
+        more: list[tuple[str, Any]] = [("backoffLimit", backoff)]
+        match kind:
+            case "paused":
+                more.append(("suspend", True))
+            case "artifact":
+                more.append(("artifactPolicy", "Delete"))
+            case "foreign":
+                more.append(("managedBy", "example.com/dispatcher"))
+        self.cluster.submit(f"job-{len(self.server.told['QuantizationJob'])}", *more, queue=kind == "queued")
+        self.goes_on(then)
+
+    @precondition(lambda self: self.server.objects["QuantizationJob"])
+    @rule(index=INDEX, paused=st.booleans(), then=THEN)
+    def pause(self, index: int, paused: bool, then: str) -> None:
+        for uid in self.some("QuantizationJob", index):
+            self.cluster.pause(uid, paused)
+        self.goes_on(then)
+
+    @precondition(lambda self: self.server.objects["QuantizationJob"])
+    @rule(index=INDEX, then=THEN)
+    def delete(self, index: int, then: str) -> None:
+        for uid in self.some("QuantizationJob", index):
+            self.server.delete("QuantizationJob", uid)
+        self.goes_on(then)
+
+    @precondition(lambda self: self.server.objects["Job"])
+    @rule(index=INDEX, hand=st.sampled_from(["admit", "admit", "suspend", "suspend", "delete"]), then=THEN)
+    def another_hand(self, index: int, hand: str, then: str) -> None:
+        """A queue starts a Job or takes back what it runs on; or somebody deletes it."""
+        for uid in self.some("Job", index):
+            if hand == "delete":
+                self.cluster.delete_job_by_hand(uid)
+            else:
+                self.cluster.admit_by_queue(uid, hand == "admit")
+        self.goes_on(then)
+
+    # --- Kubernetes ------------------------------------------------------------------------------------------
+
+    @rule(starts=st.booleans(), then=THEN)
+    def control(self, starts: bool, then: str) -> None:
+        self.cluster.control()
+        for uid in list(self.server.objects["Pod"]) if starts else ():
+            self.cluster.start(uid)
+        self.goes_on(then)
+
+    @precondition(
+        lambda self: any(p["status"]["phase"] == "Running" for p in self.server.objects["Pod"].values())
+    )
+    @rule(index=INDEX, then=THEN)
+    def fail_once(self, index: int, then: str) -> None:
+        """The commonest way of a pod to end badly, and of its Job to go on."""
+        for uid in self.some("Pod", index):
+            self.cluster.end(uid, "retryable")
+        self.cluster.control()
+        self.goes_on(then)
+
+    @precondition(lambda self: self.server.objects["Pod"])
+    @rule(index=INDEX, outcome=st.sampled_from(OUTCOMES), counted=st.booleans(), then=THEN)
+    def end(self, index: int, outcome: str, counted: bool, then: str) -> None:
+        for uid in self.some("Pod", index):
+            self.cluster.end(uid, outcome)
+        if counted:
+            self.cluster.control()
+        self.goes_on(then)
+
+    # --- the watch -------------------------------------------------------------------------------------------
+
+    @rule(kind=st.sampled_from(KINDS), count=st.integers(1, 4))
+    def deliver(self, kind: Kind, count: int) -> None:
+        for _ in range(min(count, self.operator.behind(kind))):
+            self.operator.deliver(kind)
+            self.loop.settle()
+
+    @rule(kind=st.sampled_from(KINDS), how=st.sampled_from(["repeat", "hurry", "gap"]), far=st.integers(1, 5))
+    def watch_misbehaves(self, kind: Kind, how: str, far: int) -> None:
+        """An event of the past once more, also of the dead; one before its time; or 410: the dead are not told of."""
+        told, seen = self.server.told[kind], self.operator.seen[kind]
+        match how:
+            case "repeat":
+                self.tell(kind, told[self.operator.begun[kind] : seen][-far:][:1])
+            case "hurry":
+                self.tell(kind, told[seen + far :][:1])
+            case "gap":
+                self.operator.relist(kind)
+                self.loop.settle()
+
+    def tell(self, kind: Kind, news: list[Told]) -> None:
+        for told in news:
+            self.operator.tell(kind, told)
+            self.loop.settle()
+
+    # --- the network -----------------------------------------------------------------------------------------
+
+    @rule(limit=st.integers(1, 12))
+    def exchange(self, limit: int) -> None:
+        self.operator.exchange(limit)
+
+    @precondition(lambda self: self.operator.network.calls)
+    @rule(index=INDEX)
+    def arrive(self, index: int) -> None:
+        """A request arrives; its answer takes its time."""
+        if calls := self.operator.network.calls:
+            calls[index % len(calls)].arrive(self.server)
+
+    @precondition(lambda self: self.operator.network.calls)
+    @rule(index=INDEX)
+    def come_back(self, index: int) -> None:
+        arrived = [call for call in self.operator.network.calls if call.outcome is not None]
+        if arrived:
+            arrived[index % len(arrived)].come_back()
+            self.loop.settle()
+
+    @precondition(lambda self: self.operator.network.calls)
+    @rule(index=INDEX, code=REFUSALS, arrived=st.booleans())
+    def fail(self, index: int, code: int, arrived: bool) -> None:
+        """An error for an answer. Only silence and 5xx can hide that the server did it; 422 says that it did not."""
+        if calls := self.operator.network.calls:
+            call = calls[index % len(calls)]
+            if code == 422 and call.method == "POST":
+                return  # final, and right so: see test_operator_reconcile
+            self.operator.fail(call, code, arrived=arrived and code in (0, 500, 503))
+
+    # --- the operator's process ------------------------------------------------------------------------------
+
+    @rule(sent=st.booleans(), then=THEN)
+    def killed(self, sent: bool, then: str) -> None:
+        """What was under way arrives or not; a new process begins."""
+        calls = list(self.operator.network.calls)
+        self.operator.kill()
+        for call in calls if sent else ():
+            call.arrive(self.server)
+        self.operator = ModelOperator(self.loop, self.server, START)
+        self.goes_on(then)
+
+    @rule(what=st.sampled_from(["sweep", "clock", "webhook", "quota"]), hours=st.integers(-3, 3))
+    def upset(self, what: str, hours: int) -> None:
+        match what:
+            case "sweep":
+                self.operator.sweep()
+            case "clock":
+                self.operator.skew = timedelta(hours=hours)
+            case "webhook":
+                self.cluster.refuses = 500
+            case "quota":
+                self.cluster.refuses = 403
+
+    @rule(seconds=st.sampled_from([0.2, 1, 5, 30, 700]), then=THEN)
+    def time_passes(self, seconds: float, then: str) -> None:
+        self.loop.settle(seconds)
+        self.goes_on(then)
