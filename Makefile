@@ -77,7 +77,7 @@ bench-memory: setup ## Peak memory of a run: beside the parts it must hold, and 
 
 .PHONY: scale
 scale: setup ## 10,000 jobs on a real API server with KWOK, beside JobSet (SCALE="--jobs 200 --churn 0 ..."; SCALE=--help)
-	pytest -q -m scale
+	pytest -q -m scale tests/scale
 	$(RUN) tests.scale $(SCALE)
 
 ##@ Develop
