@@ -16,6 +16,8 @@ from quantization_operator.snapshots import JOB_UID_LABEL
 START = datetime(2026, 1, 1, tzinfo=UTC)
 OVERTAKEN_ROUNDS = 5
 """So many requests in a row are answered later than the watch tells of what they did."""
+STILL_ROUNDS = 2
+"""In the first of them the last answers may come, in the second what was to be tried again is."""
 MOST_ROUNDS = 60
 """In so many rounds of a calm cluster every job has ended."""
 
@@ -106,8 +108,10 @@ class JudgedCluster(RuleBasedStateMachine):
         """The storm is over: pods succeed, queues admit, and everything arrives. Every job gets to its end."""
         try:
             for sweeps in (False, True):
+                still = 0
                 for _ in range(MOST_ROUNDS):
-                    if not self.calm_round(sweeps):
+                    still = 0 if self.calm_round(sweeps) else still + 1
+                    if still == STILL_ROUNDS:
                         break
                 if sweeps or not self.operator.missed:
                     self.everything_ended()
