@@ -86,11 +86,11 @@ class Storm(JudgedCluster):
     @precondition(
         lambda self: any(p["status"]["phase"] == "Running" for p in self.server.objects["Pod"].values())
     )
-    @rule(index=INDEX, then=THEN)
-    def fail_once(self, index: int, then: str) -> None:
-        """The commonest way of a pod to end badly, and of its Job to go on."""
+    @rule(index=INDEX, outcome=st.sampled_from(["retryable", "forgotten"]), then=THEN)
+    def fail_once(self, index: int, outcome: str, then: str) -> None:
+        """Two ways to end badly that Kubernetes counts alike, and after which the Job goes on."""
         for uid in self.some("Pod", index):
-            self.cluster.end(uid, "retryable")
+            self.cluster.end(uid, outcome)
         self.cluster.control()
         self.goes_on(then)
 
