@@ -19,7 +19,7 @@ from local_cluster.following import condition
 from local_cluster.progress import Progress
 from quantization_operator.queue_entry import QUEUE_LABEL
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.faults
 
 EXAMPLE = images.ROOT / "deploy/examples/gptq-stories15m.yaml"
 LINE = ("first", "second", "third")

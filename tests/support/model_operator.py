@@ -17,6 +17,7 @@ from tests.support.model_server import ModelServer, Told, selected
 from quantization_operator.cache import KINDS, Cache, Kind
 from quantization_operator.controller import Controller
 from quantization_operator.kube import JSON, NO_ANSWER, ApiError
+from quantization_operator.kueue import Kueue
 from quantization_operator.metrics import Metrics
 from quantization_operator.probes import Health
 from quantization_operator.queue import WorkQueue
@@ -124,8 +125,9 @@ class ModelOperator:
         self.cache = Cache()
         self.queue = WorkQueue(loop.time, lambda: 0.5)
         reader, writer = Reader(self.network), Writer(self.network, "model")  # type: ignore[arg-type]
+        kueue = Kueue(self.network, self.now, loop.time)  # type: ignore[arg-type]
         controller = Controller(
-            self.cache, self.queue, reader, writer, Metrics(), OperatorSettings(), self.now, loop.time
+            self.cache, self.queue, reader, kueue, writer, Metrics(), OperatorSettings(), self.now, loop.time
         )
         self._sweeper = Sweeper(self.cache, self.queue, reader, Health(loop.time, 120), grace=0)
         self._tasks: list[asyncio.Task[None]] = []

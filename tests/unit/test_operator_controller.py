@@ -12,6 +12,7 @@ from tests.support.cluster_objects import child, job
 from quantization_api.status import QuantizationJobStatus
 from quantization_operator.cache import Cache
 from quantization_operator.controller import Controller
+from quantization_operator.kueue import Kueue
 from quantization_operator.metrics import Metrics
 from quantization_operator.queue import WorkQueue
 from quantization_operator.read import Reader
@@ -67,6 +68,7 @@ def test_no_job_waits_for_the_status_of_another() -> None:
             cache,
             queue,
             cast(Reader, None),
+            cast(Kueue, None),
             cast(Writer, recorder),
             Metrics(),
             OperatorSettings(),

@@ -17,7 +17,11 @@ pytestmark = pytest.mark.unit
 
 def errors(weight: Tensor, hessian: Tensor, rounded: Rounded) -> Tensor:
     back = dequantize(rounded.integers, rounded.scales, rounded.zeros, rounded.group_of)
-    return weighted_square(weight - back, hessian)
+    return weighted_square(weight - back, damped(hessian, rounded.damp_percent))
+
+
+def damped(hessian: Tensor, percent: float) -> Tensor:
+    return hessian + percent * hessian.diagonal().mean() * torch.eye(len(hessian))
 
 
 @pytest.mark.parametrize("bits", [2, 4])
@@ -43,7 +47,7 @@ def test_of_one_group_it_is_the_least_squares_solution() -> None:
     weight, hessian = problem(16, 96)
     before = gptq(weight, hessian, GptqConfig(group_size=-1, bits=3))
     after = refit_scales(weight, hessian, before)
-    root = torch.linalg.cholesky(hessian.double() + 1e-9 * torch.eye(96))
+    root = torch.linalg.cholesky(damped(hessian, before.damp_percent).double())
     levels = (before.integers - before.zeros).double()
     for row in range(16):
         best = torch.linalg.lstsq(
