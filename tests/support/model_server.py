@@ -151,6 +151,10 @@ class ModelServer:
                 if name is None:
                     return self.create(kind, body) if method == "POST" else self._list(kind, query, accept)
                 return self._item(method, kind, name, body, bool(sub))
+        if (method, path) == ("GET", paths.workloads(NAMESPACE)):
+            raise ApiError(
+                404, "the server could not find the requested resource", "NotFound"
+            )  # no Kueue here
         raise AssertionError(f"the operator asked for {method} {path}")
 
     def _event(self, method: str, body: Any) -> Body:
