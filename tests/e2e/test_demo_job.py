@@ -148,8 +148,7 @@ def test_the_pod_was_restricted_and_had_no_token(story: Story, whole: Any) -> No
 
 
 def test_the_operator_says_how_it_went_in_metrics_and_events(story: Story, whole: Any) -> None:
-    path = f"/api/v1/namespaces/{operator_install.NAMESPACE}/services/{operator_install.NAME}:metrics/proxy/metrics"
-    metrics = whole.target.kubectl("get", "--raw", path).stdout
+    metrics = operator_install.leader_metrics(whole.target)
     assert 'quantization_job_duration_seconds_count{outcome="Succeeded",passes="GptqQuantizer"}' in metrics
     events = whole.get("events", "--field-selector", f"involvedObject.name={NAME}")["items"]
     assert {"Succeeded"} <= {event["reason"] for event in events}

@@ -155,8 +155,7 @@ def show(target: Target, followed: Followed, console: Console) -> None:
         report.section("Quality and size, on text that the calibration has not seen")
         report.quality(followed.job)
         report.section("Metrics of the operator and of the pod (while it ran)")
-        service = f"/api/v1/namespaces/{operator_install.NAMESPACE}/services/{operator_install.NAME}:metrics"
-        report.metrics(kubectl("get", "--raw", f"{service}/proxy/metrics").stdout, followed.pod_metrics)
+        report.metrics(operator_install.leader_metrics(target), followed.pod_metrics)
         report.section("The quantized model continues a story")
         console.print(_speak(buckets), markup=False)
 

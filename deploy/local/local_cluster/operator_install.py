@@ -3,11 +3,13 @@
 from pathlib import Path
 
 from local_cluster import images, kustomization
+from local_cluster.errors import ClusterError
 from local_cluster.progress import Progress
 from local_cluster.target import Target
 
 NAMESPACE = "quantization-system"
 NAME = "quantization-operator"
+METRICS_PORT = 8081
 _LOCAL_IMAGE = "localhost:5000/quantization-operator"
 _BASE_IMAGE = "quantization-operator"
 
@@ -53,3 +55,19 @@ def install(
             "wait", "--for=condition=Established", "crd/quantizationjobs.quantization.dev", "--timeout=60s"
         )
         kubectl("--namespace", NAMESPACE, "rollout", "status", f"deployment/{NAME}", "--timeout=180s")
+
+
+def leader_metrics(target: Target) -> str:
+    """The metrics of the replica that leads: the others have decided nothing, and the Service chooses any.
+
+    Raises:
+        ClusterError: no replica leads.
+    """
+    label = f"app.kubernetes.io/name={NAME}"
+    pods = target.kubectl("--namespace", NAMESPACE, "get", "pods", "-l", label, "-o", "name").stdout.split()
+    for pod in pods:
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod.removeprefix('pod/')}:{METRICS_PORT}/proxy/metrics"
+        page: str = target.kubectl("get", "--raw", path, check=False).stdout
+        if "\nquantization_is_leader 1.0" in page:
+            return page
+    raise ClusterError(f"none of the {len(pods)} replicas of the operator leads")
