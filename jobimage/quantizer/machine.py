@@ -13,7 +13,7 @@ from quantization_api.failures import Category, QuantizationError
 
 CGROUPS = Path("/sys/fs/cgroup")
 
-RETURNED_BYTES = KEPT_BYTES = 4 * 1024 * 1024
+RETURNED_BYTES = KEPT_BYTES = 2 * 1024 * 1024
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # mallopt(3)
 
 

@@ -44,6 +44,7 @@ from quantizer.finite import all_finite
 from quantizer.formats.gptq import GptqFormat
 from quantizer.layerwise.interface import FinishedLayer, LayerContext, LayerPass, ModuleReport
 from quantizer.layerwise.quantized import QuantizedLayers
+from quantizer.machine import trim_memory
 
 logger = logging.getLogger(__name__)
 
@@ -222,6 +223,8 @@ class _Run:
                     layer = self._run_layer(index, layers, hidden)
                     self._keep(layer, writer)
                     finished.save(index, layer)
+                    del layer
+                    trim_memory()  # else what is left of each layer adds up over many
                     self.on_progress("quantize", index + 1, model.layers)
         self.report.bits_per_weight = self.quantized.bits_per_weight()
         return self.report
