@@ -17,6 +17,10 @@ from quantizer.passes.gptq import GptqConfig, gptq
 from quantizer.passes.grid import GroupedGrid
 from quantizer.passes.scale_refit import refit_scales
 
+REFIT_BITS = 4
+"""Up to so many bits scales are fitted again. At 8 a grid is so fine that a short calibration's noise is all that is
+left to fit: on a tiny model the logits of other tokens came out 2.1 % away with it and 1.9 % without."""
+
 
 @dataclass(frozen=True)
 class GptqLayerPass(PlainPass):
@@ -72,7 +76,9 @@ class GptqLayerPass(PlainPass):
         linears = [layer.walk.linear(name) for name in group.names]
         try:
             stacked = _stacked([linear.weight for linear in linears])
-            solved = refit_scales(stacked, hessian, gptq(stacked, hessian, self.config))
+            solved = gptq(stacked, hessian, self.config)
+            if self.config.bits <= REFIT_BITS:
+                solved = refit_scales(stacked, hessian, solved)
         except QuantizationError as failure:
             message = f"{first}: {failure.message}"
             raise QuantizationError(failure.category, message, failure.hint) from failure
