@@ -1,12 +1,17 @@
 """Scales that are fitted after rounding: the least squares of the layer's error, integers untouched."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tests.support.engine import random_batches, run_pass, save_tiny
 from tests.unit.test_gptq_solver import problem
 from torch import Tensor
 
+from quantizer.checkpoint.source import DirectorySource
+from quantizer.layerwise import gptq as layerwise_gptq
 from quantizer.passes.gptq import GptqConfig, Rounded, gptq
 from quantizer.passes.grid import dequantize
 from quantizer.passes.hessian import weighted_square
@@ -97,3 +102,24 @@ def test_arguments_are_left_alone() -> None:
     refit_scales(weight, hessian, before)
     for now, then in zip((weight, hessian, before.scales), kept, strict=True):
         assert torch.equal(now, then)
+
+
+@pytest.mark.parametrize(("bits", "fitted"), [(2, True), (4, True), (8, False)])
+def test_a_pass_fits_scales_up_to_four_bits(
+    bits: int, fitted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Rounded] = []
+
+    def watched(weight: Tensor, hessian: Tensor, rounded: Rounded) -> Rounded:
+        seen.append(refit_scales(weight, hessian, rounded))
+        return seen[-1]
+
+    monkeypatch.setattr(layerwise_gptq, "refit_scales", watched)
+    save_tiny(tmp_path / "model")
+    source = DirectorySource(tmp_path / "model")
+    run_pass(source, random_batches(), tmp_path / "out", tmp_path / "scratch", group_size=32, bits=bits)
+    assert bool(seen) == fitted
+    if fitted:
+        stored = load_file(next((tmp_path / "out").glob("*.safetensors")))
+        scales = stored["model.layers.0.self_attn.q_proj.scales"].float().t()
+        assert torch.equal(scales, seen[0].scales[: len(scales)].half().float())
