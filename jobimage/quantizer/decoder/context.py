@@ -61,7 +61,11 @@ class _GivenOutput(nn.Module):
     def __init__(self, hidden: Tensor) -> None:
         super().__init__()
         self.hidden = hidden
-        object.__setattr__(self, "decoder", self)  # OPT's head asks the decoder inside the model
+
+    @property
+    def decoder(self) -> "_GivenOutput":
+        """OPT's head asks the decoder inside the model; an attribute would keep `hidden` until cycles are collected."""
+        return self
 
     def forward(self, *_args: Any, **_kwargs: Any) -> _BaseOutput:
         return _BaseOutput(last_hidden_state=self.hidden)
