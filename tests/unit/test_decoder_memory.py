@@ -77,6 +77,30 @@ def test_parameters_of_one_layer_exist(name: str, tmp_path: Path) -> None:
             del walk
 
 
+@pytest.mark.usefixtures("only_new_objects")
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_logits_wait_for_no_collection_of_cycles(name: str, tmp_path: Path) -> None:
+    model_type, fields, *names = FAMILIES[name] if name in FAMILIES else UNKNOWN[name]
+    make_model(model_type, fields).save_pretrained(tmp_path)
+    model = open_model(tmp_path, *names)
+    read = model.final(torch.zeros(1, 3, model.width))
+
+    def held() -> int:
+        found = [item for item in gc.get_objects() if isinstance(item, torch.Tensor | nn.Module)]
+        return len(found)
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = held()
+        for first, rows in model.table_slices(model.head_name(), 16):
+            assert model.logits(read, first, rows).shape == (1, 3, rows.shape[0])
+        del rows
+        assert held() == before
+    finally:
+        gc.enable()
+
+
 def test_layers_of_a_kind_share_their_arguments(tmp_path: Path) -> None:
     make_model(*FAMILIES["gemma3"]).save_pretrained(tmp_path)
     reader, source = open_model(tmp_path).reader, open_model(tmp_path).reader._source
