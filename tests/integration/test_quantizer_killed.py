@@ -1,16 +1,15 @@
 """Runs that are killed at any moment, in processes of their own: the next one goes on to the same artifact."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import yaml
-from tests.support.engine import EXAMPLES, ROOT, STORIES, edit_tensors, files
+from tests.support.commands import command
+from tests.support.engine import EXAMPLES, STORIES, edit_tensors, files
 from torch import Tensor
 
 pytestmark = pytest.mark.integration
@@ -19,8 +18,6 @@ KILLS = 10
 LAYERS = 3
 LIMIT_SECONDS = 240
 LOOK_SECONDS = 0.005
-# torch takes seconds to compile
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 @pytest.fixture
@@ -42,7 +39,7 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-def start(model: Path, out: Path, scratch: Path) -> subprocess.Popen[str]:
+def start(model: Path, out: Path, scratch: Path) -> BaseProcess:
     """`quantizer run -f` of a manifest without a cluster."""
     scratch.mkdir(exist_ok=True)
     document = {
@@ -76,26 +73,23 @@ def start(model: Path, out: Path, scratch: Path) -> subprocess.Popen[str]:
     }
     manifest = scratch / "job.yaml"
     manifest.write_text(yaml.safe_dump(document))
-    return subprocess.Popen(
-        [sys.executable, "-m", "quantizer", "run", "-f", str(manifest), "--device", "cpu", "--scratch", str(scratch)],
-        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    return command("run", "-f", str(manifest), "--device", "cpu", "--scratch", str(scratch))
 
 
-def wait_until_it_works(process: subprocess.Popen[str], out: Path) -> None:
+def wait_until_it_works(process: BaseProcess, out: Path) -> None:
     """Until the process holds the claim on the output, or has ended."""
     claim, limit = out / ".state/claim.json", time.monotonic() + LIMIT_SECONDS
-    while process.poll() is None:
+    while process.is_alive():
         assert time.monotonic() < limit
         if claim.exists() and f":{process.pid}:" in claim.read_text():
             return
         time.sleep(LOOK_SECONDS)
 
 
-def finish(process: subprocess.Popen[str]) -> None:
+def finish(process: BaseProcess) -> None:
     """Waits for the end of a run that nobody kills."""
-    _, log = process.communicate(timeout=LIMIT_SECONDS)
-    assert process.returncode == 0, log[-3000:]
+    process.join(LIMIT_SECONDS)
+    assert process.exitcode == 0
 
 
 def check(out: Path, expected: dict[str, bytes]) -> None:
@@ -120,11 +114,10 @@ def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_artifact(model: 
         wait_until_it_works(process, out)
         had = len(list((out / ".state").rglob("layer-*.json")))
         resumed += bool(had)
-        try:
-            process.wait(chance.uniform(0, lasts))
-        except subprocess.TimeoutExpired:
+        process.join(chance.uniform(0, lasts))
+        if process.is_alive():
             process.kill()
-            process.communicate()
+            process.join()
             kills += 1
             kept = len(list((out / ".state").rglob("layer-*.json")))
             assert kept >= had or (out / "manifest.json").exists()  # nothing that was finished is lost

@@ -77,7 +77,8 @@ def test_after_many_turns_no_scale_can_be_better(group_size: int) -> None:
     before = gptq(weight, hessian, GptqConfig(group_size=group_size, bits=3, sym=True))
     once, often = (refit_scales(weight, hessian, before, turns) for turns in (1, 12))
     least = errors(weight, hessian, often).sum()
-    assert float(least) <= float(errors(weight, hessian, once).sum())
+    rounding = 1 + 1e-7  # of the scales to float32
+    assert float(least) <= float(errors(weight, hessian, once).sum()) * rounding
     for factor in (0.995, 1.005):
         for group in range(often.scales.shape[1]):
             scales = often.scales.clone()
