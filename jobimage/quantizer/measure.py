@@ -12,7 +12,7 @@ from quantization_api.workflow import Metric
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.architecture import ModuleNames
-from quantizer.evaluation.streamed import Evaluation, evaluate, evaluate_round_to_nearest
+from quantizer.evaluation.streamed import Evaluation, evaluate, evaluate_beside_rounding
 from quantizer.evaluation.views import Yardstick
 from quantizer.report.model_card import ROUNDED_PREFIX
 
@@ -53,7 +53,7 @@ def measure(
         QuantizationError: ArtifactCorrupt when what was stored does not load, NumericalFailure.
     """
     names = list(dict.fromkeys(metric.data_config for metric in metrics if metric.data_config))
-    progress = _Progress(max(1, 2 * len(names)), head_share, on_progress)
+    progress = _Progress(max(1, len(names)), head_share, on_progress)
     if not names:
         first = TokenBatches(calibration.sequences[:1])
         evaluate(model, artifact, first, device, progress.step, scratch, modules)
@@ -61,11 +61,11 @@ def measure(
     rounded: dict[str, Evaluation] = {}
     for name in names:
         text = tokens[name]
-        ours[name] = evaluate(model, artifact, text, device, progress.step, scratch, modules)
-        progress.next()
-        if yardstick is not None:
-            rounded[name] = evaluate_round_to_nearest(
-                model, yardstick, text, device, progress.step, scratch, modules
+        if yardstick is None:
+            ours[name] = evaluate(model, artifact, text, device, progress.step, scratch, modules)
+        else:
+            ours[name], rounded[name] = evaluate_beside_rounding(
+                model, artifact, yardstick, text, device, progress.step, scratch, modules
             )
         progress.next()
     results: list[MetricResult] = []

@@ -14,7 +14,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation import streamed
-from quantizer.evaluation.streamed import compare, evaluate
+from quantizer.evaluation.streamed import compare, compare_all, evaluate
 from quantizer.evaluation.views import FloatView
 
 pytestmark = pytest.mark.unit
@@ -52,6 +52,17 @@ def test_figures_are_those_of_the_plain_formulas(tmp_path: Path, monkeypatch: py
     assert ours.kl_divergence == pytest.approx(divergence, rel=1e-4)
     assert ours.max_abs_dlogit == pytest.approx(largest, rel=1e-4)
     assert ours.tokens == ragged.tokens
+
+
+def test_candidates_beside_each_other_have_the_figures_that_each_has_alone(tmp_path: Path) -> None:
+    views = []
+    for seed, name in enumerate(("reference", "one", "two")):
+        save_tiny(tmp_path / name, seed=seed, initializer_range=0.3)
+        views.append(FloatView(DirectorySource(tmp_path / name), CPU))
+    both = compare_all(views[0], views[1:], random_batches(), ignore_progress, tmp_path)
+    alone = [compare(views[0], view, random_batches(), ignore_progress, tmp_path) for view in views[1:]]
+    assert both == alone
+    assert both[0] != both[1]
 
 
 def test_a_model_diverges_from_itself_by_nothing(tmp_path: Path) -> None:

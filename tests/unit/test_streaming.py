@@ -25,7 +25,7 @@ from torch import Tensor
 
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.evaluation.streamed import evaluate, evaluate_round_to_nearest
+from quantizer.evaluation.streamed import evaluate, evaluate_beside_rounding
 from quantizer.evaluation.views import Yardstick
 from quantizer.formats.gptq import TENSORS
 from quantizer.layerwise.interface import FinishedLayer
@@ -159,9 +159,9 @@ def test_the_example_model_does_better_than_plain_rounding(
     assert all(module.error < module.error_rtn for module in report.modules)
     assert report.bits_per_weight == pytest.approx(bits + (16 + bits) / 32, abs=0.1)
     held_out = story_batches(VALIDATION, 12, tmp_path)
-    ours = evaluate(source, DirectorySource(tmp_path / "out"), held_out, CPU, ignore_progress, tmp_path)
     yardstick = Yardstick(layer_pass.nearest, layer_pass.format, layer_pass.converts)
-    plain = evaluate_round_to_nearest(source, yardstick, held_out, CPU, ignore_progress, tmp_path)
+    out = DirectorySource(tmp_path / "out")
+    ours, plain = evaluate_beside_rounding(source, out, yardstick, held_out, CPU, ignore_progress, tmp_path)
     assert ours.kl_divergence < 0.85 * plain.kl_divergence
     assert ours.kl_divergence < bound
     assert ours.perplexity < plain.perplexity

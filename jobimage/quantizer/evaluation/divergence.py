@@ -1,4 +1,4 @@
-"""Perplexity and divergence of two models from their logits, slice of the vocabulary by slice.
+"""Perplexity and divergence of models from their logits, slice of the vocabulary by slice.
 
 With p the reference's and q the candidate's distribution over the next token, z their logits and
 lse = log sum exp z:
@@ -9,11 +9,13 @@ All sums run over the vocabulary, so they are gathered slice by slice with a run
 [tokens, vocabulary] matrix of the whole vocabulary ever exists.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
-class _Logits:
+class Logits:
     """Running log-sum-exp over the vocabulary and the logit of the target, for each token of a batch."""
 
     def __init__(self, targets: Tensor) -> None:
@@ -27,8 +29,8 @@ class _Logits:
         """Takes logits [tokens, slice] of vocabulary entries from `first`; returns (exp(z - peak), decay)."""
         peak = torch.maximum(self.peak, logits.amax(1).double())
         decay = torch.exp(self.peak - peak)
-        weights = torch.exp(logits - peak.unsqueeze(1).to(logits.dtype))
-        self.total = self.total * decay + weights.sum(1, dtype=torch.float64)
+        weights = (logits - peak.unsqueeze(1).to(logits.dtype)).exp_()
+        self.total = self.total * decay + weights.sum(1).double()
         self.peak = peak
         inside = (self.targets >= first) & (self.targets < first + logits.shape[1])
         picked = logits[inside].gather(1, (self.targets[inside] - first).unsqueeze(1))
@@ -45,27 +47,40 @@ class _Logits:
 
 
 class BatchDivergence:
-    """What one batch contributes. targets [sequences * tokens]: the next token's id, -1 where there is none."""
+    """What one batch contributes: of a reference, and of candidates beside it.
 
-    def __init__(self, targets: Tensor, two: bool) -> None:
-        self.reference = _Logits(targets)
-        self.candidate = _Logits(targets) if two else None
-        self._cross = torch.zeros(targets.shape[0], dtype=torch.float64, device=targets.device)
-        self.max_difference = 0.0
+    targets [sequences * tokens]: the next token's id, -1 where there is none.
+    """
 
-    def update(self, first: int, reference: Tensor, candidate: Tensor | None) -> None:
-        """Takes one slice of both models' logits [tokens, slice]."""
+    def __init__(self, targets: Tensor, candidates: int) -> None:
+        self.reference = Logits(targets)
+        self.candidates = [Candidate(self.reference) for _ in range(candidates)]
+
+    def update(self, first: int, reference: Tensor, candidates: Sequence[Tensor]) -> None:
+        """Takes one slice of every model's logits [tokens, slice]."""
         weights, decay = self.reference.update(first, reference)
-        if candidate is None or self.candidate is None:
-            return
-        self.candidate.update(first, candidate)
-        difference = reference - candidate
-        self._cross = self._cross * decay + (weights * difference).sum(1, dtype=torch.float64)
-        self.max_difference = max(self.max_difference, float(difference.abs().max()))
+        for candidate, logits in zip(self.candidates, candidates, strict=True):
+            candidate.update(first, logits, reference, weights, decay)
+
+
+class Candidate:
+    """One model beside the reference."""
+
+    def __init__(self, reference: Logits) -> None:
+        self.logits = Logits(reference.targets)
+        self.max_difference = 0.0
+        self._reference = reference
+        self._cross = torch.zeros_like(reference.total)
+
+    def update(self, first: int, logits: Tensor, reference: Tensor, weights: Tensor, decay: Tensor) -> None:
+        """Takes a slice of its logits; weights, decay: what the reference's slice gave."""
+        self.logits.update(first, logits)
+        difference = reference - logits
+        low, high = difference.aminmax()
+        self.max_difference = max(self.max_difference, -float(low), float(high))
+        self._cross = self._cross * decay + difference.mul_(weights).sum(1).double()
 
     def divergence(self) -> Tensor:
         """Sum over tokens of KL(reference | candidate), in nats."""
-        if self.candidate is None:
-            return torch.zeros((), dtype=torch.float64)
-        reference, candidate = self.reference.log_sum_exp(), self.candidate.log_sum_exp()
-        return (self._cross / self.reference.total - reference + candidate).sum()
+        ours, theirs = self._reference.log_sum_exp(), self.logits.log_sum_exp()
+        return (self._cross / self._reference.total - ours + theirs).sum()

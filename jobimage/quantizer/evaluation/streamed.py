@@ -6,7 +6,7 @@ check of what was written.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import ModuleNames
-from quantizer.evaluation.divergence import BatchDivergence
+from quantizer.evaluation.divergence import BatchDivergence, Candidate, Logits
 from quantizer.evaluation.views import FloatView, RoundedView, View, Yardstick, open_view
 from quantizer.machine import trim_memory
 
@@ -66,29 +66,46 @@ def evaluate(
     return compare(FloatView(reference, device, modules), candidate, tokens, on_progress, scratch)
 
 
-def evaluate_round_to_nearest(
+def evaluate_beside_rounding(
     reference: Source,
+    quantized: Source,
     yardstick: Yardstick,
     tokens: TokenBatches,
     device: torch.device,
     on_progress: OnProgress,
     scratch: Path,
     modules: ModuleNames | None = None,
-) -> Evaluation:
-    """The same figures for plain rounding on a pass's grid: what it has to beat."""
-    candidate = RoundedView(reference, yardstick, device, modules)
-    return compare(FloatView(reference, device, modules), candidate, tokens, on_progress, scratch)
+) -> tuple[Evaluation, Evaluation]:
+    """The figures of a quantized model, and those of plain rounding on its pass's grid: what it has to beat."""
+    candidates = [open_view(quantized, device, modules), RoundedView(reference, yardstick, device, modules)]
+    ours, plain = compare_all(FloatView(reference, device, modules), candidates, tokens, on_progress, scratch)
+    return ours, plain
 
 
 def compare(
     reference: View, candidate: View | None, tokens: TokenBatches, on_progress: OnProgress, scratch: Path
 ) -> Evaluation:
     """Runs one or two models over the batches; see evaluate."""
+    candidates = [] if candidate is None else [candidate]
+    return compare_all(reference, candidates, tokens, on_progress, scratch)[0]
+
+
+def compare_all(
+    reference: View,
+    candidates: Sequence[View],
+    tokens: TokenBatches,
+    on_progress: OnProgress,
+    scratch: Path,
+) -> list[Evaluation]:
+    """Runs the reference and every candidate over the batches: the figures of each, or of the reference alone.
+
+    Raises as evaluate does.
+    """
     batches = tokens.batches()
     predictions = sum(batch.shape[0] * (batch.shape[1] - 1) for batch in batches)
     if predictions == 0:
         raise QuantizationError(Category.DATA_INSUFFICIENT, "no sequence has a second token to predict")
-    views = [reference] if candidate is None else [reference, candidate]
+    views = [reference, *candidates]
     total = sum(view.model.layers for view in views)
     shapes = [(batch.shape[0], batch.shape[1]) for batch in batches]
     with torch.inference_mode(), ExitStack() as stack:
@@ -112,10 +129,20 @@ def compare(
                 hidden.write(index, model.final(hidden.read(index)))
             stores.append(hidden)
         parts = [
-            BatchDivergence(_targets(batch, reference.model.device), len(views) == 2) for batch in batches
+            BatchDivergence(_targets(batch, reference.model.device), len(candidates)) for batch in batches
         ]
         _apply_heads(views, stores, parts, on_progress)
-        return _summarize(parts, predictions, tokens.tokens)
+        if not candidates:
+            return [_summarize([part.reference for part in parts], None, predictions, tokens.tokens)]
+        return [
+            _summarize(
+                [part.reference for part in parts],
+                [part.candidates[number] for part in parts],
+                predictions,
+                tokens.tokens,
+            )
+            for number in range(len(candidates))
+        ]
 
 
 def _targets(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -132,25 +159,25 @@ def _apply_heads(
     for slices in zip(*heads, strict=True):
         trim_memory()
         for index, part in enumerate(parts):
-            logits = [
+            reference, *others = [
                 view.model.logits(store.read(index), first, rows).flatten(0, 1)
                 for view, store, (first, rows) in zip(views, stores, slices, strict=True)
             ]
-            part.update(slices[0][0], logits[0], logits[1] if len(logits) == 2 else None)
+            part.update(slices[0][0], reference, others)
         on_progress("heads", min(slices[0][0] + HEAD_ROWS, vocabulary), vocabulary)
 
 
-def _summarize(parts: list[BatchDivergence], predictions: int, tokens: int) -> Evaluation:
-    loss = sum(float(part.reference.loss()) for part in parts) / predictions
-    other = sum(float(part.candidate.loss()) for part in parts if part.candidate) / predictions
-    two = parts[0].candidate is not None
-    result = Evaluation(
-        perplexity=_exp(other if two else loss),
-        reference_perplexity=_exp(loss),
-        kl_divergence=sum(float(part.divergence()) for part in parts) / tokens,
-        max_abs_dlogit=max(part.max_difference for part in parts),
-        tokens=tokens,
-    )
+def _summarize(
+    references: list[Logits], candidates: list[Candidate] | None, predictions: int, tokens: int
+) -> Evaluation:
+    """The figures over all batches; of the references alone without candidates."""
+    loss = sum(float(logits.loss()) for logits in references) / predictions
+    other, divergence, difference = loss, 0.0, 0.0
+    if candidates is not None:
+        other = sum(float(one.logits.loss()) for one in candidates) / predictions
+        divergence = sum(float(one.divergence()) for one in candidates) / tokens
+        difference = max(one.max_difference for one in candidates)
+    result = Evaluation(_exp(other), _exp(loss), divergence, difference, tokens)
     figures = (result.perplexity, result.reference_perplexity, result.kl_divergence, result.max_abs_dlogit)
     if not all(math.isfinite(figure) for figure in figures):
         raise QuantizationError(

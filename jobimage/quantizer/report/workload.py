@@ -29,7 +29,7 @@ def plan(
 
     A forward pass costs one multiply-add for each weight and token. Quantizing runs every layer about
     twice, gathers a Gram matrix (K^2 a token for each distinct input of width K) and solves (N K^2 for a
-    linear [N, K]). Evaluating runs two models, and again two for plain rounding beside.
+    linear [N, K]). Evaluating runs three models: before, after, and plain rounding beside.
     """
     weights = grams = solve = 0.0
     for index in range(decoder.layers):
@@ -43,7 +43,7 @@ def plan(
     forward = weights + _head(decoder)
     names = {metric.data_config for metric in metrics if metric.data_config}
     first = calibration.sequences[0] if calibration.sequences else ()
-    evaluated = 4 * sum(tokens[name].tokens for name in names) or 2 * len(first)
+    evaluated = 3 * sum(tokens[name].tokens for name in names) or 2 * len(first)
     evaluate = EVALUATE_FACTOR * evaluated * forward
     export = EXPORT_SHARE * (quantize + evaluate)
     return [

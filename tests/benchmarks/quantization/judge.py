@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from quantization_api.failures import QuantizationError
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.evaluation.streamed import Evaluation, evaluate, evaluate_round_to_nearest
-from quantizer.evaluation.views import Yardstick
+from quantizer.evaluation.streamed import Evaluation, compare, evaluate
+from quantizer.evaluation.views import FloatView, RoundedView, Yardstick
 from quantizer.formats.gptq import GptqFormat
 from quantizer.layerwise.rounding import on_grid
 from quantizer.passes.grid import GridRule, GroupedGrid
@@ -85,9 +85,9 @@ def judge_plain_rounding(
         lambda _: True,
     )
     tokens = TokenBatches(tuple(held_out))
-    found = evaluate_round_to_nearest(
-        DirectorySource(model), yardstick, tokens, device, lambda *_: None, scratch
-    )
+    source = DirectorySource(model)
+    rounded = RoundedView(source, yardstick, device)
+    found = compare(FloatView(source, device), rounded, tokens, lambda *_: None, scratch)
     return _verdict(found, 0, 0)
 
 
