@@ -61,7 +61,7 @@ e2e: setup ## The whole: cluster, images, S3, and independent readers of the res
 	$(RUN) local_cluster packages; \
 	export QUANTIZATION_READER_PYTHON=$$($(RUN) tests.support.environments readers); \
 	export QUANTIZATION_LEGACY_PYTHON=$$($(RUN) tests.support.environments legacy); \
-	pytest -q -m e2e
+	pytest -q -m e2e -n 2 --dist loadfile  # one worker has the cluster, the other the readers of files
 
 .PHONY: faults
 faults: setup ## Every fault of docs/faults.md, 500 random schedules, a long storm (FAULTS="-k schedules": some of them)

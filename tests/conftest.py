@@ -2,13 +2,29 @@
 
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
+
+CLUSTER = "tests/e2e/cluster/"
 
 # A time limit for an example would assert the speed of the machine; pytest-timeout ends what hangs.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+class _OneForTheCluster(LoadFileScheduling):  # type: ignore[misc]
+    """A file stays with one worker; the files that share the cluster share a worker too."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return CLUSTER if nodeid.startswith(CLUSTER) else str(super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    """How `-n N --dist loadfile` hands out tests; None: as xdist does."""
+    return _OneForTheCluster(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True)
