@@ -1,5 +1,6 @@
-"""Products on all of a processor's vectors are still products in float32."""
+"""What a run makes of its machine: products are still in float32, and threads that wait leave it to others."""
 
+import os
 import subprocess
 import sys
 
@@ -40,3 +41,17 @@ def test_a_processor_that_would_round_to_bfloat16_is_left_alone(monkeypatch: pyt
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     assert not use_whole_vectors()
     assert torch.backends.mkldnn.matmul.fp32_precision == before  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("chosen", "used"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_that_wait_are_asleep_unless_the_user_says_otherwise(
+    chosen: dict[str, str], used: str
+) -> None:
+    inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "quantizer", "verify", "file:///nothing-is-here"],
+        env={**inherited, **chosen, "OMP_DISPLAY_ENV": "TRUE"},
+        capture_output=True,
+        text=True,
+    )
+    assert f"OMP_WAIT_POLICY = '{used}'" in ended.stderr
