@@ -64,8 +64,9 @@ e2e: setup ## The whole: cluster, images, S3, and independent readers of the res
 	pytest -q -m e2e -n 2 --dist loadfile  # one worker has the cluster, the other the readers of files
 
 .PHONY: faults
-faults: setup ## Every fault of docs/faults.md, 500 random schedules, a long storm (FAULTS="-k schedules": some of them)
+faults: setup ## Every fault of docs/faults.md, also on the cluster (needs root), 500 schedules, a long storm (FAULTS="-k schedules": some)
 	$(RUN) local_cluster binaries
+	@[ "$$(id -u)" != 0 ] || $(RUN) local_cluster packages
 	pytest -q -m "faults and not e2e" -s --timeout 1800 $(FAULTS)
 
 .PHONY: bench
