@@ -44,12 +44,12 @@ types: setup ## mypy --strict
 
 .PHONY: unit
 unit: setup ## Pure code
-	pytest -q -m unit -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 pytest -q -m unit -n 2 --dist worksteal  # two workers: torch's threads would only get in their way
 
 .PHONY: integration
 integration: setup ## A real API server and a real S3 server on loopback
 	$(RUN) local_cluster binaries
-	pytest -q -m integration -n 3 --dist loadfile  # mostly waits; a file shares its servers
+	pytest -q -m integration -n 4 --dist loadfile  # mostly waits; a file shares its servers
 
 .PHONY: e2e
 e2e: setup ## The whole: cluster, images, S3, and independent readers of the result (needs root)

@@ -1,5 +1,6 @@
 """What holds for every test."""
 
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +10,9 @@ from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
 CLUSTER = "tests/e2e/cluster/"
+
+# read when torch is imported, here and in the processes that tests start: threads that spin stop the tests beside them
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A time limit for an example would assert the speed of the machine; pytest-timeout ends what hangs.
 settings.register_profile("untimed", deadline=None)

@@ -158,7 +158,7 @@ def test_the_example_model_does_better_than_plain_rounding(
     )  # fmt: skip
     assert all(module.error < module.error_rtn for module in report.modules)
     assert report.bits_per_weight == pytest.approx(bits + (16 + bits) / 32, abs=0.1)
-    held_out = story_batches(VALIDATION, 12, tmp_path)
+    held_out = story_batches(VALIDATION, 6, tmp_path)
     yardstick = Yardstick(layer_pass.nearest, layer_pass.format, layer_pass.converts)
     out = DirectorySource(tmp_path / "out")
     ours, plain = evaluate_beside_rounding(source, out, yardstick, held_out, CPU, ignore_progress, tmp_path)
