@@ -49,7 +49,7 @@ unit: setup ## Pure code
 .PHONY: integration
 integration: setup ## A real API server and a real S3 server on loopback
 	$(RUN) local_cluster binaries
-	pytest -q -m integration -n 4 --dist loadfile  # mostly waits; a file shares its servers
+	pytest -q -m integration -n 4 --dist loadfile --no-loadscope-reorder  # mostly waits; a file shares its servers
 
 .PHONY: e2e
 e2e: setup ## The whole: cluster, images, S3, and independent readers of the result (needs root)
