@@ -8,8 +8,10 @@ BIN := .venv/bin
 RUN := $(BIN)/python -m
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-unexport PYTHONDONTWRITEBYTECODE  # torch and transformers take seconds to compile, in every process that imports them
-export OMP_WAIT_POLICY ?= PASSIVE  # tests and benchmarks run side by side: idle threads of torch must not spin
+# torch and transformers take seconds to compile, in every process that imports them
+unexport PYTHONDONTWRITEBYTECODE
+# tests and benchmarks run side by side: idle threads of torch must not spin
+export OMP_WAIT_POLICY ?= PASSIVE
 
 ##@ Use
 .PHONY: demo
