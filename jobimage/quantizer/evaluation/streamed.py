@@ -132,17 +132,9 @@ def compare_all(
             BatchDivergence(_targets(batch, reference.model.device), len(candidates)) for batch in batches
         ]
         _apply_heads(views, stores, parts, on_progress)
-        if not candidates:
-            return [_summarize([part.reference for part in parts], None, predictions, tokens.tokens)]
-        return [
-            _summarize(
-                [part.reference for part in parts],
-                [part.candidates[number] for part in parts],
-                predictions,
-                tokens.tokens,
-            )
-            for number in range(len(candidates))
-        ]
+        references = [part.reference for part in parts]
+        by_candidate = [[part.candidates[number] for part in parts] for number in range(len(candidates))]
+        return [_summarize(references, group, predictions, tokens.tokens) for group in by_candidate or [[]]]
 
 
 def _targets(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -168,15 +160,13 @@ def _apply_heads(
 
 
 def _summarize(
-    references: list[Logits], candidates: list[Candidate] | None, predictions: int, tokens: int
+    references: list[Logits], candidates: list[Candidate], predictions: int, tokens: int
 ) -> Evaluation:
-    """The figures over all batches; of the references alone without candidates."""
+    """The figures of one candidate over all batches; of the reference where there is none."""
     loss = sum(float(logits.loss()) for logits in references) / predictions
-    other, divergence, difference = loss, 0.0, 0.0
-    if candidates is not None:
-        other = sum(float(one.logits.loss()) for one in candidates) / predictions
-        divergence = sum(float(one.divergence()) for one in candidates) / tokens
-        difference = max(one.max_difference for one in candidates)
+    other = sum(float(one.logits.loss()) for one in candidates) / predictions if candidates else loss
+    divergence = sum(float(one.divergence()) for one in candidates) / tokens
+    difference = max((one.max_difference for one in candidates), default=0.0)
     result = Evaluation(_exp(other), _exp(loss), divergence, difference, tokens)
     figures = (result.perplexity, result.reference_perplexity, result.kl_divergence, result.max_abs_dlogit)
     if not all(math.isfinite(figure) for figure in figures):
