@@ -56,6 +56,16 @@ class ActivationStore:
         """Size of the last dimension."""
         return self._width
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what is stored."""
+        return self._dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are handed out."""
+        return self._device
+
     def __len__(self) -> int:
         return len(self._shapes)
 
@@ -76,15 +86,14 @@ class ActivationStore:
         """Batch `number`, as a tensor of its own on the device."""
         if not self._written[number]:
             raise ValueError(f"batch {number} was never written")
-        start, end = self._offsets[number], self._offsets[number + 1]
-        buffer = bytearray(end - start)
-        view, position = memoryview(buffer), start
+        start = self._offsets[number]
+        stored = torch.empty((*self._shapes[number], self._width), dtype=self._dtype)
+        view, position = memoryview(stored.view(-1).view(torch.uint8).numpy().data), start
         while view:
             count = os.preadv(self._file, [view], position)
             if count == 0:
                 raise ValueError(f"{self._path} was cut short")
             position, view = position + count, view[count:]
-        stored = torch.frombuffer(buffer, dtype=self._dtype).view(*self._shapes[number], self._width)
         return stored.to(self._device)
 
     def __enter__(self) -> Self:

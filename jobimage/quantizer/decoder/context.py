@@ -12,6 +12,7 @@ rows that occur exist, and the head, which is applied in slices of the vocabular
 
 import copy
 import inspect
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,7 @@ class ModelContext:
         self._embedded: Tensor | None = None
         self._injected: Tensor | None = None
         self._kept: OrderedDict[tuple[int, int], list[Arguments]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def embed(self, rows: Tensor, tokens: Tensor) -> Tensor:
         """Hidden states before the first layer: [batch, tokens, width].
@@ -126,13 +128,14 @@ class ModelContext:
     def arguments(self, index: int, batch: int, tokens: int) -> Arguments:
         """What layer `index` takes beside hidden states [batch, tokens, width] without padding."""
         shape = (batch, tokens)
-        if shape not in self._kept:
-            self._run(torch.zeros(shape, dtype=torch.int64, device=self._device))
-            self._kept[shape] = self._arguments
-            while len(self._kept) > SHAPES_KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(shape)
-        return self._kept[shape][index]
+        with self._lock:  # batches are run side by side
+            if shape not in self._kept:
+                self._run(torch.zeros(shape, dtype=torch.int64, device=self._device))
+                self._kept[shape] = self._arguments
+                while len(self._kept) > SHAPES_KEPT:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(shape)
+            return self._kept[shape][index]
 
     def final(self, hidden: Tensor) -> Tensor:
         """What the head reads of the last layer's output [batch, tokens, width]."""

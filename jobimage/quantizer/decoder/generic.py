@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from quantization_api.failures import Category, QuantizationError
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import Group, Stage
+from quantizer.decoder.batchwise import Batchwise
 from quantizer.decoder.blocks import ArgumentsOf
 from quantizer.decoder.walk import Progress
 
@@ -139,8 +140,7 @@ class GenericWalk:
         """See LayerWalk. Before the last stage there is nothing to do."""
         _, last = self._progress.span(stages)
         if last == len(self.stages):
-            for number in range(len(self._hidden)):
-                self._hidden.write(number, self._layer.forward(self._hidden.read(number)))
+            Batchwise(self._hidden).each(self._forward)
         self._progress.done = last
 
     def __enter__(self) -> Self:
@@ -150,6 +150,9 @@ class GenericWalk:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         return None
+
+    def _forward(self, number: int) -> None:
+        self._hidden.write(number, self._layer.forward(self._hidden.read(number)))
 
     def _check(self, caught: dict[str, Tensor]) -> None:
         order = {name: place for place, name in enumerate(caught)}

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import Group, Stage
+from quantizer.decoder.batchwise import Batchwise
 from quantizer.decoder.blocks import BlockLayer, DenseBlock, SparseBlock
 
 StoreFactory = Callable[[str, Sequence[tuple[int, int]], int], ActivationStore]
@@ -118,7 +119,8 @@ class BlockWalk:
         self._layer, self._hidden, self._factory = layer, hidden, store_factory
         self._progress = Progress(self.stages)
         self._inner: ActivationStore | None = None
-        self._inner_written = 0
+        self._inner_complete = False
+        self._batchwise = Batchwise(hidden)
         self._total: ActivationStore | None = None
 
     def linear(self, name: str) -> nn.Linear:
@@ -136,27 +138,32 @@ class BlockWalk:
         first, last = self._progress.span(stages)
         if propagate_unrounded:
             self._progress.to_the_end(last)
-        keep = first % 2 == 1 and last == first + 1 and not propagate_unrounded
-        if keep and not self._has_inner():
+        single = first % 2 == 1 and last == first + 1 and not propagate_unrounded
+        if keep := single and not self._inner_complete:
             self._open_inner(self._layer.blocks[first // 2])
-        for number in range(len(self._hidden)):
-            state = self._read(number, first)
+
+        def run(number: int) -> list[Iterator[tuple[Group, Tensor]]]:
+            state, found = self._read(number, first), []
             for position in range(first, last):
                 running = self._layer.blocks[position // 2]
                 if position % 2 == 0:
                     state.normed = running.normed(state.source)
-                    yield from running.inputs(state.normed)
+                    found.append(running.inputs(state.normed))
                     continue
-                self._ensure_inner(running, state)
-                assert state.inner is not None
-                if keep and self._inner is not None and self._inner_written == number:
-                    self._inner.write(number, state.inner)
-                    self._inner_written += 1
-                yield from running.output_inputs(state.source, state.inner)
+                inner = self._ensure_inner(running, state)
+                if keep and self._inner is not None:
+                    self._inner.write(number, inner)
+                found.append(running.output_inputs(state.source, inner))
                 if position + 1 < last or propagate_unrounded:
                     self._close(running, state)
             if propagate_unrounded:
                 self._hidden.write(number, state.residual)
+            return found
+
+        for found in self._batchwise.in_order(run):
+            for inputs in found:
+                yield from inputs
+        self._inner_complete = self._inner is not None
         if propagate_unrounded:
             self._progress.done = last
             self._drop()
@@ -173,14 +180,17 @@ class BlockWalk:
                 copied = False
             else:
                 copied = True
-            for number in range(len(self._hidden)):
+            target = self._hidden if end or self._total is None else self._total
+
+            def close(number: int) -> None:
                 state = self._read(number, first, total=copied)
                 for index in closed:
                     running = self._layer.blocks[index]
                     self._ensure_inner(running, state)
                     self._close(running, state)
-                target = self._hidden if end or self._total is None else self._total
                 target.write(number, state.residual)
+
+            self._batchwise.each(close)
             self._drop(total=end)
         self._progress.done = last
 
@@ -195,14 +205,15 @@ class BlockWalk:
     def _read(self, number: int, position: int, *, total: bool = True) -> _State:
         source = self._hidden.read(number)
         state = _State(source, self._total.read(number) if self._total is not None and total else source)
-        if position % 2 == 1 and self._has_inner() and self._inner is not None:
+        if position % 2 == 1 and self._inner_complete and self._inner is not None:
             state.inner = self._inner.read(number)
         return state
 
-    def _ensure_inner(self, running: DenseBlock | SparseBlock, state: _State) -> None:
+    def _ensure_inner(self, running: DenseBlock | SparseBlock, state: _State) -> Tensor:
         if state.inner is None:
             normed = running.normed(state.source) if state.normed is None else state.normed
             state.inner = running.core(normed)
+        return state.inner
 
     def _close(self, running: DenseBlock | SparseBlock, state: _State) -> None:
         assert state.inner is not None
@@ -210,9 +221,6 @@ class BlockWalk:
         if not self._layer.parallel:
             state.source = state.residual
         state.normed = state.inner = None
-
-    def _has_inner(self) -> bool:
-        return self._inner is not None and self._inner_written == len(self._hidden)
 
     def _open_inner(self, running: DenseBlock | SparseBlock) -> None:
         self._close_inner()
@@ -222,7 +230,7 @@ class BlockWalk:
     def _close_inner(self) -> None:
         if self._inner is not None:
             self._inner.__exit__(None, None, None)
-        self._inner, self._inner_written = None, 0
+        self._inner, self._inner_complete = None, False
 
     def _drop(self, *, total: bool = True) -> None:
         self._close_inner()

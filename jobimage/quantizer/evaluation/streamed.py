@@ -9,16 +9,21 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import ModuleNames
+from quantizer.decoder.batchwise import Batchwise
+from quantizer.decoder.model import DecoderLayer
 from quantizer.evaluation.divergence import BatchDivergence, Candidate, Logits
+from quantizer.evaluation.quarot_view import OnlineLayer
 from quantizer.evaluation.views import FloatView, RoundedView, View, Yardstick, open_view
 from quantizer.machine import trim_memory
 
@@ -119,9 +124,9 @@ def compare_all(
             )
             for index, batch in enumerate(model.embed(batches)):
                 hidden.write(index, batch)
+            batchwise = Batchwise(hidden)
             for layer in view.layers():
-                for index in range(len(hidden)):
-                    hidden.write(index, layer.forward(hidden.read(index)))
+                batchwise.each(partial(_forward, layer, hidden))
                 trim_memory()
                 done += 1
                 on_progress("evaluate", done, total)
@@ -137,7 +142,11 @@ def compare_all(
         return [_summarize(references, group, predictions, tokens.tokens) for group in by_candidate or [[]]]
 
 
-def _targets(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+def _forward(layer: DecoderLayer | OnlineLayer, hidden: ActivationStore, index: int) -> None:
+    hidden.write(index, layer.forward(hidden.read(index)))
+
+
+def _targets(batch: Tensor, device: torch.device) -> Tensor:
     following = torch.full_like(batch, -1)
     following[:, :-1] = batch[:, 1:]
     return following.reshape(-1).to(device)
@@ -147,15 +156,19 @@ def _apply_heads(
     views: list[View], stores: list[ActivationStore], parts: list[BatchDivergence], on_progress: OnProgress
 ) -> None:
     vocabulary = views[0].model.vocabulary
+    batchwise = Batchwise(stores[0])
     heads = [view.model.table_slices(view.model.head_name(), HEAD_ROWS) for view in views]
     for slices in zip(*heads, strict=True):
         trim_memory()
-        for index, part in enumerate(parts):
+
+        def update(index: int, slices: Sequence[tuple[int, Tensor]] = slices) -> None:
             reference, *others = [
                 view.model.logits(store.read(index), first, rows).flatten(0, 1)
                 for view, store, (first, rows) in zip(views, stores, slices, strict=True)
             ]
-            part.update(slices[0][0], reference, others)
+            parts[index].update(slices[0][0], reference, others)
+
+        batchwise.each(update)
         on_progress("heads", min(slices[0][0] + HEAD_ROWS, vocabulary), vocabulary)
 
 

@@ -1,0 +1,161 @@
+"""Small batches run side by side: in order, with nothing left behind, and with the same bits."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.support.decoder_families import (
+    FAMILIES,
+    UNKNOWN,
+    Stores,
+    layer_weights,
+    make_model,
+    open_model,
+    token_batches,
+)
+from torch import Tensor
+
+from quantizer.decoder.activations import ActivationStore
+from quantizer.decoder.architecture import ModuleNames
+from quantizer.decoder.batchwise import SIDE_BY_SIDE_BYTES, WIDEST, Batchwise
+
+pytestmark = pytest.mark.unit
+
+CPU = torch.device("cpu")
+CASES: dict[str, tuple[str, dict[str, Any], ModuleNames | None]] = {
+    **{name: (*case, None) for name, case in FAMILIES.items()},
+    **UNKNOWN,
+}
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def store(folder: Path, batches: int = 7, tokens: int = 3, width: int = 4) -> ActivationStore:
+    return ActivationStore(folder / "hidden", [(1, tokens)] * batches, width, torch.float32, CPU)
+
+
+def test_results_come_in_the_order_of_the_batches_whichever_is_ready_first(tmp_path: Path) -> None:
+    torch.set_num_threads(2)
+    with store(tmp_path) as hidden:
+        runner = Batchwise(hidden)
+        assert runner.workers == 2
+
+        def work(number: int) -> tuple[int, str, int, bool]:
+            time.sleep(0.02 if number % 2 == 0 else 0)
+            name = threading.current_thread().name
+            return number, name, torch.get_num_threads(), torch.is_inference_mode_enabled()
+
+        found = []
+        for result in runner.in_order(work):
+            found.append(result)
+            assert torch.get_num_threads() == 1, "two workers have the two threads"
+        assert torch.get_num_threads() == 2
+    assert [number for number, *_ in found] == list(range(7))
+    assert {name for _, name, *_ in found} == {"batch_0", "batch_1"}
+    assert {rest for _, _, *rest in found for rest in [tuple(rest)]} == {(1, True)}
+
+
+def test_as_many_batches_are_in_work_as_their_memory_allows(tmp_path: Path) -> None:
+    limit = SIDE_BY_SIDE_BYTES // (WIDEST * 4)  # hidden values of all batches in work
+
+    def workers(values: int, threads: int, batches: int = 7) -> int:
+        with store(tmp_path, batches, tokens=values // 4) as hidden:
+            return Batchwise(hidden, threads).workers
+
+    assert workers(limit // 2, 8) == 2
+    assert workers(limit // 2 + 8, 8) == 1, "large batches have all threads, one after another"
+    assert workers(12, 8) == 7, "no more than there are"
+    assert workers(12, 1) == 1
+    assert workers(12, 2, batches=0) == 1
+    with ActivationStore(tmp_path / "meta", [(1, 2)] * 9, 4, torch.float32, torch.device("meta")) as hidden:
+        assert Batchwise(hidden, 8).workers == 1, "a GPU runs one batch after another"
+
+
+def test_an_error_comes_in_its_place_and_nothing_runs_on_behind_it(tmp_path: Path) -> None:
+    torch.set_num_threads(2)
+    begun: list[int] = []
+    running = 0
+
+    def work(number: int) -> int:
+        nonlocal running
+        begun.append(number)
+        running += 1
+        time.sleep(0.01)
+        running -= 1
+        if number == 2:
+            raise ValueError("batch 2")
+        return number
+
+    with store(tmp_path, batches=50) as hidden:
+        taken = []
+        with pytest.raises(ValueError, match="batch 2"):
+            for number in Batchwise(hidden).in_order(work):
+                taken.append(number)
+        assert taken == [0, 1]
+        assert running == 0
+        assert torch.get_num_threads() == 2
+        count = len(begun)
+        assert count < 10
+        time.sleep(0.05)
+        assert len(begun) == count
+
+
+def test_a_caller_that_stops_early_leaves_nothing_running(tmp_path: Path) -> None:
+    torch.set_num_threads(2)
+    running = 0
+
+    def work(number: int) -> int:
+        nonlocal running
+        running += 1
+        time.sleep(0.02)
+        running -= 1
+        return number
+
+    with store(tmp_path, batches=50) as hidden:
+        results = Batchwise(hidden).in_order(work)
+        assert next(results) == 0
+        results.close()  # type: ignore[attr-defined]
+    assert running == 0
+    assert torch.get_num_threads() == 2
+
+
+def walked(folder: Path, modules: ModuleNames | None, propagate: bool) -> list[Tensor]:
+    """Everything that the walks hand out, and the last hidden states."""
+    model, stores, batches = open_model(folder / "model", modules), Stores(folder), token_batches() * 2
+    shapes = [(batch.shape[0], batch.shape[1]) for batch in batches]
+    found: list[Tensor] = []
+    with torch.inference_mode(), stores("hidden", shapes, model.width) as hidden:
+        for number, embedded in enumerate(model.embed(batches)):
+            hidden.write(number, embedded)
+        for index in range(model.layers):
+            with model.walk(index, layer_weights(model, index), hidden, stores) as walk:
+                for span in [walk.stages] if propagate else [(stage,) for stage in walk.stages]:
+                    found += [
+                        inputs.clone() for _, inputs in walk.inputs(span, propagate_unrounded=propagate)
+                    ]
+                    if not propagate:
+                        walk.finish(span)
+        found += [hidden.read(number) for number in range(len(batches))]
+    return found
+
+
+@pytest.mark.parametrize("propagate", [False, True], ids=["staged", "propagated"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_walk_gives_the_same_bits_side_by_side(name: str, propagate: bool, tmp_path: Path) -> None:
+    model_type, fields, modules = CASES[name]
+    make_model(model_type, fields).save_pretrained(tmp_path / "model")
+    torch.set_num_threads(1)
+    alone = walked(tmp_path, modules, propagate)
+    torch.set_num_threads(2)
+    together = walked(tmp_path, modules, propagate)
+    assert len(alone) == len(together) > 0
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
