@@ -13,7 +13,7 @@ from quantization_api.failures import Category, QuantizationError
 
 CGROUPS = Path("/sys/fs/cgroup")
 
-RETURNED_BYTES, KEPT_BYTES = 32 * 1024 * 1024, 64 * 1024 * 1024
+RETURNED_BYTES, KEPT_BYTES = 4 * 1024 * 1024, 64 * 1024 * 1024
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # mallopt(3)
 
 
@@ -41,8 +41,9 @@ def return_freed_memory() -> bool:
     smaller in the heap of the thread that asked for it. A run that frees a layer's tensors in one order and
     reads the next ones in another thread thus keeps several layers. A bound on both and few heaps end that,
     with trim_memory between the layers. Within a layer activations should find the memory of those before them,
-    since the kernel zeroes every page that comes back: with a bound of 2 MiB a run of the example took 600,000
-    faults of a page and 2.1 s of system time of 5.7 s in all, with these 75,000 and 0.7 s of 4.8 s.
+    since the kernel zeroes every page that comes back: with 2 MiB for both a run of the example took 600,000
+    faults of a page and 2.1 s of system time, with these 130,000 and 0.8 s; its activations take 3 MB each. With
+    more than these, the peak of a run of many layers was not the same from run to run.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
