@@ -9,9 +9,9 @@ from quantizer.decoder.model import DecoderModel
 from quantizer.report.progress import Stage
 
 SOLVE_FACTOR = 2.0  # rounding a column costs more than its multiply-adds: it is not one large product
-LOGIT_COST = 90  # of the softmax and the sums over the vocabulary, for one logit
+LOGIT_COST = 40  # of the softmax and the sums over the vocabulary, for one logit
 EVALUATE_FACTOR = (
-    1.4  # so is evaluating: models are read back from their formats, logits come in small slices
+    1.6  # so is evaluating: models are read back from their formats, logits come in small slices
 )
 PUBLISH_SHARE = 0.02
 PUBLISH_SECONDS = 2.0  # the library that draws the report's pictures is loaded
