@@ -81,7 +81,8 @@ def _merge(properties: dict[str, Schema], name: str, item: Schema, owner: str) -
 def _ownership(cls: type[PassBase], properties: Iterable[str]) -> dict[str, str]:
     """The rule that a pass has no parameter of other types; its message has a sentence for each that it has.
 
-    An object has no list of its names in CEL, but as `dyn` it is a map from them.
+    An object has no list of its names in CEL, but as `dyn` it is a map from them: so it is in the API server's code,
+    not in its documentation. Every refused manifest of the tests goes to a real one (tests/integration/test_crd.py).
     """
     own = _literal([name for name in cls.model_fields if name not in cls.REFUSED])
     why = {

@@ -169,6 +169,12 @@ UNKNOWN: dict[str, tuple[str, dict[str, Any], ModuleNames]] = {
     ),
 }  # fmt: skip
 
+CASES: dict[str, tuple[str, dict[str, Any], ModuleNames | None]] = {
+    **{name: (*case, None) for name, case in FAMILIES.items()},
+    **UNKNOWN,
+}
+"""All of them: model type, fields of the config, and the names of an architecture that is not in the table."""
+
 
 def make_model(model_type: str, fields: dict[str, Any], seed: int = 0) -> Any:
     """A random model; every parameter (norms, biases, router) differs from its initial value."""

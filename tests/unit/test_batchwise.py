@@ -4,13 +4,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from tests.support.decoder_families import (
-    FAMILIES,
-    UNKNOWN,
+    CASES,
     Stores,
     layer_weights,
     make_model,
@@ -26,10 +24,6 @@ from quantizer.decoder.batchwise import SIDE_BY_SIDE_BYTES, WIDEST, Batchwise
 pytestmark = pytest.mark.unit
 
 CPU = torch.device("cpu")
-CASES: dict[str, tuple[str, dict[str, Any], ModuleNames | None]] = {
-    **{name: (*case, None) for name, case in FAMILIES.items()},
-    **UNKNOWN,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -69,15 +63,17 @@ def test_as_many_batches_are_in_work_as_their_memory_allows(tmp_path: Path) -> N
 
     def workers(values: int, threads: int, batches: int = 7) -> int:
         with store(tmp_path, batches, tokens=values // 4) as hidden:
-            return Batchwise(hidden, threads).workers
+            torch.set_num_threads(threads)
+            return Batchwise(hidden).workers
 
     assert workers(limit // 2, 8) == 2
     assert workers(limit // 2 + 8, 8) == 1, "large batches have all threads, one after another"
     assert workers(12, 8) == 7, "no more than there are"
     assert workers(12, 1) == 1
     assert workers(12, 2, batches=0) == 1
+    torch.set_num_threads(8)
     with ActivationStore(tmp_path / "meta", [(1, 2)] * 9, 4, torch.float32, torch.device("meta")) as hidden:
-        assert Batchwise(hidden, 8).workers == 1, "a GPU runs one batch after another"
+        assert Batchwise(hidden).workers == 1, "a GPU runs one batch after another"
 
 
 def test_an_error_comes_in_its_place_and_nothing_runs_on_behind_it(tmp_path: Path) -> None:
@@ -125,6 +121,22 @@ def test_a_caller_that_stops_early_leaves_nothing_running(tmp_path: Path) -> Non
         results.close()  # type: ignore[attr-defined]
     assert running == 0
     assert torch.get_num_threads() == 2
+
+
+def test_what_a_caller_did_not_take_to_the_end_is_not_taken_for_complete(tmp_path: Path) -> None:
+    torch.set_num_threads(1)  # nothing runs ahead of the caller
+    model_type, fields, modules = CASES["llama"]
+    make_model(model_type, fields).save_pretrained(tmp_path / "model")
+    model, stores, batches = open_model(tmp_path / "model", modules), Stores(tmp_path), token_batches()
+    shapes = [(batch.shape[0], batch.shape[1]) for batch in batches]
+    with torch.inference_mode(), stores("hidden", shapes, model.width) as hidden:
+        for number, embedded in enumerate(model.embed(batches)):
+            hidden.write(number, embedded)
+        with model.walk(0, layer_weights(model, 0), hidden, stores) as walk:
+            walk.finish(walk.stages[:1])
+            next(iter(walk.inputs(walk.stages[1:2])))
+            assert len(list(walk.inputs(walk.stages[1:]))) == 3 * len(batches)
+            walk.finish(walk.stages[1:])
 
 
 def walked(folder: Path, modules: ModuleNames | None, propagate: bool) -> list[Tensor]:

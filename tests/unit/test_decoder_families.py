@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from tests.support.decoder_families import (
+    CASES,
     FAMILIES,
-    UNKNOWN,
     Stores,
     layer_weights,
     make_model,
@@ -21,16 +21,12 @@ from tests.support.decoder_families import (
 from torch import Tensor, nn
 
 from quantizer.decoder.activations import ActivationStore
-from quantizer.decoder.architecture import ModuleNames, Stage
+from quantizer.decoder.architecture import Stage
 from quantizer.decoder.model import DecoderModel
 from quantizer.decoder.walk import LayerWalk
 
 pytestmark = pytest.mark.unit
 
-CASES: dict[str, tuple[str, dict[str, Any], ModuleNames | None]] = {
-    **{name: (*case, None) for name, case in FAMILIES.items()},
-    **UNKNOWN,
-}
 TOLERANCE = 1e-5
 WAYS = ("staged", "at once", "propagated", "without statistics", "halves")
 

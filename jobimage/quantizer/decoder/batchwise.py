@@ -33,16 +33,16 @@ class Batchwise:
     """Runs functions of a batch's number over all batches of a store.
 
     Args:
-        hidden: the batches; only their shapes, width, dtype and device are looked at.
-        threads: that torch may use; several batches run at once, one thread each, when their memory allows it.
+        hidden: the batches; only their shapes, width, dtype and device are looked at. As many run at once as
+            torch has threads, when their memory allows it.
     """
 
-    def __init__(self, hidden: ActivationStore, threads: int | None = None) -> None:
+    def __init__(self, hidden: ActivationStore) -> None:
         self._count = len(hidden)
         tokens = max((batch * length for batch, length in hidden.shapes), default=0)
         held = WIDEST * tokens * hidden.width * hidden.dtype.itemsize
         fit = SIDE_BY_SIDE_BYTES // held if held and hidden.device.type == "cpu" else 1
-        self.workers = max(1, min(threads or torch.get_num_threads(), fit, self._count))
+        self.workers = max(1, min(torch.get_num_threads(), fit, self._count))
 
     def in_order(self, function: Callable[[int], T]) -> Iterator[T]:
         """function(0), function(1), ...: the results in this order; what a function raises comes in its place.

@@ -79,7 +79,7 @@ def _linears_for_conv1d(module: nn.Module) -> frozenset[str]:
     """Replaces every Conv1D by an nn.Linear of the same name; returns the names."""
     found = [name for name, part in module.named_modules() if isinstance(part, Conv1D)]
     for name in found:
-        inputs, outputs = module.get_submodule(name).weight.shape  # type: ignore[misc]
+        inputs, outputs = module.get_parameter(f"{name}.weight").shape
         parent, _, leaf = name.rpartition(".")
         with torch.device("meta"):
             setattr(module.get_submodule(parent), leaf, nn.Linear(int(inputs), int(outputs)))

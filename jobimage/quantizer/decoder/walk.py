@@ -163,7 +163,8 @@ class BlockWalk:
         for found in self._batchwise.in_order(run):
             for inputs in found:
                 yield from inputs
-        self._inner_complete = self._inner is not None
+        if keep:  # not where the caller stopped before the last batch
+            self._inner_complete = True
         if propagate_unrounded:
             self._progress.done = last
             self._drop()
