@@ -23,6 +23,7 @@ from quantizer.layerwise.rounding import on_grid
 from quantizer.passes.grid import GridRule, GroupedGrid
 
 SCALES = (".scales", ".weight_scale")
+OTHER_SCALES = (torch.float32, torch.bfloat16)
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -101,7 +102,8 @@ def readable(model: Path, output: Path, target: Path) -> Path:
     """The result under the names of a checkpoint: auto-gptq names its file after bits and group size.
 
     config.json is the model's with the result's quantization_config: transformers 4 writes other words than 5.
-    Scales in float32, as two engines write them when they compute in it, become the float16 of the formats.
+    Scales in float32, as two engines write them when they compute in it, or in bfloat16, as gptqmodel's AWQ, become
+    the float16 of the formats.
     """
     target.mkdir(parents=True)
     for path in output.glob("*.safetensors.index.json"):
@@ -110,7 +112,7 @@ def readable(model: Path, output: Path, target: Path) -> Path:
         single = not any((output / name).exists() for name in WEIGHTS)
         tensors = load_file(path)
         for name, tensor in tensors.items():
-            if name.endswith(SCALES) and tensor.dtype == torch.float32:
+            if name.endswith(SCALES) and tensor.dtype in OTHER_SCALES:
                 tensors[name] = tensor.half()
         save_file(tensors, target / (WEIGHTS[0] if single else path.name))
     config = json.loads((model / "config.json").read_text())
