@@ -1,7 +1,7 @@
-"""GPTQ over one decoder layer: the linears that share an input are solved together (passes.gptq, scale_refit)."""
+"""GPTQ over one decoder layer: the linears that share an input are solved together (passes.gptq)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from quantizer.layerwise.rounding import check_quality, on_grid, pack_linear, pl
 from quantizer.layerwise.statistics import InputStatistics, gather
 from quantizer.passes.gptq import GptqConfig, gptq
 from quantizer.passes.grid import GroupedGrid
-from quantizer.passes.scale_refit import refit_scales
 
 REFIT_BITS = 4
 """Up to so many bits scales are fitted again. At 8 a grid is so fine that a short calibration's noise is all that is
@@ -76,9 +75,7 @@ class GptqLayerPass(PlainPass):
         linears = [layer.walk.linear(name) for name in group.names]
         try:
             stacked = _stacked([linear.weight for linear in linears])
-            solved = gptq(stacked, hessian, self.config)
-            if self.config.bits <= REFIT_BITS:
-                solved = refit_scales(stacked, hessian, solved)
+            solved = gptq(stacked, hessian, replace(self.config, refit=self.config.bits <= REFIT_BITS))
         except QuantizationError as failure:
             message = f"{first}: {failure.message}"
             raise QuantizationError(failure.category, message, failure.hint) from failure

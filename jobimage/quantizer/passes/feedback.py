@@ -40,6 +40,12 @@ class HessianFactor:
         last = self._size
         return self._lower[last - start :, last - stop : last - start].flip(0, 1)
 
+    def remaining(self, start: int, stop: int) -> Tensor:
+        """R_b R_b' of a block: H of its columns when those after it make up for their error as well as they can."""
+        last = self._size
+        block = self._lower[last - stop : last - start, last - stop : last - start].tril()
+        return (block @ block.t()).flip(0, 1)
+
     def inverse(self, start: int, stop: int) -> Tensor:
         """U[start:stop, start:stop], the inverse of R's diagonal block, upper triangular."""
         last = self._size
@@ -66,6 +72,10 @@ class ErrorFeedback:
             return self._columns[:stop].clone(), own
         taken_over = self._factor.above(start, stop).t() @ self._columns[:start]
         return self._columns[start:stop].addmm(own.t(), taken_over), own
+
+    def remaining(self, start: int, stop: int) -> Tensor:
+        """See HessianFactor."""
+        return self._factor.remaining(start, stop)
 
     def finish(self, start: int, stop: int, read: Tensor) -> None:
         """The block is rounded; `read` [columns, N] is what a reader of its integers sees."""

@@ -17,8 +17,12 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.kernels.column_block import round_columns
 from quantizer.passes.feedback import BLOCK, ErrorFeedback, HessianFactor, factor_hessian, row_parts
 from quantizer.passes.grid import GridRule, fit_grid
+from quantizer.passes.rounded import Rounded
+from quantizer.passes.scale_refit import fit_scales, refit_scales
 
 BITS = (2, 3, 4, 8)
+TURNS_IN_A_BLOCK = 2
+"""Of groups whose scales are fitted again; the second brought half of the first one's gain."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class GptqConfig:
     static_groups: all grids are fitted to the unrounded weights, before the first column.
     true_sequential: statistics of a stage come from the rounded stages before it (used by the streaming
         loop, not here).
+    refit: scales are fitted again when their integers are known (passes.scale_refit), and the columns to come
+        see the difference; the reference does not.
     scale_dtype: see grid.GridRule.
     """
 
@@ -41,6 +47,7 @@ class GptqConfig:
     static_groups: bool = False
     true_sequential: bool = False
     sym: bool = False
+    refit: bool = False
     scale_dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
@@ -63,24 +70,18 @@ class GptqConfig:
         """The grid of a group."""
         return GridRule(self.bits, self.sym, self.scale_dtype)
 
+    @property
+    def dynamic(self) -> bool:
+        """Whether the grid of a group is fitted only when its first column is rounded."""
+        return self.group_size != -1 and not self.static_groups
+
+    def refits_in_blocks(self, columns: int) -> bool:
+        """Whether scales are fitted again block by block: every group lies in one block then."""
+        return self.refit and self.dynamic and BLOCK % self.group_width(columns) == 0
+
     def group_width(self, columns: int) -> int:
         """Columns of a group in a linear with that many columns."""
         return columns if self.group_size == -1 else self.group_size
-
-
-@dataclass(frozen=True)
-class Rounded:
-    """A rounded weight [N, K], columns as they lie in the checkpoint.
-
-    integers [N, K] uint8; scales, zeros [N, G] float32; group_of [K] int32, the group of each column;
-    damp_percent: the damping that was used, larger than asked for when H was too close to singular.
-    """
-
-    integers: Tensor
-    scales: Tensor
-    zeros: Tensor
-    group_of: Tensor
-    damp_percent: float
 
 
 class _Grids:
@@ -96,8 +97,9 @@ class _Grids:
         self.scales = weight.new_empty((groups, rows))
         self.zeros = weight.new_empty((groups, rows))
         natural = torch.arange(columns, device=weight.device) // self.width
-        self.dynamic = config.group_size != -1 and not config.static_groups
+        self.dynamic = config.dynamic
         self.group_of = natural if self.dynamic else natural[order]
+        self.refits = config.refits_in_blocks(columns)
         if config.group_size == -1:  # as in the reference, one grid for a row sees its dead columns too
             self.fit(weight.t(), 0)
         elif config.static_groups:
@@ -116,6 +118,14 @@ class _Grids:
         self.scales[first_group:last_group], self.zeros[first_group:last_group] = fit_grid(
             low, high, self.rule
         )
+
+    def refit(self, columns: Tensor, integers: Tensor, hessian: Tensor, groups: range) -> None:
+        """Fits the scales of whole groups again; columns, integers [groups * width, N], hessian of these columns."""
+        block = slice(groups.start, groups.stop)
+        levels = integers.float() - self.zeros[block].repeat_interleave(self.width, 0)
+        turns = TURNS_IN_A_BLOCK if len(groups) > 1 else 1
+        fitted = fit_scales(columns, levels, self.scales[block], hessian, turns=turns)
+        self.scales[block] = fitted.to(self.rule.scale_dtype)
 
     def read(self, integers: Tensor, columns: slice) -> Tensor:
         """What a reader sees of the integers [columns, N]: float32."""
@@ -154,7 +164,10 @@ def gptq(weight: Tensor, hessian: Tensor, config: GptqConfig) -> Rounded:
         parts.append((integers[inverse].t(), grids.scales.t(), grids.zeros.t()))
     group_of = grids.group_of[inverse].to(torch.int32)
     integers, scales, zeros = (torch.cat(kind).contiguous() for kind in zip(*parts, strict=True))
-    return Rounded(integers, scales, zeros, group_of, damp_percent)
+    rounded = Rounded(integers, scales, zeros, group_of, damp_percent)
+    if config.refit and not config.refits_in_blocks(columns):
+        rounded = refit_scales(weight, hessian, rounded)
+    return rounded
 
 
 def _round_rows(columns: Tensor, dead: Tensor, factor: HessianFactor, grids: _Grids) -> Tensor:
@@ -177,5 +190,7 @@ def _round_rows(columns: Tensor, dead: Tensor, factor: HessianFactor, grids: _Gr
             grids.group_of[block],
             grids.rule.maxq,
         )
+        if grids.refits:
+            grids.refit(seen, integers[block], feedback.remaining(start, stop), begun)
         feedback.finish(start, stop, grids.read(integers[block], block))
     return integers

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from quantizer.kernels.column_block import round_columns
 from quantizer.passes.feedback import BLOCK, ErrorFeedback, factor_hessian, row_parts
-from quantizer.passes.gptq import GptqConfig, Rounded, gptq
+from quantizer.passes.gptq import GptqConfig, gptq
 from quantizer.passes.grid import GridRule, dequantize, fit_grid, round_to_grid
+from quantizer.passes.rounded import Rounded
 from quantizer.passes.scale_refit import refit_scales
 
 SHRINK = tuple(1.0 - 0.02 * step for step in range(31))  # 1.00 to 0.40
