@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,28 @@ def test_a_promise_is_kept_missed_or_not_measured(factor: float, peer: list[Outc
 
 def test_a_promise_about_an_engine_that_was_not_asked_for_is_not_mentioned() -> None:
     assert table.bar_lines([row("native", [took(1)], [took(1)])], SMALL_MODEL) == []
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "words"),
+    [
+        (0.06, 0.07, "gptq: a KL of at most that of auto-gptq: kept, 0.0600 and 0.0700"),
+        (0.07, 0.07, "kept"),
+        (0.08, 0.07, "MISSED, 0.0800 and 0.0700"),
+        (0.06, None, "not measured"),
+        (None, 0.07, "not measured"),
+    ],
+)
+def test_the_kl_is_at_most_the_peers(ours: float | None, theirs: float | None, words: str) -> None:
+    def judged(engine: str, kl: float | None) -> table.Row:
+        verdict = Verdict(reason="cannot be read") if kl is None else replace(JUDGED, kl_divergence=kl)
+        return row(engine, [took(1)], [took(1)], verdict)
+
+    rows = [judged(NATIVE, ours), judged("auto-gptq", theirs), judged("gptqmodel", 0.0)]
+    (line,) = table.quality_lines(rows)
+    assert words in line
+    assert line in table.markdown({}, rows, ())
+    assert line not in table.markdown({}, rows, (), trained=False)
 
 
 def test_an_engine_that_failed_stands_in_the_table_and_its_reason_below() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.benchmarks.quantization.cases import ENGINES, NATIVE, bars, cases
+from tests.benchmarks.quantization.cases import ENGINES, NATIVE, PLAIN, bars, cases
 from tests.benchmarks.quantization.judge import Verdict, judge, judge_float, judge_plain_rounding, mean
 from tests.benchmarks.quantization.models import SHAPES, portable_copy, random_model
 from tests.benchmarks.quantization.picture import draw
@@ -32,7 +32,6 @@ EXAMPLES = ROOT / "deploy/examples"
 STORIES = EXAMPLES / "stories15m"
 TEXTS = EXAMPLES / "text"
 LARGEST_GROUP = 128
-PLAIN = "plain rounding"
 
 
 def options(arguments: list[str]) -> argparse.Namespace:
@@ -182,7 +181,7 @@ def report(
     hidden_size: int,
 ) -> None:
     """Writes the table, the record and the picture, and prints the table."""
-    text = markdown(facts, rows, bars(hidden_size))
+    text = markdown(facts, rows, bars(hidden_size), trained=not said.shape)
     said.output.mkdir(parents=True, exist_ok=True)
     (said.output / "table.md").write_text(text)
     (said.output / "table.json").write_text(document(facts, rows, runs))

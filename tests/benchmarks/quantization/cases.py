@@ -1,11 +1,11 @@
-"""What is run, as data: the engines, what each is asked for, and the speed the project promises.
+"""What is run, as data: the engines, what each is asked for, and the speed and quality the project promises.
 
 A case is one engine with one method on one model. All cases of a run get the same model, the same token sequences and
 the same grid (bits, group size, asymmetric, no act-order); what an engine does differently by its design stands in
 its note, so that the table can say it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -95,6 +95,11 @@ WIDE = 2048
 def bars(hidden_size: int) -> tuple[Bar, ...]:
     """The promises for a model of that width."""
     return WIDE_LAYER if hidden_size >= WIDE else SMALL_MODEL
+
+
+PLAIN = "plain rounding"
+NO_WORSE_THAN: Mapping[Method, tuple[str, ...]] = {"gptq": ("auto-gptq", PLAIN), "awq": ("autoawq", PLAIN)}
+"""Whose KL native's is at most, at the same bits and groups, on a model that was trained."""
 
 
 def cases(methods: Sequence[Method], engines: Sequence[str] = ()) -> list[Case]:

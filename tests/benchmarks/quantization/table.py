@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from tests.benchmarks.quantization.cases import NATIVE, Bar, Method
+from tests.benchmarks.quantization.cases import NATIVE, NO_WORSE_THAN, Bar, Method
 from tests.benchmarks.quantization.judge import Verdict
 from tests.benchmarks.quantization.process import Outcome
 
@@ -58,6 +58,11 @@ class Row:
     share: float
     verdict: Verdict
     reason: str
+
+    @property
+    def judged(self) -> bool:
+        """Whether the verdict has figures."""
+        return not self.verdict.reason and self.verdict.perplexity > 0
 
 
 def ratio(native: Sequence[Outcome], peer: Sequence[Outcome]) -> tuple[float, bool]:
@@ -137,8 +142,29 @@ def bar_lines(rows: Sequence[Row], bars: Sequence[Bar]) -> list[str]:
     return lines
 
 
-def markdown(facts: Mapping[str, object], rows: Sequence[Row], bars: Sequence[Bar]) -> str:
-    """The report: what was run, one table for each method, promises, and what is missing with its reason."""
+def quality_lines(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each promise about the KL; a figure that is missing is said to be."""
+    found = {(row.method, row.engine): row for row in rows}
+    lines: list[str] = []
+    for method, peers in NO_WORSE_THAN.items():
+        native = found.get((method, NATIVE))
+        for row in (found[method, peer] for peer in peers if (method, peer) in found):
+            promise = f"{method}: a KL of at most that of {row.engine}"
+            if native is None or not (native.judged and row.judged):
+                lines.append(f"{promise}: not measured")
+                continue
+            ours, theirs = native.verdict.kl_divergence, row.verdict.kl_divergence
+            lines.append(f"{promise}: {'kept' if ours <= theirs else 'MISSED'}, {ours:.4f} and {theirs:.4f}")
+    return lines
+
+
+def markdown(
+    facts: Mapping[str, object], rows: Sequence[Row], bars: Sequence[Bar], *, trained: bool = True
+) -> str:
+    """The report: what was run, one table for each method, promises, and what is missing with its reason.
+
+    trained: whether the model's weights were; the KL of random ones says nothing of an engine's quality.
+    """
     parts = ["# Quantization engines side by side", ""]
     parts += [f"- {name}: {value}" for name, value in facts.items()]
     for method in dict.fromkeys(row.method for row in rows):
@@ -146,7 +172,7 @@ def markdown(facts: Mapping[str, object], rows: Sequence[Row], bars: Sequence[Ba
         parts += [_line(cells(row)) for row in rows if row.method == method]
     if missing := [f"- {row.engine}, {row.method}: {row.reason}" for row in rows if row.reason]:
         parts += ["", "## Not measured, and why", "", *missing]
-    if lines := bar_lines(rows, bars):
+    if lines := bar_lines(rows, bars) + (quality_lines(rows) if trained else []):
         parts += ["", "## Promises", "", *(f"- {line}" for line in lines)]
     return "\n".join(parts) + "\n"
 
@@ -154,7 +180,6 @@ def markdown(facts: Mapping[str, object], rows: Sequence[Row], bars: Sequence[Ba
 def cells(row: Row) -> list[str]:
     """A row as words; what is not known is a dash."""
     spread = f" ({row.fastest:.2f} to {row.slowest:.2f})" if row.rounds > 1 else ""
-    judged = not row.verdict.reason and row.verdict.perplexity > 0
     return [
         f"{row.engine} {row.version}".strip(),
         f"{row.seconds:.2f}{spread}" if row.seconds else NOTHING,
@@ -164,9 +189,9 @@ def cells(row: Row) -> list[str]:
         f"{row.whole:.1f}" if row.whole else NOTHING,
         _megabytes(row.resident),
         _megabytes(row.device),
-        f"{row.verdict.kl_divergence:.4f}" if judged else NOTHING,
-        f"{row.verdict.max_abs_dlogit:.2f}" if judged else NOTHING,
-        f"{row.verdict.perplexity:.3f}" if judged else NOTHING,
+        f"{row.verdict.kl_divergence:.4f}" if row.judged else NOTHING,
+        f"{row.verdict.max_abs_dlogit:.2f}" if row.judged else NOTHING,
+        f"{row.verdict.perplexity:.3f}" if row.judged else NOTHING,
         _megabytes(row.verdict.layers),
         _megabytes(row.verdict.files),
         f"{row.share:.0%}" if row.share else NOTHING,
