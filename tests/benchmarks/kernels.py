@@ -17,7 +17,7 @@ from quantizer.formats import bit_packing
 from quantizer.kernels.column_block import round_columns, round_columns_plain
 from quantizer.kernels.gram import add_gram, add_gram_plain, fill_upper
 from quantizer.kernels.hadamard import hadamard_transform, hadamard_transform_plain
-from quantizer.kernels.packed_weights import dequantize_packed, dequantize_packed_plain, pack_bits
+from quantizer.kernels.packing import pack_bits
 from quantizer.passes.feedback import BLOCK, factor_hessian
 from quantizer.passes.grid import GridRule, fit_grid, round_to_grid
 
@@ -136,23 +136,13 @@ def on_the_gpu(limit: float) -> None:
             agreement(packed, bit_packing.pack_bits(values, bits)),
             limit,
         )
-        scales = torch.rand(4096, 32, device=device)
-        grids = packed, scales, scales.round(), torch.arange(4096, device=device) // 128, bits, torch.float16
+    for power, dtype in ((4096, torch.float16), (512, torch.float64)):
+        x = torch.randn(4096, power, device=device, dtype=dtype)
         show(
-            f"reading, {bits} bits, 4096 x 4096",
-            partial(dequantize_packed, *grids),
-            partial(dequantize_packed_plain, *grids),
-            agreement(dequantize_packed(*grids), dequantize_packed_plain(*grids)),
-            limit,
-        )
-    for order, power in ((1, 4096), (28, 512)):
-        x = torch.randn(4096, order * power, device=device, dtype=torch.float16)
-        factor = None if order == 1 else torch.linalg.qr(torch.randn(order, order, device=device)).Q
-        show(
-            f"Hadamard transform, {order} x {power}",
-            partial(hadamard_transform, x, factor),
-            partial(hadamard_transform_plain, x, factor),
-            agreement(hadamard_transform(x, factor), hadamard_transform_plain(x, factor)),
+            f"Hadamard transform, {power} columns of {dtype}",
+            partial(hadamard_transform, x),
+            partial(hadamard_transform_plain, x),
+            agreement(hadamard_transform(x), hadamard_transform_plain(x)),
             limit,
         )
 

@@ -9,7 +9,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from quantizer.kernels import column_block_triton, hadamard_triton, packed_weights_triton
+from quantizer.kernels import column_block_triton, hadamard_triton, packing_triton
 
 pytestmark = pytest.mark.unit
 
@@ -54,28 +54,13 @@ def test_the_column_block_contracts_nothing_and_divides_exactly() -> None:
 def test_packing_compiles_at_every_width(bits: int) -> None:
     pack = {"values_ptr": "*u8", "packed_ptr": "*i32", "values": "i32", "columns": "i32"}
     constants = {"BITS": bits, "REACH": 12 if bits == 3 else 32 // bits, "COLUMNS": 256}
-    assert compiled(packed_weights_triton.pack_kernel, {**pack, **constants})["cubin"]
-    read = {
-        "packed_ptr": "*i32",
-        **dict.fromkeys(["scales_ptr", "zeros_ptr"], "*fp32"),
-        "group_of_ptr": "*i32",
-        "weights_ptr": "*fp16",
-        **dict.fromkeys(["values", "columns", "words", "groups"], "i32"),
-        "BITS": bits,
-        "VALUES": packed_weights_triton.VALUES,
-        "COLUMNS": packed_weights_triton.COLUMNS,
-        "TYPE": triton.language.float16,
-    }
-    assert compiled(packed_weights_triton.dequantize_kernel, read)["cubin"]
+    assert compiled(packing_triton.pack_kernel, {**pack, **constants})["cubin"]
 
 
-def test_the_hadamard_kernels_compile_and_keep_full_float32() -> None:
-    butterflies = {"x_ptr": "*fp16", "y_ptr": "*fp16", "rows": "i32", "scale": "fp32"}
+@pytest.mark.parametrize(("dtype", "computed_in"), [("fp16", "fp32"), ("fp64", "fp64")])
+def test_the_butterflies_compile_and_contract_nothing(dtype: str, computed_in: str) -> None:
+    arguments = {"x_ptr": f"*{dtype}", "y_ptr": f"*{dtype}", "scale_ptr": f"*{computed_in}", "rows": "i32"}
     constants = {"POWER": 4096, "STEPS": 12, "ROWS": 1}
-    stages = compiled(hadamard_triton.butterflies_kernel, {**butterflies, **constants})
+    stages = compiled(hadamard_triton.butterflies_kernel, {**arguments, **constants})
     assert stages["cubin"]
     assert "fma" not in stages["ptx"]
-    small = {"x_ptr": "*fp32", "factor_ptr": "*fp32", "y_ptr": "*fp16", "order": "i32", "power": "i32"}
-    stages = compiled(hadamard_triton.small_factor_kernel, {**small, "ORDER": 32, "WIDTH": 64})
-    assert stages["cubin"]
-    assert "tf32" not in stages["ptx"]

@@ -1,4 +1,4 @@
-"""The fast Hadamard transform: kernel, twin and the explicit matrix agree, and it is a rotation."""
+"""The fast Hadamard transform: kernel, twin and the explicit matrix agree, and the engine's rotations take it."""
 
 import pytest
 import torch
@@ -8,12 +8,12 @@ from tests.support.triton_kernels import DEVICES, run_on
 from torch import Tensor
 
 from quantizer.kernels import hadamard, hadamard_triton
-from quantizer.kernels.hadamard import hadamard_transform_plain
+from quantizer.kernels.hadamard import KernelRotation, hadamard_transform_plain
+from quantizer.passes.hadamard import Rotation
 
 pytestmark = pytest.mark.unit
 
-SIZES = [(1, 2), (1, 64), (1, 4096), (12, 1), (12, 64), (20, 8), (28, 128), (144, 2)]
-FACTORLESS = [1, 2, 32, 1024, 8192]
+POWERS = [1, 2, 32, 1024, 8192]
 
 
 def values(*shape: int, seed: int = 0) -> Tensor:
@@ -21,29 +21,23 @@ def values(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def orthogonal(order: int) -> Tensor:
-    """A factor that is neither symmetric nor constant: a mix-up with its transpose shows."""
-    q, _ = torch.linalg.qr(values(order, order, seed=order))
-    return torch.as_tensor(q).contiguous()
-
-
-def explicit(order: int, power: int) -> Tensor:
-    """F x S / sqrt(P) [n, n] in float64."""
+def explicit(power: int) -> Tensor:
+    """S / sqrt(P) [P, P] in float64."""
     bits = torch.arange(power).unsqueeze(1) & torch.arange(power)
     signs = torch.tensor([1.0 - 2.0 * (int(b).bit_count() % 2) for b in bits.flatten()], dtype=torch.float64)
-    factor = orthogonal(order) if order > 1 else torch.ones(1, 1)
-    return torch.kron(factor.double(), signs.view(power, power) / power**0.5)
+    return signs.view(power, power) / power**0.5
 
 
-@pytest.mark.parametrize(("order", "power"), [size for size in SIZES if size[1] < 4096])
-def test_the_twin_is_the_product_with_the_explicit_matrix(order: int, power: int) -> None:
-    x = values(3, 5, order * power)
-    ours = hadamard_transform_plain(x, orthogonal(order) if order > 1 else None)
-    assert torch.allclose(ours.double(), x.double() @ explicit(order, power), atol=1e-5)
+@pytest.mark.parametrize("power", [1, 2, 64, 512])
+def test_the_twin_is_the_product_with_the_explicit_matrix(power: int) -> None:
+    x = values(3, 5, power)
+    assert torch.allclose(hadamard_transform_plain(x).double(), x.double() @ explicit(power), atol=1e-5)
+    exact = hadamard_transform_plain(x.double())
+    assert torch.allclose(exact, x.double() @ explicit(power), atol=1e-13)
 
 
-@pytest.mark.parametrize("power", FACTORLESS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("power", POWERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
 @pytest.mark.parametrize("device", DEVICES)
 def test_butterflies_equal_the_twins_bit_by_bit(device: str, dtype: torch.dtype, power: int) -> None:
     x = values(5, power).to(dtype)  # 5 rows do not fill the last program
@@ -52,31 +46,18 @@ def test_butterflies_equal_the_twins_bit_by_bit(device: str, dtype: torch.dtype,
     assert torch.equal(ours, hadamard_transform_plain(x))
 
 
-@pytest.mark.parametrize(("order", "power"), [size for size in SIZES if size[0] > 1])
-@pytest.mark.parametrize("device", DEVICES)
-def test_the_small_factor_agrees_with_the_twins_to_rounding(device: str, order: int, power: int) -> None:
-    x, factor = values(2, 3, order * power), orthogonal(order)
-    ours = run_on(device, hadamard_triton.hadamard_transform, x, factor)
-    assert torch.allclose(ours, hadamard_transform_plain(x, factor), atol=order * 2.0**-23)
-
-
 @settings(max_examples=25, deadline=None)
-@given(st.sampled_from((1, 12, 20, 28)), st.integers(0, 8), st.integers(1, 4), st.integers(0, 2**31))
-def test_it_is_a_rotation_that_the_transposed_factor_undoes(
-    order: int, steps: int, rows: int, seed: int
-) -> None:
-    x = values(rows, order << steps, seed=seed)
-    factor = orthogonal(order) if order > 1 else None
-    turned = hadamard_transform_plain(x, factor)
+@given(st.integers(0, 12), st.integers(1, 4), st.integers(0, 2**31))
+def test_it_is_a_rotation_that_undoes_itself(steps: int, rows: int, seed: int) -> None:
+    x = values(rows, 1 << steps, seed=seed)
+    turned = hadamard_transform_plain(x)
     assert torch.allclose(turned.norm(dim=-1), x.norm(dim=-1), rtol=1e-5)
-    back = hadamard_transform_plain(turned, None if factor is None else factor.t())
-    assert torch.allclose(back, x, atol=1e-5)
+    assert torch.allclose(hadamard_transform_plain(turned), x, atol=1e-5)
 
 
 def test_half_precision_is_rounded_once() -> None:
-    x, factor = values(4, 12 * 64).half(), orthogonal(12)
-    ours = hadamard_transform_plain(x, factor)
-    assert torch.equal(ours, hadamard_transform_plain(x.float(), factor).half())
+    x = values(4, 64).half()
+    assert torch.equal(hadamard_transform_plain(x), hadamard_transform_plain(x.float()).half())
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -89,15 +70,45 @@ def test_a_view_is_read_by_its_values_and_left_alone(device: str) -> None:
     assert torch.equal(wide, kept)
 
 
+def test_a_size_that_is_no_power_of_two_is_refused() -> None:
+    with pytest.raises(ValueError, match="96 columns are not a power of two"):
+        hadamard.hadamard_transform(torch.ones(2, 96))
+
+
+def counted_rotation(x: Tensor, seed: str, inner: int, back: bool) -> tuple[Tensor, Tensor]:
+    """x turned by a KernelRotation, and how often the kernel was launched."""
+    launches = 0
+    kernel = hadamard_triton.hadamard_transform
+
+    def counted(rows: Tensor) -> Tensor:
+        nonlocal launches
+        launches += 1
+        return kernel(rows)
+
+    hadamard_triton.hadamard_transform = counted
+    try:
+        rotation = KernelRotation(x.shape[-1], seed, inner)
+        turned = rotation.apply_transposed(x) if back else rotation.apply(x)
+    finally:
+        hadamard_triton.hadamard_transform = kernel
+    return turned, torch.tensor(launches)
+
+
 @pytest.mark.parametrize(
-    ("columns", "factor", "sentence"),
-    [
-        (96, None, "96 columns are not 1 times a power of two"),
-        (96, torch.eye(20), "96 columns are not 20 times a power of two"),
-        (8, torch.eye(12), "8 columns are not 12 times a power of two"),
-        (96, torch.ones(12, 3), r"the small factor is \[12, 3\]; it must be square"),
-    ],
+    ("size", "inner", "launches"),
+    [(64, 1, 1), (288, 1, 1), (107 * 8, 1, 1), (28 * 64, 1, 1), (144, 1, 0), (8 * 16, 16, 0)],
 )
-def test_sizes_that_do_not_fit_are_refused(columns: int, factor: Tensor | None, sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        hadamard.hadamard_transform(torch.ones(2, columns), factor)
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_rotation_takes_the_kernel_for_its_power_of_two(
+    device: str, back: bool, size: int, inner: int, launches: int
+) -> None:
+    x = values(3, size).double()
+    turned, seen = run_on(device, counted_rotation, x, "seed", inner, back)
+    plain = Rotation(size, "seed", inner)
+    expected = plain.apply_transposed(x) if back else plain.apply(x)
+    assert torch.allclose(turned, expected, atol=1e-13)
+    assert int(seen) == launches
+    here, none = counted_rotation(x, "seed", inner, back)  # on a CPU without the interpreter
+    assert torch.equal(here, expected)
+    assert int(none) == 0

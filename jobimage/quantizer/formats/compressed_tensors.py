@@ -32,7 +32,7 @@ from quantizer.formats.interface import (
     require_natural_groups,
     require_symmetric,
 )
-from quantizer.kernels.packed_weights import pack_bits
+from quantizer.kernels.packing import pack_bits
 from quantizer.passes.grid import dequantize
 
 NAME = "compressed-tensors"

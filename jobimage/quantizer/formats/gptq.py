@@ -24,7 +24,7 @@ from torch import Tensor
 from quantization_api.failures import Category, QuantizationError
 from quantizer.formats.bit_packing import period, unpack_bits
 from quantizer.formats.interface import TensorShapes, Unpacked, check_groups
-from quantizer.kernels.packed_weights import pack_bits
+from quantizer.kernels.packing import pack_bits
 from quantizer.passes.grid import dequantize
 
 TENSORS = ("qweight", "qzeros", "scales", "g_idx")

@@ -1,17 +1,10 @@
-"""The fast Hadamard transform of rows: x (F x S) with a small dense factor F and a power of two for S.
+"""The fast Hadamard transform of rows: x S / sqrt(P), P a power of two.
 
-A row of n = m P values, P a power of two, is looked at as X [m, P] and becomes
+S is the Hadamard matrix of order P by Sylvester's construction (S[i, j] = (-1)^(number of common bits of i and j)).
+It costs log2(P) additions a value in place of P, by butterflies (a, b) -> (a + b, a - b) over distances 1, 2, 4, ...
 
-    Y = F' X S / sqrt(P)
-
-with S the Hadamard matrix of order P by Sylvester's construction (S[i, j] = (-1)^(number of common bits of
-i and j)) and F [m, m] a matrix for the rest of the size: 12 for 768 = 12 * 64, 28 for 14336 = 28 * 512. With
-F orthogonal the transform is a rotation: norms stay, and the transform with F' undoes it. S costs log2(P)
-additions a value in place of P, by butterflies (a, b) -> (a + b, a - b) over distances 1, 2, 4, ...
-
-Kernel and twin compute in float32 and round once to the type of x. Without a factor they add in the same order
-and agree bit for bit; the product with F sums in an order of its own on each side, so there they agree to
-within m rounding errors of float32.
+Kernel and twin compute in float32, in float64 for float64, and round once to the type of x. They add in the same
+order and agree bit for bit.
 """
 
 import math
@@ -20,49 +13,54 @@ import torch
 from torch import Tensor
 
 from quantizer.kernels.dispatch import uses_triton
+from quantizer.passes.hadamard import Rotation
 
 
-def power_of_two(x: Tensor, factor: Tensor | None) -> int:
-    """P, the order of Sylvester's part; ValueError where the size is not the factor's times a power of two."""
-    size, small = x.shape[-1], 1 if factor is None else factor.shape[0]
-    power = size // small
-    if factor is not None and factor.shape != (small, small):
-        raise ValueError(f"the small factor is {list(factor.shape)}; it must be square")
-    if power < 1 or power * small != size or power & (power - 1):
-        raise ValueError(f"{size} columns are not {small} times a power of two")
-    return power
+class KernelRotation(Rotation):
+    """A Rotation whose part that is a power of two goes through the kernel on a GPU.
 
-
-def hadamard_transform(x: Tensor, factor: Tensor | None = None) -> Tensor:
-    """Transforms the last dimension of x by the faster of kernel and twin.
-
-    Args:
-        x: [..., n] float32, float16 or bfloat16.
-        factor: F [m, m], orthogonal for a rotation, with n = m * 2^k; None is m = 1.
-
-    Returns:
-        [..., n], in x's type.
-
-    Raises ValueError when n is not m times a power of two, or F is not square.
+    The rotations of an artifact's own code are plain ones: it needs nothing but torch.
     """
-    power_of_two(x, factor)
+
+    def sylvester_part(self, x: Tensor) -> Tensor:
+        """See Rotation. Between heads, where the values of a row do not lie side by side, it is plain."""
+        power = 2**self.exponent
+        if power == 1 or self.inner > 1 or not uses_triton(x.device):
+            return super().sylvester_part(x)
+        return hadamard_transform(x.reshape(-1, power)).view(x.shape)
+
+
+def check_power_of_two(x: Tensor) -> None:
+    """ValueError where the rows of x are no power of two."""
+    size = x.shape[-1]
+    if size < 1 or size & (size - 1):
+        raise ValueError(f"{size} columns are not a power of two")
+
+
+def hadamard_transform(x: Tensor) -> Tensor:
+    """Transforms the last dimension of x [..., P] by the faster of kernel and twin; the result is in x's type.
+
+    Raises ValueError when P is no power of two.
+    """
+    check_power_of_two(x)
     if uses_triton(x.device):
         from quantizer.kernels import hadamard_triton
 
-        return hadamard_triton.hadamard_transform(x, factor)
-    return hadamard_transform_plain(x, factor)
+        return hadamard_triton.hadamard_transform(x)
+    return hadamard_transform_plain(x)
 
 
-def hadamard_transform_plain(x: Tensor, factor: Tensor | None = None) -> Tensor:
-    """The twin of the kernels: as hadamard_transform."""
-    power = power_of_two(x, factor)
-    rows = x.reshape(-1, power).float()
-    half = 1
+def hadamard_transform_plain(x: Tensor) -> Tensor:
+    """The twin of the kernel: as hadamard_transform."""
+    power, half = x.shape[-1], 1
+    rows = x.reshape(-1, power).to(computed_in(x.dtype))
     while half < power:
         a, b = rows.view(-1, power // (2 * half), 2, half).unbind(2)
         rows = torch.stack((a + b, a - b), dim=2).view(-1, power)
         half *= 2
-    rows = rows * (1.0 / math.sqrt(power))
-    if factor is not None:
-        rows = factor.t().float() @ rows.view(-1, factor.shape[0], power)
-    return rows.reshape(x.shape).to(x.dtype)
+    return (rows * (1.0 / math.sqrt(power))).reshape(x.shape).to(x.dtype)
+
+
+def computed_in(dtype: torch.dtype) -> torch.dtype:
+    """The type of the sums."""
+    return torch.float64 if dtype is torch.float64 else torch.float32

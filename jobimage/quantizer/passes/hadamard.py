@@ -135,18 +135,21 @@ def random_orthogonal(order: int, seed: str) -> Tensor:
     return matrix
 
 
-def _factors(size: int, seed: str) -> list[Tensor]:
+def _dense_factors(size: int, seed: str) -> list[Tensor]:
+    """Those that are no powers of 2: orthogonal, float64."""
     orders, part = factorize(size)
     factors = [random_orthogonal(part, seed)] if part > 1 else []
     for order in orders:
         if order > 2 and (matrix := paley(order)) is not None:
             factors.append(matrix / math.sqrt(order))
-    exponent = orders.count(2)
-    chunks = -(-exponent // SYLVESTER_CHUNK)
-    for index in range(chunks):
-        power = exponent // chunks + (index < exponent % chunks)
-        factors.append(sylvester(power) / math.sqrt(2.0**power))
     return factors
+
+
+def _sylvester_factors(exponent: int) -> list[Tensor]:
+    """2^exponent as a few orthogonal matrices of up to 2^SYLVESTER_CHUNK, float64."""
+    chunks = -(-exponent // SYLVESTER_CHUNK)
+    powers = [exponent // chunks + (index < exponent % chunks) for index in range(chunks)]
+    return [sylvester(power) / math.sqrt(2.0**power) for power in powers]
 
 
 class Rotation:
@@ -164,12 +167,22 @@ class Rotation:
         if size % inner:
             raise ValueError(f"{size} columns are not groups of {inner}")
         self.size, self.seed, self.inner, self._signed = size, seed, inner, signs
-        self._cast: dict[tuple[torch.device, torch.dtype], tuple[Tensor, list[Tensor]]] = {}
+        self._cast: dict[tuple[torch.device, torch.dtype], tuple[Tensor, list[Tensor], list[Tensor]]] = {}
 
     @cached_property
+    def exponent(self) -> int:
+        """Of the last factors' product, 2^exponent."""
+        return factorize(self.size // self.inner)[0].count(2)
+
+    @cached_property
+    def dense(self) -> list[Tensor]:
+        """The factors that are no powers of 2, float64; made on first use: models are built on the meta device."""
+        return _dense_factors(self.size // self.inner, self.seed)
+
+    @property
     def factors(self) -> list[Tensor]:
-        """F1, F2, ..., orthogonal, float64; made on first use, since models are built on the meta device."""
-        return _factors(self.size // self.inner, self.seed)
+        """F1, F2, ..., orthogonal, float64: the dense ones, then Sylvester's."""
+        return self.dense + _sylvester_factors(self.exponent)
 
     @cached_property
     def signs(self) -> Tensor:
@@ -178,21 +191,31 @@ class Rotation:
         drawn = [1.0 - 2.0 * (source.random() < 0.5) * self._signed for _ in range(self.size // self.inner)]
         return torch.tensor(drawn, dtype=torch.float64).repeat_interleave(self.inner)
 
-    def _on(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _on(self, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         key = (x.device, x.dtype)
         if key not in self._cast:
-            self._cast[key] = (self.signs.to(*key), [factor.to(*key) for factor in self.factors])
+            self._cast[key] = (
+                self.signs.to(*key),
+                [factor.to(*key) for factor in self.dense],
+                [factor.to(*key) for factor in _sylvester_factors(self.exponent)],
+            )
         return self._cast[key]
 
     def apply(self, x: Tensor) -> Tensor:
         """x Q for x [..., n], in x's dtype."""
-        signs, factors = self._on(x)
-        return _kronecker(x * signs, factors)
+        signs, dense, _ = self._on(x)
+        return self.sylvester_part(_kronecker(x * signs, dense))
 
     def apply_transposed(self, x: Tensor) -> Tensor:
         """x Q' for x [..., n]: the inverse of apply."""
-        signs, factors = self._on(x)
-        return _kronecker(x, [factor.t() for factor in factors]) * signs
+        signs, dense, _ = self._on(x)
+        return self.sylvester_part(_kronecker(x, [factor.t() for factor in dense])) * signs
+
+    def sylvester_part(self, x: Tensor) -> Tensor:
+        """The last factors, which are symmetric, on x [..., n]."""
+        _, _, factors = self._on(x)
+        rows = x.reshape(-1, self.inner << self.exponent)
+        return _kronecker(rows, factors).reshape(x.shape)
 
 
 def _kronecker(x: Tensor, factors: list[Tensor]) -> Tensor:

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.finite import all_finite
+from quantizer.kernels.hadamard import KernelRotation
 from quantizer.passes.grid import dequantize, round_to_nearest
-from quantizer.passes.hadamard import Rotation
 from quantizer.passes.hessian import weighted_square
 from quantizer.passes.quarot_parameters import FULL, QuarotParameters, online_sites
 from quantizer.passes.quarot_weights import RoundedWeight, round_weights
@@ -71,15 +71,15 @@ class QuarotPass:
         self._residual: Orthogonal | None = None
         if parameters.rotate:
             seed = f"{parameters.rotation_seed}:residual"
-            kind = MeanPreserving if layout.mean_preserving else Rotation
+            kind = MeanPreserving if layout.mean_preserving else KernelRotation
             self._residual = kind(layout.width, seed)
         site = layout.layer.attention
         self._online: dict[str, Orthogonal] = {}
         if "heads" in self.sites:
             inputs = site.heads * site.head_dim
-            self._online[site.output] = Rotation(inputs, self.sites["heads"], site.head_dim)
+            self._online[site.output] = KernelRotation(inputs, self.sites["heads"], site.head_dim)
         if "down" in self.sites and layout.layer.down is not None:
-            self._online[layout.layer.down] = Rotation(layout.layer.down_width, self.sites["down"])
+            self._online[layout.layer.down] = KernelRotation(layout.layer.down_width, self.sites["down"])
 
     @property
     def sites(self) -> dict[str, str]:
@@ -136,7 +136,7 @@ class QuarotPass:
         if self.parameters.rotate:
             site = layer.attention
             seed = f"{self.parameters.rotation_seed}:values:{index}"
-            rotate_values(changed, site, Rotation(site.head_dim, seed))
+            rotate_values(changed, site, KernelRotation(site.head_dim, seed))
         result = {name: tensor.float().contiguous() for name, tensor in changed.items()}
         for name, tensor in result.items():
             if not all_finite(tensor):

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.passes.hadamard import Rotation
+from quantizer.kernels.hadamard import KernelRotation
 from quantizer.passes.rotation_layout import HeadSite, LayerLayout, NormKind, NormSite
 
 Weights = dict[str, Tensor]
@@ -59,7 +59,7 @@ class MeanPreserving:
 
     def __init__(self, size: int, seed: str) -> None:
         self.size = size
-        self._hadamard = Rotation(size, seed, signs=False)
+        self._hadamard = KernelRotation(size, seed, signs=False)
         source = random.Random(f"{seed}:permutation")
         order = list(range(1, size))
         source.shuffle(order)
