@@ -21,8 +21,6 @@ from quantizer.passes.rounded import Rounded
 from quantizer.passes.scale_refit import fit_scales, refit_scales
 
 BITS = (2, 3, 4, 8)
-TURNS_IN_A_BLOCK = 2
-"""Of groups whose scales are fitted again; the second brought half of the first one's gain."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +121,7 @@ class _Grids:
         """Fits the scales of whole groups again; columns, integers [groups * width, N], hessian of these columns."""
         block = slice(groups.start, groups.stop)
         levels = integers.float() - self.zeros[block].repeat_interleave(self.width, 0)
-        turns = TURNS_IN_A_BLOCK if len(groups) > 1 else 1
-        fitted = fit_scales(columns, levels, self.scales[block], hessian, turns=turns)
+        fitted = fit_scales(columns, levels, self.scales[block], hessian)
         self.scales[block] = fitted.to(self.rule.scale_dtype)
 
     def read(self, integers: Tensor, columns: slice) -> Tensor:

@@ -7,8 +7,8 @@ E = W - Q
 
     scale  +=  (E H)_group l' / (l H_group l')
 
-The groups take their turns from the first to the last, each with the errors as those before it left them, so no step
-makes the error larger.
+The groups take their turns one after another, each with the errors as the others left them, so no step makes the
+error larger. Those of a block of columns take a few.
 
 Where a block of columns holds whole groups, passes.gptq does this block by block: H is then what the columns after
 the block, which are still to be rounded, cannot make up for, and they take over the error that the better scales
@@ -25,6 +25,9 @@ from torch import Tensor
 from quantizer.passes.feedback import BLOCK, row_parts
 from quantizer.passes.grid import SMALLEST_HALF
 from quantizer.passes.rounded import Rounded
+
+ROUNDS = 4
+"""Of the groups of a block, whose curvatures are known then, so that a round costs next to nothing."""
 
 
 def refit_scales(weight: Tensor, hessian: Tensor, rounded: Rounded, turns: int = 1) -> Rounded:
@@ -73,19 +76,40 @@ def fit_scales(
         1, BLOCK // width
     )  # groups whose gradient comes from one product with a long inner dimension
     for first in [start for _ in range(turns) for start in range(0, groups, at_once)]:
-        block = slice(first * width, min(first + at_once, groups) * width)
-        gradient = torch.addmm(errors[block], hessian[block], errors, beta=damping)
+        chosen = slice(first, min(first + at_once, groups))
+        block = slice(chosen.start * width, chosen.stop * width)
+        level = levels[block].view(-1, width, levels.shape[1])
         own = hessian[block, block].clone()
         own.diagonal().add_(damping)
-        for start in range(0, len(gradient), width):
-            group, taken = first + start // width, slice(start, start + width)
-            level = levels[block][taken]
-            bent = own[start:, taken] @ level
-            curvature = (bent[:width] * level).sum(0)
-            step = (gradient[taken] * level).sum(0) / curvature
-            step = torch.where(curvature > 0, step, 0.0)
-            step = torch.maximum(step, SMALLEST_HALF - scales[group])  # a scale stays positive
-            scales[group] += step
-            gradient[start:].addcmul_(bent, step, value=-1)
-            errors[block][taken].addcmul_(level, step, value=-1)
+        gradient = torch.addmm(errors[block], hessian[block], errors, beta=damping)
+        steps = _least(_by_group(gradient, level), _curvature(own, level), scales[chosen])
+        scales[chosen] += steps
+        errors[block] -= (level * steps.unsqueeze(1)).flatten(0, 1)
     return scales
+
+
+def _by_group(rows: Tensor, level: Tensor) -> Tensor:
+    """What rows [groups * width, N] say of each group's scale [groups, N]; level [groups, width, N]."""
+    return (rows.view(level.shape) * level).sum(1)
+
+
+def _curvature(hessian: Tensor, level: Tensor) -> Tensor:
+    """l_g H l_h of any two groups: [groups, groups, N]."""
+    width = level.shape[1]
+    bent = (hessian[:, g * width : (g + 1) * width] @ level[g] for g in range(len(level)))
+    return torch.stack([_by_group(rows, level) for rows in bent])
+
+
+def _least(slope: Tensor, curvature: Tensor, scales: Tensor) -> Tensor:
+    """Steps [G, N] towards the least of the quadratic function, group after group, a few rounds; scales stay positive.
+
+    A group without levels has no curvature and takes no step.
+    """
+    steps = torch.zeros_like(scales)
+    for group in [group for _ in range(ROUNDS if len(scales) > 1 else 1) for group in range(len(scales))]:
+        own = curvature[group, group]
+        step = torch.where(own > 0, slope[group] / own, 0.0)
+        step = torch.maximum(step, SMALLEST_HALF - scales[group] - steps[group])
+        steps[group] += step
+        slope.addcmul_(curvature[group], step, value=-1)
+    return steps
