@@ -2,9 +2,10 @@
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from quantization_api.status import Attempts, QuantizationJobStatus
 from quantization_operator.cache import Cache, Key, Record
@@ -72,7 +73,7 @@ class Controller:
                 decision = await self._reconcile(key)
                 outcome = decision.rule
                 if decision.retry:
-                    self._queue.retry(key)
+                    self._queue.retry(key, at_least=decision.retry_after)
                 else:
                     self._queue.forget(key)
             except ApiError as error:
@@ -108,16 +109,18 @@ class Controller:
                     return decision  # deleted meanwhile; the watch says so too
                 self._cache.put(changed)
             elif decision.create is not None:
-                made = await self._writer.create_job(observed.request, decision.create)
+                made = await self._create(observed.request, decision.create)
                 if not isinstance(made, Refusal):
                     self._cache.put(made)
                     # Its status comes after the Jobs that others wait for: a Job costs the API server far less.
                     self._queue.add(key)
                     return decision
                 extra.refusal = made
+                logger.info("the Job is refused: %s", made.message, extra=_context(key))
             else:
-                await self._act(key, record, observed.request, decision)
-                return decision
+                extra.refusal = await self._act(key, record, observed.request, decision)
+                if extra.refusal is None:
+                    return decision
         raise AssertionError(f"no end of decisions about {key.uid}")
 
     async def _look(self, request: JobRequest) -> tuple[tuple[ChildJob, ...], tuple[ChildPod, ...]]:
@@ -127,30 +130,50 @@ class Controller:
         jobs = [await self._reader.job(request.namespace, name) for name in names]
         return tuple(job for job in jobs if job), await self._reader.pods(request.namespace, request.uid)
 
-    async def _act(self, key: Key, record: Record, request: JobRequest, decision: Decision) -> None:
+    async def _create(self, request: JobRequest, manifest: Mapping[str, Any]) -> ChildJob | Refusal:
+        try:
+            return await self._writer.create_job(request, manifest)
+        except ApiError as error:
+            return _refusal(request, error)
+
+    async def _stop(self, request: JobRequest, job: ChildJob) -> Refusal | None:
+        try:
+            stopped = await self._writer.delete_job(job)
+        except ApiError as error:
+            refusal = _refusal(request, error)
+            logger.info("Job %s cannot be deleted: %s", job.name, refusal.message, extra=_context_of(request))
+            return refusal
+        if stopped is not None:  # before the watch says so, the job must not be taken for one that goes on
+            self._cache.put(stopped)
+        return None
+
+    async def _act(self, key: Key, record: Record, request: JobRequest, decision: Decision) -> Refusal | None:
+        """Do what was decided; the refusal of a Job's deletion without which the decision is to be made again."""
         record.problem = decision.problem
         if decision.status is not None:
             try:
                 await self._write(key, record, request, decision, decision.status)
             except ApiError as error:
                 if error.code == NOT_FOUND:
-                    return  # deleted meanwhile; the watch says so too
+                    return None  # deleted meanwhile; the watch says so too
                 raise
         if decision.delete is not None:
-            stopped = await self._writer.delete_job(decision.delete)
-            if stopped is not None:
-                self._cache.put(
-                    stopped
-                )  # before the watch says so, the job must not be taken for one that goes on
+            refusal = await self._stop(request, decision.delete)
+            if refusal is not None and not decision.release:
+                return refusal
         if decision.release:
             await self._tell(request, decision.events)
             await self._writer.patch_finalizers(request, artifact.without(request))
-            logger.info("%s goes: %s", request.name, decision.rule, extra=_context(key))
+            why = "; ".join(event.message for event in decision.events) or decision.rule
+            left = any(event.type == "Warning" for event in decision.events)
+            level = logging.WARNING if left else logging.INFO
+            logger.log(level, "%s goes: %s", request.name, why, extra=_context(key))
         if decision.remove:
             await self._writer.delete_request(request)
             logger.info("%s has expired", request.name, extra=_context(key))
         if decision.requeue_after is not None:
             self._queue.after(key, decision.requeue_after)
+        return None
 
     async def _write(
         self, key: Key, record: Record, request: JobRequest, decision: Decision, status: QuantizationJobStatus
@@ -172,9 +195,12 @@ class Controller:
             try:
                 await self._writer.post_event(request, event, self._now())
             except ApiError as error:  # the status or the log has it; an event is only the louder voice
-                context = {"namespace": request.namespace, "uid": request.uid}
                 logger.warning(
-                    "event %s (%s) was not posted: %s", event.reason, event.message, error, extra=context
+                    "event %s (%s) was not posted: %s",
+                    event.reason,
+                    event.message,
+                    error,
+                    extra=_context_of(request),
                 )
 
     def _observe(self, record: Record, request: JobRequest, extra: Extra) -> Observed:
@@ -224,5 +250,20 @@ def _stuck_uid(observed: Observed) -> str:
     return observed.child.uid if observed.child else ""
 
 
+def _refusal(request: JobRequest, error: ApiError) -> Refusal:
+    """What goes away is not tried without end: there the rules judge every error, and not the queue alone.
+
+    Raises:
+        ApiError: this one, unless the object is being deleted.
+    """
+    if not request.deleting:
+        raise error
+    return Refusal(error.code, str(error), retry_after=error.retry_after)
+
+
 def _context(key: Key) -> dict[str, str]:
     return {"namespace": key.namespace, "uid": key.uid}
+
+
+def _context_of(request: JobRequest) -> dict[str, str]:
+    return {"namespace": request.namespace, "uid": request.uid}

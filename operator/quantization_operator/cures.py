@@ -85,7 +85,7 @@ REFUSED_POD: Table = (
         "Bring spec.template.resources within the namespace's LimitRange.",
     ),
     (
-        r"admission webhook .* denied|ValidatingAdmissionPolicy",
+        r"""admission webhook .* denied|[Pp]olicy ['"].* denied request""",
         "Change what the message names in spec.template, or ask who set that policy for an exception.",
     ),
     (
@@ -98,6 +98,20 @@ REFUSED_POD: Table = (
     ),
     (r"PriorityClass", "Correct spec.template.priorityClassName: there is no such PriorityClass."),
     (r"RuntimeClass", "Correct spec.template.runtimeClassName: there is no such RuntimeClass."),
+)
+
+REFUSED_JOB: Table = (
+    (
+        r"cannot create resource",
+        "The operator may not create Jobs here: whoever installed it must grant it the role of deploy/base.",
+    ),
+    (r"is being terminated", "The namespace is being deleted: apply the job in another one."),
+    (
+        r"count/jobs",
+        "Delete Jobs of the namespace that are not needed any more, or have its ResourceQuota raised.",
+    ),
+    *REFUSED_POD,
+    (r"", "The message says who refused the Job: ask them. It is made as soon as it is allowed."),
 )
 
 DISRUPTION: Table = (

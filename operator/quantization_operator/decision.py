@@ -13,11 +13,15 @@ from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest, Kube
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The API server's answer to the creation of a Job. taken: the name belongs to a Job of somebody else."""
+    """The API server's answer to the creation or the deletion of a Job that it did not do.
+
+    taken: the name belongs to a Job of somebody else. retry_after: seconds that it asked to wait.
+    """
 
     code: int
     message: str
     taken: bool = False
+    retry_after: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +42,9 @@ class Observed:
 
     pods: of the child. cleanup, cleanup_pods: the Job that removes the artifact, and its pods. peers: others with
     the same output. fresh: the Jobs and pods were read from the API server just now. warnings: Warning events of
-    the child or its pod, None when they were not read. queue: how the child stood in its queue when Kueue was asked
-    last. progress_written, disruptions and problem: what this process remembers.
+    the child or its pod, None when they were not read. refusal: of what was tried for this decision. queue: how the
+    child stood in its queue when Kueue was asked last. progress_written, disruptions and problem: what this process
+    remembers.
     """
 
     request: JobRequest
@@ -75,7 +80,7 @@ class Decision:
     decide again after it. create: manifest of a Job; decide again after it. status: the new status, None when it
     stays. delete: a Job that must not go on. release: remove the operator's finalizer, after the events were told,
     since the object may be gone with it. remove: delete the object. problem: to be remembered. retry: the same
-    must be tried again, with back-off.
+    must be tried again, with back-off, and not before retry_after seconds.
     """
 
     rule: str
@@ -90,6 +95,7 @@ class Decision:
     problem: tuple[str, datetime] | None = None
     requeue_after: float | None = None
     retry: bool = False
+    retry_after: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

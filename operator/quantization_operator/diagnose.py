@@ -66,6 +66,11 @@ def failure(category: Category, message: str, pod: ChildPod | None = None, hint:
     )
 
 
+def with_cure(cause: Failure) -> str:
+    """For the one who waits: what is wrong, and the way out, which nobody should have to wait for."""
+    return f"{clean(cause.message, EVIDENCE_LIMIT).rstrip('.')}. {cause.hint}"
+
+
 def result_of(pod: ChildPod) -> RunResult | None:
     """What the quantizer left as its termination message; None when that is not a result."""
     try:
@@ -274,8 +279,8 @@ class Problem:
 
     @property
     def told(self) -> str:
-        """For the one who waits: what is wrong, and the way out, which nobody should have to wait for."""
-        return f"{clean(self.failure.message, EVIDENCE_LIMIT).rstrip('.')}. {self.failure.hint}"
+        """For the one who waits."""
+        return with_cure(self.failure)
 
 
 def _image(pod: ChildPod) -> Problem | None:

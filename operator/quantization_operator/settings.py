@@ -60,7 +60,8 @@ class OperatorSettings(BaseSettings):
     cleanup_deadline_seconds: Seconds = Field(
         600,
         description="With artifactPolicy Delete: how long the Job of a deleted object may take to stop, and then "
-        "the removal of the artifact, before the object goes and an event says what was left.",
+        "the removal of the artifact, before the object goes and an event says what was left; and how long after the "
+        "deletion both are tried while the API server refuses them.",
     )
     progress_interval_seconds: Annotated[float, Field(ge=1)] = Field(
         5, description="Least time between two progress reports of one job."

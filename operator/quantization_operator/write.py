@@ -11,12 +11,12 @@ from quantization_operator import paths
 from quantization_operator.conditions import rfc3339
 from quantization_operator.decision import Event, Refusal
 from quantization_operator.kube import MERGE_PATCH, ApiError, Kube
+from quantization_operator.policies import refused
 from quantization_operator.snapshots import ChildJob, JobRequest
 
 COMPONENT = "quantization-operator"
 CONFLICT = 409
 NOT_FOUND = 404
-_REFUSALS = (400, 403, 422)
 
 
 def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,8 +51,8 @@ class Writer:
             path = paths.collection("Job", request.namespace)
             return ChildJob.of(await self._kube.request("POST", path, body=manifest))
         except ApiError as error:
-            if error.code in _REFUSALS:
-                return Refusal(error.code, error.message)
+            if refused.answers(error.code, error.message):
+                return Refusal(error.code, error.message, retry_after=error.retry_after)
             if error.code != CONFLICT or error.reason != "AlreadyExists":
                 raise
         there = ChildJob.of(await self._kube.request("GET", paths.item("Job", request.namespace, name)))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,12 +10,14 @@ from tests.support.cluster_objects import RESULT, failed_result
 from tests.support.manifests import manifest
 from tests.support.operator_cluster import NAMESPACE, Cluster
 from tests.support.operator_process import BASE, until
+from tests.support.webhooks import CREATES_A_JOB, DenyingWebhook, configuration, in_force, unreachable
 
 from local_cluster.control_plane import ApiServer
 from quantization_operator.workload import job_name
 
 pytestmark = pytest.mark.faults
 
+REFUSED = ("True", "JobRefused")
 RUNS = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
 
 
@@ -29,14 +31,20 @@ def kubectl(cluster: Cluster, *args: str) -> None:
     cluster.api.kubectl(*args, "-n", NAMESPACE)
 
 
-def reason(cluster: Cluster, name: str) -> str:
-    conditions = cluster.status(name).get("conditions", [])
-    return next((c["reason"] for c in conditions if c["type"] == "Ready"), "")
-
-
 def gone(cluster: Cluster, name: str, uid: str) -> None:
     until(f"{name} is gone", lambda: not cluster.read("qj", name))
     until(f"the Job of {name} is gone", lambda: not cluster.jobs(uid))
+
+
+def told(cluster: Cluster, name: str) -> str:
+    """What the status of a job says to the one who waits for its Job, once it does."""
+
+    def message() -> str:
+        conditions = {c["type"]: c for c in cluster.status(name).get("conditions", [])}
+        waits = conditions.get("Reconciling", {"status": "False", "reason": ""})
+        return conditions["Ready"]["message"] if (waits["status"], waits["reason"]) == REFUSED else ""
+
+    return until("the refusal", message)
 
 
 def test_deleted_in_each_phase_nothing_is_left(cluster: Cluster) -> None:
@@ -89,48 +97,44 @@ def test_a_job_that_quota_refuses_is_told_and_made_later(cluster: Cluster) -> No
     until("quota", lambda: cluster.read("resourcequota", "no-jobs").get("status", {}).get("hard"))
     with cluster.operator():
         uid = cluster.submit("no-quota")
-        until("the refusal", lambda: reason(cluster, "no-quota") == "JobRefused")
+        assert "have its ResourceQuota raised" in told(cluster, "no-quota")
         assert cluster.status("no-quota")["phase"] == "Pending"
         assert not cluster.jobs(uid)
         kubectl(cluster, "delete", "resourcequota", "no-jobs")
         until("the Job", lambda: cluster.jobs(uid))
 
 
-def webhook(rules: list[dict[str, Any]]) -> dict[str, Any]:
-    """A webhook that must answer, and that nobody serves."""
-    return {
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "ValidatingWebhookConfiguration",
-        "metadata": {"name": "nobody"},
-        "webhooks": [
-            {
-                "name": "nobody.example.com",
-                "clientConfig": {"url": "https://127.0.0.1:1/"},
-                "rules": rules,
-                "admissionReviewVersions": ["v1"],
-                "sideEffects": "None",
-                "failurePolicy": "Fail",
-                "timeoutSeconds": 2,
-            }
-        ],
-    }
-
-
 def test_while_an_admission_webhook_does_not_answer_the_job_waits(cluster: Cluster) -> None:
-    jobs = {"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["jobs"]}
-    cluster.apply(webhook([jobs]))
     with cluster.operator() as operator:
-        uid = cluster.submit("refused")
-        until(
-            "a refusal", lambda: operator.metric(r'quantization_api_requests_total\{code="500",verb="POST"')
-        )
-        assert cluster.status("refused").get("phase") in (None, "Pending")
-        assert not cluster.jobs(uid)
-        cluster.api.kubectl("delete", "validatingwebhookconfiguration", "nobody")
+        with in_force(cluster, unreachable("CREATE"), *CREATES_A_JOB):
+            uid = cluster.submit("unanswered")
+            message = told(cluster, "unanswered")
+            assert 'failed calling webhook "nobody.example.com"' in message
+            assert "tell who runs it" in message
+            assert cluster.status("unanswered")["phase"] == "Pending"
+            assert operator.metric(r'quantization_api_requests_total\{code="500",verb="POST"')
+            assert not cluster.jobs(uid)
         until("the Job", lambda: cluster.jobs(uid))
 
 
-def test_a_job_that_a_policy_forbids_is_told_and_made_later(cluster: Cluster) -> None:
+def test_a_job_that_a_webhook_denies_without_a_code_is_told_and_made_later(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    with DenyingWebhook(tmp_path, "no GPU jobs before noon") as webhook, cluster.operator() as operator:
+        with in_force(cluster, configuration("noon", webhook.client, "CREATE"), *CREATES_A_JOB):
+            uid = cluster.submit("denied")
+            message = told(cluster, "denied")
+            assert 'webhook "noon.example.com" denied the request: no GPU jobs before noon' in message
+            assert "ask who set that policy for an exception" in message
+            assert cluster.status("denied")["phase"] == "Pending"
+            assert operator.metric(r'quantization_api_requests_total\{code="400",verb="POST"')
+            assert not cluster.jobs(uid)
+        until("the Job", lambda: cluster.jobs(uid))
+
+
+@pytest.mark.parametrize("reason", ["Forbidden", None], ids=["with a reason", "without one"])
+def test_a_job_that_a_policy_forbids_is_told_and_made_later(cluster: Cluster, reason: str | None) -> None:
+    """Without a reason the API server answers 422, the code of a manifest that is wrong."""
     policy = {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingAdmissionPolicy",
@@ -146,7 +150,9 @@ def test_a_job_that_a_policy_forbids_is_told_and_made_later(cluster: Cluster) ->
                     }
                 ]
             },
-            "validations": [{"expression": "false", "message": "no Jobs today", "reason": "Forbidden"}],
+            "validations": [
+                {"expression": "false", "message": "no Jobs today"} | ({"reason": reason} if reason else {})
+            ],
         },
     }
     binding = {
@@ -157,13 +163,14 @@ def test_a_job_that_a_policy_forbids_is_told_and_made_later(cluster: Cluster) ->
     }
     cluster.apply(policy)
     cluster.apply(binding)
-    probe = ("create", "job", "probe", "--image=x", "--dry-run=server", "-n", NAMESPACE)
+    probe = (*CREATES_A_JOB, "--dry-run=server", "-n", NAMESPACE)
     until("the policy works", lambda: cluster.api.kubectl(*probe, check=False).returncode != 0)
     with cluster.operator():
-        uid = cluster.submit("forbidden")
-        until("the refusal", lambda: reason(cluster, "forbidden") == "JobRefused")
-        conditions = cluster.status("forbidden")["conditions"]
-        assert "no Jobs today" in next(c["message"] for c in conditions if c["type"] == "Ready")
+        name = "forbidden" if reason else "forbidden-without-a-reason"
+        uid = cluster.submit(name)
+        message = told(cluster, name)
+        assert "no Jobs today" in message
+        assert "ask who set that policy for an exception" in message
         cluster.api.kubectl("delete", "validatingadmissionpolicybinding", "no-jobs-today")
         cluster.api.kubectl("delete", "validatingadmissionpolicy", "no-jobs-today")
         until("the Job", lambda: cluster.jobs(uid))

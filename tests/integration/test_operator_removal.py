@@ -9,6 +9,7 @@ from tests.support.cluster_objects import RESULT, failed_result
 from tests.support.manifests import manifest
 from tests.support.operator_cluster import NAMESPACE, Cluster
 from tests.support.operator_process import Operator, until
+from tests.support.webhooks import CREATES_A_JOB, in_force, unreachable
 
 from local_cluster.control_plane import ApiServer
 from quantization_operator.snapshots import FAILED_BEFORE_ANNOTATION, FINALIZER
@@ -300,6 +301,47 @@ def test_a_clean_up_that_does_not_end_holds_nobody_up(cluster: Cluster) -> None:
         told = next(e for e in cluster.items("events") if e["reason"] == "ArtifactLeft")
         assert told["type"] == "Warning"
         assert "s3://artifacts/stuck" in told["message"]
+
+
+def left(cluster: Cluster, name: str) -> str:
+    """The event by which the removal of an artifact was given up."""
+
+    def event() -> str:
+        found = [e for e in cluster.items("events") if e["involvedObject"]["name"] == name]
+        return next((e["message"] for e in found if e["reason"] == "ArtifactLeft"), "")
+
+    return until("it is told", event)
+
+
+def test_a_clean_up_that_cannot_be_made_holds_nobody_up(cluster: Cluster) -> None:
+    with cluster.operator(cleanup_deadline_seconds=2) as operator:
+        uid = cluster.submit("no-clean-up", DELETE)
+        succeed(cluster, "no-clean-up", uid)
+        with in_force(cluster, unreachable("CREATE"), *CREATES_A_JOB):
+            delete(cluster, "no-clean-up")
+            gone(cluster, "qj", "no-clean-up")
+        message = left(cluster, "no-clean-up")
+        assert "s3://artifacts/no-clean-up may still hold the artifact" in message
+        assert "failed calling webhook" in message
+        assert not cluster.read("job", cleanup_name("no-clean-up", uid))
+        warnings = [line["message"] for line in operator.log if line["level"] == "warning"]
+        assert any("no-clean-up goes" in text and "failed calling webhook" in text for text in warnings)
+
+
+def test_a_job_that_cannot_be_stopped_holds_nobody_up(cluster: Cluster) -> None:
+    with cluster.operator(cleanup_deadline_seconds=2):
+        uid = cluster.submit("unstoppable", DELETE)
+        job = job_name("unstoppable", uid)
+        runs(cluster, cluster.pod(uid))
+        cluster.phase("unstoppable", "Running")
+        with in_force(cluster, unreachable("DELETE"), "delete", "job", job):
+            delete(cluster, "unstoppable")
+            gone(cluster, "qj", "unstoppable")
+            message = left(cluster, "unstoppable")
+            assert "s3://artifacts/unstoppable may still hold the artifact" in message
+            assert "failed calling webhook" in message
+            assert cluster.read("job", job), "nobody could delete it"
+        until("its Job is collected", lambda: not cluster.jobs(uid))
 
 
 def test_an_artifact_that_another_job_reuses_is_kept(cluster: Cluster, operator: Operator) -> None:

@@ -2,16 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
 from tests.support.cluster_objects import child, job
+from tests.support.model_cluster import ModelCluster
+from tests.support.model_operator import ModelOperator, StillLoop
 
 from quantization_api.status import QuantizationJobStatus
-from quantization_operator.cache import Cache
+from quantization_operator.cache import KINDS, Cache
 from quantization_operator.controller import Controller
+from quantization_operator.kube import ApiError
 from quantization_operator.kueue import Kueue
 from quantization_operator.metrics import Metrics
 from quantization_operator.queue import WorkQueue
@@ -89,3 +92,94 @@ def test_no_job_waits_for_the_status_of_another() -> None:
     written = asyncio.run(run())
     assert written[:3] == ["Job of a", "Job of b", "Job of c"]
     assert [text for text in written if text.startswith("status")] == [f"status of {name}" for name in "abc"]
+
+
+class Refusing:
+    """A cluster whose API server, from some time on, has no answer but 500 to one kind of request about Jobs."""
+
+    def __init__(self) -> None:
+        self.loop = StillLoop()
+        start = datetime(2026, 1, 1, tzinfo=UTC)
+        self.cluster = ModelCluster(lambda: start + timedelta(seconds=self.loop.moment))
+        self.operator = ModelOperator(self.loop, self.cluster.server, start)
+        self.refused = ""
+        self.tries = 0
+
+    def goes_on(self, seconds: float) -> None:
+        """Let time pass, and everybody do what there is to do."""
+        self.loop.settle(seconds)
+        for _ in range(2):
+            for kind in KINDS:
+                while self.operator.behind(kind):
+                    self.operator.deliver(kind)
+            self.loop.settle()
+            while self.operator.network.calls:
+                call = self.operator.network.calls[0]
+                if call.method == self.refused and "/jobs" in call.path:
+                    self.tries += 1
+                    self.operator.fail(call, 500, arrived=False)
+                    continue
+                call.arrive(self.cluster.server)
+                call.come_back()
+                self.loop.settle()
+            self.cluster.control()
+
+    def gone_after(self, uid: str, step: float = 5.0, most: float = 2000.0) -> float:
+        """Seconds until an object that is deleted now is gone."""
+        self.cluster.server.delete("QuantizationJob", uid)
+        began = self.loop.moment
+        while uid in self.cluster.server.objects["QuantizationJob"]:
+            assert self.loop.moment < began + most, "it is held up for ever"
+            self.goes_on(step)
+        return self.loop.moment - began
+
+
+@pytest.fixture
+def refusing() -> Iterator[Refusing]:
+    found = Refusing()
+    yield found
+    found.operator.kill()
+    found.loop.close()
+
+
+def test_what_a_webhook_asks_to_wait_is_waited(refusing: Refusing) -> None:
+    refusing.cluster.submit("job")
+    refusing.operator.deliver("QuantizationJob")
+    refusing.loop.settle()
+    (call,) = refusing.operator.network.calls
+    later = 'admission webhook "quota.example.com" denied the request: later'
+    call.come_back(ApiError(429, later, "TooManyRequests", retry_after=30.0))
+    for _ in range(29):
+        refusing.goes_on(1)
+    assert not refusing.cluster.server.objects["Job"]
+    refusing.goes_on(2)
+    assert refusing.cluster.server.objects["Job"]
+
+
+@pytest.mark.parametrize(
+    ("refused", "ended", "said"),
+    [
+        ("POST", True, "500 : a fault"),
+        ("DELETE", False, "500 : a fault"),
+        ("DELETE", True, "did not end within 600 s"),
+    ],
+    ids=["no clean-up can be made", "its Job cannot be stopped", "its clean-up can not be stopped either"],
+)
+def test_what_is_deleted_goes_whatever_the_api_server_refuses(
+    refusing: Refusing, refused: str, ended: bool, said: str
+) -> None:
+    uid = refusing.cluster.submit("job", ("artifactPolicy", "Delete"))
+    refusing.goes_on(1)
+    (pod,) = refusing.cluster.server.objects["Pod"]
+    refusing.cluster.start(pod)
+    if ended:
+        refusing.cluster.end(pod, "success")
+    for _ in range(3):
+        refusing.goes_on(1)
+    refusing.refused = refused
+    assert 590 <= refusing.gone_after(uid) <= 670
+    assert refusing.tries >= (1 if ended and refused == "DELETE" else 10)
+    (event,) = (e for e in refusing.cluster.server.events.values() if e["reason"] == "ArtifactLeft")
+    assert event["type"] == "Warning"
+    assert "s3://artifacts/job may still hold the artifact" in event["message"]
+    assert said in event["message"]

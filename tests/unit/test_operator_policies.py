@@ -1,4 +1,4 @@
-"""Each policy by itself: what is asked, and what it answers."""
+"""Each policy by itself: what is asked, and what it answers. More in `test_operator_refused`, `_waits`, `_queueing`."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,10 +18,9 @@ from tests.support.cluster_objects import (
 from quantization_api.failures import Category
 from quantization_api.spec import QuantizationJobSpec
 from quantization_api.status import Attempts
-from quantization_operator.decision import Peer, Refusal
+from quantization_operator.decision import Peer
 from quantization_operator.diagnose import pod_failure
 from quantization_operator.policies import artifact, conflict, managed_by, retry, ttl
-from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import (
     FAILED_BEFORE_ANNOTATION,
     FINALIZER,
@@ -167,24 +166,6 @@ def test_the_finalizer_is_there_when_something_may_have_to_be_removed(
 )
 def test_an_artifact_that_another_job_has_is_kept(peers: list[Peer], kept: bool) -> None:
     assert (artifact.kept_for(peers) is not None) == kept
-
-
-@pytest.mark.parametrize(
-    ("refusal", "hopeless"),
-    [
-        (Refusal(403, "unable to create new content in namespace team because it is being terminated"), True),
-        (Refusal(403, "exceeded quota: count/jobs.batch"), False),
-        (Refusal(422, "spec.template: Invalid value"), True),
-        (Refusal(409, "a Job of this name exists", taken=True), True),
-    ],
-)
-def test_a_clean_up_that_can_never_start_is_known(refusal: Refusal, hopeless: bool) -> None:
-    assert artifact.hopeless(refusal) == hopeless
-
-
-@pytest.mark.parametrize(("ago", "left"), [(0, 600.0), (590, 10.0), (600, 0.0), (9000, 0.0)])
-def test_a_clean_up_is_bounded(ago: int, left: float) -> None:
-    assert artifact.left(NOW - timedelta(seconds=ago), OperatorSettings(), NOW) == left
 
 
 def made(before: int = 0) -> ChildJob:

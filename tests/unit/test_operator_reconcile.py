@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.support.cluster_objects import (
     CREATED,
+    ENDED,
     JOB_UID,
     NAME,
     UID,
@@ -110,6 +111,12 @@ OTHER = Peer("other", "0", NOW - timedelta(days=1), has_job=True, finished=False
 PROGRESS = Progress(percent=40, stage="quantize", layer=2, layers=6, eta_seconds=30)
 QUOTA = KubernetesWarning("FailedCreate", "exceeded quota: gpus", NOW)
 NOT_SECURE = KubernetesWarning("FailedCreate", 'violates PodSecurity "restricted"', NOW)
+DENIED = Refusal(400, 'admission webhook "noon.example.com" denied the request: not before noon')
+FORBIDDEN = Refusal(422, "ValidatingAdmissionPolicy 'no' with binding 'no' denied request: no Jobs today")
+NO_ANSWER = Refusal(500, 'failed calling webhook "nobody.example.com": connect: connection refused')
+EVICTION = datetime.fromisoformat(ENDED)
+EVICTED = terminated(143, conditions=[disruption()])
+FAILED_ONCE = terminated(75, failed_result("StorageUnavailable", "no answer"))
 DELETED = "2026-01-01T00:05:00Z"
 
 CASES: dict[str, Case] = {
@@ -143,13 +150,62 @@ CASES: dict[str, Case] = {
         said="tolerations",
         events=("InvalidWorkflow",),
     ),
+    "the API server cannot read the Job: refused": Case(
+        request=job(),
+        more={"refusal": Refusal(400, "Job in version v1 cannot be handled: quantities must match")},
+        rule="refused job",
+        phase="Failed",
+        category=Category.INVALID_WORKFLOW,
+        said="quantities must match",
+        events=("InvalidWorkflow",),
+    ),
     "a webhook or a quota refuses the Job: told, and tried again": Case(
         request=job(),
-        more={"refusal": Refusal(403, "exceeded quota: count/jobs.batch")},
+        more={"refusal": Refusal(403, "exceeded quota: no-jobs, requested: count/jobs.batch=1")},
         rule="refused job",
         phase="Pending",
         reason="JobRefused",
-        said="exceeded quota",
+        said="count/jobs.batch=1. Delete Jobs of the namespace",
+        events=("JobRefused",),
+        retried=True,
+    ),
+    "a webhook that names no code denies the Job: told with the way out, and tried again": Case(
+        request=job(),
+        more={"refusal": DENIED},
+        rule="refused job",
+        phase="Pending",
+        reason="JobRefused",
+        said="denied the request: not before noon. Change what the message names",
+        events=("JobRefused",),
+        retried=True,
+    ),
+    "a policy that names no reason denies the Job: told with the way out, and tried again": Case(
+        request=job(),
+        more={"refusal": FORBIDDEN},
+        rule="refused job",
+        phase="Pending",
+        reason="JobRefused",
+        said="denied request: no Jobs today. Change what the message names",
+        events=("JobRefused",),
+        retried=True,
+    ),
+    "a webhook does not answer: told whom to tell, and tried again": Case(
+        request=job(),
+        more={"refusal": NO_ANSWER},
+        rule="refused job",
+        phase="Pending",
+        reason="JobRefused",
+        said="connection refused. The policy server does not answer: tell who runs it",
+        events=("JobRefused",),
+        retried=True,
+    ),
+    "nobody knows why the Job is refused: the message has a way out all the same": Case(
+        request=job(),
+        more={"refusal": Refusal(403, "no.")},
+        rule="refused job",
+        phase="Pending",
+        reason="JobRefused",
+        said="no. The message says who refused the Job: ask them.",
         events=("JobRefused",),
         retried=True,
     ),
@@ -315,6 +371,32 @@ CASES: dict[str, Case] = {
         deletes=True,
         requeued=600.0,
     ),
+    "deleted, and the Job cannot be stopped: try again": Case(
+        request=leaving(status=RUNS),
+        child=child(),
+        more={"refusal": NO_ANSWER},
+        rule="stop",
+        retried=True,
+        requeued=588.0,
+    ),
+    "deleted, and the Job cannot be stopped for too long: let it go, and say so": Case(
+        request=leaving(status=RUNS),
+        child=child(),
+        more={"refusal": NO_ANSWER, "problem": ("stop", NOW)},
+        now=LATER,
+        rule="released",
+        releases=True,
+        events=("ArtifactLeft",),
+    ),
+    "deleted long ago, while the operator was down, and the Job cannot be stopped: tried for a minute": Case(
+        request=leaving(status=RUNS),
+        child=child(),
+        more={"refusal": NO_ANSWER, "problem": ("ImagePullFailed/x", NOW)},
+        now=LATER,
+        rule="stop",
+        retried=True,
+        requeued=60.0,
+    ),
     "deleted, and the Job stops": Case(
         request=leaving(status=RUNS), child=child(deletionTimestamp=CREATED), rule="stop", requeued=588.0
     ),
@@ -378,10 +460,33 @@ CASES: dict[str, Case] = {
         more=FRESH | {"refusal": Refusal(403, "exceeded quota")},
         rule="clean up",
         retried=True,
+        requeued=588.0,
+    ),
+    "a webhook that names no code denies the clean-up: try again": Case(
+        request=leaving(status=RUNS),
+        more=FRESH | {"refusal": DENIED},
+        rule="clean up",
+        retried=True,
+        requeued=588.0,
+    ),
+    "the API server gives no answer to the clean-up: try again": Case(
+        request=leaving(status=RUNS),
+        more=FRESH | {"refusal": Refusal(0, "POST /apis/batch/v1/...: ReadTimeoutError")},
+        rule="clean up",
+        retried=True,
+        requeued=588.0,
+    ),
+    "deleted long ago, while the operator was down, and the clean-up is refused: tried for a minute": Case(
+        request=leaving(status=RUNS),
+        more=FRESH | {"refusal": Refusal(503, "apiserver is shutting down")},
+        now=LATER,
+        rule="clean up",
+        retried=True,
+        requeued=60.0,
     ),
     "the clean-up is refused for too long: let it go, and say so": Case(
         request=leaving(status=RUNS),
-        more=FRESH | {"refusal": Refusal(403, "exceeded quota")},
+        more=FRESH | {"refusal": Refusal(403, "exceeded quota"), "problem": ("clean up", NOW)},
         now=LATER,
         rule="released",
         releases=True,
@@ -924,6 +1029,43 @@ def test_a_pause_is_neither_progress_nor_failure() -> None:
         "Stalled": "False",
         "Suspended": "True",
     }
+
+
+@pytest.mark.parametrize("began", [1, 3600], ids=["deleted while it runs", "deleted while it was down"])
+@pytest.mark.parametrize(
+    "made", [child(), None], ids=["its Job cannot be stopped", "no clean-up can be made"]
+)
+def test_what_is_refused_is_tried_until_the_bound_and_then_left(
+    made: dict[str, Any] | None, began: int
+) -> None:
+    """Each step of a process that remembers what it decided: it tries, is refused, and comes back."""
+    started = datetime.fromisoformat(CREATED) + timedelta(seconds=began)
+    expected = max(600 - began, 60)
+    now, problem = started, None
+    while now <= started + timedelta(seconds=expected):
+        case = Case(request=leaving(status=RUNS), child=made, more=FRESH | {"problem": problem}, now=now)
+        tried = decide(case)
+        assert tried.delete is not None or tried.create is not None
+        problem = (
+            tried.problem if tried.delete else problem
+        )  # before it creates, the controller remembers nothing
+        refusal = replace(NO_ANSWER, retry_after=7)
+        decision = decide(replace(case, more=FRESH | {"problem": problem, "refusal": refusal}))
+        if decision.release:
+            break
+        assert (decision.retry, decision.retry_after) == (True, 7)
+        assert decision.requeue_after is not None
+        problem, now = decision.problem, now + timedelta(seconds=min(decision.requeue_after, 10))
+    assert decision.release
+    assert (now - started).total_seconds() == pytest.approx(expected)
+    (event,) = decision.events
+    assert event.type == "Warning"
+    assert NO_ANSWER.message in event.message
+
+
+def test_a_refused_job_is_not_tried_before_the_api_server_wants_it() -> None:
+    refusal = replace(DENIED, code=429, retry_after=30.0)
+    assert decide(Case(request=job(), more={"refusal": refusal})).retry_after == 30.0
 
 
 def test_what_was_left_and_why_is_told() -> None:

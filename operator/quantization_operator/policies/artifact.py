@@ -4,11 +4,15 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from quantization_operator.decision import Peer, Refusal
+from quantization_operator.policies import refused
 from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import FINALIZER, JobRequest
 
 NAMESPACE_GOES = "is being terminated"
 """Part of the API server's refusal to create anything in a namespace that is being deleted."""
+
+LEAST_TRY_SECONDS = 60.0
+"""So long a process tries at least, also one that was down until the bound had passed."""
 
 
 def finalizers(request: JobRequest, makes_job: bool) -> tuple[str, ...] | None:
@@ -38,6 +42,15 @@ def left(since: datetime, settings: OperatorSettings, now: datetime) -> float:
     return max(0.0, (since + timedelta(seconds=settings.cleanup_deadline_seconds) - now).total_seconds())
 
 
+def left_to_try(deleted: datetime, tried: datetime, settings: OperatorSettings, now: datetime) -> float:
+    """Seconds until what the API server does not do is given up; 0: now.
+
+    deleted: when the object was. tried: when this process tried for the first time.
+    """
+    least = min(LEAST_TRY_SECONDS, settings.cleanup_deadline_seconds) - (now - tried).total_seconds()
+    return max(left(deleted, settings, now), least)
+
+
 def hopeless(refusal: Refusal) -> bool:
     """Whether a clean-up Job that was refused would be refused again, for as long as the namespace exists."""
-    return refusal.taken or refusal.code in (400, 422) or NAMESPACE_GOES in refusal.message
+    return refused.for_good(refusal) or NAMESPACE_GOES in refusal.message

@@ -2,12 +2,12 @@
 
 from quantization_api.failures import Category
 from quantization_api.status import Failure
-from quantization_operator import workload
+from quantization_operator import cures, workload
 from quantization_operator.conditions import SUSPENDED_REASON, State
 from quantization_operator.decision import Case, Decision
-from quantization_operator.diagnose import failure
+from quantization_operator.diagnose import failure, with_cure
 from quantization_operator.outcome import failed, next_status, told
-from quantization_operator.policies import admission, artifact, conflict, retry
+from quantization_operator.policies import admission, artifact, conflict, refused, retry
 
 LOOK_AGAIN_SECONDS = 5.0
 """The end of another object is not told to the jobs that wait for it."""
@@ -80,8 +80,16 @@ def create(case: Case) -> Decision | None:
         return Decision("create", create=workload.build(case.request, spec, case.settings, before))
     if refusal.taken:
         return failed("name taken", case, failure(Category.INTERNAL, refusal.message))
-    if refusal.code in (400, 422):
+    if refused.for_good(refusal):
         hint = "Correct spec.template: the API server does not accept the Job that follows from it."
         return failed("refused job", case, failure(Category.INVALID_WORKFLOW, refusal.message, hint=hint))
-    status = next_status(case, State("in progress", "JobRefused", refusal.message))
-    return Decision("refused job", status=status, events=told(case, status), retry=True)
+    cure = cures.cure(cures.REFUSED_JOB, refusal.message)
+    cause = failure(Category.UNSCHEDULABLE, refusal.message, hint=cure)
+    status = next_status(case, State("in progress", "JobRefused", with_cure(cause)))
+    return Decision(
+        "refused job",
+        status=status,
+        events=told(case, status),
+        retry=True,
+        retry_after=refusal.retry_after,
+    )

@@ -3,7 +3,7 @@
 from quantization_api.pod import RunResult
 from quantization_api.status import Failure
 from quantization_operator import workload
-from quantization_operator.decision import Case, Decision, Event
+from quantization_operator.decision import Case, Decision, Event, Refusal
 from quantization_operator.diagnose import job_failure, success_of
 from quantization_operator.policies import admission, artifact, managed_by
 from quantization_operator.snapshots import FINALIZER
@@ -29,7 +29,8 @@ def clean_up(case: Case) -> Decision:
     """artifactPolicy Delete: stop the Job, remove the artifact by a Job of its own, let the object go.
 
     Never without end: whatever keeps the artifact from being removed, after the bound the object goes, and an event
-    says what was left where.
+    says what was left where. Each step is tried before its bound is looked at, so that the reason can be told, and
+    what was deleted while the operator was down is tried all the same.
     """
     request, observed, child = case.request, case.observed, case.child
     if kept_for := artifact.kept_for(observed.peers):
@@ -46,7 +47,9 @@ def clean_up(case: Case) -> Decision:
         return _give_up(case, job_failure(job, observed.cleanup_pods).message)
     if child is not None and not child.ended:
         if child.deleted is None:
-            return Decision("stop", delete=child, requeue_after=bound)
+            if observed.refusal is not None:
+                return _refused("stop", case, observed.refusal)
+            return Decision("stop", delete=child, requeue_after=bound, problem=observed.problem)
         if (left := artifact.left(child.deleted, case.settings, case.now)) == 0:
             return _give_up(case, f"Job {child.name} did not stop within {bound:.0f} s")
         return Decision("stop", requeue_after=left)
@@ -64,15 +67,25 @@ def _make_clean_up(case: Case) -> Decision:
     spec = admission.admit(request.spec)
     if isinstance(spec, Failure):
         return _give_up(case, f"the stored spec is not understood: {spec.message}")
-    refusal = case.observed.refusal
-    if refusal is None:
+    if (refusal := case.observed.refusal) is None:
         found = success_of(case.observed.pods)  # of a job that was deleted before its success was written
         recipe = case.before.recipe or (found.recipe if isinstance(found, RunResult) else None)
         return Decision("clean up", create=workload.build_cleanup(request, spec, case.settings, recipe))
-    since = request.deleted or case.now
-    if artifact.hopeless(refusal) or artifact.left(since, case.settings, case.now) == 0:
+    if artifact.hopeless(refusal):
         return _give_up(case, refusal.message)
-    return Decision("clean up", retry=True)
+    return _refused("clean up", case, refusal)
+
+
+def _refused(rule: str, case: Case, refusal: Refusal) -> Decision:
+    """A step of the removal was tried just now, and the API server did not do it."""
+    known = case.observed.problem
+    tried = known[1] if known and known[0] == rule else case.now
+    left = artifact.left_to_try(case.request.deleted or case.now, tried, case.settings, case.now)
+    if left == 0:
+        return _give_up(case, refusal.message)
+    return Decision(
+        rule, problem=(rule, tried), requeue_after=left, retry=True, retry_after=refusal.retry_after
+    )
 
 
 def _give_up(case: Case, why: str) -> Decision:
