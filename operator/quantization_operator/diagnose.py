@@ -367,14 +367,20 @@ def _refused_pod(warning: KubernetesWarning, pod: ChildPod | None) -> Problem | 
 
 
 def waiting_problem(pods: Sequence[ChildPod], warnings: Sequence[KubernetesWarning]) -> Problem | None:
-    """What keeps the Job's current pod, or the Job without pods, from running."""
+    """What keeps the Job's current pod, or the Job without pods, from running.
+
+    warnings: of the living pod, else of the Job. Those of the Job from before its last pod was made are about the past.
+    """
     alive = [pod for pod in by_age(pods) if pod.phase not in ("Failed", "Succeeded")]
     for pod in reversed(alive):
         for check in POD_PROBLEMS:
             if problem := check(pod):
                 return problem
     last = alive[-1] if alive else None
+    past = by_age(pods)[-1].created if pods and not alive else None
     for warning in warnings:
+        if past is not None and warning.last_seen is not None and warning.last_seen <= past:
+            continue
         if problem := _mount_problem(warning, last) or _refused_pod(warning, last):
             return problem
     return None

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,6 +18,8 @@ from tests.support.operator_cluster import NAMESPACE, Cluster
 from tests.support.operator_process import Operator, until
 
 from local_cluster.control_plane import ApiServer
+from quantization_operator.conditions import rfc3339
+from quantization_operator.rules.progressing import NEXT_POD_SECONDS
 from quantization_operator.workload import job_name
 
 pytestmark = pytest.mark.integration
@@ -158,9 +162,7 @@ def test_a_missing_secret_is_access_denied(cluster: Cluster, operator: Operator)
     assert cluster.status("no-secret")["failure"]["category"] == "AccessDenied"
 
 
-def test_a_disruption_is_not_counted(cluster: Cluster, operator: Operator) -> None:
-    uid = cluster.submit("evicted")
-    first = cluster.pod(uid)
+def evict(cluster: Cluster, pod: str, ended: datetime) -> None:
     disrupted = {
         "type": "DisruptionTarget",
         "status": "True",
@@ -168,8 +170,14 @@ def test_a_disruption_is_not_counted(cluster: Cluster, operator: Operator) -> No
         "message": "Eviction API: evicting",
         "lastTransitionTime": "2026-01-01T00:00:00Z",
     }
-    ended = {"exitCode": 143, "reason": "Error", "finishedAt": "2026-01-01T00:01:00Z"}
-    cluster.kubelet_says(first, "Failed", {"terminated": ended}, conditions=[disrupted])
+    state = {"exitCode": 143, "reason": "Error", "finishedAt": rfc3339(ended)}
+    cluster.kubelet_says(pod, "Failed", {"terminated": state}, conditions=[disrupted])
+
+
+def test_a_disruption_is_not_counted(cluster: Cluster, operator: Operator) -> None:
+    uid = cluster.submit("evicted")
+    first = cluster.pod(uid)
+    evict(cluster, first, ended=datetime.now(UTC))
     second = cluster.pod(uid, besides=first)
     until("it is told", lambda: cluster.status("evicted").get("attempts", {}).get("disrupted") == 1)
     assert cluster.status("evicted")["attempts"]["failed"] == 0
@@ -177,7 +185,9 @@ def test_a_disruption_is_not_counted(cluster: Cluster, operator: Operator) -> No
     cluster.wait("evicted", "Ready")
 
 
-def test_a_refused_pod_is_shown_with_the_reason(cluster: Cluster, operator: Operator) -> None:
+@contextmanager
+def no_pods(cluster: Cluster) -> Iterator[None]:
+    """A quota that refuses every pod, until the block ends."""
     quota = {
         "apiVersion": "v1",
         "kind": "ResourceQuota",
@@ -187,19 +197,44 @@ def test_a_refused_pod_is_shown_with_the_reason(cluster: Cluster, operator: Oper
     cluster.apply(quota)
     try:
         until("quota", lambda: cluster.read("resourcequota", "none").get("status", {}).get("hard"))
-        uid = cluster.submit("over-quota")
-
-        def reason() -> str:
-            conditions = cluster.status("over-quota").get("conditions", [])
-            return next((c["reason"] + c["message"] for c in conditions if c["type"] == "Reconciling"), "")
-
-        until("the refusal", lambda: reason().startswith("PodRefused"))
-        assert "exceeded quota" in reason()
-        assert cluster.jobs(uid)
+        yield
     finally:
         cluster.api.kubectl("delete", "resourcequota", "none", "-n", NAMESPACE)
-        cluster.api.kubectl("delete", "qj", "over-quota", "-n", NAMESPACE)
+
+
+def refused(cluster: Cluster, name: str) -> str:
+    """What the status of a job says whose pod is refused, once it does."""
+
+    def message() -> str:
+        conditions = {c["type"]: c for c in cluster.status(name).get("conditions", [])}
+        waits = conditions.get("Reconciling", {"reason": ""})
+        return str(waits["message"]) if waits["reason"] == "PodRefused" else ""
+
+    return until("the refusal", message)
+
+
+def test_a_refused_pod_is_shown_with_the_reason(cluster: Cluster, operator: Operator) -> None:
+    with no_pods(cluster):
+        uid = cluster.submit("over-quota")
+        assert "exceeded quota" in refused(cluster, "over-quota")
+        assert cluster.jobs(uid)
+    cluster.api.kubectl("delete", "qj", "over-quota", "-n", NAMESPACE)
     until("garbage is collected", lambda: not cluster.jobs(uid))
+
+
+def test_a_refused_pod_after_an_eviction_is_shown_with_the_reason(
+    cluster: Cluster, operator: Operator
+) -> None:
+    uid = cluster.submit("refused-later")
+    pod = cluster.pod(uid)
+    cluster.phase("refused-later", "Pending")
+    with no_pods(cluster):
+        evict(cluster, pod, ended=datetime.now(UTC) - timedelta(seconds=NEXT_POD_SECONDS - 4))
+        message = refused(cluster, "refused-later")
+        assert "exceeded quota" in message
+        assert "raise the namespace's ResourceQuota" in message
+        assert cluster.status("refused-later")["attempts"] == {"failed": 0, "disrupted": 1}
+    cluster.api.kubectl("delete", "qj", "refused-later", "-n", NAMESPACE)
 
 
 def test_a_job_deleted_by_hand_is_named(cluster: Cluster, operator: Operator) -> None:

@@ -1,5 +1,6 @@
 """Each state that Kubernetes can show is named by its cause."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -286,6 +287,14 @@ def test_what_a_job_waits_for_has_a_name(name: str) -> None:
     assert found.failure.category is category
     assert found.patience == patience
     assert said in found.failure.message
+
+
+def test_only_what_was_refused_after_the_last_pod_was_made_is_news() -> None:
+    last = ChildPod.of(terminated(143, conditions=[disruption()]))
+    for seconds, news in ((-30, False), (0, False), (1, True)):
+        seen = last.created + timedelta(seconds=seconds)
+        warning = KubernetesWarning("FailedCreate", "exceeded quota", seen)
+        assert (waiting_problem([last], [warning]) is not None) == news, seconds
 
 
 def test_a_back_off_is_the_same_problem_as_the_error_before_it() -> None:

@@ -1,5 +1,7 @@
 """While the Job waits or runs: how it stands, for what it waits, and the end of patience."""
 
+from datetime import datetime
+
 from quantization_api.failures import Category
 from quantization_operator.conditions import RUNNING_REASON, State, reason
 from quantization_operator.decision import Case, Decision
@@ -11,6 +13,9 @@ NO_POD_GRACE_SECONDS = 5.0
 """So long a Job may be without a pod before its events are read."""
 SLOW_START_SECONDS = 20.0
 """So long a pod may be starting before its events are read."""
+NEXT_POD_SECONDS = 20.0
+"""So long after the end of a pod the next one may take to be made before the Job's events are read. The back-off of the
+Job controller may be longer: then the events say nothing, and are looked at more and more rarely."""
 LOOK_AT_EVENTS_SECONDS = (15.0, 300.0)
 """Least and longest time between two looks at the events of a job that does not get on."""
 
@@ -79,20 +84,22 @@ def _state(case: Case) -> State:
 def _until_next_look(case: Case) -> float:
     """Jobs that wait for days are many, and their events rarely news: the longer the wait, the rarer the look."""
     shortest, longest = LOOK_AT_EVENTS_SECONDS
-    living = alive(case)
-    since = living[-1].created if living else case.child.created if case.child else case.now
+    since, _ = _standstill(case)
     return min(longest, max(shortest, (case.now - since).total_seconds() / 4))
 
 
 def _seconds_until_slow(case: Case) -> float | None:
     """0 when the job does not get on and events may say why; else how long until then; None while it runs."""
-    child, living = case.child, alive(case)
-    if child is None or child.suspended or any(pod.running for pod in living):
+    if case.child is None or case.child.suspended or any(pod.running for pod in alive(case)):
         return None
-    if living:
-        since, limit = living[-1].created, SLOW_START_SECONDS
-    elif case.observed.pods:
-        return None  # the Job controller makes the next pod after its back-off
-    else:
-        since, limit = child.created, NO_POD_GRACE_SECONDS
-    return max(0.0, limit - (case.now - since).total_seconds())
+    since, limit = _standstill(case)
+    return min(limit, max(0.0, limit - (case.now - since).total_seconds()))
+
+
+def _standstill(case: Case) -> tuple[datetime, float]:
+    """Since when no pod gets on, and for how many seconds that is nothing unusual."""
+    if living := alive(case):
+        return living[-1].created, SLOW_START_SECONDS
+    if ended := by_age(case.observed.pods):
+        return ended[-1].ended_at or ended[-1].created, NEXT_POD_SECONDS
+    return case.child.created if case.child else case.now, NO_POD_GRACE_SECONDS
