@@ -21,24 +21,22 @@ from quantization_api.failures import CATALOGUE, Category
 from quantization_api.pod import CONTAINER_NAME, RunResult
 from quantization_api.status import Failure
 from quantization_operator import cures
-from quantization_operator.snapshots import ChildJob, ChildPod, KubernetesWarning
+from quantization_operator.snapshots import (
+    CONFIG_REASONS,
+    IMAGE_REASONS,
+    ChildJob,
+    ChildPod,
+    KubernetesWarning,
+)
 
 SIGKILL = 128 + 9
 MESSAGE_LIMIT = 1024
 EVIDENCE_LIMIT = 700
 """Characters of a log's tail that are copied into a message."""
 
-IMAGE_REASONS = (
-    "ErrImagePull",
-    "ImagePullBackOff",
-    "InvalidImageName",
-    "ErrImageNeverPull",
-    "ImageInspectError",
-)
 NODE_LOST_REASONS = ("DeletionByTaintManager", "DeletionByPodGC")
 NODE_REFUSALS = ("UnexpectedAdmissionError", "NodeAffinity", "NodeName", "OutOf")
 """Beginnings of the reasons with which a kubelet refuses a pod that was scheduled to it."""
-CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
 _COUNTS = Counter(entry.exit_code for entry in CATALOGUE.values())
 CATEGORY_OF_EXIT_CODE: dict[int, Category] = {
@@ -283,11 +281,22 @@ class Problem:
         return with_cure(self.failure)
 
 
+def _added_container(pod: ChildPod) -> str:
+    """The container that waits, in words, if it is not the quantizer's; the operator makes pods without others."""
+    if pod.waiting_container == CONTAINER_NAME:
+        return ""
+    return f"container {pod.waiting_container}, which something added to the pod"
+
+
 def _image(pod: ChildPod) -> Problem | None:
     if pod.waiting_reason not in IMAGE_REASONS:
         return None
     said = f"{pod.waiting_reason}: {pod.waiting_message}"
-    found = failure(Category.IMAGE_PULL_FAILED, said, pod, cures.cure(cures.IMAGE, said))
+    hint = cures.cure(cures.IMAGE, said)
+    if added := _added_container(pod):
+        said = f"{pod.waiting_reason} of {added}: {pod.waiting_message}"
+        hint = f"Correct the image of container {pod.waiting_container} where it is added, or keep it out of the pod."
+    found = failure(Category.IMAGE_PULL_FAILED, said, pod, hint)
     return Problem("ImagePullFailed", found, "image")
 
 
@@ -296,7 +305,14 @@ def _configuration(pod: ChildPod) -> Problem | None:
     if pod.waiting_reason not in CONFIG_REASONS:
         return None
     message = pod.waiting_message or pod.waiting_reason
-    if "secret" in message.lower():
+    if added := _added_container(pod):
+        found = failure(
+            Category.INTERNAL,
+            f"{pod.waiting_reason} of {added}: {message}",
+            pod,
+            hint=f"Correct container {pod.waiting_container} where it is added, or keep it out of the pod.",
+        )
+    elif "secret" in message.lower():
         found = failure(
             Category.ACCESS_DENIED,
             message,

@@ -32,6 +32,16 @@ SIGTERM_EXIT_CODE = int(ExitCode.TERMINATED)
 QUEUE_PREFIXES = ("kueue.x-k8s.io/", "scheduling.volcano.sh/", "volcano.sh/")
 """Labels and annotations that belong to a queueing system; they travel to the child Job."""
 
+IMAGE_REASONS = (
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "ImageInspectError",
+)
+CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+"""Why a container waits that will not start as it is; any other reason (ContainerCreating, PodInitializing) is none."""
+
 Finished = Literal["", "Succeeded", "Failed"]
 
 
@@ -254,6 +264,8 @@ class ChildPod:
     """A pod of a child Job; the container is the quantizer's.
 
     job_uid: of the Job that made it.
+    waiting_container: whose waiting_reason and waiting_message are told: the quantizer's, and while that has not
+    started the first that an error keeps from starting, of it, the init containers, and what else is in the pod.
     disruption: reason of the DisruptionTarget condition, "" without one.
     oom_killed: name of a container that the kernel killed, now or before, the quantizer's first; "" without one.
     """
@@ -274,6 +286,7 @@ class ChildPod:
     disruption: str
     disruption_message: str
     unscheduled_message: str
+    waiting_container: str
     waiting_reason: str
     waiting_message: str
     running: bool
@@ -292,9 +305,12 @@ class ChildPod:
         disrupted = disruption.get("status") == "True"
         scheduled = conditions.get("PodScheduled") or {}
         containers = status.get("containerStatuses") or ()
+        first = status.get("initContainerStatuses") or ()
         own: Mapping[str, Any] = next((c for c in containers if c.get("name") == CONTAINER_NAME), {})
         state = own.get("state") or {}
-        waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
+        ended = state.get("terminated") or {}
+        waits = _waiting(own, [] if "running" in state or ended else [*first, *containers])
+        waiting = (waits.get("state") or {}).get("waiting") or {}
         return cls(
             uid=metadata["uid"],
             namespace=metadata["namespace"],
@@ -316,6 +332,7 @@ class ChildPod:
                 if scheduled.get("status") == "False"
                 else ""
             ),
+            waiting_container=sys.intern(str(waits.get("name") or CONTAINER_NAME)),
             waiting_reason=waiting.get("reason") or "",
             waiting_message=waiting.get("message") or "",
             running="running" in state,
@@ -323,7 +340,7 @@ class ChildPod:
             ended_reason=ended.get("reason") or "",
             ended_message=ended.get("message") or "",
             ended_at=timestamp(ended.get("finishedAt")),
-            oom_killed=_oom_killed([own, *containers, *(status.get("initContainerStatuses") or ())]),
+            oom_killed=_oom_killed([own, *containers, *first]),
         )
 
     @property
@@ -341,6 +358,15 @@ class ChildPod:
             waiting_message="",
             ended_message="",
         )
+
+
+def _waiting(own: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The first container that an error keeps from starting, else the quantizer's own."""
+    errors = (*IMAGE_REASONS, *CONFIG_REASONS)
+    for container in (own, *others):
+        if ((container.get("state") or {}).get("waiting") or {}).get("reason") in errors:
+            return container
+    return own
 
 
 def _oom_killed(statuses: Iterable[Mapping[str, Any]]) -> str:

@@ -185,6 +185,25 @@ def test_a_success_after_a_failed_attempt_is_a_success() -> None:
 
 PULL = 'failed to resolve reference "localhost:5000/none:1": not found'
 MISSING_SECRET = 'secret "s3-writer" not found'
+
+
+def beside(
+    own: dict[str, Any], first: dict[str, tuple[str, str]] | None = None, **added: tuple[str, str]
+) -> dict[str, Any]:
+    """A pod with containers that wait, beside the quantizer's: reason and message by name; first: init containers."""
+
+    def waits(containers: dict[str, tuple[str, str]]) -> list[dict[str, Any]]:
+        return [
+            {"name": name, "state": {"waiting": {"reason": reason, "message": message}}}
+            for name, (reason, message) in containers.items()
+        ]
+
+    quantizer = {"name": "quantizer", "state": own}
+    return pod(
+        status={"initContainerStatuses": waits(first or {}), "containerStatuses": [*waits(added), quantizer]}
+    )
+
+
 WAITS: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str]], Category | None, str, str]] = {
     "image that does not exist": (
         [waiting("ErrImagePull", PULL)],
@@ -261,6 +280,58 @@ WAITS: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str]], Category | N
         "start",
         "text",
     ),
+    "image of an init container that something added": (
+        [
+            beside(
+                {"waiting": {"reason": "PodInitializing"}},
+                first={"init-mesh": ("ErrImagePull", PULL), "later": ("PodInitializing", "")},
+            )
+        ],
+        [],
+        Category.IMAGE_PULL_FAILED,
+        "image",
+        "ErrImagePull of container init-mesh, which something added to the pod: failed to resolve",
+    ),
+    "no image name of a sidecar that something added": (
+        [beside({"waiting": {"reason": "ContainerCreating"}}, mesh=("InvalidImageName", "couldn't parse"))],
+        [],
+        Category.IMAGE_PULL_FAILED,
+        "image",
+        "InvalidImageName of container mesh",
+    ),
+    "secret of a sidecar that something added": (
+        [
+            beside(
+                {"waiting": {"reason": "ContainerCreating"}},
+                mesh=("CreateContainerConfigError", MISSING_SECRET),
+            )
+        ],
+        [],
+        Category.INTERNAL,
+        "start",
+        'CreateContainerConfigError of container mesh, which something added to the pod: secret "s3-writer"',
+    ),
+    "image of the quantizer, and of a sidecar": (
+        [beside({"waiting": {"reason": "ErrImagePull", "message": PULL}}, mesh=("ErrImagePull", "other"))],
+        [],
+        Category.IMAGE_PULL_FAILED,
+        "image",
+        "ErrImagePull: failed to resolve",
+    ),
+    "the quantizer runs, whatever a sidecar waits for": (
+        [beside({"running": {}}, mesh=("ErrImagePull", PULL))],
+        [],
+        None,
+        "",
+        "",
+    ),
+    "the quantizer has ended, whatever a sidecar waits for": (
+        [beside({"terminated": {"exitCode": 0}}, mesh=("ErrImagePull", PULL))],
+        [],
+        None,
+        "",
+        "",
+    ),
     "unrelated warnings": ([running()], [("Unhealthy", "probe failed")], None, "", ""),
     "starting": ([waiting("ContainerCreating")], [], None, "", ""),
     "running": ([running()], [], None, "", ""),
@@ -287,6 +358,17 @@ def test_what_a_job_waits_for_has_a_name(name: str) -> None:
     assert found.failure.category is category
     assert found.patience == patience
     assert said in found.failure.message
+
+
+def test_the_cure_of_an_added_container_is_where_it_is_added() -> None:
+    for reason in ("ErrImagePull", "CreateContainerConfigError"):
+        body = beside(
+            {"waiting": {"reason": "PodInitializing"}}, first={"init-mesh": (reason, MISSING_SECRET)}
+        )
+        found = waiting_problem([ChildPod.of(body)], [])
+        assert found is not None
+        assert "container init-mesh where it is added" in found.failure.hint
+        assert "spec." not in found.failure.hint
 
 
 def test_only_what_was_refused_after_the_last_pod_was_made_is_news() -> None:
