@@ -37,7 +37,6 @@ class Record:
 
     disruptions: uids of pods that were seen taken away. disruptions_before: those that an earlier process counted.
     problem: what the job waits for and since when; it decides when patience ends. queue: Kueue's last answer.
-    foreign_job: the Job's name is taken by a Job of somebody else.
     """
 
     request: JobRequest | None = None
@@ -49,7 +48,6 @@ class Record:
     disruptions_before: int | None = None
     problem: tuple[str, datetime] | None = None
     queue: QueueEntry | None = None
-    foreign_job: str = ""
 
     @property
     def empty(self) -> bool:

@@ -1,0 +1,123 @@
+"""The policies of a job that waits or runs: its spec, its deadline, the patience with it, and what it reports."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from tests.support.cluster_objects import job
+
+from quantization_api.failures import Category
+from quantization_api.spec import QuantizationJobSpec
+from quantization_api.status import Failure, Progress
+from quantization_operator.diagnose import Patience, Problem, failure
+from quantization_operator.policies import admission, deadline, patience, reporting
+from quantization_operator.settings import OperatorSettings
+from quantization_operator.snapshots import JobRequest
+
+pytestmark = pytest.mark.unit
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ([], None),
+        ([("backoffLimit", -1)], "spec.backoffLimit: Input should be greater"),
+        ([("workflow.passes", [{"type": "NoSuchPass"}])], "spec.workflow.passes[0]"),
+        ([("workflow.user_script", "x.py")], "user_script"),
+        ([("backoffLimit", -1), ("ttlSecondsAfterFinished", -1)], "; spec.ttlSecondsAfterFinished: "),
+    ],
+    ids=["one that can be run", "a value", "a place in a list", "refused by name", "each field is named"],
+)
+def test_a_stored_spec_is_admitted_or_refused_with_a_sentence(
+    changes: list[tuple[str, Any]], sentence: str | None
+) -> None:
+    found = admission.admit(JobRequest.of(job(*changes)).spec)
+    if sentence is None:
+        assert isinstance(found, QuantizationJobSpec)
+        return
+    assert isinstance(found, Failure)
+    assert found.category is Category.INVALID_WORKFLOW
+    assert sentence in found.message
+
+
+@pytest.mark.parametrize(("seconds", "fields"), [(None, {}), (60, {"activeDeadlineSeconds": 60})])
+def test_the_deadline_is_the_jobs_own(seconds: int | None, fields: dict[str, int]) -> None:
+    changes = [("activeDeadlineSeconds", seconds)] if seconds else []
+    assert deadline.job_fields(QuantizationJobSpec.model_validate(job(*changes)["spec"])) == fields
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "waited", "left"),
+    [
+        ("image", "ErrImagePull: not found", 0, 120.0),
+        ("image", "ErrImagePull: not found", 119, 1.0),
+        ("image", "ErrImagePull: not found", 500, 0.0),
+        ("image", "InvalidImageName: couldn't parse", 0, 0.0),
+        ("image", "InvalidImageName of container mesh: couldn't parse", 0, 0.0),
+        ("start", "secret not found", 0, 45.0),
+        ("schedule", "0/1 nodes are available", 10**6, None),
+        ("never", "node-1 stopped answering", 10**6, None),
+    ],
+    ids=[
+        "an image",
+        "an image, almost too long",
+        "an image, too long",
+        "a name that is none",
+        "a name that is none, of another container",
+        "a start",
+        "a node",
+        "a lost node",
+    ],
+)
+def test_patience_is_that_of_the_problem(
+    kind: Patience, message: str, waited: int, left: float | None
+) -> None:
+    problem = Problem("Waits", failure(Category.INTERNAL, message), kind)
+    since = NOW - timedelta(seconds=waited)
+    assert patience.left(problem, since, NOW, OperatorSettings()) == left
+
+
+def test_patience_with_the_scheduler_is_a_setting() -> None:
+    problem = Problem("Unschedulable", failure(Category.UNSCHEDULABLE, "0/1 nodes"), "schedule")
+    settings = OperatorSettings(unschedulable_patience_seconds=60)
+    assert patience.left(problem, NOW - timedelta(seconds=50), NOW, settings) == 10.0
+
+
+def at(percent: int, stage: str = "quantize") -> Progress:
+    return Progress(percent=percent, stage=stage)
+
+
+@pytest.mark.parametrize(
+    ("written", "seen", "seconds_ago", "due"),
+    [
+        (None, None, None, False),
+        (None, at(0), None, True),
+        (at(40), at(40), 60, False),
+        (at(40), at(41), 5, True),
+        (at(40), at(41), 4.9, False),
+        (at(40), at(41), None, True),
+        (at(40), at(30), 5, True),
+        (at(40), at(40, "upload"), 5, True),
+        (at(40), at(40, "upload"), 1, False),
+        (at(40), at(40).model_copy(update={"eta_seconds": 9}), 60, False),
+    ],
+    ids=[
+        "nothing is known",
+        "the first",
+        "the same",
+        "a percent, in time",
+        "a percent, too early",
+        "another process wrote the last",
+        "it began again",
+        "a new stage",
+        "a new stage, too early",
+        "less than a percent",
+    ],
+)
+def test_progress_is_written_when_it_is_news(
+    written: Progress | None, seen: Progress | None, seconds_ago: float | None, due: bool
+) -> None:
+    last = None if seconds_ago is None else NOW - timedelta(seconds=seconds_ago)
+    assert reporting.due(written, seen, last, NOW, interval=5) == due
