@@ -11,6 +11,8 @@ from xdist.scheduler import LoadFileScheduling
 
 CLUSTER = "tests/e2e/cluster/"
 
+pytest.register_assert_rewrite("tests.support.decisions")
+
 # read when torch is imported, here and in the processes that tests start: threads that spin stop the tests beside them
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -157,7 +157,7 @@ class Storm(JudgedCluster):
         if calls := self.operator.network.calls:
             call = calls[index % len(calls)]
             if code == 422 and call.method == "POST":
-                return  # final, and right so: see test_operator_reconcile
+                return  # final, and right so: see test_operator_rules_beginning
             self.operator.fail(call, code, arrived=arrived and code in (0, 500, 503))
 
     # --- the operator's process ------------------------------------------------------------------------------

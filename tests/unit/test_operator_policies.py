@@ -1,4 +1,7 @@
-"""Each policy by itself: what is asked, and what it answers. More in `test_operator_refused`, `_waits`, `_queueing`."""
+"""Each policy by itself: what is asked, and what it answers.
+
+More in `test_operator_policies_waiting`, `test_operator_refused` and `test_operator_queueing`.
+"""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

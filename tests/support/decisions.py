@@ -1,0 +1,114 @@
+"""Decisions of the operator as a table: what is observed, and what must follow. For the tests of its rules."""
+
+import json
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from tests.support.cluster_objects import condition_status, job
+
+from quantization_api.failures import Category
+from quantization_api.status import QuantizationJobStatus
+from quantization_operator.decision import Decision, Observed, Peer, Refusal
+from quantization_operator.reconcile import reconcile
+from quantization_operator.settings import OperatorSettings
+from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest, KubernetesWarning
+
+NOW = datetime(2026, 1, 1, 0, 0, 12, tzinfo=UTC)
+LATER = NOW + timedelta(hours=1)
+SETTINGS = OperatorSettings(quantizer_image="quantizer:test")
+MADE = condition_status("Reconciling", "Starting")
+RUNS = condition_status("Reconciling", "Running")
+FRESH = {"fresh": True}
+DELETED = "2026-01-01T00:05:00Z"
+DENIED = Refusal(400, 'admission webhook "noon.example.com" denied the request: not before noon')
+NO_ANSWER = Refusal(500, 'failed calling webhook "nobody.example.com": connect: connection refused')
+QUOTA = KubernetesWarning("FailedCreate", "exceeded quota: gpus", NOW)
+NOT_SECURE = KubernetesWarning("FailedCreate", 'violates PodSecurity "restricted"', NOW)
+OTHER = Peer("other", "0", NOW - timedelta(days=1), has_job=True, finished=False, deleting=False)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is observed, and the decision that must follow. `said` is a part of the Ready condition's message."""
+
+    request: dict[str, Any] = field(default_factory=lambda: job(status=MADE))
+    child: dict[str, Any] | None = None
+    pods: list[dict[str, Any]] = field(default_factory=list)
+    more: dict[str, Any] = field(default_factory=dict)
+    now: datetime = NOW
+    rule: str = ""
+    phase: str | None = None
+    reason: str = ""
+    said: str = ""
+    category: Category | None = None
+    look: str = ""
+    creates: bool = False
+    deletes: bool = False
+    finalizers: tuple[str, ...] | None = None
+    releases: bool = False
+    removes: bool = False
+    events: tuple[str, ...] = ()
+    requeued: float | None = None
+    retried: bool = False
+
+
+def observe(case: Case) -> Observed:
+    """What the rules see."""
+    return Observed(
+        request=JobRequest.of(case.request),
+        child=ChildJob.of(case.child) if case.child else None,
+        pods=tuple(ChildPod.of(body) for body in case.pods),
+        **case.more,
+    )
+
+
+def decide(case: Case) -> Decision:
+    """What the operator decides."""
+    return reconcile(observe(case), SETTINGS, case.now)
+
+
+def decided_as_told(case: Case) -> None:
+    """The decision is the one that the case tells, in every part."""
+    decision = decide(case)
+    assert decision.rule == case.rule
+    assert decision.look == case.look
+    assert (decision.create is not None) == case.creates
+    assert (decision.delete is not None) == case.deletes
+    assert decision.finalizers == case.finalizers
+    assert (decision.release, decision.remove) == (case.releases, case.removes)
+    assert decision.retry == case.retried
+    assert tuple(event.reason for event in decision.events) == case.events
+    if case.requeued is None:
+        assert decision.requeue_after is None
+    else:
+        assert decision.requeue_after == pytest.approx(case.requeued)
+    if case.phase is None:
+        return
+    assert decision.status is not None
+    assert decision.status.phase == case.phase
+    ready = next(c for c in decision.status.conditions if c.type == "Ready")
+    assert ready.reason == (case.category or case.reason)
+    assert case.said in ready.message
+    assert (decision.status.failure.category if decision.status.failure else None) == case.category
+    assert (decision.status.completion_time is not None) == (case.phase in ("Succeeded", "Failed"))
+    assert decision.status.observed_generation == case.request["metadata"]["generation"]
+
+
+def written_once(case: Case) -> None:
+    """After the status of a decision was written, the same observation asks for no other."""
+    status = decide(case).status
+    assert status is not None
+    body = case.request | {"status": status.model_dump(mode="json", by_alias=True, exclude_none=True)}
+    again = decide(replace(case, request=body))
+    assert again.status is None
+    assert again.events == ()
+
+
+def fits_the_contract(case: Case) -> None:
+    """What is written is a status as the contract has it."""
+    status = decide(case).status
+    if status is not None:
+        text = json.dumps(status.model_dump(mode="json", by_alias=True, exclude_none=True))
+        QuantizationJobStatus.model_validate_json(text)

@@ -1,0 +1,292 @@
+"""Before there is a Job (`rules/beginning.py`): a pause, an output that is taken, a Job that is made or refused."""
+
+from dataclasses import replace
+
+import pytest
+from tests.support.cluster_objects import (
+    NAME,
+    child,
+    condition_status,
+    ended,
+    job,
+    running,
+    succeeded,
+    terminated,
+)
+from tests.support.decisions import (
+    DELETED,
+    DENIED,
+    MADE,
+    NO_ANSWER,
+    OTHER,
+    RUNS,
+    Case,
+    decide,
+    decided_as_told,
+    fits_the_contract,
+    written_once,
+)
+
+from quantization_api.failures import Category
+from quantization_operator.decision import Refusal
+from quantization_operator.snapshots import FAILED_BEFORE_ANNOTATION
+
+pytestmark = pytest.mark.unit
+
+INVALID = ("backoffLimit", -1)
+PAUSE = ("suspend", True)
+PAUSED = {k: v for k, v in condition_status("Suspended", "Suspended").items() if k != "jobName"}
+FORBIDDEN = Refusal(422, "ValidatingAdmissionPolicy 'no' with binding 'no' denied request: no Jobs today")
+
+CASES: dict[str, Case] = {
+    # --- before the Job
+    "a new job: make the Job": Case(request=job(), rule="create", creates=True),
+    "an invalid stored spec: refused with the sentence": Case(
+        request=job(INVALID),
+        rule="refused spec",
+        phase="Failed",
+        category=Category.INVALID_WORKFLOW,
+        said="spec.backoffLimit: Input should be greater",
+        events=("InvalidWorkflow",),
+    ),
+    "the API server finds the Job invalid: refused": Case(
+        request=job(),
+        more={"refusal": Refusal(422, "spec.template.spec.tolerations[0].operator: Invalid")},
+        rule="refused job",
+        phase="Failed",
+        category=Category.INVALID_WORKFLOW,
+        said="tolerations",
+        events=("InvalidWorkflow",),
+    ),
+    "the API server cannot read the Job: refused": Case(
+        request=job(),
+        more={"refusal": Refusal(400, "Job in version v1 cannot be handled: quantities must match")},
+        rule="refused job",
+        phase="Failed",
+        category=Category.INVALID_WORKFLOW,
+        said="quantities must match",
+        events=("InvalidWorkflow",),
+    ),
+    "a webhook or a quota refuses the Job: told, and tried again": Case(
+        request=job(),
+        more={"refusal": Refusal(403, "exceeded quota: no-jobs, requested: count/jobs.batch=1")},
+        rule="refused job",
+        phase="Pending",
+        reason="JobRefused",
+        said="count/jobs.batch=1. Delete Jobs of the namespace",
+        events=("JobRefused",),
+        retried=True,
+    ),
+    "a webhook that names no code denies the Job: told with the way out, and tried again": Case(
+        request=job(),
+        more={"refusal": DENIED},
+        rule="refused job",
+        phase="Pending",
+        reason="JobRefused",
+        said="denied the request: not before noon. Change what the message names",
+        events=("JobRefused",),
+        retried=True,
+    ),
+    "a policy that names no reason denies the Job: told with the way out, and tried again": Case(
+        request=job(),
+        more={"refusal": FORBIDDEN},
+        rule="refused job",
+        phase="Pending",
+        reason="JobRefused",
+        said="denied request: no Jobs today. Change what the message names",
+        events=("JobRefused",),
+        retried=True,
+    ),
+    "a webhook does not answer: told whom to tell, and tried again": Case(
+        request=job(),
+        more={"refusal": NO_ANSWER},
+        rule="refused job",
+        phase="Pending",
+        reason="JobRefused",
+        said="connection refused. The policy server does not answer: tell who runs it",
+        events=("JobRefused",),
+        retried=True,
+    ),
+    "nobody knows why the Job is refused: the message has a way out all the same": Case(
+        request=job(),
+        more={"refusal": Refusal(403, "no.")},
+        rule="refused job",
+        phase="Pending",
+        reason="JobRefused",
+        said="no. The message says who refused the Job: ask them.",
+        events=("JobRefused",),
+        retried=True,
+    ),
+    "the Job's name is taken by somebody else": Case(
+        request=job(),
+        more={"refusal": Refusal(409, f"a Job named {NAME} exists", taken=True)},
+        rule="name taken",
+        phase="Failed",
+        category=Category.INTERNAL,
+        said=NAME,
+        events=("Internal",),
+    ),
+    # --- pause
+    "paused before it began: no Job is made": Case(
+        request=job(PAUSE), rule="paused", phase="Suspended", reason="Suspended", events=("Suspended",)
+    ),
+    "paused, but its spec cannot be run: told at once": Case(
+        request=job(PAUSE, INVALID),
+        rule="refused spec",
+        phase="Failed",
+        category=Category.INVALID_WORKFLOW,
+        events=("InvalidWorkflow",),
+    ),
+    "paused while it runs: the Job is deleted": Case(
+        request=job(PAUSE, status=RUNS, generation=2),
+        child=child(),
+        pods=[running()],
+        rule="paused",
+        phase="Suspended",
+        reason="Suspended",
+        deletes=True,
+        events=("Suspended",),
+    ),
+    "paused, but killed before the Job was deleted: delete it": Case(
+        request=job(PAUSE, status=PAUSED), child=child(), rule="paused", deletes=True
+    ),
+    "paused, and the Job is on its way out: nothing": Case(
+        request=job(PAUSE, status=PAUSED), child=child(deletionTimestamp=DELETED), rule="paused"
+    ),
+    "paused: nothing": Case(request=job(PAUSE, status=PAUSED), rule="paused"),
+    "paused in a queue: the Job is deleted": Case(
+        request=job(PAUSE, status=MADE),
+        child=child(suspend=True),
+        rule="paused",
+        phase="Suspended",
+        reason="Suspended",
+        deletes=True,
+        events=("Suspended",),
+    ),
+    "paused when the Job was deleted by hand: a pause all the same": Case(
+        request=job(PAUSE, status=RUNS),
+        rule="paused",
+        phase="Suspended",
+        reason="Suspended",
+        events=("Suspended",),
+    ),
+    "paused too late, the Job is complete: its result counts": Case(
+        request=job(PAUSE, status=RUNS),
+        child=child(status=ended("Complete")),
+        pods=[succeeded()],
+        rule="complete",
+        phase="Succeeded",
+        reason="Succeeded",
+        events=("Succeeded",),
+    ),
+    "paused too late, the quantizer is done: wait for its Job": Case(
+        request=job(PAUSE, status=RUNS), child=child(), pods=[succeeded()], rule="ending"
+    ),
+    "the pause ended: make a new Job": Case(request=job(status=PAUSED), rule="create", creates=True),
+    "the pause ended, but the earlier Job is still there: wait for it": Case(
+        request=job(status=PAUSED),
+        child=child(deletionTimestamp=DELETED),
+        pods=[running(deletionTimestamp=DELETED)],
+        rule="stopping",
+        phase="Pending",
+        reason="Stopping",
+        said=NAME,
+    ),
+    "the pause ended before the Job was deleted: it goes on": Case(
+        request=job(status=PAUSED),
+        child=child(),
+        pods=[running()],
+        rule="running",
+        phase="Running",
+        reason="Running",
+        events=("JobCreated", "Started"),
+    ),
+    "a Job deleted by hand, with a pod that has not ended: as it is": Case(
+        request=job(status=RUNS),
+        child=child(deletionTimestamp=DELETED),
+        pods=[running()],
+        rule="running",
+    ),
+    "finished: a pause has no effect": Case(
+        request=job(PAUSE, status=condition_status("Ready", "Succeeded")), rule="finished"
+    ),
+    # --- the output
+    "another job has the output: refused before a pod is paid for": Case(
+        request=job(),
+        more={"peers": (OTHER,)},
+        rule="output taken",
+        phase="Failed",
+        category=Category.ARTIFACT_CONFLICT,
+        said="QuantizationJob other has the output s3://artifacts/stories15m-gptq",
+        events=("ArtifactConflict",),
+    ),
+    "another job has the output, but this one runs: it goes on": Case(
+        request=job(status=RUNS), child=child(), pods=[running()], more={"peers": (OTHER,)}, rule="running"
+    ),
+    "another job has the output, and this one is paused: judged when it goes on": Case(
+        request=job(PAUSE, status=PAUSED), more={"peers": (OTHER,)}, rule="paused"
+    ),
+    "another job had the output, and is being deleted: wait": Case(
+        request=job(),
+        more={"peers": (replace(OTHER, deleting=True),)},
+        rule="output in use",
+        phase="Pending",
+        reason="OutputInUse",
+        said="other",
+        events=("OutputInUse",),
+        requeued=5.0,
+    ),
+    "another job succeeded at the output: the pod decides": Case(
+        request=job(), more={"peers": (replace(OTHER, finished=True),)}, rule="create", creates=True
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_decision_follows_from_what_is_observed(name: str) -> None:
+    decided_as_told(CASES[name])
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.phase])
+def test_a_decision_that_was_carried_out_asks_for_no_second_write(name: str) -> None:
+    written_once(CASES[name])
+
+
+def test_what_is_written_fits_the_contract() -> None:
+    for case in CASES.values():
+        fits_the_contract(case)
+
+
+def test_attempts_are_carried_over_a_pause() -> None:
+    counted = RUNS | {"attempts": {"failed": 2, "disrupted": 1}}
+    body = job(("backoffLimit", 3), PAUSE, status=counted)
+    paused = decide(Case(request=body, child=child(status={"failed": 2}), more={"disruptions": 1})).status
+    assert paused is not None
+    assert paused.job_name is None
+    written = paused.model_dump(mode="json", by_alias=True, exclude_none=True)
+    made = decide(Case(request=job(("backoffLimit", 3), status=written))).create
+    assert made is not None
+    assert made["spec"]["backoffLimit"] == 1
+    second = child(status={"failed": 1}, annotations=made["metadata"]["annotations"])
+    pods = [running(), terminated(75, name="x")]
+    after = decide(Case(request=job(status=written), child=second, pods=pods)).status
+    assert after is not None
+    assert after.attempts is not None
+    assert (after.attempts.failed, after.attempts.disrupted) == (3, 1)
+    assert made["metadata"]["annotations"] == {FAILED_BEFORE_ANNOTATION: "2"}
+
+
+def test_a_pause_is_neither_progress_nor_failure() -> None:
+    status = decide(CASES["paused while it runs: the Job is deleted"]).status
+    assert status is not None
+    assert {c.type: c.status for c in status.conditions} == {
+        "Ready": "False",
+        "Reconciling": "False",
+        "Stalled": "False",
+        "Suspended": "True",
+    }
+
+
+def test_a_refused_job_is_not_tried_before_the_api_server_wants_it() -> None:
+    refusal = replace(DENIED, code=429, retry_after=30.0)
+    assert decide(Case(request=job(), more={"refusal": refusal})).retry_after == 30.0

@@ -1,0 +1,262 @@
+"""A Job that runs, and what interrupts it (`rules/progressing.py`)."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+from tests.support.cluster_objects import (
+    CREATED,
+    ENDED,
+    child,
+    condition_status,
+    disruption,
+    failed_result,
+    job,
+    running,
+    terminated,
+)
+from tests.support.decisions import (
+    DELETED,
+    DENIED,
+    LATER,
+    NOT_SECURE,
+    NOW,
+    QUOTA,
+    RUNS,
+    Case,
+    decide,
+    decided_as_told,
+    fits_the_contract,
+    written_once,
+)
+
+from quantization_api.failures import Category
+from quantization_api.status import Progress
+from quantization_operator.snapshots import JobRequest, KubernetesWarning
+
+pytestmark = pytest.mark.unit
+
+EVICTION = datetime.fromisoformat(ENDED)
+EVICTED = terminated(143, conditions=[disruption()])
+FAILED_ONCE = terminated(75, failed_result("StorageUnavailable", "no answer"))
+
+CASES: dict[str, Case] = {
+    "it runs": Case(
+        child=child(),
+        pods=[running()],
+        rule="running",
+        phase="Running",
+        reason="Running",
+        said="on node node-1",
+        events=("Started",),
+    ),
+    "a lost node: told with the way out, and waited for": Case(
+        request=job(status=RUNS),
+        child=child(),
+        pods=[running(conditions=[disruption("DeletionByTaintManager")], deletionTimestamp=DELETED)],
+        more={"disruptions": 1},
+        now=LATER,
+        rule="waiting",
+        phase="Pending",
+        reason="NodeLost",
+        said="Bring the node back; or, when it is off: kubectl taint node node-1 node.kubernetes.io/out-of-service",
+        events=("Disrupted", "NodeLost"),
+    ),
+    "evicted, a new pod is not there yet": Case(
+        request=job(status=RUNS),
+        child=child(),
+        pods=[EVICTED],
+        more={"disruptions": 1},
+        now=EVICTION + timedelta(seconds=5),
+        rule="waiting",
+        phase="Pending",
+        reason="Disrupted",
+        events=("Disrupted",),
+        requeued=15.0,
+    ),
+    "evicted, by the clock of a node that is ahead": Case(
+        request=job(status=RUNS),
+        child=child(),
+        pods=[EVICTED],
+        more={"disruptions": 1},
+        now=EVICTION - timedelta(hours=1),
+        rule="waiting",
+        phase="Pending",
+        reason="Disrupted",
+        events=("Disrupted",),
+        requeued=20.0,
+    ),
+    "evicted, and no new pod for a while: read the events of the Job": Case(
+        request=job(status=RUNS),
+        child=child(),
+        pods=[EVICTED],
+        now=EVICTION + timedelta(seconds=20),
+        rule="waiting",
+        look="events",
+    ),
+    "evicted, and quota refuses the new pod: told, and waited for": Case(
+        request=job(status=RUNS),
+        child=child(),
+        pods=[EVICTED],
+        more={"warnings": (replace(QUOTA, last_seen=EVICTION),), "disruptions": 1},
+        now=EVICTION + timedelta(seconds=20),
+        rule="waiting",
+        phase="Pending",
+        reason="PodRefused",
+        said="exceeded quota: gpus. Lower or set spec.template.resources",
+        events=("Disrupted", "PodRefused"),
+        requeued=15.0,
+    ),
+    "evicted, and quota had refused the pod that was evicted: of the past": Case(
+        request=job(status=RUNS),
+        child=child(),
+        pods=[EVICTED],
+        more={"warnings": (replace(QUOTA, last_seen=NOW - timedelta(seconds=3)),), "disruptions": 1},
+        now=EVICTION + timedelta(seconds=20),
+        rule="waiting",
+        phase="Pending",
+        reason="Disrupted",
+        events=("Disrupted",),
+        requeued=15.0,
+    ),
+    "evicted, and Pod Security refuses the new pod: out of patience": Case(
+        request=job(status=condition_status("Reconciling", "PodRefused")),
+        child=child(),
+        pods=[EVICTED],
+        more={
+            "warnings": (replace(NOT_SECURE, last_seen=EVICTION),),
+            "problem": ("Unschedulable/", EVICTION + timedelta(seconds=20)),
+        },
+        now=EVICTION + timedelta(seconds=65),
+        rule="out of patience",
+        phase="Failed",
+        category=Category.UNSCHEDULABLE,
+        said="PodSecurity",
+        deletes=True,
+        events=("Unschedulable",),
+    ),
+    "a failed attempt that is tried again": Case(
+        request=job(status=RUNS),
+        child=child(status={"failed": 1}),
+        pods=[FAILED_ONCE],
+        now=EVICTION + timedelta(seconds=5),
+        rule="waiting",
+        phase="Pending",
+        reason="Retrying",
+        said="StorageUnavailable: no answer",
+        events=("AttemptFailed",),
+        requeued=15.0,
+    ),
+    "a failed attempt, and the back-off is long: looked at more and more rarely": Case(
+        request=job(status=RUNS),
+        child=child(status={"failed": 1}),
+        pods=[FAILED_ONCE],
+        more={"warnings": ()},
+        now=EVICTION + timedelta(seconds=400),
+        rule="waiting",
+        phase="Pending",
+        reason="Retrying",
+        events=("AttemptFailed",),
+        requeued=100.0,
+    ),
+    "a failed attempt, and a webhook refuses the next: told": Case(
+        request=job(status=RUNS),
+        child=child(status={"failed": 1}),
+        pods=[FAILED_ONCE],
+        more={"warnings": (KubernetesWarning("FailedCreate", DENIED.message, EVICTION),)},
+        now=EVICTION + timedelta(seconds=25),
+        rule="waiting",
+        phase="Pending",
+        reason="PodRefused",
+        said="not before noon. Change what the message names",
+        events=("AttemptFailed", "PodRefused"),
+        requeued=15.0,
+    ),
+    "the spec was changed after the Job was made: told that it has no effect": Case(
+        request=job(status=RUNS, generation=2),
+        child=child(),
+        pods=[running()],
+        rule="running",
+        phase="Running",
+        reason="Running",
+        events=("ChangeIgnored",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_decision_follows_from_what_is_observed(name: str) -> None:
+    decided_as_told(CASES[name])
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.phase])
+def test_a_decision_that_was_carried_out_asks_for_no_second_write(name: str) -> None:
+    written_once(CASES[name])
+
+
+def test_what_is_written_fits_the_contract() -> None:
+    for case in CASES.values():
+        fits_the_contract(case)
+
+
+@pytest.mark.parametrize(
+    ("written", "seen", "seconds_ago", "expected"),
+    [
+        (None, 0, None, 0),
+        (40, 41, 6, 41),
+        (40, 41, 4, 40),
+        (40, 40, 60, 40),
+    ],
+    ids=["the first", "a percent and 5 s later", "too early", "nothing new"],
+)
+def test_progress_is_written_at_a_bounded_rate(
+    written: int | None, seen: int, seconds_ago: float | None, expected: int
+) -> None:
+    status = RUNS | ({"progress": {"percent": written, "stage": "quantize"}} if written is not None else {})
+    last = None if seconds_ago is None else NOW - timedelta(seconds=seconds_ago)
+    more = {"progress": Progress(percent=seen, stage="quantize"), "progress_written": last}
+    case = Case(request=job(status=status), child=child(), pods=[running()], more=more)
+    decision = decide(case)
+    progress = (decision.status or JobRequest.of(case.request).read_status()).progress
+    assert progress is not None
+    assert progress.percent == expected
+
+
+def test_attempts_never_shrink_and_a_restarted_node_is_not_blamed_on_the_job() -> None:
+    counted = RUNS | {"attempts": {"failed": 2, "disrupted": 3}}
+    for pods, failed, expected in (
+        ([running()], 0, (2, 3)),
+        ([running(), *(terminated(75, name=name) for name in "xyz")], 3, (3, 3)),
+        ([running(), terminated(137, reason="ContainerStatusUnknown", name="x")], 3, (2, 4)),
+        (
+            [running()],
+            3,
+            (2, 3),
+        ),  # of the pod that is the third, nothing is known: it may have been forgotten
+    ):
+        body = child(status={"failed": failed})
+        case = Case(request=job(status=counted), child=body, pods=pods, more={"disruptions": 3})
+        status = decide(case).status or JobRequest.of(case.request).read_status()
+        assert status.attempts is not None
+        assert (status.attempts.failed, status.attempts.disrupted) == expected
+
+
+def test_a_corrected_spec_leaves_nothing_of_its_refusal() -> None:
+    refused = condition_status(
+        "Stalled",
+        "InvalidWorkflow",
+        completionTime=CREATED,
+        failure={"category": "InvalidWorkflow", "message": "no"},
+    )
+    del refused["jobName"], refused["startTime"]
+    status = decide(Case(request=job(status=refused, generation=2), child=child(), pods=[running()])).status
+    assert status is not None
+    assert status.phase == "Running"
+    assert (status.failure, status.completion_time) == (None, None)
+
+
+def test_a_status_of_an_older_schema_does_not_stop_a_job() -> None:
+    old = RUNS | {"phase": "Crunching", "shards": [1, 2]}
+    decision = decide(Case(request=job(status=old), child=child(), pods=[running()]))
+    assert decision.status is not None
+    assert decision.status.phase == "Running"
