@@ -36,6 +36,11 @@ def flat_pass_schema() -> Schema:
     their values. The API server builds the schemas of all properties anew for each field that a rule looks at,
     so one rule for each sentence, 117 of them, made validation two thirds of the cost of creating an object and of
     every status write; these rules look at the names that are there, and at the fields of their own type.
+
+    At a status write the rules still run: of a value that did not change only the errors are dropped (KEP-4008). With
+    `optionalOldSelf` a rule could pass at once where there was a value before, but not below this list, whose items
+    have no key, nor where `self == oldSelf` holds the workflow still. Measured: 1 to 2 ms of 16, and a CRD that needs
+    Kubernetes 1.30.
     """
     properties: dict[str, Schema] = {}
     for cls in PASS_TYPES:
