@@ -46,6 +46,7 @@ class FaultProxy:
         directory: for certificates and the client's new kubeconfig.
         subject: whose request this is, by path and body; each subject has a schedule of its own.
         kill: ends the client, now.
+        silences: a watch may fall silent by itself.
 
     Attributes:
         hits: faults so far, by kind.
@@ -59,6 +60,7 @@ class FaultProxy:
         seed: str,
         subject: Callable[[str, str], str],
         kill: Callable[[], None],
+        silences: bool = True,
     ) -> None:
         config = yaml.safe_load(kubeconfig.read_text())
         cluster = config["clusters"][0]["cluster"]
@@ -73,7 +75,9 @@ class FaultProxy:
         self.hits: Counter[str] = Counter()
         self.weather = True
         self._numbers: Counter[str] = Counter()
-        self._connections = 0
+        self._owed: dict[str, Fault] = {}
+        self._connections = self._muted = self._hanging = 0
+        self._silences = silences
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -92,6 +96,10 @@ class FaultProxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    def mute(self) -> None:
+        """No watch that is open now says anything more, and none ends; new ones are as the plan has them."""
+        self._muted = self._connections
 
     @property
     def _ca(self) -> Path:
@@ -132,13 +140,24 @@ class FaultProxy:
             subject = self._subject(request.path, body.decode(errors="replace"))
             number = self._numbers[subject]
             self._numbers[subject] += 1
-            hit = fault(f"{self._seed} {subject}", number, request.method, request.path)
+            hit = self._due(subject, fault(f"{self._seed} {subject}", number, request.method, request.path))
             if hit is None or not self.weather:
                 return await self._forward(request, body)
             self.hits[f"{hit.kind} {hit.code or ''}".strip()] += 1
             return await self._hit(request, body, hit)
         except (aiohttp.ClientError, ConnectionError):
             return self._cut(request)
+
+    def _due(self, subject: str, hit: Fault | None) -> Fault | None:
+        """What happens now: while a request hangs, no kill, or in a burst of requests no client would give one up.
+
+        The kill comes with the next request of its subject.
+        """
+        hit = self._owed.pop(subject, hit)
+        if hit is not None and hit.kind.startswith("kill") and self._hanging:
+            self._owed[subject] = hit
+            return None
+        return hit
 
     async def _hit(self, request: web.Request, body: bytes, hit: Fault) -> web.StreamResponse:
         match hit.kind:
@@ -148,6 +167,13 @@ class FaultProxy:
             case "delay":
                 await asyncio.sleep(hit.seconds)
                 return await self._forward(request, body)
+            case "hang before":
+                await self._hang(hit.seconds)
+                return await self._forward(request, body)
+            case "hang after":
+                answer = await self._forward(request, body)
+                await self._hang(hit.seconds)
+                return answer
             case "repeat":
                 await self._forward(request, body)
                 return await self._forward(request, body)
@@ -163,6 +189,13 @@ class FaultProxy:
                 await self._forward(request, body)
                 self._kill()
                 return self._cut(request)
+
+    async def _hang(self, seconds: float) -> None:
+        self._hanging += 1
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._hanging -= 1
 
     def _cut(self, request: web.Request) -> web.StreamResponse:
         if request.transport is not None:
@@ -183,7 +216,8 @@ class FaultProxy:
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         """Pass on a watch, event by event: one line of JSON each."""
         self._connections += 1
-        faults = watch_faults(self._seed, self._connections)
+        number = self._connections
+        faults = watch_faults(self._seed, number, self._silences)
         async with self._ask(request, b"") as answer:
             stream = web.StreamResponse(status=answer.status, headers={"Content-Type": "application/json"})
             await stream.prepare(request)
@@ -199,6 +233,9 @@ class FaultProxy:
                     continue
                 if not line:
                     break
+                if number <= self._muted:
+                    await _until_hung_up(request)
+                    break
                 hit: WatchFault = next(faults) if self.weather else ""
                 if hit:
                     self.hits[f"watch: {hit}"] += 1
@@ -209,6 +246,9 @@ class FaultProxy:
                         await asyncio.sleep(0.5)
                     case "cut":
                         return self._cut(request)
+                    case "silence":
+                        await _until_hung_up(request)
+                        break
                     case "gone":
                         await stream.write(
                             json.dumps({"type": "ERROR", "object": status(410)}).encode() + b"\n"
@@ -222,6 +262,12 @@ class FaultProxy:
                 await stream.write(line + held)
                 held = b""
             return stream
+
+
+async def _until_hung_up(request: web.Request) -> None:
+    """While the connection stays open, nothing goes over it."""
+    while request.transport is not None and not request.transport.is_closing():
+        await asyncio.sleep(0.1)
 
 
 def _uid(line: bytes) -> str:

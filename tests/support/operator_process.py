@@ -109,6 +109,18 @@ class Operator:
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
 
+    def complaint(self) -> str:
+        """What /healthz complains of; "" when it is content, or does not serve (yet, or any more)."""
+        try:
+            url = self._find_url()
+            if not url:
+                return ""
+            self.url = url
+            code, text = self.get("/healthz")
+        except (AssertionError, OSError):
+            return ""
+        return text if code != 200 else ""
+
     def metric(self, pattern: str) -> float:
         """The sum of all samples whose line begins with the pattern."""
         lines = self.get("/metrics")[1].splitlines()

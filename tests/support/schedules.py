@@ -24,6 +24,8 @@ from quantization_operator.snapshots import JOB_UID_LABEL
 NAME = re.compile(r"\bs\d{4}\b")
 TURN_SECONDS = 0.2
 TIMEOUT_SECONDS = 10.0
+PROBE_SECONDS, PROBES = 1.0, 3
+"""How often the watchman asks whether the operator is well, and after how many complaints in a row it is killed."""
 
 
 def subject(path: str, body: str) -> str:
@@ -237,17 +239,24 @@ class Batch:
 
 
 class Watchman:
-    """Starts the operator again whenever the proxy has killed it, as a kubelet does."""
+    """Starts the operator again whenever it was killed, and kills it when it is not well, as a kubelet does.
+
+    starts: how often it was started. killed: by the proxy. unwell: what it complained of when it was killed for that.
+    """
 
     def __init__(self, make: Callable[[], Operator]) -> None:
         self._make = make
         self._running: Operator | None = None
-        self.starts = 0
+        self._probed = 0.0
+        self._complaints = 0
+        self.starts = self.killed = 0
+        self.unwell: list[str] = []
 
     def kill(self) -> None:
         """kill -9, at once."""
-        if self._running is not None:
+        if self._running is not None and self._running.process.poll() is None:
             self._running.process.kill()
+            self.killed += 1
 
     def look(self) -> None:
         """Start it if it does not run; wait for nothing."""
@@ -257,6 +266,17 @@ class Watchman:
             self._running = self._make()
             self._running.start()
             self.starts += 1
+            self._complaints = 0
+        elif time.monotonic() - self._probed >= PROBE_SECONDS:
+            self._probe(self._running)
+
+    def _probe(self, running: Operator) -> None:
+        self._probed = time.monotonic()
+        complaint = running.complaint()
+        self._complaints = self._complaints + 1 if complaint else 0
+        if self._complaints == PROBES:
+            self.unwell.append(complaint.strip())
+            running.process.kill()
 
     def end(self) -> None:
         """No operator any more."""
