@@ -15,6 +15,7 @@ from tests.support.manifests import manifest
 from tests.support.model_server import FOREGROUND, Body, ModelServer, deleting, labelled, owner
 
 from quantization_api.failures import PERMANENT_EXIT_CODES
+from quantization_operator.conditions import rfc3339
 from quantization_operator.kube import ApiError
 from quantization_operator.snapshots import JOB_UID_LABEL
 
@@ -29,7 +30,8 @@ OUTCOMES = ("success", "final", "retryable", "oom", "evicted", "node lost", "for
 class Truth:
     """What happened to one job. made: Jobs, in the order of their making. causes: categories a failure may have.
 
-    blamed: attempts that failed by themselves. taken: pods that were taken away or forgotten.
+    blamed: attempts that failed by themselves. taken: pods that were taken away or forgotten. no_image_since: when
+    its image could not be pulled for the first time.
     """
 
     made: int = 0
@@ -39,6 +41,7 @@ class Truth:
     taken: set[str] = field(default_factory=set)
     succeeded: bool = False
     causes: set[str] = field(default_factory=set)
+    no_image_since: datetime | None = None
 
 
 class ModelCluster:
@@ -46,9 +49,12 @@ class ModelCluster:
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         self.server = ModelServer(now, self._admit)
+        self.now = now
         self.truth: dict[str, Truth] = defaultdict(Truth)
         self.refuses = 0
         """The code with which the next Job is refused, 0: none."""
+        self.without_image: set[str] = set()
+        """QuantizationJobs whose image cannot be pulled."""
         self._pods = 0
 
     def _admit(self, job: Body) -> None:
@@ -65,11 +71,15 @@ class ModelCluster:
 
     # --- the user --------------------------------------------------------------------------------------------
 
-    def submit(self, name: str, *changes: tuple[str, Any], queue: bool = False) -> str:
+    def submit(
+        self, name: str, *changes: tuple[str, Any], queue: bool = False, has_image: bool = True
+    ) -> str:
         """Apply a QuantizationJob with an output of its own; its uid."""
         body = manifest(("output.uri", f"s3://artifacts/{name}"), *changes)
         body["metadata"] = {"name": name} | ({"labels": {QUEUE: "lq"}} if queue else {})
         uid: str = self.server.create("QuantizationJob", body)["metadata"]["uid"]
+        if not has_image:
+            self.without_image.add(uid)
         return uid
 
     def pause(self, uid: str, paused: bool) -> None:
@@ -117,7 +127,8 @@ class ModelCluster:
                 continue
             verdict = _verdict(pod)
             if not _ended(job):
-                self.server.update("Job", job["metadata"]["uid"], lambda body, v=verdict: _count(body, v))
+                uid, at = job["metadata"]["uid"], rfc3339(self.now())
+                self.server.update("Job", uid, lambda body, v=verdict, at=at: _count(body, v, at))
             self.server.release("Pod", pod["metadata"]["uid"], TRACKING)
 
     def _run(self, job: Body) -> None:
@@ -151,9 +162,19 @@ class ModelCluster:
     # --- the kubelet and what happens to nodes ---------------------------------------------------------------
 
     def start(self, uid: str) -> None:
-        """Run the container of a pod."""
+        """Run the container of a pod, or say why its image does not come."""
         pod = self.server.objects["Pod"][uid]
-        if pod["status"]["phase"] == "Pending" and not deleting(pod):
+        if pod["status"]["phase"] != "Pending" or deleting(pod):
+            return
+        request = labelled(pod, JOB_UID_LABEL)
+        if request in self.without_image:
+            truth = self.truth[request]
+            truth.causes.add("ImagePullFailed")
+            truth.no_image_since = truth.no_image_since or self.now()
+            self._say(
+                uid, "Pending", {"waiting": {"reason": "ErrImagePull", "message": "not found"}}, node="n1"
+            )
+        else:
             self._say(uid, "Running", {"running": {"startedAt": "2026-01-01T00:00:00Z"}}, node="n1")
 
     def end(self, uid: str, outcome: str) -> None:
@@ -267,26 +288,26 @@ def _verdict(pod: Body) -> str:
     return "fails the Job" if code in PERMANENT_EXIT_CODES else "failed"
 
 
-def _count(job: Body, verdict: str) -> None:
+def _count(job: Body, verdict: str, at: str) -> None:
     status = job.setdefault("status", {})
     if verdict in ("failed", "fails the Job"):
         status["failed"] = status.get("failed", 0) + 1
     if verdict == "succeeded":
         status |= {
-            "completionTime": "2026-01-01T00:10:00Z",
-            "conditions": [_final("Complete", "CompletionsReached")],
+            "completionTime": at,
+            "conditions": [_final("Complete", "CompletionsReached", at)],
         }
     elif verdict == "fails the Job":
-        status["conditions"] = [_final("Failed", "PodFailurePolicy")]
+        status["conditions"] = [_final("Failed", "PodFailurePolicy", at)]
     elif status.get("failed", 0) > job["spec"]["backoffLimit"]:
-        status["conditions"] = [_final("Failed", "BackoffLimitExceeded")]
+        status["conditions"] = [_final("Failed", "BackoffLimitExceeded", at)]
 
 
-def _final(kind: str, reason: str) -> Body:
+def _final(kind: str, reason: str, at: str) -> Body:
     return {
         "type": kind,
         "status": "True",
         "reason": reason,
         "message": "",
-        "lastTransitionTime": "2026-01-01T00:10:00Z",
+        "lastTransitionTime": at,
     }

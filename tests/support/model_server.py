@@ -51,6 +51,7 @@ def deleting(body: Body) -> bool:
 class ModelServer:
     """The stored objects by kind and uid, and the events of each kind's watch since the beginning.
 
+    removed: QuantizationJobs that a client asked to be deleted, as they were, each with the time of its request.
     admit: called with each new Job before it is stored, like a mutating webhook; it may refuse with an ApiError.
     """
 
@@ -64,6 +65,7 @@ class ModelServer:
         self.objects: dict[Kind, dict[str, Body]] = {kind: {} for kind in KINDS}
         self.told: dict[Kind, list[Told]] = {kind: [] for kind in KINDS}
         self.events: dict[str, Body] = {}
+        self.removed: list[tuple[Body, datetime]] = []
 
     # --- what a controller, a kubelet or a user does ---------------------------------------------------------
 
@@ -183,6 +185,8 @@ class ModelServer:
             if key in expected and str(expected[key]) != str(there["metadata"][key]):
                 raise ApiError(409, f"{kind} {name}: {key} is {there['metadata'][key]}", "Conflict")
         if method == "DELETE":
+            if kind == "QuantizationJob":
+                self.removed.append((copy.deepcopy(there), self._now()))
             foreground = (body or {}).get("propagationPolicy") == "Foreground"
             return self.delete(kind, uid, *([FOREGROUND] if foreground else []))
         part = ("status",) if status else ("spec", "finalizers")

@@ -13,7 +13,7 @@ from hypothesis.stateful import initialize, precondition, rule
 from tests.support.model_cluster import OUTCOMES
 from tests.support.model_operator import ModelOperator
 from tests.support.model_server import Told
-from tests.support.storm_judge import START, JudgedCluster
+from tests.support.storm_judge import MOST_SKEW_HOURS, START, TTL_SECONDS, JudgedCluster
 
 from quantization_operator.cache import KINDS, Kind
 
@@ -21,7 +21,8 @@ INDEX = st.integers(0, 11)
 REFUSALS = st.sampled_from([409, 410, 422, 429, 500, 503, 0])
 THEN = st.sampled_from(["", "", "told", "answered", "answered", "overtaken", "gets on", "gets on", "gets on"])
 """How far the world gets before the next thing happens to it."""
-KINDS_OF_JOBS = ("plain", "queued", "paused", "artifact", "foreign")
+SECONDS = st.sampled_from([0.2, 1, 5, 30, 700])
+KINDS_OF_JOBS = ("plain", "queued", "paused", "artifact", "foreign", "expiring", "no image")
 
 
 class Storm(JudgedCluster):
@@ -29,10 +30,11 @@ class Storm(JudgedCluster):
 
     # --- the user --------------------------------------------------------------------------------------------
 
-    @initialize(then=THEN)
-    def first(self, then: str) -> None:
+    @initialize(expires=st.booleans(), has_image=st.sampled_from([True, True, False]), then=THEN)
+    def first(self, expires: bool, has_image: bool, then: str) -> None:
         """Most of what is interesting happens to a plain job."""
-        self.cluster.submit("first", ("backoffLimit", 1))
+        more = [("ttlSecondsAfterFinished", TTL_SECONDS)] if expires else []
+        self.cluster.submit("first", ("backoffLimit", 1), *more, has_image=has_image)
         self.goes_on(then)
 
     @precondition(lambda self: len(self.server.objects["QuantizationJob"]) < 3)
@@ -46,7 +48,10 @@ class Storm(JudgedCluster):
                 more.append(("artifactPolicy", "Delete"))
             case "foreign":
                 more.append(("managedBy", "example.com/dispatcher"))
-        self.cluster.submit(f"job-{len(self.server.told['QuantizationJob'])}", *more, queue=kind == "queued")
+            case "expiring":
+                more.append(("ttlSecondsAfterFinished", TTL_SECONDS))
+        name = f"job-{len(self.server.told['QuantizationJob'])}"
+        self.cluster.submit(name, *more, queue=kind == "queued", has_image=kind != "no image")
         self.goes_on(then)
 
     @precondition(lambda self: self.server.objects["QuantizationJob"])
@@ -172,19 +177,25 @@ class Storm(JudgedCluster):
         self.operator = ModelOperator(self.loop, self.server, START)
         self.goes_on(then)
 
-    @rule(what=st.sampled_from(["sweep", "clock", "webhook", "quota"]), hours=st.integers(-3, 3))
-    def upset(self, what: str, hours: int) -> None:
+    @rule(hours=st.integers(-MOST_SKEW_HOURS, MOST_SKEW_HOURS), seconds=SECONDS, then=THEN)
+    def clock_jumps(self, hours: int, seconds: float, then: str) -> None:
+        """And whoever waits for a moment looks at the clock again."""
+        self.jump(timedelta(hours=hours))
+        self.time_passes(seconds, then)
+
+    @rule(what=st.sampled_from(["sweep", "webhook", "quota", "image"]))
+    def upset(self, what: str) -> None:
         match what:
             case "sweep":
                 self.operator.sweep()
-            case "clock":
-                self.operator.skew = timedelta(hours=hours)
             case "webhook":
                 self.cluster.refuses = 500
             case "quota":
                 self.cluster.refuses = 403
+            case "image":
+                self.cluster.without_image.clear()
 
-    @rule(seconds=st.sampled_from([0.2, 1, 5, 30, 700]), then=THEN)
+    @rule(seconds=SECONDS, then=THEN)
     def time_passes(self, seconds: float, then: str) -> None:
         self.loop.settle(seconds)
         self.goes_on(then)

@@ -11,6 +11,7 @@ from tests.support.model_server import Body, deleting, owner, selected
 from tests.support.status_rules import ended, judge
 
 from quantization_operator.cache import KINDS, Kind
+from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import JOB_UID_LABEL
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -18,6 +19,12 @@ OVERTAKEN_ROUNDS = 5
 """So many requests in a row are answered later than the watch tells of what they did."""
 STILL_ROUNDS = 2
 """In the first of them the last answers may come, in the second what was to be tried again is."""
+TTL_SECONDS = 20
+MOST_SKEW_HOURS = 3
+"""How far the operator's clock may be from the right time, either way."""
+EXPIRY_SECONDS = TTL_SECONDS + 2 * 3600 * MOST_SKEW_HOURS
+"""So long an end may stay: it came when the clock was furthest ahead, and was looked at when it was furthest behind."""
+PATIENCE = timedelta(seconds=OperatorSettings().image_pull_patience_seconds)
 MOST_ROUNDS = 60
 """In so many rounds of a calm cluster every job has ended."""
 
@@ -32,6 +39,7 @@ class JudgedCluster(RuleBasedStateMachine):
         self.server = self.cluster.server
         self.operator = ModelOperator(self.loop, self.server, START)
         self.written: dict[str, Body] = {}
+        self.least_skew = self.most_skew = timedelta()
         self.defects = Defects()
         logging.getLogger("quantization_operator.controller").addHandler(self.defects)
 
@@ -63,6 +71,22 @@ class JudgedCluster(RuleBasedStateMachine):
                 self.compare(uid, status)
                 self.written[uid] = json.loads(json.dumps(status))
 
+    @invariant()
+    def nothing_expires_early(self) -> None:
+        """By the clock that the operator has; a jump of it may bring that forward, but never to before the end."""
+        for body, when in self.server.removed:
+            status, ttl = body.get("status", {}), body["spec"].get("ttlSecondsAfterFinished")
+            assert ended(status), f"removed before its end: {body}"
+            assert ttl is not None, f"removed, though it has no time to live: {body}"
+            completed = datetime.fromisoformat(status["completionTime"])
+            assert when + self.most_skew >= completed + timedelta(seconds=ttl), f"removed at {when}: {body}"
+        self.server.removed.clear()
+
+    def jump(self, skew: timedelta) -> None:
+        """Set the operator's clock so far from the right time."""
+        self.operator.skew = skew
+        self.least_skew, self.most_skew = min(self.least_skew, skew), max(self.most_skew, skew)
+
     def compare(self, uid: str, status: Body) -> None:
         """Compare a status with what happened."""
         truth = self.cluster.truth[uid]
@@ -72,7 +96,12 @@ class JudgedCluster(RuleBasedStateMachine):
         if status["phase"] == "Succeeded":
             assert truth.succeeded
         if status["phase"] == "Failed":
-            assert status["failure"]["category"] in truth.causes, f"{status['failure']}: {truth}"
+            category = status["failure"]["category"]
+            assert category in truth.causes, f"{status['failure']}: {truth}"
+            if category == "ImagePullFailed":
+                assert truth.no_image_since is not None
+                waited = self.cluster.now() - truth.no_image_since + self.most_skew - self.least_skew
+                assert waited >= PATIENCE, f"patience ended after {waited}: {truth}"
 
     def goes_on(self, then: str) -> None:
         """A while in which nothing is wrong, short or long; or in which the watch is faster than the answers."""
@@ -113,6 +142,9 @@ class JudgedCluster(RuleBasedStateMachine):
                     still = 0 if self.calm_round(sweeps) else still + 1
                     if still == STILL_ROUNDS:
                         break
+                self.loop.settle(EXPIRY_SECONDS)
+                for _ in range(STILL_ROUNDS):
+                    self.calm_round(sweeps)
                 if sweeps or not self.operator.missed:
                     self.everything_ended()
                     self.cache_is_right()
@@ -124,6 +156,7 @@ class JudgedCluster(RuleBasedStateMachine):
     def calm_round(self, sweeps: bool) -> bool:
         """Whether anything happened."""
         self.operator.skew, self.cluster.refuses = timedelta(), 0
+        self.cluster.without_image.clear()
         before = self.server._version
         self.cluster.control()
         for uid, job in list(self.server.objects["Job"].items()):
@@ -142,6 +175,7 @@ class JudgedCluster(RuleBasedStateMachine):
         self.no_defect()
         self.one_live_job()
         self.statuses_hold()
+        self.nothing_expires_early()
         return self.server._version != before
 
     def everything_ended(self) -> None:
@@ -161,6 +195,7 @@ class JudgedCluster(RuleBasedStateMachine):
                     f"it lingers: {story}"
                 )
                 assert status["observedGeneration"] == body["metadata"]["generation"], story
+                assert "ttlSecondsAfterFinished" not in body["spec"], f"it does not expire: {story}"
         for job in self.server.objects["Job"].values():
             assert not owner(job) or owner(job) in self.server.objects["QuantizationJob"], "a Job of nobody"
 
