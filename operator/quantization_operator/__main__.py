@@ -30,7 +30,7 @@ from quantization_operator.cache import Cache, Key
 from quantization_operator.controller import Controller
 from quantization_operator.kube import ApiError, Connection, Kube, log_in
 from quantization_operator.kueue import Kueue
-from quantization_operator.leadership import Leadership, LeaseLostError
+from quantization_operator.leadership import Leadership, LeaseLostError, seconds_since_boot
 from quantization_operator.lease import Timing, View
 from quantization_operator.metrics import LiveCollector, Metrics
 from quantization_operator.progress import Poller
@@ -145,7 +145,7 @@ def _leadership(settings: OperatorSettings, leading: asyncio.Event) -> Leadershi
         settings.lease_namespace,
         settings.lease_name,
         View(f"{socket.gethostname()}_{uuid.uuid4()}", timing),
-        time.monotonic,
+        seconds_since_boot,
         now,
         tell,
     )

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime
 
@@ -29,8 +30,18 @@ class LeaseLostError(Exception):
     """Another process may lead now."""
 
 
+def seconds_since_boot() -> float:
+    """The clock of the lease: monotonic, and it also goes on while the machine sleeps (CLOCK_BOOTTIME).
+
+    The ordinary monotonic clock stands still meanwhile, so a leader that wakes up would take its lease for as fresh
+    as it was, long after another has it. Outside of Linux there is only that one.
+    """
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
 class Leadership:
-    """One process's part in the election. `clock` is monotonic; `now` is the wall clock, for people to read.
+    """One process's part in the election. `clock`: `seconds_since_boot`; `now`: the wall clock, for people to read.
 
     on_lead: called in the thread when the process begins to lead. `lost` says why it does so no more, for ever.
     """

@@ -9,8 +9,8 @@ Two promises make that no two processes lead at once, however late or lost the m
 - A candidate takes the lease only after it has itself seen the same version for `duration` seconds, and writes
   over exactly that version. The clock starts when the answer has come, so later than the leader's.
 
-Only differences of one process's monotonic clock are used. The times in the Lease are for people: a wall clock
-that jumps, or two that differ, change nothing.
+Only differences of one process's monotonic clock are used, one that goes on while the machine sleeps. The times in
+the Lease are for people: a wall clock that jumps, or two that differ, change nothing.
 
     leader     sent ──── renew_deadline: writes end ──┐
                  └─ stored ─┐                         │ margin: a request that is under way ends

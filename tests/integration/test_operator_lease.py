@@ -198,16 +198,16 @@ def test_a_leader_cut_off_from_the_api_ends_before_the_other_begins(
 
 
 BUSY = """
-import sys, threading, time
+import sys, threading
 from datetime import UTC, datetime
 from quantization_operator.kube import Connection, log_in
-from quantization_operator.leadership import Leadership
+from quantization_operator.leadership import Leadership, seconds_since_boot
 from quantization_operator.lease import Timing, View
 
 leads = threading.Event()
 view = View("busy", Timing(duration=4, renew_deadline=2.0, interval=0.5))
 leadership = Leadership(
-    Connection(log_in(1)), sys.argv[1], sys.argv[2], view, time.monotonic, lambda: datetime.now(UTC), leads.set
+    Connection(log_in(1)), sys.argv[1], sys.argv[2], view, seconds_since_boot, lambda: datetime.now(UTC), leads.set
 )
 leadership.start()
 assert leads.wait(30)

@@ -5,7 +5,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -156,6 +156,23 @@ def test_a_released_lease_has_no_holder() -> None:
 
 
 @pytest.mark.parametrize(
+    "written_at",
+    [
+        "1970-01-01T00:00:00.000000Z",
+        "2026-01-01T00:00:00.000000Z",
+        "2999-01-01T00:00:00.000000Z",
+        "soon",
+        None,
+    ],
+)
+def test_the_times_in_a_lease_are_for_people(written_at: str | None) -> None:
+    spec = STORED["spec"] | {"renewTime": written_at, "acquireTime": written_at}  # type: ignore[operator]
+    seen = follower(None, None).was_read(LeaseRecord.of(STORED | {"spec": spec}), 100)
+    assert [seen.action(now) for now in (100, 114, 115)] == ["wait", "wait", "write"]
+    assert sent(seen)["spec"]["renewTime"] == "2026-01-02T03:04:05.000678Z"
+
+
+@pytest.mark.parametrize(
     ("values", "name"),
     [
         ({"lease_duration_seconds": 10}, "lease_renew_deadline_seconds"),
@@ -194,7 +211,11 @@ def bad_luck(seed: int) -> Iterator[Fate]:
 
 @dataclass
 class Process:
-    """A candidate with a clock of its own, which runs a little fast or slow."""
+    """A candidate with a clock of its own, which runs a little fast or slow.
+
+    stands_still: the clock does, while the process is stopped, as CLOCK_MONOTONIC does while the machine sleeps.
+    stops: when it was stopped, from and until.
+    """
 
     view: View
     offset: float
@@ -202,14 +223,21 @@ class Process:
     fates: Iterator[Fate]
     again: Callable[[], "Process"] | None = None
     ended: bool = False
+    stands_still: bool = False
+    stops: list[tuple[float, float]] = field(default_factory=list)
 
     def clock(self, time: float) -> float:
-        return self.offset + self.rate * time
+        stopped = sum(max(0.0, min(time, until) - since) for since, until in self.stops)
+        return self.offset + self.rate * (time - stopped if self.stands_still else time)
+
+    def awake(self, time: float) -> bool:
+        """What sleeps with its machine does nothing; what is only stopped may have a request under way."""
+        return not self.stands_still or not any(since < time < until for since, until in self.stops)
 
     def writing(self, time: float) -> bool:
         """A write that it started in time may be under way, also when it has ended since."""
         since = self.view.renewed_at
-        return since is not None and self.clock(time) < since + TIMING.writes_end
+        return since is not None and self.awake(time) and self.clock(time) < since + TIMING.writes_end
 
 
 @dataclass
@@ -219,7 +247,6 @@ class World:
     processes: list[Process]
     stored: LeaseRecord | None = None
     versions: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-    wall: Iterator[int] = field(default_factory=lambda: itertools.cycle([0, 900_000, -80_000]))
     events: list[tuple[float, int, Any]] = field(default_factory=list)
     order: Iterator[int] = field(default_factory=itertools.count)
     leaders: list[tuple[float, int]] = field(default_factory=list)
@@ -243,7 +270,11 @@ class World:
         self.step(process, time)
 
     def check(self, time: float) -> None:
-        leading = [i for i, p in enumerate(self.processes) if not p.ended and p.view.leads(p.clock(time))]
+        leading = [
+            i
+            for i, p in enumerate(self.processes)
+            if not p.ended and p.awake(time) and p.view.leads(p.clock(time))
+        ]
         assert len(leading) <= 1, f"two lead at {time}"
         if leading and (not self.leaders or self.leaders[-1][1] != leading[0]):
             self.leaders.append((time, leading[0]))
@@ -274,13 +305,15 @@ class World:
         there, back, fate, stop = next(process.fates)
         body = None
         if action == "write":
-            wall = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=next(self.wall))
-            body = written(process.view, "n", "l", wall)
+            body = written(process.view, "n", "l", NOW)
         answers: list[tuple[bool, LeaseRecord | None]] = []
         if fate != "request lost":
             self.at(time + there, lambda _: answers.append(self.serve(body)))
         in_time = fate == "fine" and there + back < TIMING.request_timeout
-        heard = time + (there + back if in_time else TIMING.request_timeout) + stop
+        answer = time + (there + back if in_time else TIMING.request_timeout)
+        heard = answer + stop
+        if stop:
+            process.stops.append((answer, heard))
 
         def answered(time: float) -> None:
             wait = 0.2
@@ -333,6 +366,22 @@ def test_the_simulated_bad_luck_makes_leaders_change_often() -> None:
     world = World([restarting(name, bad_luck(seed), 0.0, 1.0) for name, seed in (("one", 1), ("two", 2))])
     world.run(2000)
     assert len(world.leaders) > 15
+
+
+def test_with_a_clock_that_stands_still_while_the_machine_sleeps_two_would_lead() -> None:
+    """Why the clock is `seconds_since_boot`: the same world, with it, has one leader after the other."""
+
+    def world(stands_still: bool) -> World:
+        naps = itertools.chain([CALM] * 20, [(0.01, 0.01, "fine", 60.0)], itertools.repeat(CALM))
+        first = process("one", naps)
+        first.stands_still = stands_still
+        return World([first, process("two", itertools.repeat(CALM))])
+
+    right = world(stands_still=False)
+    right.run(200)
+    assert [who for _, who in right.leaders] == [0, 1]
+    with pytest.raises(AssertionError, match="two lead"):
+        world(stands_still=True).run(200)
 
 
 def test_of_two_on_a_good_network_the_first_leads_for_ever() -> None:
