@@ -2,6 +2,7 @@
 
 import asyncio
 import http.server
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -10,12 +11,15 @@ from typing import ClassVar
 import aiohttp
 import pytest
 from tests.support.cluster_objects import UID, condition_status, job, running, terminated, waiting
+from tests.support.model_operator import StillLoop
 
 from quantization_api.status import Progress
+from quantization_operator import progress
 from quantization_operator.cache import Cache, Key
-from quantization_operator.progress import LARGEST_ANSWER, Poller, fetch, targets
+from quantization_operator.progress import AT_ONCE, LARGEST_ANSWER, Poller, fetch, targets
 from quantization_operator.queue import WorkQueue
-from quantization_operator.snapshots import ChildPod, JobRequest
+from quantization_operator.settings import OperatorSettings
+from quantization_operator.snapshots import JOB_UID_LABEL, ChildPod, JobRequest
 
 pytestmark = pytest.mark.unit
 
@@ -122,3 +126,71 @@ def test_news_wake_the_job_and_no_news_do_not(pod_page: type[Page]) -> None:
         task.cancel()
 
     asyncio.run(run())
+
+
+def many_running(count: int) -> Cache:
+    """Jobs that run, each with a pod."""
+    cache = Cache()
+    for number in range(count):
+        uid = f"uid-{number}"
+        cache.put(JobRequest.of(job(uid=uid, name=f"job-{number}")))
+        cache.put(ChildPod.of(running(name=f"pod-{number}", labels={JOB_UID_LABEL: uid})))
+    return cache
+
+
+def polled(
+    pods: int, seconds: float, answer_seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[float], int]:
+    """When pods were asked in so many seconds of a loop whose clock the test moves, and how many at once at most."""
+    loop, begun, under_way, most = StillLoop(), [], 0, 0
+
+    async def slow_fetch(_session: aiohttp.ClientSession, _address: str) -> None:
+        nonlocal under_way, most
+        begun.append(loop.time())
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(answer_seconds)
+        under_way -= 1
+
+    monkeypatch.setattr(progress, "fetch", slow_fetch)
+    settings, queue = OperatorSettings(), WorkQueue(loop.time, lambda: 0.0)
+    poller = Poller(
+        many_running(pods), queue, settings.progress_interval_seconds, settings.progress_polls_per_second
+    )
+    task = loop.create_task(poller.run(loop.time))
+    for _ in range(round(seconds / STEP_SECONDS)):
+        loop.settle(STEP_SECONDS)
+    task.cancel()
+    loop.settle()
+    loop.close()
+    return begun, most
+
+
+STEP_SECONDS = 0.01
+
+
+def test_pods_are_asked_at_a_bounded_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    rate = OperatorSettings().progress_polls_per_second
+    begun, _ = polled(60, 2.5, 0.0, monkeypatch)
+    assert len(begun) == pytest.approx(2.5 * rate, abs=2), "as many as it may, and no more"
+    gaps = [later - sooner for sooner, later in itertools.pairwise(begun)]
+    assert min(gaps) >= 1 / rate - 1e-9
+
+
+def test_few_pods_are_asked_at_once_however_slow_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, most = polled(60, 4.0, 1.0, monkeypatch)
+    assert most == AT_ONCE
+    assert len(begun) == pytest.approx(4.0 * AT_ONCE, abs=AT_ONCE), (
+        "the next ones as soon as others are through"
+    )
+
+
+def test_no_pod_is_asked_again_before_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    interval = OperatorSettings().progress_interval_seconds
+    begun, _ = polled(3, 2.5 * interval, 0.0, monkeypatch)
+    rounds = [begun[number : number + 3] for number in range(0, len(begun), 3)]
+    assert len(rounds) == 3
+    starts = [moments[0] for moments in rounds]
+    assert [later - sooner for sooner, later in itertools.pairwise(starts)] == pytest.approx(
+        [interval] * 2, abs=0.1
+    )
