@@ -35,10 +35,10 @@ class Cluster:
     def apply(self, body: dict[str, Any]) -> None:
         self.api.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(body))
 
-    def submit(self, name: str, *changes: tuple[str, Any]) -> str:
+    def submit(self, name: str, *changes: tuple[str, Any], labels: dict[str, str] | None = None) -> str:
         """Apply a job, with an output of its own unless the changes name one; its uid."""
         body = manifest(("output.uri", f"s3://artifacts/{name}"), *changes)
-        body["metadata"] |= {"name": name, "namespace": NAMESPACE}
+        body["metadata"] |= {"name": name, "namespace": NAMESPACE, "labels": labels or {}}
         self.apply(body)
         uid: str = self.read("qj", name)["metadata"]["uid"]
         return uid
