@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from tests.support import fault_table
 from xdist.scheduler import LoadFileScheduling
 
 CLUSTER = "tests/e2e/cluster/"
@@ -31,6 +32,14 @@ class _OneForTheCluster(LoadFileScheduling):  # type: ignore[misc]
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
     """How `-n N --dist loadfile` hands out tests; None: as xdist does."""
     return _OneForTheCluster(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make faults` runs what docs/faults.md names."""
+    for item in items:
+        if fault_table.names(item.path.stem, item.name.partition("[")[0]):
+            item.add_marker(pytest.mark.faults)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,48 @@
+"""The table of docs/faults.md: which tests inject its faults. It decides what `make faults` runs."""
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+
+PAGE = Path(__file__).parents[2] / "docs/faults.md"
+WORDS = {"schedules": "test_schedules", "storm": "test_long_storm"}
+"""Files that the page calls by another name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Tests of a file, `*` for all of them, or those whose name fits a pattern."""
+
+    file: str
+    pattern: str = "*"
+
+    def fits(self, file: str, test: str) -> bool:
+        """Whether it means this test; file: the name without folder and suffix."""
+        return file == self.file and fnmatchcase(test, self.pattern)
+
+
+@cache
+def table() -> dict[str, tuple[Named, ...]]:
+    """The tests of each fault, by its words in the first column."""
+    lines = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[1:]]
+    return {row[0]: _named(row[-1]) for row in rows}
+
+
+def names(file: str, test: str) -> bool:
+    """Whether the table names this test."""
+    return any(named.fits(file, test) for row in table().values() for named in row)
+
+
+def _named(cell: str) -> tuple[Named, ...]:
+    found = []
+    for item in cell.rstrip(" |").split(", "):
+        if item in WORDS:
+            found.append(Named(WORDS[item]))
+        elif match := re.fullmatch(r"`(test_\w+)(?:::([\w*]+))?`", item):
+            found.append(Named(match[1], match[2] or "*"))
+        else:
+            raise ValueError(f"docs/faults.md names no test with {item!r}")
+    return tuple(found)
