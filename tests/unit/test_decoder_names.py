@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.support.decoder_families import (
+    CASES,
     FAMILIES,
     layer_weights,
     make_model,
@@ -121,3 +122,27 @@ def test_experts_in_one_fused_tensor_are_refused(tmp_path: Path) -> None:
         ) as caught:
             open_model(tmp_path / name / "out").check_tensors()
         assert caught.value.category is Category.MODEL_UNSUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("llama", "num_hidden_layers"),
+        ("bloom", "n_layer"),
+        ("gptj", "n_layer"),
+        ("phi, head with a bias", "num_hidden_layers"),
+    ],
+)
+def test_a_model_of_one_layer_ends_as_transformers_does(name: str, layers: str, tmp_path: Path) -> None:
+    """Whether its layers return tuples is learned from the second one, where there is one."""
+    model_type, fields, modules = CASES[name]
+    fields = {key: value for key, value in fields.items() if key not in ("num_hidden_layers", "n_layer")}
+    whole = make_model(model_type, {**fields, layers: 1})
+    whole.save_pretrained(tmp_path)
+    model = open_model(tmp_path, modules)
+    batch = token_batches()[0]
+    _, logits = theirs(whole, [batch])
+    with torch.inference_mode():
+        hidden = model.layer(0, layer_weights(model, 0)).forward(next(model.embed([batch])))
+        ours = model.logits(model.final(hidden), 0, model.reader.tensor(model.head_name()))
+    assert relative(ours, logits[0]) < 1e-5

@@ -139,8 +139,15 @@ class ModelContext:
 
     def final(self, hidden: Tensor) -> Tensor:
         """What the head reads of the last layer's output [batch, tokens, width]."""
-        if self._last == 0 or not self._kept:
+        if not self._kept:
             self.arguments(0, hidden.shape[0], hidden.shape[1])  # learns what the model does with outputs
+        result = self._final(hidden)
+        if self._last == 0 and result.shape != hidden.shape:  # no second layer has shown it
+            self._returns_tuple = not self._returns_tuple
+            result = self._final(hidden)
+        return result
+
+    def _final(self, hidden: Tensor) -> Tensor:
         self._injected = hidden
         try:
             output = self._base(input_ids=self._zeros(hidden.shape[:2]), use_cache=False)
