@@ -269,7 +269,7 @@ class _Run:
             layer = self.layer_pass.run(
                 LayerContext(prefix, walk, model.folds(index), stored, self.device, self._timed)
             )
-        layer.tensors = kept | layer.tensors
+        layer.tensors = kept | layer.tensors | self._divisors(index)
         return layer
 
     def _keep(self, layer: FinishedLayer, writer: ShardWriter) -> None:
@@ -286,7 +286,13 @@ class _Run:
     def _planned_layer(self, index: int) -> list[PlannedTensor]:
         packed, kept = self.quantized.planned(index)
         tensors = [PlannedTensor(name, dtype, shape) for name, (dtype, shape) in packed.items()]
+        divisors = self._divisors(index).items()
+        tensors += [PlannedTensor(name, value.dtype, tuple(value.shape)) for name, value in divisors]
         return tensors + [self._planned(name) for name in kept]
+
+    def _divisors(self, index: int) -> dict[str, Tensor]:
+        lengths = self.layer_pass.divisors(self.model, index)
+        return {name: torch.ones(length, dtype=torch.float16) for name, length in lengths.items()}
 
     def _fits(self, index: int, layer: FinishedLayer) -> bool:
         """Whether a layer of an earlier attempt has the tensors that are to be written."""

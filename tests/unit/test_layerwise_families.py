@@ -1,8 +1,10 @@
 """GPTQ and AWQ from a checkpoint to an artifact that reads back, on every architecture."""
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from tests.support.decoder_families import FAMILIES, UNKNOWN, relative
 from tests.support.engine import CPU, awq_pass, gptq_pass, ignore_progress, run_layers
@@ -15,6 +17,7 @@ from tests.support.quantized_models import (
     view_logits,
 )
 
+from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.architecture import Group, ModuleNames
 from quantizer.decoder.model import DecoderModel
@@ -109,3 +112,50 @@ def test_an_unknown_architecture_is_quantized_by_the_names_of_its_modules(name: 
         modules=modules,
     )
     check_artifact(name, layer_pass, tmp_path, modules, report)
+
+
+def test_a_format_that_takes_every_linear_leaves_out_those_that_were_not_named(tmp_path: Path) -> None:
+    modules = save_family("granite, scaled logits", tmp_path / "model")
+    assert modules is not None
+    parameters = {
+        "layers_block_name": modules.layers_block_name,
+        "inside_layer_modules": [list(names) for names in modules.inside_layer_modules],
+    }
+    layer_pass = make_pass(gptq_pass(group_size=GROUP, checkpoint_format="compressed-tensors", **parameters))
+    source = DirectorySource(tmp_path / "model")
+    run_layers(source, family_batches(), layer_pass, tmp_path / "out", tmp_path / "scratch", modules=modules)
+    named = ("v_proj", "q_proj", "down_proj")
+    stored = load_file(tmp_path / "model/model.safetensors")
+    others = {
+        key.removesuffix(".weight")
+        for key in stored
+        if "_proj." in key and not any(name in key for name in named)
+    }
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert set(config["quantization_config"]["ignore"]) == {*others, "lm_head"}
+    assert len(others) == 2 * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "activation", "export", "expected"),
+    [
+        ("gpt_neox, parallel", "mlp.act", False, True),
+        ("bloom", "mlp.gelu_impl", False, True),
+        ("bloom", "mlp.gelu_impl", True, False),
+        ("llama", "mlp.act_fn", False, False),
+    ],
+)
+def test_awq_writes_the_scales_of_activations_where_readers_want_them(
+    name: str, activation: str, export: bool, expected: bool, tmp_path: Path
+) -> None:
+    """Readers of these divide what the activation makes by a tensor; without one in the file, by anything."""
+    save_family(name, tmp_path / "model")
+    layer_pass = make_pass(awq_pass(q_group_size=GROUP, export_compatible=export))
+    source = DirectorySource(tmp_path / "model")
+    run_layers(source, family_batches(), layer_pass, tmp_path / "out", tmp_path / "scratch")
+    stored = load_file(tmp_path / "out/model.safetensors")
+    model = DecoderModel(source, SafetensorsReader(source), CPU)
+    names = {f"{model.layer_prefix(index)}{activation}.scales" for index in range(model.layers)}
+    assert {key for key in stored if key.endswith(f"{activation}.scales")} == (names if expected else set())
+    for key in names if expected else ():
+        assert torch.equal(stored[key], torch.ones(model.linear_shapes(0)[model.linears(0)[-1]][1]).half())

@@ -133,6 +133,8 @@ class Architecture:
     parallel: the config's field that says whether every block reads the layer's input.
     returns_tuple: whether a layer's forward returns a tuple.
     head_as: what checkpoints call the head, where transformers 5 gave it another name.
+    scaled_activation: name in the layer of the activation before the last linear, where readers of AWQ files
+        divide what it makes by a stored tensor, `NAME.scales`.
     listed_stages: for a model without blocks (generic path), the linears as the user listed them.
     """
 
@@ -149,6 +151,7 @@ class Architecture:
     returns_tuple: bool = False
     refusals: tuple[Refusal, ...] = ()
     head_as: str | None = None
+    scaled_activation: str | None = None
     listed_stages: tuple[tuple[str, ...], ...] = ()
 
     @property

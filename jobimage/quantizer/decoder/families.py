@@ -179,6 +179,7 @@ GPT_NEOX = Architecture(
     ),
     parallel="use_parallel_residual",
     head_as="embed_out",
+    scaled_activation="mlp.act",
 )
 
 _BLOOM_BLOCKS = (
@@ -200,6 +201,7 @@ BLOOM = Architecture(
         Fold("linear", "mlp.dense_h_to_4h", ("mlp.dense_4h_to_h",), obstacle=GELU_BETWEEN),
     ),
     returns_tuple=True,
+    scaled_activation="mlp.gelu_impl",
     refusals=(
         Refusal(
             "apply_residual_connection_post_layernorm",

@@ -108,6 +108,17 @@ class DecoderModel:
         self._last_pattern: tuple[int, LayerPattern] | None = None
         self._context: ModelContext | None = None
 
+    @property
+    def model_type(self) -> str:
+        """The architecture in config.json's word."""
+        return self.architecture.model_type
+
+    @property
+    def windowed(self) -> bool:
+        """Whether layers attend to the last tokens only, within fewer than the model has positions."""
+        window = getattr(self.config, "sliding_window", None)
+        return window is not None and int(window) < self.max_positions
+
     # names
 
     def stored_name(self, name: str) -> str:
@@ -169,6 +180,10 @@ class DecoderModel:
     def linears(self, index: int = 0) -> tuple[str, ...]:
         """All linears of layer `index` that a pass works on, in execution order."""
         return tuple(self._layer_facts(index).linear_shapes)
+
+    def unlisted_linears(self, index: int = 0) -> tuple[str, ...]:
+        """Linears of layer `index` that no pass works on, since the names of modules that were given lack them."""
+        return self._pattern(index).unlisted
 
     def linear_shapes(self, index: int = 0) -> dict[str, tuple[int, int]]:
         """(N, K) of each of them: outputs, inputs; whatever the checkpoint's orientation."""

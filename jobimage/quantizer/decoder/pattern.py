@@ -17,8 +17,9 @@ class LayerPattern:
     Experts in fused tensors become linears (sparse.py); transformers' Conv1D, whose weight lies as [K, N],
     becomes nn.Linear with a weight [N, K].
 
-    Attributes: blocks (empty for the generic path), stages, transposed (linears that the checkpoint holds
-    as [K, N]), shapes (of the parameters as the checkpoint has them, by name in the layer).
+    Attributes: blocks (empty for the generic path), stages, unlisted (linears in no stage of the generic path),
+    transposed (linears that the checkpoint holds as [K, N]), shapes (of the parameters as the checkpoint has them,
+    by name in the layer).
     """
 
     def __init__(self, layer: nn.Module, architecture: Architecture, config: Any) -> None:
@@ -36,6 +37,9 @@ class LayerPattern:
         self.stages = tuple(
             stage for block in self.blocks for stage in self._block_stages(module, block)
         ) or tuple(Stage((Group(names),)) for names in architecture.listed_stages)
+        listed = {name for stage in self.stages for name in stage.names}
+        linears = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
+        self.unlisted = () if self.blocks else tuple(name for name in linears if name not in listed)
         self._module = module
         self.shapes: dict[str, tuple[int, ...]] = {}
         for name, value in module.named_parameters():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from quantization_api.failures import QuantizationError
 from quantizer.decoder.architecture import Group
 from quantizer.decoder.folding import FoldPlace
+from quantizer.decoder.model import DecoderModel
 from quantizer.formats.interface import WeightFormat
 from quantizer.layerwise.interface import FinishedLayer, LayerContext, ModuleReport, Rounded
 from quantizer.layerwise.plain import PlainPass
@@ -74,6 +75,15 @@ class AwqLayerPass(PlainPass):
     def converts(self, name: str) -> bool:
         """See LayerPass; a name is left out when any of not_converted occurs in it, as in AutoAWQ."""
         return not any(part in name for part in self.not_converted)
+
+    def divisors(self, model: DecoderModel, index: int) -> dict[str, int]:
+        """See LayerPass; the search folds no scale into an activation, but the format has a place for one."""
+        activation = model.architecture.scaled_activation
+        if activation is None or not self.packs:
+            return {}
+        last = model.linears(index)[-1]
+        name = f"{model.layer_prefix(index)}{activation}.scales"
+        return {name: model.linear_shapes(index)[last][1]}
 
     def run(self, layer: LayerContext) -> FinishedLayer:
         """See LayerPass."""

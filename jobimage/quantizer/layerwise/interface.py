@@ -110,6 +110,10 @@ class LayerPass(Protocol):
         """Whether the linear of that full name is rounded."""
         ...
 
+    def divisors(self, model: DecoderModel, index: int) -> dict[str, int]:
+        """Tensors that a reader of layer `index` divides activations by, full name -> length; they are ones here."""
+        ...
+
     def replayed(self, name: str, weight: Tensor) -> Tensor:
         """The weight [N, K] that computes in the plain layer what the stored one does in the artifact's.
 

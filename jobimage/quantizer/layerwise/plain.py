@@ -20,6 +20,10 @@ class PlainPass:
         """See LayerPass."""
         return self
 
+    def divisors(self, model: DecoderModel, index: int) -> dict[str, int]:  # noqa: ARG002 - none
+        """See LayerPass."""
+        return {}
+
     def replayed(self, name: str, weight: Tensor) -> Tensor:  # noqa: ARG002 - linears read what they read before
         """See LayerPass."""
         return weight

@@ -35,11 +35,12 @@ class QuantizedLayers:
 
     def not_converted(self) -> list[str]:
         """Full names of the linears in the layers that stay as they are."""
-        model = self._model
-        names = [
-            model.layer_prefix(index) + name for index in range(model.layers) for name in model.linears(index)
-        ]
-        return [name for name in names if not self._converts(name)]
+        model, names = self._model, []
+        for index in range(model.layers):
+            prefix = model.layer_prefix(index)
+            names += [prefix + name for name in model.linears(index) if not self._converts(prefix + name)]
+            names += [prefix + name for name in model.unlisted_linears(index)]
+        return names
 
     def stored(self, index: int) -> list[str]:
         """Full names of the parameters of layer `index` in the float checkpoint."""

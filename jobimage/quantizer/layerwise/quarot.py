@@ -74,6 +74,10 @@ class QuarotLayerPass:
         """See LayerPass."""
         return self.packs
 
+    def divisors(self, model: DecoderModel, index: int) -> dict[str, int]:  # noqa: ARG002 - none
+        """See LayerPass."""
+        return {}
+
     def replayed(self, name: str, weight: Tensor) -> Tensor:
         """See LayerPass."""
         assert self.bound is not None
