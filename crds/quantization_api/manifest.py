@@ -31,11 +31,12 @@ class StoredObject(_Document):
 
 
 class InputRecord(_Document):
-    """What was quantized. revision is the digest over its files."""
+    """What was quantized. revision is the digest over its files; model_type: the architecture in config.json's word."""
 
     model_path: str
     revision: str
     architecture: str
+    model_type: str | None = None
     size_bytes: int
 
 

@@ -119,7 +119,7 @@ def check(request: RunRequest, setting: Setting) -> Job:
     check_revision(workflow.input_model, model)
     check_sizes(model.decoder, layer_pass)
     layer_pass.bind(model.decoder)
-    if sentence := not_read_by(parameters):
+    if sentence := not_read_by(parameters, model.decoder.model_type):
         logger.info("%s", sentence)
     tokens, revisions = _read_texts(request, setting, parameters, model)
     if isinstance(parameters, QuaRot) and needs_text(parameters):

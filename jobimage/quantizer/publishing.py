@@ -10,7 +10,7 @@ from quantization_api.status import Artifact
 from quantizer.job import Job, Setting
 from quantizer.machine import device_name
 from quantizer.measure import Measured
-from quantizer.report.readers import readers_of, written_by
+from quantizer.report.readers import readers, written_by
 from quantizer.steps import Quantized
 from quantizer.store.artifact import manifest_digest
 
@@ -22,6 +22,8 @@ def make_manifest(
     job: Job, setting: Setting, quantized: Quantized, exported: ExportRecord | None, measured: Measured
 ) -> Manifest:
     """The manifest, without the list of objects, which the writer knows."""
+    model = job.model.decoder
+    written = written_by(job.parameters, model.model_type, windowed=model.windowed)
     versions = {name: version(name) for name in PACKAGES} | quantized.versions
     return Manifest(
         recipe=job.recipe,
@@ -31,14 +33,15 @@ def make_manifest(
             model_path=job.request.workflow.input_model.model_path,
             revision=job.model.revision,
             architecture=job.model.architecture,
+            model_type=model.model_type,
             size_bytes=quantized.input_bytes,
         ),
         workflow=job.request.workflow.model_dump(mode="json", by_alias=True, exclude_none=True),
         passes=[item.type for item in job.request.workflow.passes],
-        checkpoint_format=written_by(job.parameters).layout,
+        checkpoint_format=written.layout,
         bits_per_weight=quantized.bits_per_weight,
         compression_ratio=quantized.input_bytes / quantized.output_bytes,
-        readers=[*readers_of(job.parameters), *([ONNX_READER] if exported else [])],
+        readers=[*readers(written), *([ONNX_READER] if exported else [])],
         export=exported,
         metrics=[*measured.metrics, *measured.beside],
         modules=[

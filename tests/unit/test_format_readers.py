@@ -1,9 +1,19 @@
 """Who reads which format, and what is told about those who do not."""
 
 import pytest
+from tests.support.engine import awq_pass, gptq_pass
 
 from quantization_api.passes import GptqQuantizer
-from quantizer.report.readers import OTHER_LAYOUT, TABLE, Written, readers, readers_of, refusal
+from quantizer.report.readers import (
+    BUILDER,
+    OPTIMUM,
+    OTHER_LAYOUT,
+    TABLE,
+    Written,
+    readers,
+    refusal,
+    written_by,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -14,7 +24,7 @@ SERVERS = {"vLLM", "SGLang"}
     ("written", "servers", "others"),
     [
         (Written("gptq", 4, 128, True), SERVERS, {"gptqmodel", "onnxruntime-genai model builder"}),
-        (Written("gptq", 4, 128, False), set(), {"gptqmodel"}),
+        (Written("gptq", 4, 128, False), set(), {"transformers (with optimum and gptqmodel)"}),
         (Written("gptq", 3, 128, True), set(), {"transformers (with optimum and gptqmodel)"}),
         (Written("gptq", 4, 48, True), set(), set()),
         (Written("gptq_v2", 4, 128, True), set(), {"gptqmodel"}),
@@ -36,6 +46,53 @@ def test_readers_are_those_that_take_it(written: Written, servers: set[str], oth
     found = set(readers(written))
     assert found & SERVERS == servers
     assert others <= found
+
+
+@pytest.mark.parametrize("layout", ["gptq", "gptq_v2", "awq gemm", "compressed-tensors"])
+def test_transformers_alone_takes_no_linears_that_are_conv1d(layout: str) -> None:
+    found = readers(Written(layout, 4, 32, True, model_type="gpt2"))
+    assert not [name for name in found if name.startswith("transformers")]
+    assert not SERVERS & set(found)
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe"])
+def test_experts_are_read_by_servers_and_unpacked_by_transformers(model_type: str) -> None:
+    sparse = {"model_type": model_type}
+    assert readers(Written("gptq", 4, 128, True, **sparse)) == ["vLLM", "SGLang"]
+    assert readers(Written("gptq", 4, 128, False, **sparse)) == []
+    assert readers(Written("compressed-tensors", 4, 128, True, **sparse)) == [
+        "transformers (with compressed-tensors)", "vLLM", "SGLang",
+    ]  # fmt: skip
+    assert readers(Written("compressed-tensors", 4, 128, False, **sparse)) == []
+
+
+def test_an_architecture_that_no_reader_was_tried_with_is_read_by_none() -> None:
+    written = Written("gptq", 4, 128, True, model_type="falcon")
+    assert readers(written) == []
+    assert refusal(written) == "vLLM and SGLang are not known to read falcon models in this format"
+
+
+def test_another_layout_is_only_named_where_the_server_reads_the_architecture_in_it() -> None:
+    assert "checkpoint_format: gptq" in str(refusal(Written("gptq_v2", 4, 128, True)))
+    assert "checkpoint_format" not in str(refusal(Written("gptq_v2", 4, 128, True, model_type="gpt2")))
+    said = refusal(Written("gptq", 4, 128, False, model_type="bloom"))
+    assert said is not None
+    assert "vLLM refuses this artifact; it needs sym: true" in said
+    assert "SGLang is not known to read bloom models in this format" in said
+
+
+def test_the_model_builder_is_not_listed_for_a_sliding_window() -> None:
+    assert BUILDER in readers(Written("gptq", 4, 128, True, model_type="mistral"))
+    assert BUILDER not in readers(Written("gptq", 4, 128, True, model_type="mistral", windowed=True))
+
+
+def test_readers_that_want_every_linear_are_not_listed_where_some_stay_as_they_are() -> None:
+    some = gptq_pass(sym=True, inside_layer_modules=[["self_attn.q_proj"]])
+    written = written_by(some, "llama")
+    assert readers(written) == [OPTIMUM, "vLLM"]
+    assert refusal(written) == "SGLang refuses this artifact; it needs no inside_layer_modules"
+    left_out = written_by(awq_pass(modules_to_not_convert=["down_proj"]), "llama")
+    assert {"gptqmodel", BUILDER} <= set(readers(written_by(awq_pass(), "llama"))) - set(readers(left_out))
 
 
 def test_no_one_is_said_to_read_group_sizes_that_gptqmodel_refuses() -> None:
@@ -73,4 +130,4 @@ def test_layouts_that_no_server_reads_have_an_alternative() -> None:
 
 def test_the_layout_of_a_pass_is_its_checkpoint_format() -> None:
     parameters = GptqQuantizer.model_validate({"type": "GptqQuantizer", "data_config": "d", "sym": True})
-    assert readers_of(parameters) == readers(Written("gptq", 4, 128, True))
+    assert written_by(parameters, "llama") == Written("gptq", 4, 128, True)

@@ -14,12 +14,12 @@ from quantizer.export.plan import plan_build
 from quantizer.inspection import group_sizes
 from quantizer.report.document import report_files
 from quantizer.report.model_card import format_value, model_card
-from quantizer.report.readers import Written, not_read_by, readers, readers_of
+from quantizer.report.readers import Written, not_read_by, readers, written_by
 
 pytestmark = pytest.mark.unit
 
 
-def a_manifest(**options: Any) -> Manifest:
+def a_manifest(model_type: str = "llama", **options: Any) -> Manifest:
     parameters = {"type": "GptqQuantizer", "data_config": "train", **options}
     return Manifest(
         recipe="sha256:" + 64 * "a",
@@ -29,6 +29,7 @@ def a_manifest(**options: Any) -> Manifest:
             model_path="s3://models/<llama>",
             revision="sha256:" + 64 * "b",
             architecture="LlamaForCausalLM",
+            model_type=model_type,
             size_bytes=40_000_000,
         ),
         workflow={"input_model": {"model_path": "s3://models/<llama>"}, "passes": [parameters]},
@@ -36,7 +37,7 @@ def a_manifest(**options: Any) -> Manifest:
         checkpoint_format="gptq",
         bits_per_weight=4.625,
         compression_ratio=3.2,
-        readers=readers_of(GptqQuantizer.model_validate(parameters)),
+        readers=readers(written_by(GptqQuantizer.model_validate(parameters), model_type)),
         metrics=[
             MetricResult(name="ppl", input=6.75, output=7.16),
             MetricResult(name="rtn_ppl", input=6.75, output=7.41),
@@ -71,7 +72,7 @@ def test_the_card_says_what_it_is_how_good_and_how_to_load_it() -> None:
         "aws s3 cp --recursive s3://artifacts/llama-gptq/model ./model",
         "from_pretrained",
         "vLLM and SGLang refuse this artifact; they need sym: true",
-        "- gptqmodel",
+        "- transformers (with optimum and gptqmodel)",
     ):
         assert words in card
 
@@ -83,6 +84,15 @@ def test_the_card_loads_compressed_tensors_with_zero_points_the_way_that_works(
     card = model_card(a_manifest(checkpoint_format="compressed-tensors", sym=sym), "file:///a")
     assert ("quantization_config=CompressedTensorsConfig(dequantize=True)" in card) is needed
     assert ("import AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig" in card) is needed
+
+
+def test_the_card_shows_no_way_to_load_it_that_does_not_work() -> None:
+    by_another = model_card(a_manifest("gpt2", sym=True), "file:///a")
+    assert "- gptqmodel" in by_another
+    assert "transformers does not load gpt2 models in this format" in by_another
+    assert "from_pretrained" not in by_another
+    assert "cp -r /a/model ./model" in by_another
+    assert "No software was seen to read mixtral models" in model_card(a_manifest("mixtral"), "file:///a")
 
 
 def test_the_recipe_of_the_card_is_the_workflow_itself() -> None:
@@ -123,8 +133,8 @@ def test_readers_are_those_that_take_the_parameters(
     options: dict[str, Any], vllm: bool, needs: str | None
 ) -> None:
     parameters = GptqQuantizer.model_validate({"type": "GptqQuantizer", "data_config": "d", **options})
-    assert ("vLLM" in readers_of(parameters)) is vllm
-    sentence = not_read_by(parameters)
+    assert ("vLLM" in readers(written_by(parameters, "llama"))) is vllm
+    sentence = not_read_by(parameters, "llama")
     assert (sentence is None) is vllm
     if needs:
         assert needs in str(sentence)

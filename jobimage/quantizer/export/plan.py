@@ -19,6 +19,8 @@ from typing import Any
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.passes import ModelBuilder
 
+MODEL_TYPES = frozenset({"llama", "mistral", "phi3", "qwen2", "qwen3"})
+"""The architectures that the builder and the transformers of this image make a graph of that can be checked."""
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 BITS_OF = {"int4": (2, 4), "int8": (8,)}
 """Bits of the checkpoint that a precision stands for; there is no word for 2 bits, they come with int4."""

@@ -8,10 +8,10 @@ from pydantic import Field, TypeAdapter
 from quantization_api.manifest import Manifest
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, QuaRot
 from quantization_api.status import MetricResult
-from quantizer.report.readers import Written, not_read_by, written_by
+from quantizer.layerwise.making import WeightPass
+from quantizer.report.readers import Written, refusal, written_by
 
-WeightParameters = GptqQuantizer | AutoAWQQuantizer | QuaRot
-_PASS: TypeAdapter[WeightParameters] = TypeAdapter(Annotated[WeightParameters, Field(discriminator="type")])
+_PASS: TypeAdapter[WeightPass] = TypeAdapter(Annotated[WeightPass, Field(discriminator="type")])
 METHODS: dict[type, str] = {GptqQuantizer: "GPTQ", AutoAWQQuantizer: "AWQ", QuaRot: "QuaRot"}
 NEEDS = {
     "gptq": "optimum gptqmodel",
@@ -35,7 +35,7 @@ def model_card(manifest: Manifest, uri: str) -> str:
         uri: where the artifact will lie.
     """
     parameters = _PASS.validate_python(manifest.workflow["passes"][0])
-    written = written_by(parameters)
+    written = written_by(parameters, manifest.input.model_type or "")
     method = METHODS[type(parameters)]
     name = manifest.input.model_path.rstrip("/").rpartition("/")[2]
     front = yaml.safe_dump(
@@ -54,8 +54,8 @@ def model_card(manifest: Manifest, uri: str) -> str:
         _quality(manifest.metrics),
         _sizes(manifest),
         _recipe(manifest),
-        _readers(manifest, parameters),
-        _loading(uri, written),
+        _readers(manifest, written),
+        _loading(manifest, uri, written),
         _onnx(manifest, uri),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -98,13 +98,25 @@ def _recipe(manifest: Manifest) -> str:
     return f"## Recipe\n\n```yaml\n{workflow}```\n\nMade with {versions}."
 
 
-def _readers(manifest: Manifest, parameters: WeightParameters) -> str:
-    lines = "\n".join(f"- {reader}" for reader in manifest.readers)
-    refusal = not_read_by(parameters)
-    return f"## Read by\n\n{lines}" + (f"\n\n{refusal}." if refusal else "")
+def _readers(manifest: Manifest, written: Written) -> str:
+    lines = [f"- {reader}" for reader in manifest.readers]
+    if not lines:
+        lines = [f"No software was seen to read {written.model_type} models in this format."]
+    refused = refusal(written)
+    return "## Read by\n\n" + "\n".join(lines) + (f"\n\n{refused}." if refused else "")
 
 
-def _loading(uri: str, written: Written) -> str:
+def _loading(manifest: Manifest, uri: str, written: Written) -> str:
+    if uri.startswith("s3://"):
+        fetch = f"aws s3 cp --recursive {uri}/model ./model"
+    else:
+        fetch = f"cp -r {uri.removeprefix('file://')}/model ./model"
+    if not any(reader.startswith("transformers") for reader in manifest.readers):
+        return (
+            f"## Use\n\n```sh\n{fetch}\n```\n\n"
+            f"transformers does not load {written.model_type} models in this format, though it may not say so; "
+            "what does is listed above."
+        )
     names, options, tokenizer = "AutoModelForCausalLM, AutoTokenizer", "", ""
     if written.layout == "quarot":
         options = tokenizer = ", trust_remote_code=True"  # the tokenizer's class is found by the config
@@ -114,10 +126,6 @@ def _loading(uri: str, written: Written) -> str:
         names += ", CompressedTensorsConfig"
         options = ", quantization_config=CompressedTensorsConfig(dequantize=True)"
     packages = NEEDS[written.layout.partition(" ")[0]]
-    if uri.startswith("s3://"):
-        fetch = f"aws s3 cp --recursive {uri}/model ./model"
-    else:
-        fetch = f"cp -r {uri.removeprefix('file://')}/model ./model"
     return f"""## Use
 
 ```sh
