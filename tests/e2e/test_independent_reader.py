@@ -1,29 +1,69 @@
-"""What we write is read by transformers with optimum and gptqmodel, in an environment of their own."""
+"""What the passes make of the example model is read by transformers, gptqmodel and compressed-tensors as we read it."""
 
-import os
-import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.support.engine import CALIBRATION, CPU, STORIES, VALIDATION, run_pass, story_batches
+from tests.support.engine import (
+    CALIBRATION,
+    CPU,
+    STORIES,
+    VALIDATION,
+    awq_pass,
+    gptq_pass,
+    quarot_pass,
+    run_layers,
+    story_batches,
+)
+from tests.support.quantized_models import as_read, unpacked, view_logits
+from tests.support.reference import interpreter_from, run_reference
 
-from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.views import open_view
-from quantizer.formats.gptq import TENSORS, GptqFormat
+from quantizer.layerwise.making import WeightPass, make_pass
 
 pytestmark = pytest.mark.e2e
 
-SCRIPT = Path(__file__).parent / "reference/transformers_reader.py"
-VARIABLE = "QUANTIZATION_READER_PYTHON"
-CHECKPOINTS: dict[str, dict[str, Any]] = {
-    "asymmetric": {"bits": 4, "group_size": 32},
-    "symmetric, act-order": {"bits": 4, "group_size": 32, "sym": True, "desc_act": True},
-    "3 bits, sharded": {"bits": 3, "group_size": 32, "max_shard_bytes": 3_000_000},
-    "2 bits": {"bits": 2, "group_size": 32, "true_sequential": True},
-    "8 bits, one group": {"bits": 8, "group_size": -1},
+GROUP = 32
+LINEARS = 6 * 7
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pass, the largest shard, and how the result is loaded (see reference/format_reader.py)."""
+
+    parameters: WeightPass
+    max_shard_bytes: int = 10**9
+    loader: str = "transformers"
+
+
+def gptq(**parameters: Any) -> WeightPass:
+    """GPTQ in groups of 32 unless said otherwise."""
+    return gptq_pass(**{"group_size": GROUP, **parameters})
+
+
+CASES: dict[str, Case] = {
+    "asymmetric": Case(gptq()),
+    "symmetric, act-order": Case(gptq(sym=True, desc_act=True)),
+    "3 bits, sharded": Case(gptq(bits=3), 3_000_000),
+    "2 bits": Case(gptq(bits=2, true_sequential=True)),
+    "8 bits, one group": Case(gptq(bits=8, group_size=-1)),
+    "3 bits, one group, act-order": Case(gptq(bits=3, group_size=-1, desc_act=True)),
+    "gptq_v2, own loader": Case(gptq(checkpoint_format="gptq_v2"), loader="gptqmodel"),
+    "awq": Case(awq_pass(q_group_size=GROUP)),
+    "awq, symmetric, own loader": Case(awq_pass(q_group_size=GROUP, zero_point=False), loader="gptqmodel"),
+    "quarot, rotated weights": Case(quarot_pass(w_groupsize=GROUP)),
+    "quarot, rounded to nearest, 3 bits, asymmetric": Case(
+        quarot_pass(w_gptq=False, w_rtn=True, calibration_data_config=None, w_bits=3, w_asym=True)
+    ),
+    "compressed-tensors, 3 bits, asymmetric": Case(
+        gptq(bits=3, checkpoint_format="compressed-tensors"), loader="dequantized"
+    ),
+    "compressed-tensors, act-order": Case(
+        gptq(checkpoint_format="compressed-tensors", desc_act=True, static_groups=True), loader="dequantized"
+    ),
 }
 
 
@@ -32,10 +72,13 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The example model, quantized in several ways."""
     folder = tmp_path_factory.mktemp("checkpoints")
     tokens = story_batches(CALIBRATION, 8, folder)
-    paths: dict[str, Path] = {}
-    for number, (name, parameters) in enumerate(CHECKPOINTS.items()):
-        paths[name] = folder / str(number)
-        run_pass(DirectorySource(STORIES), tokens, paths[name], folder / "scratch", **parameters)
+    paths = {name: folder / str(number) for number, name in enumerate(CASES)}
+    for name, case in CASES.items():
+        layer_pass = make_pass(case.parameters)
+        run_layers(
+            DirectorySource(STORIES), tokens, layer_pass, paths[name], folder / "scratch",
+            max_shard_bytes=case.max_shard_bytes,
+        )  # fmt: skip
     return paths
 
 
@@ -48,55 +91,43 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def readings(
     checkpoints: dict[str, Path], tokens: torch.Tensor, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Any]:
     """What the independent reader makes of each checkpoint."""
-    python = os.environ.get(VARIABLE)
-    if not python:
-        pytest.fail(f"{VARIABLE} is not set; `python -m tests.support.environments readers` prints a value")
-    folder = tmp_path_factory.mktemp("reader")
-    request = {"directories": [str(path) for path in checkpoints.values()], "tokens": tokens}
-    torch.save(request, folder / "request.pt")
-    run = subprocess.run(
-        [python, str(SCRIPT), str(folder / "request.pt"), str(folder / "result.pt")],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    results = torch.load(folder / "result.pt", weights_only=True)
+    requested = [{"directory": str(checkpoints[name]), "loader": case.loader} for name, case in CASES.items()]
+    request = {"checkpoints": requested, "tokens": tokens, "plain": True}
+    python = interpreter_from("QUANTIZATION_READER_PYTHON")
+    results = run_reference(python, "format_reader.py", request, tmp_path_factory.mktemp("reader"))
     return dict(zip(checkpoints, results, strict=True))
 
 
-def our_logits(directory: Path, tokens: torch.Tensor) -> torch.Tensor:
-    """Logits of the evaluation's own forward pass over the checkpoint."""
-    view = open_view(DirectorySource(directory), CPU)
-    with torch.inference_mode():
-        hidden = next(view.model.embed([tokens]))
-        for layer in view.layers():
-            hidden = layer.forward(hidden)
-        head = view.model.reader.tensor(view.model.head_name()).float()
-        return view.model.logits(view.model.final(hidden), 0, head)
-
-
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize("name", CASES)
 def test_logits_are_ours_within_a_thousandth(
-    name: str, readings: dict[str, dict[str, Any]], checkpoints: dict[str, Path], tokens: torch.Tensor
+    name: str, readings: dict[str, Any], checkpoints: dict[str, Path], tokens: torch.Tensor
 ) -> None:
-    difference = (readings[name]["logits"] - our_logits(checkpoints[name], tokens)).abs().max()
+    assert isinstance(readings[name], dict), readings[name]
+    ours = view_logits(open_view(DirectorySource(checkpoints[name]), CPU), tokens)
+    difference = (readings[name]["logits"] - ours).abs().max()
     print(f"{name}: max |difference of logits| = {float(difference):.2e}")
     assert difference <= 1e-3
 
 
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].loader != "dequantized"])
 def test_integers_and_zero_points_are_ours_bit_by_bit(
-    name: str, readings: dict[str, dict[str, Any]], checkpoints: dict[str, Path]
+    name: str, readings: dict[str, Any], checkpoints: dict[str, Path]
 ) -> None:
-    reader = SafetensorsReader(DirectorySource(checkpoints[name]))
-    linears = readings[name]["linears"]
-    assert len(linears) == 6 * 7
-    for linear, theirs in linears.items():
-        tensors = {part: reader.tensor(f"{linear}.{part}") for part in TENSORS}
-        ours = GptqFormat(CHECKPOINTS[name]["bits"]).unpack(linear, tensors)
-        assert torch.equal(ours.integers, theirs["integers"]), linear
-        assert torch.equal(ours.zeros, theirs["zeros"]), linear
+    theirs, ours = readings[name]["linears"], unpacked(checkpoints[name])
+    assert theirs.keys() == ours.keys()
+    assert len(ours) == LINEARS
+    for linear, (integers, zeros) in ours.items():
+        assert torch.equal(theirs[linear]["integers"], integers), linear
+        assert torch.equal(theirs[linear]["zeros"], zeros), linear
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].loader == "dequantized"])
+def test_weights_are_ours_bit_by_bit_where_a_reader_keeps_no_integers(
+    name: str, readings: dict[str, Any], checkpoints: dict[str, Path]
+) -> None:
+    theirs, ours = readings[name]["weights"], as_read(checkpoints[name])
+    assert len(ours) == LINEARS
+    for linear, weight in ours.items():
+        assert torch.equal(theirs[linear], weight), linear

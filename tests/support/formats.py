@@ -1,12 +1,14 @@
 """A tiny checkpoint in any on-disk format, rounded to nearest, and the float model that it must equal."""
 
 import json
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from tests.support.engine import save_tiny
+from tests.support.quantized_models import save_tokenizer
 from torch import Tensor
 
 from quantizer.formats.interface import WeightFormat, natural_groups
@@ -28,6 +30,18 @@ def random_linear(
     return integers, scales, zeros, natural_groups(columns, groups)
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint's model as it was (plain), and with the weights that a reader computes (as_read).
+
+    codes: integers [N, K] and zero points [N, G] of the linears that were rounded.
+    """
+
+    plain: torch.nn.Module
+    as_read: torch.nn.Module
+    codes: dict[str, tuple[Tensor, Tensor]]
+
+
 def save_quantized(
     target: Path,
     written: WeightFormat,
@@ -38,16 +52,19 @@ def save_quantized(
     not_converted: tuple[str, ...] = (),
     exact: bool = False,
     **changes: object,
-) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """Writes a tiny Llama in a format; returns it as it was, and with the weights that a reader computes.
+) -> Saved:
+    """Writes a tiny Llama in a format, with a tokenizer; its weights are float16's, so that no reader changes them.
 
     act_order shuffles which columns share a group, as act-order with dynamic groups does. exact leaves the
     weights that a reader computes unrounded: float32 arithmetic on the float16 scales.
     """
     settings = {"initializer_range": 0.15, **changes}
-    plain = save_tiny(target, **settings)
-    as_read = save_tiny(target, **settings)
+    plain, as_read = (save_tiny(target, **settings) for _ in range(2))
+    for parameter in (*plain.parameters(), *as_read.parameters()):
+        parameter.data = parameter.data.half().float()
+    save_tokenizer(target)
     tensors = dict(as_read.state_dict())
+    codes: dict[str, tuple[Tensor, Tensor]] = {}
     generator = torch.Generator().manual_seed(1)
     for name, module in as_read.named_modules():
         if not isinstance(module, torch.nn.Linear) or name in (HEAD, *not_converted):
@@ -64,6 +81,7 @@ def save_quantized(
             zeros,
             natural_groups(columns, columns // width)[back],
         )
+        codes[name] = (grid[0], grid[2].to(torch.int16))
         del tensors[f"{name}.weight"]
         tensors |= {f"{name}.{part}": tensor for part, tensor in written.pack(*grid).items()}
         if exact:
@@ -74,7 +92,7 @@ def save_quantized(
     config = json.loads((target / "config.json").read_text())
     config["quantization_config"] = written.quantization_config((*not_converted, HEAD))
     (target / "config.json").write_text(json.dumps(config))
-    return plain, as_read
+    return Saved(plain, as_read, codes)
 
 
 def compute_in_half(model: torch.nn.Module, not_converted: tuple[str, ...] = ()) -> None:

@@ -1,18 +1,23 @@
 """Tiny models of every architecture whose sizes the formats take, and artifacts of them as float models."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from tests.support.decoder_families import FAMILIES, UNKNOWN, VOCABULARY, make_model
+from tests.support.engine import edit_tensors
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.evaluation.views import View
+from quantizer.formats.interface import Unpacked, WeightFormat
 from quantizer.formats.reading import stored_format
 
 GROUP = 16
@@ -84,3 +89,46 @@ def view_logits(view: View, tokens: Tensor) -> Tensor:
         for layer in view.layers():
             hidden = layer.forward(hidden)
         return model.logits(model.final(hidden), 0, model.reader.tensor(model.head_name()).float())
+
+
+def to_half(folder: Path) -> None:
+    """Stores a float checkpoint of one file in float16."""
+    edit_tensors(folder, lambda tensors: tensors.update({name: t.half() for name, t in tensors.items()}))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A tokenizer of a few words, for software that does not load a model without one."""
+    words = {
+        word: number for number, word in enumerate(("<unk>", "<s>", "</s>", "once", "upon", "a", "time"))
+    }
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>"
+    ).save_pretrained(folder)
+
+
+def unpacked(artifact: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Integers [N, K] and zero points [N, G] of every packed linear, by its name."""
+    _, linears = _packed(artifact)
+    return {name: (back.integers, back.zeros) for name, back in linears}
+
+
+def as_read(artifact: Path) -> dict[str, Tensor]:
+    """The weights [N, K] float32 that a reader of the format computes for every packed linear, by its name."""
+    layout, linears = _packed(artifact)
+    return {
+        name: layout.as_read(back.integers, back.scales, back.zeros, back.group_of).float()
+        for name, back in linears
+    }
+
+
+def _packed(artifact: Path) -> tuple[WeightFormat, Iterator[tuple[str, Unpacked]]]:
+    layout = stored_format(json.loads((artifact / "config.json").read_text())).format
+    stored: dict[str, Tensor] = {}
+    for path in sorted(artifact.glob("*.safetensors")):
+        stored |= load_file(path)
+    names = [key.rpartition(".")[0] for key in stored if key.endswith(f".{layout.tensors[0]}")]
+    parts = ((name, {part: stored[f"{name}.{part}"] for part in layout.tensors}) for name in names)
+    return layout, ((name, layout.unpack(name, tensors)) for name, tensors in parts)

@@ -1,0 +1,190 @@
+"""Every architecture in every layout, as the readers load it: the list of readers claims what is seen here, no more.
+
+gptq and gptq_v2 differ in their zero points only, and transformers and gptqmodel's own loader take both, so that one
+of the two is enough for each.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.support.decoder_families import FAMILIES, UNKNOWN
+from tests.support.engine import CPU, awq_pass, gptq_pass, run_layers
+from tests.support.quantized_models import (
+    family_batches,
+    save_family,
+    save_tokenizer,
+    to_half,
+    transformers_logits,
+    unpacked,
+    view_logits,
+)
+from tests.support.reference import interpreter_from, run_reference
+from torch import Tensor
+
+from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer
+from quantizer.checkpoint.source import DirectorySource
+from quantizer.decoder.families import ARCHITECTURES
+from quantizer.evaluation.views import open_view
+from quantizer.layerwise.making import make_pass, module_names
+from quantizer.report.readers import COMPRESSED, DEQUANTIZED, NAMED_TYPES, OPTIMUM, readers, written_by
+
+pytestmark = pytest.mark.e2e
+
+GROUP = 32
+CASES = {
+    **{name: name for name in ARCHITECTURES if name != "gpt2"},
+    "mistral": "mistral, short window",
+    "gemma3_text": "gemma3",
+    "gpt_neox": "gpt_neox, parallel",
+    "phi": "phi, head with a bias",
+    "granite": "granite, scaled logits",
+    **{name: name for name in ("gptj", "stablelm", "starcoder2")},
+    "gpt2": "gpt2",  # the last: once transformers has failed to load it, it leaves buffers of others unmade
+}
+"""Model type -> its case in tests.support.decoder_families."""
+LAYERS = {"gemma2": 2, "gemma3_text": 2, "qwen3_moe": 2}
+"""Where layers differ from one another; else one is enough."""
+SIZES = {
+    "hidden_size": 64, "intermediate_size": 96, "ffn_dim": 96, "head_dim": 16, "moe_intermediate_size": 32,
+    "n_embd": 64, "n_inner": 96,
+}  # fmt: skip
+"""Sizes that groups and the readers' kernels divide; those of them that a config has are taken."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A layout, made by a pass with these parameters, and one reader of it."""
+
+    awq: bool
+    parameters: dict[str, Any]
+    reader: str
+    loader: str
+
+    def parameters_of(self, model_type: str) -> GptqQuantizer | AutoAWQQuantizer:
+        """The pass."""
+        if self.awq:
+            return awq_pass(q_group_size=GROUP, **self.parameters)
+        names = UNKNOWN[CASES[model_type]][2] if model_type in NAMED_TYPES else None
+        modules: dict[str, Any] = {}
+        if names is not None:
+            modules["layers_block_name"] = names.layers_block_name
+            modules["inside_layer_modules"] = [list(group) for group in names.inside_layer_modules]
+        return gptq_pass(group_size=GROUP, **self.parameters, **modules)
+
+
+CHECKPOINT = {"checkpoint_format": "compressed-tensors"}
+WAYS = {
+    "gptq": Way(False, {}, OPTIMUM, "transformers"),
+    "gptq_v2": Way(False, {"checkpoint_format": "gptq_v2"}, "gptqmodel", "gptqmodel"),
+    "compressed-tensors": Way(False, {**CHECKPOINT, "sym": True}, COMPRESSED, "transformers"),
+    "compressed-tensors, zero points": Way(False, CHECKPOINT, DEQUANTIZED, "dequantized"),
+    "awq": Way(True, {}, "transformers (with gptqmodel)", "transformers"),
+    "awq, own loader": Way(True, {}, "gptqmodel", "gptqmodel"),
+}
+TRIED = [
+    (model_type, way)
+    for model_type in CASES
+    for way, how in WAYS.items()
+    # an architecture that is named by its modules is GPTQ's only, and what is named may be a part
+    if model_type not in NAMED_TYPES or not (how.awq or how.reader == "gptqmodel")
+]
+
+
+@dataclass(frozen=True, repr=False)
+class Reading:
+    """theirs: what the reader makes of an artifact, or says; ours and plain: logits of the artifact and the model."""
+
+    theirs: dict[str, Any] | str
+    ours: Tensor
+    plain: Tensor
+    linears: dict[str, tuple[Tensor, Tensor]]
+
+    @property
+    def said(self) -> str:
+        """What a person would look at."""
+        if isinstance(self.theirs, str):
+            return self.theirs
+        difference = float((self.theirs["logits"] - self.ours).abs().max())
+        return f"max |difference of logits| = {difference:.2e}, the same integers: {self.same_integers}"
+
+    @property
+    def right(self) -> bool:
+        """Whether the reader computes what we do, from the same integers."""
+        if isinstance(self.theirs, str):
+            return False
+        difference = (self.theirs["logits"] - self.ours).abs().max()
+        return bool(difference <= 1e-3) and self.same_integers
+
+    @property
+    def same_integers(self) -> bool:
+        """Whether integers and zero points are ours, where the reader keeps them."""
+        assert isinstance(self.theirs, dict)
+        found = self.theirs["linears"]
+        if not found:
+            return True
+        return found.keys() == self.linears.keys() and all(
+            torch.equal(found[name]["integers"], integers) and torch.equal(found[name]["zeros"], zeros)
+            for name, (integers, zeros) in self.linears.items()
+        )
+
+
+def make_model(model_type: str, target: Path) -> None:
+    """A tiny random model that is stored in float16, as the artifact then is."""
+    case = CASES[model_type]
+    fields = (FAMILIES.get(case) or UNKNOWN[case])[1]
+    changes: dict[str, Any] = {name: size for name, size in SIZES.items() if name in fields}
+    layers = "n_layer" if "n_layer" in fields else "num_hidden_layers"
+    save_family(case, target, **{**changes, layers: LAYERS.get(model_type, 1)})
+    to_half(target)
+    save_tokenizer(target)
+
+
+@pytest.fixture(scope="module")
+def readings(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Reading]:
+    """Each artifact, as one process of the readers' environment reads all of them."""
+    folder = tmp_path_factory.mktemp("architectures")
+    tokens = family_batches(2, length=19, seed=4).batches()[0]
+    plain: dict[str, Tensor] = {}
+    ours: list[tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]] = []
+    checkpoints = []
+    for model_type, way in TRIED:
+        source = folder / model_type / "model"
+        if model_type not in plain:
+            make_model(model_type, source)
+            plain[model_type] = transformers_logits(source, tokens)
+        parameters = WAYS[way].parameters_of(model_type)
+        target = folder / model_type / written_by(parameters, model_type).layout.replace(" ", "-")
+        target = target.with_name(
+            f"{target.name}-{'symmetric' if WAYS[way].parameters.get('sym') else 'zeros'}"
+        )
+        modules = module_names(parameters)
+        if not target.exists():
+            run_layers(
+                DirectorySource(source), family_batches(), make_pass(parameters), target, folder / "scratch",
+                modules=modules,
+            )  # fmt: skip
+        artifact = DirectorySource(target)
+        ours.append((view_logits(open_view(artifact, CPU, modules), tokens), unpacked(target)))
+        checkpoints.append({"directory": str(target), "loader": WAYS[way].loader})
+    request = {"checkpoints": checkpoints, "tokens": tokens, "plain": True}
+    theirs = run_reference(
+        interpreter_from("QUANTIZATION_READER_PYTHON"), "format_reader.py", request, folder
+    )
+    return {
+        case: Reading(read, logits, plain[case[0]], linears)
+        for case, read, (logits, linears) in zip(TRIED, theirs, ours, strict=True)
+    }
+
+
+@pytest.mark.parametrize(("model_type", "way"), TRIED)
+def test_a_reader_is_listed_exactly_where_it_computes_what_we_do(
+    model_type: str, way: str, readings: dict[tuple[str, str], Reading]
+) -> None:
+    reading = readings[model_type, way]
+    assert float((reading.plain - reading.ours).abs().max()) > 0.1  # or rounding could not be seen
+    listed = WAYS[way].reader in readers(written_by(WAYS[way].parameters_of(model_type), model_type))
+    print(reading.said)
+    assert listed is reading.right, reading.said
