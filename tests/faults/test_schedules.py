@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from tests.support.fault_plan import CLIENT_TIMEOUT_SECONDS, kinds
 from tests.support.fault_proxy import FaultProxy
-from tests.support.operator_process import Operator, install, service_account_kubeconfig, until
+from tests.support.operator_process import Operator, install, make_namespace, service_account_kubeconfig
 from tests.support.schedules import Batch, Watchman, play, subject
 
 from local_cluster.control_plane import ApiServer
@@ -40,10 +39,7 @@ class Stage:
         namespace = f"schedules-{seeds[0]}"
         directory = self.directory / namespace
         directory.mkdir()
-        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
-        self.api.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(body))
-        account = ("get", "serviceaccount", "default", "-n", namespace)
-        until("the account", lambda: self.api.kubectl(*account, check=False).returncode == 0)
+        make_namespace(self.api, namespace)
         started = time.monotonic()
         batch = Batch(self.api.kubeconfig, namespace, seeds)
         settings = {

@@ -17,6 +17,7 @@ import yaml
 from tests.scale.load import Side
 from tests.scale.plane import NAMESPACE, Plane
 from tests.support.operator_process import until
+from tests.support.ports import free_ports
 
 from local_cluster.binaries import obtain
 from local_cluster.certificates import Authority
@@ -106,7 +107,7 @@ def _configure(plane: Plane) -> Path:
                 "internalCertManagement": {"enable": False},
                 "metrics": {"bindAddress": "0"},
                 "health": {"healthProbeBindAddress": "0"},
-                "webhook": {"host": "127.0.0.1", "port": plane.free_port(), "certDir": str(pair.key.parent)},
+                "webhook": {"host": "127.0.0.1", "port": free_ports(1)[0], "certDir": str(pair.key.parent)},
             }
         )
     )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,24 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One figure of the report. bar: what it must be; None: it is there for comparison."""
+    """One figure of the report.
+
+    bar: what it must be, "" when it is there for comparison. met: whether it is, None when that is not judged.
+    too_small: why it is not: the bar is meant for more than there was.
+    """
 
     name: str
     measured: str
     bar: str = ""
     met: bool | None = None
+    too_small: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """For the page."""
+        if self.too_small:
+            return f"not judged: {self.too_small}"
+        return {None: "", True: "yes", False: "**no**"}[self.met]
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -72,3 +84,12 @@ def at_most(name: str, value: float, limit: float, unit: str) -> Figure:
 def at_least(name: str, value: float, limit: float, unit: str) -> Figure:
     """A figure that must reach its bar."""
     return Figure(name, f"{value:.3g} {unit}", f"at least {limit:g} {unit}", value >= limit)
+
+
+def meant_for(figure: Figure, *sizes: tuple[float, float, str]) -> Figure:
+    """A figure whose bar is meant for a size. Met with less, it says nothing; missed with less, it is missed.
+
+    sizes: what there was, what the bar is meant for, and the unit.
+    """
+    short = [f"{was:,g} of {wanted:,g} {unit}" for was, wanted, unit in sizes if was < wanted]
+    return replace(figure, met=None, too_small=", ".join(short)) if figure.met and short else figure

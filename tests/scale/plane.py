@@ -7,7 +7,6 @@ alike: with the defaults the Job controller makes 20 pods a second, and nothing 
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,13 @@ from typing import Self
 
 from tests.scale import kwok
 from tests.scale.client import Client, RefusedError
-from tests.support.operator_process import SYSTEM, Operator, install, service_account_kubeconfig, until
+from tests.support.operator_process import (
+    SYSTEM,
+    Operator,
+    install,
+    make_namespace,
+    service_account_kubeconfig,
+)
 
 from local_cluster.binaries import obtain
 from local_cluster.control_plane import ApiServer
@@ -79,13 +84,6 @@ class Plane:
             **settings,
         )
 
-    @staticmethod
-    def free_port() -> int:
-        """A port that nobody has now."""
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            return int(found.getsockname()[1])
-
     def spawn(self, name: str, argv: Sequence[str]) -> subprocess.Popen[bytes]:
         """Start a server, with a log of its name; it ends with this process."""
         with (self.directory / f"{name}.log").open("ab") as log:
@@ -116,11 +114,6 @@ class Plane:
             self.api, self.directory / "operator.kubeconfig"
         )
         self.client = Client(self.api.kubeconfig)
-        self.client.send(
-            "POST",
-            "/api/v1/namespaces",
-            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
-        )
         configuration = self.directory / "kwok.yaml"
         kwok.configure(configuration, self._run_seconds)
         kubeconfig = self.api.kubeconfig
@@ -131,6 +124,5 @@ class Plane:
         ])  # fmt: skip
         self._kwok = self.spawn("kwok", kwok.command(self.programs["kwok"], kubeconfig, configuration))
         kwok.make_nodes(self.client)
-        until("a service account", lambda: self.api.kubectl(
-            "get", "serviceaccount", "default", "-n", NAMESPACE, check=False).returncode == 0)  # fmt: skip
+        make_namespace(self.api, NAMESPACE)
         self.api.kubectl("wait", "node", "--all", "--for=condition=Ready", "--timeout=30s")

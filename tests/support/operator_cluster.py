@@ -6,7 +6,13 @@ from typing import Any
 
 import yaml
 from tests.support.manifests import manifest
-from tests.support.operator_process import Operator, install, service_account_kubeconfig, until
+from tests.support.operator_process import (
+    Operator,
+    install,
+    make_namespace,
+    service_account_kubeconfig,
+    until,
+)
 
 from local_cluster.control_plane import ApiServer
 
@@ -21,13 +27,7 @@ class Cluster:
         install(api)
         self.kubeconfig = service_account_kubeconfig(api, directory / "operator.kubeconfig")
         self.log = directory / "operator.log"
-        namespace = {
-            "apiVersion": "v1",
-            "kind": "Namespace",
-            "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
-        }
-        self.apply(namespace)
-        until("the service account", lambda: self.read("serviceaccount", "default"))
+        make_namespace(api, NAMESPACE, **{"pod-security.kubernetes.io/enforce": "restricted"})
 
     def operator(self, **settings: object) -> Operator:
         return Operator(self.kubeconfig, self.log, **settings)

@@ -46,6 +46,14 @@ def install(api: ApiServer, *, deployment: bool = False) -> None:
     )
 
 
+def make_namespace(api: ApiServer, name: str, **labels: str) -> None:
+    """A namespace in which pods can be made: its service account is there."""
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    api.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(body))
+    account = ("get", "serviceaccount", "default", "-n", name)
+    until("the service account", lambda: api.kubectl(*account, check=False).returncode == 0)
+
+
 def service_account_kubeconfig(api: ApiServer, path: Path) -> Path:
     """A kubeconfig with a token of the operator's service account."""
     token = api.kubectl("create", "token", "quantization-operator", "-n", SYSTEM).stdout.strip()

@@ -1,0 +1,139 @@
+"""The scale report says yes only to what was asked at the size that the bar is meant for."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.scale.measures import Latency, Point
+from tests.scale.report import AT_ONCE, CHURN, JOBS, Report
+from tests.scale.scenarios import Burst, Life, Start
+
+pytestmark = pytest.mark.unit
+
+SOON = Latency(JOBS, 0, 0.01, 0.1)
+LIFE = Life(JOBS, JOBS, JOBS, Point(20, 20, SOON, SOON), 150, 0.5, 8, 4)
+START = Start(JOBS, 5, 150, 0.005, 150)
+BURSTS = [Burst("own", AT_ONCE, 600, {}), Burst("JobSet", AT_ONCE, 100, {})]
+
+
+def churned(jobs: int, growth: float = 0.0) -> list[tuple[float, int, float]]:
+    """Samples of so many jobs come and gone, after which so many MB more are held."""
+    return [(float(n), jobs * n // 100, 100.0 + growth * n / 50) for n in range(101)]
+
+
+WHOLE = Report({}, BURSTS, LIFE, START, {}, churned(CHURN))
+
+
+def verdicts(report: Report) -> dict[str, str]:
+    """By the first words of a figure's name."""
+    return {figure.name: figure.verdict for figure in report.figures() if figure.bar}
+
+
+def page_says(report: Report, words: str) -> list[str]:
+    return [line for line in report.markdown().splitlines() if words in line]
+
+
+def test_the_whole_is_judged() -> None:
+    assert set(verdicts(WHOLE).values()) == {"yes"}
+    assert len(verdicts(WHOLE)) == 12
+
+
+SMALLER: dict[str, tuple[Report, dict[str, str]]] = {
+    "fewer come and go": (
+        replace(WHOLE, churn=churned(200)),
+        {"growth of memory": "not judged: 200 of 100,000 jobs"},
+    ),
+    "the time was over before all had come": (
+        replace(WHOLE, churn=churned(99_999)),
+        {"growth of memory": "not judged: 99,999 of 100,000 jobs"},
+    ),
+    "fewer lives": (
+        replace(WHOLE, life=replace(LIFE, count=100, succeeded=100, jobs_made=100)),
+        {
+            "100 jobs through": "not judged: 100 of 10,000 jobs",
+            "create request to Job": "not judged: 100 of 10,000 jobs",
+            "end of the Job": "not judged: 100 of 10,000 jobs",
+            "resident memory, peak": "not judged: 100 of 10,000 jobs",
+        },
+    ),
+    "slower": (
+        replace(WHOLE, life=replace(LIFE, point=replace(LIFE.point, rate=5))),
+        {
+            "10000 jobs through": "not judged: 5 of 20 a second",
+            "create request to Job": "not judged: 5 of 20 a second",
+            "end of the Job": "not judged: 5 of 20 a second",
+        },
+    ),
+    "started among fewer": (
+        replace(WHOLE, start=replace(START, known=200)),
+        {
+            "ready after start": "not judged: 200 of 10,000 jobs",
+            "resident memory after": "not judged: 200 of 10,000 jobs",
+            "CPU when idle": "not judged: 200 of 10,000 jobs",
+        },
+    ),
+    "watched for a moment": (
+        replace(WHOLE, start=replace(START, idle_seconds=30)),
+        {"CPU when idle": "not judged: 30 of 120 s"},
+    ),
+    "fewer at once": (
+        replace(WHOLE, bursts=[replace(burst, count=100) for burst in BURSTS]),
+        {
+            "Job creations, 100": "not judged: 100 of 1,000 objects",
+            "creation rate beside": "not judged: 100 of 1,000 objects",
+        },
+    ),
+    "nothing": (
+        Report({}),
+        {
+            "Job creations": "not judged: not run",
+            "jobs through their": "not judged: not run",
+            "an operator that": "not judged: not run",
+            "growth of memory": "not judged: not run",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_a_bar_that_holds_at_less_is_not_judged(name: str) -> None:
+    report, expected = SMALLER[name]
+    for figure, verdict in verdicts(report).items():
+        wanted = next((said for begin, said in expected.items() if figure.startswith(begin)), "yes")
+        assert verdict == wanted, figure
+        assert page_says(report, f"| {verdict} |")
+    assert not any(figure.met is False for figure in report.figures())
+
+
+def test_at_full_speed_is_not_too_slow() -> None:
+    report = replace(WHOLE, life=replace(LIFE, point=replace(LIFE.point, rate=0)))
+    assert set(verdicts(report).values()) == {"yes"}
+
+
+@pytest.mark.parametrize(
+    ("report", "missed"),
+    [
+        (replace(WHOLE, churn=churned(200, growth=40)), "growth of memory"),
+        (replace(WHOLE, life=replace(LIFE, count=100, succeeded=99, jobs_made=100)), "100 jobs through"),
+        (replace(WHOLE, start=replace(START, known=10, ready_seconds=math.nan)), "ready after start"),
+        (replace(WHOLE, bursts=[replace(BURSTS[0], count=10, job_rate=50)]), "Job creations, 10"),
+    ],
+)
+def test_a_bar_that_is_missed_is_missed_at_any_size(report: Report, missed: str) -> None:
+    assert [name for name, verdict in verdicts(report).items() if verdict == "**no**"] == [
+        next(name for name in verdicts(report) if name.startswith(missed))
+    ]
+    assert any(figure.met is False for figure in report.figures()), "the command ends with 1"
+
+
+def test_a_report_is_written_with_what_was_not_judged(tmp_path: Path) -> None:
+    report = replace(WHOLE, churn=churned(200))
+    page = report.write(tmp_path)
+    assert (tmp_path / "scale.md").read_text() == page
+    (row,) = [line for line in page.splitlines() if "come and gone (" in line]
+    assert row.endswith("| not judged: 200 of 100,000 jobs |")
+    figures = json.loads((tmp_path / "scale.json").read_text())["figures"]
+    assert figures[-1]["met"] is None
+    assert figures[-1]["too_small"] == "200 of 100,000 jobs"
