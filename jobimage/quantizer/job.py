@@ -101,8 +101,9 @@ def check(request: RunRequest, setting: Setting) -> Job:
     """
     workflow, tracker = request.workflow, setting.tracker
     parameters, builder = _the_passes(workflow)
-    if not isinstance(parameters, QuaRot) and parameters.implementation != "native":
-        refusals.check(parameters)
+    stock = None if isinstance(parameters, QuaRot) or parameters.implementation == "native" else parameters
+    if stock is not None:
+        refusals.check(stock)
     layer_pass, modules = make_pass(parameters), module_names(parameters)
     if builder is not None:
         from quantizer.export.model_builder import check_export  # brings onnx, which only this step needs
@@ -117,6 +118,8 @@ def check(request: RunRequest, setting: Setting) -> Job:
     )
     setting.checkpoint()
     check_revision(workflow.input_model, model)
+    if stock is not None:
+        refusals.check_model(stock, model.decoder.architecture.model_type)
     check_sizes(model.decoder, layer_pass)
     layer_pass.bind(model.decoder)
     if sentence := not_read_by(parameters, model.decoder.model_type):

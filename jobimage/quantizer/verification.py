@@ -17,6 +17,7 @@ from quantizer.decoder.architecture import ModuleNames
 from quantizer.evaluation.streamed import compare
 from quantizer.evaluation.views import open_view
 from quantizer.finite import all_finite
+from quantizer.job import readable
 from quantizer.layerwise.making import module_names
 from quantizer.store.artifact import is_ours, manifest_digest, missing_or_changed, read_manifest
 from quantizer.store.interface import ARTIFACT
@@ -104,7 +105,7 @@ def load(
         QuantizationError: ArtifactCorrupt when a tensor is missing or damaged, a scale or weight is not
             finite, or the logits are not.
     """
-    view = open_view(source, device, modules)
+    view = open_view(readable(source), device, modules)
     for index in range(view.model.layers):
         view.names(index)  # all tensors are there before any is read
     reader = view.model.reader

@@ -1,14 +1,13 @@
 """auto-gptq and autoawq themselves, behind our contract; each repair is also left out, to see what it is for."""
 
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.support.engine import CPU, ROOT, ignore_progress, save_tiny
+from tests.support.engine import CPU, ignore_progress, save_tiny
+from tests.support.packages import run_requests
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -20,8 +19,6 @@ from quantizer.evaluation.streamed import evaluate
 
 pytestmark = pytest.mark.e2e
 
-SCRIPT = Path(__file__).parent / "reference/run_implementation.py"
-VARIABLE = "QUANTIZATION_LEGACY_PYTHON"
 SIZES = {"hidden_size": 96, "intermediate_size": 128, "num_key_value_heads": 4}
 """96 rows are no multiple of 64, like the 288 of the example model."""
 
@@ -63,7 +60,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str | None]] = {
 class Runs:
     """What the packages made of one tiny model."""
 
-    def __init__(self, python: str, folder: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder, self.source = folder, folder / "model"
         rope = {"rope_type": "default", "rope_theta": 500.0}
         self.model = save_tiny(self.source, rope_parameters=rope, initializer_range=0.06, **SIZES)
@@ -88,23 +85,8 @@ class Runs:
             target = str(self.target(f"{kind}, uneven"))
             requests.append({**requests[0], "type": kind, "parameters": parameters, "target": target})
             requests[-1]["sequences"] = uneven
-        torch.save(requests, folder / "requests.pt")
-        command = [
-            python,
-            "-W",
-            "ignore",
-            str(SCRIPT),
-            str(folder / "requests.pt"),
-            str(folder / "results.pt"),
-        ]
-        paths = os.pathsep.join(str(ROOT / room) for room in ("crds", "jobimage"))
-        environ = {**os.environ, "PYTHONPATH": paths}
-        run = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
-        assert run.returncode == 0, run.stderr[-3000:]
         names = [*CASES, "GptqQuantizer, uneven", "AutoAWQQuantizer, uneven"]
-        self.results: dict[str, dict[str, Any]] = dict(
-            zip(names, torch.load(folder / "results.pt", weights_only=True), strict=True)
-        )
+        self.results = dict(zip(names, run_requests(requests, folder), strict=True))
 
     def target(self, name: str) -> Path:
         """Where a case's artifact is."""
@@ -151,10 +133,7 @@ def unpacked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """All cases, in one process of the packages' environment."""
-    python = os.environ.get(VARIABLE)
-    if not python:
-        pytest.fail(f"{VARIABLE} is not set; `python -m tests.support.environments legacy` prints a value")
-    return Runs(python, tmp_path_factory.mktemp("implementations"))
+    return Runs(tmp_path_factory.mktemp("implementations"))
 
 
 def test_older_transformers_loads_the_model_that_the_newer_one_wrote(runs: Runs) -> None:

@@ -9,18 +9,27 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.support.engine import CPU, ROOT, random_batches, save_tiny
+from tests.support.engine import CPU, ROOT, quarot_pass, random_batches, save_tiny, tiny_config
+from torch import nn
 
 from local_cluster.images import RECIPES
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer
 from quantizer.checkpoint.source import DirectorySource, read_whole
-from quantizer.implementations import result
+from quantizer.decoder.skeleton import find_architecture
+from quantizer.evaluation.views import open_view
+from quantizer.implementations import older_transformers, result
 from quantizer.implementations.interface import ImplementationReport, Quantized
-from quantizer.implementations.local_model import copy_model
-from quantizer.implementations.older_transformers import OlderWords, model_config, tokenizer_config
+from quantizer.implementations.local_model import check_attention, copy_model
+from quantizer.implementations.older_transformers import (
+    OlderWords,
+    compute_rotary,
+    model_config,
+    tokenizer_config,
+)
 from quantizer.implementations.package import quantize
-from quantizer.implementations.refusals import check, refusals
+from quantizer.implementations.refusals import check, check_model, refusals
+from quantizer.layerwise.making import make_pass
 
 pytestmark = pytest.mark.unit
 
@@ -77,6 +86,78 @@ def test_what_a_package_cannot_do_is_refused_with_what_to_write(
 )
 def test_what_a_package_can_do_is_not_refused(kind: type[GptqQuantizer], parameters: dict[str, Any]) -> None:
     assert refusals(pass_of(kind, **parameters)) == []
+
+
+def test_a_model_type_that_a_package_does_not_quantize_is_refused_with_those_that_it_does() -> None:
+    check_model(pass_of(AutoAWQQuantizer), "qwen3")
+    with pytest.raises(
+        QuantizationError, match=r"gpt_neox, llama, mistral, opt, qwen2; this one is of type qwen3"
+    ) as caught:
+        check_model(pass_of(GptqQuantizer), "qwen3")
+    assert caught.value.category is Category.MODEL_UNSUPPORTED
+
+
+def test_layers_that_attend_in_several_ways_are_refused() -> None:
+    layers = nn.ModuleList(nn.Linear(1, 1) for _ in range(3))
+    check_attention(layers)
+    for layer, kind in zip(layers, ("full", "full", "sliding"), strict=True):
+        layer.attention_type = kind
+    check_attention(layers[:2])
+    with pytest.raises(QuantizationError, match=r"\(full, sliding\)"):
+        check_attention(layers)
+
+
+@pytest.fixture
+def older(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on the transformers of the legacy image."""
+    monkeypatch.setattr(older_transformers.transformers, "__version__", "4.53.3")
+
+
+def test_the_legacy_image_refuses_what_it_cannot_compute(older: None, tmp_path: Path) -> None:
+    with pytest.raises(QuantizationError, match="QuaRot needs transformers 5") as caught:
+        make_pass(quarot_pass())
+    assert caught.value.category is Category.MODEL_UNSUPPORTED
+    (tmp_path / "config.json").write_text('{"quarot": {}}')
+    with pytest.raises(QuantizationError, match="code of its own needs transformers 5"):
+        open_view(DirectorySource(tmp_path), CPU)
+    assert find_architecture({"model_type": "opt"}) is not None
+    with pytest.raises(QuantizationError, match="is for model types gpt_neox, llama, mistral, opt"):
+        find_architecture({"model_type": "mixtral"})
+
+
+def test_what_the_legacy_image_refuses_the_other_computes(tmp_path: Path) -> None:
+    assert make_pass(quarot_pass()) is not None
+    assert find_architecture({"model_type": "mixtral"}) is not None
+
+
+def test_rotary_frequencies_are_computed_where_only_the_constructor_does(older: None) -> None:
+    config = tiny_config()
+    with torch.device("meta"):
+        module = OlderRotary(config)
+    compute_rotary(module, CPU)
+    assert torch.equal(module.inv_freq, OlderRotary(config).inv_freq)
+    assert module.original_inv_freq is module.inv_freq
+    assert module.attention_scaling == 2.0
+    kept = module.inv_freq
+    compute_rotary(module, CPU)
+    assert module.inv_freq is kept
+
+
+class OlderRotary(nn.Module):
+    """A rotary embedding as transformers 4 has it."""
+
+    inv_freq: torch.Tensor
+    original_inv_freq: torch.Tensor
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config, self.attention_scaling = config, 1.0
+        self.register_buffer("inv_freq", self.rope_init_fn(config, None)[0], persistent=False)
+        self.original_inv_freq = self.inv_freq
+
+    @staticmethod
+    def rope_init_fn(config: Any, device: torch.device | None) -> tuple[torch.Tensor, float]:
+        return 1.0 / torch.arange(1, config.head_dim + 1, device=device), 2.0
 
 
 def test_rotary_parameters_are_not_lost_on_an_older_transformers() -> None:

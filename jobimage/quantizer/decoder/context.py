@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from quantizer.decoder.skeleton import Skeleton, unsupported
+from quantizer.implementations.older_transformers import compute_rotary, is_older
 
 Arguments = Mapping[str, Any]
 """What a decoder layer's forward takes beside the hidden states, by name."""
@@ -219,6 +220,8 @@ def compute_buffers(causal: Any, root: nn.Module, device: torch.device) -> None:
     Raises ModelUnsupported for one that the class does not compute.
     """
     for name, module in root.named_modules():
+        if is_older():
+            compute_rotary(module, device)
         empty = {key: value for key, value in module._buffers.items() if value is not None and value.is_meta}
         computed: list[dict[str, Tensor]] = []
         for filler in (0, 1) if empty else ():  # what comes out the same from both was computed

@@ -20,6 +20,8 @@ from transformers.pytorch_utils import Conv1D
 from quantization_api.failures import Category, QuantizationError
 from quantizer.decoder.architecture import Architecture, ModuleNames
 from quantizer.decoder.families import ARCHITECTURES
+from quantizer.implementations.older_transformers import is_older
+from quantizer.implementations.refusals import OLDER_MODEL_TYPES
 
 CAUSAL_CLASSES = ("ForCausalLM", "LMHeadModel")  # how names of causal language models end
 BESIDE_TEXT = ("vision_config", "audio_config", "text_config", "encoder", "decoder")
@@ -47,6 +49,12 @@ def find_architecture(config: Mapping[str, object]) -> Architecture | None:
         if model_type not in ARCHITECTURES:
             message += f" (model_type {model_type!r}; supported model types: {supported})"
         raise unsupported(message)
+    if is_older() and model_type not in OLDER_MODEL_TYPES:
+        raise unsupported(
+            f"{found}; the image of the stock packages, with transformers {transformers.__version__}, is for "
+            f"model types {', '.join(sorted(OLDER_MODEL_TYPES))}",
+            "Use implementation native, and its image.",
+        )
     if model_type in ARCHITECTURES:
         return ARCHITECTURES[model_type]
     if model_type not in CONFIG_MAPPING:

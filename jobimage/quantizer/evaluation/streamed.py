@@ -21,10 +21,8 @@ from quantizer.checkpoint.source import Source
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.batchwise import Batchwise
-from quantizer.decoder.model import DecoderLayer
 from quantizer.evaluation.divergence import BatchDivergence, Candidate, Logits
-from quantizer.evaluation.quarot_view import OnlineLayer
-from quantizer.evaluation.views import FloatView, RoundedView, View, Yardstick, open_view
+from quantizer.evaluation.views import FloatView, RoundedView, RunnableLayer, View, Yardstick, open_view
 from quantizer.machine import trim_memory
 
 HEAD_ROWS = 512  # vocabulary entries whose logits exist at a time
@@ -142,7 +140,7 @@ def compare_all(
         return [_summarize(references, group, predictions, tokens.tokens) for group in by_candidate or [[]]]
 
 
-def _forward(layer: DecoderLayer | OnlineLayer, hidden: ActivationStore, index: int) -> None:
+def _forward(layer: RunnableLayer, hidden: ActivationStore, index: int) -> None:
     hidden.write(index, layer.forward(hidden.read(index)))
 
 

@@ -12,9 +12,9 @@ from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.model import DecoderLayer, DecoderModel, read_config
-from quantizer.evaluation.quarot_view import OnlineLayer, QuarotView
 from quantizer.formats.interface import WeightFormat
 from quantizer.formats.reading import stored_format
+from quantizer.implementations.older_transformers import require_newer
 from quantizer.layerwise.interface import Rounded
 from quantizer.layerwise.quantized import QuantizedLayers
 
@@ -31,6 +31,14 @@ class Yardstick:
     converts: Callable[[str], bool]
 
 
+class RunnableLayer(Protocol):
+    """A decoder layer on plain weights."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """The whole layer: [batch, tokens, width] to the same."""
+        ...
+
+
 class View(Protocol):
     """A model whose layers can be had one after another."""
 
@@ -40,7 +48,7 @@ class View(Protocol):
         """The tensors of layer `index` in the checkpoint; ArtifactCorrupt when one is not there."""
         ...
 
-    def layers(self) -> Iterator[DecoderLayer | OnlineLayer]:
+    def layers(self) -> Iterator[RunnableLayer]:
         """Every decoder layer on plain weights, in order; one exists at a time."""
         ...
 
@@ -100,10 +108,14 @@ def open_view(source: Source, device: torch.device, modules: ModuleNames | None 
     """An artifact's model: packed, with code of its own, or in float where a pass rounded no weight.
 
     Raises:
-        QuantizationError: ArtifactCorrupt when it is none of them.
+        QuantizationError: ArtifactCorrupt when it is none of them; ModelUnsupported for code of its own, which
+            this image cannot run.
     """
     config = read_config(source)
     if "quarot" in config:
+        require_newer("an artifact of QuaRot with code of its own")
+        from quantizer.evaluation.quarot_view import QuarotView
+
         return _complete(QuarotView(source, device))
     if "quantization_config" in config:
         return _complete(PackedView(source, device, modules))

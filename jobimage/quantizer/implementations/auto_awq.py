@@ -12,7 +12,7 @@ from quantization_api.passes import AutoAWQQuantizer
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.implementations import repairs
 from quantizer.implementations.interface import ModuleReport, OnProgress, Quantized
-from quantizer.implementations.local_model import check_sizes
+from quantizer.implementations.local_model import check_attention, check_sizes
 from quantizer.implementations.module_error import nearest, relative_error
 from quantizer.implementations.refusals import w_bit
 from quantizer.passes.grid import GridRule
@@ -43,6 +43,7 @@ def quantize(
     kind = AWQ_CAUSAL_LM_MODEL_MAP[model.config.model_type]
     wrapper = kind(model, model.config.model_type, False, model.config, None, None)
     layers = kind.get_model_layers(model)
+    check_attention(layers)
     check_modules(get_named_linears(layers[0]), parameters.modules_to_not_convert)
     converted = {
         name: linear
@@ -51,7 +52,7 @@ def quantize(
     }
     check_sizes(converted, parameters.q_group_size, WORD)
     reports: list[ModuleReport] = []
-    with repairs.autoawq(device) as repaired:
+    with repairs.autoawq(device, layers) as repaired:
         wrapper.quantize(
             tokenizer=None,
             quant_config={

@@ -18,7 +18,7 @@ from quantization_api.passes import GptqQuantizer
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.implementations import repairs
 from quantizer.implementations.interface import ModuleReport, OnProgress, Quantized
-from quantizer.implementations.local_model import check_sizes
+from quantizer.implementations.local_model import check_attention, check_sizes
 from quantizer.implementations.module_error import nearest, relative_error
 from quantizer.passes.grid import GridRule
 
@@ -56,13 +56,14 @@ def quantize(
     )  # its from_pretrained asks for a GPU and cripples torch.nn.init for good
     _name_modules(wrapper, parameters)
     layers: Any = model.get_submodule(wrapper.layers_block_name)
+    check_attention(layers)
     names = [name for group in wrapper.inside_layer_modules for name in group]
     prefix = wrapper.layers_block_name
     linears = {f"{prefix}.0.{name}": _linear(layers[0], f"{prefix}.0.", name) for name in names}
     check_sizes(linears, parameters.group_size, WORD)
     reports: list[ModuleReport] = []
     with (
-        repairs.auto_gptq(device),
+        repairs.auto_gptq(device, layers),
         _measured(model, parameters, reports),
         _progress(on_progress),
     ):
@@ -86,7 +87,10 @@ def examples(tokens: TokenBatches) -> list[dict[str, torch.Tensor]]:
 
 
 def _name_modules(wrapper: Any, parameters: GptqQuantizer) -> None:
-    """The three module names of the contract win over the package's own; a name that is not there is refused."""
+    """The three module names of the contract win over the package's own; a name that is not there is refused.
+
+    Of its own the package leaves out what is not there, such as OPT's projections.
+    """
     if parameters.layers_block_name is not None:
         wrapper.layers_block_name = parameters.layers_block_name
     if parameters.outside_layer_modules is not None:
@@ -94,7 +98,7 @@ def _name_modules(wrapper: Any, parameters: GptqQuantizer) -> None:
     if parameters.inside_layer_modules is not None:
         wrapper.inside_layer_modules = [list(names) for names in parameters.inside_layer_modules]
     known = dict(wrapper.model.named_modules())
-    for name in (wrapper.layers_block_name, *wrapper.outside_layer_modules):
+    for name in (wrapper.layers_block_name, *(parameters.outside_layer_modules or ())):
         if name not in known:
             raise QuantizationError(Category.INVALID_WORKFLOW, f"the model has no module {name}")
     if not isinstance(known[wrapper.layers_block_name], nn.ModuleList):

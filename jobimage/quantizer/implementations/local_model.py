@@ -74,6 +74,18 @@ def load(model_dir: Path, dtype: torch.dtype) -> nn.Module:
     return model.requires_grad_(False).eval()
 
 
+def check_attention(layers: nn.ModuleList) -> None:
+    """Raises ModelUnsupported for layers of several kinds: a package gives all of them the mask of the first."""
+    kinds = list(dict.fromkeys(str(getattr(layer, "attention_type", "")) for layer in layers))
+    if len(kinds) > 1:
+        raise QuantizationError(
+            Category.MODEL_UNSUPPORTED,
+            f"the model's layers have several kinds of attention ({', '.join(kinds)}); the package calibrates all of "
+            "them as it does the first",
+            "Use implementation native.",
+        )
+
+
 def check_sizes(linears: dict[str, nn.Linear], group_size: int, multiple: int) -> None:
     """Raises when a group or a packed word does not fit a linear; a package would fail later, or in silence.
 

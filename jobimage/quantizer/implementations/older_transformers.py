@@ -8,7 +8,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import transformers
+from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.checkpoint.source import Buffer, Source, read_whole
@@ -17,6 +19,32 @@ from quantizer.checkpoint.source import Buffer, Source, read_whole
 def is_older() -> bool:
     """Whether the transformers of this image is one before 5."""
     return int(transformers.__version__.partition(".")[0]) < 5
+
+
+def require_newer(what: str) -> None:
+    """Refuses what is written for transformers 5, and cannot even be imported on another.
+
+    Raises:
+        QuantizationError: ModelUnsupported, on the transformers of the legacy image.
+    """
+    if is_older():
+        raise QuantizationError(
+            Category.MODEL_UNSUPPORTED,
+            f"{what} needs transformers 5; this image has {transformers.__version__}, for the stock packages",
+            "Use the image of the native engine (spec.template.image is best left out).",
+        )
+
+
+def compute_rotary(module: Any, device: torch.device) -> None:
+    """Gives a rotary embedding on the meta device its frequencies, as its class does when it is made.
+
+    Version 5 computes them with the model's first weights, version 4 in the constructor only. Nothing is done to
+    another module, or to one that has them.
+    """
+    frequencies = getattr(module, "inv_freq", None)
+    if isinstance(frequencies, Tensor) and frequencies.is_meta and hasattr(module, "rope_init_fn"):
+        module.inv_freq, module.attention_scaling = module.rope_init_fn(module.config, device)
+        module.original_inv_freq = module.inv_freq
 
 
 def model_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -77,6 +77,17 @@ AUTOAWQ: tuple[Refusal, ...] = (
 )
 
 
+MODEL_TYPES: dict[str, tuple[str, ...]] = {
+    "auto-gptq": ("gpt_neox", "llama", "mistral", "opt", "qwen2"),
+    "autoawq": ("gpt_neox", "llama", "mistral", "phi3", "qwen2", "qwen3"),
+}
+"""Model types that each package quantizes, and that can be evaluated, with the libraries of the legacy image (measured:
+tests/e2e/test_implementations.py). With others a package stops in its middle, or its transformers cannot load them."""
+
+OLDER_MODEL_TYPES = frozenset(name for names in MODEL_TYPES.values() for name in names)
+"""Those that the legacy image is for."""
+
+
 def w_bit(parameters: AutoAWQQuantizer) -> int:
     """Bits of a weight under either of their names."""
     return parameters.w_bit or parameters.bits or 4
@@ -98,3 +109,15 @@ def check(parameters: GptqQuantizer | AutoAWQQuantizer) -> None:
     """Raises InvalidWorkflow, with every sentence, when the package cannot do what the pass asks for."""
     if sentences := refusals(parameters):
         raise QuantizationError(Category.INVALID_WORKFLOW, "; ".join(sentences))
+
+
+def check_model(parameters: GptqQuantizer | AutoAWQQuantizer, model_type: str) -> None:
+    """Raises ModelUnsupported for a model that the package cannot quantize."""
+    known = MODEL_TYPES[parameters.implementation]
+    if model_type not in known:
+        raise QuantizationError(
+            Category.MODEL_UNSUPPORTED,
+            f"implementation {parameters.implementation} quantizes models of type {', '.join(known)}; "
+            f"this one is of type {model_type}",
+            "Use implementation native.",
+        )

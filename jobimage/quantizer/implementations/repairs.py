@@ -21,9 +21,10 @@ CLIP_ROWS = 64
 
 
 @contextlib.contextmanager
-def auto_gptq(device: torch.device) -> Iterator[None]:
-    """All repairs of auto-gptq."""
+def auto_gptq(device: torch.device, layers: nn.ModuleList) -> Iterator[None]:
+    """All repairs of auto-gptq, for a model with these layers."""
     with contextlib.ExitStack() as stack:
+        stack.enter_context(kind_of_attention(layers))
         stack.enter_context(zero_points_that_can_be_stored())
         if device.type == "cpu":
             stack.enter_context(layers_on_the_cpu())
@@ -32,11 +33,23 @@ def auto_gptq(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def autoawq(device: torch.device) -> Iterator[type[Any]]:
+def autoawq(device: torch.device, layers: nn.ModuleList) -> Iterator[type[Any]]:
     """All repairs of autoawq; gives the class to quantize with (the package has a parameter for it)."""
     base = CpuQuantizer if device.type == "cpu" else Quantizer
-    with patch.object(awq_quantizer, "tqdm", _plain_range):  # the bar would be the only log that is not JSON
+    bar = patch.object(awq_quantizer, "tqdm", _plain_range)  # it would be the only log that is not JSON
+    with bar, kind_of_attention(layers):
         yield base
+
+
+def kind_of_attention(layers: nn.ModuleList) -> contextlib.AbstractContextManager[Any]:
+    """The model asks each layer for its kind of attention, which chooses its mask (Qwen2, Qwen3).
+
+    To catch its inputs, both packages put a module of their own in the place of the first layer, and it has no answer.
+    """
+    kind = getattr(layers[0], "attention_type", None)
+    if kind is None:
+        return contextlib.nullcontext()
+    return patch.object(nn.Module, "attention_type", kind, create=True)  # a real layer's own answer wins
 
 
 def layers_on_the_cpu() -> contextlib.AbstractContextManager[Any]:

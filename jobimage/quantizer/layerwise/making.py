@@ -10,10 +10,10 @@ from quantizer.formats.awq import AwqFormat
 from quantizer.formats.compressed_tensors import CompressedTensorsFormat
 from quantizer.formats.gptq import GptqFormat
 from quantizer.formats.interface import WeightFormat
+from quantizer.implementations.older_transformers import require_newer
 from quantizer.layerwise.awq import AwqLayerPass
 from quantizer.layerwise.gptq import GptqLayerPass
 from quantizer.layerwise.interface import LayerPass
-from quantizer.layerwise.quarot import QuarotLayerPass
 from quantizer.passes.awq import AwqConfig
 from quantizer.passes.gptq import GptqConfig
 from quantizer.passes.quarot_parameters import QuarotParameters
@@ -29,11 +29,15 @@ def make_pass(parameters: WeightPass) -> LayerPass:
     """The pass with its parameters.
 
     Raises:
-        QuantizationError: InvalidWorkflow for a combination that its format cannot hold.
+        QuantizationError: InvalidWorkflow for a combination that its format cannot hold; ModelUnsupported for
+            QuaRot, which the transformers of this image cannot compute.
     """
     if isinstance(parameters, GptqQuantizer):
         return GptqLayerPass(gptq_config(parameters), _gptq_format(parameters))
     if isinstance(parameters, QuaRot):
+        require_newer("QuaRot")
+        from quantizer.layerwise.quarot import QuarotLayerPass
+
         return QuarotLayerPass(quarot_parameters(parameters), DTYPES[parameters.input_model_dtype])
     bits = parameters.w_bit or parameters.bits or 4
     return AwqLayerPass(

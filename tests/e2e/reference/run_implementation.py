@@ -2,13 +2,15 @@
 
 Usage: python run_implementation.py REQUESTS.pt RESULTS.pt
 
-REQUESTS.pt holds a list of {model (directory), sequences, type, parameters, target (directory), without}; RESULTS.pt
-gets for each {error: [class, category, message] or None, seen (sequences that the model was run on), progress,
-modules, bits_per_weight, files, logits (of the float model as loaded)}. `without` names a repair to leave out.
+REQUESTS.pt holds a list of {model (directory), sequences, type, parameters, target (directory), without, evaluated};
+RESULTS.pt gets for each {error: [class, category, message] or None, seen (sequences that the model was run on),
+progress, modules, bits_per_weight, files, logits (of the float model as loaded), kl_divergence (as a run in this
+environment evaluates the artifact, where `evaluated` is set)}. `without` names a repair to leave out.
 """
 
 import contextlib
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,10 @@ import torch
 
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer
 from quantizer.calibration.tokens import TokenBatches
+from quantizer.checkpoint.source import DirectorySource
+from quantizer.evaluation.streamed import evaluate
 from quantizer.implementations import local_model, package, repairs
+from quantizer.job import readable
 
 PASSES = {"GptqQuantizer": GptqQuantizer, "AutoAWQQuantizer": AutoAWQQuantizer}
 
@@ -52,7 +57,9 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         model = local_model.load(directory, dtype)
         with torch.inference_mode():
             result["logits"] = model(request["sequences"][0].unsqueeze(0)).logits.float()
-        model.model.embed_tokens.register_forward_pre_hook(lambda _, given: result["seen"].extend(given[0]))
+        model.get_input_embeddings().register_forward_pre_hook(
+            lambda _, given: result["seen"].extend(given[0])
+        )
         return model
 
     with left_out(request["without"]), patch.object(package, "load", load):
@@ -65,11 +72,22 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
                 lambda *event: result["progress"].append(event),
                 torch.device("cpu"),
             )
+            if request.get("evaluated"):
+                result["kl_divergence"] = divergence(request)
         except Exception as error:  # noqa: BLE001 - what went wrong is the result
             category = str(getattr(error, "category", ""))
             return {**result, "error": [type(error).__name__, category, str(error)]}
     modules = [(m.name, m.shape, m.error, m.error_rtn) for m in report.modules]
     return {**result, "modules": modules, "bits_per_weight": report.bits_per_weight, "files": report.files}
+
+
+def divergence(request: dict[str, Any]) -> float:
+    """KL of what was written, as the evaluate step of a run measures it."""
+    model, artifact = (readable(DirectorySource(Path(request[key]))) for key in ("model", "target"))
+    tokens = TokenBatches(tuple(request["sequences"]))
+    with tempfile.TemporaryDirectory() as scratch:
+        cpu = torch.device("cpu")
+        return evaluate(model, artifact, tokens, cpu, lambda *_: None, Path(scratch)).kl_divergence
 
 
 def main() -> None:
