@@ -71,6 +71,11 @@ faults: setup ## Every fault of docs/faults.md, also on the cluster (needs root)
 	@[ "$$(id -u)" != 0 ] || $(RUN) local_cluster packages
 	pytest -q -m "faults and not e2e" -s --timeout 1800 $(FAULTS)
 
+.PHONY: stock
+stock: setup ## Jobs of the stock auto-gptq and autoawq on the cluster, in their own image (needs root; minutes)
+	$(RUN) local_cluster packages
+	pytest -q -m stock -s
+
 .PHONY: bench
 bench: setup ## Native beside auto-gptq, autoawq, gptqmodel and llm-compressor (BENCH="--quick": a smoke test)
 	$(RUN) tests.benchmarks.quantization $(BENCH)

@@ -9,8 +9,10 @@ import yaml
 from tests.support.manifests import EXTRA, INVALID, PASS, VALID, Invalid, manifest
 
 from quantization_api.failures import ExitCode, QuantizationError
+from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer
 from quantization_api.spec import QuantizationJobSpec
 from quantizer import cli
+from quantizer.implementations import refusals
 from quantizer.job_file import load_request
 
 pytestmark = pytest.mark.unit
@@ -77,6 +79,17 @@ def test_the_documented_configurations_are_changed_only_where_the_small_model_ne
     ]
     assert load_request(EXAMPLES / name).workflow.passes[0].type == documented["type"]
     QuantizationJobSpec.model_validate(manifest(*DOCUMENTED_DATA, (PASS, documented))["spec"])
+
+
+@pytest.mark.parametrize("package", ["auto-gptq", "autoawq"])
+def test_the_examples_of_the_stock_packages_are_what_these_can_do(package: str) -> None:
+    (parameters,) = load_request(EXAMPLES / f"stock-{package}.yaml").workflow.passes
+    assert isinstance(parameters, GptqQuantizer | AutoAWQQuantizer)
+    assert parameters.implementation == package
+    refusals.check(parameters)
+    refusals.check_model(
+        parameters, json.loads((EXAMPLES / "stories15m/config.json").read_text())["model_type"]
+    )
 
 
 @pytest.mark.parametrize("group_size", [128, 64])

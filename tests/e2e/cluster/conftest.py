@@ -21,6 +21,7 @@ from local_cluster.progress import Progress
 from local_cluster.settings import Settings
 from local_cluster.target import Target
 from local_cluster.waiting import until
+from quantization_api.manifest import MANIFEST_NAME, Manifest
 
 NAMESPACE = "quantization-e2e"
 EXAMPLE = images.ROOT / "deploy/examples/gptq-stories15m.yaml"
@@ -33,7 +34,19 @@ class Whole:
 
     settings: Settings
     target: Target
+    images: dict[str, str]
     namespace: str = NAMESPACE
+
+    def install_operator(self, legacy: str | None = None) -> None:
+        """Install the operator; `legacy` is the image of the stock packages."""
+        operator_install.install(
+            self.target,
+            self.settings.state / "install" / "operator",
+            self.images["operator"],
+            self.images["quantizer"],
+            Progress(Console(stderr=True, highlight=False, soft_wrap=True)),
+            legacy=legacy,
+        )
 
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         """What kubectl prints, in the namespace of the tests."""
@@ -69,6 +82,11 @@ class Whole:
         self.kubectl("delete", "quantizationjob", name, "--ignore-not-found", "--timeout=60s")
         self.kubectl("apply", "--filename", "-", stdin=yaml.safe_dump(manifest))
 
+    def manifest(self, name: str) -> Manifest:
+        """The manifest of a job's artifact."""
+        with s3.opened(self.target) as buckets:
+            return Manifest.model_validate_json(buckets.read("artifacts", f"e2e/{name}/{MANIFEST_NAME}"))
+
     def wait(self, name: str, kind: str, limit: float) -> Document:
         """Wait with `kubectl wait`, as a script of a user does, and return the job."""
         done = self.target.kubectl(
@@ -95,15 +113,10 @@ def whole() -> Iterator[Whole]:
     try:
         target, references = demo.prepare_local(settings, console)
         s3.ensure(target, settings.state / "install" / "s3", references["seaweedfs"], progress)
-        operator_install.install(
-            target,
-            settings.state / "install" / "operator",
-            references["operator"],
-            references["quantizer"],
-            progress,
-        )
+        whole = Whole(settings, target, references)
+        whole.install_operator()
         _make_namespace(target)
-        yield Whole(settings, target)
+        yield whole
         with s3.opened(target) as buckets:
             buckets.delete("artifacts", "e2e/")
         target.kubectl("delete", "namespace", NAMESPACE, "--timeout=120s")

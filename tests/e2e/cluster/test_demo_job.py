@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from local_cluster import operator_install, s3
+from local_cluster import operator_install
 from local_cluster.following import condition
-from quantization_api.manifest import MANIFEST_NAME, Manifest
+from quantization_api.manifest import MANIFEST_NAME
 
 pytestmark = pytest.mark.e2e
 
@@ -121,8 +121,7 @@ def test_every_object_in_the_bucket_is_as_the_manifest_says(
     story: Story, whole: Any, stored: Callable[[str], dict[str, str]]
 ) -> None:
     found = stored(NAME)
-    with s3.opened(whole.target) as buckets:
-        manifest = Manifest.model_validate_json(buckets.read("artifacts", f"e2e/{NAME}/{MANIFEST_NAME}"))
+    manifest = whole.manifest(NAME)
     digest = found.pop(MANIFEST_NAME)
     assert story.job["status"]["artifact"]["manifestDigest"] == f"sha256:{digest}"
     assert found == {item.key: item.sha256 for item in manifest.objects}
@@ -130,8 +129,7 @@ def test_every_object_in_the_bucket_is_as_the_manifest_says(
 
 
 def test_it_beats_plain_rounding_and_the_model_is_smaller(story: Story, whole: Any) -> None:
-    with s3.opened(whole.target) as buckets:
-        manifest = Manifest.model_validate_json(buckets.read("artifacts", f"e2e/{NAME}/{MANIFEST_NAME}"))
+    manifest = whole.manifest(NAME)
     assert all(module.error < module.error_rtn for module in manifest.modules)
     measured = {metric["name"]: metric for metric in story.job["status"]["metrics"]}
     assert 0 < measured["kl_divergence"]["output"] < 0.1
