@@ -6,6 +6,7 @@ import pytest
 
 from local_cluster import images
 from quantization_api.passes import PASS_TYPES
+from quantizer.report.model_card import ROUNDED_PREFIX
 
 pytestmark = pytest.mark.e2e
 
@@ -16,6 +17,9 @@ READERS = {
     "awq": "transformers (with gptqmodel)",
     "quarot": "transformers (with trust_remote_code=True)",
 }
+FEW_BIT_ACTIVATIONS = 0.7
+"""Highest KL of the QuaRot configuration, which also has 4 bits in activations and cache (seen: 0.57). Plain rounding,
+of the weights alone, is no measure for it."""
 
 
 def few_sequences(manifest: dict[str, Any]) -> None:
@@ -36,8 +40,11 @@ def test_a_documented_configuration_ends_ready(name: str, whole: Any) -> None:
     assert READERS[name] in job["status"]["artifact"]["readers"]
     assert job["status"]["passes"] in {cls.__name__ for cls in PASS_TYPES}
     metrics = metrics_of(job)
-    assert 0 < metrics["kl_divergence"]["output"] < 1
     assert metrics["perplexity"]["output"] > metrics["perplexity"]["input"]
+    measured = {metric.name: metric.output for metric in whole.manifest(f"olive-{name}").metrics}
+    print(f"olive-{name}: {measured}")
+    plain = measured[f"{ROUNDED_PREFIX}kl_divergence"]
+    assert 0 < measured["kl_divergence"] < (FEW_BIT_ACTIVATIONS if name == "quarot" else plain)
 
 
 def test_a_graph_for_onnxruntime_is_made_beside_the_checkpoint(whole: Any) -> None:
