@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 
 from quantization_api.failures import Category, QuantizationError
-from quantization_api.passes import ModelBuilder, QuaRot
+from quantization_api.passes import AutoAWQQuantizer, ModelBuilder, QuaRot
 from quantization_api.pod import RunRequest
 from quantization_api.recipe import recipe_digest
 from quantization_api.workflow import Workflow
 from quantizer.calibration.tokens import TokenBatches, load_tokenizer, make_batches
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.architecture import ModuleNames
+from quantizer.export.plan import PROVIDERS, check_model, plan_build
 from quantizer.implementations import refusals
 from quantizer.implementations.older_transformers import OlderWords, is_older
 from quantizer.inputs import (
@@ -105,10 +106,7 @@ def check(request: RunRequest, setting: Setting) -> Job:
     if stock is not None:
         refusals.check(stock)
     layer_pass, modules = make_pass(parameters), module_names(parameters)
-    if builder is not None:
-        from quantizer.export.model_builder import check_export  # brings onnx, which only this step needs
-
-        check_export(layer_pass.format.quantization_config() if layer_pass.packs else {}, builder)
+    for_onnx = _asks_for_onnx(parameters, builder, layer_pass)
     _check_places(request)
     model = open_model(
         workflow.input_model.model_path,
@@ -120,6 +118,8 @@ def check(request: RunRequest, setting: Setting) -> Job:
     check_revision(workflow.input_model, model)
     if stock is not None:
         refusals.check_model(stock, model.decoder.architecture.model_type)
+    if for_onnx:
+        check_model(model.decoder)
     check_sizes(model.decoder, layer_pass)
     layer_pass.bind(model.decoder)
     if sentence := not_read_by(parameters, model.decoder.model_type):
@@ -194,6 +194,22 @@ def _the_passes(workflow: Workflow) -> tuple[WeightPass, ModelBuilder | None]:
         "first two if asked for; "
         f"not {types}",
     )
+
+
+def _asks_for_onnx(parameters: WeightPass, builder: ModelBuilder | None, layer_pass: LayerPass) -> bool:
+    """Whether the result is to become an ONNX graph; InvalidWorkflow for a format that none is made of."""
+    quantization = layer_pass.format.quantization_config() if layer_pass.packs else {}
+    if builder is not None:
+        from quantizer.export.model_builder import check_export  # brings onnx, which only this step needs
+
+        check_export(quantization, builder)
+        return True
+    if not isinstance(parameters, AutoAWQQuantizer) or not parameters.pack_model_for_onnx_conversion:
+        return False
+    plan_build(
+        {"quantization_config": quantization}, ModelBuilder(type="ModelBuilder"), tuple(PROVIDERS.values())
+    )
+    return True
 
 
 def _check_places(request: RunRequest) -> None:

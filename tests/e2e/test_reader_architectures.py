@@ -5,18 +5,16 @@ of the two is enough for each.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.support.decoder_families import FAMILIES, UNKNOWN
+from tests.support.decoder_families import UNKNOWN
 from tests.support.engine import CPU, awq_pass, gptq_pass, run_layers
 from tests.support.quantized_models import (
+    CASE_OF,
     family_batches,
-    save_family,
-    save_tokenizer,
-    to_half,
+    save_wide,
     transformers_logits,
     unpacked,
     view_logits,
@@ -34,24 +32,6 @@ from quantizer.report.readers import COMPRESSED, DEQUANTIZED, NAMED_TYPES, OPTIM
 pytestmark = pytest.mark.e2e
 
 GROUP = 32
-CASES = {
-    **{name: name for name in ARCHITECTURES if name != "gpt2"},
-    "mistral": "mistral, short window",
-    "gemma3_text": "gemma3",
-    "gpt_neox": "gpt_neox, parallel",
-    "phi": "phi, head with a bias",
-    "granite": "granite, scaled logits",
-    **{name: name for name in ("gptj", "stablelm", "starcoder2")},
-    "gpt2": "gpt2",  # the last: once transformers has failed to load it, it leaves buffers of others unmade
-}
-"""Model type -> its case in tests.support.decoder_families."""
-LAYERS = {"gemma2": 2, "gemma3_text": 2, "qwen3_moe": 2}
-"""Where layers differ from one another; else one is enough."""
-SIZES = {
-    "hidden_size": 64, "intermediate_size": 96, "ffn_dim": 96, "head_dim": 16, "moe_intermediate_size": 32,
-    "n_embd": 64, "n_inner": 96,
-}  # fmt: skip
-"""Sizes that groups and the readers' kernels divide; those of them that a config has are taken."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +47,7 @@ class Way:
         """The pass."""
         if self.awq:
             return awq_pass(q_group_size=GROUP, **self.parameters)
-        names = UNKNOWN[CASES[model_type]][2] if model_type in NAMED_TYPES else None
+        names = UNKNOWN[CASE_OF.get(model_type, model_type)][2] if model_type in NAMED_TYPES else None
         modules: dict[str, Any] = {}
         if names is not None:
             modules["layers_block_name"] = names.layers_block_name
@@ -86,7 +66,7 @@ WAYS = {
 }
 TRIED = [
     (model_type, way)
-    for model_type in CASES
+    for model_type in (*ARCHITECTURES, *sorted(NAMED_TYPES))
     for way, how in WAYS.items()
     # an architecture that is named by its modules is GPTQ's only, and what is named may be a part
     if model_type not in NAMED_TYPES or not (how.awq or how.reader == "gptqmodel")
@@ -131,17 +111,6 @@ class Reading:
         )
 
 
-def make_model(model_type: str, target: Path) -> None:
-    """A tiny random model that is stored in float16, as the artifact then is."""
-    case = CASES[model_type]
-    fields = (FAMILIES.get(case) or UNKNOWN[case])[1]
-    changes: dict[str, Any] = {name: size for name, size in SIZES.items() if name in fields}
-    layers = "n_layer" if "n_layer" in fields else "num_hidden_layers"
-    save_family(case, target, **{**changes, layers: LAYERS.get(model_type, 1)})
-    to_half(target)
-    save_tokenizer(target)
-
-
 @pytest.fixture(scope="module")
 def readings(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Reading]:
     """Each artifact, as one process of the readers' environment reads all of them."""
@@ -153,7 +122,7 @@ def readings(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
     for model_type, way in TRIED:
         source = folder / model_type / "model"
         if model_type not in plain:
-            make_model(model_type, source)
+            save_wide(CASE_OF.get(model_type, model_type), source)
             plain[model_type] = transformers_logits(source, tokens)
         parameters = WAYS[way].parameters_of(model_type)
         target = folder / model_type / written_by(parameters, model_type).layout.replace(" ", "-")

@@ -38,6 +38,33 @@ def save_family(name: str, target: Path, seed: int = 0, **changes: Any) -> Modul
     return names[0] if names else None
 
 
+CASE_OF = {
+    "mistral": "mistral, short window",
+    "gemma3_text": "gemma3",
+    "gpt_neox": "gpt_neox, parallel",
+    "phi": "phi, head with a bias",
+    "granite": "granite, scaled logits",
+}
+"""Model type -> its case in tests.support.decoder_families, where that has another name."""
+WIDE = {
+    "hidden_size": 64, "intermediate_size": 96, "ffn_dim": 96, "head_dim": 16, "moe_intermediate_size": 32,
+    "n_embd": 64, "n_inner": 96,
+}  # fmt: skip
+"""Sizes that groups of 32 and the kernels of other software divide."""
+UNLIKE = ("gemma2", "gemma3", "qwen3_moe")
+"""Cases whose layers differ from one another."""
+
+
+def save_wide(case: str, target: Path, **changes: Any) -> None:
+    """Writes a random model in float16, with a tokenizer: in the sizes of WIDE, and of as few layers as show all."""
+    fields = (FAMILIES.get(case) or UNKNOWN[case])[1]
+    sizes = {name: size for name, size in WIDE.items() if name in fields}
+    layers = "n_layer" if "n_layer" in fields else "num_hidden_layers"
+    save_family(case, target, **{**sizes, layers: 2 if case in UNLIKE else 1, **changes})
+    to_half(target)
+    save_tokenizer(target)
+
+
 def family_batches(sequences: int = 24, length: int = 23, seed: int = 3) -> TokenBatches:
     """Random tokens, longer than the sliding windows."""
     generator = torch.Generator().manual_seed(seed)

@@ -27,7 +27,7 @@ PROCESS_SECONDS = 300
 class Request:
     """A small request on the example model; what a test is about is given by name.
 
-    pass_options: of GPTQ. layer_pass: another pass, whole.
+    pass_options: of GPTQ. layer_pass: another pass, whole. last: the pass behind it.
     """
 
     output: str
@@ -39,6 +39,7 @@ class Request:
     uid: str = "5d3a"
     pass_options: dict[str, Any] = field(default_factory=dict)
     layer_pass: dict[str, Any] | None = None
+    last: dict[str, Any] | None = None
     metrics: list[dict[str, Any]] | None = None
     samples: int = 8
 
@@ -63,7 +64,7 @@ class Request:
                 _data("calibration", self.calibration, 64, self.samples),
                 _data("held_out", self.validation, 64, 4),
             ],
-            "passes": [self.layer_pass or gptq],
+            "passes": [self.layer_pass or gptq, *([self.last] if self.last else [])],
         }
         if metrics:
             workflow |= {"evaluators": [{"name": "quality", "metrics": metrics}], "evaluator": "quality"}

@@ -7,6 +7,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tests.support.quantized_models import save_family, save_tokenizer
+from tests.support.quantizer_requests import Request, run_here
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.passes import ModelBuilder
@@ -187,3 +189,78 @@ def test_the_builder_sees_no_act_order_and_the_checkpoint_stays_as_it_is(tmp_pat
     assert '"desc_act": false' in (tmp_path / "shown/config.json").read_text()
     assert (tmp_path / "shown/model.safetensors").read_bytes() == b"weights"
     assert (model / "config.json").read_text() == "{}"
+
+
+AWQ_FOR_ONNX = {"type": "AutoAWQQuantizer", "q_group_size": 16, "pack_model_for_onnx_conversion": True}
+ASKED: dict[str, dict[str, Any]] = {
+    "a ModelBuilder pass": {"pass_options": {"group_size": 16}, "last": {"type": "ModelBuilder"}},
+    "pack_model_for_onnx_conversion": {"layer_pass": {**AWQ_FOR_ONNX, "data_config": "calibration"}},
+}
+NO_GRAPH: dict[str, tuple[str, dict[str, Any], str]] = {
+    **{name: (name, {}, f"none of {name} models; there is of llama, mistral") for name in
+       ("bloom", "gpt2", "opt", "mixtral", "qwen3_moe", "gemma2")},
+    "gemma3": ("gemma3", {}, "none of gemma3_text models"),
+    "gpt_neox": ("gpt_neox, parallel", {}, "none of gpt_neox models"),
+    "mistral with a window": ("mistral, short window", {}, "the sliding window of 5 tokens"),
+    "qwen2 with a window": ("qwen2, window in the last layers", {}, "the sliding window of 5 tokens"),
+    "phi3 with stretched positions": ("phi3", {"original_max_position_embeddings": 32}, "stretched positions"),
+}  # fmt: skip
+A_GRAPH: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in ("llama", "qwen2", "qwen3")},
+    "mistral": ("mistral, short window", {"sliding_window": None}),
+    "mistral with a window of all positions": ("mistral, short window", {"sliding_window": 64}),
+    "phi3": ("phi3", {"original_max_position_embeddings": 64}),
+}
+
+
+def ends_with(case: str, changes: dict[str, Any], asked: dict[str, Any], folder: Path) -> Any:
+    """The failure of a run whose calibration text does not exist: what is found later than that was not checked."""
+    save_family(case, folder / "model", **changes)
+    save_tokenizer(folder / "model")
+    request = Request(
+        f"file://{folder / 'out'}",
+        f"file://{folder / 'model'}",
+        f"file://{folder / 'none.txt'}",
+        **asked,
+    )
+    ended = run_here(request, folder / "scratch")
+    assert ended.result.failure is not None, ended.log
+    assert not (folder / "out").exists()
+    return ended.result.failure
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("name", NO_GRAPH)
+def test_a_model_that_no_graph_is_made_of_is_refused_before_anything_is_read(
+    name: str, asked: str, tmp_path: Path
+) -> None:
+    case, changes, sentence = NO_GRAPH[name]
+    failure = ends_with(case, changes, ASKED[asked], tmp_path)
+    assert failure.category is Category.MODEL_UNSUPPORTED
+    assert sentence in failure.message
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("name", A_GRAPH)
+def test_a_model_that_a_graph_is_made_of_is_not(name: str, asked: str, tmp_path: Path) -> None:
+    assert ends_with(*A_GRAPH[name], ASKED[asked], tmp_path).category is Category.DATA_NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("inside", "category", "words"),
+    [
+        ([["self_attn.q_proj"], ["mlp.down_proj"]], Category.INVALID_WORKFLOW, "lacks self_attn.k_proj"),
+        ([[f"self_attn.{name}_proj" for name in "qkv"], ["self_attn.o_proj"], ["mlp.gate_proj", "mlp.up_proj"],
+          ["mlp.down_proj"]], Category.DATA_NOT_FOUND, "none.txt"),
+    ],
+)  # fmt: skip
+def test_linears_that_would_stay_in_float_are_refused_before_anything_is_read(
+    inside: list[list[str]], category: Category, words: str, tmp_path: Path
+) -> None:
+    asked = {
+        "pass_options": {"group_size": 16, "inside_layer_modules": inside},
+        "last": {"type": "ModelBuilder"},
+    }
+    failure = ends_with("llama", {}, asked, tmp_path)
+    assert failure.category is category
+    assert words in failure.message

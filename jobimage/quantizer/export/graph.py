@@ -7,10 +7,10 @@ MatMulNBits (domain com.microsoft) of a linear [N, K] in b bits with blocks of B
     scales       fp32   [N*G]                (fp16 where activations are fp16)
     zero_points  uint8  [N * ceil(G*b/8)]    each row filled up to a whole byte
 
-The builder may lay q, k and v of a layer on top of each other as qkv_proj.
+The builder may lay q, k and v of a layer on top of each other as qkv_proj, and take gate_up_proj apart.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,16 @@ from quantizer.export.quantized import QuantizedCheckpoint
 from quantizer.formats.interface import Unpacked
 
 STACKED = {"qkv_proj": ("q_proj", "k_proj", "v_proj")}
+HALVES = {"gate_proj": ("gate_up_proj", 0), "up_proj": ("gate_up_proj", 1)}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some outputs of one of the checkpoint's linears: part `part` of `parts` equal ones."""
+
+    linear: str
+    part: int = 0
+    parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -76,30 +86,45 @@ def check_integers(
         for index in range(checkpoint.model.layers)
         for linear in checkpoint.model.linears(index)
     }
-    total, left = len(expected), dict(expected)
+    done: set[tuple[int, Piece]] = set()
     for stored in stored_linears(folder):
         first = 0
-        for name in STACKED.get(stored.linear, (stored.linear,)):
-            full_name = left.pop((stored.layer, name), None)
-            if full_name is None:
+        for piece in _pieces(stored, expected):
+            full_name = expected.get((stored.layer, piece.linear))
+            if full_name is None or (stored.layer, piece) in done:
                 raise _differs(f"{stored.node} is none of the checkpoint's quantized linears")
             theirs = checkpoint.linear(full_name)
-            last = first + theirs.integers.shape[0]
-            _compare(full_name, stored.rows(first, last), theirs)
-            first = last
-            on_linear(total - len(left))
+            count = theirs.integers.shape[0] // piece.parts
+            rows = slice(piece.part * count, (piece.part + 1) * count)
+            _compare(full_name, stored.rows(first, first + count), theirs, rows)
+            first += count
+            done.add((stored.layer, piece))
+            on_linear(len({(layer, one.linear) for layer, one in done}))
         if first != stored.packed.shape[0]:
             raise _differs(f"{stored.node} has {stored.packed.shape[0]} outputs, the checkpoint {first}")
-    if left:
-        raise _differs(f"the graph has no quantized {next(iter(left.values()))}")
-    return total
+    for (layer, linear), full_name in expected.items():
+        found = [piece for index, piece in done if (index, piece.linear) == (layer, linear)]
+        if sum(1 / piece.parts for piece in found) != 1:
+            raise _differs(f"the graph has no quantized {full_name}")
+    return len(expected)
 
 
-def _compare(name: str, ours: tuple[Tensor, Tensor, Tensor], theirs: Unpacked) -> None:
+def _pieces(stored: StoredLinear, expected: Container[tuple[int, str]]) -> tuple[Piece, ...]:
+    """What the node holds, one below the other."""
+    name = stored.linear
+    if (stored.layer, name) in expected:
+        return (Piece(name),)
+    if name in HALVES:
+        whole, part = HALVES[name]
+        return (Piece(whole, part, 2),)
+    return tuple(Piece(one) for one in STACKED.get(name, (name,)))
+
+
+def _compare(name: str, ours: tuple[Tensor, Tensor, Tensor], theirs: Unpacked, rows: slice) -> None:
     pairs = zip(
         ("integers", "scales", "zero points"),
         ours,
-        (theirs.integers, theirs.scales, theirs.zeros),
+        (theirs.integers[rows], theirs.scales[rows], theirs.zeros[rows]),
         strict=True,
     )
     for what, one, other in pairs:

@@ -13,7 +13,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.evaluation.divergence import BatchDivergence
 from quantizer.evaluation.views import View
 from quantizer.export.plan import Bound
-from quantizer.export.runtime import load_silently
+from quantizer.export.runtime import load_silently, runtime_errors
 
 CACHE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -87,7 +87,7 @@ class _Graph:
             self._session = onnxruntime.InferenceSession(
                 str(folder / "model.onnx"), options, providers=[provider]
             )
-        except RuntimeError as error:
+        except runtime_errors() as error:
             raise _not_run("does not load the graph", error) from error
         config = view.model.config
         heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
@@ -104,7 +104,7 @@ class _Graph:
         feed = {**self._empty, "input_ids": ids, "attention_mask": np.ones_like(ids)}
         try:
             (values,) = self._session.run(["logits"], feed)
-        except RuntimeError as error:
+        except runtime_errors() as error:
             raise _not_run("does not run the graph", error) from error
         return torch.from_numpy(np.asarray(values[0], dtype=np.float32))
 

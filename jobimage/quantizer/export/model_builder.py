@@ -24,7 +24,7 @@ from quantizer.decoder.model import read_config
 from quantizer.export.builder import OnProgress, run_builder
 from quantizer.export.graph import check_integers
 from quantizer.export.logits import Agreement, compare_logits, require_agreement
-from quantizer.export.plan import PROVIDERS, BuildPlan, plan_build
+from quantizer.export.plan import PROVIDERS, BuildPlan, check_model, plan_build
 from quantizer.export.quantized import QuantizedCheckpoint
 from quantizer.export.runtime import load_silently
 
@@ -74,12 +74,13 @@ def export(
     Raises:
         QuantizationError: InvalidWorkflow (see plan.REFUSALS), DataInsufficient without tokens,
             ArtifactConflict for a target that is not empty, NumericalFailure when the graph is not what
-            the checkpoint says; see builder.run_builder for the rest.
+            the checkpoint says, ModelUnsupported (see plan.check_model); see builder.run_builder for the rest.
     """
     source = DirectorySource(model_dir)
     config = read_config(source)
     plan = plan_build(config, parameters, load_silently("onnxruntime").get_available_providers())
     checkpoint = QuantizedCheckpoint(source)
+    check_model(checkpoint.model)
     sequences = [sequence[:CHECK_TOKENS] for sequence in tokens[:CHECK_SEQUENCES] if len(sequence)]
     if not sequences:
         raise QuantizationError(Category.DATA_INSUFFICIENT, "there are no tokens to check the ONNX graph on")

@@ -10,17 +10,21 @@ here with what to write instead. Facts of onnxruntime-genai 0.18 and onnxruntime
     The builder's defaults round the head, and a tied embedding, to 4 bits once more and compute with int8
     activations: KL to the checkpoint .055 and 89 % of top-1 tokens on the example model. Here the tables
     stay as they are and activations are fp32: 5e-7 and 99.9 %.
+    Of the architectures of decoder.families it does not know OPT, GPT-2, GPT-NeoX, Bloom and the two with
+    experts, and breaks off at Gemma 3 with transformers 5. A sliding window is left out of Mistral's and Phi-3's
+    graphs; Gemma 2's, and Qwen2's with one, have caches that only onnxruntime-genai fills, so that the graph
+    cannot be checked. Phi-3 with stretched positions ends in an error.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.passes import ModelBuilder
 
 MODEL_TYPES = frozenset({"llama", "mistral", "phi3", "qwen2", "qwen3"})
-"""The architectures that the builder and the transformers of this image make a graph of that can be checked."""
+"""The architectures of which there is a graph, and one that can be checked."""
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 BITS_OF = {"int4": (2, 4), "int8": (8,)}
 """Bits of the checkpoint that a precision stands for; there is no word for 2 bits, they come with int4."""
@@ -191,6 +195,52 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
 )
 """(refused, what to write instead), the first that applies counts."""
+
+
+class Model(Protocol):
+    """What is asked of a model; see decoder.model.DecoderModel."""
+
+    config: Any
+    max_positions: int
+
+    @property
+    def model_type(self) -> str: ...
+
+    @property
+    def windowed(self) -> bool: ...
+
+    def unlisted_linears(self, index: int = 0) -> tuple[str, ...]: ...
+
+
+def check_model(model: Model) -> None:
+    """Refuses a model that no graph can be made of, or none that can be checked.
+
+    Raises:
+        QuantizationError: ModelUnsupported for the architecture, or a variant of it; InvalidWorkflow when
+            inside_layer_modules leaves a linear as it is.
+    """
+    known = ", ".join(sorted(MODEL_TYPES))
+    found = None
+    if model.model_type not in MODEL_TYPES:
+        found = f"there is none of {model.model_type} models; there is of {known}"
+    elif model.windowed:
+        found = (
+            f"it would lack the sliding window of {model.config.sliding_window} tokens that this model has"
+        )
+    elif model.model_type == "phi3" and model.config.original_max_position_embeddings != model.max_positions:
+        found = "there is none of Phi-3 with stretched positions (original_max_position_embeddings)"
+    if found is not None:
+        raise QuantizationError(
+            Category.MODEL_UNSUPPORTED,
+            f"the model builder of onnxruntime-genai makes no ONNX graph of this model that could be checked: {found}",
+            "Leave ModelBuilder and pack_model_for_onnx_conversion out, or take another model.",
+        )
+    if unlisted := model.unlisted_linears():
+        raise QuantizationError(
+            Category.INVALID_WORKFLOW,
+            f"ModelBuilder cannot leave single linears in float, and inside_layer_modules lacks {unlisted[0]}; "
+            "leave inside_layer_modules out, or ModelBuilder",
+        )
 
 
 def plan_build(config: Mapping[str, Any], parameters: ModelBuilder, available: Sequence[str]) -> BuildPlan:

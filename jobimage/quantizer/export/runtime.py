@@ -23,3 +23,12 @@ def load_silently(name: str) -> Any:
                 del os.environ[variable]
             else:
                 os.environ[variable] = value
+
+
+def runtime_errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises: classes of its own that have nothing in common but Exception."""
+    module = load_silently("onnxruntime.capi.onnxruntime_pybind11_state")
+    own = [
+        value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Exception)
+    ]
+    return (RuntimeError, *own)
