@@ -30,10 +30,10 @@ from quantizer.inputs import (
 )
 from quantizer.layerwise.interface import LayerPass
 from quantizer.layerwise.making import WeightPass, calibration_of, make_pass, module_names, needs_text
+from quantizer.layerwise.sizes import check_sizes
 from quantizer.report.progress import Tracker
 from quantizer.report.readers import not_read_by
 from quantizer.store.location import Location
-from quantizer.streaming import check_sizes
 
 logger = logging.getLogger(__name__)
 

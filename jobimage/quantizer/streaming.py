@@ -13,7 +13,6 @@ the Hessians of a stage (of a layer where a pass wants all at once) and one batc
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -44,6 +43,7 @@ from quantizer.finite import all_finite
 from quantizer.formats.gptq import GptqFormat
 from quantizer.layerwise.interface import FinishedLayer, LayerContext, LayerPass, ModuleReport
 from quantizer.layerwise.quantized import QuantizedLayers
+from quantizer.layerwise.sizes import check_sizes
 from quantizer.machine import trim_memory
 
 logger = logging.getLogger(__name__)
@@ -138,33 +138,6 @@ def quantize(
         finally:
             for path in run.kept:
                 path.unlink(missing_ok=True)
-
-
-def check_sizes(model: DecoderModel, layer_pass: LayerPass) -> None:
-    """Raises InvalidWorkflow when group_size does not divide a linear, ModelUnsupported when it cannot be packed.
-
-    The message names the layer and the sizes that fit every linear of the model.
-    """
-    shapes = {
-        model.layer_prefix(index) + name: shape
-        for index in range(model.layers)
-        for name, shape in model.linear_shapes(index).items()
-        if layer_pass.converts(model.layer_prefix(index) + name)
-    }
-    if not shapes and layer_pass.packs:
-        raise QuantizationError(Category.INVALID_WORKFLOW, "no linear of the model is left to quantize")
-    common = math.gcd(*(columns for _, columns in shapes.values()))
-    size = layer_pass.grid.group_size
-    for name, (rows, columns) in shapes.items():
-        if size != -1 and columns % size:
-            sizes = ", ".join(str(2**power) for power in range(4, 15) if common % 2**power == 0)
-            raise QuantizationError(
-                Category.INVALID_WORKFLOW,
-                f"group_size {size} does not divide the {columns} inputs of {name}; "
-                f"sizes that fit every layer of this model: -1{', ' + sizes if sizes else ''}",
-                "Set group_size to one of these.",
-            )
-        layer_pass.format.check_shape(name, rows, columns)
 
 
 class _Run:

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from tests.support.engine import (
     awq_pass,
     edit_tensors,
     gptq_pass,
+    quarot_pass,
     random_batches,
     run_layers,
     run_pass,
@@ -25,7 +25,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.views import FloatView, open_view
 from quantizer.layerwise.interface import LayerPass
-from quantizer.layerwise.making import make_pass
+from quantizer.layerwise.making import WeightPass, make_pass
 
 pytestmark = pytest.mark.unit
 
@@ -41,24 +41,47 @@ def tiny(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+ANY = "sizes that fit every layer of this model: -1, 16, 32, 64"
+
+
 @pytest.mark.parametrize(
-    ("parameters", "sentence"),
+    ("parameters", "sentence", "hint"),
     [
+        (gptq_pass(), f"group_size 128 does not divide LINEAR; {ANY}", "Set group_size to one of these."),
         (
-            {},
-            r"group_size 128 does not divide the 64 inputs of model.layers.0.self_attn.q_proj; .*: -1, 16, 32, 64$",
+            gptq_pass(group_size=24),
+            f"group_size 24 does not divide LINEAR; {ANY}",
+            "Set group_size to one of these.",
         ),
-        ({"group_size": 24}, "group_size 24 does not divide the 64 inputs"),
+        (awq_pass(), f"q_group_size 128 does not divide LINEAR; {ANY}", "Set q_group_size to one of these."),
+        (
+            awq_pass(version="gemv"),
+            "q_group_size 128 does not divide LINEAR; sizes that fit every layer of this model: 64",
+            "Set q_group_size to that.",
+        ),
+        (
+            awq_pass(version="gemv_fast"),
+            "q_group_size 128 does not divide LINEAR; nor does any other q_group_size that this pass takes fit "
+            "every layer of this model",
+            "Write version: gemm, which takes -1 (one group a row) and smaller sizes, or a GptqQuantizer.",
+        ),
+        (
+            quarot_pass(w_groupsize=128),
+            f"w_groupsize 128 does not divide LINEAR; {ANY}",
+            "Set w_groupsize to one of these.",
+        ),
     ],
 )
-def test_a_group_size_that_does_not_fit_names_the_layer_and_the_sizes_that_do(
-    parameters: dict[str, Any], sentence: str, tiny: Path, tmp_path: Path
+def test_a_group_size_that_does_not_fit_names_the_layer_and_the_sizes_that_the_pass_takes_and_that_do(
+    parameters: WeightPass, sentence: str, hint: str, tiny: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(QuantizationError, match=sentence) as caught:
-        run_pass(
-            DirectorySource(tiny), random_batches(), tmp_path / "out", tmp_path / "scratch", **parameters
-        )
+    source, layer_pass = DirectorySource(tiny), make_pass(parameters)
+    with pytest.raises(QuantizationError) as caught:
+        run_layers(source, random_batches(), layer_pass, tmp_path / "out", tmp_path / "scratch")
     assert caught.value.category is Category.INVALID_WORKFLOW
+    linear = "the 64 inputs of model.layers.0.self_attn.q_proj"
+    assert caught.value.message == sentence.replace("LINEAR", linear)
+    assert caught.value.hint == hint
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -17,7 +17,8 @@ from quantizer.formats.interface import (
     require_symmetric,
 )
 
-GEMM_GROUPS = (-1, 16, 32, 64, 128)  # those that an independent reader takes
+GROUP_SIZES = {"gemm": (-1, 16, 32, 64, 128), "gemv": (64, 128), "gemv_fast": (128,), "marlin": (128,)}
+"""What each version takes: gemm those that an independent reader does, the others what their kernels have."""
 SIZES = {"gemm": (1, 8), "gemv": (8, 8), "gemv_fast": (64, 8), "marlin": (128, 256)}
 """What inputs and outputs must be multiples of: whole words, and for marlin what its kernel runs on."""
 
@@ -111,19 +112,19 @@ REFUSALS: tuple[tuple[Callable[[AwqFormat], bool], str], ...] = (
         "AWQ's formats hold 4 bits only; write w_bit: 4, or for other bits a GptqQuantizer",
     ),
     (
-        lambda f: f.version == "gemm" and f.group_size not in GEMM_GROUPS,
+        lambda f: f.version == "gemm" and f.group_size not in GROUP_SIZES["gemm"],
         "version gemm takes q_group_size -1, 16, 32, 64 or 128",
     ),
     (
-        lambda f: f.version == "gemv" and f.group_size not in (64, 128),
+        lambda f: f.version == "gemv" and f.group_size not in GROUP_SIZES["gemv"],
         "version gemv takes q_group_size 64 or 128 (its kernel has no other); write one of them, or version: gemm",
     ),
     (
-        lambda f: f.version == "gemv_fast" and f.group_size != 128,
+        lambda f: f.version == "gemv_fast" and f.group_size not in GROUP_SIZES["gemv_fast"],
         "version gemv_fast takes q_group_size 128 (its kernel has no other); write 128, or version: gemm",
     ),
     (
-        lambda f: f.version == "marlin" and f.group_size != 128,
+        lambda f: f.version == "marlin" and f.group_size not in GROUP_SIZES["marlin"],
         "version marlin takes q_group_size 128; write 128, or version: gemm",
     ),
     (

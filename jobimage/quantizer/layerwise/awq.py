@@ -14,8 +14,8 @@ from quantization_api.failures import QuantizationError
 from quantizer.decoder.architecture import Group
 from quantizer.decoder.folding import FoldPlace
 from quantizer.decoder.model import DecoderModel
-from quantizer.formats.interface import WeightFormat
-from quantizer.layerwise.interface import FinishedLayer, LayerContext, ModuleReport, Rounded
+from quantizer.formats.awq import GROUP_SIZES, AwqFormat
+from quantizer.layerwise.interface import FinishedLayer, GroupSizes, LayerContext, ModuleReport, Rounded
 from quantizer.layerwise.plain import PlainPass
 from quantizer.layerwise.rounding import (
     Yardstick,
@@ -56,7 +56,7 @@ class AwqLayerPass(PlainPass):
     """
 
     config: AwqConfig
-    format: WeightFormat
+    format: AwqFormat
     not_converted: tuple[str, ...] = ()
     packs: bool = True
     dtype: torch.dtype | None = None
@@ -66,6 +66,14 @@ class AwqLayerPass(PlainPass):
     def grid(self) -> GroupedGrid:
         """Bits, groups and symmetry."""
         return GroupedGrid(GridRule(self.config.bits, not self.config.zero_point), self.config.group_size)
+
+    @property
+    def group_sizes(self) -> GroupSizes:
+        """See LayerPass."""
+        instead = (
+            "Write version: gemm, which takes -1 (one group a row) and smaller sizes, or a GptqQuantizer."
+        )
+        return GroupSizes("q_group_size", GROUP_SIZES[self.format.version], instead)
 
     def nearest(self, weight: Tensor, limits: Tensor | None = None) -> Rounded:
         """See LayerPass; limits: of clipping."""

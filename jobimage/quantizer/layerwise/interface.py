@@ -52,6 +52,18 @@ class FinishedLayer:
 
 
 @dataclass(frozen=True)
+class GroupSizes:
+    """How a pass calls its group size in a manifest, and which it takes.
+
+    sizes: -1 is one group a row; None is all. instead: what to do where none of them fits.
+    """
+
+    parameter: str = "group_size"
+    sizes: tuple[int, ...] | None = None
+    instead: str = ""
+
+
+@dataclass(frozen=True)
 class LayerContext:
     """One decoder layer that a pass works on.
 
@@ -74,7 +86,8 @@ class LayerPass(Protocol):
     What depends on the model comes with `bind`; transform, replayed and run are asked of a bound pass only.
 
     format: how the rounded linears lie on disk. packs: False when linears are prepared for rounding but stored
-    as they are. grid: bits, groups and symmetry; plain rounding on it is the yardstick. dtype: what the model
+    as they are. grid: bits, groups and symmetry; plain rounding on it is the yardstick. group_sizes: what can be
+    asked for instead. dtype: what the model
     is loaded in, and what stays unquantized is stored in; None is the checkpoint's own. replays_unrounded:
     whether the next layer reads the unrounded layer's output, so that a restarted run replays finished layers
     with their original weights.
@@ -85,6 +98,9 @@ class LayerPass(Protocol):
 
     @property
     def grid(self) -> GroupedGrid: ...
+
+    @property
+    def group_sizes(self) -> GroupSizes: ...
 
     @property
     def packs(self) -> bool: ...

@@ -5,6 +5,7 @@ from typing import Self
 from torch import Tensor
 
 from quantizer.decoder.model import DecoderModel
+from quantizer.layerwise.interface import GroupSizes
 from quantizer.layerwise.transform import Unchanged
 
 
@@ -15,6 +16,11 @@ class PlainPass:
     def transform(self) -> Unchanged:
         """See LayerPass."""
         return Unchanged()
+
+    @property
+    def group_sizes(self) -> GroupSizes:
+        """See LayerPass."""
+        return GroupSizes()
 
     def bind(self, model: DecoderModel) -> Self:  # noqa: ARG002 - any model will do
         """See LayerPass."""

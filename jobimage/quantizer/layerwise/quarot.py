@@ -16,7 +16,7 @@ from quantizer.formats.gptq import GptqFormat
 from quantizer.formats.interface import WeightFormat
 from quantizer.formats.quarot.artifact import CODE_FILE, artifact_config, modeling_code
 from quantizer.formats.quarot.weights import QuarotFormat
-from quantizer.layerwise.interface import FinishedLayer, LayerContext, ModuleReport, Rounded
+from quantizer.layerwise.interface import FinishedLayer, GroupSizes, LayerContext, ModuleReport, Rounded
 from quantizer.layerwise.rotation_layouts import layer_layout, model_layout
 from quantizer.layerwise.rounding import check_quality, on_grid, pack_linear
 from quantizer.layerwise.statistics import InputStatistics, gather
@@ -45,6 +45,11 @@ class QuarotLayerPass:
         """Of the weights; without meaning where they are not rounded."""
         rule = self.parameters.weight_rule
         return GroupedGrid(rule.grid, rule.group_size)
+
+    @property
+    def group_sizes(self) -> GroupSizes:
+        """See LayerPass."""
+        return GroupSizes("w_groupsize")
 
     @property
     def format(self) -> WeightFormat:
