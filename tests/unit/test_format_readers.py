@@ -1,10 +1,11 @@
 """Who reads which format, and what is told about those who do not."""
 
 import pytest
-from tests.support.engine import awq_pass, gptq_pass
+from tests.support.engine import awq_pass, gptq_pass, quarot_pass
 
 from quantization_api.passes import GptqQuantizer
 from quantizer.report.readers import (
+    AWQ_WORDS,
     BUILDER,
     OPTIMUM,
     OTHER_LAYOUT,
@@ -95,6 +96,15 @@ def test_readers_that_want_every_linear_are_not_listed_where_some_stay_as_they_a
     assert {"gptqmodel", BUILDER} <= set(readers(written_by(awq_pass(), "llama"))) - set(readers(left_out))
 
 
+def test_what_servers_need_is_told_in_the_words_of_the_pass() -> None:
+    parameters = quarot_pass(w_bits=3, w_groupsize=16, w_asym=True)
+    needed = "they need w_asym: false, w_bits: 4 or 8, w_groupsize: -1, 32, 64 or 128"
+    assert refusal(written_by(parameters, "llama")) == f"vLLM and SGLang refuse this artifact; {needed}"
+    told = refusal(written_by(awq_pass(q_group_size=16, zero_point=False), "llama"))
+    assert told is not None
+    assert "they need zero_point: true, q_group_size: -1, 32, 64 or 128" in told
+
+
 def test_no_one_is_said_to_read_group_sizes_that_gptqmodel_refuses() -> None:
     assert not [name for name in readers(Written("gptq", 4, 48, False)) if "gptqmodel" in name]
 
@@ -108,10 +118,10 @@ def test_no_one_is_said_to_read_group_sizes_that_gptqmodel_refuses() -> None:
         (Written("gptq_v2", 4, 128, True), "they need checkpoint_format: gptq or compressed-tensors"),
         (Written("compressed-tensors", 3, 64, True), "SGLang refuses this artifact; it needs bits: 4 or 8"),
         (
-            Written("awq gemm", 4, 128, True),
+            Written("awq gemm", 4, 128, True, words=AWQ_WORDS),
             "vLLM and SGLang refuse this artifact; they need zero_point: true",
         ),
-        (Written("awq gemm", 4, 16, False), "they need q_group_size: -1, 32, 64 or 128"),
+        (Written("awq gemm", 4, 16, False, words=AWQ_WORDS), "they need q_group_size: -1, 32, 64 or 128"),
         (Written("awq marlin", 4, 128, True), "they need version: gemm"),
     ],
     ids=str,

@@ -43,12 +43,28 @@ AUTOAWQ_TYPES = TABLE_TYPES - CONV1D - {"gemma3_text"}
 
 
 @dataclass(frozen=True)
+class Words:
+    """How a pass says what a reader needs."""
+
+    bits: str
+    group_size: str
+    symmetric: str
+    asymmetric: str
+    part: str
+
+
+GPTQ_WORDS = Words("bits", "group_size", "sym: true", "sym: false", "inside_layer_modules")
+AWQ_WORDS = Words("w_bit", "q_group_size", "zero_point: false", "zero_point: true", "modules_to_not_convert")
+QUAROT_WORDS = Words("w_bits", "w_groupsize", "w_asym: false", "w_asym: true", "")
+
+
+@dataclass(frozen=True)
 class Written:
     """What a reader must be able to read.
 
     layout: gptq, gptq_v2, compressed-tensors, or awq and its version, as in "awq gemm".
     part: whether some linears of the decoder layers stay as they are. model_type: the architecture.
-    windowed: whether layers attend within a sliding window.
+    windowed: whether layers attend within a sliding window. words: of the pass.
     """
 
     layout: str
@@ -59,6 +75,7 @@ class Written:
     part: bool = False
     model_type: str = "llama"
     windowed: bool = False
+    words: Words = GPTQ_WORDS
 
 
 @dataclass(frozen=True)
@@ -84,23 +101,17 @@ class Row:
 
     def missing(self, written: Written) -> list[str]:
         """What the parameters would have to be for this reader, in the words of the passes."""
-        reasons = []
+        reasons, words = [], written.words
         if written.symmetric not in self.symmetric:
-            wanted = self.symmetric[0]
-            if written.layout.startswith("awq"):
-                reasons.append(f"zero_point: {str(not wanted).lower()}")
-            else:
-                reasons.append(f"sym: {str(wanted).lower()}")
+            reasons.append(words.symmetric if self.symmetric[0] else words.asymmetric)
         if written.bits not in self.bits:
-            reasons.append(f"bits: {_either(self.bits)}")
+            reasons.append(f"{words.bits}: {_either(self.bits)}")
         if self.group_sizes is not None and written.group_size not in self.group_sizes:
-            key = "q_group_size" if written.layout.startswith("awq") else "group_size"
-            reasons.append(f"{key}: {_either(self.group_sizes)}")
+            reasons.append(f"{words.group_size}: {_either(self.group_sizes)}")
         if written.desc_act and not self.desc_act:
             reasons.append("desc_act: false")
         if written.part and not self.part:
-            key = "modules_to_not_convert" if written.layout.startswith("awq") else "inside_layer_modules"
-            reasons.append(f"no {key}")
+            reasons.append(f"no {words.part}")
         return reasons
 
 
@@ -164,7 +175,8 @@ def refusal(written: Written) -> str | None:
     if others := [server for server in refusing if server not in strangers]:
         nearest = min((row.missing(written) for row in _rows(others[-1], written)), key=len)
         wanted = ", ".join(nearest)
-        if written.layout == "gptq" and not written.symmetric and written.bits in (4, 8):
+        by_gptq = written.layout == "gptq" and written.words is GPTQ_WORDS
+        if by_gptq and not written.symmetric and written.bits in (4, 8):
             wanted += "; sym: false goes with checkpoint_format: compressed-tensors"
         sentences.append(_needs(others, wanted))
     packed = {row.reader for row in TABLE if row.layout != "float" and row.knows(written)}
@@ -212,13 +224,17 @@ def _written(parameters: WeightPass) -> Written:
     if isinstance(parameters, QuaRot):
         online = (parameters.a_bits, parameters.k_bits, parameters.v_bits, parameters.s_bits)
         layout = "quarot" if min(online) < 16 else "gptq" if parameters.w_bits < 16 else "float"
-        size = parameters.w_groupsize or -1
-        return Written(layout, parameters.w_bits, size, symmetric=not parameters.w_asym)
-    bits = parameters.w_bit or parameters.bits or 4
+        size, symmetric = parameters.w_groupsize or -1, not parameters.w_asym
+        return Written(layout, parameters.w_bits, size, symmetric, words=QUAROT_WORDS)
+    bits, size, symmetric = (
+        parameters.w_bit or parameters.bits or 4,
+        parameters.q_group_size,
+        not parameters.zero_point,
+    )
     if parameters.export_compatible:
-        return Written("float", 16, parameters.q_group_size, symmetric=not parameters.zero_point)
-    layout, part = f"awq {parameters.version}", bool(parameters.modules_to_not_convert)
-    return Written(layout, bits, parameters.q_group_size, symmetric=not parameters.zero_point, part=part)
+        return Written("float", 16, size, symmetric, words=AWQ_WORDS)
+    part = bool(parameters.modules_to_not_convert)
+    return Written(f"awq {parameters.version}", bits, size, symmetric, part=part, words=AWQ_WORDS)
 
 
 def _either(values: tuple[int, ...]) -> str:
