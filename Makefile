@@ -84,6 +84,10 @@ bench: setup ## Native beside auto-gptq, autoawq, gptqmodel and llm-compressor (
 bench-memory: setup ## Peak memory of a run: beside the parts it must hold, and of 40 layers beside 4; fails when a bound is passed
 	$(BIN)/python tests/benchmarks/peak_memory.py
 
+.PHONY: bench-eta
+bench-eta: setup ## How well a run tells when it ends, at each quarter of it; fails when that is too far off
+	$(BIN)/python tests/benchmarks/time_to_the_end.py
+
 .PHONY: scale
 scale: setup ## 10,000 jobs on a real API server with KWOK, beside JobSet (SCALE="--jobs 200 --churn 0 ..."; SCALE=--help)
 	pytest -q -m scale tests/scale

@@ -1,11 +1,19 @@
 """The time to the end follows what stages really take, not what was planned."""
 
+from pathlib import Path
+
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.engine import random_batches, save_tiny
 
+from quantizer.checkpoint.reader import SafetensorsReader
+from quantizer.checkpoint.source import DirectorySource
+from quantizer.decoder.model import DecoderModel
 from quantizer.report.progress import Stage, Tracker
 from quantizer.report.time_left import Current, Finished, seconds_left
+from quantizer.report.workload import PUBLISH_SECONDS, plan
 
 pytestmark = pytest.mark.unit
 
@@ -74,3 +82,30 @@ def test_the_error_is_within_a_fifth_when_the_later_stage_has_begun(evaluation_s
             if step >= 6 and left > 3:
                 assert told is not None
                 assert abs(told - left) <= 0.2 * left + 0.5
+
+
+@pytest.mark.parametrize("seconds_for_all", [20.0, 3 * 3600.0])
+def test_the_last_quarter_is_right_after_a_short_run_and_a_long_one(
+    seconds_for_all: float, tmp_path: Path
+) -> None:
+    """Publishing takes its seconds, however long the run was."""
+    save_tiny(tmp_path)
+    source = DirectorySource(tmp_path)
+    decoder = DecoderModel(source, SafetensorsReader(source), torch.device("cpu"))
+    stages = plan(decoder, random_batches(), {}, [])
+    unit = seconds_for_all / sum(stage.weight for stage in stages)
+    clock = Clock()
+    tracker = Tracker(clock)
+    tracker.plan(stages)
+    end = clock.now + seconds_for_all + PUBLISH_SECONDS
+    quarter = end - (seconds_for_all + PUBLISH_SECONDS) / 4
+    for stage in stages[:-1]:
+        with tracker.stage(stage.name):
+            for step in range(100):
+                clock.now += stage.weight * unit / 100
+                tracker.advance(step + 1, 100)
+                told, left = tracker.snapshot().eta_seconds, end - clock.now
+                if clock.now >= quarter:
+                    assert told == pytest.approx(left, rel=0.01, abs=0.6)
+    with tracker.stage("publish"):
+        assert tracker.snapshot().eta_seconds == PUBLISH_SECONDS
