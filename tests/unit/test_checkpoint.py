@@ -2,6 +2,8 @@
 
 import json
 import struct
+import threading
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,9 @@ from quantizer.checkpoint.source import Buffer, DirectorySource
 from quantizer.checkpoint.writer import PlannedTensor, ShardWriter
 
 pytestmark = pytest.mark.unit
+
+PATIENCE = 20.0
+"""Seconds after which what should have happened beside this thread has not."""
 
 
 class CountingSource(DirectorySource):
@@ -60,24 +65,73 @@ def test_a_tensor_is_read_by_its_own_range_only(tmp_path: Path) -> None:
     assert [length for _, _, length in source.ranges] == [40]
 
 
+class WatchedSource(DirectorySource):
+    """A directory that says when a tensor has been asked for, and whose data can be gone by then."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.starts: dict[int, str] = {}
+        self.asked: dict[str, threading.Event] = defaultdict(threading.Event)
+        self.lost: set[str] = set()
+
+    def watch(self, reader: SafetensorsReader) -> None:
+        self.starts = {info.start: name for name, info in reader.tensors.items()}
+
+    def read(self, name: str, start: int, length: int) -> Buffer:
+        tensor = self.starts.get(start)
+        try:
+            if tensor in self.lost:
+                raise QuantizationError(Category.STORAGE_UNAVAILABLE, f"{tensor} is out of reach")
+            return super().read(name, start, length)
+        finally:
+            if tensor is not None:
+                self.asked[tensor].set()
+
+
+def watched(folder: Path, groups: list[list[str]]) -> tuple[WatchedSource, SafetensorsReader]:
+    """A checkpoint whose tensors hold the number of their group."""
+    tensors = {name: torch.full((4,), float(number)) for number, names in enumerate(groups) for name in names}
+    save_file(tensors, folder / "model.safetensors")
+    source = WatchedSource(folder)
+    reader = SafetensorsReader(source)
+    source.watch(reader)
+    return source, reader
+
+
+GROUPS = [[f"layer.{index}.{part}" for part in "ab"] for index in range(5)]
+
+
 def test_layers_come_in_order_with_the_next_one_read_ahead(tmp_path: Path) -> None:
-    tensors = {f"layer.{index}.{part}": torch.full((4,), float(index)) for index in range(5) for part in "ab"}
-    save_file(tensors, tmp_path / "model.safetensors")
-    reader = SafetensorsReader(DirectorySource(tmp_path))
-    groups = [[f"layer.{index}.{part}" for part in "ab"] for index in range(5)]
-    for index, group in enumerate(reader.prefetched(groups)):
-        assert list(group) == groups[index]
+    source, reader = watched(tmp_path, GROUPS)
+    for index, group in enumerate(reader.prefetched(GROUPS)):
+        assert list(group) == GROUPS[index]
         assert all(bool((tensor == index).all()) for tensor in group.values())
+        for name in GROUPS[index + 1] if index + 1 < len(GROUPS) else ():
+            assert source.asked[name].wait(PATIENCE), f"{name} is not read while layer {index} is in use"
     assert list(reader.prefetched([])) == []
 
 
+def test_no_more_than_the_next_layer_is_read_ahead(tmp_path: Path) -> None:
+    source, reader = watched(tmp_path, GROUPS)
+    layers = reader.prefetched(GROUPS)
+    next(layers)
+    assert source.asked[GROUPS[1][-1]].wait(PATIENCE)
+    next(layers)  # which the thread has finished: had it gone on, more than the third would be under way
+    assert source.asked[GROUPS[2][-1]].wait(PATIENCE)
+    layers.close()  # waits for the thread
+    assert not source.asked[GROUPS[3][0]].is_set()
+
+
 def test_an_error_of_the_read_ahead_comes_out_where_the_layer_is_used(tmp_path: Path) -> None:
-    save_file({"a": torch.ones(4), "b": torch.ones(4)}, tmp_path / "model.safetensors")
-    reader = SafetensorsReader(DirectorySource(tmp_path))
-    layers = reader.prefetched([["a"], ["b"]])
-    (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(QuantizationError, match="does not exist"):
-        list(layers)
+    source, reader = watched(tmp_path, GROUPS)
+    source.lost = {GROUPS[1][0]}
+    layers = reader.prefetched(GROUPS)
+    assert list(next(layers)) == GROUPS[0]
+    assert source.asked[GROUPS[1][0]].wait(
+        PATIENCE
+    )  # it has failed, and the first layer is in use all the same
+    with pytest.raises(QuantizationError, match="is out of reach"):
+        next(layers)
 
 
 def truncate(folder: Path) -> None:
@@ -223,6 +277,26 @@ def test_a_tensor_of_another_shape_or_a_second_time_is_refused(tmp_path: Path) -
         ShardWriter(plan, tmp_path, copier(tmp_path / "out")) as writer,
     ):
         _write_all(writer, ["a", "a"], 2)
+
+
+def test_a_shard_is_stored_while_the_next_one_is_written(tmp_path: Path) -> None:
+    plan = [[PlannedTensor(name, torch.float32, (100,))] for name in "abc"]
+    stored: list[str] = []
+    begun, written_on = threading.Event(), threading.Event()
+
+    def sink(name: str, _path: Path) -> None:
+        begun.set()
+        assert written_on.wait(PATIENCE), f"{name} holds up what comes after it"
+        stored.append(name)
+
+    with ShardWriter(plan, tmp_path, sink, max_shard_bytes=400) as writer:
+        writer.write("a", torch.ones(100))
+        assert begun.wait(PATIENCE)
+        writer.write("b", torch.ones(100))
+        assert stored == []  # the first one is still on its way
+        written_on.set()
+        writer.write("c", torch.ones(100))
+    assert stored == [*writer.files, INDEX_NAME]
 
 
 def test_what_the_sink_raises_ends_the_run_and_leaves_nothing_on_scratch(tmp_path: Path) -> None:

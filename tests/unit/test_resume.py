@@ -1,8 +1,10 @@
 """A run that ends after any layer goes on from there, and the result is the same bit by bit."""
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from tests.support.quantized_models import GROUP, family_batches, save_family
 
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.layerwise.interface import LayerPass
+from quantizer.layerwise.interface import FinishedLayer, LayerPass
 from quantizer.layerwise.making import make_pass
 from quantizer.store.directory import DirectoryStore
 from quantizer.store.finished_layers import FinishedLayers
@@ -276,3 +278,28 @@ def test_a_layer_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert layer.tensors["model.layers.2.input_layernorm.weight"].dtype is torch.float16
     assert [module.shape for module in layer.modules][:2] == [(64, 64), (32, 64)]
     assert finished.load(LAYERS) is None
+
+
+class HeldStore(DirectoryStore):
+    """A store that takes files only once it is let."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, OUTPUT)
+        self.begun, self.let = threading.Event(), threading.Event()
+
+    def put_file(self, *arguments: Any, **options: Any) -> Any:
+        self.begun.set()
+        assert self.let.wait(20), "the upload of a layer holds up the next one"
+        return super().put_file(*arguments, **options)
+
+
+def test_a_finished_layer_is_stored_while_the_next_one_is_computed(tmp_path: Path) -> None:
+    store, layer = HeldStore(tmp_path / "store"), FinishedLayer({"a": torch.ones(3)}, [])
+    with FinishedLayers(store, RECIPE, tmp_path) as finished:
+        finished.save(0, layer)
+        assert store.begun.wait(20)
+        assert not list((tmp_path / STATE).glob("*.json"))  # the save came back before there was anything
+        store.let.set()
+    again = FinishedLayers(DirectoryStore(tmp_path / "store", OUTPUT), RECIPE, tmp_path).load(0)
+    assert again is not None
+    assert torch.equal(again.tensors["a"], torch.ones(3))

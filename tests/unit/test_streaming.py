@@ -1,6 +1,7 @@
 """The streaming loop: what it writes, what it reports, what it refuses."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ from tests.support.engine import (
 from torch import Tensor
 
 from quantizer.calibration.tokens import TokenBatches
-from quantizer.checkpoint.source import DirectorySource
+from quantizer.checkpoint.reader import SafetensorsReader
+from quantizer.checkpoint.source import Buffer, DirectorySource
 from quantizer.evaluation.streamed import evaluate, evaluate_beside_rounding
 from quantizer.evaluation.views import Yardstick
 from quantizer.formats.gptq import TENSORS
-from quantizer.layerwise.interface import FinishedLayer
+from quantizer.layerwise.gptq import GptqLayerPass
+from quantizer.layerwise.interface import FinishedLayer, LayerContext
 from quantizer.layerwise.making import make_pass
 from quantizer.streaming import NothingFinished
 
@@ -143,6 +146,36 @@ def test_layers_are_kept_when_they_are_done_as_they_are_written(tiny: Path, tmp_
     for tensors in seen.values():
         for name, tensor in tensors.items():
             assert torch.equal(stored[name], tensor)
+
+
+class LayerOneSource(DirectorySource):
+    """A directory that says when the second decoder layer has been asked for."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.asked = threading.Event()
+        tensors = SafetensorsReader(DirectorySource(root)).tensors
+        self.starts = {info.start for name, info in tensors.items() if name.startswith("model.layers.1.")}
+
+    def read(self, name: str, start: int, length: int) -> Buffer:
+        if start in self.starts and length > 8:
+            self.asked.set()
+        return super().read(name, start, length)
+
+
+def test_the_next_layer_is_read_while_a_layer_is_quantized(tiny: Path, tmp_path: Path) -> None:
+    source, waited = LayerOneSource(tiny), []
+
+    class Waiting(GptqLayerPass):
+        def run(self, layer: LayerContext) -> FinishedLayer:
+            waited.append(source.asked.wait(20))
+            return super().run(layer)
+
+    layer_pass = make_pass(gptq_pass(group_size=32))
+    assert isinstance(layer_pass, GptqLayerPass)
+    waiting = Waiting(layer_pass.config, layer_pass.format)
+    run_layers(source, random_batches(), waiting, tmp_path / "out", tmp_path / "scratch")
+    assert waited == [True, True]
 
 
 @pytest.mark.parametrize("true_sequential", [False, True])
