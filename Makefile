@@ -76,6 +76,11 @@ stock: setup ## Jobs of the stock auto-gptq and autoawq on the cluster, in their
 	$(RUN) local_cluster packages
 	pytest -q -m stock -s
 
+.PHONY: recordings
+recordings: setup ## Provoke every state of a pod that one node can show, and keep what the API server says of it (needs root)
+	$(RUN) local_cluster packages
+	QUANTIZATION_RECORD_STATUSES=1 pytest -q -m faults -s --timeout 1800 tests/e2e/cluster/test_pod_statuses.py tests/e2e/cluster/test_disruptions.py
+
 .PHONY: bench
 bench: setup ## Native beside auto-gptq, autoawq, gptqmodel and llm-compressor (BENCH="--quick": a smoke test)
 	$(RUN) tests.benchmarks.quantization $(BENCH)

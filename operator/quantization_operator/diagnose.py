@@ -10,6 +10,7 @@ The evidence is what Kubernetes keeps in status and events. The quantizer's own 
 termination message, win over everything that can only be inferred from outside.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ EVIDENCE_LIMIT = 700
 NODE_LOST_REASONS = ("DeletionByTaintManager", "DeletionByPodGC")
 NODE_REFUSALS = ("UnexpectedAdmissionError", "NodeAffinity", "NodeName", "OutOf")
 """Beginnings of the reasons with which a kubelet refuses a pod that was scheduled to it."""
+
+NOT_EXECUTED = re.compile(r"exec \S+: (exec format error|no such file or directory|permission denied)\s*$")
+"""All that runc leaves in the log of a program that the kernel did not execute; its exit code is 1, as of any other."""
 
 _COUNTS = Counter(entry.exit_code for entry in CATALOGUE.values())
 CATEGORY_OF_EXIT_CODE: dict[int, Category] = {
@@ -85,6 +89,8 @@ def _own_words(pod: ChildPod) -> Failure | None:
     if result is None or result.failure is None:
         return None
     said = result.failure
+    if said.category is Category.DISRUPTED and pod.disruption:
+        return None  # it only knows that SIGTERM came; who sent it also said why
     return said.model_copy(
         update={
             "hint": said.hint or CATALOGUE[said.category].cure,
@@ -153,7 +159,7 @@ def _node_forgot(pod: ChildPod) -> Failure | None:
 
 
 def _not_startable(pod: ChildPod) -> Failure | None:
-    if pod.ended_reason in ("StartError", "ContainerCannotRun"):
+    if pod.ended_reason in ("StartError", "ContainerCannotRun") or NOT_EXECUTED.match(pod.ended_message):
         return failure(
             Category.INTERNAL,
             f"the container could not be started: {clean(pod.ended_message, EVIDENCE_LIMIT)}",

@@ -80,10 +80,39 @@ ENDS: dict[str, tuple[dict[str, Any], Category | None, str]] = {
         Category.NODE_LOST,
         "taint",
     ),
+    "preempted, whatever the quantizer makes of its SIGTERM": (
+        terminated(
+            143,
+            failed_result("Disrupted", "stopped by SIGTERM"),
+            conditions=[disruption("PreemptionByScheduler")],
+        ),
+        Category.DISRUPTED,
+        "PreemptionByScheduler",
+    ),
+    "a failure of its own while it is taken away": (
+        terminated(66, failed_result("ModelNotFound"), conditions=[disruption()]),
+        Category.MODEL_NOT_FOUND,
+        "not there",
+    ),
+    "stopped by SIGTERM and nothing says by whom": (
+        terminated(143, failed_result("Disrupted", "stopped by SIGTERM")),
+        Category.DISRUPTED,
+        "stopped by SIGTERM",
+    ),
     "no such program in the image": (
         terminated(128, 'exec: "quantizer": executable file not found in $PATH', reason="StartError"),
         Category.INTERNAL,
         "executable file not found",
+    ),
+    "a program of another architecture, as runc leaves it": (
+        terminated(1, "exec /usr/local/bin/quantizer: exec format error\n"),
+        Category.INTERNAL,
+        "could not be started",
+    ),
+    "a log that only names such a thing": (
+        terminated(1, "exec format error\nin a helper"),
+        Category.INTERNAL,
+        "exit code 1",
     ),
     "a crash with a log": (
         terminated(1, "Traceback ...\nValueError: x"),

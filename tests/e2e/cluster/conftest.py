@@ -3,10 +3,12 @@
 Jobs of tests live in a namespace of their own, so a demo's objects are never touched.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from rich.console import Console
+from tests.support.status_recorder import Recorder
 
 from local_cluster import cluster, demo, images, operator_install, s3, teardown
 from local_cluster.following import condition
@@ -107,6 +110,23 @@ def whole() -> Iterator[Whole]:
     if os.geteuid() != 0:
         pytest.fail("the end-to-end tests start containers, which needs root")
     settings = Settings.from_environment()
+    with _alone(settings):
+        yield from _whole(settings)
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """One run of these tests at a time: another would delete the namespace under its feet."""
+    settings.state.mkdir(parents=True, exist_ok=True)
+    with (settings.state / "e2e.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pytest.fail("another run of the end-to-end tests uses the cluster")
+        yield
+
+
+def _whole(settings: Settings) -> Iterator[Whole]:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     progress = Progress(console)
     was_up = all(server.pid for server in cluster.status(settings))
@@ -144,6 +164,13 @@ def _make_namespace(target: Target) -> None:
     target.kubectl("create", "--filename", "-", stdin=json.dumps(secret))
 
 
+@pytest.fixture(scope="session")
+def recorder(whole: Whole) -> Iterator[Recorder]:
+    """Pictures of jobs and their pods, for the unit tests of the diagnosis."""
+    with Recorder(whole.target) as recorder:
+        yield recorder
+
+
 @pytest.fixture
 def stored(whole: Whole) -> Callable[[str], dict[str, str]]:
     """A function that reads every object of a job's artifact and returns key -> sha256."""
@@ -159,7 +186,7 @@ def stored(whole: Whole) -> Callable[[str], dict[str, str]]:
     return read
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def wait_until() -> Callable[..., Any]:
     """`until(condition, what, limit)`: waits on a condition with a limit."""
     return until

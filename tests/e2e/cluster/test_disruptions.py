@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from tests.support import disturbed
 from tests.support.disturbed import pod_that_works, pods, ready
+from tests.support.priorities import Priorities
 from tests.support.quick_job import quick, tensors
+from tests.support.status_recorder import Recorder
 
 from local_cluster import images, operator_install, s3
 from quantization_operator.settings import OperatorSettings
@@ -21,6 +23,7 @@ EXAMPLE = images.ROOT / "deploy/examples/gptq-stories15m.yaml"
 LIMIT = 300.0
 LEASE = OperatorSettings().lease_name
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
+DISRUPTED = {"failed": 0, "disrupted": 1}
 Document = dict[str, Any]
 Stored = Callable[[str], dict[str, str]]
 
@@ -91,27 +94,29 @@ def _drain(whole: Any, pod: str) -> None:
 
 @pytest.mark.parametrize("kind", ["evicted", "deleted", "drained"])
 def test_the_work_goes_on_from_the_last_finished_layer(
-    whole: Any, calm: Calm, stored: Stored, kind: str, wait_until: Callable[..., Any]
+    whole: Any, calm: Calm, stored: Stored, kind: str, recorder: Recorder, wait_until: Callable[..., Any]
 ) -> None:
     whole.apply_example(EXAMPLE, kind, quick)
     pod = pod_that_works(whole, kind, 2)
     disturb = {"evicted": disturbed.evict, "deleted": disturbed.delete, "drained": _drain}[kind]
     disturb(whole, pod)
+    if kind == "evicted":
+        recorder.seen("evicted-by-the-api", whole.namespace, kind)
     if kind == "drained":
         try:
             wait_until(lambda: _reason(whole, kind) == "Unschedulable", "the drain to be told", 60)
         finally:
             whole.kubectl("uncordon", "local")
-    _went_on(whole, kind, stored)
+    _went_on(whole, kind, stored, DISRUPTED)
 
 
 def _reason(whole: Any, name: str) -> str:
     return str(ready(whole.get("quantizationjob", name)).get("reason", ""))
 
 
-def _went_on(whole: Any, name: str, stored: Stored) -> None:
+def _went_on(whole: Any, name: str, stored: Stored, attempts: Document | None) -> None:
     status = whole.wait(name, "Ready", LIMIT)["status"]
-    assert status["attempts"] == {"failed": 0, "disrupted": 1}
+    assert status.get("attempts") == attempts
     assert len(_jobs(whole, name)) == 1
     log = whole.kubectl("logs", pods(whole, name)[-1]["metadata"]["name"])
     assert re.search(r"[1-9]\d* layers were taken over from an earlier attempt", log), log
@@ -137,7 +142,12 @@ def survivors(whole: Any) -> Iterator[None]:
 
 
 def test_a_lost_node_is_named_with_the_way_out_and_the_job_ends(
-    whole: Any, calm: Calm, stored: Stored, survivors: None, wait_until: Callable[..., Any]
+    whole: Any,
+    calm: Calm,
+    stored: Stored,
+    survivors: None,
+    recorder: Recorder,
+    wait_until: Callable[..., Any],
 ) -> None:
     whole.apply_example(EXAMPLE, "lost", quick)
     pod_that_works(whole, "lost", 2)
@@ -145,6 +155,7 @@ def test_a_lost_node_is_named_with_the_way_out_and_the_job_ends(
     began = time.monotonic()
     disturbed.lose_node(whole.settings, pod)
     wait_until(lambda: _reason(whole, "lost") == "NodeLost", "the lost node to be told", 120)
+    recorder.seen("node-lost-terminating", whole.namespace, "lost")
     print(f"lost: told after {time.monotonic() - began:.0f} s")
     message = ready(whole.get("quantizationjob", "lost"))["message"]
     assert "node local stopped answering" in message
@@ -154,7 +165,60 @@ def test_a_lost_node_is_named_with_the_way_out_and_the_job_ends(
     wait_until(lambda: _reason(whole, "lost") == "Unschedulable", "another pod, which has no node", 90)
     whole.target.kubectl("taint", "node", "local", f"{OUT_OF_SERVICE}-")
     disturbed.bring_node_back(whole.settings)
-    _went_on(whole, "lost", stored)
+    _went_on(whole, "lost", stored, DISRUPTED)
+
+
+def test_a_pause_is_no_disruption_and_the_work_goes_on(
+    whole: Any, calm: Calm, stored: Stored, wait_until: Callable[..., Any]
+) -> None:
+    whole.apply_example(EXAMPLE, "paused", quick)
+    pod = pod_that_works(whole, "paused", 2)
+    _suspend(whole, "paused", True)
+    wait_until(
+        lambda: not _jobs(whole, "paused") and not pods(whole, "paused"), "the Job and its pod to go", 90
+    )
+    job = whole.wait("paused", "Suspended", 30)
+    assert job["status"]["phase"] == "Suspended"
+    assert any(key.startswith(".state/") for key in stored("paused")), "no finished layer was kept"
+    assert "manifest.json" not in stored("paused")
+    _suspend(whole, "paused", False)
+    _went_on(whole, "paused", stored, attempts=None)
+    assert pods(whole, "paused")[-1]["metadata"]["name"] != pod
+
+
+def _suspend(whole: Any, name: str, paused: bool) -> None:
+    patch = json.dumps({"spec": {"suspend": paused}})
+    whole.kubectl("patch", "quantizationjob", name, "--type=merge", "--patch", patch)
+
+
+@pytest.fixture
+def priorities(whole: Any) -> Iterator[Priorities]:
+    """Two PriorityClasses, and neither afterwards."""
+    with Priorities(whole) as priorities:
+        yield priorities
+
+
+def test_a_pod_of_higher_priority_takes_the_place_and_the_work_goes_on(
+    whole: Any,
+    calm: Calm,
+    stored: Stored,
+    priorities: Priorities,
+    recorder: Recorder,
+    wait_until: Callable[..., Any],
+) -> None:
+    def modest(manifest: Document) -> None:
+        quick(manifest)
+        manifest["spec"]["template"]["priorityClassName"] = priorities.low
+        manifest["spec"]["template"]["resources"] = {"requests": {"cpu": "500m", "memory": "256Mi"}}
+
+    whole.apply_example(EXAMPLE, "preempted", modest)
+    pod_that_works(whole, "preempted", 2)
+    priorities.take_the_node()
+    recorder.seen("preempted", whole.namespace, "preempted")
+    wait_until(lambda: _reason(whole, "preempted") == "Unschedulable", "the lack of a place to be told", 120)
+    wait_until(priorities.runs, "the urgent pod to run", 120)
+    priorities.leave_the_node()
+    _went_on(whole, "preempted", stored, DISRUPTED)
 
 
 def test_a_deadline_ends_the_job_and_nothing_is_published(whole: Any, stored: Stored) -> None:
