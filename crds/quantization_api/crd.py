@@ -3,14 +3,14 @@
 `python -m quantization_api crd` prints it; a test fails when `crds/quantizationjobs.yaml` is stale.
 """
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
 
 from quantization_api import GROUP, KIND, PLURAL, SHORT_NAME, VERSION
 from quantization_api.passes import PASS_TYPES, PassBase, foreign_parameter
+from quantization_api.rules import Rule, joined, literal
 from quantization_api.spec import QuantizationJobSpec
 from quantization_api.status import QuantizationJobStatus
 from quantization_api.structural import Schema, structural
@@ -32,10 +32,10 @@ def flat_pass_schema() -> Schema:
     """One object for all pass types, with rules that give each parameter back to its type.
 
     Kubernetes' structural schemas have no unions. So every parameter of every type is a property, and two
-    rules for each type say which of them it has, with what to write instead of others, and what must hold of
-    their values. The API server builds the schemas of all properties anew for each field that a rule looks at,
-    so one rule for each sentence, 117 of them, made validation two thirds of the cost of creating an object and of
-    every status write; these rules look at the names that are there, and at the fields of their own type.
+    rules say which of them each type has, with what to write instead of others, and what must hold of
+    their values. The API server builds the schemas of all properties anew for each rule and for each field that a rule
+    looks at, so one rule for each sentence, 117 of them, made validation two thirds of the cost of creating an object
+    and of every status write, and two rules for each type still a quarter.
 
     At a status write the rules still run: of a value that did not change only the errors are dropped (KEP-4008). With
     `optionalOldSelf` a rule could pass at once where there was a value before, but not below this list, whose items
@@ -62,9 +62,7 @@ def flat_pass_schema() -> Schema:
             },
             **properties,
         },
-        "x-kubernetes-validations": [
-            rule for cls in PASS_TYPES for rule in (_ownership(cls, properties), _values(cls)) if rule
-        ],
+        "x-kubernetes-validations": [_ownership(properties), _values().as_validation()],
     }
 
 
@@ -83,47 +81,49 @@ def _merge(properties: dict[str, Schema], name: str, item: Schema, owner: str) -
         known["description"] += f" {said}"
 
 
-def _ownership(cls: type[PassBase], properties: Iterable[str]) -> dict[str, str]:
+def _ownership(properties: Iterable[str]) -> dict[str, str]:
     """The rule that a pass has no parameter of other types; its message has a sentence for each that it has.
 
     An object has no list of its names in CEL, but as `dyn` it is a map from them: so it is in the API server's code,
     not in its documentation. Every refused manifest of the tests goes to a real one (tests/integration/test_crd.py).
     """
-    own = _literal([name for name in cls.model_fields if name not in cls.REFUSED])
+    own = {cls: [*cls.model_fields, *PassBase.REFUSED] for cls in PASS_TYPES}
+    mine = {cls: f"name in {literal(names)}" for cls, names in own.items()}
     why = {
-        name: f"{name}: {reason}"
-        if (reason := PassBase.REFUSED.get(name))
-        else foreign_parameter(name, cls.__name__)
-        for name in properties
-        if name not in cls.model_fields
+        cls: literal(
+            {name: foreign_parameter(name, cls.__name__) for name in properties if name not in own[cls]}
+        )
+        for cls in PASS_TYPES
     }
-    foreign = f"dyn(self).filter(name, !(name in {own}))"
+    said = {
+        cls: f'dyn(self).filter(name, !({mine[cls]})).map(name, {why[cls]}[name]).join("; ")'
+        for cls in PASS_TYPES
+    }
     return {
-        "rule": f"self.type != '{cls.__name__}' || dyn(self).all(name, name in {own})",
-        "messageExpression": f'{foreign}.map(name, {_literal(why)}[name]).join("; ")',
+        "rule": f"[self.type].all(kind, dyn(self).all(name, {_by_type(mine)}))",  # the type is looked up once
+        "messageExpression": f"[self.type].map(kind, {_by_type(said)})[0]",
     }
 
 
-def _values(cls: type[PassBase]) -> dict[str, str]:
-    """The rule for the values of a type's parameters; its message has a sentence for each condition that is broken."""
+def _values() -> Rule:
+    """The rule for the values of parameters; its message has a sentence for each condition that is broken."""
+    types = {cls: joined(_conditions(cls)) for cls in PASS_TYPES}
+    held = _by_type({cls: rule.cel for cls, rule in types.items()})
+    said = _by_type({cls: rule.message for cls, rule in types.items()})
+    return Rule(f"[self.type].all(kind, {held})", f"[self.type].map(kind, {said})[0]", None, dynamic=True)
+
+
+def _conditions(cls: type[PassBase]) -> list[Rule]:
     required = [name for name in cls.model_json_schema().get("required", []) if name != "type"]
-    conditions = [(f"has(self.{name})", _literal(f"{cls.__name__} needs {name}")) for name in required]
-    conditions += [
-        (rule.cel, rule.message if rule.dynamic else _literal(rule.message)) for rule in cls.rules()
-    ]
-    if not conditions:
-        return {}
-    held = " && ".join(f"({condition})" for condition, _ in conditions)
-    said = " + ".join(f'(({condition}) ? "" : {sentence} + ". ")' for condition, sentence in conditions)
-    return {
-        "rule": f"self.type != '{cls.__name__}' || ({held})",
-        "messageExpression": said,
-    }
+    there = [Rule(f"has(self.{name})", f"{cls.__name__} needs {name}", None) for name in required]
+    return [*there, *cls.rules()]
 
 
-def _literal(value: object) -> str:
-    """A string, list or mapping as CEL writes it, which is how JSON does."""
-    return json.dumps(value, ensure_ascii=False)
+def _by_type(expressions: Mapping[type[PassBase], str]) -> str:
+    """The expression of the pass type that `kind` names."""
+    *others, (_, last) = expressions.items()
+    cases = (f"kind == '{cls.__name__}' ? ({expression}) : " for cls, expression in others)
+    return "".join(cases) + f"({last})"
 
 
 def custom_resource_definition() -> dict[str, Any]:

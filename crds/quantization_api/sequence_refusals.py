@@ -140,3 +140,6 @@ SEQUENCE: tuple[Refusal, ...] = (
         ),
     ),
 )
+
+ALONE = "(self.passes.size() == 1 && self.passes[0].type != 'ModelBuilder')"
+"""Of which nothing is refused: most workflows."""

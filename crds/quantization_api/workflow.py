@@ -11,8 +11,8 @@ from pydantic import Field
 
 from quantization_api.bounded import ModulePath, Name, ShortText, Uri
 from quantization_api.passes import NO_CODE, Pass
-from quantization_api.rules import ContractModel, Rule
-from quantization_api.sequence_refusals import SEQUENCE
+from quantization_api.rules import ContractModel, Rule, joined
+from quantization_api.sequence_refusals import ALONE, SEQUENCE
 
 PATH_PATTERN = r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^/].*|file:///.+|/.+)$"
 
@@ -313,7 +313,8 @@ class Workflow(ContractModel):
     @classmethod
     def rules(cls) -> tuple[Rule, ...]:
         """The rules above, and which passes may follow one another."""
-        return (*cls.RULES, *(refusal.rule(cls) for refusal in SEQUENCE))
+        sequence = [refusal.rule(cls) for refusal in SEQUENCE]
+        return (*cls.RULES, joined(sequence, unless=ALONE, field="passes"))
 
     def data_config(self, name: str) -> DataConfig:
         """The data config of that name (references are checked when the workflow is made)."""
