@@ -62,7 +62,8 @@ async def operate(settings: OperatorSettings) -> int:
         metrics.observe_request,
         lambda: leadership.write_seconds if leadership else math.inf,
     )
-    cache, queue = Cache(), WorkQueue(time.monotonic, random.random)
+    cache = Cache()
+    queue = WorkQueue(time.monotonic, random.random, cache.presses)
     if leadership:
         queue.close()
     health = probes.Health(

@@ -78,6 +78,13 @@ class Cache:
         """All records; a copy of the list, so that other threads may read while the loop goes on."""
         return iter(list(self._records.values()))
 
+    def presses(self, key: Key) -> bool:
+        """Whether somebody waits for what comes next: the first Job, or word of the end. All between can be late."""
+        record = self._records.get(key.uid)
+        if record is None or record.request is None or record.request.finished:
+            return False
+        return not (record.jobs or record.request.job_name) or any(job.ended for job in record.jobs.values())
+
     def peers(self, request: JobRequest) -> tuple[Peer, ...]:
         """The other jobs of the namespace whose output is the same place; the first known first."""
         found = self._places.get((request.namespace, request.place), {}) if request.place else {}

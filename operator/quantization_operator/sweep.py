@@ -8,19 +8,22 @@ is forgotten, and what the server has and the cache has not, after a grace, mean
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Sequence
 
 from quantization_operator.cache import KINDS, Cache, Kind
 from quantization_operator.kube import ApiError
 from quantization_operator.probes import Health
 from quantization_operator.queue import WorkQueue
-from quantization_operator.read import Listing, Reader
+from quantization_operator.read import Listed, Listing, Reader
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05
-LIST_AGAIN = 100
-"""Polls between two listings while the watch catches up."""
+POLL_SECONDS_EACH = 5e-5
+"""Longer for each object that is missing: looking for ten thousands must not take the time that the watch needs."""
+LIST_AGAIN_SECONDS = 5.0
+"""So long the watch may tell of nothing that is missing at start, before there is another listing."""
 SETTLE_SECONDS = 2.0
 """A watch that begins anew tells of many objects at once: one sweep after all of them."""
 GRACE_SECONDS = 10.0
@@ -33,12 +36,16 @@ class NotSyncedError(Exception):
 
 def late(cache: Cache, kind: Kind, listing: Listing) -> list[str]:
     """Names of listed objects that the cache does not have, or has in an older version."""
-    result = []
-    for uid, listed in listing.objects.items():
-        known = cache.find(kind, uid)
-        if known is None or known.resource_version < listed.resource_version:
-            result.append(f"{kind} {listed.key.namespace}/{listed.name}")
-    return result
+    return [_said(kind, listed) for uid, listed in listing.objects.items() if _late(cache, kind, uid, listed)]
+
+
+def _late(cache: Cache, kind: Kind, uid: str, listed: Listed) -> bool:
+    known = cache.find(kind, uid)
+    return known is None or known.resource_version < listed.resource_version
+
+
+def _said(kind: Kind, listed: Listed) -> str:
+    return f"{kind} {listed.key.namespace}/{listed.name}"
 
 
 def ghosts(cache: Cache, kind: Kind, listing: Listing) -> list[str]:
@@ -84,26 +91,37 @@ class Sweeper:
             NotSyncedError: that took longer than `limit` seconds.
             ApiError: the API server refuses the listing, or did not answer in that time.
         """
-        polls = int(limit / POLL_SECONDS)
-        listings: dict[Kind, Listing] = {}
-        missing: list[str] = []
-        for poll in range(polls):
-            if poll % LIST_AGAIN == 0:  # what was deleted since the last listing will never come by the watch
+        clock = asyncio.get_running_loop().time
+        end, listed_or_told = clock() + limit, -math.inf
+        missing: list[tuple[Kind, str, Listed]] | None = None
+        while clock() < end:
+            if (
+                clock() - listed_or_told >= LIST_AGAIN_SECONDS
+            ):  # what was deleted since will never come by the watch
                 try:
-                    listings = {kind: await self._listing(kind) for kind in KINDS}
+                    missing = await self._everything()
                 except ApiError as error:
-                    if not error.temporary or polls - poll <= LIST_AGAIN:
+                    if not error.temporary or end - clock() <= LIST_AGAIN_SECONDS:
                         raise
                     logger.warning("the first listing: %s", error)
-            missing = [name for kind in listings for name in late(self._cache, kind, listings[kind])]
-            if listings and not missing:
-                self._health.synced = True
-                self._health.swept("")
-                return
-            await asyncio.sleep(POLL_SECONDS)
+                listed_or_told = clock()
+            if missing is not None:
+                before, missing = len(missing), [item for item in missing if _late(self._cache, *item)]
+                if not missing:
+                    self._health.synced = True
+                    self._health.swept("")
+                    return
+                if len(missing) < before:
+                    listed_or_told = clock()
+            await asyncio.sleep(POLL_SECONDS + POLL_SECONDS_EACH * len(missing or ()))
+        names = [_said(kind, listed) for kind, _, listed in (missing or ())[:1]]
         raise NotSyncedError(
-            f"after {limit:.0f} s the watch has not told of {len(missing)} objects, such as {missing[:1]}"
+            f"after {limit:.0f} s the watch has not told of {len(missing or ())} objects, such as {names}"
         )
+
+    async def _everything(self) -> list[tuple[Kind, str, Listed]]:
+        listings = {kind: await self._listing(kind) for kind in KINDS}
+        return [(kind, uid, item) for kind in KINDS for uid, item in listings[kind].objects.items()]
 
     async def run(self, interval: float) -> None:
         """Sweep for ever. A sweep that cannot be made is told to the probes by its absence."""

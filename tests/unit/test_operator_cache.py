@@ -263,3 +263,29 @@ def test_a_pod_that_a_pause_ended_is_no_disruption_when_the_pause_is_over(
     record = cache.record(UID)
     assert record is not None
     assert len(record.disruptions) == counted
+
+
+@pytest.mark.parametrize(
+    ("parts", "presses"),
+    [
+        ([], False),
+        ([JobRequest.of(job())], True),
+        ([JobRequest.of(job()), ChildJob.of(child())], False),
+        ([ChildJob.of(child())], False),
+        ([JobRequest.of(job(status={**condition_status("Reconciling"), "jobName": "job-0"}))], False),
+        ([JobRequest.of(job()), ChildJob.of(child(status=ended("Complete")))], True),
+        ([JobRequest.of(job(status=condition_status("Stalled")))], False),
+        (
+            [
+                JobRequest.of(job(status=condition_status("Ready"))),
+                ChildJob.of(child(status=ended("Complete"))),
+            ],
+            False,
+        ),
+    ],
+)
+def test_the_first_job_and_the_end_press_what_is_between_does_not(parts: list[Any], presses: bool) -> None:
+    cache = Cache()
+    for part in parts:
+        cache.put(part)
+    assert cache.presses(KEY) is presses

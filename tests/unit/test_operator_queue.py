@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantization_operator.cache import Key
-from quantization_operator.queue import RETRY_LIMIT_SECONDS, WorkQueue, backoff
+from quantization_operator.queue import FIRST_IN_A_ROW, RETRY_LIMIT_SECONDS, WorkQueue, backoff
 
 pytestmark = pytest.mark.unit
 
@@ -90,6 +90,39 @@ def test_namespaces_take_turns() -> None:
     with_queue(body)
 
 
+def test_those_that_go_first_overtake_the_others_but_for_one_now_and_then() -> None:
+    async def body() -> None:
+        queue = WorkQueue(Clock(), lambda: 1.0, lambda key: key.namespace == "new")
+        for number in range(2 * FIRST_IN_A_ROW):
+            queue.add(Key("old", str(number)))
+            queue.add(Key("new", str(number)))
+        order = [(await queue.get()).namespace for _ in range(2 * FIRST_IN_A_ROW + 2)]
+        assert order == 2 * [*FIRST_IN_A_ROW * ["new"], "old"]
+        assert (await queue.get()).namespace == "old", "there are no others any more"
+
+    asyncio.run(body())
+
+
+def test_a_key_that_waits_moves_forward_when_it_begins_to_press() -> None:
+    pressing: set[Key] = set()
+
+    async def body() -> None:
+        queue = WorkQueue(Clock(), lambda: 1.0, lambda key: key in pressing)
+        for key in (A, B):
+            queue.add(key)
+        pressing.add(B)
+        queue.add(B)
+        assert queue.depth == 2
+        assert [await queue.get(), await queue.get()] == [B, A]
+        assert queue.depth == 0
+        queue.done(B)
+        queue.add(B)
+        assert await queue.get() == B
+        assert await is_idle(queue), "its first place is no second turn"
+
+    asyncio.run(body())
+
+
 def test_a_delayed_key_comes_when_it_is_due_and_the_earlier_time_wins() -> None:
     async def body(queue: WorkQueue, clock: Clock) -> None:
         queue.after(A, 10)
@@ -164,29 +197,43 @@ def test_the_age_of_the_oldest_is_shown() -> None:
     with_queue(body)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["add", "done"]), st.integers(0, 3)), max_size=60))
+STEPS = st.tuples(st.sampled_from(["add", "press", "calm", "take", "done"]), st.integers(0, 3))
+
+
+@given(st.lists(STEPS, max_size=60))
 def test_no_key_is_lost_and_none_is_worked_on_twice_at_once(steps: list[tuple[str, int]]) -> None:
     async def run() -> None:
-        queue = WorkQueue(lambda: 0.0, lambda: 0.0)
+        pressing: set[Key] = set()
+        queue = WorkQueue(lambda: 0.0, lambda: 0.0, lambda key: key in pressing)
         busy: set[Key] = set()
         news: set[Key] = set()
+
+        async def take() -> None:
+            taken = await queue.get()
+            assert taken not in busy
+            busy.add(taken)
+            news.discard(taken)
+
         for step, number in steps:
             key = Key("n", str(number))
             if step == "add":
                 queue.add(key)
                 news.add(key)
-            elif key in busy:
+            elif step == "press":
+                pressing.add(key)
+            elif step == "calm":
+                pressing.discard(key)
+            elif step == "take" and queue.depth:
+                await take()
+            elif step == "done" and key in busy:
+                busy.discard(key)
+                queue.done(key)
+        while busy or queue.depth:
+            for key in list(busy):
                 busy.discard(key)
                 queue.done(key)
             while queue.depth:
-                taken = await queue.get()
-                assert taken not in busy
-                busy.add(taken)
-                news.discard(taken)
-        for key in list(busy):
-            queue.done(key)
-        while queue.depth:
-            news.discard(await queue.get())
+                await take()
         assert not news
 
     asyncio.run(run())

@@ -32,7 +32,7 @@ def verdicts(report: Report) -> dict[str, str]:
 
 
 def page_says(report: Report, words: str) -> list[str]:
-    return [line for line in report.markdown().splitlines() if words in line]
+    return [line for line in report.markdown("scale").splitlines() if words in line]
 
 
 def test_the_whole_is_judged() -> None:
@@ -130,7 +130,7 @@ def test_a_bar_that_is_missed_is_missed_at_any_size(report: Report, missed: str)
 
 def test_a_report_is_written_with_what_was_not_judged(tmp_path: Path) -> None:
     report = replace(WHOLE, churn=churned(200))
-    page = report.write(tmp_path)
+    page = report.write(tmp_path, "scale")
     assert (tmp_path / "scale.md").read_text() == page
     (row,) = [line for line in page.splitlines() if "come and gone (" in line]
     assert row.endswith("| not judged: 200 of 100,000 jobs |")
