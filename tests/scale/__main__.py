@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.scale import jobset
-from tests.scale.load import EXPIRING, OPERATOR
+from tests.scale.load import OPERATOR
 from tests.scale.plane import Plane
 from tests.scale.report import Report
 from tests.scale.scenarios import burst, churn, clean, life, load, start
@@ -40,6 +40,7 @@ def options(arguments: list[str]) -> argparse.Namespace:
         "--no-jobset", dest="jobset", action="store_false", help="without the JobSet controller"
     )
     parser.add_argument("--output", type=Path, default=ROOT / "build/scale")
+    parser.add_argument("--name", default="scale", help="of the files that are written to it")
     return parser.parse_args(arguments)
 
 
@@ -114,10 +115,10 @@ def main() -> None:
             if said.churn:
                 say(f"{said.churn} jobs come and go")
                 with plane.operator() as operator:
-                    report.churn = churn(plane, EXPIRING, operator, said.churn, 0, said.churn_limit)
+                    report.churn = churn(plane, operator, said.churn, said.churn_limit)
         finally:  # what was seen before a failure or an interrupt is not lost
             report.facts["at its end"] = f"{os.getloadavg()[1]:.1f} processes, its own among them"
-            print(report.write(said.output))
+            print(report.write(said.output, said.name))
     say(f"written to {said.output}")
     sys.exit(1 if any(figure.met is False for figure in report.figures()) else 0)
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -30,22 +30,36 @@ class Side:
 
     def bodies(self, prefix: str, count: int) -> Iterator[tuple[str, bytes]]:
         """The names and manifests of so many objects that differ only in their names and outputs."""
-        text = json.dumps(self.template)
-        for number in range(count):
-            name = f"{prefix}-{number}"
-            yield name, text.replace("NAME", name).encode()
+        return bodies((self.template,), prefix, count)
 
 
-def _request(*changes: tuple[str, Any]) -> dict[str, Any]:
+def _request(*changes: tuple[str, Any], **metadata: Any) -> dict[str, Any]:
     body = manifest(("output.uri", "s3://artifacts/NAME"), *changes)
-    return body | {"metadata": {"name": "NAME", "namespace": NAMESPACE}}
+    return body | {"metadata": {"name": "NAME", "namespace": NAMESPACE, **metadata}}
 
 
 PATH = f"/apis/quantization.dev/v1alpha1/namespaces/{NAMESPACE}/quantizationjobs"
 LABEL = "quantization.dev/job-name"
 OPERATOR = Side("quantization-operator", PATH, LABEL, _request())
-EXPIRING = Side("quantization-operator", PATH, LABEL, _request(("ttlSecondsAfterFinished", 0)))
-"""Its objects go when they have ended, and with them their Jobs and pods."""
+EXPIRING = _request(("ttlSecondsAfterFinished", 0))
+"""It goes when it has ended, and with it its Job and pod."""
+_WITHDRAWN = {"scale": "withdrawn"}
+WITHDRAWN_PATH = f"{PATH}?labelSelector=scale%3Dwithdrawn"
+PASSING = (
+    EXPIRING,
+    _request(labels=_WITHDRAWN),
+    _request(("suspend", True), labels=_WITHDRAWN),
+    _request(("suspend", True), labels=_WITHDRAWN),
+)
+"""Of those that come and go: one ends and expires, one is deleted wherever it is then, two while they are paused."""
+
+
+def bodies(templates: Sequence[Mapping[str, Any]], prefix: str, count: int) -> Iterator[tuple[str, bytes]]:
+    """The names and manifests of so many objects, of one template after another."""
+    texts = [json.dumps(template) for template in templates]
+    for number in range(count):
+        name = f"{prefix}-{number}"
+        yield name, texts[number % len(texts)].replace("NAME", name).encode()
 
 
 def submit(client: Client, path: str, bodies: Iterable[tuple[str, bytes]], rate: float) -> dict[str, float]:

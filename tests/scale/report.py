@@ -35,6 +35,12 @@ without other work. A bar that holds at less is not judged; one that is missed i
 """
 
 
+_PASSING = (
+    "Of four jobs that come and go, one goes through its whole life and expires, one is deleted wherever it is then,",
+    "and two are deleted while they are paused.",
+)
+
+
 @dataclass
 class Report:
     """All that one call of `make scale` has seen; what was not run is empty."""
@@ -55,21 +61,21 @@ class Report:
             *_of_churn(self.churn),
         ]
 
-    def write(self, folder: Path) -> str:
+    def write(self, folder: Path, name: str) -> str:
         """Write the page, the record and the pictures; the page."""
         folder.mkdir(parents=True, exist_ok=True)
         if self.points:
-            draw_latency(self.points, folder / "scale-latency.png")
+            draw_latency(self.points, folder / f"{name}-latency.png")
         if self.churn:
-            draw_memory(self.churn, folder / "scale-memory.png")
-        page = self.markdown()
-        (folder / "scale.md").write_text(page)
+            draw_memory(self.churn, folder / f"{name}-memory.png")
+        page = self.markdown(name)
+        (folder / f"{name}.md").write_text(page)
         record = asdict(self) | {"figures": [asdict(figure) for figure in self.figures()]}
-        (folder / "scale.json").write_text(json.dumps(_finite(record), indent=1) + "\n")
+        (folder / f"{name}.json").write_text(json.dumps(_finite(record), indent=1) + "\n")
         return page
 
-    def markdown(self) -> str:
-        """The page."""
+    def markdown(self, name: str) -> str:
+        """The page; `name`: with which the names of its pictures begin."""
         lines = [_INTRODUCTION, *(f"- {name}: {text}" for name, text in self.facts.items()), ""]
         lines += ["## Figures", "", "| figure | measured | must be | met |", "|---|---|---|---|"]
         for figure in self.figures():
@@ -78,14 +84,21 @@ class Report:
             lines += ["", "CPU while Jobs were created at once, as shares of a core:", ""]
             lines += [_cpu(burst) for burst in self.bursts]
         if self.points:
-            lines += ["", "## Latency against load", "", "![Latency against load](scale-latency.png)", ""]
+            lines += ["", "## Latency against load", "", f"![Latency against load]({name}-latency.png)", ""]
             lines += [
                 "| controller | asked/s | Jobs/s | to the Job: p50, p99 | end of the Job to status: p50, p99 |"
             ]
             lines += ["|---|---|---|---|---|"]
             lines += [_row(side, point) for side, line in self.points.items() for point in line]
         if self.churn:
-            lines += ["", "## Memory", "", "![Memory over jobs come and gone](scale-memory.png)"]
+            lines += [
+                "",
+                "## Memory",
+                "",
+                *_PASSING,
+                "",
+                f"![Memory over jobs come and gone]({name}-memory.png)",
+            ]
         return "\n".join(lines) + "\n"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import urllib3
 from tests.scale.client import RefusedError
-from tests.scale.load import JOBS_PATH, PODS_PATH, Side, submit
+from tests.scale.load import JOBS_PATH, PASSING, PATH, PODS_PATH, WITHDRAWN_PATH, Side, bodies, submit
 from tests.scale.measures import Point, latency, rate
 from tests.scale.plane import Plane
 from tests.scale.sampling import Sampler, cpu_seconds
@@ -118,10 +118,8 @@ def start(plane: Plane, idle_seconds: float) -> Start:
         return Start(int(known), ready, sampler.peak_mb, sampler.cpu_share, idle_seconds)
 
 
-def churn(
-    plane: Plane, side: Side, operator: Operator, count: int, per_second: float, limit: float
-) -> list[tuple[float, int, float]]:
-    """Objects that expire when they have ended; the operator's memory while they come and go.
+def churn(plane: Plane, operator: Operator, count: int, limit: float) -> list[tuple[float, int, float]]:
+    """Objects that expire when they have ended, or are deleted before; the operator's memory while they come and go.
 
     At most some thousand are there at a time. It stops after `limit` seconds, however far it went. Samples are
     seconds, objects that are gone, and MB.
@@ -129,14 +127,14 @@ def churn(
     deadline, gone = time.monotonic() + limit, 0
     with Sampler(operator.process.pid, lambda: gone) as sampler:
         for first in range(0, count, BATCH):
-            bodies = side.bodies(f"churn-{first}", min(BATCH, count - first))
-            submit(plane.client, side.path, bodies, per_second)
             come = min(first + BATCH, count)
-            until("room for more", lambda: plane.client.count(side.path) <= MOST_AT_A_TIME, LIMIT)
-            gone = come - plane.client.count(side.path)
+            submit(plane.client, PATH, bodies(PASSING, f"churn-{first}", come - first), 0)
+            plane.client.send("DELETE", WITHDRAWN_PATH, {"propagationPolicy": "Background"})
+            until("room for more", lambda: plane.client.count(PATH) <= MOST_AT_A_TIME, LIMIT)
+            gone = come - plane.client.count(PATH)
             if time.monotonic() > deadline:
                 break
-        until("all are gone", lambda: plane.client.count(side.path) == 0, MOST_AT_A_TIME)
+        until("all are gone", lambda: plane.client.count(PATH) == 0, MOST_AT_A_TIME)
         gone = come
         time.sleep(REST_SECONDS)
     return sampler.samples
