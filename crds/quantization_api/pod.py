@@ -56,7 +56,7 @@ class RunRequest(KubernetesModel):
         spec: QuantizationJobSpec,
         default_calibration: str | None = None,
     ) -> "RunRequest":
-        """The request for a job: of the spec, only what the pod needs."""
+        """The request for a job: of the spec, only what the pod needs. A pod trusts nobody: it looks."""
         return cls(
             name=name,
             namespace=namespace,
@@ -64,7 +64,7 @@ class RunRequest(KubernetesModel):
             workflow=spec.workflow,
             output=spec.output,
             storage=StorageAccess(endpoint=spec.storage.endpoint, region=spec.storage.region),
-            reuse=spec.reuse,
+            reuse="Never" if spec.reuse == "Never" else "Allowed",
             default_calibration=default_calibration,
         )
 

@@ -59,7 +59,7 @@ class Artifact(KubernetesModel):
     readers: Annotated[list[ShortText], Field(max_length=16)] = Field(
         default_factory=list, description="Software that reads the artifact as it is."
     )
-    reused_from: Uri | None = Field(None, description="Where a result of the same recipe was found.")
+    reused_from: Uri | None = Field(None, description="Where the result was already, found or trusted.")
 
 
 class MetricResult(KubernetesModel):

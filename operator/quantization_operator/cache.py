@@ -200,6 +200,8 @@ def _peer(request: JobRequest, record: Record) -> Peer:
         has_job=bool(request.job_name or record.jobs),
         finished=bool(request.finished),
         deleting=request.deleting,
+        completed=request.completed,
+        spec=request.spec,
     )
 
 

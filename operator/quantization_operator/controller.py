@@ -14,7 +14,7 @@ from quantization_operator.diagnose import by_age
 from quantization_operator.kube import ApiError
 from quantization_operator.kueue import Kueue
 from quantization_operator.metrics import Metrics
-from quantization_operator.policies import artifact, retry
+from quantization_operator.policies import artifact, retry, reuse
 from quantization_operator.queue import WorkQueue
 from quantization_operator.read import Reader
 from quantization_operator.reconcile import reconcile
@@ -26,7 +26,7 @@ from quantization_operator.write import CONFLICT, NOT_FOUND, Writer
 logger = logging.getLogger(__name__)
 
 MOST_STEPS = 6
-"""Decisions about one job in a row; the longest chain is look at objects, finalizer, create, refused, status."""
+"""Decisions about one job in a row; the longest chain is two looks, finalizer, create, refused, status."""
 
 
 @dataclass(slots=True)
@@ -34,6 +34,7 @@ class Extra:
     """What was read for one decision beyond the cache."""
 
     objects: tuple[tuple[ChildJob, ...], tuple[ChildPod, ...]] | None = None
+    earlier: tuple[JobRequest, ...] | None = None
     warnings: tuple[KubernetesWarning, ...] | None = None
     refusal: Refusal | None = None
 
@@ -98,6 +99,8 @@ class Controller:
             decision = reconcile(observed, self._settings, self._now())
             if decision.look == "objects":
                 extra.objects = await self._look(observed.request)
+            elif decision.look == "earlier":
+                extra.earlier = await self._earlier(observed)
             elif decision.look == "events":
                 uid = _stuck_uid(observed)
                 extra.warnings = await self._reader.warnings(key.namespace, uid, self._now())
@@ -129,6 +132,13 @@ class Controller:
             names.append(cleanup_name(request.name, request.uid))
         jobs = [await self._reader.job(request.namespace, name) for name in names]
         return tuple(job for job in jobs if job), await self._reader.pods(request.namespace, request.uid)
+
+    async def _earlier(self, observed: Observed) -> tuple[JobRequest, ...]:
+        last = reuse.last(observed.peers)
+        if last is None:
+            return ()
+        found = await self._reader.whole_request(observed.request.namespace, last.name)
+        return () if found is None else (found,)
 
     async def _create(self, request: JobRequest, manifest: Mapping[str, Any]) -> ChildJob | Refusal:
         try:
@@ -222,6 +232,7 @@ class Controller:
             cleanup=cleanup,
             cleanup_pods=pods_of(cleanup, pods),
             peers=self._cache.peers(request) if child is None or request.deleting else (),
+            earlier=extra.earlier,
             fresh=extra.objects is not None,
             warnings=extra.warnings,
             refusal=extra.refusal,

@@ -26,7 +26,10 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another QuantizationJob of the namespace whose output is the same place, and that has not failed."""
+    """Another QuantizationJob of the namespace whose output is the same place, and that has not failed.
+
+    completed: when it ended. spec: as JSON, while a decision about it may need it, else "".
+    """
 
     name: str
     uid: str
@@ -34,6 +37,8 @@ class Peer:
     has_job: bool
     finished: bool
     deleting: bool
+    completed: datetime | None = None
+    spec: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,8 @@ class Observed:
     """All that a decision may depend on.
 
     pods: of the child. cleanup, cleanup_pods: the Job that removes the artifact, and its pods. peers: others with
-    the same output. fresh: the Jobs and pods were read from the API server just now. warnings: Warning events of
+    the same output. earlier: the peer that succeeded last, with its spec and status; None when it was not read, ()
+    when it is gone. fresh: the Jobs and pods were read from the API server just now. warnings: Warning events of
     the child or its pod, None when they were not read. refusal: of what was tried for this decision. queue: how the
     child stood in its queue when Kueue was asked last. progress_written, disruptions and problem: what this process
     remembers.
@@ -53,6 +59,7 @@ class Observed:
     cleanup: ChildJob | None = None
     cleanup_pods: tuple[ChildPod, ...] = ()
     peers: tuple[Peer, ...] = ()
+    earlier: tuple[JobRequest, ...] | None = None
     fresh: bool = False
     warnings: tuple[KubernetesWarning, ...] | None = None
     refusal: Refusal | None = None
@@ -84,7 +91,7 @@ class Decision:
     """
 
     rule: str
-    look: Literal["", "objects", "events", "queue"] = ""
+    look: Literal["", "objects", "events", "queue", "earlier"] = ""
     finalizers: tuple[str, ...] | None = None
     create: Mapping[str, Any] | None = None
     status: QuantizationJobStatus | None = None

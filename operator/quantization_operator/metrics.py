@@ -67,7 +67,7 @@ class Metrics:
         )
         self.reused = Counter(
             "quantization_jobs_reused_total",
-            "Jobs whose result was already there, made by the same recipe.",
+            "Jobs whose result was already there: a pod found it, or reuse Trusted took it over.",
             registry=self.registry,
         )
         self.artifact_bytes = Counter(

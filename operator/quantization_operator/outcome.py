@@ -60,20 +60,44 @@ def next_status(case: Case, state: State, **changes: Any) -> QuantizationJobStat
 def succeeded(rule: str, case: Case, result: RunResult) -> Decision:
     """The job ends with an artifact."""
     ended = (case.child.completion_time if case.child else None) or case.now
-    layers = (case.observed.progress or case.before.progress or Progress()).layers
-    status = next_status(
+    return _with_artifact(
+        rule,
         case,
-        State(
-            "succeeded",
-            SUCCEEDED_REASON,
-            f"the artifact is at {result.artifact.uri if result.artifact else ''}",
-        ),
-        completion_time=rfc3339(ended),
+        ended,
+        f"the artifact is at {result.artifact.uri if result.artifact else ''}",
         recipe=result.recipe,
         artifact=result.artifact,
         metrics=result.metrics,
-        progress=Progress(percent=100, stage="done", layer=layers, layers=layers),
+        progress=_done(case.observed.progress or case.before.progress),
     )
+
+
+def taken_over(rule: str, case: Case, owner: str, found: QuantizationJobStatus) -> Decision:
+    """The job ends with the artifact of another job, the owner, whose status says what it is."""
+    output = case.request.output
+    return _with_artifact(
+        rule,
+        case,
+        case.now,
+        f"the result of QuantizationJob {owner} is trusted, nothing was read: the artifact is at {output}",
+        recipe=found.recipe,
+        artifact=found.artifact and found.artifact.model_copy(update={"uri": output, "reused_from": output}),
+        metrics=found.metrics,
+        trials=found.trials,
+        progress=_done(found.progress),
+        job_name=None,
+        start_time=None,  # of a Job from before a pause: what it did is not what was taken over
+    )
+
+
+def _done(progress: Progress | None) -> Progress:
+    layers = progress.layers if progress else 0
+    return Progress(percent=100, stage="done", layer=layers, layers=layers)
+
+
+def _with_artifact(rule: str, case: Case, ended: datetime, message: str, **changes: Any) -> Decision:
+    state = State("succeeded", SUCCEEDED_REASON, message)
+    status = next_status(case, state, completion_time=rfc3339(ended), **changes)
     return Decision(rule, status=status, events=told(case, status), requeue_after=_expires(case, ended))
 
 

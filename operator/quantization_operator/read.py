@@ -2,11 +2,19 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from quantization_operator import paths
 from quantization_operator.cache import Key, Kind
 from quantization_operator.kube import METADATA_LIST, ApiError, Kube
-from quantization_operator.snapshots import JOB_UID_LABEL, ChildJob, ChildPod, KubernetesWarning, version
+from quantization_operator.snapshots import (
+    JOB_UID_LABEL,
+    ChildJob,
+    ChildPod,
+    JobRequest,
+    KubernetesWarning,
+    version,
+)
 from quantization_operator.workload import MANAGED_BY_SELECTOR
 
 PAGE = "500"
@@ -40,8 +48,17 @@ class Reader:
 
     async def job(self, namespace: str, name: str) -> ChildJob | None:
         """A Job by its name, or None."""
+        body = await self._item("Job", namespace, name)
+        return None if body is None else ChildJob.of(body)
+
+    async def whole_request(self, namespace: str, name: str) -> JobRequest | None:
+        """A QuantizationJob with its spec and status, which the cache does not keep when it has ended; or None."""
+        body = await self._item("QuantizationJob", namespace, name)
+        return None if body is None else JobRequest.of(body, whole=True)
+
+    async def _item(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
         try:
-            return ChildJob.of(await self._kube.request("GET", paths.item("Job", namespace, name)))
+            return await self._kube.request("GET", paths.item(kind, namespace, name))
         except ApiError as error:
             if error.code == _NOT_FOUND:
                 return None

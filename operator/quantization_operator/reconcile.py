@@ -28,6 +28,7 @@ RULES: tuple[tuple[Callable[[Case], Decision | None], str], ...] = (
     (ending.job_deleted, "its Job is gone"),
     (beginning.stopping, "its pause ended, the Job from before it is still there"),
     (beginning.output_taken, "it has no Job, and another job has its output"),
+    (beginning.trusted, "it has no Job, and another job's result is to be believed"),
     (beginning.create, "it has no Job"),
     (progressing.in_progress, "its Job waits or runs"),
 )

@@ -138,8 +138,8 @@ class JobRequest:
         return self.deleted is not None
 
     @classmethod
-    def of(cls, body: Mapping[str, Any]) -> "JobRequest":
-        """The picture of a QuantizationJob as the API server sends it."""
+    def of(cls, body: Mapping[str, Any], *, whole: bool = False) -> "JobRequest":
+        """The picture of a QuantizationJob as the API server sends it. whole: with its spec and status in any case."""
         metadata, status = body["metadata"], body.get("status") or {}
         finished = finished_as(status.get("conditions") or ())
         generation = int(metadata.get("generation") or 0)
@@ -161,8 +161,8 @@ class JobRequest:
             finalizers=finalizers,
             queue_labels={} if settled else _queue_entries(metadata.get("labels")),
             queue_annotations={} if settled else _queue_entries(metadata.get("annotations")),
-            spec=json.dumps(spec) if cleans_up or not (settled or job_name) else "",
-            status=json.dumps(status) if cleans_up or not settled else "",
+            spec=json.dumps(spec) if whole or cleans_up or not (settled or job_name) else "",
+            status=json.dumps(status) if whole or cleans_up or not settled else "",
             suspend=bool(spec.get("suspend")),
             ttl_seconds=ttl if isinstance(ttl := spec.get("ttlSecondsAfterFinished"), int) else None,
             deletes_artifact=spec.get("artifactPolicy") == "Delete",

@@ -38,6 +38,7 @@ def test_the_service_account_may_do_what_is_listed_and_no_more(api: ApiServer) -
 
     for allowed in (
         ("list", "quantizationjobs.quantization.dev"),
+        ("get", "quantizationjobs.quantization.dev"),
         ("patch", "quantizationjobs.quantization.dev"),
         ("patch", "quantizationjobs.quantization.dev", "--subresource=status"),
         ("delete", "quantizationjobs.quantization.dev"),

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.integration
 
 PAUSE = ("suspend", True)
 DELETE = ("artifactPolicy", "Delete")
+TRUSTED = ("reuse", "Trusted")
 
 
 def at(name: str) -> tuple[str, Any]:
@@ -215,6 +216,33 @@ def test_a_result_that_is_reused_is_told_and_counted(cluster: Cluster, operator:
     assert cluster.status("again")["artifact"]["reusedFrom"] == "s3://artifacts/again"
     assert operator.metric("quantization_jobs_reused_total") == 1
     assert operator.metric("quantization_artifact_bytes_total") == 0
+
+
+def test_a_result_that_is_trusted_costs_no_pod_and_is_kept(cluster: Cluster, operator: Operator) -> None:
+    one = cluster.submit("believed", at("trusted"), DELETE)
+    succeed(cluster, "believed", one)
+    two = cluster.submit("believer", at("trusted/"), TRUSTED)
+    cluster.wait("believer", "Ready")
+    first, status = cluster.status("believed"), cluster.status("believer")
+    place = {"uri": "s3://artifacts/trusted/", "reusedFrom": "s3://artifacts/trusted/"}
+    assert status["artifact"] == first["artifact"] | place
+    assert (status["recipe"], status["metrics"]) == (first["recipe"], first["metrics"])
+    assert (status["phase"], status["observedGeneration"]) == ("Succeeded", 1)
+    assert {"completionTime"} == {"completionTime", "startTime", "jobName", "attempts"} & set(status)
+    (ready,) = (c for c in status["conditions"] if c["status"] == "True")
+    assert (ready["type"], ready["reason"]) == ("Ready", "Succeeded")
+    assert "QuantizationJob believed" in ready["message"]
+    until("it is told", lambda: cluster.events("believer") == ["Succeeded"])
+    assert operator.metric("quantization_jobs_reused_total") == 1
+
+    delete(cluster, "believed")
+    gone(cluster, "qj", "believed")
+    until("it is told", lambda: "ArtifactKept" in cluster.events("believed"))
+    assert not cluster.read("job", cleanup_name("believed", one))
+    three = cluster.submit("doubter", at("trusted"), TRUSTED, ("template.image", "quantizer:another"))
+    the_job(cluster, job_name("doubter", three))
+    assert not cluster.jobs(two)
+    assert not cluster.items("pods", f"quantization.dev/job-uid={two}")
 
 
 def test_an_object_of_another_controller_is_left_alone(cluster: Cluster, operator: Operator) -> None:

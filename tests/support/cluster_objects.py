@@ -191,6 +191,12 @@ def condition_status(state: str, reason: str = "Running", **more: Any) -> dict[s
     } | more
 
 
+def result_status(**more: Any) -> dict[str, Any]:
+    """The status of a job that succeeded with RESULT."""
+    result = RESULT.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return condition_status("Ready", "Succeeded", completionTime=ENDED) | result | more
+
+
 def plain(value: Any) -> Any:
     """A model or a nested object as plain JSON data."""
     return json.loads(json.dumps(value, default=str))

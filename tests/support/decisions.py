@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.support.cluster_objects import condition_status, job
+from tests.support.cluster_objects import ENDED, condition_status, job, result_status
 
 from quantization_api.failures import Category
 from quantization_api.status import QuantizationJobStatus
@@ -27,6 +27,16 @@ NO_ANSWER = Refusal(500, 'failed calling webhook "nobody.example.com": connect: 
 QUOTA = KubernetesWarning("FailedCreate", "exceeded quota: gpus", NOW)
 NOT_SECURE = KubernetesWarning("FailedCreate", 'violates PodSecurity "restricted"', NOW)
 OTHER = Peer("other", "0", NOW - timedelta(days=1), has_job=True, finished=False, deleting=False)
+DONE = replace(OTHER, finished=True, completed=datetime.fromisoformat(ENDED))
+TRUSTED = ("reuse", "Trusted")
+
+
+def read_whole(
+    *changes: tuple[str, Any], status: dict[str, Any] | None = None, **metadata: Any
+) -> JobRequest:
+    """What is read of DONE: the same spec as that of `job`, and a result."""
+    body = job(*changes, status=status or result_status(), **({"uid": "0", "name": "other"} | metadata))
+    return JobRequest.of(body, whole=True)
 
 
 @dataclass(frozen=True)

@@ -472,6 +472,7 @@ VALID_CHANGES: dict[str, tuple[tuple[str, Any], ...]] = {
         ("template.priorityClassName", "batch"),
     ),
     "limits": (("backoffLimit", 0), ("activeDeadlineSeconds", 3600), ("suspend", False), ("reuse", "Never")),
+    "a result that is believed": (("reuse", "Trusted"),),
     "a pause": (("suspend", True),),
     "removed at once when it has ended": (("ttlSecondsAfterFinished", 0),),
     "the artifact goes with it": (("artifactPolicy", "Delete"), ("ttlSecondsAfterFinished", 86400)),

@@ -139,6 +139,14 @@ def test_the_request_has_what_the_pod_needs_and_no_secret() -> None:
     assert "credentials" not in text
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"), [("Allowed", "Allowed"), ("Trusted", "Allowed"), ("Never", "Never")]
+)
+def test_a_pod_that_is_started_looks_for_the_result_unless_it_may_not(asked: str, told: str) -> None:
+    """Also an older image, which knows no other words."""
+    assert RunRequest.from_spec("job", "default", "uid", spec(("reuse", asked))).reuse == told
+
+
 @given(message=st.text(max_size=1024), hint=st.text(max_size=1024), reader=st.text(max_size=256))
 def test_a_result_always_fits_a_termination_message(message: str, hint: str, reader: str) -> None:
     artifact = Artifact(

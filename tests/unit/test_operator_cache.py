@@ -1,11 +1,13 @@
 """The cache keeps the newest of what it is told, in whatever order, and little of what has ended."""
 
 import itertools
+from datetime import datetime
 from typing import Any
 
 import pytest
 from tests.support.cluster_objects import (
     CREATED,
+    ENDED,
     JOB_UID,
     UID,
     child,
@@ -164,12 +166,21 @@ def test_a_job_leaves_its_output_when_it_fails() -> None:
     cache.put(JobRequest.of(job(uid="other", name="other")))
     (peer,) = cache.peers(me)
     assert not peer.has_job
+    assert peer.spec
     cache.put(ChildJob.of(child(labels={JOB_UID_LABEL: "other"})))
     (peer,) = cache.peers(me)
     assert peer.has_job
     failed = condition_status("Stalled", "Internal")
     cache.put(JobRequest.of(job(uid="other", name="other", resourceVersion="11", status=failed)))
     assert cache.peers(me) == ()
+
+
+def test_of_a_job_that_succeeded_its_end_is_known_and_nothing_that_takes_room() -> None:
+    cache, me = Cache(), JobRequest.of(job())
+    done = condition_status("Ready", "Succeeded", completionTime=ENDED)
+    cache.put(JobRequest.of(job(uid="other", name="other", status=done)))
+    (peer,) = cache.peers(me)
+    assert (peer.finished, peer.completed, peer.spec) == (True, datetime.fromisoformat(ENDED), "")
 
 
 def volume(claim: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Each policy by itself: what is asked, and what it answers.
 
-More in `test_operator_policies_waiting`, `test_operator_refused` and `test_operator_queueing`.
+More in `test_operator_policies_waiting`, `test_operator_refused`, `test_operator_queueing` and `test_operator_reuse`.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -126,13 +126,15 @@ def test_an_object_of_another_controller_is_known(value: str | None, another: bo
 
 
 @pytest.mark.parametrize(
-    ("request_body", "makes_job", "wanted"),
+    ("request_body", "makes_artifact", "wanted"),
     [
         (job(), True, None),
         (job(DELETE), True, (FINALIZER,)),
         (job(DELETE), False, None),
         (job(DELETE, finalizers=["a/b"]), True, ("a/b", FINALIZER)),
         (job(DELETE, status=condition_status("Ready", "Succeeded")), False, (FINALIZER,)),
+        (job(DELETE, status=condition_status("Ready", "Succeeded", jobName="")), False, (FINALIZER,)),
+        (job(DELETE, status=condition_status("Stalled", "Internal", jobName="")), False, None),
         (job(DELETE, finalizers=[FINALIZER]), False, None),
         (job(finalizers=["a/b", FINALIZER]), False, ("a/b",)),
         (job(finalizers=[FINALIZER]), True, ()),
@@ -144,6 +146,8 @@ def test_an_object_of_another_controller_is_known(value: str | None, another: bo
         "Delete, and there was no Job: nothing to remove",
         "beside those of others",
         "Delete was asked for after the Job was made",
+        "Delete was asked for after a result was taken over without a Job",
+        "it failed before there was a Job: nothing to remove",
         "it has it, during a pause too",
         "Retain was asked for later: without",
         "Retain was asked for during a pause",
@@ -151,9 +155,9 @@ def test_an_object_of_another_controller_is_known(value: str | None, another: bo
     ],
 )
 def test_the_finalizer_is_there_when_something_may_have_to_be_removed(
-    request_body: dict[str, Any], makes_job: bool, wanted: tuple[str, ...] | None
+    request_body: dict[str, Any], makes_artifact: bool, wanted: tuple[str, ...] | None
 ) -> None:
-    assert artifact.finalizers(JobRequest.of(request_body), makes_job) == wanted
+    assert artifact.finalizers(JobRequest.of(request_body), makes_artifact) == wanted
 
 
 @pytest.mark.parametrize(

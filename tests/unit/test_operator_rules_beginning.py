@@ -1,14 +1,17 @@
-"""Before there is a Job (`rules/beginning.py`): a pause, an output that is taken, a Job that is made or refused."""
+"""Before there is a Job (`rules/beginning.py`): a pause, a taken output, a trusted result, a Job made or refused."""
 
 from dataclasses import replace
 
 import pytest
 from tests.support.cluster_objects import (
+    ENDED,
     NAME,
+    RESULT,
     child,
     condition_status,
     ended,
     job,
+    result_status,
     running,
     succeeded,
     terminated,
@@ -16,26 +19,32 @@ from tests.support.cluster_objects import (
 from tests.support.decisions import (
     DELETED,
     DENIED,
+    DONE,
+    FRESH,
     MADE,
     NO_ANSWER,
     OTHER,
     RUNS,
+    TRUSTED,
     Case,
     decide,
     decided_as_told,
     fits_the_contract,
+    read_whole,
     written_once,
 )
 
 from quantization_api.failures import Category
 from quantization_operator.decision import Refusal
-from quantization_operator.snapshots import FAILED_BEFORE_ANNOTATION
+from quantization_operator.snapshots import FAILED_BEFORE_ANNOTATION, FINALIZER
 
 pytestmark = pytest.mark.unit
 
 INVALID = ("backoffLimit", -1)
 PAUSE = ("suspend", True)
+DELETE = ("artifactPolicy", "Delete")
 PAUSED = {k: v for k, v in condition_status("Suspended", "Suspended").items() if k != "jobName"}
+READ = {"peers": (DONE,), "earlier": (read_whole(),)}
 FORBIDDEN = Refusal(422, "ValidatingAdmissionPolicy 'no' with binding 'no' denied request: no Jobs today")
 
 CASES: dict[str, Case] = {
@@ -237,7 +246,108 @@ CASES: dict[str, Case] = {
         requeued=5.0,
     ),
     "another job succeeded at the output: the pod decides": Case(
-        request=job(), more={"peers": (replace(OTHER, finished=True),)}, rule="create", creates=True
+        request=job(), more={"peers": (DONE,)}, rule="create", creates=True
+    ),
+    # --- a result that is trusted
+    "who succeeded may be believed: read what it is now": Case(
+        request=job(TRUSTED), more={"peers": (DONE,)}, rule="trusted", look="earlier"
+    ),
+    "who is believed asked for the same: look whether a Job was made all the same": Case(
+        request=job(TRUSTED), more=READ, rule="trusted", look="objects"
+    ),
+    "who is believed asked for the same: its result, and no Job": Case(
+        request=job(TRUSTED),
+        more=READ | FRESH,
+        rule="trusted",
+        phase="Succeeded",
+        reason="Succeeded",
+        said="QuantizationJob other is trusted, nothing was read: the artifact is at s3://artifacts/stories15m-gptq",
+        events=("Succeeded",),
+    ),
+    "it expires as any other": Case(
+        request=job(TRUSTED, ("ttlSecondsAfterFinished", 60)),
+        more=READ | FRESH,
+        rule="trusted",
+        phase="Succeeded",
+        reason="Succeeded",
+        events=("Succeeded",),
+        requeued=60.0,
+    ),
+    "its artifact is to go with it: the finalizer comes before the result": Case(
+        request=job(TRUSTED, DELETE), more=READ | FRESH, rule="trusted", finalizers=(FINALIZER,)
+    ),
+    "it has the finalizer: the result": Case(
+        request=job(TRUSTED, DELETE, finalizers=[FINALIZER]),
+        more=READ | FRESH,
+        rule="trusted",
+        phase="Succeeded",
+        reason="Succeeded",
+        events=("Succeeded",),
+    ),
+    "who succeeded asked for something else: the pod decides": Case(
+        request=job(TRUSTED),
+        more=READ | {"earlier": (read_whole(("workflow.passes.0.bits", 8)),)},
+        rule="create",
+        creates=True,
+    ),
+    "who succeeded is gone: the pod decides": Case(
+        request=job(TRUSTED), more=READ | {"earlier": ()}, rule="create", creates=True
+    ),
+    "nobody is believed, and the Job is refused: told": Case(
+        request=job(TRUSTED),
+        more=READ | {"earlier": (), "refusal": DENIED},
+        rule="refused job",
+        phase="Pending",
+        reason="JobRefused",
+        events=("JobRefused",),
+        retried=True,
+    ),
+    "nobody has succeeded yet: the pod decides": Case(request=job(TRUSTED), rule="create", creates=True),
+    "who may be believed goes: wait, and then the pod decides": Case(
+        request=job(TRUSTED),
+        more={"peers": (replace(DONE, deleting=True),)},
+        rule="output in use",
+        phase="Pending",
+        reason="OutputInUse",
+        said="other",
+        events=("OutputInUse",),
+        requeued=5.0,
+    ),
+    "who could be believed soon runs: refused as without trust": Case(
+        request=job(TRUSTED),
+        more={"peers": (OTHER,)},
+        rule="output taken",
+        phase="Failed",
+        category=Category.ARTIFACT_CONFLICT,
+        events=("ArtifactConflict",),
+    ),
+    "it trusts, and is paused: no result before the pause ends": Case(
+        request=job(TRUSTED, PAUSE),
+        more=READ | FRESH,
+        rule="paused",
+        phase="Suspended",
+        reason="Suspended",
+        events=("Suspended",),
+    ),
+    "it trusts, and has a Job: that goes on": Case(
+        request=job(TRUSTED, status=RUNS), child=child(), pods=[running()], more=READ | FRESH, rule="running"
+    ),
+    "it trusts, and its Job waits in a queue: that stays there": Case(
+        request=job(TRUSTED, status=MADE),
+        child=child(suspend=True),
+        more=READ | FRESH,
+        rule="waiting",
+        phase="Queued",
+        reason="Queued",
+        events=("Queued",),
+    ),
+    "it failed before it had a Job, and was changed: the pod decides": Case(
+        request=job(
+            TRUSTED, generation=2, status=condition_status("Stalled", "ArtifactConflict", jobName="")
+        ),
+        more=READ | FRESH,
+        rule="create",
+        creates=True,
     ),
 }
 
@@ -285,6 +395,33 @@ def test_a_pause_is_neither_progress_nor_failure() -> None:
         "Stalled": "False",
         "Suspended": "True",
     }
+
+
+def test_a_result_that_is_trusted_is_told_as_one_that_a_pod_found() -> None:
+    mine = ("output.uri", "s3://artifacts/stories15m-gptq/")
+    trial = {"parameters": "bits=4", "metrics": [{"name": "ppl", "output": 10.2}]}
+    progress = {"percent": 100, "stage": "done", "layer": 6, "layers": 6}
+    earlier = read_whole(status=result_status(trials=[trial], progress=progress))
+    status = decide(Case(request=job(TRUSTED, mine), more=READ | FRESH | {"earlier": (earlier,)})).status
+    assert status is not None
+    written = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    result = RESULT.model_dump(mode="json", by_alias=True, exclude_none=True)
+    place = {"uri": mine[1], "reusedFrom": mine[1]}
+    assert written["artifact"] == result["artifact"] | place
+    assert (written["recipe"], written["metrics"]) == (result["recipe"], result["metrics"])
+    assert (written["trials"], written["progress"]) == ([trial], progress)
+    assert (written["passes"], written["completionTime"]) == ("GptqQuantizer", "2026-01-01T00:00:12Z")
+    assert not {"jobName", "startTime", "failure"} & set(written)
+    assert written["completionTime"] != ENDED, "its own end, from which its time to live counts"
+
+
+def test_attempts_before_a_pause_are_not_forgotten_for_a_result_that_is_trusted() -> None:
+    before = PAUSED | {"attempts": {"failed": 1, "disrupted": 2}}
+    status = decide(Case(request=job(TRUSTED, status=before), more=READ | FRESH)).status
+    assert status is not None
+    assert status.attempts is not None
+    assert (status.attempts.failed, status.attempts.disrupted) == (1, 2)
+    assert status.start_time is None
 
 
 def test_a_refused_job_is_not_tried_before_the_api_server_wants_it() -> None:

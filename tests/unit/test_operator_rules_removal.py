@@ -11,6 +11,7 @@ from tests.support.cluster_objects import (
     condition_status,
     ended,
     job,
+    result_status,
     running,
     succeeded,
     terminated,
@@ -25,6 +26,7 @@ from tests.support.decisions import (
     OTHER,
     RUNS,
     SETTINGS,
+    TRUSTED,
     Case,
     decide,
     decided_as_told,
@@ -33,7 +35,7 @@ from tests.support.decisions import (
 
 from quantization_operator.decision import Refusal
 from quantization_operator.reconcile import reconcile
-from quantization_operator.snapshots import FINALIZER, ChildJob, ChildPod
+from quantization_operator.snapshots import FINALIZER, ChildJob, ChildPod, JobRequest
 
 pytestmark = pytest.mark.unit
 
@@ -50,6 +52,8 @@ def cleanup(status: dict[str, Any] | None = None) -> ChildJob:
     """The Job that removes the artifact."""
     return ChildJob.of(child(status=status, name="cleanup", uid="cleanup", ownerReferences=[]))
 
+
+HEIR = replace(OTHER, has_job=False, spec=JobRequest.of(job(TRUSTED)).spec)
 
 CASES: dict[str, Case] = {
     "the object is being deleted: nothing": Case(
@@ -233,6 +237,22 @@ CASES: dict[str, Case] = {
         rule="released",
         releases=True,
         events=("ArtifactKept",),
+    ),
+    "another job trusts this one, and may have read it just now: the artifact is kept": Case(
+        request=leaving(status=result_status()),
+        more={"peers": (HEIR,)},
+        rule="released",
+        releases=True,
+        events=("ArtifactKept",),
+    ),
+    "another job trusts this one, but its artifact is already being removed": Case(
+        request=leaving(status=result_status()),
+        more={"peers": (HEIR,), "cleanup": cleanup()},
+        rule="clean up",
+        requeued=588.0,
+    ),
+    "Delete was asked for after a result was taken over: the finalizer": Case(
+        request=job(DELETE, status=result_status(jobName="")), rule="finalizer", finalizers=(FINALIZER,)
     ),
 }
 

@@ -35,6 +35,11 @@ def test_a_valid_manifest_becomes_a_request(tmp_path: Path) -> None:
     assert "credentials" not in request.model_dump_json().lower()
 
 
+def test_who_would_believe_another_job_looks_for_its_artifact_when_he_runs(tmp_path: Path) -> None:
+    request = load_request(written(tmp_path, manifest(("reuse", "Trusted"))))
+    assert request.reuse == "Allowed"
+
+
 @pytest.mark.parametrize("case", [c for c in INVALID if c.client_sentence], ids=lambda c: c.name)
 def test_an_invalid_manifest_gets_the_api_servers_sentence(case: Invalid, tmp_path: Path) -> None:
     with pytest.raises(QuantizationError) as caught:

@@ -15,13 +15,15 @@ LEAST_TRY_SECONDS = 60.0
 """So long a process tries at least, also one that was down until the bound had passed."""
 
 
-def finalizers(request: JobRequest, makes_job: bool) -> tuple[str, ...] | None:
+def finalizers(request: JobRequest, makes_artifact: bool) -> tuple[str, ...] | None:
     """The finalizers that the object should have; None when it has them.
 
-    Ours only when there may be something to remove: with the policy Delete, and a Job that was made or is made now.
+    Ours only when there may be something to remove: with the policy Delete, and a Job, or a result without one, that
+    there is or that comes now.
     """
     has = FINALIZER in request.finalizers
-    wanted = request.deletes_artifact and (makes_job or has or bool(request.job_name))
+    made = bool(request.job_name) or request.finished == "Succeeded"
+    wanted = request.deletes_artifact and (makes_artifact or has or made)
     if wanted == has:
         return None
     return (*request.finalizers, FINALIZER) if wanted else without(request)

@@ -4,9 +4,10 @@ Only objects of one namespace are compared, so that nobody can see, or hold up, 
 cannot know the pod decides, in one place (quantizer.store): the claim on the output keeps two runs apart, and an
 artifact that is already there is the result when its recipe is the same, and a conflict when it is not.
 
-So there is no reuse without a pod: the recipe is a digest over the workflow *and* the revisions of the model and
+So nothing is proven without a pod: the recipe is a digest over the workflow *and* the revisions of the model and
 of the texts, and a job that Succeeded with the same workflow says neither that its inputs are still the same
 bytes nor that its artifact is still there. Both are read by the pod, within seconds, before it computes anything.
+Who knows that both hold may have such a job believed, unproven: `reuse`.
 """
 
 from collections.abc import Iterable

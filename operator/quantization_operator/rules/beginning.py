@@ -1,4 +1,4 @@
-"""Before there is a Job: a pause, a spec that cannot be run, an output that is taken, and then the Job."""
+"""Before there is a Job: a pause, a spec that cannot be run, an output that is taken, a result to believe, the Job."""
 
 from quantization_api.failures import Category
 from quantization_api.status import Failure
@@ -6,8 +6,8 @@ from quantization_operator import cures, workload
 from quantization_operator.conditions import SUSPENDED_REASON, State
 from quantization_operator.decision import Case, Decision
 from quantization_operator.diagnose import failure, with_cure
-from quantization_operator.outcome import failed, next_status, told
-from quantization_operator.policies import admission, artifact, conflict, refused, retry
+from quantization_operator.outcome import failed, next_status, taken_over, told
+from quantization_operator.policies import admission, artifact, conflict, refused, retry, reuse
 
 LOOK_AGAIN_SECONDS = 5.0
 """The end of another object is not told to the jobs that wait for it."""
@@ -65,13 +65,35 @@ def output_taken(case: Case) -> Decision | None:
     return None
 
 
+def trusted(case: Case) -> Decision | None:
+    """spec.reuse is Trusted, and a job with the same output succeeded: its result, without a pod, if it may be had.
+
+    Not from the cache: the other job may be on its way out by now, and a Job may run that the cache does not know of.
+    One that failed, and is judged again, is no peer of the other: that would not keep its artifact for it.
+    """
+    spec = reuse.trusts(case.request.spec) if case.child is None and not case.request.finished else None
+    last = reuse.last(case.observed.peers)
+    if spec is None or last is None:
+        return None
+    if case.observed.earlier is None:
+        return Decision("trusted", look="earlier")
+    found = reuse.believed(spec, last, case.observed.earlier)
+    if found is None:
+        return None
+    if not case.observed.fresh:
+        return Decision("trusted", look="objects")
+    if finalizers := artifact.finalizers(case.request, makes_artifact=True):
+        return Decision("trusted", finalizers=finalizers)
+    return taken_over("trusted", case, last.name, found)
+
+
 def create(case: Case) -> Decision | None:
     """Make the Job, if the API server takes it; before it the finalizer, if the artifact is to go with the object."""
     if case.child is not None:
         return None
     refusal = case.observed.refusal
     if refusal is None:
-        if finalizers := artifact.finalizers(case.request, makes_job=True):
+        if finalizers := artifact.finalizers(case.request, makes_artifact=True):
             return Decision("create", finalizers=finalizers)
         spec = admission.admit(case.request.spec)
         if isinstance(spec, Failure):

@@ -5,7 +5,7 @@ from quantization_api.status import Failure
 from quantization_operator import workload
 from quantization_operator.decision import Case, Decision, Event, Refusal
 from quantization_operator.diagnose import job_failure, success_of
-from quantization_operator.policies import admission, artifact, managed_by
+from quantization_operator.policies import admission, artifact, managed_by, reuse
 from quantization_operator.snapshots import FINALIZER
 
 LEFT = "ArtifactLeft"
@@ -33,7 +33,10 @@ def clean_up(case: Case) -> Decision:
     what was deleted while the operator was down is tried all the same.
     """
     request, observed, child = case.request, case.observed, case.child
-    if kept_for := artifact.kept_for(observed.peers):
+    kept_for = artifact.kept_for(observed.peers)
+    if kept_for is None and observed.cleanup is None:
+        kept_for = reuse.heir(request, observed.peers)
+    if kept_for is not None:
         message = (
             f"the artifact at {request.output} stays: it is also that of QuantizationJob {kept_for.name}"
         )
@@ -101,6 +104,6 @@ def _release(case: Case, event: Event) -> Decision:
 
 
 def finalizer(case: Case) -> Decision | None:
-    """artifactPolicy was changed after the Job was made."""
-    wanted = artifact.finalizers(case.request, makes_job=False)
+    """artifactPolicy was changed after the Job was made, or the result taken over."""
+    wanted = artifact.finalizers(case.request, makes_artifact=False)
     return None if wanted is None else Decision("finalizer", finalizers=wanted)
