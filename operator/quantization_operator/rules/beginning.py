@@ -71,9 +71,8 @@ def trusted(case: Case) -> Decision | None:
     Not from the cache: the other job may be on its way out by now, and a Job may run that the cache does not know of.
     One that failed, and is judged again, is no peer of the other: that would not keep its artifact for it.
     """
-    spec = reuse.trusts(case.request.spec) if case.child is None and not case.request.finished else None
-    last = reuse.last(case.observed.peers)
-    if spec is None or last is None:
+    last = reuse.last(case.observed.peers) if case.child is None and not case.request.finished else None
+    if last is None or (spec := reuse.trusts(case.request.spec)) is None:
         return None
     if case.observed.earlier is None:
         return Decision("trusted", look="earlier")
