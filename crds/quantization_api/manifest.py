@@ -41,13 +41,17 @@ class InputRecord(_Document):
 
 
 class ModuleRecord(_Document):
-    """How well one linear was quantized: Hessian-weighted relative errors, ours and plain rounding's."""
+    """How well one linear was quantized: Hessian-weighted relative errors, ours and plain rounding's.
+
+    tokens: calibration tokens that it read (an expert reads those that its router sends it); None where unknown.
+    """
 
     name: str
     shape: tuple[int, int]
     error: float
     error_rtn: float
     damping: float
+    tokens: int | None = None
 
 
 class ExportRecord(_Document):

@@ -51,6 +51,7 @@ def make_manifest(
                 error=module.error,
                 error_rtn=module.error_rtn,
                 damping=module.damp_percent,
+                tokens=module.tokens,
             )
             for module in quantized.modules
         ],

@@ -17,6 +17,7 @@ from quantizer.implementations import package
 from quantizer.implementations.local_model import copy_model
 from quantizer.job import Job, Setting, readable
 from quantizer.measure import Measured, measure
+from quantizer.report.few_tokens import few_tokens
 from quantizer.report.workload import head_share
 from quantizer.store.artifact import ArtifactWriter
 from quantizer.store.finished_layers import FinishedLayers
@@ -41,6 +42,8 @@ class RoundedModule(Protocol):
     def error_rtn(self) -> float: ...
     @property
     def damp_percent(self) -> float: ...
+    @property
+    def tokens(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,10 @@ class Quantized:
 def quantize(job: Job, setting: Setting, writer: ArtifactWriter) -> Quantized:
     """Rounds the weights and hands the checkpoint to the writer."""
     setting.tracker.count_tokens("calibrate", job.calibration.tokens)
-    return _native(job, setting, writer) if job.native else _package(job, setting, writer)
+    quantized = _native(job, setting, writer) if job.native else _package(job, setting, writer)
+    if told := few_tokens(quantized.modules):
+        logger.warning("%s", told)
+    return quantized
 
 
 def _native(job: Job, setting: Setting, writer: ArtifactWriter) -> Quantized:

@@ -13,6 +13,7 @@ from quantization_api.status import MetricResult
 from quantizer.export.plan import plan_build
 from quantizer.inspection import group_sizes
 from quantizer.report.document import report_files
+from quantizer.report.few_tokens import few_tokens
 from quantizer.report.model_card import format_value, model_card
 from quantizer.report.readers import Written, not_read_by, readers, written_by
 
@@ -111,6 +112,36 @@ def test_the_report_is_one_page_that_needs_nothing_else() -> None:
     for name, data in files.items():
         if name.endswith(".svg"):
             assert ET.fromstring(data.decode()).tag.endswith("svg")
+
+
+def with_tokens(*tokens: int | None) -> Manifest:
+    """A manifest whose linears, of 288 inputs, read so many tokens."""
+    module = a_manifest().modules[0]
+    modules = [
+        module.model_copy(update={"name": f"layers.0.experts.{number}.w1", "tokens": count})
+        for number, count in enumerate(tokens)
+    ]
+    return a_manifest().model_copy(update={"modules": modules})
+
+
+def test_linears_with_fewer_tokens_than_inputs_are_counted_and_the_neediest_named() -> None:
+    manifest = with_tokens(287, 288, 5, None, 90, 4000, 17)
+    told = few_tokens(manifest.modules)
+    assert told is not None
+    assert told.startswith(
+        "4 of 7 linears read fewer calibration tokens than they have inputs: layers.0.experts.2.w1 (5 for 288), "
+        "layers.0.experts.6.w1 (17 for 288), layers.0.experts.4.w1 (90 for 288) and 1 more."
+    )
+    assert "Raise max_samples" in told
+    assert f"## Calibration\n\n{told}\n" in model_card(manifest, "file:///a")
+    page = report_files(manifest, {"quantize": 1.0})["report.html"].decode()
+    assert "<td>0.01</td><td>4,000</td></tr>" in page
+    assert "<td>0.01</td><td>-</td></tr>" in page
+
+
+def test_nothing_is_told_of_linears_that_read_enough_or_nobody_knows_how_much() -> None:
+    assert few_tokens(with_tokens(288, 4000, None).modules) is None
+    assert "## Calibration" not in model_card(with_tokens(288, None), "file:///a")
 
 
 def test_the_same_run_draws_the_same_pictures() -> None:

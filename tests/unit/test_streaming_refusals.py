@@ -215,6 +215,23 @@ def test_an_expert_without_a_token_is_named(kind: str, tmp_path: Path) -> None:
     assert not list((tmp_path / "out").glob("*.safetensors"))
 
 
+@pytest.mark.parametrize("kind", PASSES)
+def test_an_expert_reports_the_tokens_that_it_was_sent(kind: str, tmp_path: Path) -> None:
+    save_family("qwen3_moe, all sparse, normalized", tmp_path / "model")
+    tokens = family_batches(4, 5)
+    report = run_layers(
+        DirectorySource(tmp_path / "model"), tokens, PASSES[kind], tmp_path / "out", tmp_path / "scratch"
+    )
+    read = {module.name: module.tokens for module in report.modules}
+    assert read["model.layers.1.self_attn.o_proj"] == tokens.tokens
+    experts = [f"model.layers.1.mlp.experts.{expert}" for expert in range(3)]
+    counts = [read[f"{expert}.down_proj"] for expert in experts]
+    assert counts == [read[f"{expert}.up_proj"] for expert in experts]
+    assert all(counts)
+    assert len(set(counts)) > 1  # or what was counted was not an expert's own
+    assert sum(count or 0 for count in counts) == 2 * tokens.tokens
+
+
 def refused(tmp_path: Path, sentence: str) -> Category:
     """The category of a refusal before anything is computed or written, whatever the pass."""
     categories = set()

@@ -21,6 +21,7 @@ class ModuleReport:
         the package's own calibration activations. AWQ's error is measured on the scaled weights and inputs,
         which compute the same function.
     damp_percent: the damping that was used; 0 for AWQ, which has none.
+    tokens: unknown; the packages are given dense models only, whose linears read every calibration token.
     """
 
     name: str
@@ -28,6 +29,7 @@ class ModuleReport:
     error: float
     error_rtn: float
     damp_percent: float
+    tokens: int | None = None
 
 
 @dataclass

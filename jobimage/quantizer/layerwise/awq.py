@@ -213,7 +213,7 @@ class _Solve:
             changed = put_rounded(full, linear, rounded, read.gram, self.format)
             error, error_rtn = self.yardsticks[name].relative(changed)
             shape = (linear.out_features, linear.in_features)
-            reports.append(ModuleReport(full, shape, error, error_rtn))
+            reports.append(ModuleReport(full, shape, error, error_rtn, tokens=read.tokens))
         return reports
 
     def _put(self, name: str, module: nn.Module, leaf: str, value: Tensor) -> None:

@@ -87,7 +87,7 @@ class GptqLayerPass(PlainPass):
             yardstick = plain_rounding(linear.weight, hessian, self.nearest, self.format)
             error, error_rtn = yardstick.relative(put_rounded(full, linear, part, hessian, self.format))
             shape = (linear.out_features, linear.in_features)
-            report = ModuleReport(full, shape, error, error_rtn, solved.damp_percent)
+            report = ModuleReport(full, shape, error, error_rtn, solved.damp_percent, statistics.tokens)
             check_quality([report], "Raise damp_percent, or calibrate with more text.")
             finished.modules.append(report)
             finished.tensors |= pack_linear(full, part, self.format)

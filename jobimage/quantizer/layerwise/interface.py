@@ -30,6 +30,7 @@ class ModuleReport:
     error, error_rtn: tr(E H E') / tr(W H W') of the pass and of plain rounding, without damping; what is
         measured is the weight as a reader will see it.
     damp_percent: the damping that was used, 0 where the pass has none.
+    tokens: calibration tokens that the linear read; None where it was rounded without any.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ModuleReport:
     error: float
     error_rtn: float
     damp_percent: float = 0.0
+    tokens: int | None = None
 
 
 @dataclass

@@ -114,6 +114,7 @@ class QuarotLayerPass:
         weights = {f"{name}.weight": layer.walk.linear(name).weight for name in names.names}
         results = self.bound.quarot.round_stage(names.names, weights, hessian)
         reports: list[ModuleReport] = []
+        tokens = statistics.tokens if statistics else None
         for name, result in results.items():
             full, linear = layer.prefix + name, layer.walk.linear(name)
             if result.rounded is None:
@@ -121,7 +122,7 @@ class QuarotLayerPass:
                 finished.tensors[f"{full}.weight"] = layer.stored(f"{name}.weight", result.stored)
                 continue
             rounded = result.rounded.grid
-            reports.append(self._report(full, linear.weight, result))
+            reports.append(replace(self._report(full, linear.weight, result), tokens=tokens))
             finished.tensors |= pack_linear(full, rounded, self.format)
             seen = self.format.as_read(*rounded)
             linear.weight.copy_(self.bound.quarot.restored(name, seen))

@@ -11,6 +11,11 @@ from quantizer.finite import all_finite
 from quantizer.passes.hessian import GramMatrix
 from quantizer.passes.magnitude import MeanMagnitude
 
+MORE_TOKENS = (
+    "Raise max_samples (of QuaRot calibration_nsamples too) or max_seq_len of the pass's data config."
+)
+"""What to do where a linear read too little."""
+
 
 class InputStatistics:
     """Of one group: the Gram matrix and, where asked for, mean magnitudes; made when the first input comes."""
@@ -46,7 +51,7 @@ class InputStatistics:
             raise QuantizationError(
                 Category.DATA_INSUFFICIENT,
                 f"no token of the calibration text was sent to {name}: there is nothing to calibrate it with",
-                "Calibrate with more, or more varied, text.",
+                f"{MORE_TOKENS} A more varied text reaches more experts.",
             )
         hessian = self._gram.hessian()
         self._gram = None

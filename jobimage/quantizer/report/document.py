@@ -60,7 +60,7 @@ def _page(manifest: Manifest, pictures: Iterable[bytes]) -> str:
 
 def _modules(modules: Sequence[ModuleRecord]) -> str:
     return _table(
-        ("linear", "shape", "error", "plain rounding", "ratio", "damping"),
+        ("linear", "shape", "error", "plain rounding", "ratio", "damping", "tokens"),
         [
             (
                 module.name,
@@ -69,6 +69,7 @@ def _modules(modules: Sequence[ModuleRecord]) -> str:
                 f"{module.error_rtn:.3e}",
                 f"{module.error / module.error_rtn:.2f}" if module.error_rtn else "-",
                 f"{module.damping:g}",
+                "-" if module.tokens is None else f"{module.tokens:,}",
             )
             for module in modules
         ],

@@ -9,6 +9,7 @@ from quantization_api.manifest import Manifest
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, QuaRot
 from quantization_api.status import MetricResult
 from quantizer.layerwise.making import WeightPass
+from quantizer.report.few_tokens import few_tokens
 from quantizer.report.readers import Written, refusal, written_by
 
 _PASS: TypeAdapter[WeightPass] = TypeAdapter(Annotated[WeightPass, Field(discriminator="type")])
@@ -52,6 +53,7 @@ def model_card(manifest: Manifest, uri: str) -> str:
         f"{manifest.input.architecture}, quantized from `{manifest.input.model_path}` "
         f"(revision `{manifest.input.revision}`). Recipe `{manifest.recipe}`.",
         _quality(manifest.metrics),
+        _calibration(manifest),
         _sizes(manifest),
         _recipe(manifest),
         _readers(manifest, written),
@@ -80,6 +82,11 @@ def _quality(metrics: list[MetricResult]) -> str:
         f"{table}\n\n"
         "Metrics that begin with `rtn_` are what plain rounding to nearest gives on the same grid."
     )
+
+
+def _calibration(manifest: Manifest) -> str:
+    told = few_tokens(manifest.modules)
+    return f"## Calibration\n\n{told}" if told else ""
 
 
 def _sizes(manifest: Manifest) -> str:
