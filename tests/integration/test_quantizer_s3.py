@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,14 @@ from quantization_api.failures import Category, ExitCode
 from quantization_api.manifest import Manifest
 from quantization_api.pod import MAX_RESULT_BYTES
 from quantizer import cli
+from quantizer.layerwise.gptq import GptqLayerPass
+from quantizer.layerwise.interface import FinishedLayer, LayerContext
+from quantizer.termination import Terminated
 
 pytestmark = pytest.mark.integration
 
 WAIT_SECONDS = 120.0
+LAYERS = 6  # of the example model
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +196,66 @@ def test_a_run_that_is_killed_leaves_no_manifest_and_the_next_one_succeeds(
     left = s3.keys("artifacts", prefix(request))
     assert f"{prefix(request)}/manifest.json" in left
     assert not [key for key in left if ".state" in key or "left-over" in key]
+
+
+@dataclass
+class Layers:
+    """The layers that runs in this process compute, by prefix. A run ends where it would begin one more than limit."""
+
+    limit: int
+    computed: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def layers(monkeypatch: pytest.MonkeyPatch) -> Layers:
+    watched, compute = Layers(LAYERS), GptqLayerPass.run
+
+    def run_layer(layer_pass: GptqLayerPass, layer: LayerContext) -> FinishedLayer:
+        if len(watched.computed) == watched.limit:
+            raise Terminated
+        watched.computed.append(layer.prefix)
+        return compute(layer_pass, layer)
+
+    monkeypatch.setattr(GptqLayerPass, "run", run_layer)
+    return watched
+
+
+def model_of(s3: S3Server, request: Request) -> dict[str, bytes]:
+    """The checkpoint of an artifact, file by file."""
+    folder = f"{prefix(request)}/model/"
+    return {
+        key.removeprefix(folder): s3.client().get_object(Bucket="artifacts", Key=key)["Body"].read()
+        for key in s3.keys("artifacts", folder)
+    }
+
+
+def test_finished_layers_in_s3_are_taken_over_by_a_run_with_nothing_on_scratch(
+    s3: S3Server, request_to: Callable[..., Request], tmp_path: Path, layers: Layers
+) -> None:
+    request, whole = request_to(metrics=[]), request_to(output="s3://artifacts/undisturbed", metrics=[])
+    undisturbed = run_here(whole, tmp_path / "undisturbed", s3)
+    assert undisturbed.code == 0, undisturbed.log
+    every = [f"model.layers.{index}." for index in range(LAYERS)]
+    assert layers.computed == every
+
+    layers.computed, layers.limit = [], 4
+    stopped = run_here(request, tmp_path / "1", s3)
+    failed_with(stopped, Category.DISRUPTED, ExitCode.TERMINATED)
+    left = s3.keys("artifacts", f"{prefix(request)}/")
+    assert f"{prefix(request)}/manifest.json" not in left
+    assert len([key for key in left if ".state/" in key and key.endswith(".safetensors")]) == 4
+
+    layers.computed, layers.limit = [], LAYERS
+    ended = run_here(request, tmp_path / "2", s3)
+    assert ended.code == 0, ended.log
+    assert layers.computed == every[4:]
+    assert "4 layers were taken over from an earlier attempt" in ended.log
+    assert model_of(s3, request) == model_of(s3, whole)
+    assert manifest_of(s3, request).modules == manifest_of(s3, whole).modules
+    objects = {item.key for item in manifest_of(s3, request).objects} | {"manifest.json"}
+    assert {f"{prefix(request)}/{key}" for key in objects} == set(s3.keys("artifacts", f"{prefix(request)}/"))
+    uploads = s3.client().list_multipart_uploads(Bucket="artifacts", Prefix=f"{prefix(request)}/")
+    assert not uploads.get("Uploads")
 
 
 def test_sigterm_ends_a_run_cleanly_with_143(
