@@ -5,14 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.support.decoder_families import FAMILIES, relative
+from tests.support.decoder_families import FAMILIES, open_model
 from tests.support.engine import run_layers
 from tests.support.quantized_models import GROUP, family_batches, save_family, transformers_logits
+from torch import Tensor
 
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.formats.awq import AwqFormat
+from quantizer.layerwise import awq
 from quantizer.layerwise.awq import AwqLayerPass
 from quantizer.passes.awq import AwqConfig
+from quantizer.passes.awq_scales import ScaleChoice
 
 pytestmark = pytest.mark.unit
 
@@ -24,16 +27,48 @@ def scale(model: Path, out: Path, scratch: Path, clip: bool = False) -> None:
     run_layers(DirectorySource(model), family_batches(), layer_pass, out, scratch)
 
 
+def check_function(name: str, folder: Path) -> None:
+    """The scaled model computes the logits of the model, which are of ordinary size, within 1e-4."""
+    before, after = (load_file(folder / part / "model.safetensors") for part in ("model", "out"))
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert len(changed) > len(before) / 3  # or nothing was tested
+    tokens = family_batches(4, seed=4).batches()[0]
+    plain = transformers_logits(folder / "model", tokens)
+    assert "final_logit_softcapping" in FAMILIES[name][1] or float(plain.abs().max()) > 2.0
+    assert float((transformers_logits(folder / "out", tokens) - plain).abs().max()) <= 1e-4
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_scales_alone_leave_the_function_of_a_model_alone(name: str, tmp_path: Path) -> None:
     save_family(name, tmp_path / "model")
     scale(tmp_path / "model", tmp_path / "out", tmp_path / "scratch")
-    before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("model", "out"))
-    changed = {key for key in before if not torch.equal(before[key], after[key])}
-    assert len(changed) > len(before) / 3  # or nothing was tested
-    tokens = family_batches(4, seed=4).batches()[0]
-    plain = transformers_logits(tmp_path / "model", tokens)
-    assert relative(transformers_logits(tmp_path / "out", tokens), plain) < 1e-4
+    check_function(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_scales_far_from_one_do_so_too(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scales from 1/16 to 16 in every place; those that are found for a random model are near 1."""
+    generator = torch.Generator().manual_seed(6)
+    places: list[int] = []
+
+    def far(
+        weight: Tensor, _gram: Tensor, _magnitude: Tensor, _config: AwqConfig, rows: Tensor | None
+    ) -> ScaleChoice:
+        places.append(weight.shape[1])
+        made_by = torch.arange(weight.shape[1]) if rows is None else rows
+        scales = 16 ** (2 * torch.rand(int(made_by.max()) + 1, generator=generator) - 1)
+        return ScaleChoice(scales[made_by], 0.5, 1.0, 1.0, ())
+
+    monkeypatch.setattr(awq, "search_scales", far)
+    monkeypatch.setattr(awq, "check_quality", lambda *_: None)  # such scales are no good for rounding
+    save_family(name, tmp_path / "model")
+    scale(tmp_path / "model", tmp_path / "out", tmp_path / "scratch")
+    model = open_model(tmp_path / "model")
+    usable = [
+        place for index in range(model.layers) for place in model.folds(index) if place.obstacle is None
+    ]
+    assert len(places) == len(usable)
+    check_function(name, tmp_path)
 
 
 def test_every_scale_is_put_in_where_it_is_taken_out(tmp_path: Path) -> None:

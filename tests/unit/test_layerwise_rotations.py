@@ -49,6 +49,7 @@ def check_function(folder: Path, tolerance: float = 1e-4) -> None:
     """Both readers of the result compute the logits of the model."""
     tokens = family_batches(4, seed=4).batches()[0]
     plain = transformers_logits(folder / "model", tokens)
+    assert float(plain.abs().max()) > 2.0  # of ordinary size
     assert float((transformers_logits(folder / "out", tokens) - plain).abs().max()) < tolerance
     streamed = view_logits(open_view(DirectorySource(folder / "out"), CPU), tokens)
     assert float((streamed - plain).abs().max()) < tolerance
