@@ -25,7 +25,8 @@ def run(request: dict[str, Any], clock: Clock) -> None:
             request["model"], torch_dtype=dtype(request), local_files_only=True
         ).eval()
         wrapper = GPTQ_CAUSAL_LM_MODEL_MAP[model.config.model_type](model, False, config)
-    with clock.stage("quantize"), stock_repairs.load().auto_gptq(torch.device(request["device"])):
+    layers: Any = model.get_submodule(wrapper.layers_block_name)
+    with clock.stage("quantize"), stock_repairs.load().auto_gptq(torch.device(request["device"]), layers):
         wrapper.quantize(sequences(request), batch_size=batch_size(request), use_triton=False)
     with clock.stage("save"):
         wrapper.save_quantized(request["output"], use_safetensors=True)

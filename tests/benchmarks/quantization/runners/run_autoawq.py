@@ -27,7 +27,8 @@ def run(request: dict[str, Any], clock: Clock) -> None:
         "zero_point": not request["sym"],
         "version": "gemm",
     }
-    repairs = stock_repairs.load().autoawq(torch.device(request["device"]))
+    layers: Any = kind.get_model_layers(model)
+    repairs = stock_repairs.load().autoawq(torch.device(request["device"]), layers)
     with clock.stage("quantize"), repairs as repaired:
         wrapper.quantize(
             tokenizer=None,
