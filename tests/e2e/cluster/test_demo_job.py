@@ -80,10 +80,16 @@ def story(whole: Any) -> Story:
 
 
 def _at_full_length(manifest: Document) -> None:
-    """More samples than other tests take, so that there is time to kill the operator in the middle."""
+    """Slow enough on any machine that the operator can be killed in the middle and another one sees the rest.
+
+    The other one waits for the lease first, up to 15 s.
+    """
     calibration, held_out = manifest["spec"]["workflow"]["data_configs"]
-    calibration["pre_process_data_config"]["max_samples"] = 64
+    calibration["pre_process_data_config"]["max_samples"] = 128
     held_out["pre_process_data_config"]["max_samples"] = 12
+    resources = manifest["spec"]["template"]["resources"]
+    resources["requests"] |= {"cpu": "500m"}
+    resources["limits"] |= {"cpu": "500m"}
 
 
 def _is_child(job: Document, owner: Document) -> bool:
