@@ -20,6 +20,7 @@ from quantization_operator.read import Reader
 from quantization_operator.reconcile import reconcile
 from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest, KubernetesWarning
+from quantization_operator.time_budget import TimeBudget
 from quantization_operator.workload import cleanup_name, job_name
 from quantization_operator.write import CONFLICT, NOT_FOUND, Writer
 
@@ -27,6 +28,12 @@ logger = logging.getLogger(__name__)
 
 MOST_STEPS = 6
 """Decisions about one job in a row; the longest chain is two looks, finalizer, create, refused, status."""
+
+
+EVENTS_SHARE, EVENTS_AT_ONCE = 0.05, 2.0
+"""Of all time, and seconds in a row, that reading events may take: see TimeBudget."""
+EVENTS_LATER_SECONDS = 15.0
+"""So long a job waits that would be told why it waits, when that time is used up."""
 
 
 @dataclass(slots=True)
@@ -63,6 +70,7 @@ class Controller:
         self._settings = settings
         self._now = now
         self._clock = clock
+        self._events_time = TimeBudget(clock, EVENTS_SHARE, EVENTS_AT_ONCE)
 
     async def work(self) -> None:
         """One worker: take jobs from the queue for ever."""
@@ -102,8 +110,12 @@ class Controller:
             elif decision.look == "earlier":
                 extra.earlier = await self._earlier(observed)
             elif decision.look == "events":
-                uid = _stuck_uid(observed)
-                extra.warnings = await self._reader.warnings(key.namespace, uid, self._now())
+                if not self._events_time.left:
+                    self._queue.after(key, EVENTS_LATER_SECONDS)
+                    return decision
+                with self._events_time:
+                    uid = _stuck_uid(observed)
+                    extra.warnings = await self._reader.warnings(key.namespace, uid, self._now())
             elif decision.look == "queue" and observed.child is not None:
                 record.queue = await self._kueue.entry(observed.child)
             elif decision.finalizers is not None:
