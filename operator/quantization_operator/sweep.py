@@ -95,9 +95,8 @@ class Sweeper:
         end, listed_or_told = clock() + limit, -math.inf
         missing: list[tuple[Kind, str, Listed]] | None = None
         while clock() < end:
-            if (
-                clock() - listed_or_told >= LIST_AGAIN_SECONDS
-            ):  # what was deleted since will never come by the watch
+            if clock() - listed_or_told >= LIST_AGAIN_SECONDS:
+                # what was deleted since the last listing will never come by the watch
                 try:
                     missing = await self._everything()
                 except ApiError as error:
