@@ -123,7 +123,7 @@ class ModelOperator:
         self.skew = timedelta()
         self.network = ModelNetwork(loop)
         self.cache = Cache()
-        self.queue = WorkQueue(loop.time, lambda: 0.5)
+        self.queue = WorkQueue(loop.time, lambda: 0.5, self.cache.presses)
         reader, writer = Reader(self.network), Writer(self.network, "model")  # type: ignore[arg-type]
         kueue = Kueue(self.network, self.now, loop.time)  # type: ignore[arg-type]
         controller = Controller(

@@ -12,7 +12,7 @@ from tests.support.model_cluster import ModelCluster
 from tests.support.model_operator import ModelOperator, StillLoop
 
 from quantization_api.status import QuantizationJobStatus
-from quantization_operator.cache import KINDS, Cache
+from quantization_operator.cache import KINDS, Cache, Key
 from quantization_operator.controller import Controller
 from quantization_operator.kube import ApiError
 from quantization_operator.kueue import Kueue
@@ -21,6 +21,7 @@ from quantization_operator.queue import WorkQueue
 from quantization_operator.read import Reader
 from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import JOB_UID_LABEL, ChildJob, JobRequest
+from quantization_operator.workload import job_name
 from quantization_operator.write import Writer
 
 pytestmark = pytest.mark.unit
@@ -92,6 +93,64 @@ def test_no_job_waits_for_the_status_of_another() -> None:
     written = asyncio.run(run())
     assert written[:3] == ["Job of a", "Job of b", "Job of c"]
     assert [text for text in written if text.startswith("status")] == [f"status of {name}" for name in "abc"]
+
+
+class SlowEvents:
+    """Events that take the API server two seconds to find; it counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+        self.reads = 0
+
+    def clock(self) -> float:
+        return self.time
+
+    def now(self) -> datetime:
+        return datetime(2026, 1, 1, 1, tzinfo=UTC) + timedelta(seconds=self.time)
+
+    async def warnings(self, *_: object) -> tuple[()]:
+        self.reads += 1
+        self.time += 2.0
+        return ()
+
+
+def test_many_jobs_that_wait_leave_the_api_server_its_time() -> None:
+    """Each of them would be told why it has no pod, and asks again."""
+
+    async def run() -> SlowEvents:
+        events, cache = SlowEvents(), Cache()
+        queue = WorkQueue(events.clock, lambda: 1.0)
+        controller = Controller(
+            cache,
+            queue,
+            cast(Reader, events),
+            cast(Kueue, None),
+            cast(Writer, Recorder()),
+            Metrics(),
+            OperatorSettings(),
+            events.now,
+            events.clock,
+        )
+        for number in range(100):
+            uid = f"uid-{number}"
+            cache.put(JobRequest.of(job(uid=uid, name=f"n-{number}")))
+            name = job_name(f"n-{number}", uid)
+            owners = [{"uid": uid, "controller": True, "kind": "QuantizationJob", "name": f"n-{number}"}]
+            body = child(uid=f"job-{uid}", name=name, labels={JOB_UID_LABEL: uid}, ownerReferences=owners)
+            if key := cache.put(ChildJob.of(body)):
+                queue.add(key)
+        worker = asyncio.create_task(controller.work())
+        while events.time < 400:
+            for _ in range(1000):
+                await asyncio.sleep(0)
+            if queue.depth == 0:
+                events.time += 1.0
+                queue.add(Key("default", "nobody"))  # wakes the worker, which looks at the clock
+        worker.cancel()
+        return events
+
+    events = asyncio.run(run())
+    assert 5 <= events.reads <= 1 + 0.05 * events.time, "more than a twentieth of the time"
 
 
 class Refusing:
