@@ -105,7 +105,8 @@ def main() -> None:
     """Run what the command line asks for."""
     said = options(sys.argv[1:])
     report = Report(
-        facts(os.getloadavg()[0]) | {"asked for": " ".join(sys.argv[1:]) or "the whole, as by default"}
+        facts(os.getloadavg()[0])
+        | {"asked for": " ".join(sys.argv[1:]).replace(f"{ROOT}/", "") or "the whole, as by default"}
     )
     with Plane() as plane:
         try:

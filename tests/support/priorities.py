@@ -73,7 +73,8 @@ class Priorities:
 
     def _free(self) -> int:
         """Thousandths of a CPU that no pod on the node asks for."""
-        node = json.loads(self._whole.target.kubectl("get", "node", "local", "--output", "json").stdout)
+        name = self._whole.settings.node_name
+        node = json.loads(self._whole.target.kubectl("get", "node", name, "--output", "json").stdout)
         pods = json.loads(
             self._whole.target.kubectl("get", "pods", "--all-namespaces", "--output", "json").stdout
         )
