@@ -19,6 +19,7 @@ from typing import Literal
 from quantization_api.status import Condition, ConditionType, Phase
 
 QUEUED_REASONS = ("Queued", "Preempted", "Evicted", "Deactivated")
+STARTING_REASON = "Starting"
 RUNNING_REASON = "Running"
 SUSPENDED_REASON = "Suspended"
 SUCCEEDED_REASON = "Succeeded"

@@ -8,6 +8,7 @@ from quantization_api.status import Failure, Progress, QuantizationJobStatus
 from quantization_operator.conditions import (
     QUEUED_REASONS,
     RUNNING_REASON,
+    STARTING_REASON,
     SUCCEEDED_REASON,
     SUSPENDED_REASON,
     State,
@@ -124,7 +125,9 @@ def _expires(case: Case, ended: datetime) -> float | None:
     return ttl.left(case.request.ttl_seconds, ended, case.now)
 
 
-CALM_REASONS = frozenset({RUNNING_REASON, SUCCEEDED_REASON, "Starting", "Stopping", "Disrupted", "Retrying"})
+CALM_REASONS = frozenset(
+    {RUNNING_REASON, STARTING_REASON, SUCCEEDED_REASON, "Stopping", "Disrupted", "Retrying"}
+)
 
 
 def told(case: Case, after: QuantizationJobStatus | None) -> tuple[Event, ...]:

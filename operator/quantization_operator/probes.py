@@ -25,7 +25,7 @@ MISSED_SWEEPS = 4
 class Health:
     """What the parts of the operator report about themselves; times are monotonic seconds.
 
-    lease_silence: for how many seconds nothing was heard of the lease.
+    sweep_interval: seconds until the next sweep. lease_silence: for how many seconds nothing was heard of the lease.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Health:
     ) -> None:
         self._clock = clock
         self._lease_silence = lease_silence
-        self._sweep_limit = MISSED_SWEEPS * sweep_interval
+        self.sweep_interval = sweep_interval
         self.synced = False
         self.watch_missed = ""
         self._heartbeat = self._watch_proven = self._swept = clock()
@@ -66,7 +66,7 @@ class Health:
         now, found = self._clock(), []
         if now - self._heartbeat > HEARTBEAT_LIMIT_SECONDS:
             found.append(f"the event loop has not turned for {now - self._heartbeat:.0f} s")
-        if self.synced and now - self._swept > self._sweep_limit:
+        if self.synced and now - self._swept > MISSED_SWEEPS * self.sweep_interval:
             found.append(f"the API server could not be listed for {now - self._swept:.0f} s")
         if self.watch_missed:
             found.append(f"the watch missed {self.watch_missed}")

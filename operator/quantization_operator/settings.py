@@ -68,7 +68,9 @@ class OperatorSettings(BaseSettings):
     )
     progress_polls_per_second: Seconds = Field(20, description="Most progress requests to pods in a second.")
     sweep_interval_seconds: Annotated[float, Field(ge=5)] = Field(
-        120, description="Time between two comparisons of the cache with the API server."
+        120,
+        description="Time between two comparisons of the cache with the API server; more where there are more than "
+        "100 objects for each of these seconds.",
     )
     sync_timeout_seconds: Seconds = Field(
         120, description="How long the first listing may take before the process gives up and is restarted."

@@ -28,6 +28,8 @@ SETTLE_SECONDS = 2.0
 """A watch that begins anew tells of many objects at once: one sweep after all of them."""
 GRACE_SECONDS = 10.0
 """An event may be on its way when the listing is made."""
+OBJECTS_A_SECOND = 100
+"""That sweeps list on average, half a percent of a core: a sweep of many objects takes seconds, so it is rarer."""
 
 
 class NotSyncedError(Exception):
@@ -123,22 +125,29 @@ class Sweeper:
         return [(kind, uid, item) for kind in KINDS for uid, item in listings[kind].objects.items()]
 
     async def run(self, interval: float) -> None:
-        """Sweep for ever. A sweep that cannot be made is told to the probes by its absence."""
+        """Sweep for ever, `interval` seconds apart or more (OBJECTS_A_SECOND).
+
+        A sweep that cannot be made is told to the probes by its absence.
+        """
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), interval)
+                await asyncio.wait_for(self._wanted.wait(), self._health.sweep_interval)
                 await asyncio.sleep(SETTLE_SECONDS)
             self._wanted.clear()
+            listed = 0
             try:
-                await self.sweep()
+                listed = await self.sweep()
             except ApiError as error:
                 logger.warning("sweep: %s", error)
+            self._health.sweep_interval = max(interval, listed / OBJECTS_A_SECOND)
 
-    async def sweep(self) -> None:
-        """Forget what is gone, and judge whether the watch keeps up."""
+    async def sweep(self) -> int:
+        """Forget what is gone, and judge whether the watch keeps up; how many objects were listed."""
         missed: list[str] = []
+        listed = 0
         for kind in KINDS:
             listing = await self._listing(kind)
+            listed += len(listing.objects)
             for uid in ghosts(self._cache, kind, listing):
                 if key := self._cache.drop(kind, uid):
                     logger.info("%s %s disappeared unseen", kind, uid, extra={"namespace": key.namespace})
@@ -147,6 +156,7 @@ class Sweeper:
                 await asyncio.sleep(self._grace)
                 missed += late(self._cache, kind, listing)
         self._health.swept(f"{len(missed)} objects, such as {missed[0]}" if missed else "")
+        return listed
 
     async def _listing(self, kind: Kind) -> Listing:
         parts = [await self._reader.listing(kind, namespace) for namespace in self._namespaces]

@@ -31,7 +31,7 @@ def options(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--rates", type=float, nargs="*", default=[5, 10, 20, 50, 100], help="of the picture")
     parser.add_argument("--seconds", type=float, default=20, help="of load at each rate of the picture")
-    parser.add_argument("--idle", type=float, default=150, help="seconds to watch an operator without work")
+    parser.add_argument("--idle", type=float, default=340, help="seconds to watch an operator without work")
     parser.add_argument("--churn", type=int, default=0, help="jobs that come and go")
     parser.add_argument(
         "--churn-limit", type=float, default=7200, help="seconds after which no more of them come"

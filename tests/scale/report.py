@@ -13,9 +13,9 @@ from tests.scale.scenarios import Burst, Life, Start
 JOBS, JOBS_A_SECOND = 10_000, 20
 CHURN = 100_000
 AT_ONCE = 1000
-IDLE_SECONDS = 120
+IDLE_SECONDS = 330
 """What the bars are meant for: jobs, their rate, jobs come and gone, objects at once, and to idle for as long as from
-one sweep to the next."""
+one sweep of 33,000 objects to the next."""
 CREATIONS = 100.0
 BETTER_THAN_JOBSET = 5.0
 FLAT_MB = 15.0

@@ -76,7 +76,7 @@ def test_no_job_waits_for_the_status_of_another() -> None:
             cast(Writer, recorder),
             Metrics(),
             OperatorSettings(),
-            lambda: datetime(2026, 1, 1, tzinfo=UTC),
+            lambda: datetime(2026, 1, 1, 0, 0, 2, tzinfo=UTC),
             lambda: 0.0,
         )
         for name in "abc":

@@ -1,5 +1,6 @@
 """The probes complain about what a restart may cure, and about nothing else; logs are JSON; metrics count once."""
 
+import asyncio
 import io
 import json
 import logging
@@ -15,10 +16,13 @@ from tests.support.cluster_objects import RESULT, condition_status, job
 from quantization_api.status import QuantizationJobStatus
 from quantization_operator import logs
 from quantization_operator.cache import Cache, Key
+from quantization_operator.kube import ApiError
 from quantization_operator.metrics import LiveCollector, Metrics
 from quantization_operator.probes import Health, serve
 from quantization_operator.queue import WorkQueue
+from quantization_operator.read import Reader
 from quantization_operator.snapshots import JobRequest
+from quantization_operator.sweep import Sweeper
 
 pytestmark = pytest.mark.unit
 
@@ -69,6 +73,27 @@ def test_an_idle_cluster_is_no_complaint_but_sweeps_that_fail_are(clock: Clock, 
     assert health.complaints(queue) == []
     clock.time += 1
     assert "could not be listed" in health.complaints(queue)[0]
+
+
+def test_many_objects_are_swept_less_often(
+    clock: Clock, queue: WorkQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    health, sweeps = working(clock), list[float]()
+    monkeypatch.setattr("quantization_operator.sweep.OBJECTS_A_SECOND", 10_000)
+
+    class Swept(Sweeper):
+        async def sweep(self) -> int:
+            sweeps.append(health.sweep_interval)
+            if len(sweeps) == 3:
+                raise ApiError(0, "cut off")
+            if len(sweeps) == 4:
+                raise asyncio.CancelledError
+            return 400 * len(sweeps)
+
+    health.sweep_interval = 0.01
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(Swept(Cache(), queue, Reader(None), health).run(0.01))  # type: ignore[arg-type]
+    assert sweeps == [0.01, 0.04, 0.08, 0.01], "what failed is tried again after the plain interval"
 
 
 def test_a_watch_that_missed_something_is_told_until_it_catches_up(clock: Clock, queue: WorkQueue) -> None:

@@ -1,5 +1,6 @@
 """A Job that waits for its pod, or its pod for a node, an image, a queue (`rules/progressing.py`)."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -53,6 +54,20 @@ CASES: dict[str, Case] = {
         reason="Starting",
         said="waits for its pod",
         events=("JobCreated",),
+        requeued=3.0,
+        now=NOW - timedelta(seconds=10),
+    ),
+    "its Job was made just now: that its pod starts is not told yet": Case(
+        request=job(), child=child(), rule="waiting", requeued=1.5, now=NOW - timedelta(seconds=12)
+    ),
+    "a pod was lost already: told at once": Case(
+        request=job(),
+        child=child(),
+        more={"disruptions": 1},
+        rule="waiting",
+        phase="Pending",
+        reason="Starting",
+        events=("Disrupted", "JobCreated"),
         requeued=5.0,
         now=NOW - timedelta(seconds=12),
     ),
@@ -243,6 +258,27 @@ def test_the_first_status_names_the_passes() -> None:
     status = decide(Case(request=job(), child=child(), more={"warnings": ()})).status
     assert status is not None
     assert status.passes == "GptqQuantizer"
+
+
+def test_where_a_pod_starts_is_no_write_of_its_own_unless_it_stays_there() -> None:
+    """Each write wakes all who watch, and most pods run before anybody has read on which node."""
+    first = decide(Case(request=job(), child=child(), now=NOW - timedelta(seconds=10))).status
+    assert first is not None
+    status = first.model_dump(mode="json", by_alias=True, exclude_none=True)
+    placed = Case(request=job(status=status), child=child(), pods=[waiting("ContainerCreating")])
+    young = replace(placed, now=NOW - timedelta(seconds=1))  # the pod was made a second before
+    decision = decide(young)
+    assert (decision.status, decision.requeue_after) == (None, 0.5)
+    assert decide(replace(placed, now=NOW - timedelta(hours=1))).requeue_after == 1.5, (
+        "a clock that is behind"
+    )
+    stays = decide(placed).status
+    assert stays is not None
+    assert "on node node-1" in stays.conditions[0].message
+    assert decide(replace(young, pods=[pod({"running": {}})])).status is not None, (
+        "that it runs is told at once"
+    )
+    assert decide(replace(young, more={"disruptions": 1})).status is not None, "and so is what is counted"
 
 
 def test_patience_with_an_unschedulable_pod_is_a_setting() -> None:

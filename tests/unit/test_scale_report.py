@@ -14,7 +14,7 @@ pytestmark = pytest.mark.unit
 
 SOON = Latency(JOBS, 0, 0.01, 0.1)
 LIFE = Life(JOBS, JOBS, JOBS, Point(20, 20, SOON, SOON), 150, 0.5, 8, 4)
-START = Start(JOBS, 5, 150, 0.005, 150)
+START = Start(JOBS, 5, 150, 0.005, 340)
 BURSTS = [Burst("own", AT_ONCE, 600, {}), Burst("JobSet", AT_ONCE, 100, {})]
 
 
@@ -76,7 +76,7 @@ SMALLER: dict[str, tuple[Report, dict[str, str]]] = {
     ),
     "watched for a moment": (
         replace(WHOLE, start=replace(START, idle_seconds=30)),
-        {"CPU when idle": "not judged: 30 of 120 s"},
+        {"CPU when idle": "not judged: 30 of 330 s"},
     ),
     "fewer at once": (
         replace(WHOLE, bursts=[replace(burst, count=100) for burst in BURSTS]),

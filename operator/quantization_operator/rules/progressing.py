@@ -3,7 +3,8 @@
 from datetime import datetime
 
 from quantization_api.failures import Category
-from quantization_operator.conditions import RUNNING_REASON, State, reason
+from quantization_api.status import QuantizationJobStatus
+from quantization_operator.conditions import RUNNING_REASON, STARTING_REASON, State, reason
 from quantization_operator.decision import Case, Decision
 from quantization_operator.diagnose import by_age, pod_failure, waiting_problem
 from quantization_operator.outcome import alive, failed, next_status, told
@@ -18,6 +19,9 @@ NEXT_POD_SECONDS = 20.0
 Job controller may be longer: then the events say nothing, and are looked at more and more rarely."""
 LOOK_AT_EVENTS_SECONDS = (15.0, 300.0)
 """Least and longest time between two looks at the events of a job that does not get on."""
+PASSING_SECONDS = 1.5
+"""A pod of this age mostly runs, or soon will: that it is starting, and where, is no write of its own before. The API
+server's times are whole seconds, so it is up to a second less."""
 
 
 def in_progress(case: Case) -> Decision:
@@ -49,6 +53,9 @@ def in_progress(case: Case) -> Decision:
         return Decision("waiting", look="events", problem=observed.problem)
     state = _state(case)
     status = next_status(case, state)
+    passes_in = _seconds_of_passing(case, state, status)
+    if passes_in:
+        return Decision("waiting", requeue_after=passes_in)
     return Decision(
         "running" if state.reason == RUNNING_REASON else "waiting",
         status=status,
@@ -69,16 +76,37 @@ def _state(case: Case) -> State:
         if pod.running:
             return State("in progress", RUNNING_REASON, f"pod {pod.name} runs on node {pod.node}")
         if pod.node:
-            return State("in progress", "Starting", f"pod {pod.name} is starting on node {pod.node}")
+            return State("in progress", STARTING_REASON, f"pod {pod.name} is starting on node {pod.node}")
     ended = by_age(case.observed.pods)
     cause = pod_failure(ended[-1]) if ended else None
     if living or cause is None:
-        return State("in progress", "Starting", f"Job {child.name} waits for its pod to be scheduled")
+        return State("in progress", STARTING_REASON, f"Job {child.name} waits for its pod to be scheduled")
     if cause.category in (Category.DISRUPTED, Category.NODE_LOST):
         return State("in progress", "Disrupted", f"waits for a new pod: {cause.message}")
     return State(
         "in progress", "Retrying", f"waits for the next attempt after {cause.category}: {cause.message}"
     )
+
+
+def _seconds_of_passing(case: Case, state: State, status: QuantizationJobStatus | None) -> float:
+    """How long to wait before a status is written that would only say that a pod is starting.
+
+    Every write costs the API server more than the Job's creation did, and wakes all who watch; Kubernetes' own Job
+    controller waits for a second with the same intent.
+    """
+    before = case.before
+    if case.child is None or status is None or state.reason != STARTING_REASON:
+        return 0.0
+    if before.conditions:
+        only_words = status.model_copy(update={"conditions": before.conditions}) == before
+        passes = only_words and reason(before.conditions) == STARTING_REASON
+    else:
+        passes = not case.observed.disruptions
+    if not passes:
+        return 0.0
+    living = alive(case)
+    age = (case.now - (living[-1] if living else case.child).created).total_seconds()
+    return min(PASSING_SECONDS, max(0.0, PASSING_SECONDS - age))
 
 
 def _until_next_look(case: Case) -> float:
