@@ -318,7 +318,8 @@ class _Run:
             self.report.files.append(name)
 
     def _walk(self, index: int, weights: dict[str, Tensor], hidden: ActivationStore) -> LayerWalk:
-        return self.model.walk(index, weights, hidden, self._store)
+        wants_output = index + 1 < self.model.layers  # behind the last layer is nothing to be rounded
+        return self.model.walk(index, weights, hidden, self._store, wants_output=wants_output)
 
     def _loaded(self, index: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a layer by their names in it; `tensors` is emptied, so that none exists twice."""

@@ -131,7 +131,10 @@ def test_the_inputs_are_what_hooks_on_the_whole_model_see(name: str, way: str, t
             hidden.write(number, embedded)
         for index in range(model.layers):
             order: Counter[str] = Counter()
-            with model.walk(index, layer_weights(model, index), hidden, stores) as walk:
+            last = index + 1 == model.layers
+            before = hidden.read(0).clone()
+            weights = layer_weights(model, index)
+            with model.walk(index, weights, hidden, stores, wants_output=not last) as walk:
                 for span in spans(way, walk.stages):
                     for group, inputs in walk.inputs(span, propagate_unrounded=way == "propagated"):
                         for linear in group.names:
@@ -145,6 +148,8 @@ def test_the_inputs_are_what_hooks_on_the_whole_model_see(name: str, way: str, t
                         walk.finish(span)
             assert set(order) == set(model.linears(index))
             assert set(order.values()) == {len(batches)}
+            if way != "staged":  # there the states between attention and MLP are put in their place
+                assert torch.equal(hidden.read(0), before) == last, "the last layer's output is not made"
     assert expected == {}
     assert compared > 0
 

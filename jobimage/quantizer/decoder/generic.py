@@ -97,9 +97,9 @@ class GenericWalk:
     earlier stage runs behind a later one.
     """
 
-    def __init__(self, layer: GenericLayer, hidden: ActivationStore) -> None:
+    def __init__(self, layer: GenericLayer, hidden: ActivationStore, wants_output: bool = True) -> None:
         self.stages = layer.stages
-        self._layer, self._hidden = layer, hidden
+        self._layer, self._hidden, self._wants_output = layer, hidden, wants_output
         self._progress = Progress(self.stages)
         self._checked = False
 
@@ -118,20 +118,19 @@ class GenericWalk:
         _, last = self._progress.span(stages)
         if propagate_unrounded:
             self._progress.to_the_end(last)
+        propagates = propagate_unrounded and self._wants_output
         for number in range(len(self._hidden)):
             # the first batch goes through the whole layer, to see that the stages are listed in their order
             check = not self._checked
             observed = self.stages if check else stages
-            caught, output = self._layer.seen(
-                self._hidden.read(number), observed, whole=propagate_unrounded or check
-            )
+            caught, output = self._layer.seen(self._hidden.read(number), observed, whole=propagates or check)
             if check:
                 self._check(caught)
                 self._checked = True
             for stage in stages:
                 for group in stage.groups:
                     yield group, caught[group.names[0]]
-            if propagate_unrounded and output is not None:
+            if propagates and output is not None:
                 self._hidden.write(number, output)
         if propagate_unrounded:
             self._progress.done = last
@@ -139,7 +138,7 @@ class GenericWalk:
     def finish(self, stages: Sequence[Stage]) -> None:
         """See LayerWalk. Before the last stage there is nothing to do."""
         _, last = self._progress.span(stages)
-        if last == len(self.stages):
+        if last == len(self.stages) and self._wants_output:
             Batchwise(self._hidden).each(self._forward)
         self._progress.done = last
 

@@ -229,13 +229,22 @@ class DecoderModel:
         return BlockLayer(module, pattern.blocks, pattern.stages, parallel, arguments_of)
 
     def walk(
-        self, index: int, weights: dict[str, Tensor], hidden: ActivationStore, store_factory: StoreFactory
+        self,
+        index: int,
+        weights: dict[str, Tensor],
+        hidden: ActivationStore,
+        store_factory: StoreFactory,
+        *,
+        wants_output: bool = True,
     ) -> LayerWalk:
-        """Layer `index` over all batches of `hidden`; see walk.LayerWalk. `weights` as for `layer`."""
+        """Layer `index` over all batches of `hidden`; see walk.LayerWalk. `weights` as for `layer`.
+
+        wants_output: without it `hidden` is not to become the layer's output, which nobody reads after the last one.
+        """
         layer = self.layer(index, weights)
         if isinstance(layer, BlockLayer):
-            return BlockWalk(layer, hidden, store_factory)
-        return GenericWalk(layer, hidden)
+            return BlockWalk(layer, hidden, store_factory, wants_output)
+        return GenericWalk(layer, hidden, wants_output)
 
     # before and behind the layers
 

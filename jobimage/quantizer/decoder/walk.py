@@ -64,7 +64,7 @@ class LayerWalk(Protocol):
     def finish(self, stages: Sequence[Stage]) -> None:
         """The linears of these stages, the next ones, hold their final weights.
 
-        After the last stage `hidden` holds the layer's output.
+        After the last stage `hidden` holds the layer's output, where that is wanted.
         """
         ...
 
@@ -114,9 +114,16 @@ class BlockWalk:
     far lies there too, beside the layer's input in `hidden`.
     """
 
-    def __init__(self, layer: BlockLayer, hidden: ActivationStore, store_factory: StoreFactory) -> None:
+    def __init__(
+        self,
+        layer: BlockLayer,
+        hidden: ActivationStore,
+        store_factory: StoreFactory,
+        wants_output: bool = True,
+    ) -> None:
         self.stages = layer.stages
         self._layer, self._hidden, self._factory = layer, hidden, store_factory
+        self._wants_output = wants_output
         self._progress = Progress(self.stages)
         self._inner: ActivationStore | None = None
         self._inner_complete = False
@@ -138,6 +145,7 @@ class BlockWalk:
         first, last = self._progress.span(stages)
         if propagate_unrounded:
             self._progress.to_the_end(last)
+        propagates = propagate_unrounded and self._wants_output
         single = first % 2 == 1 and last == first + 1 and not propagate_unrounded
         if keep := single and not self._inner_complete:
             self._open_inner(self._layer.blocks[first // 2])
@@ -154,9 +162,9 @@ class BlockWalk:
                 if keep and self._inner is not None:
                     self._inner.write(number, inner)
                 found.append(running.output_inputs(state.source, inner))
-                if position + 1 < last or propagate_unrounded:
+                if position + 1 < last or propagates:
                     self._close(running, state)
-            if propagate_unrounded:
+            if propagates:
                 self._hidden.write(number, state.residual)
             return found
 
@@ -173,7 +181,9 @@ class BlockWalk:
         """See LayerWalk. Finishing a block's first half computes nothing yet; its second half closes it."""
         first, last = self._progress.span(stages)
         closed = range(first // 2, last // 2)
-        if closed:
+        if last == len(self.stages) and not self._wants_output:
+            self._drop()
+        elif closed:
             end = last == len(self.stages) or not self._layer.parallel
             if not end and self._total is None:
                 shapes = self._hidden.shapes
