@@ -67,6 +67,7 @@ class Cache:
     def __init__(self) -> None:
         self._places: dict[tuple[str, str], dict[str, None]] = {}
         self._records: dict[str, Record] = {}
+        self._unfinished: dict[str, Record] = {}
         self._owners: dict[Kind, dict[str, str]] = {kind: {} for kind in KINDS}
         self._dropped: dict[Kind, OrderedDict[str, None]] = {kind: OrderedDict() for kind in KINDS}
 
@@ -77,6 +78,10 @@ class Cache:
     def records(self) -> Iterator[Record]:
         """All records; a copy of the list, so that other threads may read while the loop goes on."""
         return iter(list(self._records.values()))
+
+    def unfinished(self) -> list[Record]:
+        """The records of jobs that have not ended: of ten thousand that have, nobody must look through all."""
+        return list(self._unfinished.values())
 
     def presses(self, key: Key) -> bool:
         """Whether somebody waits for what comes next: the first Job, or word of the end. All between can be late."""
@@ -107,6 +112,10 @@ class Cache:
             case JobRequest():
                 self._leave_place(record.request)
                 record.request = snapshot
+                if snapshot.finished:
+                    self._unfinished.pop(uid, None)
+                else:
+                    self._unfinished[uid] = record
                 if _holds_place(snapshot):
                     self._places.setdefault((snapshot.namespace, snapshot.place), {})[uid] = None
                 if snapshot.finished:
@@ -134,6 +143,7 @@ class Cache:
         match known:
             case JobRequest():
                 self._leave_place(known)
+                self._unfinished.pop(uid, None)
                 record.request = None
             case ChildJob():
                 del record.jobs[object_uid]

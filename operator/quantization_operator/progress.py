@@ -23,9 +23,9 @@ LARGEST_ANSWER = 16 * 1024
 def targets(cache: Cache) -> list[tuple[Key, Record, str]]:
     """The jobs that run, with the address of the pod that works for them."""
     result = []
-    for record in cache.records():
+    for record in cache.unfinished():
         request = record.request
-        if request is None or request.finished or request.deleting:
+        if request is None or request.deleting:
             continue
         running = [
             pod for pod in by_age(list(record.pods.values())) if pod.running and pod.ip and not pod.deleting

@@ -28,6 +28,7 @@ from local_cluster.binaries import obtain
 from local_cluster.control_plane import ApiServer
 from local_cluster.progress import Progress
 from local_cluster.settings import Settings
+from quantization_operator.settings import OperatorSettings
 
 NAMESPACE = "scale"
 LEASE_PATH = f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/quantization-operator-leader"
@@ -37,6 +38,10 @@ FLAGS = {
     "kube-apiserver": ("--event-ttl=5m",),
 }
 """Events go after 5 minutes: a long run writes a million of them."""
+
+
+DEFAULT_INTERVAL = OperatorSettings.model_fields["progress_interval_seconds"].default
+"""Tests in which a pod lives for a second look more often."""
 
 
 class Plane:
@@ -81,7 +86,7 @@ class Plane:
             self._operator_kubeconfig,
             self.directory / "operator.log",
             lease_namespace=SYSTEM,
-            **settings,
+            **{"progress_interval_seconds": DEFAULT_INTERVAL, **settings},
         )
 
     def spawn(self, name: str, argv: Sequence[str]) -> subprocess.Popen[bytes]:

@@ -71,6 +71,20 @@ def test_nothing_is_left_of_a_job_that_is_gone() -> None:
     assert not any(cache.uids(kind) for kind in ("QuantizationJob", "Job", "Pod"))
 
 
+def test_the_unfinished_are_known_without_a_look_at_all() -> None:
+    cache = Cache()
+    cache.put(ChildJob.of(child()))
+    assert cache.unfinished() == [], "there is a Job, its QuantizationJob is not known yet"
+    cache.put(JobRequest.of(job()))
+    assert cache.unfinished() == [cache.record(UID)]
+    cache.put(JobRequest.of(job(status=condition_status("Ready", "Succeeded"), resourceVersion="11")))
+    assert cache.unfinished() == []
+    cache.put(JobRequest.of(job(uid="other", name="other")))
+    assert cache.unfinished() == [cache.record("other")]
+    cache.drop("QuantizationJob", "other")
+    assert cache.unfinished() == []
+
+
 def test_an_answer_that_comes_after_the_end_does_not_bring_the_dead_back() -> None:
     cache = Cache()
     cache.put(ChildJob.of(child(resourceVersion="100")))
