@@ -81,7 +81,7 @@ class Replicas:
         return found.split()
 
     def taken_over(self, uid: str, since: float) -> float:
-        """Wait until a job has its Job and its status; seconds since then."""
+        """Wait until a job has its Job; seconds since then."""
         until("the Job", lambda: self.jobs(uid), limit=HAND_OVER_SECONDS)
         return time.monotonic() - since
 
@@ -155,6 +155,7 @@ def test_a_leader_that_was_frozen_ends_without_a_write(replicas: Replicas, stack
     uid = replicas.submit("frozen")
     assert replicas.taken_over(uid, frozen) < HAND_OVER_SECONDS
     (job,) = replicas.jobs(uid)
+    until("the status", lambda: replicas.read("qj", "frozen").get("status"))
     version = replicas.read("qj", "frozen")["metadata"]["resourceVersion"]
     leader.process.send_signal(signal.SIGCONT)
     assert leader.process.wait(10) == 1

@@ -79,9 +79,13 @@ def fault(seed: str, number: int, method: str, path: str) -> Fault | None:
 
 
 def _certain(schedule: int) -> dict[int, Kind]:
-    """The kind that a schedule has for certain, by the number of the request; hangs when most kills are over."""
+    """The kind that a schedule has for certain, by the number of the request; hangs when most kills are over.
+
+    The two kinds of kills are not at the same request: of two at a time the operator notices one.
+    """
     kind, later = KINDS[schedule % len(KINDS)], schedule // len(KINDS) % 3
-    return {(3 if kind.startswith("hang") else 1) + later: kind}
+    first = 3 if kind.startswith("hang") else 0 if kind == "kill before" else 1
+    return {first + later: kind}
 
 
 def watch_faults(seed: str, connection: int, silences: bool = True) -> Iterator[WatchFault]:
