@@ -269,9 +269,8 @@ def test_where_a_pod_starts_is_no_write_of_its_own_unless_it_stays_there() -> No
     young = replace(placed, now=NOW - timedelta(seconds=1))  # the pod was made a second before
     decision = decide(young)
     assert (decision.status, decision.requeue_after) == (None, 0.5)
-    assert decide(replace(placed, now=NOW - timedelta(hours=1))).requeue_after == 1.5, (
-        "a clock that is behind"
-    )
+    behind = decide(replace(placed, now=NOW - timedelta(hours=1)))
+    assert behind.status is not None, "a clock that is an hour behind is not waited for"
     stays = decide(placed).status
     assert stays is not None
     assert "on node node-1" in stays.conditions[0].message

@@ -106,7 +106,9 @@ def _seconds_of_passing(case: Case, state: State, status: QuantizationJobStatus 
         return 0.0
     living = alive(case)
     age = (case.now - (living[-1] if living else case.child).created).total_seconds()
-    return min(PASSING_SECONDS, max(0.0, PASSING_SECONDS - age))
+    return (
+        PASSING_SECONDS - age if 0 <= age < PASSING_SECONDS else 0.0
+    )  # before 0 the clocks differ: not to wait for
 
 
 def _until_next_look(case: Case) -> float:
