@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -34,6 +35,11 @@ EVENTS_SHARE, EVENTS_AT_ONCE = 0.05, 2.0
 """Of all time, and seconds in a row, that reading events may take: see TimeBudget."""
 EVENTS_LATER_SECONDS = 15.0
 """So long a job waits that would be told why it waits, when that time is used up."""
+PASSING_SHARE, PASSING_AT_ONCE = 0.2, 2.0
+"""The same of writing what is likely over soon. When pods start slowly because the API server has too much to do, each
+job would give it two writes more, and the pods would start more slowly still."""
+PASSING_LATER_SECONDS = 5.0
+"""So long such a status waits, when that time is used up."""
 
 
 @dataclass(slots=True)
@@ -71,6 +77,7 @@ class Controller:
         self._now = now
         self._clock = clock
         self._events_time = TimeBudget(clock, EVENTS_SHARE, EVENTS_AT_ONCE)
+        self._passing_time = TimeBudget(clock, PASSING_SHARE, PASSING_AT_ONCE)
 
     async def work(self) -> None:
         """One worker: take jobs from the queue for ever."""
@@ -132,8 +139,12 @@ class Controller:
                     return decision
                 extra.refusal = made
                 logger.info("the Job is refused: %s", made.message, extra=_context(key))
+            elif decision.passing and not self._passing_time.left:
+                self._queue.after(key, PASSING_LATER_SECONDS)
+                return decision
             else:
-                extra.refusal = await self._act(key, record, observed.request, decision)
+                with self._passing_time if decision.passing else nullcontext():
+                    extra.refusal = await self._act(key, record, observed.request, decision)
                 if extra.refusal is None:
                     return decision
         raise AssertionError(f"no end of decisions about {key.uid}")

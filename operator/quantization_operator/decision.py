@@ -85,7 +85,8 @@ class Decision:
 
     look: read these from the API server and decide again. finalizers: those that the object must have from now on;
     decide again after it. create: manifest of a Job; decide again after it. status: the new status, None when it
-    stays. delete: a Job that must not go on. release: remove the operator's finalizer, after the events were told,
+    stays. passing: what the status says is likely over soon, so that it may be written later, or never. delete: a Job
+    that must not go on. release: remove the operator's finalizer, after the events were told,
     since the object may be gone with it. remove: delete the object. problem: to be remembered. retry: the same
     must be tried again, with back-off, and not before retry_after seconds.
     """
@@ -95,6 +96,7 @@ class Decision:
     finalizers: tuple[str, ...] | None = None
     create: Mapping[str, Any] | None = None
     status: QuantizationJobStatus | None = None
+    passing: bool = False
     delete: ChildJob | None = None
     events: tuple[Event, ...] = ()
     release: bool = False

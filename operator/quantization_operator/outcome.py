@@ -131,7 +131,10 @@ CALM_REASONS = frozenset(
 
 
 def told(case: Case, after: QuantizationJobStatus | None) -> tuple[Event, ...]:
-    """What changed, for `kubectl describe`: transitions only, each told once."""
+    """What changed, for `kubectl describe`: transitions only, each told once.
+
+    A Job that runs when it is told of is one event, not two: each costs the API server as much as creating the Job.
+    """
     before = case.before
     if after is None:
         return ()
@@ -145,8 +148,11 @@ def told(case: Case, after: QuantizationJobStatus | None) -> tuple[Event, ...]:
         )
     if now and now.disrupted > (was.disrupted if was else 0):
         news.append(Event("Normal", "Disrupted", "a pod was disrupted; this is not counted as an attempt"))
-    if before.job_name is None and after.job_name is not None:
-        news.append(Event("Normal", "JobCreated", f"created Job {after.job_name}"))
+    ready = next(c for c in after.conditions if c.type == "Ready")
+    starts = ready.reason == RUNNING_REASON != reason(before.conditions)
+    created = f"created Job {after.job_name}" if before.job_name is None and after.job_name else ""
+    if created:
+        news += () if starts else (Event("Normal", "JobCreated", created),)
     elif (
         case.child is not None
         and not case.child.deleting
@@ -157,7 +163,6 @@ def told(case: Case, after: QuantizationJobStatus | None) -> tuple[Event, ...]:
         news.append(
             Event("Warning", "ChangeIgnored", "the Job is already made; the change has no effect on it")
         )
-    ready = next(c for c in after.conditions if c.type == "Ready")
     if ready.reason != reason(before.conditions):
         if after.phase == "Succeeded":
             news.append(Event("Normal", SUCCEEDED_REASON, ready.message))
@@ -165,8 +170,8 @@ def told(case: Case, after: QuantizationJobStatus | None) -> tuple[Event, ...]:
             news.append(
                 Event("Warning", after.failure.category, f"{after.failure.message} {after.failure.hint}")
             )
-        elif ready.reason == RUNNING_REASON:
-            news.append(Event("Normal", "Started", ready.message))
+        elif starts:
+            news.append(Event("Normal", "Started", "; ".join(filter(None, (created, ready.message)))))
         elif ready.reason in (*QUEUED_REASONS, SUSPENDED_REASON, "OutputInUse"):
             news.append(Event("Normal", ready.reason, ready.message))
         elif ready.reason not in CALM_REASONS:

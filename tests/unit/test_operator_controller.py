@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
-from tests.support.cluster_objects import child, job
+from tests.support.cluster_objects import child, job, pod, running
 from tests.support.model_cluster import ModelCluster
 from tests.support.model_operator import ModelOperator, StillLoop
 
@@ -20,7 +20,7 @@ from quantization_operator.metrics import Metrics
 from quantization_operator.queue import WorkQueue
 from quantization_operator.read import Reader
 from quantization_operator.settings import OperatorSettings
-from quantization_operator.snapshots import JOB_UID_LABEL, ChildJob, JobRequest
+from quantization_operator.snapshots import JOB_UID_LABEL, ChildJob, ChildPod, JobRequest
 from quantization_operator.workload import job_name
 from quantization_operator.write import Writer
 
@@ -151,6 +151,68 @@ def test_many_jobs_that_wait_leave_the_api_server_its_time() -> None:
 
     events = asyncio.run(run())
     assert 5 <= events.reads <= 1 + 0.05 * events.time, "more than a twentieth of the time"
+
+
+class SlowStatus(Recorder):
+    """A writer whose status writes take the API server two seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time = 0.0
+
+    def clock(self) -> float:
+        return self.time
+
+    def now(self) -> datetime:
+        return datetime(2026, 1, 1, 0, 0, 2, tzinfo=UTC) + timedelta(seconds=self.time)
+
+    async def patch_status(self, request: JobRequest, *more: Any) -> JobRequest:
+        self.time += 2.0
+        return await super().patch_status(request, *more)
+
+
+def test_that_pods_start_is_not_told_of_all_when_the_api_server_has_too_much_to_do() -> None:
+    """That one runs is told all the same."""
+
+    async def run() -> SlowStatus:
+        writer, cache = SlowStatus(), Cache()
+        queue = WorkQueue(writer.clock, lambda: 1.0)
+        controller = Controller(
+            cache,
+            queue,
+            cast(Reader, None),
+            cast(Kueue, None),
+            cast(Writer, writer),
+            Metrics(),
+            OperatorSettings(),
+            writer.now,
+            writer.clock,
+        )
+        for number in range(10):
+            uid, name = f"uid-{number}", f"n-{number}"
+            cache.put(JobRequest.of(job(uid=uid, name=name, creationTimestamp="2026-01-01T00:00:00Z")))
+            owners = [{"uid": uid, "controller": True, "kind": "QuantizationJob", "name": name}]
+            body = child(
+                uid=f"job-{uid}",
+                name=job_name(name, uid),
+                labels={JOB_UID_LABEL: uid},
+                ownerReferences=owners,
+                creationTimestamp="2026-01-01T00:00:00Z",
+            )
+            cache.put(ChildJob.of(body))
+            owners = [{"uid": f"job-{uid}", "controller": True, "kind": "Job", "name": job_name(name, uid)}]
+            metadata = {"uid": f"pod-{uid}", "labels": {JOB_UID_LABEL: uid}, "ownerReferences": owners}
+            metadata["creationTimestamp"] = "2026-01-01T00:00:00Z"
+            cache.put(ChildPod.of(running(**metadata) if number == 9 else pod({}, **metadata)))
+            queue.add(Key("default", uid))
+        worker = asyncio.create_task(controller.work())
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        worker.cancel()
+        return writer
+
+    written = [text for text in asyncio.run(run()).written if text.startswith("status")]
+    assert written == ["status of n-0", "status of n-1", "status of n-9"]
 
 
 class Refusing:

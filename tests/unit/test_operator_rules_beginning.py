@@ -208,7 +208,7 @@ CASES: dict[str, Case] = {
         rule="running",
         phase="Running",
         reason="Running",
-        events=("JobCreated", "Started"),
+        events=("Started",),
     ),
     "a Job deleted by hand, with a pod that has not ended: as it is": Case(
         request=job(status=RUNS),

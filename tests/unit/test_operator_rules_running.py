@@ -7,6 +7,7 @@ import pytest
 from tests.support.cluster_objects import (
     CREATED,
     ENDED,
+    NAME,
     child,
     condition_status,
     disruption,
@@ -220,6 +221,15 @@ def test_progress_is_written_at_a_bounded_rate(
     progress = (decision.status or JobRequest.of(case.request).read_status()).progress
     assert progress is not None
     assert progress.percent == expected
+
+
+def test_a_job_that_runs_when_it_is_told_of_is_one_event() -> None:
+    first = decide(Case(request=job(), child=child(), pods=[running()]))
+    assert [event.reason for event in first.events] == ["Started"]
+    assert first.events[0].message.startswith(f"created Job {NAME}; pod ")
+    later = decide(Case(child=child(), pods=[running()]))
+    assert [event.reason for event in later.events] == ["Started"]
+    assert "created" not in later.events[0].message
 
 
 def test_attempts_never_shrink_and_a_restarted_node_is_not_blamed_on_the_job() -> None:

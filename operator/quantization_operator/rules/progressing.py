@@ -53,12 +53,14 @@ def in_progress(case: Case) -> Decision:
         return Decision("waiting", look="events", problem=observed.problem)
     state = _state(case)
     status = next_status(case, state)
-    passes_in = _seconds_of_passing(case, state, status)
+    passing = status is not None and bool(stuck_in) and _passes(case, state, status)
+    passes_in = _seconds_of_passing(case) if passing else 0.0
     if passes_in:
         return Decision("waiting", requeue_after=passes_in)
     return Decision(
         "running" if state.reason == RUNNING_REASON else "waiting",
         status=status,
+        passing=passing,
         events=told(case, status),
         requeue_after=_until_next_look(case) if stuck_in == 0 else asks_again or stuck_in,
     )
@@ -88,27 +90,27 @@ def _state(case: Case) -> State:
     )
 
 
-def _seconds_of_passing(case: Case, state: State, status: QuantizationJobStatus | None) -> float:
-    """How long to wait before a status is written that would only say that a pod is starting.
+def _passes(case: Case, state: State, status: QuantizationJobStatus) -> bool:
+    """Whether a status would only say that a pod is starting.
 
     Every write costs the API server more than the Job's creation did, and wakes all who watch; Kubernetes' own Job
     controller waits for a second with the same intent.
     """
     before = case.before
-    if case.child is None or status is None or state.reason != STARTING_REASON:
-        return 0.0
-    if before.conditions:
-        only_words = status.model_copy(update={"conditions": before.conditions}) == before
-        passes = only_words and reason(before.conditions) == STARTING_REASON
-    else:
-        passes = not case.observed.disruptions
-    if not passes:
-        return 0.0
+    if state.reason != STARTING_REASON:
+        return False
+    if not before.conditions:
+        return not case.observed.disruptions
+    only_words = status.model_copy(update={"conditions": before.conditions}) == before
+    return only_words and reason(before.conditions) == STARTING_REASON
+
+
+def _seconds_of_passing(case: Case) -> float:
+    """How long to wait before such a status is written; where the clocks differ, not at all."""
     living = alive(case)
-    age = (case.now - (living[-1] if living else case.child).created).total_seconds()
-    return (
-        PASSING_SECONDS - age if 0 <= age < PASSING_SECONDS else 0.0
-    )  # before 0 the clocks differ: not to wait for
+    youngest = living[-1] if living else case.child
+    age = (case.now - youngest.created).total_seconds() if youngest else 0.0
+    return PASSING_SECONDS - age if 0 <= age < PASSING_SECONDS else 0.0
 
 
 def _until_next_look(case: Case) -> float:
