@@ -17,7 +17,7 @@ from tests.scale.report import Report
 from tests.scale.scenarios import burst, churn, clean, life, load, start
 
 ROOT = Path(__file__).parents[2]
-GOGC = "200"
+GOGC = "800"
 """Of every Go program that is started: by default a third of the API server's time is its garbage collector's, and on
 two cores, which all of them and the load share, that is what would be measured."""
 
@@ -82,7 +82,9 @@ def operators_part(plane: Plane, said: argparse.Namespace, report: Report) -> No
         for rate in said.rates:
             say(f"{rate:g} objects a second")
             points.append(
-                load(plane, OPERATOR, f"rate-{rate:g}".replace(".", "-"), round(rate * said.seconds), rate)[0]
+                load(
+                    plane, OPERATOR, f"rate-{rate:g}".replace(".", "-"), round(rate * said.seconds), rate
+                ).point
             )
     say("cleaning up")
     clean(plane, OPERATOR)
@@ -100,7 +102,7 @@ def jobsets_part(plane: Plane, said: argparse.Namespace, report: Report) -> None
         for rate in said.rates:
             say(f"{jobset.JOBSET.name}: {rate:g} objects a second")
             name = f"jr-{rate:g}".replace(".", "-")
-            points.append(load(plane, jobset.JOBSET, name, round(rate * said.seconds), rate)[0])
+            points.append(load(plane, jobset.JOBSET, name, round(rate * said.seconds), rate).point)
         clean(plane, jobset.JOBSET)
 
 
@@ -124,6 +126,7 @@ def main() -> None:
         finally:  # what was seen before a failure or an interrupt is not lost
             report.facts["at its end"] = f"{os.getloadavg()[1]:.1f} processes, its own among them"
             print(report.write(said.output, said.name))
+            plane.keep_logs(said.output / f"{said.name}-logs")
     say(f"written to {said.output}")
     sys.exit(1 if any(figure.met is False for figure in report.figures()) else 0)
 

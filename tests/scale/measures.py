@@ -26,6 +26,21 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
+class Slice:
+    """Some seconds of a run: when they began, what was sent and what ended in them, and how late that became.
+
+    to_job: of what was sent then. to_status: of what ended then. waiting: objects whose Job had not ended at its end.
+    cpu: shares of a core, by process.
+    """
+
+    begins: float
+    to_job: Latency
+    to_status: Latency
+    waiting: int
+    cpu: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Figure:
     """One figure of the report.
 
@@ -65,6 +80,27 @@ def rate(moments: Iterable[float]) -> float:
     if len(ordered) < 2 or ordered[-1] == ordered[0]:
         return math.nan
     return (len(ordered) - 1) / (ordered[-1] - ordered[0])
+
+
+def slices(
+    sent: Mapping[str, float],
+    made: Mapping[str, float],
+    ended: Mapping[str, float],
+    told: Mapping[str, float],
+    shares: Sequence[tuple[float, Mapping[str, float]]],
+) -> list[Slice]:
+    """A run as a series: a slice for each sample of the processes' shares; times count from the first that was sent."""
+    begun = min(sent.values(), default=0.0)
+    result, last = [], begun
+    for now, cpu in shares:
+        then = {name: moment for name, moment in sent.items() if last <= moment < now}
+        over = {name: moment for name, moment in ended.items() if last <= moment < now}
+        waiting = sum(moment < now for moment in sent.values()) - sum(
+            moment < now for moment in ended.values()
+        )
+        result.append(Slice(last - begun, latency(then, made), latency(over, told), waiting, cpu))
+        last = now
+    return result
 
 
 def growth(samples: Sequence[tuple[float, int, float]]) -> float:

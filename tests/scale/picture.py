@@ -1,10 +1,10 @@
-"""The pictures of the report: how late a Job is under load, and the operator's memory over jobs come and gone."""
+"""The pictures of the report: how late a Job is under load, how a long load went, memory over jobs come and gone."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
-from tests.scale.measures import Point
+from tests.scale.measures import Point, Slice
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -37,6 +37,32 @@ def draw_latency(points: Mapping[str, Sequence[Point]], path: Path) -> None:
     axes.set_xticks(rates, [f"{value:g}" for value in rates])
     axes.minorticks_off()
     axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def draw_life(series: Sequence[Slice], cores: int, path: Path) -> None:
+    """The load from its beginning to its end: how late things were, how many waited, and who had the processors."""
+    figure, (late, waits, busy) = pyplot.subplots(
+        3, 1, figsize=(7, 7), sharex=True, layout="constrained", height_ratios=(3, 2, 3)
+    )
+    seconds = [piece.begins for piece in series]
+    for number, (kind, label) in enumerate((("to_job", "request to Job"), ("to_status", "end to status"))):
+        for share, (style, _) in _MARKS.items():
+            values = [getattr(getattr(piece, kind), share) for piece in series]
+            late.plot(seconds, values, style, color=f"C{number}", linewidth=1, label=f"{label}, {share}")
+    late.axhline(BAR_SECONDS, color="grey", linewidth=0.8)
+    late.set(yscale="log", ylabel="seconds late", title="A load from its beginning to its end")
+    late.legend(fontsize=7, ncols=2)
+    waits.plot(seconds, [piece.waiting for piece in series], color="C2", linewidth=1)
+    waits.set(ylabel="jobs under way", ylim=(0, None))
+    names = list(series[0].cpu) if series else []
+    busy.stackplot(seconds, [[piece.cpu[name] for piece in series] for name in names], labels=names)
+    busy.axhline(cores, color="grey", linewidth=0.8)
+    busy.set(ylabel="cores in use", xlabel="seconds since the first request", ylim=(0, 1.1 * cores))
+    busy.legend(fontsize=7, ncols=4, loc="lower center")
+    for axes in (late, waits, busy):
+        axes.grid(alpha=0.25)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 

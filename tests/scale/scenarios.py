@@ -1,16 +1,17 @@
 """The runs: each brings its load, waits until it is through, and gives back what was seen."""
 
 import contextlib
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import urllib3
 from tests.scale.client import RefusedError
 from tests.scale.load import JOBS_PATH, PASSING, PATH, PODS_PATH, WITHDRAWN_PATH, Side, bodies, submit
-from tests.scale.measures import Point, latency, rate
+from tests.scale.measures import Latency, Point, Slice, latency, rate, slices
 from tests.scale.plane import Plane
-from tests.scale.sampling import Sampler, cpu_seconds
+from tests.scale.sampling import Sampler, Shares, cpu_seconds
 from tests.scale.watching import Diary
 from tests.support.operator_process import Operator, until
 
@@ -35,16 +36,22 @@ class Burst:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """Jobs through their whole life at a steady rate. calls and status_writes: of the operator, for each job."""
+    """Jobs through their whole life at a steady rate. calls and status_writes: of the operator, for each job.
+
+    whole: from the request to the final status. gaps: of the watches that all this was seen by (`Diary`).
+    """
 
     count: int
     succeeded: int
     jobs_made: int
     point: Point
+    whole: Latency
     peak_mb: float
     cpu_share: float
     calls: float
     status_writes: float
+    gaps: int = 0
+    series: Sequence[Slice] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,34 +82,54 @@ def burst(plane: Plane, side: Side, prefix: str, count: int, controller: int) ->
     return Burst(side.name, count, rate(diary.made.values()), cpu)
 
 
-def load(plane: Plane, side: Side, prefix: str, count: int, per_second: float) -> tuple[Point, Diary]:
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Objects at a steady rate: when each was sent, and what became of it."""
+
+    rate: float
+    sent: Mapping[str, float]
+    diary: Diary
+
+    @property
+    def point(self) -> Point:
+        """For the picture of latency against load."""
+        return Point(
+            self.rate,
+            rate(self.diary.made.values()),
+            latency(self.sent, self.diary.made),
+            latency(self.diary.ended, self.diary.told),
+        )
+
+
+def load(plane: Plane, side: Side, prefix: str, count: int, per_second: float) -> Load:
     """Create objects at a steady rate, and wait until all have their final status."""
     with Diary(plane.client, side) as diary:
         sent = submit(plane.client, side.path, side.bodies(prefix, count), per_second)
         diary.wait("told", count, LIMIT)
-    point = Point(
-        per_second, rate(diary.made.values()), latency(sent, diary.made), latency(diary.ended, diary.told)
-    )
-    return point, diary
+    return Load(per_second, sent, diary)
 
 
 def life(plane: Plane, side: Side, operator: Operator, prefix: str, count: int, per_second: float) -> Life:
     """Jobs of the operator through their whole life, with what they cost it."""
     before = _requests(operator)
-    with Sampler(operator.process.pid) as sampler:
-        point, diary = load(plane, side, prefix, count, per_second)
+    pids = {"the operator": operator.process.pid, **plane.pids, "the load generator": os.getpid()}
+    with Sampler(operator.process.pid) as sampler, Shares(pids) as shares:
+        seen = load(plane, side, prefix, count, per_second)
         time.sleep(1)  # the last event follows the last status
     calls, writes = (now - then for now, then in zip(_requests(operator), before, strict=True))
-    succeeded = sum(phase == "Succeeded" for phase in diary.phases.values())
+    diary = seen.diary
     return Life(
         count,
-        succeeded,
+        sum(phase == "Succeeded" for phase in diary.phases.values()),
         diary.jobs_made,
-        point,
+        seen.point,
+        latency(seen.sent, diary.told),
         sampler.peak_mb,
         sampler.cpu_share,
         calls / count,
         writes / count,
+        diary.gaps,
+        slices(seen.sent, diary.made, diary.ended, diary.told, shares.samples),
     )
 
 

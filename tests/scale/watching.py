@@ -2,20 +2,26 @@
 
 import contextlib
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+import urllib3
 from tests.scale.client import Client
 from tests.scale.load import JOBS_PATH, Side
+
+_EVENT = re.compile(rb'\{"type":"(ADDED|MODIFIED|DELETED)"')
+_VERSION = re.compile(rb'"resourceVersion":"(\d+)"')
 
 
 class Diary:
     """The first time of each thing for each object: made (its Job is there), ended (the Job), told (its status).
 
-    jobs_made counts Jobs, so that a second Job of one object is seen.
+    jobs_made counts Jobs, so that a second Job of one object is seen. gaps: how often the API server could not go on
+    where a watch had ended, so that something may be missing here that happened.
     """
 
     def __init__(self, client: Client, side: Side) -> None:
@@ -27,6 +33,7 @@ class Diary:
         self.told: dict[str, float] = {}
         self.phases: dict[str, str] = {}
         self.jobs_made = 0
+        self.gaps = 0
 
     def __enter__(self) -> Self:
         """Watch from now on."""
@@ -50,13 +57,20 @@ class Diary:
         return len(entries) >= count
 
     def _follow(self, path: str, version: str, note: Callable[[bytes, float], Any]) -> None:
+        """Watch for ever, from where the last watch ended; where that is too long ago, something was missed."""
         while not self._stopped:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(urllib3.exceptions.HTTPError):
                 for line in self._client.watch(
                     path, metadata_only=False, query={"resourceVersion": version, "timeoutSeconds": "3600"}
                 ):
                     if self._stopped:
                         return
+                    found = _EVENT.match(line) and _VERSION.search(line)
+                    if not found:  # an error instead of an event
+                        self.gaps += 1
+                        version = self._client.version(path)
+                        break
+                    version = found[1].decode()
                     note(line, time.monotonic())
 
     def _job(self, line: bytes, now: float) -> None:

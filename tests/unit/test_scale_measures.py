@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from tests.scale.measures import at_least, at_most, growth, latency, percentile, rate
+from tests.scale.measures import at_least, at_most, growth, latency, percentile, rate, slices
 
 pytestmark = pytest.mark.unit
 
@@ -24,6 +24,20 @@ def test_what_never_came_is_counted_and_not_averaged_away() -> None:
 def test_a_rate_is_of_the_gaps() -> None:
     assert rate([3.0, 1.0, 2.0]) == 1.0
     assert math.isnan(rate([1.0]))
+
+
+def test_a_run_is_cut_into_what_began_and_what_ended_in_each_part() -> None:
+    sent = {"a": 10.0, "b": 14.0, "c": 16.0}
+    made = {"a": 10.5, "b": 17.0}
+    ended = {"a": 14.9, "b": 18.0}
+    first, second = slices(sent, made, ended, {"a": 15.9}, [(15.0, {"x": 0.5}), (20.0, {"x": 1.0})])
+    assert (first.begins, second.begins) == (0.0, 5.0)
+    assert (first.to_job.count, first.to_job.p50, first.to_job.p99) == (2, 0.5, 3.0)
+    assert (second.to_job.count, second.to_job.missing) == (0, 1), "c never got its Job"
+    assert (first.to_status.count, first.to_status.p99) == (1, pytest.approx(1.0))
+    assert (second.to_status.count, second.to_status.missing) == (0, 1), "b's end was never told"
+    assert (first.waiting, second.waiting) == (1, 1)
+    assert (first.cpu, second.cpu) == ({"x": 0.5}, {"x": 1.0})
 
 
 def test_growth_tells_a_leak_from_a_warm_up() -> None:

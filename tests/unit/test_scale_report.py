@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.scale.measures import Latency, Point
+from tests.scale.measures import Latency, Point, Slice
 from tests.scale.report import AT_ONCE, CHURN, JOBS, Report
 from tests.scale.scenarios import Burst, Life, Start
 
 pytestmark = pytest.mark.unit
 
 SOON = Latency(JOBS, 0, 0.01, 0.1)
-LIFE = Life(JOBS, JOBS, JOBS, Point(20, 20, SOON, SOON), 150, 0.5, 8, 4)
+LIFE = Life(JOBS, JOBS, JOBS, Point(20, 20, SOON, SOON), SOON, 150, 0.5, 8, 4)
 START = Start(JOBS, 5, 150, 0.005, 340)
 BURSTS = [Burst("own", AT_ONCE, 600, {}), Burst("JobSet", AT_ONCE, 100, {})]
 
@@ -137,3 +137,19 @@ def test_a_report_is_written_with_what_was_not_judged(tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "scale.json").read_text())["figures"]
     assert figures[-1]["met"] is None
     assert figures[-1]["too_small"] == "200 of 100,000 jobs"
+
+
+def test_the_course_of_a_load_is_drawn_and_recorded(tmp_path: Path) -> None:
+    series = [Slice(5.0 * n, SOON, SOON, n, {"x": 0.5, "y": 1.0}) for n in range(3)]
+    page = replace(WHOLE, life=replace(LIFE, series=series)).write(tmp_path, "scale")
+    assert "(scale-life.png)" in page
+    assert (tmp_path / "scale-life.png").read_bytes().startswith(b"\x89PNG")
+    recorded = json.loads((tmp_path / "scale.json").read_text())["life"]["series"]
+    assert [piece["waiting"] for piece in recorded] == [0, 1, 2]
+    assert "life.png" not in WHOLE.markdown("scale")
+
+
+def test_a_load_that_was_not_watched_all_the_time_says_so() -> None:
+    (row,) = page_says(replace(WHOLE, life=replace(LIFE, gaps=2, jobs_made=JOBS - 1)), "10000 jobs through")
+    assert "2 times a watch of the load was cut off" in row
+    assert "**no**" in row
