@@ -88,7 +88,11 @@ class Report:
         for figure in self.figures():
             lines.append(f"| {figure.name} | {figure.measured} | {figure.bar} | {figure.verdict} |")
         if self.bursts:
-            lines += ["", "CPU while Jobs were created at once, as shares of a core:", ""]
+            lines += [
+                "",
+                "CPU while Jobs were created at once and nobody made their pods, as shares of a core:",
+                "",
+            ]
             lines += [_cpu(burst) for burst in self.bursts]
         if self.life and self.life.series:
             lines += [
