@@ -153,8 +153,14 @@ class Controller:
         names = [job_name(request.name, request.uid)]
         if request.deleting:
             names.append(cleanup_name(request.name, request.uid))
-        jobs = [await self._reader.job(request.namespace, name) for name in names]
-        return tuple(job for job in jobs if job), await self._reader.pods(request.namespace, request.uid)
+        found = [await self._reader.job(request.namespace, name) for name in names]
+        jobs = tuple(job for job in found if job)
+        pods = await self._reader.pods(request.namespace, request.uid)
+        for job in jobs:
+            self._cache.put(job)
+        for pod in pods:  # one that was taken away is counted there, also before the watch tells of it
+            self._cache.put(pod)
+        return jobs, pods
 
     async def _earlier(self, observed: Observed) -> tuple[JobRequest, ...]:
         last = reuse.last(observed.peers)

@@ -1,4 +1,4 @@
-"""Two orders of events in which the operator was once wrong, step by step; the storm tries all others."""
+"""Orders of events in which the operator was once wrong, step by step; the storm tries all others."""
 
 import pytest
 from tests.support.storm import Storm
@@ -46,3 +46,20 @@ def test_a_pod_that_its_node_forgot_is_no_failed_attempt_also_before_it_is_known
     cluster.teardown()
     status = cluster.server.objects["QuantizationJob"][uid]["status"]
     assert (status["phase"], status["attempts"]) == ("Succeeded", {"failed": 0, "disrupted": 1})
+
+
+def test_a_pod_that_was_evicted_is_counted_also_when_only_the_end_of_its_job_is_known() -> None:
+    cluster, uid = begun()
+    (first,) = cluster.server.objects["Pod"]
+    cluster.cluster.end(first, "evicted")
+    cluster.cluster.control()
+    (second,) = set(cluster.server.objects["Pod"]) - {first}
+    cluster.cluster.end(second, "final")
+    cluster.cluster.control()
+    while cluster.operator.behind("Job"):  # the watch of pods says nothing
+        cluster.operator.deliver("Job")
+    cluster.loop.settle()
+    cluster.operator.exchange(10)
+    cluster.teardown()
+    status = cluster.server.objects["QuantizationJob"][uid]["status"]
+    assert (status["phase"], status["attempts"]) == ("Failed", {"failed": 1, "disrupted": 1})
