@@ -42,8 +42,8 @@ FLAGS = {
     "kube-apiserver": ("--event-ttl=5m", "--feature-gates=DetectCacheInconsistency=false"),
 }
 """Events go after 5 minutes: a long run writes a million of them. And the API server does not compare its caches with
-etcd, as it does every 5 minutes: on a busy machine all watches wait for some seconds then, those that cannot follow are
-cut off, and KWOK takes a minute to find its way back to 7,000 pods."""
+etcd, as it does every 5 minutes by listing everything: in runs with it watches of pods were cut off at that time, and
+KWOK, going through 7,000 pods again, held everybody up for a minute."""
 
 
 DEFAULT_INTERVAL = OperatorSettings.model_fields["progress_interval_seconds"].default
