@@ -1,6 +1,6 @@
 """Load on a real API server: python -m tests.scale (see docs/scale.md).
 
-Writes scale.md, scale.json and the pictures, and prints the page. Ends with 1 when a figure is missed.
+Writes scale.md, scale.json, the pictures and all logs, and prints the page. Ends with 1 when a figure is missed.
 """
 
 import argparse

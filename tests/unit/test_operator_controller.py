@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -63,21 +63,35 @@ class Recorder:
         self.written.append(f"event of {request.name}")
 
 
+def controller_of(
+    cache: Cache,
+    queue: WorkQueue,
+    reader: object,
+    writer: object,
+    now: Callable[[], datetime],
+    clock: Callable[[], float],
+) -> Controller:
+    """A controller of what is played here, and of nothing where that is None."""
+    return Controller(
+        cache,
+        queue,
+        cast(Reader, reader),
+        cast(Kueue, None),
+        cast(Writer, writer),
+        Metrics(),
+        OperatorSettings(),
+        now,
+        clock,
+    )
+
+
 def test_no_job_waits_for_the_status_of_another() -> None:
     """A Job costs the API server a tenth of a status: with many new objects, all Jobs come first."""
 
     async def run() -> list[str]:
         cache, queue, recorder = Cache(), WorkQueue(lambda: 0.0, lambda: 1.0), Recorder()
-        controller = Controller(
-            cache,
-            queue,
-            cast(Reader, None),
-            cast(Kueue, None),
-            cast(Writer, recorder),
-            Metrics(),
-            OperatorSettings(),
-            lambda: datetime(2026, 1, 1, 0, 0, 2, tzinfo=UTC),
-            lambda: 0.0,
+        controller = controller_of(
+            cache, queue, None, recorder, lambda: datetime(2026, 1, 1, 0, 0, 2, tzinfo=UTC), lambda: 0.0
         )
         for name in "abc":
             body = job(("output.uri", f"s3://artifacts/{name}"), uid=f"uid-{name}", name=name)
@@ -120,17 +134,7 @@ def test_many_jobs_that_wait_leave_the_api_server_its_time() -> None:
     async def run() -> SlowEvents:
         events, cache = SlowEvents(), Cache()
         queue = WorkQueue(events.clock, lambda: 1.0)
-        controller = Controller(
-            cache,
-            queue,
-            cast(Reader, events),
-            cast(Kueue, None),
-            cast(Writer, Recorder()),
-            Metrics(),
-            OperatorSettings(),
-            events.now,
-            events.clock,
-        )
+        controller = controller_of(cache, queue, events, Recorder(), events.now, events.clock)
         for number in range(100):
             uid = f"uid-{number}"
             cache.put(JobRequest.of(job(uid=uid, name=f"n-{number}")))
@@ -177,17 +181,7 @@ def test_that_pods_start_is_not_told_of_all_when_the_api_server_has_too_much_to_
     async def run() -> SlowStatus:
         writer, cache = SlowStatus(), Cache()
         queue = WorkQueue(writer.clock, lambda: 1.0)
-        controller = Controller(
-            cache,
-            queue,
-            cast(Reader, None),
-            cast(Kueue, None),
-            cast(Writer, writer),
-            Metrics(),
-            OperatorSettings(),
-            writer.now,
-            writer.clock,
-        )
+        controller = controller_of(cache, queue, None, writer, writer.now, writer.clock)
         for number in range(10):
             uid, name = f"uid-{number}", f"n-{number}"
             cache.put(JobRequest.of(job(uid=uid, name=name, creationTimestamp="2026-01-01T00:00:00Z")))

@@ -71,6 +71,17 @@ CASES: dict[str, Case] = {
         requeued=5.0,
         now=NOW - timedelta(seconds=12),
     ),
+    "a pod was forgotten by its node already: told at once": Case(
+        request=job(),
+        child=child(),
+        pods=[terminated(137, reason="ContainerStatusUnknown", name="a"), pod({}, name="b")],
+        rule="waiting",
+        phase="Pending",
+        reason="Starting",
+        events=("Disrupted", "JobCreated"),
+        requeued=19.0,
+        now=NOW - timedelta(seconds=1),
+    ),
     "no pod yet": Case(child=child(), rule="waiting", now=NOW - timedelta(seconds=10), requeued=3.0),
     "no pod for a while: read the events of the Job": Case(child=child(), rule="waiting", look="events"),
     "no pod, and no event says why": Case(

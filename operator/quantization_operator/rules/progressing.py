@@ -100,7 +100,7 @@ def _passes(case: Case, state: State, status: QuantizationJobStatus) -> bool:
     if state.reason != STARTING_REASON:
         return False
     if not before.conditions:
-        return not case.observed.disruptions
+        return status.attempts is None
     only_words = status.model_copy(update={"conditions": before.conditions}) == before
     return only_words and reason(before.conditions) == STARTING_REASON
 
