@@ -44,5 +44,11 @@ AUTO_GPTQ: tuple[Refusal, ...] = (
         equals("implementation", "auto-gptq") & ~equals("checkpoint_format", "gptq"),
         "implementation auto-gptq writes checkpoint_format gptq only; write gptq, or implementation native",
     ),
+    Refusal(
+        "calibration_dtype",
+        equals("implementation", "auto-gptq") & ~equals("calibration_dtype", "auto"),
+        "implementation auto-gptq chooses its own data type; leave calibration_dtype out, or write "
+        "implementation native",
+    ),
 )
 """What the package itself cannot do."""

@@ -118,6 +118,11 @@ class GptqQuantizer(PassBase):
     checkpoint_format: Literal["gptq", "gptq_v2", "compressed-tensors"] = Field(
         "gptq", description="How the quantized tensors lie on disk."
     )
+    calibration_dtype: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="Data type that calibration runs the model in; weights are rounded as they are either way. "
+        "auto: bf16 on a processor that multiplies it faster, else fp32.",
+    )
     implementation: Literal["native", "auto-gptq", "autoawq"] = Field(
         "native", description="Who computes: native, or the package itself in its own image."
     )

@@ -1,6 +1,7 @@
 """The recipe digest: the identity of a result.
 
-Two jobs with the same recipe give bit-identical artifacts, wherever and however they run.
+Two jobs with the same recipe give bit-identical artifacts, however they run, on machines of one kind: processors
+that sum in another order, or that calibration_dtype: auto chooses another type for, round a few weights otherwise.
 """
 
 import hashlib

@@ -16,6 +16,7 @@ from quantizer.goals import missed_goal
 from quantizer.implementations import package
 from quantizer.implementations.local_model import copy_model
 from quantizer.job import Job, Setting, readable
+from quantizer.layerwise.making import DTYPES
 from quantizer.measure import Measured, measure
 from quantizer.report.few_tokens import few_tokens
 from quantizer.report.workload import head_share
@@ -82,8 +83,14 @@ def _native(job: Job, setting: Setting, writer: ArtifactWriter) -> Quantized:
         )
     if report.resumed_layers:
         logger.info("%d layers were taken over from an earlier attempt", report.resumed_layers)
+    calibrated_in = next(word for word, dtype in DTYPES.items() if dtype is report.calibration_dtype)
     return Quantized(
-        [*report.modules], report.bits_per_weight, report.input_bytes, report.output_bytes, report.seconds
+        [*report.modules],
+        report.bits_per_weight,
+        report.input_bytes,
+        report.output_bytes,
+        report.seconds,
+        {"calibration_dtype": calibrated_in},
     )
 
 

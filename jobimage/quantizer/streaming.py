@@ -44,7 +44,7 @@ from quantizer.formats.gptq import GptqFormat
 from quantizer.layerwise.interface import FinishedLayer, LayerContext, LayerPass, ModuleReport
 from quantizer.layerwise.quantized import QuantizedLayers
 from quantizer.layerwise.sizes import check_sizes
-from quantizer.machine import trim_memory
+from quantizer.machine import calibration_dtype, trim_memory
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,11 @@ OnProgress = Callable[[str, int, int], None]
 class Finished(Protocol):
     """Layers that an earlier attempt finished, and where this one's go; see store.finished_layers."""
 
+    @property
+    def calibration_dtype(self) -> torch.dtype | None:
+        """What they were computed in; None where there are none."""
+        ...
+
     def load(self, index: int) -> FinishedLayer | None:
         """Layer `index`, or None."""
         ...
@@ -69,6 +74,8 @@ class Finished(Protocol):
 
 class NothingFinished:
     """A run that keeps nothing."""
+
+    calibration_dtype = None
 
     def load(self, index: int) -> FinishedLayer | None:  # noqa: ARG002 - see Finished
         """See Finished."""
@@ -87,6 +94,7 @@ class QuantizeReport:
     seconds: by stage: read, calibrate, solve, write.
     left_out: tensors of the input that are computed today and were not copied.
     resumed_layers: layers that an earlier attempt had finished.
+    calibration_dtype: what activations were computed in.
     """
 
     modules: list[ModuleReport] = field(default_factory=list)
@@ -98,6 +106,7 @@ class QuantizeReport:
     files: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     resumed_layers: int = 0
+    calibration_dtype: torch.dtype = torch.float32
 
 
 def quantize(
@@ -131,10 +140,13 @@ def quantize(
             NumericalFailure and DataInsufficient naming the module; ScratchFull; and what source and sink
             raise.
     """
+    finished = finished or NothingFinished()
+    # an earlier attempt may have had another processor: half a run in each type would be no run of either
+    dtype = layer_pass.calibration_dtype or finished.calibration_dtype or calibration_dtype(device)
     with torch.inference_mode():
-        run = _Run(model_source, tokens, layer_pass, device, scratch, on_progress, modules)
+        run = _Run(model_source, tokens, layer_pass, device, dtype, scratch, on_progress, modules)
         try:
-            return run.run(sink, finished or NothingFinished(), max_shard_bytes)
+            return run.run(sink, finished, max_shard_bytes)
         finally:
             for path in run.kept:
                 path.unlink(missing_ok=True)
@@ -149,6 +161,7 @@ class _Run:
         tokens: TokenBatches,
         layer_pass: LayerPass,
         device: torch.device,
+        dtype: torch.dtype,
         scratch: Path,
         on_progress: OnProgress,
         modules: ModuleNames | None,
@@ -156,8 +169,10 @@ class _Run:
         self.source, self.device, self.scratch = source, device, scratch
         self.on_progress = on_progress
         self.reader = SafetensorsReader(source)
-        self.model = DecoderModel(source, self.reader, device, torch.float32, modules=modules)
-        self.report = QuantizeReport(input_bytes=self.reader.bytes, calibration_tokens=tokens.tokens)
+        self.model = DecoderModel(source, self.reader, device, dtype, modules=modules)
+        self.report = QuantizeReport(
+            input_bytes=self.reader.bytes, calibration_tokens=tokens.tokens, calibration_dtype=dtype
+        )
         self.report.left_out = self.model.check_tensors()
         check_sizes(self.model, layer_pass)
         self.layer_pass = layer_pass.bind(self.model)
@@ -238,12 +253,29 @@ class _Run:
             turned = model.turned(index, name, parameter)
             return self._stored(prefix + name, turned).to("cpu", copy=True)
 
+        finer = self._finer(index, weights)
         with self._walk(index, weights, hidden) as walk:
+
+            def weight(name: str) -> Tensor:
+                if name not in finer:
+                    return walk.linear(name).weight
+                return model.turned(index, f"{name}.weight", finer.pop(name).to(self.device))
+
             layer = self.layer_pass.run(
-                LayerContext(prefix, walk, model.folds(index), stored, self.device, self._timed)
+                LayerContext(prefix, walk, model.folds(index), weight, stored, self.device, self._timed)
             )
         layer.tensors = kept | layer.tensors | self._divisors(index)
+        layer.calibration_dtype = model.dtype
         return layer
+
+    def _finer(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights that are to be rounded, by their linear, where calibration's data type cannot hold them."""
+        dtype = self.model.dtype
+        return {
+            name.removesuffix(".weight"): value
+            for name, value in weights.items()
+            if torch.promote_types(value.dtype, dtype) != dtype and self.quantized.is_converted(index, name)
+        }
 
     def _keep(self, layer: FinishedLayer, writer: ShardWriter) -> None:
         self.report.modules += layer.modules
@@ -272,9 +304,9 @@ class _Run:
         found = {
             PlannedTensor(name, value.dtype, tuple(value.shape)) for name, value in layer.tensors.items()
         }
-        fits = found == set(self._planned_layer(index))
+        fits = found == set(self._planned_layer(index)) and layer.calibration_dtype == self.model.dtype
         if not fits:
-            logger.warning("layer %d is computed again: its saved state has other tensors", index)
+            logger.warning("layer %d is computed again: its saved state is of another kind", index)
         return fits
 
     def _planned(self, name: str) -> PlannedTensor:

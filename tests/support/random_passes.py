@@ -18,6 +18,7 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
         "sym": SWITCH,
         "inside_layer_modules": ([], [[]], [["a", "b"], ["c"]]),
         "checkpoint_format": ("gptq", "gptq_v2", "compressed-tensors"),
+        "calibration_dtype": ("auto", "auto", "fp32", "bf16"),
         "implementation": IMPLEMENTATIONS,
     },
     "AutoAWQQuantizer": {

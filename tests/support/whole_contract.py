@@ -182,6 +182,13 @@ WHOLE_INVALID: tuple[Invalid, ...] = (
         checkpoint_format="gptq_v2",
     ),
     package(
+        "auto-gptq's data type",
+        "implementation auto-gptq chooses its own data type",
+        GPTQ,
+        implementation="auto-gptq",
+        calibration_dtype="bf16",
+    ),
+    package(
         "autoawq of a row",
         "implementation autoawq needs a q_group_size above 0",
         AWQ,

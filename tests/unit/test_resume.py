@@ -41,6 +41,7 @@ PASSES: dict[str, LayerPass] = {
     "gptq, act-order, compressed-tensors": make_pass(
         gptq_pass(group_size=GROUP, desc_act=True, static_groups=True, checkpoint_format="compressed-tensors")
     ),
+    "gptq, in bfloat16": make_pass(gptq_pass(group_size=GROUP, calibration_dtype="bf16")),
     "awq": make_pass(awq_pass(q_group_size=GROUP)),
     "awq, scales alone": make_pass(awq_pass(q_group_size=GROUP, export_compatible=True)),
     "quarot, an ordinary checkpoint": make_pass(quarot_pass(w_groupsize=GROUP)),

@@ -40,8 +40,9 @@ def parameter_bytes() -> int:
 
 
 PASSES: dict[str, LayerPass] = {
-    "gptq, staged": make_pass(gptq_pass(group_size=GROUP, true_sequential=True)),
-    "gptq, at once": make_pass(gptq_pass(group_size=GROUP)),
+    "gptq, staged": make_pass(gptq_pass(group_size=GROUP, true_sequential=True, calibration_dtype="fp32")),
+    "gptq, at once": make_pass(gptq_pass(group_size=GROUP, calibration_dtype="fp32")),
+    "gptq, in bfloat16": make_pass(gptq_pass(group_size=GROUP, calibration_dtype="bf16")),
     "awq": make_pass(awq_pass(q_group_size=GROUP)),
 }
 
@@ -52,7 +53,8 @@ def test_one_layers_weights_are_alive_inside_a_layer_and_none_between(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = save_tiny(tmp_path / "model", num_hidden_layers=LAYERS)
-    layer = sum(4 * value.numel() for value in model.model.layers[0].parameters())
+    itemsize = 2 if kind == "gptq, in bfloat16" else 4
+    layer = sum(itemsize * value.numel() for value in model.model.layers[0].parameters())
     del model
     gc.collect()
     source, tokens = DirectorySource(tmp_path / "model"), random_batches()

@@ -11,13 +11,13 @@ as many threads.
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
 import torch
 
 from quantizer.decoder.activations import ActivationStore
+from quantizer.threads import threads
 
 T = TypeVar("T")
 
@@ -52,11 +52,10 @@ class Batchwise:
         if self.workers == 1:
             yield from map(function, range(self._count))
             return
-        threads = torch.get_num_threads()
-        share = max(1, threads // self.workers)
+        share = max(1, torch.get_num_threads() // self.workers)
         pool, running = _pool(self.workers, share), deque[Future[T]]()
         try:
-            with _threads(share):
+            with threads(share):
                 for number in range(self._count):
                     running.append(pool.submit(_inferring, function, number))
                     if len(running) > self.workers:
@@ -85,13 +84,3 @@ def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
 def _inferring(function: Callable[[int], T], number: int) -> T:
     with torch.inference_mode():  # each thread has its own
         return function(number)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -30,6 +30,7 @@ from quantizer.passes.awq_clip import search_clip
 from quantizer.passes.awq_folding import fold_into_norm, fold_into_rows, scale_columns, scaled_gram
 from quantizer.passes.awq_scales import search_scales
 from quantizer.passes.grid import GridRule, GroupedGrid
+from quantizer.threads import threads_for
 
 UNCLIPPED = ("q_proj", "k_proj", "qkv", "query", "c_attn")
 """Linears whose outputs meet in a product, by parts of their names: clipping them is known to hurt."""
@@ -60,6 +61,7 @@ class AwqLayerPass(PlainPass):
     not_converted: tuple[str, ...] = ()
     packs: bool = True
     dtype: torch.dtype | None = None
+    calibration_dtype: torch.dtype = torch.float32
     replays_unrounded: bool = True
 
     @property
@@ -98,7 +100,7 @@ class AwqLayerPass(PlainPass):
         with layer.timed("calibrate"):
             inputs = layer.walk.inputs(layer.walk.stages, propagate_unrounded=True)
             statistics = gather(inputs, layer.device, magnitudes=True)
-        with layer.timed("solve"):
+        with layer.timed("solve"), threads_for(max(map(layer.numbers, statistics), default=0)):
             return _Solve(self, layer, statistics).run()
 
 
@@ -210,7 +212,7 @@ class _Solve:
             else:
                 weight = linear.weight if limits is None else clip_weight(linear.weight, limits)
                 self.finished.tensors[f"{full}.weight"] = self.layer.stored(f"{name}.weight", weight)
-            changed = put_rounded(full, linear, rounded, read.gram, self.format)
+            changed = put_rounded(full, linear, linear.weight, rounded, read.gram, self.format)
             error, error_rtn = self.yardsticks[name].relative(changed)
             shape = (linear.out_features, linear.in_features)
             reports.append(ModuleReport(full, shape, error, error_rtn, tokens=read.tokens))

@@ -15,6 +15,7 @@ from quantizer.layerwise.rounding import check_quality, on_grid, pack_linear, pl
 from quantizer.layerwise.statistics import InputStatistics, gather
 from quantizer.passes.gptq import GptqConfig, gptq
 from quantizer.passes.grid import GroupedGrid
+from quantizer.threads import threads_for
 
 REFIT_BITS = 4
 """Up to so many bits scales are fitted again. At 8 a grid is so fine that a short calibration's noise is all that is
@@ -34,6 +35,7 @@ class GptqLayerPass(PlainPass):
     format: WeightFormat
     packs: bool = True
     dtype: torch.dtype | None = None
+    calibration_dtype: torch.dtype | None = None
     replays_unrounded: bool = False
 
     @property
@@ -63,7 +65,8 @@ class GptqLayerPass(PlainPass):
             statistics = gather(layer.walk.inputs(stages), layer.device)
         with layer.timed("solve"):
             for group in list(statistics):
-                self._round_group(layer, group, statistics.pop(group), finished)
+                with threads_for(layer.numbers(group)):
+                    self._round_group(layer, group, statistics.pop(group), finished)
         with layer.timed("calibrate"):
             layer.walk.finish(stages)
 
@@ -72,21 +75,22 @@ class GptqLayerPass(PlainPass):
     ) -> None:
         first = layer.prefix + group.names[0]
         hessian = statistics.hessian(first)
-        linears = [layer.walk.linear(name) for name in group.names]
+        weights = [layer.weight(name) for name in group.names]
         try:
-            stacked = _stacked([linear.weight for linear in linears])
+            stacked = _stacked(weights)
             solved = gptq(stacked, hessian, replace(self.config, refit=self.config.bits <= REFIT_BITS))
         except QuantizationError as failure:
             message = f"{first}: {failure.message}"
             raise QuantizationError(failure.category, message, failure.hint) from failure
         start = 0
-        for name, linear in zip(group.names, linears, strict=True):
-            rows = slice(start, start := start + linear.out_features)
+        for name, weight in zip(group.names, weights, strict=True):
+            rows = slice(start, start := start + weight.shape[0])
             part = (solved.integers[rows], solved.scales[rows], solved.zeros[rows], solved.group_of)
             full = layer.prefix + name
-            yardstick = plain_rounding(linear.weight, hessian, self.nearest, self.format)
-            error, error_rtn = yardstick.relative(put_rounded(full, linear, part, hessian, self.format))
-            shape = (linear.out_features, linear.in_features)
+            yardstick = plain_rounding(weight, hessian, self.nearest, self.format)
+            changed = put_rounded(full, layer.walk.linear(name), weight, part, hessian, self.format)
+            error, error_rtn = yardstick.relative(changed)
+            shape = (weight.shape[0], weight.shape[1])
             report = ModuleReport(full, shape, error, error_rtn, solved.damp_percent, statistics.tokens)
             check_quality([report], "Raise damp_percent, or calibrate with more text.")
             finished.modules.append(report)

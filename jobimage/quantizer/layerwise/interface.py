@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from quantizer.decoder.architecture import Group
 from quantizer.decoder.folding import FoldPlace
 from quantizer.decoder.model import DecoderModel
 from quantizer.decoder.walk import LayerWalk
@@ -47,10 +48,12 @@ class FinishedLayer:
 
     tensors: by full name; packed linears, and parameters that were changed, as the checkpoint has them.
     modules: one report for each linear that was rounded.
+    calibration_dtype: what activations were computed in.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     modules: list[ModuleReport] = field(default_factory=list)
+    calibration_dtype: torch.dtype = torch.float32
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,22 @@ class LayerContext:
 
     prefix: dotted name of the layer in the checkpoint, with the closing dot.
     folds: places where scales can be folded away (see decoder.folding).
+    weight: name of a linear in the layer -> its weight [N, K] as it is to be rounded; asked for once, before the
+        linear gets another. The linear's own may have been cut to the data type of calibration.
     stored: (name in the layer, parameter as the layer has it) -> the tensor as the checkpoint has it.
     """
 
     prefix: str
     walk: LayerWalk
     folds: tuple[FoldPlace, ...]
+    weight: Callable[[str], Tensor]
     stored: Callable[[str, Tensor], Tensor]
     device: torch.device
     timed: Timed
+
+    def numbers(self, group: Group) -> int:
+        """Of the weights of a group of linears."""
+        return sum(self.walk.linear(name).weight.numel() for name in group.names)
 
 
 class LayerPass(Protocol):
@@ -90,9 +100,9 @@ class LayerPass(Protocol):
     format: how the rounded linears lie on disk. packs: False when linears are prepared for rounding but stored
     as they are. grid: bits, groups and symmetry; plain rounding on it is the yardstick. group_sizes: what can be
     asked for instead. dtype: what the model
-    is loaded in, and what stays unquantized is stored in; None is the checkpoint's own. replays_unrounded:
-    whether the next layer reads the unrounded layer's output, so that a restarted run replays finished layers
-    with their original weights.
+    is loaded in, and what stays unquantized is stored in; None is the checkpoint's own. calibration_dtype: what
+    activations are computed in; None leaves it to the machine. replays_unrounded: whether the next layer reads the
+    unrounded layer's output, so that a restarted run replays finished layers with their original weights.
     """
 
     @property
@@ -109,6 +119,9 @@ class LayerPass(Protocol):
 
     @property
     def dtype(self) -> torch.dtype | None: ...
+
+    @property
+    def calibration_dtype(self) -> torch.dtype | None: ...
 
     @property
     def replays_unrounded(self) -> bool: ...

@@ -22,7 +22,7 @@ WeightPass = GptqQuantizer | AutoAWQQuantizer | QuaRot
 """The passes of the contract that round weights layer by layer."""
 
 
-DTYPES = {"fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
 
 
 def make_pass(parameters: WeightPass) -> LayerPass:
@@ -33,7 +33,8 @@ def make_pass(parameters: WeightPass) -> LayerPass:
             QuaRot, which the transformers of this image cannot compute.
     """
     if isinstance(parameters, GptqQuantizer):
-        return GptqLayerPass(gptq_config(parameters), _gptq_format(parameters))
+        calibration = None if parameters.calibration_dtype == "auto" else DTYPES[parameters.calibration_dtype]
+        return GptqLayerPass(gptq_config(parameters), _gptq_format(parameters), calibration_dtype=calibration)
     if isinstance(parameters, QuaRot):
         require_newer("QuaRot")
         from quantizer.layerwise.quarot import QuarotLayerPass

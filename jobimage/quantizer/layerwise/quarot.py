@@ -24,6 +24,7 @@ from quantizer.layerwise.transform import Transform, Unchanged
 from quantizer.passes.grid import GroupedGrid
 from quantizer.passes.quarot import QuarotPass, StageResult
 from quantizer.passes.quarot_parameters import FULL, QuarotParameters, check_model, group, needs_own_code
+from quantizer.threads import threads_for
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class QuarotLayerPass:
         if needs_own_code(p):
             return QuarotFormat(min(p.w_bits, 8), size, p.w_asym, p.s_bits)
         return GptqFormat(min(p.w_bits, 8), size, sym=not p.w_asym, damp_percent=p.gptq_damping)
+
+    @property
+    def calibration_dtype(self) -> torch.dtype:
+        """See LayerPass."""
+        return torch.float32
 
     @property
     def transform(self) -> Transform:
@@ -97,7 +103,8 @@ class QuarotLayerPass:
                 statistics = gather(inputs, layer.device)
             with layer.timed("solve"):
                 for found in stage.groups:
-                    self._round_group(layer, found, statistics.get(found), finished)
+                    with threads_for(layer.numbers(found)):
+                        self._round_group(layer, found, statistics.get(found), finished)
             with layer.timed("calibrate"):
                 layer.walk.finish([stage])
         return finished

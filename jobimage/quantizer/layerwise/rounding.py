@@ -81,18 +81,18 @@ def on_grid(grid: GroupedGrid) -> Callable[[Tensor], Rounded]:
 
 
 def put_rounded(
-    name: str, linear: nn.Linear, rounded: Rounded, hessian: Tensor, layout: WeightFormat
+    name: str, linear: nn.Linear, weight: Tensor, rounded: Rounded, hessian: Tensor, layout: WeightFormat
 ) -> Tensor:
-    """Puts what a reader will see in place of a linear's weight; the weighted squares of the measured rows' change.
+    """Puts what a reader will see of `weight` [N, K] into a linear; the weighted squares of the measured rows' change.
 
     Raises:
         QuantizationError: NumericalFailure when a weight does not fit the reader's arithmetic.
     """
     integers, scales, zeros, group_of = rounded
-    measured = measured_rows(linear.out_features, linear.weight.device)
-    before = linear.weight[measured].float()
-    at_once = max(1, NUMBERS_AT_ONCE // linear.in_features)
-    for first in range(0, linear.out_features, at_once):
+    measured = measured_rows(weight.shape[0], weight.device)
+    changed = weight[measured].float()
+    at_once = max(1, NUMBERS_AT_ONCE // weight.shape[1])
+    for first in range(0, weight.shape[0], at_once):
         rows = slice(first, first + at_once)
         seen = layout.as_read(integers[rows], scales[rows], zeros[rows], group_of)
         if not all_finite(seen):
@@ -101,7 +101,9 @@ def put_rounded(
                 f"{name}: a weight is too large for float16, which readers compute in",
             )
         linear.weight[rows] = seen.to(linear.weight.dtype)
-    return weighted_square(before - linear.weight[measured].float(), hessian)
+        here = (measured >= first) & (measured < first + at_once)
+        changed[here] -= seen[measured[here] - first].float()
+    return weighted_square(changed, hessian)
 
 
 def pack_linear(name: str, rounded: Rounded, layout: WeightFormat) -> dict[str, Tensor]:

@@ -94,10 +94,13 @@ def _by_group(rows: Tensor, level: Tensor) -> Tensor:
 
 
 def _curvature(hessian: Tensor, level: Tensor) -> Tensor:
-    """l_g H l_h of any two groups: [groups, groups, N]."""
-    width = level.shape[1]
-    bent = (hessian[:, g * width : (g + 1) * width] @ level[g] for g in range(len(level)))
-    return torch.stack([_by_group(rows, level) for rows in bent])
+    """l_g H l_h of any two groups: [groups, groups, N], symmetric as H is."""
+    groups, width, outputs = level.shape
+    found = level.new_empty((groups, groups, outputs))
+    for g in range(groups):
+        bent = hessian[g * width :, g * width : (g + 1) * width] @ level[g]
+        found[g, g:] = found[g:, g] = _by_group(bent, level[g:])
+    return found
 
 
 def _least(slope: Tensor, curvature: Tensor, scales: Tensor) -> Tensor:

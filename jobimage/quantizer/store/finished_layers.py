@@ -14,8 +14,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
@@ -43,6 +44,14 @@ class FinishedLayers:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")
         self._pending: Future[None] | None = None
 
+    @property
+    def calibration_dtype(self) -> torch.dtype | None:
+        """What the first finished layer was computed in; None where there is none, or its record is damaged."""
+        try:
+            return _dtype(json.loads(self._whole(self._key(0, "json"))))
+        except (ValueError, LookupError, TypeError):
+            return None
+
     def load(self, index: int) -> FinishedLayer | None:
         """Layer `index` as an earlier attempt finished it, or None."""
         record_key = self._key(index, "json")
@@ -57,7 +66,7 @@ class FinishedLayers:
                 ModuleReport(**{**item, "shape": (item["shape"][0], item["shape"][1])})
                 for item in record["modules"]
             ]
-            return FinishedLayer(load(data), modules)
+            return FinishedLayer(load(data), modules, _dtype(record))
         except (ValueError, LookupError, TypeError, SafetensorError) as error:
             logger.warning("layer %d is computed again: its saved state is damaged (%s)", index, error)
             return None
@@ -68,7 +77,11 @@ class FinishedLayers:
         path = self._scratch / "state.safetensors"
         with scratch_errors():
             save_file({name: tensor.contiguous() for name, tensor in layer.tensors.items()}, path)
-        self._pending = self._pool.submit(self._put, index, path, layer.modules)
+        record = {
+            "calibration_dtype": str(layer.calibration_dtype).removeprefix("torch."),
+            "modules": [asdict(module) for module in layer.modules],
+        }
+        self._pending = self._pool.submit(self._put, index, path, record)
 
     def __enter__(self) -> Self:
         return self
@@ -82,13 +95,9 @@ class FinishedLayers:
         finally:
             self._pool.shutdown(wait=True)
 
-    def _put(self, index: int, path: Path, modules: list[ModuleReport]) -> None:
+    def _put(self, index: int, path: Path, said: dict[str, Any]) -> None:
         data = path.read_bytes()
-        record = {
-            "size": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "modules": [asdict(module) for module in modules],
-        }
+        record = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), **said}
         self._check()
         self._store.put_file(self._key(index, "safetensors"), path, self._check)
         self._store.put_bytes(self._key(index, "json"), json.dumps(record).encode())
@@ -106,3 +115,8 @@ class FinishedLayers:
 
     def _key(self, index: int, kind: str) -> str:
         return f"{self._prefix}layer-{index:05d}.{kind}"
+
+
+def _dtype(record: dict[str, Any]) -> torch.dtype:
+    """What the layer of a record was computed in; LookupError where the record does not say."""
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[record["calibration_dtype"]]
