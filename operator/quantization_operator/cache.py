@@ -6,14 +6,14 @@ A sweep (`sweep.py`) removes what disappeared unseen. Only the event loop's thre
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, NamedTuple
 
 from quantization_api.status import Progress
 from quantization_operator.decision import Peer
-from quantization_operator.policies import managed_by
+from quantization_operator.policies import managed_by, pause
 from quantization_operator.queue_entry import QueueEntry
 from quantization_operator.snapshots import FINALIZER, ChildJob, ChildPod, JobRequest
 
@@ -36,7 +36,8 @@ class Record:
     """All that is known of one QuantizationJob, and the little that only this process remembers.
 
     disruptions: uids of pods that were seen taken away. disruptions_before: those that an earlier process counted.
-    problem: what the job waits for and since when; it decides when patience ends. queue: Kueue's last answer.
+    adopted: uid of the Job that was taken for the job's own last. problem: what the job waits for and since when; it
+    decides when patience ends. queue: Kueue's last answer.
     """
 
     request: JobRequest | None = None
@@ -46,6 +47,7 @@ class Record:
     progress_written: datetime | None = None
     disruptions: set[str] = field(default_factory=set)
     disruptions_before: int | None = None
+    adopted: str = ""
     problem: tuple[str, datetime] | None = None
     queue: QueueEntry | None = None
 
@@ -124,9 +126,9 @@ class Cache:
                 record.jobs[snapshot.uid] = snapshot
                 if not snapshot.suspended:  # what Kueue said before is no answer to the next suspension
                     record.queue = None
+                _count_disruptions(record, record.pods.values())
             case ChildPod():
-                if snapshot.taken_away and not _told_to_go(record, snapshot):
-                    record.disruptions.add(snapshot.uid)
+                _count_disruptions(record, (snapshot,))
                 settled = record.request is not None and record.request.finished
                 record.pods[snapshot.uid] = snapshot.slim() if settled else snapshot
         self._owners[kind_of(snapshot)][snapshot.uid] = uid
@@ -189,11 +191,19 @@ class Cache:
         record.disruptions = set()
 
 
-def _told_to_go(record: Record, pod: ChildPod) -> bool:
-    """A pause ends the pod, or ended it: its Job goes on going when the pause is over."""
-    job = record.jobs.get(pod.job_uid)
-    paused = record.request is not None and record.request.suspend
-    return paused or (job is not None and job.deleting)
+def _count_disruptions(record: Record, pods: Iterable[ChildPod]) -> None:
+    """Pods that were taken away from a Job that goes on: not by a pause, and not by the end of their Job.
+
+    What the Job of a pod does may be known after the pod, or not any more: it is counted when it is known.
+    """
+    request = record.request
+    if request is not None and (request.suspend or request.finished):
+        return
+    for pod in pods:
+        job = record.jobs.get(pod.job_uid) if pod.taken_away else None
+        if job is None or job.deleting or (request is not None and pause.left_over(request, job)):
+            continue
+        record.disruptions.add(pod.uid)
 
 
 def _holds_place(request: JobRequest) -> bool:

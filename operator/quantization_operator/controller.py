@@ -112,6 +112,8 @@ class Controller:
                 return Decision("gone")
             observed = self._observe(record, record.request, extra)
             decision = reconcile(observed, self._settings, self._now())
+            if decision.adopted is not None:
+                record.adopted = decision.adopted
             if decision.look == "objects":
                 extra.objects = await self._look(observed.request)
             elif decision.look == "earlier":
@@ -266,6 +268,7 @@ class Controller:
             warnings=extra.warnings,
             refusal=extra.refusal,
             queue=record.queue,
+            adopted=record.adopted,
             progress=record.progress,
             progress_written=record.progress_written,
             disruptions=(record.disruptions_before or 0) + len(record.disruptions),

@@ -49,8 +49,8 @@ class Observed:
     the same output. earlier: the peer that succeeded last, with its spec and status; None when it was not read, ()
     when it is gone. fresh: the Jobs and pods were read from the API server just now. warnings: Warning events of
     the child or its pod, None when they were not read. refusal: of what was tried for this decision. queue: how the
-    child stood in its queue when Kueue was asked last. progress_written, disruptions and problem: what this process
-    remembers.
+    child stood in its queue when Kueue was asked last. adopted: uid of the Job that this process took for the
+    child last, "" for none. progress_written, disruptions and problem: what this process remembers beside it.
     """
 
     request: JobRequest
@@ -64,6 +64,7 @@ class Observed:
     warnings: tuple[KubernetesWarning, ...] | None = None
     refusal: Refusal | None = None
     queue: QueueEntry | None = None
+    adopted: str = ""
     progress: Progress | None = None
     progress_written: datetime | None = None
     disruptions: int = 0
@@ -85,9 +86,10 @@ class Decision:
 
     look: read these from the API server and decide again. finalizers: those that the object must have from now on;
     decide again after it. create: manifest of a Job; decide again after it. status: the new status, None when it
-    stays. passing: what the status says is likely over soon, so that it may be written later, or never. delete: a Job
-    that must not go on. release: remove the operator's finalizer, after the events were told,
-    since the object may be gone with it. remove: delete the object. problem: to be remembered. retry: the same
+    stays. adopted: uid of the Job that is the job's own from now on, "" where it has none any more by intent, None
+    where that stays; to be remembered. passing: what the status says is likely over soon, so that it may be written
+    later, or never. delete: a Job that must not go on. release: remove the operator's finalizer, after the events were
+    told, since the object may be gone with it. remove: delete the object. problem: to be remembered. retry: the same
     must be tried again, with back-off, and not before retry_after seconds.
     """
 
@@ -96,6 +98,7 @@ class Decision:
     finalizers: tuple[str, ...] | None = None
     create: Mapping[str, Any] | None = None
     status: QuantizationJobStatus | None = None
+    adopted: str | None = None
     passing: bool = False
     delete: ChildJob | None = None
     events: tuple[Event, ...] = ()

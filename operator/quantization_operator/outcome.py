@@ -19,7 +19,7 @@ from quantization_operator.conditions import (
 )
 from quantization_operator.decision import Case, Decision, Event
 from quantization_operator.diagnose import by_age, pod_failure
-from quantization_operator.policies import admission, reporting, retry, ttl
+from quantization_operator.policies import admission, pause, reporting, retry, ttl
 from quantization_operator.snapshots import ChildPod
 
 
@@ -155,7 +155,7 @@ def told(case: Case, after: QuantizationJobStatus | None) -> tuple[Event, ...]:
         news += () if starts else (Event("Normal", "JobCreated", created),)
     elif (
         case.child is not None
-        and not case.child.deleting
+        and not (case.child.deleting or pause.left_over(case.request, case.child))
         and after.phase != "Suspended"
         and before.observed_generation is not None
         and before.observed_generation < case.request.generation

@@ -24,6 +24,9 @@ JOB_UID_LABEL = "quantization.dev/job-uid"
 FAILED_BEFORE_ANNOTATION = "quantization.dev/failed-before"
 """On the child Job: the failed attempts that earlier Jobs of the same QuantizationJob counted."""
 
+GENERATION_ANNOTATION = "quantization.dev/generation"
+"""On the child Job: the generation of the QuantizationJob that it was made for."""
+
 FINALIZER = "quantization.dev/artifact"
 """On a QuantizationJob whose artifact is to be removed before it."""
 
@@ -200,7 +203,7 @@ def _condition(raw: Mapping[str, Any]) -> Condition | None:
 class ChildJob:
     """A batch/v1 Job. `ended` is the type of its final condition, "" while it has none.
 
-    queue: Kueue's LocalQueue that it is in, "" without one.
+    queue: Kueue's LocalQueue that it is in, "" without one. generation: of the QuantizationJob that it was made for.
     """
 
     uid: str
@@ -209,6 +212,7 @@ class ChildJob:
     resource_version: int
     request_uid: str
     owner_uid: str
+    generation: int
     created: datetime
     completion_time: datetime | None
     deleted: datetime | None
@@ -230,6 +234,7 @@ class ChildJob:
     def of(cls, body: Mapping[str, Any]) -> "ChildJob":
         """The picture of a Job as the API server sends it."""
         metadata, status = body["metadata"], body.get("status") or {}
+        annotations = metadata.get("annotations") or {}
         final: Mapping[str, Any] = next(
             (
                 c
@@ -245,13 +250,14 @@ class ChildJob:
             resource_version=version(metadata),
             request_uid=(metadata.get("labels") or {}).get(JOB_UID_LABEL, ""),
             owner_uid=_owner_uid(metadata),
+            generation=int(annotations.get(GENERATION_ANNOTATION) or 0),
             created=datetime.fromisoformat(metadata["creationTimestamp"]),
             completion_time=timestamp(status.get("completionTime")),
             deleted=timestamp(metadata.get("deletionTimestamp")),
             suspended=bool((body.get("spec") or {}).get("suspend")),
             queue=sys.intern(str((metadata.get("labels") or {}).get(QUEUE_LABEL) or "")),
             failed=int(status.get("failed") or 0),
-            failed_before=int((metadata.get("annotations") or {}).get(FAILED_BEFORE_ANNOTATION) or 0),
+            failed_before=int(annotations.get(FAILED_BEFORE_ANNOTATION) or 0),
             ended=final.get("type", ""),
             ended_reason=final.get("reason") or "",
             ended_message=final.get("message") or "",

@@ -12,7 +12,12 @@ from quantization_api.pod import CONTAINER_NAME, PROGRESS_PORT, REQUEST_ENV, SCR
 from quantization_api.spec import MountedVolume, QuantizationJobSpec
 from quantization_operator.policies import deadline, retry
 from quantization_operator.settings import OperatorSettings
-from quantization_operator.snapshots import FAILED_BEFORE_ANNOTATION, JOB_UID_LABEL, JobRequest
+from quantization_operator.snapshots import (
+    FAILED_BEFORE_ANNOTATION,
+    GENERATION_ANNOTATION,
+    JOB_UID_LABEL,
+    JobRequest,
+)
 
 MANAGED_BY = "quantization-operator"
 MANAGED_BY_SELECTOR = f"app.kubernetes.io/managed-by={MANAGED_BY},{JOB_UID_LABEL}"
@@ -59,6 +64,9 @@ def build(
 ) -> dict[str, Any]:
     """The manifest of the child Job (batch/v1). failed_before: attempts that Jobs before a pause counted."""
     own = labels(request)
+    annotations = {**request.queue_annotations, GENERATION_ANNOTATION: str(request.generation)}
+    if failed_before:
+        annotations[FAILED_BEFORE_ANNOTATION] = str(failed_before)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -66,8 +74,7 @@ def build(
             "name": job_name(request.name, request.uid),
             "namespace": request.namespace,
             "labels": own | dict(request.queue_labels),
-            "annotations": dict(request.queue_annotations)
-            | ({FAILED_BEFORE_ANNOTATION: str(failed_before)} if failed_before else {}),
+            "annotations": annotations,
             "ownerReferences": [
                 {
                     "apiVersion": API_VERSION,

@@ -11,7 +11,7 @@ from tests.support.manifests import manifest
 
 from quantization_api.pod import RunResult
 from quantization_api.status import Artifact, Failure, MetricResult
-from quantization_operator.snapshots import JOB_UID_LABEL
+from quantization_operator.snapshots import GENERATION_ANNOTATION, JOB_UID_LABEL
 from quantization_operator.workload import job_name
 
 UID = "2d7a7a5e-0000-4000-8000-000000000001"
@@ -55,8 +55,10 @@ def job(*changes: tuple[str, Any], status: dict[str, Any] | None = None, **metad
     return body
 
 
-def child(*, status: dict[str, Any] | None = None, suspend: bool = False, **metadata: Any) -> dict[str, Any]:
-    """Its child Job."""
+def child(
+    *, status: dict[str, Any] | None = None, suspend: bool = False, generation: int = 1, **metadata: Any
+) -> dict[str, Any]:
+    """Its child Job, made for that generation of it."""
     return {
         "kind": "Job",
         "metadata": {
@@ -66,6 +68,7 @@ def child(*, status: dict[str, Any] | None = None, suspend: bool = False, **meta
             "resourceVersion": "20",
             "creationTimestamp": CREATED,
             "labels": {JOB_UID_LABEL: UID},
+            "annotations": {GENERATION_ANNOTATION: str(generation)},
             "ownerReferences": [{"uid": UID, "controller": True, "kind": "QuantizationJob", "name": "job"}],
         }
         | metadata,

@@ -28,13 +28,14 @@ OUTCOMES = ("success", "final", "retryable", "oom", "evicted", "node lost", "for
 
 @dataclass
 class Truth:
-    """What happened to one job. made: Jobs, in the order of their making. causes: categories a failure may have.
+    """What happened to one job. made: Jobs; made_late: of those, by requests that were given up.
 
-    blamed: attempts that failed by themselves. taken: pods that were taken away or forgotten. no_image_since: when
-    its image could not be pulled for the first time.
+    causes: categories a failure may have. blamed: attempts that failed by themselves. taken: pods that were taken
+    away or forgotten. no_image_since: when its image could not be pulled for the first time.
     """
 
     made: int = 0
+    made_late: int = 0
     pauses: int = 0
     removed_by_hand: int = 0
     blamed: int = 0

@@ -165,6 +165,23 @@ class Storm(JudgedCluster):
                 return  # final, and right so: see test_operator_rules_beginning
             self.operator.fail(call, code, arrived=arrived and code in (0, 500, 503))
 
+    @precondition(lambda self: self.operator.network.calls)
+    @rule(index=INDEX)
+    def give_up(self, index: int) -> None:
+        """The operator waits no longer for an answer, and the request is still under way."""
+        if calls := self.operator.network.calls:
+            call = calls[index % len(calls)]
+            if call.outcome is None:
+                self.late.append(call)
+            self.operator.fail(call, 0, arrived=False)
+
+    @precondition(lambda self: self.late)
+    @rule(index=INDEX, then=THEN)
+    def arrive_late(self, index: int, then: str) -> None:
+        if self.late:
+            self.arrives_late(self.late[index % len(self.late)])
+        self.goes_on(then)
+
     # --- the operator's process ------------------------------------------------------------------------------
 
     @rule(sent=st.booleans(), then=THEN)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 from tests.support.model_cluster import ModelCluster
-from tests.support.model_operator import Defects, ModelOperator, StillLoop
+from tests.support.model_operator import Call, Defects, ModelOperator, StillLoop
 from tests.support.model_server import Body, deleting, owner, selected
 from tests.support.status_rules import ended, judge
 
@@ -39,6 +39,7 @@ class JudgedCluster(RuleBasedStateMachine):
         self.server = self.cluster.server
         self.operator = ModelOperator(self.loop, self.server, START)
         self.written: dict[str, Body] = {}
+        self.late: list[Call] = []
         self.least_skew = self.most_skew = timedelta()
         self.defects = Defects()
         logging.getLogger("quantization_operator.controller").addHandler(self.defects)
@@ -56,7 +57,7 @@ class JudgedCluster(RuleBasedStateMachine):
         ]
         assert len(owners) == len(set(owners)), "two live Jobs of one QuantizationJob"
         for uid, truth in self.cluster.truth.items():
-            again = truth.pauses + truth.removed_by_hand
+            again = truth.pauses + truth.removed_by_hand + truth.made_late
             assert truth.made <= 1 + again, f"{uid}: {truth.made} Jobs, {again} reasons for a new one"
 
     @invariant()
@@ -124,6 +125,14 @@ class JudgedCluster(RuleBasedStateMachine):
         if then in ("answered", "gets on"):
             self.operator.exchange(30)
 
+    def arrives_late(self, call: Call) -> None:
+        """A request that the operator gave up arrives."""
+        self.late.remove(call)
+        made = {uid: truth.made for uid, truth in self.cluster.truth.items()}
+        call.arrive(self.server)
+        for uid, truth in self.cluster.truth.items():
+            truth.made_late += truth.made - made.get(uid, 0)
+
     def told(self) -> None:
         """All news arrives."""
         for kind in KINDS:
@@ -136,6 +145,8 @@ class JudgedCluster(RuleBasedStateMachine):
     def teardown(self) -> None:
         """The storm is over: pods succeed, queues admit, and everything arrives. Every job gets to its end."""
         try:
+            while self.late:
+                self.arrives_late(self.late[0])
             for sweeps in (False, True):
                 still = 0
                 for _ in range(MOST_ROUNDS):

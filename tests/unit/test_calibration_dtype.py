@@ -96,7 +96,8 @@ def test_bfloat16_moves_few_weights_and_by_one_step(tiny: Path) -> None:
         forget(tiny)
     found = {asked: load_file(tiny / asked / "model.safetensors") for asked in reports}
     kept = [name for name in found["fp32"] if not name.endswith(("qweight", "qzeros", "scales", "g_idx"))]
-    assert kept and all(torch.equal(found["fp32"][name], found["bf16"][name]) for name in kept)
+    assert kept
+    assert all(torch.equal(found["fp32"][name], found["bf16"][name]) for name in kept)
     one, other = (nibbles(found[asked]) for asked in ("fp32", "bf16"))
     assert 0 < float((one != other).float().mean()) < 0.1
     for exact, rough in zip(reports["fp32"].modules, reports["bf16"].modules, strict=True):
@@ -130,7 +131,8 @@ def test_the_weights_that_are_rounded_are_the_checkpoints(
         expected += [torch.cat([names[name] for name in group]) for group in READERS]
     assert len(rounded) == len(expected)
     for ours, theirs in zip(rounded, expected, strict=True):
-        assert theirs.dtype is torch.float32 and not torch.equal(theirs, theirs.bfloat16().float())
+        assert theirs.dtype is torch.float32
+        assert not torch.equal(theirs, theirs.bfloat16().float())
         assert torch.equal(ours, theirs)
 
 

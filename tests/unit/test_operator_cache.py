@@ -109,6 +109,7 @@ def test_what_is_remembered_of_the_dead_is_bounded() -> None:
 
 def test_disruptions_are_remembered_when_their_pods_are_gone() -> None:
     cache = Cache()
+    cache.put(ChildJob.of(child()))
     for name in ("a", "b"):
         pod = ChildPod.of(terminated(143, name=name, conditions=[disruption()]))
         cache.put(pod)
@@ -220,10 +221,54 @@ def test_a_pod_that_a_pause_ends_is_no_disruption() -> None:
     for suspend, expected in ((True, 0), (False, 1)):
         cache = Cache()
         cache.put(JobRequest.of(job(("suspend", suspend))))
+        cache.put(ChildJob.of(child()))
         cache.put(ChildPod.of(terminated(143)))
         record = cache.record(UID)
         assert record is not None
         assert len(record.disruptions) == expected
+
+
+PAUSED = {key: value for key, value in condition_status("Suspended").items() if key != "jobName"}
+ON_AGAIN = job(status=PAUSED | {"observedGeneration": 2}, generation=3)
+
+
+@pytest.mark.parametrize(
+    ("request_", "first", "expected"),
+    [
+        (job(status=condition_status("Reconciling")), child(), 1),
+        (job(), child(), 1),
+        (ON_AGAIN, child(generation=3), 1),
+        (ON_AGAIN, child(generation=1), 0),
+        (ON_AGAIN, child(deletionTimestamp=CREATED), 0),
+        (ON_AGAIN, None, 0),
+    ],
+    ids=["runs", "before its status", "after a pause", "from before a pause", "going", "gone"],
+)
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["Job first", "pod first"])
+def test_a_pod_is_disrupted_when_its_job_goes_on(
+    request_: dict[str, Any], first: dict[str, Any] | None, expected: int, order: tuple[int, int]
+) -> None:
+    cache = Cache()
+    cache.put(JobRequest.of(request_))
+    told = [ChildJob.of(first) if first else None, ChildPod.of(terminated(143))]
+    for snapshot in (told[which] for which in order):
+        if snapshot is not None:
+            cache.put(snapshot)
+    record = cache.record(UID)
+    assert record is not None
+    assert len(record.disruptions) == expected
+
+
+def test_a_pod_whose_job_is_gone_is_not_counted_when_that_is_told_late() -> None:
+    cache = Cache()
+    cache.put(JobRequest.of(ON_AGAIN))
+    cache.put(ChildJob.of(child(deletionTimestamp=CREATED)))
+    cache.put(ChildPod.of(running()))
+    cache.drop("Job", JOB_UID)
+    cache.put(ChildPod.of(terminated(143, resourceVersion="99", conditions=[disruption()])))
+    record = cache.record(UID)
+    assert record is not None
+    assert not record.disruptions
 
 
 def test_pods_of_a_job_from_before_a_pause_are_not_those_of_the_next() -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import http.server
+import ipaddress
 import itertools
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +25,9 @@ from quantization_operator.snapshots import JOB_UID_LABEL, ChildPod, JobRequest
 
 pytestmark = pytest.mark.unit
 
-ADDRESS = "127.83.17.6"
+ADDRESS = str(
+    ipaddress.IPv4Address("127.83.0.1") + os.getpid() % 2**16
+)  # the port is given, so one for each process
 
 
 class Page(http.server.BaseHTTPRequestHandler):
@@ -34,7 +38,7 @@ class Page(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         code, body = Page.answer
         self.send_response(code)
-        self.send_header("Location", "http://127.83.17.6:8080/elsewhere")
+        self.send_header("Location", f"http://{ADDRESS}:8080/elsewhere")
         self.end_headers()
         self.wfile.write(body)
 

@@ -201,9 +201,19 @@ CASES: dict[str, Case] = {
         reason="Stopping",
         said=NAME,
     ),
-    "the pause ended before the Job was deleted: it goes on": Case(
-        request=job(status=PAUSED),
-        child=child(),
+    "the pause ended before the Job was deleted, or before that is known: it goes all the same": Case(
+        request=job(status=PAUSED | {"observedGeneration": 2}, generation=3),
+        child=child(generation=1),
+        pods=[running()],
+        rule="stopping",
+        phase="Pending",
+        reason="Stopping",
+        said=NAME,
+        deletes=True,
+    ),
+    "the pause ended, and the next Job runs": Case(
+        request=job(status=PAUSED | {"observedGeneration": 2}, generation=3),
+        child=child(generation=3),
         pods=[running()],
         rule="running",
         phase="Running",
@@ -383,7 +393,7 @@ def test_attempts_are_carried_over_a_pause() -> None:
     assert after is not None
     assert after.attempts is not None
     assert (after.attempts.failed, after.attempts.disrupted) == (3, 1)
-    assert made["metadata"]["annotations"] == {FAILED_BEFORE_ANNOTATION: "2"}
+    assert made["metadata"]["annotations"][FAILED_BEFORE_ANNOTATION] == "2"
 
 
 def test_a_pause_is_neither_progress_nor_failure() -> None:

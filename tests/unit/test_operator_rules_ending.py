@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from tests.support.cluster_objects import (
     CREATED,
+    JOB_UID,
     NAME,
     child,
     condition_status,
@@ -129,6 +130,29 @@ CASES: dict[str, Case] = {
         phase="Failed",
         category=Category.JOB_DELETED,
         said=NAME,
+        events=("JobDeleted",),
+    ),
+    "the Job was deleted before its name was in the status": Case(
+        request=job(),
+        more=FRESH | {"adopted": JOB_UID},
+        rule="job deleted",
+        phase="Failed",
+        category=Category.JOB_DELETED,
+        said=NAME,
+        events=("JobDeleted",),
+    ),
+    "a Job that was asked for earlier has the name: look whether the first is gone": Case(
+        child=child(uid="late"), more={"adopted": JOB_UID}, rule="job deleted", look="objects"
+    ),
+    "a Job that was asked for earlier has the name of the one that was deleted: it goes too": Case(
+        child=child(uid="late"),
+        pods=[running()],
+        more=FRESH | {"adopted": JOB_UID},
+        rule="job deleted",
+        phase="Failed",
+        category=Category.JOB_DELETED,
+        said=NAME,
+        deletes=True,
         events=("JobDeleted",),
     ),
     # --- after the end

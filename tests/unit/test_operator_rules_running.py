@@ -259,7 +259,8 @@ def test_a_corrected_spec_leaves_nothing_of_its_refusal() -> None:
         failure={"category": "InvalidWorkflow", "message": "no"},
     )
     del refused["jobName"], refused["startTime"]
-    status = decide(Case(request=job(status=refused, generation=2), child=child(), pods=[running()])).status
+    corrected = Case(request=job(status=refused, generation=2), child=child(generation=2), pods=[running()])
+    status = decide(corrected).status
     assert status is not None
     assert status.phase == "Running"
     assert (status.failure, status.completion_time) == (None, None)

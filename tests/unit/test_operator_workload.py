@@ -11,7 +11,7 @@ from quantization_api.failures import PERMANENT_EXIT_CODES
 from quantization_api.pod import RunRequest
 from quantization_api.spec import QuantizationJobSpec
 from quantization_operator.settings import OperatorSettings
-from quantization_operator.snapshots import ChildJob, JobRequest
+from quantization_operator.snapshots import GENERATION_ANNOTATION, ChildJob, JobRequest
 from quantization_operator.workload import build, build_cleanup, cleanup_name, job_name
 
 pytestmark = pytest.mark.unit
@@ -178,7 +178,7 @@ def test_queue_labels_and_annotations_travel_and_others_do_not() -> None:
     assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpu"
     assert "team" not in made["metadata"]["labels"]
     topology = {"kueue.x-k8s.io/podset-required-topology": "rack"}
-    assert made["metadata"]["annotations"] == topology
+    assert made["metadata"]["annotations"] == topology | {GENERATION_ANNOTATION: "1"}
     assert made["spec"]["template"]["metadata"]["annotations"] == topology
 
 

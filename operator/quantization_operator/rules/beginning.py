@@ -7,7 +7,7 @@ from quantization_operator.conditions import SUSPENDED_REASON, State
 from quantization_operator.decision import Case, Decision
 from quantization_operator.diagnose import failure, with_cure
 from quantization_operator.outcome import failed, next_status, taken_over, told
-from quantization_operator.policies import admission, artifact, conflict, refused, retry, reuse
+from quantization_operator.policies import admission, artifact, conflict, pause, refused, retry, reuse
 
 LOOK_AGAIN_SECONDS = 5.0
 """The end of another object is not told to the jobs that wait for it."""
@@ -33,17 +33,18 @@ def paused(case: Case) -> Decision | None:
     state = State("suspended", SUSPENDED_REASON, "spec.suspend is true; set it to false to go on")
     status = next_status(case, state, job_name=None)
     stop = child if child is not None and not child.deleting else None
-    return Decision("paused", status=status, delete=stop, events=told(case, status))
+    return Decision("paused", status=status, delete=stop, adopted="", events=told(case, status))
 
 
 def stopping(case: Case) -> Decision | None:
     """Going on after a pause: the earlier Job is still there until its pod has saved and ended."""
     child = case.child
-    if child is None or not child.deleting or case.request.job_name:
+    if child is None or not pause.left_over(case.request, child):
         return None
     state = State("in progress", "Stopping", f"waits until the pod of Job {child.name} has ended")
     status = next_status(case, state, job_name=None)
-    return Decision("stopping", status=status, events=told(case, status))
+    stop = None if child.deleting else child
+    return Decision("stopping", status=status, delete=stop, adopted="", events=told(case, status))
 
 
 def output_taken(case: Case) -> Decision | None:

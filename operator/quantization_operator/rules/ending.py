@@ -2,6 +2,7 @@
 
 from quantization_api.failures import PERMANENT_EXIT_CODES, Category
 from quantization_api.pod import RunResult
+from quantization_operator import workload
 from quantization_operator.decision import Case, Decision
 from quantization_operator.diagnose import by_age, failure, job_failure, success_of
 from quantization_operator.outcome import alive, failed, succeeded
@@ -75,10 +76,17 @@ def last_moment(case: Case) -> Decision | None:
 
 
 def job_deleted(case: Case) -> Decision | None:
-    """The Job was made, and is gone without having ended, and not by a pause: that takes its name out of status."""
-    if case.child is not None or not case.request.job_name:
+    """The Job was made, and is gone without having ended, and not by a pause: that takes its name out of status.
+
+    One that this process knew may be gone before its name is in the status; and a request to create it that was given
+    up may arrive when it is gone, so that another has its name. That one goes too: whoever deleted it wants none.
+    """
+    child, adopted = case.child, case.observed.adopted
+    gone = bool(case.request.job_name or adopted) if child is None else bool(adopted) and child.uid != adopted
+    if not gone:
         return None
     if not case.observed.fresh:
         return Decision("job deleted", look="objects")
-    gone = f"Job {case.request.job_name} was deleted before it ended"
-    return failed("job deleted", case, failure(Category.JOB_DELETED, gone))
+    name = case.request.job_name or workload.job_name(case.request.name, case.request.uid)
+    cause = failure(Category.JOB_DELETED, f"Job {name} was deleted before it ended")
+    return failed("job deleted", case, cause, delete=child is not None)

@@ -1,5 +1,6 @@
 """While the Job waits or runs: how it stands, for what it waits, and the end of patience."""
 
+from dataclasses import replace
 from datetime import datetime
 
 from quantization_api.failures import Category
@@ -9,6 +10,7 @@ from quantization_operator.decision import Case, Decision
 from quantization_operator.diagnose import by_age, pod_failure, waiting_problem
 from quantization_operator.outcome import alive, failed, next_status, told
 from quantization_operator.policies import patience, queueing
+from quantization_operator.snapshots import ChildJob
 
 NO_POD_GRACE_SECONDS = 5.0
 """So long a Job may be without a pod before its events are read."""
@@ -26,9 +28,13 @@ server's times are whole seconds, so it is up to a second less."""
 
 def in_progress(case: Case) -> Decision:
     """The Job waits or runs: say how it stands, for what it waits, and end it when patience does."""
-    child, observed = case.child, case.observed
-    if child is None:
+    if case.child is None:
         raise AssertionError("a job without a child Job was decided above")
+    return replace(_in_progress(case, case.child), adopted=case.child.uid)
+
+
+def _in_progress(case: Case, child: ChildJob) -> Decision:
+    observed = case.observed
     asks_again = queueing.left(child, observed.queue, case.now)
     if asks_again == 0:
         return Decision("waiting", look="queue", problem=observed.problem)
