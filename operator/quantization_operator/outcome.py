@@ -102,7 +102,7 @@ def _with_artifact(rule: str, case: Case, ended: datetime, message: str, **chang
     return Decision(rule, status=status, events=told(case, status), requeue_after=_expires(case, ended))
 
 
-def failed(rule: str, case: Case, cause: Failure, delete: bool = False) -> Decision:
+def failed(rule: str, case: Case, cause: Failure, delete: bool = False, **changes: Any) -> Decision:
     """The job ends without one. delete: its Job would go on."""
     ended = (case.child.ended_at if case.child else None) or case.now
     status = next_status(
@@ -110,6 +110,7 @@ def failed(rule: str, case: Case, cause: Failure, delete: bool = False) -> Decis
         State("failed", cause.category, cause.message),
         completion_time=rfc3339(ended),
         failure=cause,
+        **changes,
     )
     return Decision(
         rule,

@@ -123,6 +123,7 @@ def test_a_job_that_is_deleted_before_its_name_is_in_the_status_is_not_made_agai
     (job,) = cluster.server.objects["Job"]
     cluster.cluster.delete_job_by_hand(job)
     cluster.goes_on("answered")
+    cluster.cluster.pause(uid, True)  # a change after the end, which is final
     cluster.teardown()
     assert cluster.server.objects["QuantizationJob"][uid]["status"]["failure"]["category"] == "JobDeleted"
     assert cluster.cluster.truth[uid].made == 1

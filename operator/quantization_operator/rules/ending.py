@@ -89,4 +89,4 @@ def job_deleted(case: Case) -> Decision | None:
         return Decision("job deleted", look="objects")
     name = case.request.job_name or workload.job_name(case.request.name, case.request.uid)
     cause = failure(Category.JOB_DELETED, f"Job {name} was deleted before it ended")
-    return failed("job deleted", case, cause, delete=child is not None)
+    return failed("job deleted", case, cause, delete=child is not None, job_name=name)

@@ -25,7 +25,14 @@ from tests.benchmarks.quantization.table import Row, document, make_row, markdow
 from tests.benchmarks.quantization.text import random_sequences, text_sequences
 from tests.benchmarks.quantization.work import gptq_work, product_peak
 
-from quantizer.machine import choose_device, cpu_share, device_name, return_freed_memory, use_whole_vectors
+from quantizer.machine import (
+    calibration_dtype,
+    choose_device,
+    cpu_share,
+    device_name,
+    return_freed_memory,
+    use_whole_vectors,
+)
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "deploy/examples"
@@ -55,6 +62,12 @@ def options(arguments: list[str]) -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="as auto-gptq and gptqmodel have it by default",
+    )
+    parser.add_argument(
+        "--calibration-dtype",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="that native's GPTQ runs the model in; auto: bf16 on a processor that multiplies it faster",
     )
     parser.add_argument("--rounds", type=int, default=3, help="runs of each case")
     parser.add_argument("--limit", type=float, default=900, help="seconds that a run may take")
@@ -126,7 +139,7 @@ def bench(said: argparse.Namespace, folder: Path) -> bool:
         torch.save(sample, folder / f"calibration-{number}.pt")
         requests.append(Request(
             str(model), str(folder / f"calibration-{number}.pt"), said.bits, group_size, False, 0.01,
-            said.true_sequential, said.threads, device.type,
+            said.true_sequential, said.threads, device.type, calibration_dtype=said.calibration_dtype,
         ))  # fmt: skip
 
     def judge_result(output: Path) -> Verdict:
@@ -167,6 +180,9 @@ def bench(said: argparse.Namespace, folder: Path) -> bool:
         "machine": machine(device),
         "load of others": f"{before:.1f} processes were running when it began; rounds alternate: {said.rounds}",
         "matrix products": f"{peak / 1e9:.0f} GFLOP/s in float32; GPTQ needs {work['gptq'] / 1e9:.0f} GFLOP here",
+        "native's GPTQ calibrates in": said.calibration_dtype
+        if said.calibration_dtype != "auto"
+        else str(calibration_dtype(device)).removeprefix("torch."),
         **{f"{engine.name} differs": engine.note for engine in ENGINES if engine.note},
     }
     report(said, facts, rows, runs, int(config["hidden_size"]))

@@ -18,7 +18,10 @@ BATCH_TOKENS = 2048
 
 @dataclass(frozen=True)
 class Request:
-    """What every case gets; see runners/runner_protocol.py. tokens: the file of a round's calibration sequences."""
+    """What every case gets; see runners/runner_protocol.py. tokens: the file of a round's calibration sequences.
+
+    calibration_dtype: of native's GPTQ; the peers run the model as it is loaded.
+    """
 
     model: str
     tokens: str
@@ -30,6 +33,7 @@ class Request:
     threads: int
     device: str
     batch_tokens: int = BATCH_TOKENS
+    calibration_dtype: str = "auto"
 
 
 def python_of(environment: str) -> Path:

@@ -29,6 +29,7 @@ def parameters(request: dict[str, Any]) -> WeightPass:
             sym=request["sym"],
             damp_percent=request["damp_percent"],
             true_sequential=request["true_sequential"],
+            calibration_dtype=request["calibration_dtype"],
         )
     return AutoAWQQuantizer(
         type="AutoAWQQuantizer",
