@@ -139,7 +139,7 @@ CASES: dict[str, Case] = {
         phase="Failed",
         category=Category.JOB_DELETED,
         said=NAME,
-        events=("JobDeleted",),
+        events=("JobCreated", "JobDeleted"),
     ),
     "a Job that was asked for earlier has the name: look whether the first is gone": Case(
         child=child(uid="late"), more={"adopted": JOB_UID}, rule="job deleted", look="objects"
