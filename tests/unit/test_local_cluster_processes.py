@@ -99,7 +99,8 @@ def test_a_record_that_was_cut_off_counts_as_none(settings: Settings, text: str)
 def test_a_process_without_a_record_is_found_by_its_mark(settings: Settings) -> None:
     record = started(settings, sleeper())
     (settings.pids / "sleeper.json").unlink()
-    assert record.pid in processes.marked_processes(settings)
+    # the kernel shows the environment of a program a moment after it has begun
+    until(lambda: record.pid in processes.marked_processes(settings), "the mark", limit=5)
     assert processes.marked_processes(Settings(state=settings.state / "other")) == {}
 
 
