@@ -32,10 +32,11 @@ def next_status(case: Case, state: State, **changes: Any) -> QuantizationJobStat
     """The next status, or None when it says nothing new."""
     request, before, child = case.request, case.before, case.child
     observed = case.observed
+    pods = pause.telling(request, child, observed.pods)
     update: dict[str, Any] = {
         "observed_generation": request.generation,
         "conditions": conditions(state, request.generation, before.conditions, case.now),
-        "attempts": retry.attempts(before.attempts, child, observed.disruptions, observed.pods),
+        "attempts": retry.attempts(before.attempts, child, observed.disruptions, pods),
         "completion_time": None,
         "failure": None,
     }

@@ -1,9 +1,11 @@
 """Before there is a Job (`rules/beginning.py`): a pause, a taken output, a trusted result, a Job made or refused."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.support.cluster_objects import (
+    CREATED,
     ENDED,
     NAME,
     RESULT,
@@ -11,6 +13,7 @@ from tests.support.cluster_objects import (
     condition_status,
     ended,
     job,
+    pod,
     result_status,
     running,
     succeeded,
@@ -437,3 +440,25 @@ def test_attempts_before_a_pause_are_not_forgotten_for_a_result_that_is_trusted(
 def test_a_refused_job_is_not_tried_before_the_api_server_wants_it() -> None:
     refusal = replace(DENIED, code=429, retry_after=30.0)
     assert decide(Case(request=job(), more={"refusal": refusal})).retry_after == 30.0
+
+
+@pytest.mark.parametrize(
+    ("body", "made_for", "disrupted"),
+    [
+        (job(PAUSE, status=PAUSED, generation=2), {"generation": 1}, 0),
+        (job(PAUSE, status=PAUSED, generation=2), {"deletionTimestamp": DELETED}, 0),
+        (job(status=PAUSED, generation=3), {"deletionTimestamp": DELETED}, 0),
+        (job(status=PAUSED | {"observedGeneration": 2}, generation=3), {"generation": 1}, 0),
+        (job(status=RUNS), {}, 1),
+    ],
+    ids=["paused", "paused, the Job goes", "on again, the Job goes", "on again, the Job is to go", "by hand"],
+)
+def test_a_pod_that_a_pause_deletes_counts_for_nothing(
+    body: dict[str, Any], made_for: dict[str, Any], disrupted: int
+) -> None:
+    """The controller that collects pods without a node calls such a pod Failed, without a word why."""
+    deleted = pod({"running": {"startedAt": CREATED}}, phase="Failed", deletionTimestamp=DELETED)
+    after = Case(request=body, child=child(**made_for), pods=[deleted, running(name="next")])
+    status = decide(after).status
+    attempts = status.attempts if status else None
+    assert (attempts.disrupted if attempts else 0) == disrupted

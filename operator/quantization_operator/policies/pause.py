@@ -1,6 +1,8 @@
 """spec.suspend: which Job is from before a pause, and goes whatever the cache still shows of it."""
 
-from quantization_operator.snapshots import ChildJob, JobRequest
+from collections.abc import Sequence
+
+from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest
 
 
 def left_over(request: JobRequest, child: ChildJob) -> bool:
@@ -12,3 +14,12 @@ def left_over(request: JobRequest, child: ChildJob) -> bool:
     if request.job_name:
         return False
     return child.deleting or child.generation < request.observed_generation
+
+
+def telling(request: JobRequest, child: ChildJob | None, pods: Sequence[ChildPod]) -> list[ChildPod]:
+    """The pods of the child that say how its attempts went: those that a pause deletes do not.
+
+    Kubernetes may call such a pod Failed, as one that was deleted before its container ran.
+    """
+    pausing = request.suspend or (child is not None and left_over(request, child))
+    return [pod for pod in pods if not (pausing and pod.deleting)]
