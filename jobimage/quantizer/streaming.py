@@ -8,8 +8,9 @@
 A restarted run replays its finished layers: one forward pass through what they became (or through the
 original, where a pass propagates that) makes the input of the first unfinished one, bit by bit as before.
 
-Activations of the calibration set lie in files on scratch (decoder.activations); memory holds one layer,
-the Hessians of a stage (of a layer where a pass wants all at once) and one batch, whatever the depth.
+Activations of the calibration set lie in files on scratch (decoder.activations); memory holds one layer, the
+Hessians of a stage (of a layer where a pass wants all at once) and the batches in work, each with Hessians of its
+own, whatever the depth.
 """
 
 import logging

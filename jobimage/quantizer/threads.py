@@ -12,18 +12,11 @@ threads as with one, 1,024 x 1,024 1.2 times, 2,048 x 1,024 the same, 2,048 x 2,
 
 
 @contextmanager
-def threads(count: int) -> Iterator[None]:
-    """torch uses so many threads in this one, until the end."""
+def threads_for(numbers: int) -> Iterator[None]:
+    """As many threads as are worth waking to solve a weight of so many numbers."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(1 if numbers <= SMALL else before)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def threads_for(numbers: int) -> Iterator[None]:
-    """As many threads as are worth waking to solve a weight of so many numbers."""
-    with threads(1 if numbers <= SMALL else torch.get_num_threads()):
-        yield

@@ -1,5 +1,6 @@
 """Tiny random models of every architecture, written with transformers itself."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,8 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.activations import ActivationStore
-from quantizer.decoder.architecture import ModuleNames
+from quantizer.decoder.architecture import Group, ModuleNames, Stage
 from quantizer.decoder.model import DecoderModel
+from quantizer.decoder.walk import LayerWalk
 
 WIDTH, VOCABULARY, WINDOW = 32, 61, 5
 GQA = {"num_attention_heads": 4, "num_key_value_heads": 2}
@@ -258,3 +260,16 @@ def relative(ours: Tensor, expected: Tensor) -> float:
     """Largest difference by the largest value."""
     assert ours.shape == expected.shape, (ours.shape, expected.shape)
     return float((ours - expected).abs().max() / expected.abs().max())
+
+
+def inputs_of(
+    walk: LayerWalk, stages: Sequence[Stage], *, propagate_unrounded: bool = False
+) -> list[tuple[Group, Tensor]]:
+    """What the groups of the next stages read, batch after batch."""
+    found: dict[int, list[tuple[Group, Tensor]]] = defaultdict(list)
+    walk.visit(
+        stages,
+        lambda number, group, read: found[number].append((group, read)),
+        propagate_unrounded=propagate_unrounded,
+    )
+    return [seen for number in sorted(found) for seen in found[number]]

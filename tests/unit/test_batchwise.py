@@ -10,6 +10,7 @@ import torch
 from tests.support.decoder_families import (
     CASES,
     Stores,
+    inputs_of,
     layer_weights,
     make_model,
     open_model,
@@ -20,6 +21,7 @@ from torch import Tensor
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.batchwise import SIDE_BY_SIDE_BYTES, WIDEST, Batchwise
+from quantizer.layerwise.statistics import gather
 
 pytestmark = pytest.mark.unit
 
@@ -37,25 +39,27 @@ def store(folder: Path, batches: int = 7, tokens: int = 3, width: int = 4) -> Ac
     return ActivationStore(folder / "hidden", [(1, tokens)] * batches, width, torch.float32, CPU)
 
 
-def test_results_come_in_the_order_of_the_batches_whichever_is_ready_first(tmp_path: Path) -> None:
+def test_each_worker_has_batches_of_its_own_in_their_order(tmp_path: Path) -> None:
     torch.set_num_threads(2)
+    found: list[tuple[int, str, int, bool]] = []
     with store(tmp_path) as hidden:
         runner = Batchwise(hidden)
         assert runner.workers == 2
 
-        def work(number: int) -> tuple[int, str, int, bool]:
+        def work(number: int) -> None:
             time.sleep(0.02 if number % 2 == 0 else 0)
             name = threading.current_thread().name
-            return number, name, torch.get_num_threads(), torch.is_inference_mode_enabled()
+            found.append((number, name, torch.get_num_threads(), torch.is_inference_mode_enabled()))
 
-        found = []
-        for result in runner.in_order(work):
-            found.append(result)
-            assert torch.get_num_threads() == 1, "two workers have the two threads"
+        runner.each(work)
         assert torch.get_num_threads() == 2
-    assert [number for number, *_ in found] == list(range(7))
-    assert {name for _, name, *_ in found} == {"batch_0", "batch_1"}
-    assert {rest for _, _, *rest in found for rest in [tuple(rest)]} == {(1, True)}
+    for worker in range(2):
+        own = [(number, name) for number, name, *_ in found if number % 2 == worker]
+        assert [number for number, _ in own] == list(range(worker, 7, 2))
+        assert len({name for _, name in own}) == 1
+    assert {rest for _, _, *rest in found for rest in [tuple(rest)]} == {(1, True)}, (
+        "two share the two threads"
+    )
 
 
 def test_as_many_batches_are_in_work_as_their_memory_allows(tmp_path: Path) -> None:
@@ -76,26 +80,23 @@ def test_as_many_batches_are_in_work_as_their_memory_allows(tmp_path: Path) -> N
         assert Batchwise(hidden).workers == 1, "a GPU runs one batch after another"
 
 
-def test_an_error_comes_in_its_place_and_nothing_runs_on_behind_it(tmp_path: Path) -> None:
+def test_an_error_is_raised_when_nothing_runs_any_more(tmp_path: Path) -> None:
     torch.set_num_threads(2)
     begun: list[int] = []
     running = 0
 
-    def work(number: int) -> int:
+    def work(number: int) -> None:
         nonlocal running
         begun.append(number)
         running += 1
         time.sleep(0.01)
         running -= 1
-        if number == 2:
-            raise ValueError("batch 2")
-        return number
+        if number == 3:
+            raise ValueError("batch 3")
 
     with store(tmp_path, batches=50) as hidden:
-        results = Batchwise(hidden).in_order(work)
-        assert [next(results), next(results)] == [0, 1]
-        with pytest.raises(ValueError, match="batch 2"):
-            next(results)
+        with pytest.raises(ValueError, match="batch 3"):
+            Batchwise(hidden).each(work)
         assert running == 0
         assert torch.get_num_threads() == 2
         count = len(begun)
@@ -104,27 +105,12 @@ def test_an_error_comes_in_its_place_and_nothing_runs_on_behind_it(tmp_path: Pat
         assert len(begun) == count
 
 
-def test_a_caller_that_stops_early_leaves_nothing_running(tmp_path: Path) -> None:
-    torch.set_num_threads(2)
-    running = 0
+def test_a_visit_that_was_broken_off_is_not_taken_for_complete(tmp_path: Path) -> None:
+    torch.set_num_threads(1)  # nothing runs beside it
 
-    def work(number: int) -> int:
-        nonlocal running
-        running += 1
-        time.sleep(0.02)
-        running -= 1
-        return number
+    def break_off(*_: object) -> None:
+        raise InterruptedError
 
-    with store(tmp_path, batches=50) as hidden:
-        results = Batchwise(hidden).in_order(work)
-        assert next(results) == 0
-        results.close()  # type: ignore[attr-defined]
-    assert running == 0
-    assert torch.get_num_threads() == 2
-
-
-def test_what_a_caller_did_not_take_to_the_end_is_not_taken_for_complete(tmp_path: Path) -> None:
-    torch.set_num_threads(1)  # nothing runs ahead of the caller
     model_type, fields, modules = CASES["llama"]
     make_model(model_type, fields).save_pretrained(tmp_path / "model")
     model, stores, batches = open_model(tmp_path / "model", modules), Stores(tmp_path), token_batches()
@@ -134,8 +120,9 @@ def test_what_a_caller_did_not_take_to_the_end_is_not_taken_for_complete(tmp_pat
             hidden.write(number, embedded)
         with model.walk(0, layer_weights(model, 0), hidden, stores) as walk:
             walk.finish(walk.stages[:1])
-            next(iter(walk.inputs(walk.stages[1:2])))
-            assert len(list(walk.inputs(walk.stages[1:]))) == 3 * len(batches)
+            with pytest.raises(InterruptedError):
+                walk.visit(walk.stages[1:2], break_off)
+            assert len(inputs_of(walk, walk.stages[1:])) == 3 * len(batches)
             walk.finish(walk.stages[1:])
 
 
@@ -151,7 +138,7 @@ def walked(folder: Path, modules: ModuleNames | None, propagate: bool) -> list[T
             with model.walk(index, layer_weights(model, index), hidden, stores) as walk:
                 for span in [walk.stages] if propagate else [(stage,) for stage in walk.stages]:
                     found += [
-                        inputs.clone() for _, inputs in walk.inputs(span, propagate_unrounded=propagate)
+                        inputs.clone() for _, inputs in inputs_of(walk, span, propagate_unrounded=propagate)
                     ]
                     if not propagate:
                         walk.finish(span)
@@ -179,3 +166,38 @@ def test_a_walk_gives_the_same_bits_side_by_side(
     together = walked(tmp_path, modules, propagate)
     assert len(alone) == len(together) > 0
     assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
+
+
+def test_statistics_of_batches_side_by_side_are_those_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_type, fields, modules = CASES["mixtral"]  # experts see some batches' tokens only
+    make_model(model_type, fields).save_pretrained(tmp_path / "model")
+    model, stores, batches = open_model(tmp_path / "model", modules), Stores(tmp_path), token_batches() * 3
+    shapes = [(batch.shape[0], batch.shape[1]) for batch in batches]
+    made = Batchwise.__init__
+
+    def of(workers: int) -> list[tuple[int, Tensor, Tensor]]:
+        def so_many_at_once(self: Batchwise, hidden: ActivationStore) -> None:
+            made(self, hidden)
+            self.workers = workers
+
+        monkeypatch.setattr(Batchwise, "__init__", so_many_at_once)
+        found = []
+        with torch.inference_mode(), stores("hidden", shapes, model.width) as hidden:
+            for number, embedded in enumerate(model.embed(batches)):
+                hidden.write(number, embedded)
+            with model.walk(0, layer_weights(model, 0), hidden, stores) as walk:
+                for group, read in gather(walk, walk.stages, CPU, magnitudes=True).items():
+                    if read.tokens:
+                        found.append((read.tokens, read.mean_magnitude(), read.hessian(group.names[0])))
+        return found
+
+    torch.set_num_threads(1)
+    alone, together, again = of(1), of(3), of(3)
+    assert len(alone) == len(together) > 4
+    for one, other, same in zip(alone, together, again, strict=True):
+        assert one[0] == other[0] == same[0]
+        for mine, summed, repeated in zip(one[1:], other[1:], same[1:], strict=True):
+            torch.testing.assert_close(summed, mine)
+            assert torch.equal(summed, repeated)

@@ -11,6 +11,7 @@ from tests.support.decoder_families import (
     CASES,
     FAMILIES,
     Stores,
+    inputs_of,
     layer_weights,
     make_model,
     open_model,
@@ -43,8 +44,7 @@ def spans(way: str, stages: tuple[Stage, ...]) -> list[tuple[Stage, ...]]:
 def run_walk(walk: LayerWalk, way: str) -> None:
     for span in spans(way, walk.stages):
         if way != "without statistics":
-            for _ in walk.inputs(span, propagate_unrounded=way == "propagated"):
-                pass
+            inputs_of(walk, span, propagate_unrounded=way == "propagated")
         if way != "propagated":
             walk.finish(span)
 
@@ -136,7 +136,7 @@ def test_the_inputs_are_what_hooks_on_the_whole_model_see(name: str, way: str, t
             weights = layer_weights(model, index)
             with model.walk(index, weights, hidden, stores, wants_output=not last) as walk:
                 for span in spans(way, walk.stages):
-                    for group, inputs in walk.inputs(span, propagate_unrounded=way == "propagated"):
+                    for group, inputs in inputs_of(walk, span, propagate_unrounded=way == "propagated"):
                         for linear in group.names:
                             assert inputs.shape[-1] == walk.linear(linear).in_features
                             watched = expected.pop((index, linear, order[linear]), None)
@@ -174,7 +174,7 @@ def test_each_linear_runs_once_in_staged_use(name: str, tmp_path: Path) -> None:
                     )
                 rows = dict.fromkeys(model.linears(index), 0)
                 for stage in walk.stages:
-                    for group, inputs in walk.inputs([stage]):
+                    for group, inputs in inputs_of(walk, [stage]):
                         for linear in group.names:
                             rows[linear] += int(inputs.numel() > 0)
                     walk.finish([stage])
@@ -202,7 +202,7 @@ def test_a_later_stage_sees_the_final_weights_of_the_stages_before(tmp_path: Pat
                         weights[f"{linear}.weight"] *= 0.5
                 with model.walk(0, weights, hidden, stores) as walk:
                     for stage in walk.stages:
-                        seen += [inputs for _, inputs in walk.inputs([stage])]
+                        seen += [inputs for _, inputs in inputs_of(walk, [stage])]
                         for linear in () if early else stage.names:
                             changed = walk.linear(linear).weight * 0.5
                             walk.linear(linear).weight = nn.Parameter(changed, requires_grad=False)
@@ -224,7 +224,7 @@ def test_stages_are_taken_in_their_order(tmp_path: Path) -> None:
             with pytest.raises(ValueError, match="next stage is number 0 of 4"):
                 walk.finish([walk.stages[1]])
             with pytest.raises(ValueError, match="all stages that are left"):
-                list(walk.inputs(walk.stages[:2], propagate_unrounded=True))
+                inputs_of(walk, walk.stages[:2], propagate_unrounded=True)
             walk.finish(walk.stages)
             with pytest.raises(ValueError, match="next stage is number 4 of 4"):
                 walk.finish(walk.stages)
@@ -241,9 +241,9 @@ def test_a_walk_that_is_left_early_leaves_nothing_on_scratch(tmp_path: Path) -> 
             hidden.write(0, torch.zeros(1, 4, model.width))
             with model.walk(0, layer_weights(model, 0), hidden, Stores(scratch)) as walk:
                 for stage in walk.stages[:2]:
-                    list(walk.inputs([stage]))
+                    inputs_of(walk, [stage])
                     walk.finish([stage])
                 walk.finish(walk.stages[2:3])
-                list(walk.inputs(walk.stages[3:]))
+                inputs_of(walk, walk.stages[3:])
                 assert list(scratch.iterdir()) != []
         assert list(scratch.iterdir()) == []

@@ -10,6 +10,7 @@ from tests.support.decoder_families import (
     FAMILIES,
     UNKNOWN,
     Stores,
+    inputs_of,
     layer_weights,
     make_model,
     open_model,
@@ -71,7 +72,7 @@ def test_parameters_of_one_layer_exist(name: str, tmp_path: Path) -> None:
             with model.walk(index, weights, hidden, stores) as walk:
                 assert weights == {}
                 for stage in walk.stages:
-                    list(walk.inputs([stage]))
+                    inputs_of(walk, [stage])
                     walk.finish([stage])
                 assert real_parameters() == of_layer + outside + 5 * model.width
             del walk

@@ -10,6 +10,7 @@ from tests.support.decoder_families import (
     FAMILIES,
     UNKNOWN,
     Stores,
+    inputs_of,
     layer_weights,
     make_model,
     open_model,
@@ -148,7 +149,7 @@ def test_linears_listed_against_how_they_run_are_refused(
             model.walk(0, layer_weights(model, 0), hidden, stores) as walk,
             pytest.raises(QuantizationError, match=sentence) as caught,
         ):
-            list(walk.inputs(walk.stages[:1]))
+            inputs_of(walk, walk.stages[:1])
     assert caught.value.category is Category.INVALID_WORKFLOW
 
 
@@ -170,5 +171,5 @@ def test_the_generic_path_stops_a_layer_behind_the_linears_that_were_asked_for(t
             hidden.write(number, torch.randn(1, 4, model.width))
         with model.walk(0, layer_weights(model, 0), hidden, stores) as walk:
             walk.linear("mlp.down_proj").register_forward_hook(lambda *_: calls.append(1))
-            list(walk.inputs(walk.stages[:1]))
+            inputs_of(walk, walk.stages[:1])
     assert len(calls) == 1  # the first batch goes through, to see that the list is in order

@@ -4,22 +4,18 @@ On a CPU a small product leaves the threads that share it waiting for each other
 took 5.1 s with one thread and 3.9 s with two. A thread for each batch has nothing to wait for. It costs the
 memory of several batches, so batches that are large, where sharing a product pays, go one by one.
 
-What is handed out comes in the order of the batches either way, so sums over them are the same in every run on
-as many threads.
+Every worker has batches of its own, in their order, so what it sums up over them is the same in every run on as
+many threads.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
-from typing import TypeVar
+from threading import Event
 
 import torch
 
 from quantizer.decoder.activations import ActivationStore
-from quantizer.threads import threads
-
-T = TypeVar("T")
 
 SIDE_BY_SIDE_BYTES = 96_000_000
 """What batches in work at the same time may take."""
@@ -44,43 +40,40 @@ class Batchwise:
         fit = SIDE_BY_SIDE_BYTES // held if held and hidden.device.type == "cpu" else 1
         self.workers = max(1, min(torch.get_num_threads(), fit, self._count))
 
-    def in_order(self, function: Callable[[int], T]) -> Iterator[T]:
-        """function(0), function(1), ...: the results in this order; what a function raises comes in its place.
+    def each(self, function: Callable[[int], None]) -> None:
+        """function(0), function(1), ...: all of them are done when it returns.
 
-        While results are taken, the caller has a share of the threads.
+        Calls with numbers that are equal modulo `workers` come one after another, in their order. What one raises
+        is raised here, when no other runs any more.
         """
         if self.workers == 1:
-            yield from map(function, range(self._count))
+            for number in range(self._count):
+                function(number)
             return
-        share = max(1, torch.get_num_threads() // self.workers)
-        pool, running = _pool(self.workers, share), deque[Future[T]]()
-        try:
-            with threads(share):
-                for number in range(self._count):
-                    running.append(pool.submit(_inferring, function, number))
-                    if len(running) > self.workers:
-                        yield running.popleft().result()
-                while running:
-                    yield running.popleft().result()
-        finally:
-            for future in running:
-                future.cancel()
-            for future in running:
-                if not future.cancelled():
-                    future.exception()  # it may still write to a store that the caller is about to close
+        share, ends = max(1, torch.get_num_threads() // self.workers), Event()
 
-    def each(self, function: Callable[[int], None]) -> None:
-        """function(0), function(1), ...: all of them are done when it returns."""
-        for _ in self.in_order(function):
-            pass
+        def run(worker: int) -> None:
+            with torch.inference_mode():  # each thread has its own
+                for number in range(worker, self._count, self.workers):
+                    if ends.is_set():
+                        return
+                    try:
+                        function(number)
+                    except BaseException:
+                        ends.set()
+                        raise
+
+        pool = _pool(self.workers, share)
+        running = [pool.submit(run, worker) for worker in range(self.workers)]
+        try:
+            for future in running:
+                future.result()
+        finally:
+            ends.set()
+            wait(running)
 
 
 @cache
 def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
     """One pool for the whole run: MKL keeps buffers for every thread that it ever saw."""
     return ThreadPoolExecutor(workers, "batch", torch.set_num_threads, (threads,))
-
-
-def _inferring(function: Callable[[int], T], number: int) -> T:
-    with torch.inference_mode():  # each thread has its own
-        return function(number)

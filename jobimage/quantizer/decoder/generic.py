@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.decoder.activations import ActivationStore
-from quantizer.decoder.architecture import Group, Stage
+from quantizer.decoder.architecture import Stage
 from quantizer.decoder.batchwise import Batchwise
 from quantizer.decoder.blocks import ArgumentsOf
-from quantizer.decoder.walk import Progress
+from quantizer.decoder.walk import Look, Progress
 
 
 class _Reached(BaseException):
@@ -91,7 +91,7 @@ class GenericLayer:
 
 
 class GenericWalk:
-    """See LayerWalk; made for a GenericLayer.
+    """See LayerWalk; made for a GenericLayer, whose hooks see one batch at a time.
 
     Raises InvalidWorkflow when linears that are listed together do not read the same input, or when an
     earlier stage runs behind a later one.
@@ -99,6 +99,7 @@ class GenericWalk:
 
     def __init__(self, layer: GenericLayer, hidden: ActivationStore, wants_output: bool = True) -> None:
         self.stages = layer.stages
+        self.side_by_side = 1
         self._layer, self._hidden, self._wants_output = layer, hidden, wants_output
         self._progress = Progress(self.stages)
         self._checked = False
@@ -111,9 +112,7 @@ class GenericWalk:
         """See LayerWalk."""
         return self._layer.module(name)
 
-    def inputs(
-        self, stages: Sequence[Stage], *, propagate_unrounded: bool = False
-    ) -> Iterator[tuple[Group, Tensor]]:
+    def visit(self, stages: Sequence[Stage], look: Look, *, propagate_unrounded: bool = False) -> None:
         """See LayerWalk."""
         _, last = self._progress.span(stages)
         if propagate_unrounded:
@@ -129,7 +128,7 @@ class GenericWalk:
                 self._checked = True
             for stage in stages:
                 for group in stage.groups:
-                    yield group, caught[group.names[0]]
+                    look(number, group, caught[group.names[0]])
             if propagates and output is not None:
                 self._hidden.write(number, output)
         if propagate_unrounded:

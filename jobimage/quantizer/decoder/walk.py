@@ -4,22 +4,24 @@ Staged, each linear runs once and later statistics see the rounded linears befor
 
     with model.walk(index, weights, hidden, store_factory) as walk:
         for stage in walk.stages:
-            for group, inputs in walk.inputs([stage]): ...        gather statistics
+            walk.visit([stage], look)                             gather statistics
             ...                                                   round; put weights into walk.linear(name)
             walk.finish([stage])
 
 At once, all statistics come from the unrounded layer:
 
-        for group, inputs in walk.inputs(walk.stages): ...
+        walk.visit(walk.stages, look)
         ...
         walk.finish(walk.stages)                                  one more forward, with the final weights
 
 or, where the next layer is to see the unrounded one's output (AWQ), in a single pass and without finish:
 
-        for group, inputs in walk.inputs(walk.stages, propagate_unrounded=True): ...
+        walk.visit(walk.stages, look, propagate_unrounded=True)
+
+Small batches run side by side (batchwise.py), and what looks at them does so in their threads.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -34,11 +36,17 @@ from quantizer.decoder.blocks import BlockLayer, DenseBlock, SparseBlock
 StoreFactory = Callable[[str, Sequence[tuple[int, int]], int], ActivationStore]
 """(name, (batch, rows) of each batch, width) -> a store on scratch; the walk closes it."""
 
+Look = Callable[[int, Group, Tensor], None]
+"""(number of the batch, group, what the group reads of it). Inputs are [batch, tokens, K], for experts [rows, K] (none
+where no token was sent to an expert); there is no padding in them."""
+
 
 class LayerWalk(Protocol):
     """One decoder layer over all batches of `hidden`. Use as a context manager; stages in their order."""
 
     stages: tuple[Stage, ...]
+    side_by_side: int
+    """Batches in work at the same time."""
 
     def linear(self, name: str) -> nn.Linear:
         """A linear by its name in the layer."""
@@ -48,13 +56,11 @@ class LayerWalk(Protocol):
         """A linear, a norm or a router by its name in the layer."""
         ...
 
-    def inputs(
-        self, stages: Sequence[Stage], *, propagate_unrounded: bool = False
-    ) -> Iterator[tuple[Group, Tensor]]:
-        """Runs all batches; yields what each group of the stages reads, batch after batch, in fixed order.
+    def visit(self, stages: Sequence[Stage], look: Look, *, propagate_unrounded: bool = False) -> None:
+        """Runs all batches, and has each group of the stages looked at.
 
-        The stages are the next ones: those before them are finished. Inputs are [batch, tokens, K], for
-        experts [rows, K] (none where no token was sent to an expert); there is no padding in them.
+        The stages are the next ones: those before them are finished. Calls for batches whose numbers are equal
+        modulo `side_by_side` come one after another, in their order; others may run at the same time.
 
         propagate_unrounded: with all stages that are left, also makes the layer's output of the weights as
             they are now, into `hidden`; the walk is then at its end, and finish is not called.
@@ -128,6 +134,7 @@ class BlockWalk:
         self._inner: ActivationStore | None = None
         self._inner_complete = False
         self._batchwise = Batchwise(hidden)
+        self.side_by_side = self._batchwise.workers
         self._total: ActivationStore | None = None
 
     def linear(self, name: str) -> nn.Linear:
@@ -138,9 +145,7 @@ class BlockWalk:
         """See LayerWalk."""
         return self._layer.module(name)
 
-    def inputs(
-        self, stages: Sequence[Stage], *, propagate_unrounded: bool = False
-    ) -> Iterator[tuple[Group, Tensor]]:
+    def visit(self, stages: Sequence[Stage], look: Look, *, propagate_unrounded: bool = False) -> None:
         """See LayerWalk. What a single second stage of a block reads is kept on scratch for finish."""
         first, last = self._progress.span(stages)
         if propagate_unrounded:
@@ -150,28 +155,27 @@ class BlockWalk:
         if keep := single and not self._inner_complete:
             self._open_inner(self._layer.blocks[first // 2])
 
-        def run(number: int) -> list[Iterator[tuple[Group, Tensor]]]:
-            state, found = self._read(number, first), []
+        def run(number: int) -> None:
+            state = self._read(number, first)
             for position in range(first, last):
                 running = self._layer.blocks[position // 2]
                 if position % 2 == 0:
                     state.normed = running.normed(state.source)
-                    found.append(running.inputs(state.normed))
-                    continue
-                inner = self._ensure_inner(running, state)
-                if keep and self._inner is not None:
-                    self._inner.write(number, inner)
-                found.append(running.output_inputs(state.source, inner))
-                if position + 1 < last or propagates:
+                    found = running.inputs(state.normed)
+                else:
+                    inner = self._ensure_inner(running, state)
+                    if keep and self._inner is not None:
+                        self._inner.write(number, inner)
+                    found = running.output_inputs(state.source, inner)
+                for group, read in found:
+                    look(number, group, read)
+                if position % 2 == 1 and (position + 1 < last or propagates):
                     self._close(running, state)
             if propagates:
                 self._hidden.write(number, state.residual)
-            return found
 
-        for found in self._batchwise.in_order(run):
-            for inputs in found:
-                yield from inputs
-        if keep:  # not where the caller stopped before the last batch
+        self._batchwise.each(run)
+        if keep:
             self._inner_complete = True
         if propagate_unrounded:
             self._progress.done = last

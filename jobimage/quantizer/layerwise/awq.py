@@ -98,8 +98,8 @@ class AwqLayerPass(PlainPass):
     def run(self, layer: LayerContext) -> FinishedLayer:
         """See LayerPass."""
         with layer.timed("calibrate"):
-            inputs = layer.walk.inputs(layer.walk.stages, propagate_unrounded=True)
-            statistics = gather(inputs, layer.device, magnitudes=True)
+            walk = layer.walk
+            statistics = gather(walk, walk.stages, layer.device, magnitudes=True, propagate_unrounded=True)
         with layer.timed("solve"), threads_for(max(map(layer.numbers, statistics), default=0)):
             return _Solve(self, layer, statistics).run()
 

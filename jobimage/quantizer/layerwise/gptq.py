@@ -62,7 +62,7 @@ class GptqLayerPass(PlainPass):
 
     def _round(self, layer: LayerContext, stages: Sequence[Stage], finished: FinishedLayer) -> None:
         with layer.timed("calibrate"):
-            statistics = gather(layer.walk.inputs(stages), layer.device)
+            statistics = gather(layer.walk, stages, layer.device)
         with layer.timed("solve"):
             for group in list(statistics):
                 with threads_for(layer.numbers(group)):

@@ -99,8 +99,7 @@ class QuarotLayerPass:
         finished = FinishedLayer()
         for stage in layer.walk.stages:
             with layer.timed("calibrate"):
-                inputs = layer.walk.inputs([stage]) if self.parameters.w_gptq else ()
-                statistics = gather(inputs, layer.device)
+                statistics = gather(layer.walk, [stage], layer.device) if self.parameters.w_gptq else {}
             with layer.timed("solve"):
                 for found in stage.groups:
                     with threads_for(layer.numbers(found)):

@@ -1,12 +1,13 @@
 """Statistics of what the linears of a layer read, gathered in one pass over the calibration batches."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.decoder.architecture import Group
+from quantizer.decoder.architecture import Group, Stage
+from quantizer.decoder.walk import LayerWalk
 from quantizer.finite import all_finite
 from quantizer.passes.hessian import GramMatrix
 from quantizer.passes.magnitude import MeanMagnitude
@@ -35,6 +36,15 @@ class InputStatistics:
         self._gram.add(inputs)
         if self._magnitude is not None:
             self._magnitude.add(inputs)
+
+    def merge(self, other: "InputStatistics") -> None:
+        """Takes over what another has of the same group; that one is used up."""
+        assert self._gram is not None
+        assert other._gram is not None
+        self.tokens += other.tokens
+        self._gram.merge(other._gram)
+        if self._magnitude is not None and other._magnitude is not None:
+            self._magnitude.merge(other._magnitude)
 
     def mean_magnitude(self) -> Tensor:
         """Mean |x| of each channel [K]; only where magnitudes are gathered and a token came."""
@@ -68,10 +78,26 @@ class InputStatistics:
 
 
 def gather(
-    inputs: Iterable[tuple[Group, Tensor]], device: torch.device, magnitudes: bool = False
+    walk: LayerWalk,
+    stages: Sequence[Stage],
+    device: torch.device,
+    *,
+    magnitudes: bool = False,
+    propagate_unrounded: bool = False,
 ) -> dict[Group, InputStatistics]:
-    """Statistics of every group that the walk hands out."""
-    found: dict[Group, InputStatistics] = {}
-    for group, read in inputs:
-        found.setdefault(group, InputStatistics(device, magnitudes)).add(read)
+    """Statistics of every group of the next stages; propagate_unrounded as in LayerWalk.visit.
+
+    Batches that run side by side are summed up side by side, and the sums added in their order.
+    """
+    parts: list[dict[Group, InputStatistics]] = [{} for _ in range(walk.side_by_side)]
+
+    def look(number: int, group: Group, read: Tensor) -> None:
+        part = parts[number % len(parts)]
+        part.setdefault(group, InputStatistics(device, magnitudes)).add(read)
+
+    walk.visit(stages, look, propagate_unrounded=propagate_unrounded)
+    found, *others = parts
+    for part in others:
+        for group in list(part):
+            found[group].merge(part.pop(group))
     return found

@@ -27,6 +27,12 @@ class GramMatrix:
         add_gram(self._sum, flat)
         self._sequences += inputs.shape[0]
 
+    def merge(self, other: "GramMatrix") -> None:
+        """Adds the sums of another; that one is used up."""
+        self._sum += other._sum
+        self._sequences += other._sequences
+        other._sum = torch.empty(0)
+
     def hessian(self) -> Tensor:
         """The matrix H [width, width]; the accumulator is used up."""
         matrix, self._sum = self._sum, torch.empty(0)

@@ -21,6 +21,11 @@ class MeanMagnitude:
         self._sum += flat.abs().sum(dim=0, dtype=torch.float32)
         self._tokens += flat.shape[0]
 
+    def merge(self, other: "MeanMagnitude") -> None:
+        """Adds the sums of another."""
+        self._sum += other._sum
+        self._tokens += other._tokens
+
     def mean(self) -> Tensor:
         """Mean of |x| over all tokens: [width] float32."""
         return (self._sum / max(1, self._tokens)).float()
