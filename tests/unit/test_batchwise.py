@@ -20,7 +20,7 @@ from torch import Tensor
 
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import ModuleNames
-from quantizer.decoder.batchwise import SIDE_BY_SIDE_BYTES, WIDEST, Batchwise
+from quantizer.decoder.batchwise import SIDE_BY_SIDE_BYTES, WIDEST, Batchwise, _pool
 from quantizer.layerwise.statistics import gather
 
 pytestmark = pytest.mark.unit
@@ -60,6 +60,14 @@ def test_each_worker_has_batches_of_its_own_in_their_order(tmp_path: Path) -> No
     assert {rest for _, _, *rest in found for rest in [tuple(rest)]} == {(1, True)}, (
         "two share the two threads"
     )
+
+
+def test_a_worker_keeps_to_its_share_whatever_others_take_later() -> None:
+    _pool.cache_clear()
+    pool = _pool(2, 1)
+    pool.submit(int).result()
+    torch.set_num_threads(2)
+    assert pool.submit(torch.get_num_threads).result() == 1
 
 
 def test_as_many_batches_are_in_work_as_their_memory_allows(tmp_path: Path) -> None:

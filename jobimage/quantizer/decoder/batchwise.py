@@ -76,4 +76,9 @@ class Batchwise:
 @cache
 def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
     """One pool for the whole run: MKL keeps buffers for every thread that it ever saw."""
-    return ThreadPoolExecutor(workers, "batch", torch.set_num_threads, (threads,))
+    return ThreadPoolExecutor(workers, "batch", _begin, (threads,))
+
+
+def _begin(threads: int) -> None:
+    torch.set_num_threads(threads)
+    torch.get_num_threads()  # else a thread takes the number at its first operation, and then the last that any set
