@@ -122,6 +122,7 @@ class Cache:
                     self._places.setdefault((snapshot.namespace, snapshot.place), {})[uid] = None
                 if snapshot.finished:
                     self._settle(record)
+                _count_disruptions(record, record.pods.values())
             case ChildJob():
                 record.jobs[snapshot.uid] = snapshot
                 if not snapshot.suspended:  # what Kueue said before is no answer to the next suspension
@@ -194,16 +195,15 @@ class Cache:
 def _count_disruptions(record: Record, pods: Iterable[ChildPod]) -> None:
     """Pods that were taken away from a Job that goes on: not by a pause, and not by the end of their Job.
 
-    What the Job of a pod does may be known after the pod, or not any more: it is counted when it is known.
+    What its Job and its user want may be known after the pod, or not any more: it is counted when both are known.
     """
     request = record.request
-    if request is not None and (request.suspend or request.finished):
+    if request is None or request.suspend or request.finished:
         return
     for pod in pods:
         job = record.jobs.get(pod.job_uid) if pod.taken_away else None
-        if job is None or job.deleting or (request is not None and pause.left_over(request, job)):
-            continue
-        record.disruptions.add(pod.uid)
+        if job is not None and not job.deleting and not pause.left_over(request, job):
+            record.disruptions.add(pod.uid)
 
 
 def _holds_place(request: JobRequest) -> bool:

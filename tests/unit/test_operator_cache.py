@@ -241,16 +241,16 @@ ON_AGAIN = job(status=PAUSED | {"observedGeneration": 2}, generation=3)
         (ON_AGAIN, child(generation=1), 0),
         (ON_AGAIN, child(deletionTimestamp=CREATED), 0),
         (ON_AGAIN, None, 0),
+        (job(("suspend", True)), child(), 0),
     ],
-    ids=["runs", "before its status", "after a pause", "from before a pause", "going", "gone"],
+    ids=["runs", "before its status", "after a pause", "from before a pause", "going", "gone", "paused"],
 )
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["Job first", "pod first"])
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_a_pod_is_disrupted_when_its_job_goes_on(
-    request_: dict[str, Any], first: dict[str, Any] | None, expected: int, order: tuple[int, int]
+    request_: dict[str, Any], first: dict[str, Any] | None, expected: int, order: tuple[int, ...]
 ) -> None:
     cache = Cache()
-    cache.put(JobRequest.of(request_))
-    told = [ChildJob.of(first) if first else None, ChildPod.of(terminated(143))]
+    told = [JobRequest.of(request_), ChildJob.of(first) if first else None, ChildPod.of(terminated(143))]
     for snapshot in (told[which] for which in order):
         if snapshot is not None:
             cache.put(snapshot)
