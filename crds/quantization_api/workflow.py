@@ -5,6 +5,7 @@ Kubernetes does not keep the order of a map. Everything else keeps its name, typ
 """
 
 import re
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -311,8 +312,9 @@ class Workflow(ContractModel):
     )
 
     @classmethod
+    @cache
     def rules(cls) -> tuple[Rule, ...]:
-        """The rules above, and which passes may follow one another."""
+        """The rules above, and which passes may follow one another. Kept: their CEL costs more than a look at them."""
         sequence = [refusal.rule(cls) for refusal in SEQUENCE]
         return (*cls.RULES, joined(sequence, unless=ALONE, field="passes"))
 

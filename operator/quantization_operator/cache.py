@@ -15,7 +15,7 @@ from quantization_api.status import Progress
 from quantization_operator.decision import Peer
 from quantization_operator.policies import managed_by, pause
 from quantization_operator.queue_entry import QueueEntry
-from quantization_operator.snapshots import FINALIZER, ChildJob, ChildPod, JobRequest
+from quantization_operator.snapshots import FINALIZER, ChildJob, ChildPod, JobRequest, says_the_same
 
 Kind = Literal["QuantizationJob", "Job", "Pod"]
 KINDS: tuple[Kind, ...] = ("QuantizationJob", "Job", "Pod")
@@ -102,7 +102,11 @@ class Cache:
         return len(self._records)
 
     def put(self, snapshot: Snapshot) -> Key | None:
-        """Keep a snapshot if it is news; the job it concerns, or None when it is old, of the dead, or nobody's."""
+        """Keep a snapshot if it is newer; the job to look at again.
+
+        None when it is old, of the dead, or nobody's, and when it says nothing that was not known: of what the API
+        server tells of a job's life that is a third.
+        """
         uid = snapshot.uid if isinstance(snapshot, JobRequest) else snapshot.request_uid
         if not uid or snapshot.uid in self._dropped[kind_of(snapshot)]:
             return None
@@ -133,7 +137,7 @@ class Cache:
                 settled = record.request is not None and record.request.finished
                 record.pods[snapshot.uid] = snapshot.slim() if settled else snapshot
         self._owners[kind_of(snapshot)][snapshot.uid] = uid
-        return Key(snapshot.namespace, uid)
+        return None if known is not None and says_the_same(known, snapshot) else Key(snapshot.namespace, uid)
 
     def drop(self, kind: Kind, object_uid: str) -> Key | None:
         """Forget a deleted object; the job it concerned."""

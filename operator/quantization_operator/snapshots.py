@@ -5,9 +5,10 @@ here is what `reconcile` reads, and nothing of a finished job but its identity a
 """
 
 import json
+import operator
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -397,3 +398,15 @@ class KubernetesWarning:
         """The picture of a core/v1 Event."""
         last = body.get("lastTimestamp") or body.get("eventTime") or body["metadata"].get("creationTimestamp")
         return cls(body.get("reason") or "", body.get("message") or "", timestamp(last))
+
+
+_SAID = {
+    kind: operator.attrgetter(*(f.name for f in fields(kind) if f.name != "resource_version"))
+    for kind in (JobRequest, ChildJob, ChildPod)
+}
+
+
+def says_the_same(one: JobRequest | ChildJob | ChildPod, other: JobRequest | ChildJob | ChildPod) -> bool:
+    """Whether two pictures of an object differ in nothing but their version: no decision could differ either."""
+    said = _SAID[type(one)]
+    return bool(said(one) == said(other))

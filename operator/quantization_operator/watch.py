@@ -105,6 +105,14 @@ class NothingRemembered(kopf.DiffBaseStorage):
         """Remember nothing."""
 
 
+class NoProgress(kopf.StatusProgressStorage):
+    """Where kopf keeps how far its handlers of changes are: there are none, and nothing is to be left out of {}."""
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        """What is compared, as it is: kopf's own copies it."""
+        return essence
+
+
 def kopf_settings() -> kopf.OperatorSettings:
     """No scanning for new resources (it would need permissions), no events from log lines, only our own objects."""
     settings = kopf.OperatorSettings()
@@ -113,7 +121,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.queueing.idle_timeout = IDLE_SECONDS
     settings.peering.standalone = True
     settings.persistence.diffbase_storage = NothingRemembered()
-    settings.persistence.progress_storage = kopf.StatusProgressStorage()
+    settings.persistence.progress_storage = NoProgress()
     settings.watching.chunk_size = 500
     settings.watching.label_selectors["batch", "v1", "jobs"] = MANAGED_BY_SELECTOR
     settings.watching.label_selectors["", "v1", "pods"] = MANAGED_BY_SELECTOR

@@ -52,6 +52,23 @@ def test_an_old_or_repeated_event_is_no_news() -> None:
     assert cache.find("Job", JOB_UID) == new
 
 
+def test_a_new_version_that_says_nothing_new_is_kept_and_decides_nothing() -> None:
+    cache = Cache()
+    for kind, of, body in (
+        ("QuantizationJob", JobRequest.of, job),
+        ("Job", ChildJob.of, child),
+        ("Pod", ChildPod.of, running),
+    ):
+        first = of(body(resourceVersion="100"))
+        assert cache.put(first) == KEY
+        assert cache.put(of(body(resourceVersion="101"))) is None
+        known = cache.find(kind, first.uid)  # type: ignore[arg-type]
+        assert known is not None
+        assert known.resource_version == 101, "later writes name this version"
+    assert cache.put(ChildPod.of(succeeded(resourceVersion="102"))) == KEY
+    assert cache.put(ChildJob.of(child(resourceVersion="103", deletionTimestamp=ENDED))) == KEY
+
+
 def test_an_object_of_nobody_is_not_kept() -> None:
     cache = Cache()
     assert cache.put(ChildJob.of(child(labels={}))) is None

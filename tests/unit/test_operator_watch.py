@@ -15,3 +15,5 @@ def test_an_event_costs_no_copy_of_the_object() -> None:
     body = kopf.Body(job())
     assert persistence.diffbase_storage.build(body=body) == {}
     assert persistence.diffbase_storage.fetch(body=body) is None
+    essence = kopf.BodyEssence()
+    assert persistence.progress_storage.clear(essence=essence) is essence
