@@ -5,7 +5,7 @@ import base64
 import json
 import ssl
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
@@ -75,7 +75,7 @@ class FaultProxy:
         self.hits: Counter[str] = Counter()
         self.weather = True
         self._numbers: Counter[str] = Counter()
-        self._owed: dict[str, Fault] = {}
+        self._owed: deque[Fault] = deque()
         self._connections = self._muted = self._hanging = 0
         self._silences = silences
         self._loop = asyncio.new_event_loop()
@@ -140,7 +140,7 @@ class FaultProxy:
             subject = self._subject(request.path, body.decode(errors="replace"))
             number = self._numbers[subject]
             self._numbers[subject] += 1
-            hit = self._due(subject, fault(f"{self._seed} {subject}", number, request.method, request.path))
+            hit = self._due(fault(f"{self._seed} {subject}", number, request.method, request.path))
             if hit is None or not self.weather:
                 return await self._forward(request, body)
             self.hits[f"{hit.kind} {hit.code or ''}".strip()] += 1
@@ -148,15 +148,17 @@ class FaultProxy:
         except (aiohttp.ClientError, ConnectionError):
             return self._cut(request)
 
-    def _due(self, subject: str, hit: Fault | None) -> Fault | None:
+    def _due(self, hit: Fault | None) -> Fault | None:
         """What happens now: while a request hangs, no kill, or in a burst of requests no client would give one up.
 
-        The kill comes with the next request of its subject.
+        The kill comes with the next request that has no fault of its own, whoever's it is: its own subject may have
+        nothing more to ask.
         """
-        hit = self._owed.pop(subject, hit)
         if hit is not None and hit.kind.startswith("kill") and self._hanging:
-            self._owed[subject] = hit
+            self._owed.append(hit)
             return None
+        if hit is None and self._owed and not self._hanging:
+            return self._owed.popleft()
         return hit
 
     async def _hit(self, request: web.Request, body: bytes, hit: Fault) -> web.StreamResponse:
