@@ -14,7 +14,7 @@ from tests.scale import jobset
 from tests.scale.load import OPERATOR
 from tests.scale.plane import Plane
 from tests.scale.report import Report
-from tests.scale.scenarios import burst, churn, clean, life, load, start
+from tests.scale.scenarios import backlog, burst, churn, clean, life, load, start
 
 ROOT = Path(__file__).parents[2]
 GOGC = "800"
@@ -106,6 +106,15 @@ def jobsets_part(plane: Plane, said: argparse.Namespace, report: Report) -> None
         clean(plane, jobset.JOBSET)
 
 
+def backlogs_part(plane: Plane, said: argparse.Namespace, report: Report) -> None:
+    """Objects that wait for their controller; the operator before and after JobSet: the machine's speed changes."""
+    sides = (OPERATOR, jobset.JOBSET, jobset.JOBSET_WITHOUT_SERVICE, OPERATOR)
+    for number, side in enumerate(sides):
+        say(f"{side.name}: {said.burst} objects that wait for it")
+        controller = plane.operator if side is OPERATOR else lambda: jobset.running(plane)
+        report.backlogs.append(backlog(plane, side, f"wait-{number}", said.burst, controller))
+
+
 def main() -> None:
     """Run what the command line asks for."""
     said = options(sys.argv[1:])
@@ -119,6 +128,8 @@ def main() -> None:
             operators_part(plane, said, report)
             if said.jobset and (said.burst or said.rates):
                 jobsets_part(plane, said, report)
+            if said.jobset and said.burst:
+                backlogs_part(plane, said, report)
             if said.churn:
                 say(f"{said.churn} jobs come and go")
                 with plane.operator() as operator:

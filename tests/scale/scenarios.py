@@ -3,7 +3,8 @@
 import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import urllib3
@@ -32,6 +33,15 @@ class Burst:
     count: int
     job_rate: float
     cpu: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Jobs made of objects that were there before their controller, in a cluster that makes and runs their pods."""
+
+    side: str
+    count: int
+    job_rate: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +90,22 @@ def burst(plane: Plane, side: Side, prefix: str, count: int, controller: int) ->
             cpu["the load generator"] = (time.process_time() - own) / passed
         diary.wait("told", count, LIMIT)
     return Burst(side.name, count, rate(diary.made.values()), cpu)
+
+
+def backlog(
+    plane: Plane,
+    side: Side,
+    prefix: str,
+    count: int,
+    controller: Callable[[], AbstractContextManager[object]],
+) -> Backlog:
+    """Create so many objects, then start their controller, and watch their Jobs come, and their ends."""
+    with Diary(plane.client, side) as diary:
+        submit(plane.client, side.path, side.bodies(prefix, count), 0)
+        with controller():
+            diary.wait("told", count, LIMIT)
+    clean(plane, side)
+    return Backlog(side.name, len(diary.made), rate(diary.made.values()))
 
 
 @dataclass(frozen=True, slots=True)

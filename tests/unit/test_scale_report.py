@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.scale.load import OPERATOR
 from tests.scale.measures import Latency, Point, Slice
 from tests.scale.report import AT_ONCE, CHURN, JOBS, Report
-from tests.scale.scenarios import Burst, Life, Start
+from tests.scale.scenarios import Backlog, Burst, Life, Start
 
 pytestmark = pytest.mark.unit
 
@@ -16,6 +17,12 @@ SOON = Latency(JOBS, 0, 0.01, 0.1)
 LIFE = Life(JOBS, JOBS, JOBS, Point(20, 20, SOON, SOON), SOON, 150, 0.5, 8, 4)
 START = Start(JOBS, 5, 150, 0.005, 340)
 BURSTS = [Burst("own", AT_ONCE, 600, {}), Burst("JobSet", AT_ONCE, 100, {})]
+BACKLOGS = [
+    Backlog(OPERATOR.name, AT_ONCE, 110),
+    Backlog("JobSet", AT_ONCE, 19),
+    Backlog("JobSet without its Service", AT_ONCE, 20),
+    Backlog(OPERATOR.name, AT_ONCE, 90),
+]
 
 
 def churned(jobs: int, growth: float = 0.0) -> list[tuple[float, int, float]]:
@@ -23,7 +30,7 @@ def churned(jobs: int, growth: float = 0.0) -> list[tuple[float, int, float]]:
     return [(float(n), jobs * n // 100, 100.0 + growth * n / 50) for n in range(101)]
 
 
-WHOLE = Report({}, BURSTS, LIFE, START, {}, churned(CHURN))
+WHOLE = Report({}, BURSTS, LIFE, START, {}, BACKLOGS, churned(CHURN))
 
 
 def verdicts(report: Report) -> dict[str, str]:
@@ -37,7 +44,9 @@ def page_says(report: Report, words: str) -> list[str]:
 
 def test_the_whole_is_judged() -> None:
     assert set(verdicts(WHOLE).values()) == {"yes"}
-    assert len(verdicts(WHOLE)) == 12
+    assert len(verdicts(WHOLE)) == 13
+    assert page_says(WHOLE, "pods made meanwhile | 100 /s (110, 90) |")
+    assert page_says(WHOLE, "pods made meanwhile | 5 x | at least 5 x | yes |")
 
 
 SMALLER: dict[str, tuple[Report, dict[str, str]]] = {
@@ -82,13 +91,18 @@ SMALLER: dict[str, tuple[Report, dict[str, str]]] = {
         replace(WHOLE, bursts=[replace(burst, count=100) for burst in BURSTS]),
         {
             "Job creations, 100": "not judged: 100 of 1,000 objects",
-            "creation rate beside": "not judged: 100 of 1,000 objects",
+            "creation rate beside JobSet's best, no pods": "not judged: 100 of 1,000 objects",
         },
+    ),
+    "fewer that wait": (
+        replace(WHOLE, backlogs=[replace(backlog, count=100) for backlog in BACKLOGS]),
+        {"creation rate beside JobSet's best, pods": "not judged: 100 of 1,000 objects"},
     ),
     "nothing": (
         Report({}),
         {
             "Job creations": "not judged: not run",
+            "creation rate beside": "not judged: not run",
             "jobs through their": "not judged: not run",
             "an operator that": "not judged: not run",
             "growth of memory": "not judged: not run",
@@ -119,6 +133,10 @@ def test_at_full_speed_is_not_too_slow() -> None:
         (replace(WHOLE, life=replace(LIFE, count=100, succeeded=99, jobs_made=100)), "100 jobs through"),
         (replace(WHOLE, start=replace(START, known=10, ready_seconds=math.nan)), "ready after start"),
         (replace(WHOLE, bursts=[replace(BURSTS[0], count=10, job_rate=50)]), "Job creations, 10"),
+        (
+            replace(WHOLE, backlogs=[replace(BACKLOGS[0], job_rate=99), *BACKLOGS[1:3]]),
+            "creation rate beside JobSet's best, pods",
+        ),
     ],
 )
 def test_a_bar_that_is_missed_is_missed_at_any_size(report: Report, missed: str) -> None:
