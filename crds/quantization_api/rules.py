@@ -8,6 +8,7 @@ compares the sentences.
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
@@ -93,14 +94,12 @@ class ContractModel(BaseModel):
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        for field, info in type(self).model_fields.items():
-            extra = info.json_schema_extra
-            if isinstance(extra, dict) and isinstance(key := extra.get("x-map-key"), str):
-                names = [getattr(item, key) for item in getattr(self, field)]
-                for name in names:
-                    if names.count(name) > 1:
-                        sentence = f"two {field} are named {name}"
-                        raise PydanticCustomError("duplicate", "{sentence}", {"sentence": sentence})
+        for field, key in _lists_of_names(type(self)):
+            names = [getattr(item, key) for item in getattr(self, field)]
+            for name in names:
+                if names.count(name) > 1:
+                    sentence = f"two {field} are named {name}"
+                    raise PydanticCustomError("duplicate", "{sentence}", {"sentence": sentence})
         return self
 
     @model_validator(mode="after")
@@ -122,6 +121,14 @@ class ContractModel(BaseModel):
         if validations:
             schema["x-kubernetes-validations"] = validations
         return schema
+
+
+@cache
+def _lists_of_names(model: type[BaseModel]) -> tuple[tuple[str, str], ...]:
+    """The fields that are maps written as lists, each with the key of its items."""
+    extras = {field: info.json_schema_extra for field, info in model.model_fields.items()}
+    found = {field: extra.get("x-map-key") for field, extra in extras.items() if isinstance(extra, dict)}
+    return tuple((field, key) for field, key in found.items() if isinstance(key, str))
 
 
 def _refused(name: str, reason: str) -> JsonSchemaValue:

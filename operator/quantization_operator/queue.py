@@ -74,7 +74,8 @@ class WorkQueue:
         self._later: list[tuple[float, int, Key]] = []
         self._due: dict[Key, float] = {}
         self._order = itertools.count()
-        self._changed = asyncio.Event()
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._alarm: asyncio.TimerHandle | None = None
         self._open = True
         self.retries = 0
 
@@ -104,7 +105,7 @@ class WorkQueue:
             lane  # one that moves to the first lane leaves its place in the other, which is passed over
         )
         lane.append(key)
-        self._changed.set()
+        self._wake()
 
     def after(self, key: Key, delay: float) -> None:
         """Look at this job in `delay` seconds, if nothing makes it earlier."""
@@ -113,7 +114,8 @@ class WorkQueue:
             return
         self._due[key] = due
         heapq.heappush(self._later, (due, next(self._order), key))
-        self._changed.set()
+        if self._later[0][0] == due:
+            self._set_alarm()
 
     def retry(self, key: Key, at_least: float = 0.0) -> float:
         """Look at this job again after a failure; the delay in seconds, never shorter than the server asked for."""
@@ -130,19 +132,20 @@ class WorkQueue:
 
     async def get(self) -> Key:
         """The next job, when there is one; the caller owns it until `done`."""
-        while True:
-            self._promote()
-            if self._waiting:
-                key = self._next()
-                del self._waiting[key], self._lanes[key]
-                self._busy.add(key)
-                return key
-            self._changed.clear()
-            timeout = max(0.0, self._later[0][0] - self._clock()) if self._later else None
+        self._promote()
+        while not self._waiting:
+            idle = asyncio.get_running_loop().create_future()
+            self._idle.append(idle)
             try:
-                await asyncio.wait_for(self._changed.wait(), timeout)
-            except TimeoutError:
-                continue
+                await idle
+            except asyncio.CancelledError:
+                if not idle.cancelled():  # it was woken: another one must take what there is
+                    self._wake()
+                raise
+        key = self._next()
+        del self._waiting[key], self._lanes[key]
+        self._busy.add(key)
+        return key
 
     def done(self, key: Key) -> None:
         """The worker is finished with this job; news that came meanwhile put it back."""
@@ -170,6 +173,27 @@ class WorkQueue:
             if self._lanes.get(key) is lane:
                 self._in_a_row = self._in_a_row + 1 if first else 0
                 return key
+
+    def _wake(self) -> None:
+        """One of those that wait: of sixteen that woke for one key fifteen would find nothing."""
+        while self._idle:
+            idle = self._idle.popleft()
+            if not idle.done():
+                idle.set_result(None)
+                return
+
+    def _set_alarm(self) -> None:
+        """Promote what is due next, at its time."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        delay = max(0.0, self._later[0][0] - self._clock())
+        self._alarm = asyncio.get_running_loop().call_later(delay, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._promote()
+        if self._later:
+            self._set_alarm()
 
     def _promote(self) -> None:
         now = self._clock()

@@ -197,6 +197,46 @@ def test_the_age_of_the_oldest_is_shown() -> None:
     with_queue(body)
 
 
+def test_a_key_for_which_a_worker_was_woken_that_ends_goes_to_another() -> None:
+    async def body(queue: WorkQueue, _: Clock) -> None:
+        first, second = (asyncio.ensure_future(queue.get()) for _ in range(2))
+        await asyncio.sleep(0)
+        queue.add(A)
+        first.cancel()
+        assert await second == A
+        assert first.cancelled()
+
+    with_queue(body)
+
+
+def test_a_delayed_key_comes_in_time_although_the_worker_that_waited_first_is_busy() -> None:
+    async def run() -> None:
+        queue = WorkQueue(asyncio.get_running_loop().time, lambda: 1.0)
+        workers = [asyncio.ensure_future(queue.get()) for _ in range(2)]
+        await asyncio.sleep(0)
+        queue.after(A, 0.05)
+        queue.after(B, 30)
+        queue.add(Key("c", "1"))
+        async with asyncio.timeout(10):
+            assert await asyncio.gather(*workers) == [Key("c", "1"), A]
+
+    asyncio.run(run())
+
+
+def test_one_key_wakes_one_worker() -> None:
+    async def body(queue: WorkQueue, _: Clock) -> None:
+        workers = [asyncio.ensure_future(queue.get()) for _ in range(16)]
+        await asyncio.sleep(0)
+        waiting = list(queue._idle)
+        queue.add(A)
+        await asyncio.sleep(0)
+        assert sum(idle.done() for idle in waiting) == 1
+        for worker in workers:
+            worker.cancel()
+
+    with_queue(body)
+
+
 STEPS = st.tuples(st.sampled_from(["add", "press", "calm", "take", "done"]), st.integers(0, 3))
 
 
