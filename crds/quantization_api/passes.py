@@ -5,7 +5,6 @@ refuse a parameter that belongs to another type. Defaults live here and in the d
 `default:` in the CRD: a server-side default of a flat object would be drift for GitOps tools.
 """
 
-from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
@@ -219,7 +218,6 @@ PASS_TYPES: tuple[type[PassBase], ...] = (GptqQuantizer, AutoAWQQuantizer, QuaRo
 IMPLEMENTATIONS = ("native", "auto-gptq", "autoawq")
 
 
-@cache
 def _rules(cls: type[PassBase]) -> tuple[Rule, ...]:
     if cls not in PASS_TYPES:
         return cls.RULES

@@ -5,7 +5,6 @@ Kubernetes does not keep the order of a map. Everything else keeps its name, typ
 """
 
 import re
-from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -312,9 +311,8 @@ class Workflow(ContractModel):
     )
 
     @classmethod
-    @cache
     def rules(cls) -> tuple[Rule, ...]:
-        """The rules above, and which passes may follow one another. Kept: their CEL costs more than a look at them."""
+        """The rules above, and which passes may follow one another."""
         sequence = [refusal.rule(cls) for refusal in SEQUENCE]
         return (*cls.RULES, joined(sequence, unless=ALONE, field="passes"))
 

@@ -58,7 +58,7 @@ class Record:
 
 
 class Cache:
-    """The newest known snapshot of each object; `put` and `drop` answer which job they concern.
+    """The newest known snapshot of each object; `put` and `drop` answer which job to look at again.
 
     What was dropped does not come back: the answer to a write of our own may be later than the watch's word that
     the object is gone, and nobody would ever drop it again.
@@ -104,8 +104,7 @@ class Cache:
     def put(self, snapshot: Snapshot) -> Key | None:
         """Keep a snapshot if it is newer; the job to look at again.
 
-        None when it is old, of the dead, or nobody's, and when it says nothing that was not known: of what the API
-        server tells of a job's life that is a third.
+        None when it is old, of the dead, or nobody's, and when it says nothing that was not known.
         """
         uid = snapshot.uid if isinstance(snapshot, JobRequest) else snapshot.request_uid
         if not uid or snapshot.uid in self._dropped[kind_of(snapshot)]:

@@ -4,7 +4,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import urllib3
@@ -97,7 +96,7 @@ def backlog(
     side: Side,
     prefix: str,
     count: int,
-    controller: Callable[[], AbstractContextManager[object]],
+    controller: Callable[[], contextlib.AbstractContextManager[object]],
 ) -> Backlog:
     """Create so many objects, then start their controller, and watch their Jobs come, and their ends."""
     with Diary(plane.client, side) as diary:

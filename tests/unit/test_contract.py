@@ -14,6 +14,7 @@ from quantization_api.failures import CATALOGUE, PERMANENT_EXIT_CODES, Category,
 from quantization_api.passes import PASS_TYPES
 from quantization_api.pod import MAX_RESULT_BYTES, RunRequest, RunResult
 from quantization_api.recipe import canonical_workflow, recipe_digest
+from quantization_api.rules import ContractModel, Rule
 from quantization_api.spec import QuantizationJobSpec
 from quantization_api.status import Artifact, Failure, MetricResult
 from quantization_api.workflow import Workflow
@@ -65,6 +66,29 @@ def test_every_refusal_is_met_by_a_manifest() -> None:
         except ValidationError as error:
             met |= {sentence for sentence in sentences if sentence in str(error)}
     assert not sentences - met
+
+
+def test_the_rules_of_a_model_are_made_once_and_hold_each_time() -> None:
+    made: list[type[ContractModel]] = []
+
+    class Small(ContractModel):
+        size: int
+
+        @classmethod
+        def rules(cls) -> tuple[Rule, ...]:
+            made.append(cls)
+            return (
+                Rule("self.size > 0", "too small", lambda small: None if small.size > 0 else "too small"),
+            )
+
+    class Smaller(Small):
+        pass
+
+    for model in (Small, Small, Smaller, Smaller):
+        model(size=1)
+        with pytest.raises(ValidationError, match="too small"):
+            model(size=0)
+    assert made == [Small, Smaller]
 
 
 def test_the_generated_files_are_fresh() -> None:

@@ -20,7 +20,7 @@ from tests.support.cluster_objects import (
     terminated,
 )
 
-from quantization_operator.cache import REMEMBERED_DROPS, Cache, Key
+from quantization_operator.cache import REMEMBERED_DROPS, Cache, Key, kind_of
 from quantization_operator.controller import pods_of
 from quantization_operator.read import Listed, Listing
 from quantization_operator.snapshots import FINALIZER, JOB_UID_LABEL, ChildJob, ChildPod, JobRequest, place_of
@@ -54,15 +54,11 @@ def test_an_old_or_repeated_event_is_no_news() -> None:
 
 def test_a_new_version_that_says_nothing_new_is_kept_and_decides_nothing() -> None:
     cache = Cache()
-    for kind, of, body in (
-        ("QuantizationJob", JobRequest.of, job),
-        ("Job", ChildJob.of, child),
-        ("Pod", ChildPod.of, running),
-    ):
+    for of, body in ((JobRequest.of, job), (ChildJob.of, child), (ChildPod.of, running)):
         first = of(body(resourceVersion="100"))
         assert cache.put(first) == KEY
         assert cache.put(of(body(resourceVersion="101"))) is None
-        known = cache.find(kind, first.uid)  # type: ignore[arg-type]
+        known = cache.find(kind_of(first), first.uid)
         assert known is not None
         assert known.resource_version == 101, "later writes name this version"
     assert cache.put(ChildPod.of(succeeded(resourceVersion="102"))) == KEY
