@@ -107,8 +107,8 @@ def jobsets_part(plane: Plane, said: argparse.Namespace, report: Report) -> None
 
 
 def backlogs_part(plane: Plane, said: argparse.Namespace, report: Report) -> None:
-    """Objects that wait for their controller; the operator before and after JobSet: the machine's speed changes."""
-    sides = (OPERATOR, jobset.JOBSET, jobset.JOBSET_WITHOUT_SERVICE, OPERATOR)
+    """Objects that wait for their controller; each side at the beginning and the end: the machine's speed changes."""
+    sides = (OPERATOR, jobset.JOBSET, jobset.JOBSET_WITHOUT_SERVICE, jobset.JOBSET, OPERATOR)
     for number, side in enumerate(sides):
         say(f"{side.name}: {said.burst} objects that wait for it")
         controller = plane.operator if side is OPERATOR else lambda: jobset.running(plane)
