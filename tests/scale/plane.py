@@ -32,9 +32,10 @@ from local_cluster.settings import Settings
 from quantization_operator.settings import OperatorSettings
 
 NAMESPACE = "scale"
-PLAYERS_NICENESS = 10
+PLAYERS_NICENESS = 19
 """Of those who make and run pods: in a cluster they have machines of their own. Here they take what is left of two
-cores by the API server and by what is measured."""
+cores by the API server and by what is measured. With 10 they still took a quarter of a core while the API server
+collected garbage with all that it could get."""
 LEASE_PATH = f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/quantization-operator-leader"
 _REQUESTS = ("--kube-api-qps=1000", "--kube-api-burst=2000")
 FLAGS = {
@@ -85,9 +86,11 @@ class Plane:
         return self.api.directory
 
     @property
-    def pids(self) -> dict[str, int]:
+    def pids(self) -> dict[str, tuple[int, ...]]:
         """Of all servers but the operator, by their names."""
-        return {**self.api.pids, **{name: process.pid for name, process in self._processes}}
+        names = dict.fromkeys(name for name, _ in self._processes)
+        own = {name: tuple(p.pid for other, p in self._processes if other == name) for name in names}
+        return {name: (pid,) for name, pid in self.api.pids.items()} | own
 
     def keep_logs(self, folder: Path) -> None:
         """Copy the logs of all servers and operators to a folder that stays."""
@@ -131,7 +134,7 @@ class Plane:
 
     @property
     def _players(self) -> tuple[int, ...]:
-        return self.api.pids["kube-controller-manager"], self._scheduler.pid, self._kwok.pid
+        return self.api.pids["kube-controller-manager"], *self.pids["kube-scheduler"], *self.pids["kwok"]
 
     def _prepare(self) -> None:
         install(self.api)
@@ -142,12 +145,13 @@ class Plane:
         configuration = self.directory / "kwok.yaml"
         kwok.configure(configuration, self._run_seconds)
         kubeconfig = self.api.kubeconfig
-        self._scheduler = self.spawn("kube-scheduler", [
+        self.spawn("kube-scheduler", [
             str(self.programs["kube-scheduler"]), f"--kubeconfig={kubeconfig}", "--leader-elect=false",
             f"--authentication-kubeconfig={kubeconfig}", f"--authorization-kubeconfig={kubeconfig}",
             "--bind-address=127.0.0.1", "--secure-port=0", "--profiling=false", *_REQUESTS,
         ])  # fmt: skip
-        self._kwok = self.spawn("kwok", kwok.command(self.programs["kwok"], kubeconfig, configuration))
+        for node in kwok.NODES:
+            self.spawn("kwok", kwok.command(self.programs["kwok"], kubeconfig, configuration, node))
         kwok.make_nodes(self.client)
         make_namespace(self.api, NAMESPACE)
         self.api.kubectl("wait", "node", "--all", "--for=condition=Ready", "--timeout=30s")

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -84,9 +84,9 @@ class Sampler(Repeated):
 
 
 class Shares(Repeated):
-    """The shares of a core that processes take: `samples` has the end of each interval, by the monotonic clock."""
+    """The shares of a core that groups of processes take: `samples` has each interval's end, by the monotonic clock."""
 
-    def __init__(self, pids: Mapping[str, int], interval: float = 5.0) -> None:
+    def __init__(self, pids: Mapping[str, Sequence[int]], interval: float = 5.0) -> None:
         super().__init__(self._note, interval)
         self._pids = pids
         self._last: tuple[float, dict[str, float]] | None = None
@@ -94,7 +94,7 @@ class Shares(Repeated):
 
     def _note(self) -> None:
         now = time.monotonic()
-        used = {name: cpu_seconds(pid) for name, pid in self._pids.items()}
+        used = {name: sum(map(cpu_seconds, pids)) for name, pids in self._pids.items()}
         if self._last:
             then, before = self._last
             self.samples.append((now, {name: (used[name] - before[name]) / (now - then) for name in used}))

@@ -137,7 +137,7 @@ def load(plane: Plane, side: Side, prefix: str, count: int, per_second: float) -
 def life(plane: Plane, side: Side, operator: Operator, prefix: str, count: int, per_second: float) -> Life:
     """Jobs of the operator through their whole life, with what they cost it."""
     before = _requests(operator)
-    pids = {"the operator": operator.process.pid, **plane.pids, "the load generator": os.getpid()}
+    pids = {"the operator": (operator.process.pid,), **plane.pids, "the load generator": (os.getpid(),)}
     with Sampler(operator.process.pid) as sampler, Shares(pids) as shares:
         seen = load(plane, side, prefix, count, per_second)
         time.sleep(1)  # the last event follows the last status
