@@ -107,7 +107,7 @@ def jobsets_part(plane: Plane, said: argparse.Namespace, report: Report) -> None
 
 
 def backlogs_part(plane: Plane, said: argparse.Namespace, report: Report) -> None:
-    """Objects that wait for their controller; each side at the beginning and the end: the machine's speed changes."""
+    """Objects that wait for their controller; operator and JobSet early and late: the machine's speed changes."""
     sides = (OPERATOR, jobset.JOBSET, jobset.JOBSET_WITHOUT_SERVICE, jobset.JOBSET, OPERATOR)
     for number, side in enumerate(sides):
         say(f"{side.name}: {said.burst} objects that wait for it")
