@@ -111,7 +111,7 @@ def backlogs_part(plane: Plane, said: argparse.Namespace, report: Report) -> Non
     sides = (OPERATOR, jobset.JOBSET, jobset.JOBSET_WITHOUT_SERVICE, jobset.JOBSET, OPERATOR)
     for number, side in enumerate(sides):
         say(f"{side.name}: {said.burst} objects that wait for it")
-        controller = plane.operator if side is OPERATOR else lambda: jobset.running(plane)
+        controller = plane.operator if side is OPERATOR else lambda: jobset.started(plane)
         report.backlogs.append(backlog(plane, side, f"wait-{number}", said.burst, controller))
 
 

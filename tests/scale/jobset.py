@@ -57,8 +57,8 @@ JOBSET_WITHOUT_SERVICE = Side("JobSet without its Service", PATH, JOB_LABEL, _ma
 
 
 @contextmanager
-def running(plane: Plane) -> Iterator[subprocess.Popen[bytes]]:
-    """The controller, from when it is ready until the end of the block."""
+def started(plane: Plane) -> Iterator[subprocess.Popen[bytes]]:
+    """The controller, from its start, ready or not, until the end of the block."""
     program = obtain(Settings.from_environment(), Progress(), ["jobset"])["jobset"]
     plane.api.kubectl("apply", "--server-side", "-f", "-", stdin=_crd())
     until(
@@ -74,13 +74,20 @@ def running(plane: Plane) -> Iterator[subprocess.Popen[bytes]]:
             "--zap-log-level=error",
         ],
     )
-    log = plane.directory / "jobset.log"
     try:
-        until("the JobSet controller works", lambda: _works(plane, process, log))
         yield process
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def running(plane: Plane) -> Iterator[subprocess.Popen[bytes]]:
+    """The controller, from when it works until the end of the block; nothing else must wait for it yet."""
+    with started(plane) as process:
+        log = plane.directory / "jobset.log"
+        until("the JobSet controller works", lambda: _works(plane, process, log))
+        yield process
 
 
 def _works(plane: Plane, process: subprocess.Popen[bytes], log: Path) -> bool:

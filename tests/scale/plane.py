@@ -32,10 +32,6 @@ from local_cluster.settings import Settings
 from quantization_operator.settings import OperatorSettings
 
 NAMESPACE = "scale"
-PLAYERS_NICENESS = 19
-"""Of those who make and run pods: in a cluster they have machines of their own. Here they take what is left of two
-cores by the API server and by what is measured. With 10 they still took a quarter of a core while the API server
-collected garbage with all that it could get."""
 LEASE_PATH = f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/quantization-operator-leader"
 _REQUESTS = ("--kube-api-qps=1000", "--kube-api-burst=2000")
 FLAGS = {
@@ -156,5 +152,14 @@ class Plane:
         make_namespace(self.api, NAMESPACE)
         self.api.kubectl("wait", "node", "--all", "--for=condition=Ready", "--timeout=30s")
         for pid in self._players:
-            for thread in Path(f"/proc/{pid}/task").iterdir():  # later ones inherit it
-                os.setpriority(os.PRIO_PROCESS, int(thread.name), PLAYERS_NICENESS)
+            _yield_to_others(pid)
+
+
+def _yield_to_others(pid: int) -> None:
+    """Let a process run only on what others leave: who makes and runs pods has machines of its own in a cluster.
+
+    A mere nice value of 19 kept the API server waiting: of 2,400 jobs the p99 to the Job was 0.6 to 0.8 s, and is 0.4
+    to 0.5 s with this.
+    """
+    for thread in Path(f"/proc/{pid}/task").iterdir():  # later ones inherit it
+        os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))

@@ -31,10 +31,10 @@ requests for progress, so these are not in the figures.
 
 A time ends when a watch tells of what is waited for, so it includes the watch. Rates that the controller manager and
 the scheduler set themselves are raised, or they would be all that is measured. Here two cores play what elsewhere is
-many machines, so, for both sides alike: those who make and run pods (controller manager, scheduler, KWOK) leave the API
-server and its clients the first turn (nice 19); all Go programs collect garbage an eighth as often as by default
-(GOGC=800), which took a third of the API server's time; and the API server does not compare its caches with etcd every
-five minutes.
+many machines, so, for both sides alike: those who make and run pods (controller manager, scheduler, KWOK) run on what
+the API server and its clients leave (Linux's SCHED_IDLE); all Go programs collect garbage an eighth as often as by
+default (GOGC=800), which took a third of the API server's time; and the API server does not compare its caches with
+etcd every five minutes.
 
 Job creations are measured twice. No pods: nobody makes them, and the objects come while their Jobs are made. Pods made
 meanwhile: as in a cluster at work, of objects that wait for their controller. The bar beside JobSet is for both, and
