@@ -42,6 +42,10 @@ READERS = 8
 BODY_ATTEMPTS = 3
 CONNECT_TIMEOUT = 5.0
 WAKE_SECONDS = 0.5
+PATIENCE_SECONDS = 15.0
+"""How long a listing waits for a storage that is away. botocore gives up a refused connection or an unknown name after
+a second or two, but a server that moves to another node is away for longer, and that must not cost an attempt."""
+PAUSE_SECONDS = 3.0
 DELETE_BATCH = 1000  # the limit of DeleteObjects
 DEFAULT_REGION = "us-east-1"
 TRANSFER = TransferConfig(
@@ -105,14 +109,16 @@ class S3Store:
         place: Place,
         access: StorageAccess,
         sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._bucket = bucket
         self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
         self._place = place
-        # Every run begins by listing: the impatient client finds a dead endpoint within half a minute.
+        # Every run begins by listing: this client and its patience find a dead endpoint within half a minute.
         self._control = connect(access, attempts=3, read_timeout=8)
         self._client = connect(access, attempts=4, read_timeout=60)
         self._sleep = sleep
+        self._clock = clock
 
     @property
     def uri(self) -> str:
@@ -121,17 +127,14 @@ class S3Store:
 
     def list(self, prefix: str = "") -> dict[str, ObjectInfo]:
         """Every object below the root whose key starts with prefix; markers of folders are left out."""
-        found = {}
-        with translated(self._place, self.uri):
-            pages = self._control.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix + prefix
-            )
-            for page in pages:
-                for item in page.get("Contents", []):
-                    key = item["Key"][len(self._prefix) :]
-                    if key and not key.endswith("/"):
-                        found[key] = ObjectInfo(key, item["Size"], item["ETag"])
-        return dict(sorted(found.items()))
+        give_up = self._clock() + PATIENCE_SECONDS
+        while True:
+            try:
+                return self._list(prefix)
+            except QuantizationError as error:
+                if error.category is not Category.STORAGE_UNAVAILABLE or self._clock() >= give_up:
+                    raise
+            self._sleep(PAUSE_SECONDS)
 
     def head(self, key: str) -> ObjectInfo | None:
         """One object with the sha256 that S3 keeps if it was written with one, or None."""
@@ -234,6 +237,19 @@ class S3Store:
                     Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                 )
         return len(uploads)
+
+    def _list(self, prefix: str) -> dict[str, ObjectInfo]:
+        found = {}
+        with translated(self._place, self.uri):
+            pages = self._control.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            for page in pages:
+                for item in page.get("Contents", []):
+                    key = item["Key"][len(self._prefix) :]
+                    if key and not key.endswith("/"):
+                        found[key] = ObjectInfo(key, item["Size"], item["ETag"])
+        return dict(sorted(found.items()))
 
     def _uri_of(self, key: str) -> str:
         return f"s3://{self._bucket}/{self._prefix}{key}"
