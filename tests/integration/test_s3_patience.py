@@ -86,7 +86,7 @@ def store(
     return s3.S3Store("b", "run", OUTPUT, access, sleep, lambda: sum(pauses)), pauses
 
 
-def test_a_storage_that_comes_back_is_waited_for(storage: Storage) -> None:
+def test_a_storage_that_comes_back_is_waited_for(storage: Storage, caplog: pytest.LogCaptureFixture) -> None:
     def come_back(passed: float) -> None:
         if passed == 3 * s3.PAUSE_SECONDS:
             storage.serve(200, LISTING)
@@ -94,6 +94,7 @@ def test_a_storage_that_comes_back_is_waited_for(storage: Storage) -> None:
     there, pauses = store(storage, come_back)
     assert list(there.list()) == ["a"]
     assert sum(pauses) == 3 * s3.PAUSE_SECONDS
+    assert [record.getMessage().endswith("; trying again") for record in caplog.records] == [True] * 3
 
 
 def test_a_storage_that_stays_away_is_told(storage: Storage) -> None:

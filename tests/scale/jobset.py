@@ -58,7 +58,7 @@ JOBSET_WITHOUT_SERVICE = Side("JobSet without its Service", PATH, JOB_LABEL, _ma
 
 @contextmanager
 def started(plane: Plane) -> Iterator[subprocess.Popen[bytes]]:
-    """The controller, from its start, ready or not, until the end of the block."""
+    """The controller, from its start, ready or not, until the end of the block; it must live until then."""
     program = obtain(Settings.from_environment(), Progress(), ["jobset"])["jobset"]
     plane.api.kubectl("apply", "--server-side", "-f", "-", stdin=_crd())
     until(
@@ -77,22 +77,23 @@ def started(plane: Plane) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield process
     finally:
+        died = process.poll() is not None
         process.kill()
         process.wait()
+        assert not died, (plane.directory / "jobset.log").read_text()
 
 
 @contextmanager
 def running(plane: Plane) -> Iterator[subprocess.Popen[bytes]]:
     """The controller, from when it works until the end of the block; nothing else must wait for it yet."""
     with started(plane) as process:
-        log = plane.directory / "jobset.log"
-        until("the JobSet controller works", lambda: _works(plane, process, log))
+        until("the JobSet controller works", lambda: _works(plane, process))
         yield process
 
 
-def _works(plane: Plane, process: subprocess.Popen[bytes], log: Path) -> bool:
+def _works(plane: Plane, process: subprocess.Popen[bytes]) -> bool:
     """Whether it turns a JobSet into a Job. kubectl does not validate: a busy API server is too slow to tell how."""
-    assert process.poll() is None, log.read_text()
+    assert process.poll() is None, "the JobSet controller ended"
     probe = copy.deepcopy(_manifest(dns=True))
     probe["metadata"]["name"] = "probe"
     plane.api.kubectl("apply", "--validate=false", "-f", "-", stdin=yaml.safe_dump(probe))

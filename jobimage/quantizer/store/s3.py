@@ -8,6 +8,7 @@ reads it back).
 
 import base64
 import binascii
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -35,6 +36,8 @@ from quantizer.store.s3_errors import MISSING, NO_ANSWER, translated
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+logger = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
 RANGE_BYTES = 16 * MIB
@@ -134,6 +137,7 @@ class S3Store:
             except QuantizationError as error:
                 if error.category is not Category.STORAGE_UNAVAILABLE or self._clock() >= give_up:
                     raise
+                logger.warning("%s; trying again", error)
             self._sleep(PAUSE_SECONDS)
 
     def head(self, key: str) -> ObjectInfo | None:
