@@ -18,3 +18,9 @@ Uri = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 ModulePath = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.]+$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]
 Quantity = Annotated[int | str, Field(union_mode="left_to_right")]
+Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
+"""A number of things; every JSON reader, whatever its numbers are, reads it exactly."""
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+"""A number that JSON can write: neither infinite nor NaN."""
+Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""A finite number that is not below zero."""

@@ -71,6 +71,10 @@ class Manifest(_Document):
 
     schema_version: Literal[1] = 1
     recipe: Digest
+    owner: str = Field(
+        "",
+        description='uid of the QuantizationJob that made it, or identity of the process; "": not recorded.',
+    )
     engine_version: str
     created: str
     input: InputRecord

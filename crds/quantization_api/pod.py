@@ -10,7 +10,7 @@ from pydantic import Field
 
 from quantization_api.failures import Category
 from quantization_api.rules import KubernetesModel
-from quantization_api.spec import Output, QuantizationJobSpec
+from quantization_api.spec import PATIENCE_SECONDS, Output, PatienceSeconds, QuantizationJobSpec
 from quantization_api.status import Artifact, Failure, MetricResult
 from quantization_api.workflow import Workflow
 
@@ -31,6 +31,10 @@ class StorageAccess(KubernetesModel):
 
     endpoint: str | None = None
     region: str | None = None
+    patience_seconds: PatienceSeconds = PATIENCE_SECONDS
+    refuse_link_local: bool = Field(
+        False, description="Refuse an endpoint whose address is link-local, as those of clouds' metadata are."
+    )
 
 
 class RunRequest(KubernetesModel):
@@ -55,6 +59,7 @@ class RunRequest(KubernetesModel):
         uid: str,
         spec: QuantizationJobSpec,
         default_calibration: str | None = None,
+        refuse_link_local: bool = False,
     ) -> "RunRequest":
         """The request for a job: of the spec, only what the pod needs. A pod trusts nobody: it looks."""
         return cls(
@@ -63,7 +68,12 @@ class RunRequest(KubernetesModel):
             uid=uid,
             workflow=spec.workflow,
             output=spec.output,
-            storage=StorageAccess(endpoint=spec.storage.endpoint, region=spec.storage.region),
+            storage=StorageAccess(
+                endpoint=spec.storage.endpoint,
+                region=spec.storage.region,
+                patience_seconds=spec.storage.patience_seconds,
+                refuse_link_local=refuse_link_local,
+            ),
             reuse="Never" if spec.reuse == "Never" else "Allowed",
             default_calibration=default_calibration,
         )

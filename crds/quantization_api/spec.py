@@ -16,6 +16,10 @@ OUTPUT_CEL = "^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^/].*|file:///.+)$"
 OUTPUT_SENTENCE = "output.uri must be s3://BUCKET/PREFIX with a bucket and a prefix, or file:///PATH"
 
 
+PATIENCE_SECONDS = 300
+PatienceSeconds = Annotated[int, Field(ge=0, le=86400)]
+
+
 class Output(KubernetesModel):
     """Where the artifact goes."""
 
@@ -45,6 +49,11 @@ class Storage(KubernetesModel):
         None,
         description="Secret whose keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and others of the AWS SDK) "
         "become environment variables of the pod. None: the identity of the service account.",
+    )
+    patience_seconds: PatienceSeconds = Field(
+        PATIENCE_SECONDS,
+        description="How long a run waits, in all, for a storage that cannot be reached or answers that it is busy, "
+        "before that costs an attempt.",
     )
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(

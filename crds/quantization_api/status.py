@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from quantization_api.bounded import Digest, Name, ShortText, Text, Uri
+from quantization_api.bounded import Count, Digest, Finite, Name, Positive, ShortText, Text, Uri
 from quantization_api.failures import Category
 from quantization_api.rules import KubernetesModel
 
@@ -21,7 +21,7 @@ class Condition(KubernetesModel):
 
     type: ConditionType
     status: Literal["True", "False", "Unknown"]
-    observed_generation: int | None = Field(None, ge=0)
+    observed_generation: Count | None = None
     last_transition_time: Timestamp
     reason: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z]([A-Za-z0-9_]*[A-Za-z0-9])?$")]
     message: Annotated[str, Field(max_length=1024)] = ""
@@ -34,16 +34,16 @@ class Progress(KubernetesModel):
     stage: ShortText = Field(
         "", description="What is done now: read, calibrate, quantize, evaluate, upload ..."
     )
-    layer: Annotated[int, Field(ge=0)] = Field(0, description="Decoder layers that are finished.")
-    layers: Annotated[int, Field(ge=0)] = Field(0, description="Decoder layers of the model.")
-    eta_seconds: Annotated[int, Field(ge=0)] | None = Field(None, description="Estimated time to the end.")
+    layer: Count = Field(0, description="Decoder layers that are finished.")
+    layers: Count = Field(0, description="Decoder layers of the model.")
+    eta_seconds: Count | None = Field(None, description="Estimated time to the end.")
 
 
 class Attempts(KubernetesModel):
     """Pods that ended without success."""
 
-    failed: Annotated[int, Field(ge=0)] = Field(0, description="Counted against backoffLimit.")
-    disrupted: Annotated[int, Field(ge=0)] = Field(0, description="Evicted, preempted, drained: not counted.")
+    failed: Count = Field(0, description="Counted against backoffLimit.")
+    disrupted: Count = Field(0, description="Evicted, preempted, drained: not counted.")
 
 
 class Artifact(KubernetesModel):
@@ -51,9 +51,9 @@ class Artifact(KubernetesModel):
 
     uri: Uri
     manifest_digest: Digest = Field(description="sha256 of manifest.json.")
-    size_bytes: Annotated[int, Field(ge=0)] = Field(description="Size of the model's safetensors.")
-    compression_ratio: Annotated[float, Field(ge=0)] = Field(description="Input size over output size.")
-    bits_per_weight: Annotated[float, Field(ge=0)] = Field(
+    size_bytes: Count = Field(description="Size of the model's safetensors.")
+    compression_ratio: Positive = Field(description="Input size over output size.")
+    bits_per_weight: Positive = Field(
         description="Bits of a quantized weight, scales and zero points included."
     )
     readers: Annotated[list[ShortText], Field(max_length=16)] = Field(
@@ -66,8 +66,8 @@ class MetricResult(KubernetesModel):
     """A metric of the input model and of the result."""
 
     name: Name
-    input: float | None = None
-    output: float | None = None
+    input: Finite | None = None
+    output: Finite | None = None
 
 
 class Trial(KubernetesModel):
@@ -83,14 +83,14 @@ class Failure(KubernetesModel):
     category: Category
     message: Text
     hint: Text = ""
-    exit_code: int | None = None
+    exit_code: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = None
     pod_name: ShortText | None = None
 
 
 class QuantizationJobStatus(KubernetesModel):
     """What the operator says about a job."""
 
-    observed_generation: int | None = Field(None, ge=0)
+    observed_generation: Count | None = None
     phase: Phase | None = Field(None, description="For eyes; derived from the conditions.")
     conditions: Annotated[list[Condition], Field(max_length=8)] = Field(
         default_factory=list, json_schema_extra={"x-map-key": "type"}
