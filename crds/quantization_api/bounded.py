@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StrictInt, StringConstraints
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9_.-]+$")]
 """A name inside a workflow (data configs, evaluators, metrics, passes)."""
@@ -12,12 +12,35 @@ DnsName = Annotated[
 ]
 """The name of a Kubernetes object."""
 
+SecretKey = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+"""The name of a key in a Secret."""
+
 Text = Annotated[str, StringConstraints(max_length=1024)]
 ShortText = Annotated[str, StringConstraints(max_length=256)]
-Uri = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+Uri = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f\x7f]+$")]
 ModulePath = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.]+$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]
-Quantity = Annotated[int | str, Field(union_mode="left_to_right")]
+LABEL_KEY_CHARACTERS = 317
+"""Of a prefix, a slash and a name: the longest that Kubernetes takes."""
+LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=LABEL_KEY_CHARACTERS)]
+LabelValue = Annotated[str, StringConstraints(max_length=253)]
+SHORT_KEYS = {
+    "x-kubernetes-validations": [
+        {
+            "rule": f"self.all(key, key.size() <= {LABEL_KEY_CHARACTERS})",
+            "message": f"a key may have {LABEL_KEY_CHARACTERS} characters",
+        }
+    ]
+}
+"""A structural schema bounds the values of a map, not its keys."""
+Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=32, json_schema_extra=SHORT_KEYS)]
+QUANTITY_PATTERN = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
+Quantity = Annotated[
+    StrictInt | Annotated[str, StringConstraints(max_length=32, pattern=QUANTITY_PATTERN)],
+    Field(union_mode="left_to_right"),
+]
+"""An amount as Kubernetes writes it: 4, "500m", "16Gi"."""
+Quantities = Annotated[dict[LabelKey, Quantity], Field(max_length=16, json_schema_extra=SHORT_KEYS)]
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 """A number of things; every JSON reader, whatever its numbers are, reads it exactly."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]

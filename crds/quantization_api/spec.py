@@ -3,17 +3,28 @@
 Nothing beside `workflow` can change the result; the words are Kubernetes'.
 """
 
-import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from quantization_api.bounded import DnsName, Quantity, ShortText, Uri
+from quantization_api import places
+from quantization_api.affinity import Affinity
+from quantization_api.bounded import DnsName, Labels, Quantities, Quantity, SecretKey, ShortText, Uri
 from quantization_api.rules import KubernetesModel, Rule
 from quantization_api.workflow import Workflow
 
-OUTPUT_CEL = "^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^/].*|file:///.+)$"
-OUTPUT_SENTENCE = "output.uri must be s3://BUCKET/PREFIX with a bucket and a prefix, or file:///PATH"
+OUTPUT_SENTENCE = (
+    "output.uri must be s3://BUCKET/PREFIX with a bucket and a prefix, or file:///PATH, without //, . or .."
+)
+ENDPOINT_SENTENCE = "storage.endpoint must be http(s)://HOST[:PORT], without a user, a path or anything else"
+MOUNT_SENTENCE = (
+    "mountPath must be an absolute path other than /, without //, . or .., and without a slash at its end"
+)
+OWN_SENTENCE = (
+    "mountPath must not lie in, or above, a folder of the image or the system, such as /scratch, /opt/app, /usr or "
+    "/etc; choose one of its own, such as /models"
+)
+ONE_SOURCE = "a volume needs exactly one of persistentVolumeClaim and configMap"
 
 
 PATIENCE_SECONDS = 300
@@ -26,9 +37,9 @@ class Output(KubernetesModel):
     uri: Uri = Field(description="s3://BUCKET/PREFIX, or file:///PATH on a mounted volume.")
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel=f"self.uri.matches('{OUTPUT_CEL}')",
+            cel=f"{places.cel('self.uri', places.OUTPUT)} && !{places.cel('self.uri', places.DOTS)}",
             message=OUTPUT_SENTENCE,
-            check=lambda o: None if re.match(OUTPUT_CEL, o.uri) else OUTPUT_SENTENCE,
+            check=lambda o: None if places.is_output(o.uri) else OUTPUT_SENTENCE,
             field="uri",
         ),
     )
@@ -40,15 +51,34 @@ class SecretReference(KubernetesModel):
     name: DnsName
 
 
+class CredentialKeys(KubernetesModel):
+    """Names of the keys in the Secret."""
+
+    access_key_id: SecretKey = Field("AWS_ACCESS_KEY_ID", description="Key of the access key's id.")
+    secret_access_key: SecretKey = Field("AWS_SECRET_ACCESS_KEY", description="Key of the secret access key.")
+    session_token: SecretKey = Field(
+        "AWS_SESSION_TOKEN", description="Key of the session token; the Secret need not have it."
+    )
+
+
+class CredentialsSecret(KubernetesModel):
+    """A Secret of the same namespace, and which of its keys are read. No other key reaches the pod."""
+
+    name: DnsName
+    keys: CredentialKeys = Field(
+        default_factory=CredentialKeys, description="Names of the keys, where they are not the AWS SDK's."
+    )
+
+
 class Storage(KubernetesModel):
     """How s3:// URIs are reached. Without it: AWS, with the workload identity of the service account."""
 
     endpoint: Uri | None = Field(None, description="URL of an S3 server; none: AWS.")
     region: ShortText | None = Field(None, description="Region of the buckets.")
-    credentials_secret: SecretReference | None = Field(
+    credentials_secret: CredentialsSecret | None = Field(
         None,
-        description="Secret whose keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and others of the AWS SDK) "
-        "become environment variables of the pod. None: the identity of the service account.",
+        description="Secret whose keys AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where there is one, "
+        "AWS_SESSION_TOKEN become environment variables of the pod. None: the identity of the service account.",
     )
     patience_seconds: PatienceSeconds = Field(
         PATIENCE_SECONDS,
@@ -57,12 +87,12 @@ class Storage(KubernetesModel):
     )
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="!has(self.endpoint) || self.endpoint.matches('^https?://[^/]+/?$')",
-            message="storage.endpoint must be http(s)://HOST[:PORT], without a path",
+            cel=f"!has(self.endpoint) || {places.cel('self.endpoint', places.ENDPOINT)}",
+            message=ENDPOINT_SENTENCE,
             check=lambda s: (
                 None
-                if s.endpoint is None or re.match(r"^https?://[^/]+/?$", s.endpoint)
-                else "storage.endpoint must be http(s)://HOST[:PORT], without a path"
+                if s.endpoint is None or places.matches(s.endpoint, places.ENDPOINT)
+                else ENDPOINT_SENTENCE
             ),
             field="endpoint",
         ),
@@ -72,8 +102,8 @@ class Storage(KubernetesModel):
 class ResourceRequirements(KubernetesModel):
     """Resources of the quantizer's container."""
 
-    requests: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(default_factory=dict)
-    limits: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(default_factory=dict)
+    requests: Quantities = Field(default_factory=dict)
+    limits: Quantities = Field(default_factory=dict)
 
 
 class Toleration(KubernetesModel):
@@ -108,24 +138,22 @@ class MountedVolume(KubernetesModel):
     config_map: ConfigMapSource | None = None
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="self.mountPath.startsWith('/') && !self.mountPath.startsWith('/scratch') && self.mountPath != '/'",
-            message="mountPath must be an absolute path other than / and /scratch",
-            check=lambda v: (
-                None
-                if v.mount_path.startswith("/")
-                and not v.mount_path.startswith("/scratch")
-                and v.mount_path != "/"
-                else "mountPath must be an absolute path other than / and /scratch"
-            ),
+            cel=f"{places.cel('self.mountPath', places.MOUNT)} && !{places.cel('self.mountPath', places.DOTS)}",
+            message=MOUNT_SENTENCE,
+            check=lambda v: None if places.is_mount(v.mount_path) else MOUNT_SENTENCE,
+            field="mountPath",
+        ),
+        Rule(
+            cel=f"!{places.cel('self.mountPath', places.OWN)}",
+            message=OWN_SENTENCE,
+            check=lambda v: OWN_SENTENCE if places.matches(v.mount_path, places.OWN) else None,
             field="mountPath",
         ),
         Rule(
             cel="has(self.persistentVolumeClaim) != has(self.configMap)",
-            message="a volume needs exactly one of persistentVolumeClaim and configMap",
+            message=ONE_SOURCE,
             check=lambda v: (
-                None
-                if (v.persistent_volume_claim is None) != (v.config_map is None)
-                else "a volume needs exactly one of persistentVolumeClaim and configMap"
+                None if (v.persistent_volume_claim is None) != (v.config_map is None) else ONE_SOURCE
             ),
         ),
     )
@@ -141,11 +169,9 @@ class PodTemplate(KubernetesModel):
     scratch_size: Quantity | None = Field(
         None, description="Size limit of /scratch; none: the operator's default."
     )
-    node_selector: Annotated[dict[str, ShortText], Field(max_length=32)] = Field(default_factory=dict)
+    node_selector: Labels = Field(default_factory=dict)
     tolerations: Annotated[list[Toleration], Field(max_length=16)] = Field(default_factory=list)
-    affinity: Annotated[
-        dict[str, Any] | None, Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})
-    ] = Field(None, description="Affinity of the pod (core/v1).")
+    affinity: Affinity | None = Field(None, description="Affinity of the pod (core/v1).")
     priority_class_name: ShortText | None = None
     scheduler_name: ShortText | None = None
     runtime_class_name: ShortText | None = None
@@ -155,6 +181,16 @@ class PodTemplate(KubernetesModel):
     volumes: Annotated[list[MountedVolume], Field(max_length=8)] = Field(
         default_factory=list, json_schema_extra={"x-map-key": "name"}
     )
+
+
+_OUTLIVES_THE_POD = (
+    "has(self.template.volumes) && self.template.volumes.exists(v, "
+    "has(v.persistentVolumeClaim) && !(has(v.readOnly) && v.readOnly) && "
+    "(self.output.uri + '/').startsWith('file://' + v.mountPath + '/') && "
+    "self.template.volumes.all(other, other.mountPath.size() <= v.mountPath.size() || "
+    "!(self.output.uri + '/').startsWith('file://' + other.mountPath + '/')))"
+)
+"""The innermost volume that the output lies in is a claim that can be written to."""
 
 
 class QuantizationJobSpec(KubernetesModel):
@@ -213,9 +249,7 @@ class QuantizationJobSpec(KubernetesModel):
     )
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="!self.output.uri.startsWith('file://') || (has(self.template) && has(self.template.volumes) && "
-            "self.template.volumes.exists(v, !(has(v.readOnly) && v.readOnly) && has(v.persistentVolumeClaim) && "
-            "self.output.uri.startsWith('file://' + v.mountPath)))",
+            cel=f"!self.output.uri.startsWith('file://') || (has(self.template) && {_OUTLIVES_THE_POD})",
             message="a file:// output must lie on a writable claim of template.volumes, or it vanishes with the pod",
             check=None,  # without a cluster a file is as good as any place
             field="output",

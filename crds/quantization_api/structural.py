@@ -81,7 +81,8 @@ def _resolved(schema: Schema, definitions: dict[str, Schema]) -> Schema:
         if len(options) == 1:
             return _resolved(options[0] | outer, definitions)
         if {item.get("type") for item in options} == {"integer", "string"}:
-            return outer | {"x-kubernetes-int-or-string": True}
+            bounds = {key: item[key] for item in options for key in ("pattern", "maxLength") if key in item}
+            return bounds | outer | {"x-kubernetes-int-or-string": True}
         raise ValueError(f"a field has several types: {options}")
     return schema
 

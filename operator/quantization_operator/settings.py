@@ -44,6 +44,26 @@ class OperatorSettings(BaseSettings):
         default_factory=list,
         description="Namespaces to serve, as a JSON list; empty: all. Other namespaces need no permissions.",
     )
+    allowed_images: list[str] | None = Field(
+        None,
+        description="Images that spec.template.image may name, as a JSON list; an entry that ends in * is a prefix. "
+        "Unset: any; []: none, so that every job runs the images named above.",
+    )
+    allowed_service_accounts: list[str] | None = Field(
+        None,
+        description="What spec.template.serviceAccountName may name, as a JSON list; an entry that ends in * is a "
+        "prefix. Unset: any; []: none.",
+    )
+    allowed_secrets: list[str] | None = Field(
+        None,
+        description="What spec.storage.credentialsSecret and spec.template.imagePullSecrets may name, as a JSON list; "
+        "an entry that ends in * is a prefix. Unset: any; []: none. By label instead: deploy/policies.",
+    )
+    refuse_link_local_endpoints: bool = Field(
+        True,
+        description="Refuse a spec.storage.endpoint whose address is link-local, or another where clouds serve "
+        "instance metadata: as a number by the operator, as a name by the pod, which resolves it.",
+    )
     scratch_size: str = Field("10Gi", description="Size limit of /scratch for jobs that set none.")
     image_pull_patience_seconds: Seconds = Field(
         120, description="How long an image that cannot be pulled is tried before the job fails."

@@ -134,7 +134,8 @@ def _pod(spec: QuantizationJobSpec, settings: OperatorSettings, work: dict[str, 
         "imagePullSecrets": [reference.model_dump() for reference in template.image_pull_secrets],
         "nodeSelector": template.node_selector,
         "tolerations": [t.model_dump(by_alias=True, exclude_none=True) for t in template.tolerations],
-        "affinity": template.affinity,
+        "affinity": template.affinity
+        and template.affinity.model_dump(by_alias=True, exclude_unset=True, exclude_none=True),
         "priorityClassName": template.priority_class_name,
         "schedulerName": template.scheduler_name,
         "runtimeClassName": template.runtime_class_name,
@@ -166,7 +167,11 @@ def _pod(spec: QuantizationJobSpec, settings: OperatorSettings, work: dict[str, 
 def _quantizer(request: JobRequest, spec: QuantizationJobSpec, settings: OperatorSettings) -> dict[str, Any]:
     return {
         "args": ["run"],
-        "env": [{"name": REQUEST_ENV, "value": run_request(request, spec, settings)}, *SCRATCH_ENV],
+        "env": [
+            {"name": REQUEST_ENV, "value": run_request(request, spec, settings)},
+            *SCRATCH_ENV,
+            *_credentials(spec),
+        ],
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
         "resources": spec.template.resources.model_dump(exclude_defaults=True),
     }
@@ -183,20 +188,18 @@ def _remover(request: JobRequest, spec: QuantizationJobSpec, recipe: str | None)
     return {
         # Kubernetes expands $(NAME) in an argument, also to secrets; $$ is a dollar.
         "args": [word.replace("$", "$$") for word in ("delete", *given, spec.output.uri)],
-        "env": [*SCRATCH_ENV],
+        "env": [*SCRATCH_ENV, *_credentials(spec)],
         "resources": CLEANUP_RESOURCES,
     }
 
 
 def _container(spec: QuantizationJobSpec, settings: OperatorSettings) -> dict[str, Any]:
     template = spec.template
-    secret = spec.storage.credentials_secret
     pull = {"imagePullPolicy": template.image_pull_policy} if template.image_pull_policy else {}
     return {
         "name": CONTAINER_NAME,
         "image": template.image or _image(spec, settings),
         **pull,
-        **({"envFrom": [{"secretRef": {"name": secret.name}}]} if secret else {}),
         # Of a crash that leaves no result, the tail of the log is the only evidence that is seen without log access.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
@@ -214,6 +217,24 @@ def _container(spec: QuantizationJobSpec, settings: OperatorSettings) -> dict[st
     }
 
 
+def _credentials(spec: QuantizationJobSpec) -> list[dict[str, Any]]:
+    """Of the Secret, the keys of an S3 account by their names. Not `envFrom`: that would bring every key it has, also
+    those of another purpose, and set variables such as PYTHONPATH.
+    """
+    secret = spec.storage.credentials_secret
+    if secret is None:
+        return []
+
+    def variable(name: str, key: str, **more: bool) -> dict[str, Any]:
+        return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": key, **more}}}
+
+    return [
+        variable("AWS_ACCESS_KEY_ID", secret.keys.access_key_id),
+        variable("AWS_SECRET_ACCESS_KEY", secret.keys.secret_access_key),
+        variable("AWS_SESSION_TOKEN", secret.keys.session_token, optional=True),
+    ]
+
+
 def _image(spec: QuantizationJobSpec, settings: OperatorSettings) -> str:
     """The stock packages need libraries that the native engine cannot live with: they have an image of their own."""
     used = {getattr(item, "implementation", "native") for item in spec.workflow.passes}
@@ -223,7 +244,12 @@ def _image(spec: QuantizationJobSpec, settings: OperatorSettings) -> str:
 def run_request(request: JobRequest, spec: QuantizationJobSpec, settings: OperatorSettings) -> str:
     """The request as JSON. `$` is written as an escape: Kubernetes expands $(NAME) in a value, also to secrets."""
     document = RunRequest.from_spec(
-        request.name, request.namespace, request.uid, spec, settings.default_calibration or None
+        request.name,
+        request.namespace,
+        request.uid,
+        spec,
+        settings.default_calibration or None,
+        settings.refuse_link_local_endpoints,
     )
     return document.model_dump_json(by_alias=True, exclude_none=True).replace("$", "\\u0024")
 

@@ -1,6 +1,7 @@
 """Manifests that tests apply: one that is valid, and tables of changes that make it valid or invalid."""
 
 import copy
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,22 @@ def awq(name: str, server: str, client: str | None = "", **parameters: Any) -> I
 
 EXTRA = "Extra inputs are not permitted"
 NOT_RUN = "code from a manifest is never run"
+
+
+def configured(path: str) -> dict[str, Any]:
+    """A volume of a ConfigMap."""
+    return {"name": f"c-{len(path)}", "mountPath": path, "configMap": {"name": "c"}}
+
+
+def claimed(path: str) -> dict[str, Any]:
+    """A volume of a claim."""
+    return {"name": f"v-{len(path)}", "mountPath": path, "persistentVolumeClaim": {"claimName": "c"}}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """An object in an object, and so on."""
+    return functools.reduce(lambda inner, _: {"a": inner}, range(depth), {})
+
 
 INVALID: tuple[Invalid, ...] = (
     bad(
@@ -364,13 +381,125 @@ INVALID: tuple[Invalid, ...] = (
         [{"name": "m", "mountPath": "/models"}],
         "exactly one of persistentVolumeClaim and configMap",
     ),
-    bad(
-        "volume over scratch",
-        "template.volumes",
-        [{"name": "m", "mountPath": "/scratch/m", "configMap": {"name": "c"}}],
-        "mountPath must be an absolute path other than / and /scratch",
+    *(
+        bad(
+            f"volume at {path!r}",
+            "template.volumes",
+            [configured(path)],
+            "mountPath must be an absolute path",
+        )
+        for path in (
+            "/",
+            "models",
+            "//scratch",
+            "/./scratch",
+            "/data/../scratch",
+            "/data/..",
+            "/data/",
+            "/a:b",
+        )
     ),
+    *(
+        bad(
+            f"volume over {path}",
+            "template.volumes",
+            [configured(path)],
+            "mountPath must not lie in, or above",
+        )
+        for path in (
+            "/scratch",
+            "/scratch/m",
+            "/opt",
+            "/opt/app/quantizer",
+            "/usr/lib",
+            "/etc",
+            "/var/run/secrets",
+        )
+    ),
+    *(
+        bad(f"output {uri}", "output.uri", uri, "output.uri must be s3://BUCKET/PREFIX")
+        for uri in (
+            "file:///out/../scratch/x",
+            "file:////scratch/x",
+            "file:///./scratch",
+            "s3://artifacts/../models/x",
+            "s3://artifacts/a//b",
+            "s3://artifacts/a/.",
+        )
+    ),
+    Invalid(
+        "a line break in the output", (("output.uri", "s3://artifacts/a\nb"),), "should match", "should match"
+    ),
+    *(
+        Invalid(
+            f"output {uri} with volumes {[volume['mountPath'] for volume in volumes]}",
+            (("output.uri", uri), ("template.volumes", volumes)),
+            "a file:// output must lie on a writable claim",
+            None,
+        )
+        for uri, volumes in (
+            ("file:///scratch/x", [claimed("/s")]),
+            ("file:///data-2/x", [claimed("/data")]),
+            ("file:///data/x", [claimed("/data") | {"readOnly": True}]),
+            ("file:///data/text/x", [claimed("/data"), configured("/data/text")]),
+        )
+    ),
+    *(
+        bad(f"endpoint {url}", "storage.endpoint", url, "storage.endpoint must be http(s)://HOST")
+        for url in (
+            "http://user:secret@s3.example.com",
+            "http://s3.example.com/path",
+            "http://s3.example.com?x=1",
+            "http://s3.example.com#x",
+            "http://s3.example.com:port",
+            "http://s3 example.com",
+            "http://",
+        )
+    ),
+    bad("memory in words", "template.resources", {"limits": {"memory": "lots"}}, "should match"),
+    bad("a long amount", "template.scratchSize", "1" * 33, "Too long", "at most 32 characters"),
+    bad(
+        "a long key",
+        "template.nodeSelector",
+        {"k" * 318: "v"},
+        "a key may have 317",
+        "at most 317 characters",
+    ),
+    bad("no affinity", "template.affinity", {"nodeAffinity": {"nonsense": 1}}, "unknown field", EXTRA),
+    bad("deep affinity", "template.affinity", {"nodeAffinity": nested(50)}, "unknown field", EXTRA),
 )
+
+AFFINITY: dict[str, Any] = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [
+                {"matchExpressions": [{"key": "gpu", "operator": "In", "values": ["h200", "b200"]}]},
+                {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]},
+            ]
+        },
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 1, "preference": {"matchExpressions": [{"key": "spot", "operator": "DoesNotExist"}]}}
+        ],
+    },
+    "podAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": [
+            {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "s3"}}, "namespaceSelector": {}}
+        ]
+    },
+    "podAntiAffinity": {
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {
+                "weight": 100,
+                "podAffinityTerm": {
+                    "topologyKey": "kubernetes.io/hostname",
+                    "namespaces": ["serving"],
+                    "labelSelector": {"matchExpressions": [{"key": "busy", "operator": "Exists"}]},
+                },
+            }
+        ]
+    },
+}
+"""All that core/v1 has, but for matchLabelKeys."""
 
 VALID_CHANGES: dict[str, tuple[tuple[str, Any], ...]] = {
     "as it stands": (),
@@ -470,6 +599,18 @@ VALID_CHANGES: dict[str, tuple[tuple[str, Any], ...]] = {
         ("template.affinity", {"nodeAffinity": {}}),
         ("template.scratchSize", "20Gi"),
         ("template.priorityClassName", "batch"),
+    ),
+    "an affinity": (("template.affinity", AFFINITY),),
+    "an output on the inner of two claims": (
+        ("output.uri", "file:///data/out/x/"),
+        ("template.volumes", [claimed("/scratch-2"), claimed("/data/out"), configured("/data")]),
+    ),
+    "a server by its address": (("storage.endpoint", "http://[fd00::1]:9000"),),
+    "keys of a Secret": (
+        (
+            "storage.credentialsSecret",
+            {"name": "s3", "keys": {"accessKeyId": "rootUser", "secretAccessKey": "pw"}},
+        ),
     ),
     "limits": (("backoffLimit", 0), ("activeDeadlineSeconds", 3600), ("suspend", False), ("reuse", "Never")),
     "a result that is believed": (("reuse", "Trusted"),),

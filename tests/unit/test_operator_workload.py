@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from tests.support.cluster_objects import CREATED, UID, child, job
+from tests.support.manifests import AFFINITY
 
 from quantization_api.failures import PERMANENT_EXIT_CODES
 from quantization_api.pod import RunRequest
@@ -100,7 +101,8 @@ def test_the_clean_up_removes_what_the_job_made_and_ends_by_itself() -> None:
         "--endpoint=http://s3.example.svc:8333",
         "s3://artifacts/stories15m-gptq",
     ]
-    assert container(made)["envFrom"] == [{"secretRef": {"name": "s3"}}]
+    assert keys_read(made) == READ
+    assert "envFrom" not in container(made)
     assert "nvidia.com/gpu" not in container(made)["resources"]["limits"]
     assert (made["spec"]["activeDeadlineSeconds"], made["spec"]["backoffLimit"]) == (600, 2)
     assert made["spec"]["ttlSecondsAfterFinished"]
@@ -162,9 +164,37 @@ def test_a_reference_in_a_value_is_not_expanded_to_a_secret() -> None:
     assert RunRequest.model_validate_json(text).workflow.input_model.model_path == path
 
 
-def test_credentials_are_a_reference() -> None:
-    assert container(built())["envFrom"] == [{"secretRef": {"name": "s3"}}]
-    assert "envFrom" not in container(built(("storage", {"region": "eu-central-1"})))
+READ = {
+    "AWS_ACCESS_KEY_ID": {"name": "s3", "key": "AWS_ACCESS_KEY_ID"},
+    "AWS_SECRET_ACCESS_KEY": {"name": "s3", "key": "AWS_SECRET_ACCESS_KEY"},
+    "AWS_SESSION_TOKEN": {"name": "s3", "key": "AWS_SESSION_TOKEN", "optional": True},
+}
+
+
+def keys_read(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a Secret that become variables, by the variable."""
+    entries = container(manifest)["env"]
+    return {entry["name"]: entry["valueFrom"]["secretKeyRef"] for entry in entries if "valueFrom" in entry}
+
+
+def test_of_the_secret_only_the_keys_of_an_account_reach_the_pod() -> None:
+    assert keys_read(built()) == READ
+    assert "envFrom" not in container(built()), "every key of the Secret would be a variable"
+    assert not keys_read(built(("storage", {"region": "eu-central-1"})))
+
+
+def test_the_keys_may_have_other_names() -> None:
+    secret = {"name": "minio", "keys": {"accessKeyId": "rootUser", "secretAccessKey": "rootPassword"}}
+    read = keys_read(built(("storage.credentialsSecret", secret)))
+    assert (read["AWS_ACCESS_KEY_ID"]["key"], read["AWS_SECRET_ACCESS_KEY"]["key"]) == (
+        "rootUser",
+        "rootPassword",
+    )
+    assert read["AWS_SESSION_TOKEN"]["optional"] is True
+
+
+def test_an_affinity_is_passed_on_as_it_was_written() -> None:
+    assert pod_of(built(("template.affinity", AFFINITY)))["affinity"] == AFFINITY
 
 
 def test_queue_labels_and_annotations_travel_and_others_do_not() -> None:

@@ -7,7 +7,7 @@ from quantization_operator.conditions import SUSPENDED_REASON, State
 from quantization_operator.decision import Case, Decision
 from quantization_operator.diagnose import failure, with_cure
 from quantization_operator.outcome import failed, next_status, taken_over, told
-from quantization_operator.policies import admission, artifact, conflict, pause, refused, retry, reuse
+from quantization_operator.policies import admission, artifact, conflict, limits, pause, refused, retry, reuse
 
 LOOK_AGAIN_SECONDS = 5.0
 """The end of another object is not told to the jobs that wait for it."""
@@ -18,7 +18,8 @@ def refused_spec(case: Case) -> Decision | None:
     if case.child is not None or case.request.job_name:
         return None
     spec = admission.admit(case.request.spec)
-    return failed("refused spec", case, spec) if isinstance(spec, Failure) else None
+    cause = spec if isinstance(spec, Failure) else limits.refusal(spec, case.settings)
+    return failed("refused spec", case, cause) if cause else None
 
 
 def paused(case: Case) -> Decision | None:

@@ -5,7 +5,7 @@ from quantization_api.status import Failure
 from quantization_operator import workload
 from quantization_operator.decision import Case, Decision, Event, Refusal
 from quantization_operator.diagnose import job_failure, success_of
-from quantization_operator.policies import admission, artifact, managed_by, reuse
+from quantization_operator.policies import admission, artifact, limits, managed_by, reuse
 from quantization_operator.snapshots import FINALIZER
 
 LEFT = "ArtifactLeft"
@@ -70,6 +70,8 @@ def _make_clean_up(case: Case) -> Decision:
     spec = admission.admit(request.spec)
     if isinstance(spec, Failure):
         return _give_up(case, f"the stored spec is not understood: {spec.message}")
+    if not_allowed := limits.refusal(spec, case.settings):
+        return _give_up(case, not_allowed.message)
     if (refusal := case.observed.refusal) is None:
         found = success_of(case.observed.pods)  # of a job that was deleted before its success was written
         recipe = case.before.recipe or (found.recipe if isinstance(found, RunResult) else None)

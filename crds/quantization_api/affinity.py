@@ -1,0 +1,109 @@
+"""Affinity of a pod, as core/v1 has it: typed and bounded, so that nothing deep or large is stored and passed on.
+
+Which combinations are valid Kubernetes knows; it refuses the Job, and the job says so.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from quantization_api.bounded import LabelKey, Labels, LabelValue
+from quantization_api.rules import KubernetesModel
+
+Values = Annotated[list[LabelValue], Field(max_length=64)]
+Keys = Annotated[list[LabelKey], Field(max_length=16)]
+Weight = Annotated[int, Field(ge=1, le=100, description="From 1 to 100; the sum over all that hold decides.")]
+
+
+class NodeSelectorRequirement(KubernetesModel):
+    """A condition on a label, or a field, of a node."""
+
+    key: LabelKey
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
+    values: Values = Field(default_factory=list)
+
+
+NodeSelectorRequirements = Annotated[list[NodeSelectorRequirement], Field(max_length=16)]
+
+
+class NodeSelectorTerm(KubernetesModel):
+    """Conditions that must all hold of a node."""
+
+    match_expressions: NodeSelectorRequirements = Field(default_factory=list)
+    match_fields: NodeSelectorRequirements = Field(default_factory=list)
+
+
+class NodeSelector(KubernetesModel):
+    """Terms of which one must hold."""
+
+    node_selector_terms: Annotated[list[NodeSelectorTerm], Field(max_length=8)]
+
+
+class PreferredNodes(KubernetesModel):
+    """Nodes that are better than others."""
+
+    weight: Weight
+    preference: NodeSelectorTerm
+
+
+class NodeAffinity(KubernetesModel):
+    """Which nodes the pod may run on."""
+
+    required_during_scheduling_ignored_during_execution: NodeSelector | None = None
+    preferred_during_scheduling_ignored_during_execution: Annotated[
+        list[PreferredNodes], Field(max_length=8)
+    ] = Field(default_factory=list)
+
+
+class LabelSelectorRequirement(KubernetesModel):
+    """A condition on a label."""
+
+    key: LabelKey
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    values: Values = Field(default_factory=list)
+
+
+class LabelSelector(KubernetesModel):
+    """Conditions on labels that must all hold; one without any holds always."""
+
+    match_labels: Labels = Field(default_factory=dict)
+    match_expressions: Annotated[list[LabelSelectorRequirement], Field(max_length=16)] = Field(
+        default_factory=list
+    )
+
+
+class PodAffinityTerm(KubernetesModel):
+    """Pods, and what counts as the same place."""
+
+    topology_key: LabelKey
+    label_selector: LabelSelector | None = None
+    namespaces: Annotated[list[LabelValue], Field(max_length=16)] = Field(default_factory=list)
+    namespace_selector: LabelSelector | None = None
+    match_label_keys: Keys = Field(default_factory=list)
+    mismatch_label_keys: Keys = Field(default_factory=list)
+
+
+class WeightedPodAffinityTerm(KubernetesModel):
+    """Pods that it is better, or worse, to be beside."""
+
+    weight: Weight
+    pod_affinity_term: PodAffinityTerm
+
+
+class PodAffinity(KubernetesModel):
+    """Which pods the pod is put beside, or away from."""
+
+    required_during_scheduling_ignored_during_execution: Annotated[
+        list[PodAffinityTerm], Field(max_length=8)
+    ] = Field(default_factory=list)
+    preferred_during_scheduling_ignored_during_execution: Annotated[
+        list[WeightedPodAffinityTerm], Field(max_length=8)
+    ] = Field(default_factory=list)
+
+
+class Affinity(KubernetesModel):
+    """Affinity of the pod (core/v1)."""
+
+    node_affinity: NodeAffinity | None = None
+    pod_affinity: PodAffinity | None = None
+    pod_anti_affinity: PodAffinity | None = None

@@ -1,0 +1,94 @@
+"""What an administrator allows of a spec: images, service accounts, Secrets, and where the storage may be.
+
+Who may create a QuantizationJob may otherwise run any image with any Secret of the namespace (docs/security.md).
+It is asked before each Job is made, also the one that removes an artifact: its image and Secret are the spec's, too.
+"""
+
+import ipaddress
+import socket
+from collections.abc import Iterator, Sequence
+from urllib.parse import urlsplit
+
+from quantization_api.failures import Category
+from quantization_api.spec import QuantizationJobSpec
+from quantization_api.status import Failure
+from quantization_operator.diagnose import failure
+from quantization_operator.settings import ENV_PREFIX, OperatorSettings
+
+METADATA_ADDRESSES = ("100.100.100.200", "fd00:ec2::254")
+"""Where clouds serve instance metadata beside the link-local addresses."""
+METADATA_NAMES = ("metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal")
+
+
+def refusal(spec: QuantizationJobSpec, settings: OperatorSettings) -> Failure | None:
+    """Why the administrator's settings do not allow this spec; None when they do."""
+    sentence = next(_sentences(spec, settings), None)
+    if sentence is None:
+        return None
+    hint = "Write what is allowed, or ask the administrator of the operator to allow it."
+    return failure(Category.INVALID_WORKFLOW, sentence, hint=hint)
+
+
+def _sentences(spec: QuantizationJobSpec, settings: OperatorSettings) -> Iterator[str]:
+    template, secret = spec.template, spec.storage.credentials_secret
+    named = (
+        ("template.image", template.image, "allowed_images", settings.allowed_images),
+        (
+            "template.serviceAccountName",
+            template.service_account_name,
+            "allowed_service_accounts",
+            settings.allowed_service_accounts,
+        ),
+        (
+            "storage.credentialsSecret.name",
+            secret and secret.name,
+            "allowed_secrets",
+            settings.allowed_secrets,
+        ),
+        *(
+            ("template.imagePullSecrets", reference.name, "allowed_secrets", settings.allowed_secrets)
+            for reference in template.image_pull_secrets
+        ),
+    )
+    for field, value, setting, entries in named:
+        if value and entries is not None and not _matches(value, entries):
+            yield f"spec.{field}: {value} is not allowed here; allowed: {_listed(entries)} ({_variable(setting)})"
+    endpoint = spec.storage.endpoint
+    if endpoint and settings.refuse_link_local_endpoints and is_metadata(urlsplit(endpoint).hostname or ""):
+        yield (
+            f"spec.storage.endpoint: {endpoint} is link-local, or where a cloud serves metadata; write the address of "
+            f"an S3 server ({_variable('refuse_link_local_endpoints')})"
+        )
+
+
+def _matches(value: str, entries: Sequence[str]) -> bool:
+    return any(value.startswith(entry[:-1]) if entry.endswith("*") else value == entry for entry in entries)
+
+
+def _listed(entries: Sequence[str]) -> str:
+    return ", ".join(entries) or "none, leave the field out"
+
+
+def _variable(setting: str) -> str:
+    return ENV_PREFIX + setting.upper()
+
+
+def is_metadata(host: str) -> bool:
+    """Whether a host is link-local or known to serve metadata, as far as that can be seen without a resolver."""
+    address = _address(host)
+    if address is None:
+        return host.rstrip(".").lower() in METADATA_NAMES
+    return address.is_link_local or str(address) in METADATA_ADDRESSES
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that a host is written as: also 2852039166, 0xa9fea9fe and 169.16689662, which resolvers take."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            return ipaddress.IPv4Address(socket.inet_aton(host))
+        except (OSError, UnicodeError):
+            return None
+    mapped = getattr(address, "ipv4_mapped", None)
+    return mapped or address
