@@ -1,0 +1,181 @@
+"""deploy/policies on a real API server: what the operator's token may create, and which Secrets a job may name."""
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.support.cluster_objects import job
+from tests.support.manifests import AFFINITY, REMOVED, claimed, configured, manifest
+from tests.support.operator_process import install, make_namespace, service_account_kubeconfig, until
+
+from local_cluster.control_plane import ApiServer
+from quantization_api.spec import QuantizationJobSpec
+from quantization_operator.settings import OperatorSettings
+from quantization_operator.snapshots import JobRequest
+from quantization_operator.workload import build, build_cleanup
+
+pytestmark = pytest.mark.integration
+
+POLICIES = Path(__file__).parents[2] / "deploy/policies"
+SETTINGS = OperatorSettings(quantizer_image="quantizer:test")
+TEAM, OTHER = "team", "other"
+WHOLE = (
+    ("template.affinity", AFFINITY),
+    ("template.volumes", [claimed("/models"), configured("/text")]),
+)
+
+Change = Callable[[dict[str, Any]], object]
+Create = Callable[[dict[str, Any]], str]
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[ApiServer]:
+    with ApiServer(controllers=True) as server:
+        install(server)
+        make_namespace(server, TEAM, **{"quantization.dev/jobs": "allowed"})
+        make_namespace(server, OTHER)
+        server.kubectl("apply", "-k", str(POLICIES))
+        yield server
+
+
+@pytest.fixture(scope="module")
+def create(api: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Create:
+    """Create a Job as the operator, on trial; the refusal, "" when it is taken."""
+    account = service_account_kubeconfig(api, tmp_path_factory.mktemp("account") / "kubeconfig")
+
+    def attempt(body: dict[str, Any]) -> str:
+        answer = api.kubectl(
+            *("--kubeconfig", str(account), "create", "--dry-run=server", "-f", "-"),
+            stdin=yaml.safe_dump(body),
+            check=False,
+        )
+        return answer.stderr if answer.returncode else ""
+
+    until("the policy is in force", lambda: "is not labelled" in attempt(made(OTHER)))
+    return attempt
+
+
+def made(namespace: str = TEAM, *changes: tuple[str, Any]) -> dict[str, Any]:
+    """The Job that the operator makes of a QuantizationJob."""
+    body = job(*changes, namespace=namespace)
+    return build(JobRequest.of(body), QuantizationJobSpec.model_validate(body["spec"]), SETTINGS)
+
+
+def test_what_the_operator_makes_is_taken(create: Create) -> None:
+    assert create(made()) == ""
+    assert create(made(TEAM, *WHOLE)) == ""
+    body = job(namespace=TEAM)
+    spec = QuantizationJobSpec.model_validate(body["spec"])
+    assert create(build_cleanup(JobRequest.of(body), spec, SETTINGS, None)) == ""
+
+
+@pytest.mark.parametrize("namespace", [OTHER, "kube-system", "quantization-system"])
+def test_no_job_is_made_in_a_namespace_that_does_not_say_so(create: Create, namespace: str) -> None:
+    assert "the namespace is not labelled quantization.dev/jobs=allowed" in create(made(namespace))
+
+
+def pod(**change: Any) -> Change:
+    return lambda body: body["spec"]["template"]["spec"].update(change)
+
+
+def container(**change: Any) -> Change:
+    return lambda body: body["spec"]["template"]["spec"]["containers"][0].update(change)
+
+
+def security(**change: Any) -> Change:
+    return lambda body: body["spec"]["template"]["spec"]["containers"][0]["securityContext"].update(change)
+
+
+def shell(body: dict[str, Any]) -> dict[str, Any]:
+    """A container that is as restricted as the quantizer's."""
+    return copy.deepcopy(body["spec"]["template"]["spec"]["containers"][0]) | {"name": "shell", "ports": []}
+
+
+LESS_RESTRICTED = "the pod is less restricted"
+FORGED: dict[str, tuple[Change, str]] = {
+    "without labels": (
+        lambda body: (body["metadata"].pop("labels"), body["spec"]["template"].pop("metadata")),
+        "does not carry the operator's labels",
+    ),
+    "without an owner": (
+        lambda body: body["metadata"].pop("ownerReferences"),
+        "belongs to no QuantizationJob",
+    ),
+    "of another owner": (
+        lambda body: body["metadata"]["ownerReferences"][0].update(kind="ConfigMap", apiVersion="v1"),
+        "belongs to no QuantizationJob",
+    ),
+    "on the node's network": (pod(hostNetwork=True), "uses the node's network"),
+    "beside the node's processes": (pod(hostPID=True), "uses the node's network"),
+    "with a token": (pod(automountServiceAccountToken=True), "carry a service account token"),
+    "with an init container": (lambda body: pod(initContainers=[shell(body)])(body), "containers other than"),
+    "with another container": (
+        lambda body: body["spec"]["template"]["spec"]["containers"].append(shell(body)),
+        "containers other than",
+    ),
+    "privileged": (security(privileged=True, allowPrivilegeEscalation=True), LESS_RESTRICTED),
+    "as root": (security(runAsUser=0), LESS_RESTRICTED),
+    "with a capability": (security(capabilities={"drop": ["ALL"], "add": ["SYS_ADMIN"]}), LESS_RESTRICTED),
+    "without a security context": (container(securityContext=None), LESS_RESTRICTED),
+    "with the node's files": (
+        lambda body: body["spec"]["template"]["spec"]["volumes"].append(
+            {"name": "host", "hostPath": {"path": "/"}}
+        ),
+        "mounts something other than",
+    ),
+    "with a Secret as files": (
+        lambda body: body["spec"]["template"]["spec"]["volumes"].append(
+            {"name": "s", "secret": {"secretName": "s3"}}
+        ),
+        "mounts something other than",
+    ),
+    "with a whole Secret": (container(envFrom=[{"secretRef": {"name": "s3"}}]), "reads more of a Secret"),
+    "with another key of a Secret": (
+        lambda body: body["spec"]["template"]["spec"]["containers"][0]["env"].append(
+            {"name": "X", "valueFrom": {"secretKeyRef": {"name": "s3", "key": "other"}}}
+        ),
+        "reads more of a Secret",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_stolen_token_makes_no_other_job(create: Create, name: str) -> None:
+    change, sentence = FORGED[name]
+    body = made()
+    change(body)
+    assert sentence in create(body)
+
+
+def test_others_make_their_jobs_as_before(api: ApiServer) -> None:
+    body = made(OTHER)
+    pod(hostNetwork=True)(body)
+    api.kubectl("create", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(body))
+
+
+def test_a_job_names_only_secrets_that_are_labelled_for_it(api: ApiServer) -> None:
+    for name, labels in (("labelled", {"quantization.dev/credentials": "allowed"}), ("database", {})):
+        secret = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": name, "namespace": TEAM, "labels": labels},
+        }
+        api.kubectl("create", "-f", "-", stdin=yaml.safe_dump(secret))
+
+    def refused(*changes: tuple[str, Any]) -> str:
+        body = manifest(*changes)
+        body["metadata"]["namespace"] = TEAM
+        answer = api.kubectl("create", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(body), check=False)
+        return answer.stderr if answer.returncode else ""
+
+    stolen = ("storage.credentialsSecret", {"name": "database"})
+    until("the policy is in force", lambda: "is not labelled" in refused(stolen))
+    assert "Secret database is not labelled quantization.dev/credentials=allowed" in refused(stolen)
+    assert "imagePullSecrets: Secret database" in refused(
+        ("template.imagePullSecrets", [{"name": "database"}])
+    )
+    assert refused(("storage.credentialsSecret", {"name": "labelled"})) == ""
+    assert refused(("storage", REMOVED)) == ""
