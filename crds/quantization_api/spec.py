@@ -24,6 +24,9 @@ OWN_SENTENCE = (
     "mountPath must not lie in, or above, a folder of the image or the system, such as /scratch, /opt/app, /usr or "
     "/etc; choose one of its own, such as /models"
 )
+SCRATCH_VOLUME = "quantizer-scratch"
+TAKEN_NAME = f"the name {SCRATCH_VOLUME} is that of the scratch volume; choose another"
+SAME_MOUNT = "two volumes have the same mountPath"
 ONE_SOURCE = "a volume needs exactly one of persistentVolumeClaim and configMap"
 
 
@@ -150,6 +153,12 @@ class MountedVolume(KubernetesModel):
             field="mountPath",
         ),
         Rule(
+            cel=f"self.name != '{SCRATCH_VOLUME}'",
+            message=TAKEN_NAME,
+            check=lambda v: TAKEN_NAME if v.name == SCRATCH_VOLUME else None,
+            field="name",
+        ),
+        Rule(
             cel="has(self.persistentVolumeClaim) != has(self.configMap)",
             message=ONE_SOURCE,
             check=lambda v: (
@@ -180,6 +189,15 @@ class PodTemplate(KubernetesModel):
     )
     volumes: Annotated[list[MountedVolume], Field(max_length=8)] = Field(
         default_factory=list, json_schema_extra={"x-map-key": "name"}
+    )
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.volumes) || "
+            "self.volumes.all(v, self.volumes.exists_one(other, other.mountPath == v.mountPath))",
+            message=SAME_MOUNT,
+            check=lambda t: SAME_MOUNT if len({v.mount_path for v in t.volumes}) < len(t.volumes) else None,
+            field="volumes",
+        ),
     )
 
 

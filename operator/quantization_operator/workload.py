@@ -9,7 +9,7 @@ from typing import Any
 
 from quantization_api import API_VERSION, GROUP, KIND
 from quantization_api.pod import CONTAINER_NAME, PROGRESS_PORT, REQUEST_ENV, SCRATCH_PATH, RunRequest
-from quantization_api.spec import MountedVolume, QuantizationJobSpec
+from quantization_api.spec import SCRATCH_VOLUME, MountedVolume, QuantizationJobSpec
 from quantization_operator.policies import deadline, retry
 from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import (
@@ -23,7 +23,6 @@ MANAGED_BY = "quantization-operator"
 MANAGED_BY_SELECTOR = f"app.kubernetes.io/managed-by={MANAGED_BY},{JOB_UID_LABEL}"
 JOB_NAME_LABEL = f"{GROUP}/job-name"
 USER_ID = 65532
-SCRATCH_VOLUME = "quantizer-scratch"
 GRACE_SECONDS = 60
 """Between SIGTERM and SIGKILL: time to finish writing a layer."""
 SCRATCH_ENV = ({"name": "HOME", "value": SCRATCH_PATH}, {"name": "TMPDIR", "value": SCRATCH_PATH})

@@ -427,6 +427,18 @@ INVALID: tuple[Invalid, ...] = (
             "s3://artifacts/a/.",
         )
     ),
+    bad(
+        "a volume named as scratch",
+        "template.volumes",
+        [claimed("/data") | {"name": "quantizer-scratch"}],
+        "the name quantizer-scratch is that of the scratch volume",
+    ),
+    bad(
+        "two volumes at one place",
+        "template.volumes",
+        [claimed("/data"), configured("/data")],
+        "two volumes have the same mountPath",
+    ),
     Invalid(
         "a line break in the output", (("output.uri", "s3://artifacts/a\nb"),), "should match", "should match"
     ),
