@@ -201,6 +201,7 @@ class PodTemplate(KubernetesModel):
     )
 
 
+VANISHES = "a file:// output must lie on a writable claim of template.volumes, or it vanishes with the pod"
 _OUTLIVES_THE_POD = (
     "has(self.template.volumes) && self.template.volumes.exists(v, "
     "has(v.persistentVolumeClaim) && !(has(v.readOnly) && v.readOnly) && "
@@ -268,8 +269,8 @@ class QuantizationJobSpec(KubernetesModel):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel=f"!self.output.uri.startsWith('file://') || (has(self.template) && {_OUTLIVES_THE_POD})",
-            message="a file:// output must lie on a writable claim of template.volumes, or it vanishes with the pod",
-            check=None,  # without a cluster a file is as good as any place
+            message=VANISHES,
+            check=None,  # without a cluster a file is as good as any place; for an operator: `outlives_the_pod`
             field="output",
         ),
         Rule(
@@ -280,3 +281,13 @@ class QuantizationJobSpec(KubernetesModel):
             field="managedBy",
         ),
     )
+
+
+def outlives_the_pod(spec: QuantizationJobSpec) -> bool:
+    """Whether the output is still there when the pod is gone: in S3, or with a claim as the innermost volume."""
+    if not spec.output.uri.startswith("file://"):
+        return True
+    path = spec.output.uri.removeprefix("file://")
+    over = [volume for volume in spec.template.volumes if places.within(path, volume.mount_path)]
+    innermost = max(over, key=lambda volume: len(volume.mount_path), default=None)
+    return innermost is not None and innermost.persistent_volume_claim is not None and not innermost.read_only

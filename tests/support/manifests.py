@@ -105,6 +105,15 @@ def nested(depth: int) -> dict[str, Any]:
     return functools.reduce(lambda inner, _: {"a": inner}, range(depth), {})
 
 
+VANISHING: tuple[tuple[str, list[dict[str, Any]]], ...] = (
+    ("file:///scratch/x", [claimed("/s")]),
+    ("file:///data-2/x", [claimed("/data")]),
+    ("file:///data/x", [claimed("/data") | {"readOnly": True}]),
+    ("file:///data/text/x", [claimed("/data"), configured("/data/text")]),
+)
+"""Outputs, and volumes beside which nothing is left of them when the pod is gone."""
+
+
 INVALID: tuple[Invalid, ...] = (
     bad(
         "unknown field", f"{PASS}.group_sise", 32, 'unknown field "spec.workflow.passes[0].group_sise"', EXTRA
@@ -449,12 +458,7 @@ INVALID: tuple[Invalid, ...] = (
             "a file:// output must lie on a writable claim",
             None,
         )
-        for uri, volumes in (
-            ("file:///scratch/x", [claimed("/s")]),
-            ("file:///data-2/x", [claimed("/data")]),
-            ("file:///data/x", [claimed("/data") | {"readOnly": True}]),
-            ("file:///data/text/x", [claimed("/data"), configured("/data/text")]),
-        )
+        for uri, volumes in VANISHING
     ),
     *(
         bad(f"endpoint {url}", "storage.endpoint", url, "storage.endpoint must be http(s)://HOST")

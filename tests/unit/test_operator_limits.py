@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from tests.support.cluster_objects import CREATED, job
 from tests.support.decisions import FRESH, NOW, Case, observe
+from tests.support.manifests import VANISHING, claimed, configured
 
 from quantization_api.failures import Category
 from quantization_api.spec import QuantizationJobSpec
@@ -113,6 +114,20 @@ def test_a_link_local_endpoint_is_refused_unless_the_setting_is_off() -> None:
     assert found is not None
     assert "link-local" in found.message
     assert refused(change, refuse_link_local_endpoints=False) is None
+
+
+@pytest.mark.parametrize(("uri", "volumes"), VANISHING)
+def test_an_output_that_vanishes_with_the_pod_is_refused_also_when_it_was_stored_before(
+    uri: str, volumes: list[dict[str, Any]]
+) -> None:
+    found = refused(("output.uri", uri), ("template.volumes", volumes))
+    assert found is not None
+    assert "or it vanishes with the pod" in found.message
+
+
+def test_an_output_on_the_innermost_claim_stays() -> None:
+    volumes = [configured("/data"), claimed("/data/out")]
+    assert refused(("output.uri", "file:///data/out/x/"), ("template.volumes", volumes)) is None
 
 
 IMAGE = ("template.image", "evil:1")

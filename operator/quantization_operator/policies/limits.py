@@ -1,4 +1,5 @@
-"""What an administrator allows of a spec: images, service accounts, Secrets, and where the storage may be.
+"""What is not allowed of a valid spec: by the administrator, images, service accounts, Secrets and endpoints; by
+Kubernetes, an output that vanishes with the pod.
 
 Who may create a QuantizationJob may otherwise run any image with any Secret of the namespace (docs/security.md).
 It is asked before each Job is made, also the one that removes an artifact: its image and Secret are the spec's, too.
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
 from quantization_api.failures import Category
-from quantization_api.spec import QuantizationJobSpec
+from quantization_api.spec import VANISHES, QuantizationJobSpec, outlives_the_pod
 from quantization_api.status import Failure
 from quantization_operator.diagnose import failure
 from quantization_operator.settings import ENV_PREFIX, OperatorSettings
@@ -21,7 +22,7 @@ METADATA_NAMES = ("metadata", "metadata.google.internal", "instance-data", "inst
 
 
 def refusal(spec: QuantizationJobSpec, settings: OperatorSettings) -> Failure | None:
-    """Why the administrator's settings do not allow this spec; None when they do."""
+    """Why this spec cannot be run here; None when it can."""
     sentence = next(_sentences(spec, settings), None)
     if sentence is None:
         return None
@@ -53,6 +54,10 @@ def _sentences(spec: QuantizationJobSpec, settings: OperatorSettings) -> Iterato
     for field, value, setting, entries in named:
         if value and entries is not None and not _matches(value, entries):
             yield f"spec.{field}: {value} is not allowed here; allowed: {_listed(entries)} ({_variable(setting)})"
+    if not outlives_the_pod(
+        spec
+    ):  # refused by the API server, unless it was stored before there was this rule
+        yield f"spec.output: {VANISHES}"
     endpoint = spec.storage.endpoint
     if endpoint and settings.refuse_link_local_endpoints and is_metadata(urlsplit(endpoint).hostname or ""):
         yield (
