@@ -21,6 +21,15 @@ def _empty_model(manifest: Document) -> None:
     manifest["spec"]["workflow"]["input_model"]["model_path"] = "s3://models/nothing-here"
 
 
+def _foreign_modules(manifest: Document) -> None:
+    """Beside the folder that the process starts in lies what is named as its code; it must not be run."""
+    _empty_model(manifest)
+    manifest["spec"]["template"]["volumes"] = [
+        {"name": name, "mountPath": f"/{name}", "configMap": {"name": "foreign-modules"}}
+        for name in ("quantizer", "torch", "json")
+    ]
+
+
 def _wrong_secret(manifest: Document) -> None:
     manifest["spec"]["storage"]["credentialsSecret"]["name"] = "wrong-credentials"
 
@@ -44,6 +53,7 @@ def _missing_image(manifest: Document) -> None:
 
 CASES: dict[str, tuple[Callable[[Document], None], str, str]] = {
     "empty-model": (_empty_model, "ModelNotFound", "s3://models/nothing-here"),
+    "foreign-modules": (_foreign_modules, "ModelNotFound", "s3://models/nothing-here"),
     "wrong-secret": (_wrong_secret, "AccessDenied", "s3://"),
     "short-text": (_short_text, "DataInsufficient", "tokens"),
     "little-memory": (_little_memory, "HostOutOfMemory", "limits.memory"),
@@ -62,6 +72,9 @@ def bad_inputs(whole: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     data = {"AWS_ACCESS_KEY_ID": right, "AWS_SECRET_ACCESS_KEY": base64.b64encode(b"not-this-one").decode()}
     wrong = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "wrong-credentials"}, "data": data}
     whole.kubectl("create", "--filename", "-", stdin=json.dumps(wrong))
+    code = {name: "raise SystemExit('foreign code ran')" for name in ("__init__.py", "__main__.py")}
+    foreign = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "foreign-modules"}, "data": code}
+    whole.kubectl("create", "--filename", "-", stdin=json.dumps(foreign))
     _apply(whole, "missing-image")
     yield
     with s3.opened(whole.target) as buckets:
