@@ -69,14 +69,14 @@ def test_a_file_that_changes_or_ends_early_is_damaged(store: DirectoryStore) -> 
     for start, length, seen in ((0, 3, version), (8, 5, None)):
         with pytest.raises(QuantizationError) as caught:
             store.read("file", start, length, seen)
-        assert caught.value.category is OUTPUT.damaged
+        assert caught.value.category is OUTPUT.changed
 
 
 def test_a_path_that_leads_nowhere_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(QuantizationError) as caught:
-        DirectoryStore(tmp_path, MODEL).read("nothing", 0, 1)
-    assert caught.value.category is Category.MODEL_NOT_FOUND
+    with pytest.raises(QuantizationError, match="it was there when the run began") as caught:
+        DirectoryStore(tmp_path, MODEL).read("nothing", 0, 1)  # what is read was listed
+    assert caught.value.category is Category.STORAGE_UNAVAILABLE
     with pytest.raises(QuantizationError, match="not a directory") as caught:
         DirectoryStore(tmp_path / "file", OUTPUT).put_bytes("below", b"")
     assert caught.value.category is Category.INVALID_WORKFLOW

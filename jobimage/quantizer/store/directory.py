@@ -1,16 +1,22 @@
-"""A directory as a store: writes are whole or not at all (temporary file, then rename)."""
+"""A directory as a store: writes are whole or not at all (temporary file, then rename).
+
+Only regular files are read, and links to them that do not lead away (see links.py).
+"""
 
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Concatenate, ParamSpec, Self, TypeVar
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.store.interface import (
+    DATA,
     Buffer,
     Checkpoint,
     ObjectInfo,
@@ -18,23 +24,51 @@ from quantizer.store.interface import (
     PreconditionFailedError,
     keep_going,
 )
+from quantizer.store.keys import checked
+from quantizer.store.links import RefusedFileError, allowed, open_regular, real_file, stays_inside, volume_of
+from quantizer.store.patience import AwayError, Patience
 
 BLOCK = 8 * 1024 * 1024
 TEMPORARY = ".upload-"
+AWAY = {errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN}
+"""What a volume answers whose server is away."""
+
+Arguments = ParamSpec("Arguments")
+Answer = TypeVar("Answer")
+
+
+def _patient(
+    method: "Callable[Concatenate[DirectoryStore, Arguments], Answer]",
+) -> "Callable[Concatenate[DirectoryStore, Arguments], Answer]":
+    """Repeats a method while the volume's server is away."""
+
+    def call(store: "DirectoryStore", /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
+        return store.patience.call(lambda: method(store, *args, **kwargs))
+
+    return functools.update_wrapper(call, method)
 
 
 class DirectoryStore:
-    """Objects are the files below `root`; the directory is made at the first write."""
+    """Objects are the files below `root`; the directory is made at the first write.
 
-    def __init__(self, root: Path, place: Place) -> None:
+    patience: with a volume whose server is away.
+    """
+
+    def __init__(self, root: Path, place: Place, patience: Patience | None = None) -> None:
         self._root = root
         self._place = place
+        self.patience = patience or Patience()
 
     @property
     def uri(self) -> str:
         """file:// URI of the root."""
         return f"file://{self._root}"
 
+    def impatient(self) -> Self:
+        """See Store: a directory has no rhythm that waiting could break."""
+        return self
+
+    @_patient
     def list(self, prefix: str = "") -> dict[str, ObjectInfo]:
         """Every file whose relative path starts with prefix, links followed, unfinished writes left out."""
         with self._errors(self.uri):
@@ -48,31 +82,31 @@ class DirectoryStore:
                         found[key] = self._info(key)
             return dict(sorted(found.items()))
 
+    @_patient
     def head(self, key: str) -> ObjectInfo | None:
         """One file, or None."""
         with self._errors(self._uri_of(key)):
-            return self._info(key) if (self._root / key).is_file() else None
+            path = self._root / checked(self._place, key)
+            return None if path.is_dir() or not os.path.lexists(path) else self._info(key)
 
+    @_patient
     def read(self, key: str, start: int, length: int, version: str | None = None) -> Buffer:
         """One byte range of a file."""
         buffer = bytearray(length)
-        with self._errors(self._uri_of(key)), (self._root / key).open("rb", buffering=0) as file:
+        with self._errors(self._uri_of(key)), self._opened(key) as file:
             if version is not None and _version(os.fstat(file.fileno())) != version:
-                raise QuantizationError(
-                    self._place.damaged, f"{self._uri_of(key)} was changed while it was read", "Run again."
-                )
+                raise self._place.change(self._uri_of(key), "was changed while it was read")
             file.seek(start)
             filled = 0
             while filled < length and (count := file.readinto(memoryview(buffer)[filled:])):
                 filled += count
         if filled < length:
-            raise QuantizationError(
-                self._place.damaged,
-                f"{self._uri_of(key)} ends after {start + filled} bytes; {start + length} were expected",
-                "The file is cut short: copy it again.",
+            raise self._place.change(
+                self._uri_of(key), f"ends after {start + filled} bytes; {start + length} were expected"
             )
         return buffer
 
+    @_patient
     def put_file(self, key: str, path: Path, checkpoint: Checkpoint = keep_going) -> None:
         """Copies a file into place."""
         with self._errors(self._uri_of(key)), path.open("rb") as source, self._temporary(key) as file:
@@ -80,11 +114,11 @@ class DirectoryStore:
                 checkpoint()
                 file.write(block)
 
+    @_patient
     def put_bytes(self, key: str, data: bytes, if_absent: bool = False, if_version: str | None = None) -> str:
         """Writes a small file; a condition is checked under a lock on its directory."""
         with self._errors(self._uri_of(key)):
-            target = self._root / key
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target = self._target(key)
             with _locked(target.parent):
                 if if_absent and target.exists():
                     raise PreconditionFailedError(self._uri_of(key))
@@ -97,17 +131,9 @@ class DirectoryStore:
     def delete(self, keys: Iterable[str]) -> None:
         """Removes files, and the directories below the root that this leaves empty."""
         for key in keys:
-            path = self._root / key
-            with self._errors(self._uri_of(key)):
-                path.unlink(missing_ok=True)
-                for parent in path.parents:
-                    if parent == self._root:
-                        break
-                    try:
-                        parent.rmdir()
-                    except OSError:  # not empty, or gone already
-                        break
+            self._unlink(key)
 
+    @_patient
     def abort_uploads(self) -> int:
         """Removes temporary files of killed runs."""
         with self._errors(self.uri):
@@ -119,15 +145,57 @@ class DirectoryStore:
     def _uri_of(self, key: str) -> str:
         return f"file://{self._root / key}"
 
+    @_patient
+    def _unlink(self, key: str) -> None:
+        with self._errors(self._uri_of(key)):
+            path = self._inside(key)
+            path.unlink(missing_ok=True)
+            for parent in path.parents:
+                if parent == self._root:
+                    break
+                try:
+                    parent.rmdir()
+                except OSError:  # not empty, or gone already
+                    break
+
+    def _inside(self, key: str) -> Path:
+        """The path of a key; no link on the way to it leads out of the root."""
+        path = self._root / checked(self._place, key)
+        if not stays_inside(path.parent, self._root):
+            raise self._place.refusal(self._uri_of(key), "lies behind a link that leads out of the folder")
+        return path
+
+    def _target(self, key: str) -> Path:
+        """Where a key is written; its directory is there."""
+        path = self._inside(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _real(self, key: str) -> Path:
+        """The regular file that is read for a key, all links followed."""
+        root = self._root.resolve()
+        # A text is named by itself, and on a volume that is often a link to the newest version of it.
+        roots = (volume_of(root),) if self._place is DATA else allowed(root)
+        return real_file(self._root / checked(self._place, key), roots)
+
+    @contextlib.contextmanager
+    def _opened(self, key: str) -> Iterator[FileIO]:
+        try:
+            descriptor = open_regular(self._real(key))
+        except FileNotFoundError as error:
+            how = "is gone; it was there when the run began"
+            raise self._place.change(self._uri_of(key), how) from error
+        with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor, not a path
+            yield file
+
     def _info(self, key: str) -> ObjectInfo:
-        stat = (self._root / key).stat()
+        stat = self._real(key).stat()
         return ObjectInfo(key, stat.st_size, _version(stat))
 
     @contextlib.contextmanager
     def _temporary(self, key: str) -> Iterator[BinaryIO]:
         """A file to write to; at the end it is made durable and takes the place of `key`."""
-        target = self._root / key
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = self._target(key)
         descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=target.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -146,7 +214,10 @@ class DirectoryStore:
         try:
             yield
         except FileNotFoundError as error:
-            raise QuantizationError(self._place.missing, f"{what}: {uri} does not exist") from error
+            named = f" ({error.filename})" if error.filename else ""
+            raise QuantizationError(self._place.missing, f"{what}: {uri} does not exist{named}") from error
+        except RefusedFileError as error:
+            raise self._place.refusal(f"file://{error.path}", error.why) from error
         except (NotADirectoryError, FileExistsError) as error:
             raise QuantizationError(
                 self._place.missing, f"{what}: {uri}: a part of the path is a file, not a directory"
@@ -166,11 +237,15 @@ class DirectoryStore:
                 raise QuantizationError(
                     Category.ACCESS_DENIED, f"{what}: {uri} lies on a read-only file system"
                 ) from error
-            if error.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT):
+            if error.errno in AWAY:
+                raise AwayError(f"{what}: {uri}: {error.strerror}", "Check the volume.") from error
+            if error.errno == errno.ENAMETOOLONG:
                 raise QuantizationError(
-                    Category.STORAGE_UNAVAILABLE, f"{what}: {uri}: {error.strerror}", "Check the volume."
+                    self._place.missing, f"{what}: {uri}: the name is too long"
                 ) from error
-            raise
+            raise QuantizationError(
+                Category.STORAGE_UNAVAILABLE, f"{what}: {uri}: {error.strerror or error}", "Check the volume."
+            ) from error
 
 
 def _version(stat: os.stat_result) -> str:

@@ -10,28 +10,44 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from quantization_api.failures import Category
+from quantization_api.failures import Category, QuantizationError
 
 Buffer = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True)
 class Place:
-    """What a store is to the run; decides the category of "there is nothing".
+    """What a store is to the run; decides the category of what is wrong with it.
 
-    what: words for messages ("input model"). missing: category when it is not there.
-    damaged: category when bytes are fewer than listed.
+    what: words for messages ("input model"). missing: category when there is nothing. changed: category when a file
+    is not what it was when it was listed: gone, cut short, replaced. refused: category of a file that is never read,
+    such as a device or a link that leads away.
     """
 
     what: str
     missing: Category
-    damaged: Category
+    changed: Category
+    refused: Category
+
+    def change(self, uri: str, how: str) -> QuantizationError:
+        """The error of a file that is not what was listed."""
+        hint = "" if self.changed is Category.ARTIFACT_CORRUPT else CHANGED_HINT
+        return QuantizationError(self.changed, f"{self.what}: {uri} {how}", hint)
+
+    def refusal(self, uri: str, why: str) -> QuantizationError:
+        """The error of a file that is not read."""
+        return QuantizationError(self.refused, f"{self.what}: {uri} {why}", REFUSED_HINT)
 
 
-MODEL = Place("input model", Category.MODEL_NOT_FOUND, Category.MODEL_UNSUPPORTED)
-DATA = Place("data set", Category.DATA_NOT_FOUND, Category.DATA_NOT_FOUND)
-OUTPUT = Place("output", Category.INVALID_WORKFLOW, Category.ARTIFACT_CORRUPT)
-ARTIFACT = Place("artifact", Category.MODEL_NOT_FOUND, Category.ARTIFACT_CORRUPT)
+CHANGED_HINT = "Let nobody write to the files of a job that runs; the next attempt reads them anew."
+REFUSED_HINT = "Put the file itself there; only files are read, and links to files in the same folder."
+
+MODEL = Place(
+    "input model", Category.MODEL_NOT_FOUND, Category.STORAGE_UNAVAILABLE, Category.MODEL_UNSUPPORTED
+)
+DATA = Place("data set", Category.DATA_NOT_FOUND, Category.STORAGE_UNAVAILABLE, Category.DATA_NOT_FOUND)
+OUTPUT = Place("output", Category.INVALID_WORKFLOW, Category.ARTIFACT_CORRUPT, Category.ARTIFACT_CONFLICT)
+ARTIFACT = Place("artifact", Category.MODEL_NOT_FOUND, Category.ARTIFACT_CORRUPT, Category.ARTIFACT_CORRUPT)
 
 
 @dataclass(frozen=True)
@@ -39,13 +55,16 @@ class ObjectInfo:
     """One object as its store lists it.
 
     version: changes whenever the bytes change (ETag; on disk size and time); what `if_version` takes.
-    sha256: of the whole object in hex, where the store keeps it.
+    sha256: of the whole object in hex, where the store keeps it. crc: algorithm (as in checksum.CRCS) and value of
+    the checksum of the whole object, where the store keeps one. md5: in hex, where the version seems to be that.
     """
 
     key: str
     size: int
     version: str
     sha256: str | None = None
+    crc: tuple[str, int] | None = None
+    md5: str | None = None
 
 
 class PreconditionFailedError(Exception):
@@ -73,7 +92,7 @@ class Store(Protocol):
         ...
 
     def head(self, key: str) -> ObjectInfo | None:
-        """One object, with its sha256 if the store keeps one; None when it is not there."""
+        """One object, with the checksums that the store keeps; None when it is not there."""
         ...
 
     def read(self, key: str, start: int, length: int, version: str | None = None) -> Buffer:
@@ -97,4 +116,8 @@ class Store(Protocol):
 
     def abort_uploads(self) -> int:
         """Drops uploads below the root that a killed run left unfinished; returns how many."""
+        ...
+
+    def impatient(self) -> "Store":
+        """The same place for who does not wait: every call is tried once, whether the storage is away or not."""
         ...

@@ -8,6 +8,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import StorageAccess
 from quantizer.store.directory import DirectoryStore
 from quantizer.store.interface import Place, Store
+from quantizer.store.patience import Patience
 from quantizer.store.s3 import S3Store
 
 BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
@@ -74,12 +75,17 @@ class Location:
         return one.startswith(two) or two.startswith(one)
 
 
-def open_store(location: Location, place: Place, access: StorageAccess) -> Store:
+def open_store(
+    location: Location, place: Place, access: StorageAccess, patience: Patience | None = None
+) -> Store:
     """The store with this root. Nothing is read yet.
+
+    patience: with a storage that is away; a run has one for all its stores. Without: of the access, for this store.
 
     Raises:
         QuantizationError: InvalidWorkflow for an endpoint that cannot be used.
     """
+    waiting = patience or Patience(access.patience_seconds)
     if location.bucket is None:
-        return DirectoryStore(Path(location.path), place)
-    return S3Store(location.bucket, location.path, place, access)
+        return DirectoryStore(Path(location.path), place, waiting)
+    return S3Store(location.bucket, location.path, place, access, waiting)

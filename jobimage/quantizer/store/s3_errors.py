@@ -1,17 +1,25 @@
 """Errors of an S3 server and of the way to it, as categories with a sentence.
 
 A table, not a chain: the server's error code decides; what has no code failed before the server answered.
+
+    AwayError                the same request may succeed in a while: patience repeats it
+    UploadLostError          the server has forgotten an upload, or parts of it: begun anew
+    FlippedError             the server got other bytes than were sent: sent again at once
+    PreconditionFailedError  for the caller to judge
+    QuantizationError        told at once
 """
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
-from s3transfer.exceptions import S3UploadFailedError
 
 from quantization_api.failures import Category, QuantizationError
+from quantization_api.text import clean
 from quantizer.store.interface import Place, PreconditionFailedError
+from quantizer.store.patience import AwayError
 
 DENIED = {
     "401": "the server does not accept the credentials",
@@ -24,17 +32,62 @@ DENIED = {
     "Forbidden": "access denied",
     "InvalidAccessKeyId": "the server does not know the access key",
     "InvalidToken": "the session token is not valid",
+    "KMS.DisabledException": "the key that the bucket is encrypted with is disabled",
+    "KMS.NotFoundException": "the key that the bucket is encrypted with does not exist",
     "NotSignedUp": "the account is not usable",
     "RequestTimeTooSkewed": "the clock of this machine is wrong",
     "SignatureDoesNotMatch": "the secret key is wrong",
     "TokenRefreshRequired": "the session token has expired",
     "UnauthorizedAccess": "the server does not accept the credentials",
 }
-MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchUpload"}
+MISSING = {"404", "NoSuchKey", "NotFound"}
+UPLOAD_LOST = {"NoSuchUpload", "InvalidPart", "InvalidPartOrder"}
 CUT_SHORT = {"416", "InvalidRange"}
-PRECONDITION = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
+PRECONDITION = {"412", "PreconditionFailed"}
 REGION = {"301", "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
-FULL = {"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "507"}
+FULL = {"QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage", "507"}
+FULL_WORDS = (
+    "no space left",
+    "disk full",
+    "storage full",
+    "quota exceeded",
+    "no writable volumes",
+    "no free volumes",
+)
+FLIPPED = {
+    "BadDigest",
+    "InvalidDigest",
+    "XAmzContentChecksumMismatch",
+    "XAmzContentSHA256Mismatch",
+    "XMinioContentSHA256Mismatch",
+}
+REFUSED = {
+    "NotImplemented",
+    "501",
+    "MethodNotAllowed",
+    "405",
+    "InvalidBucketName",
+    "KeyTooLongError",
+    "EntityTooLarge",
+}
+"""Codes of requests that the same server would refuse again."""
+BUSY = {
+    "ConditionalRequestConflict",
+    "OperationAborted",
+    "RequestTimeout",
+    "RequestTimeoutException",
+    "PriorRequestNotComplete",
+    "RequestLimitExceeded",
+    "BandwidthLimitExceeded",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "ThrottledException",
+    "TooManyRequests",
+    "TooManyRequestsException",
+}
+"""Codes with which a server asks to come back, whatever their HTTP status."""
+BUSY_STATUS = {408, 409, 425, 429}
 
 NO_CREDENTIALS = (
     boto.NoCredentialsError,
@@ -44,21 +97,27 @@ NO_CREDENTIALS = (
     boto.NoAuthTokenError,
 )
 NO_ANSWER = (boto.HTTPClientError, boto.ResponseStreamingError, boto.IncompleteReadError, ConnectionError)
-"""HTTPClientError covers connect and read timeouts, refused and closed connections, TLS and proxy errors."""
+"""HTTPClientError covers connect and read timeouts, refused and closed connections, names that are not known, TLS and
+proxy errors."""
+NO_TLS = ("certificate_verify_failed", "certificate verify failed", "wrong_version_number")
+"""Words of TLS errors that no waiting cures."""
+
+
+class UploadLostError(Exception):
+    """The server knows nothing of a multipart upload, or lacks parts of it."""
+
+
+class FlippedError(Exception):
+    """The server's checksum of what it got is another than that of what was sent; nothing was stored."""
 
 
 @contextlib.contextmanager
 def translated(place: Place, uri: str) -> Iterator[None]:
-    """Turns what boto3 raises into QuantizationError (or PreconditionFailedError)."""
+    """Turns what boto3 raises into the errors of this module."""
     try:
         yield
     except ClientError as error:
-        raise _answered(error, place, uri) from error
-    except S3UploadFailedError as error:
-        cause = error.__cause__ or error.__context__
-        if isinstance(cause, ClientError):
-            raise _answered(cause, place, uri) from error
-        raise QuantizationError(Category.STORAGE_UNAVAILABLE, f"{place.what}: {uri}: {error}") from error
+        raise answered(error, place, uri) from error
     except NO_CREDENTIALS as error:
         raise QuantizationError(
             Category.ACCESS_DENIED,
@@ -67,22 +126,40 @@ def translated(place: Place, uri: str) -> Iterator[None]:
             "spec.storage.credentialsSecret, or set them in the environment.",
         ) from error
     except NO_ANSWER as error:
-        raise QuantizationError(
-            Category.STORAGE_UNAVAILABLE, f"{place.what}: {uri} cannot be reached: {error}"
-        ) from error
+        raise _unanswered(error, place, uri) from error
     except BotoCoreError as error:
         raise QuantizationError(Category.STORAGE_UNAVAILABLE, f"{place.what}: {uri}: {error}") from error
 
 
-def _answered(error: ClientError, place: Place, uri: str) -> Exception:
-    code = str(error.response.get("Error", {}).get("Code", ""))
+def code_of(error: ClientError) -> str:
+    """The server's error code."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def answered(error: ClientError, place: Place, uri: str) -> Exception:
+    """What an error that the server answered means."""
+    code = code_of(error)
+    said = clean(str(error.response.get("Error", {}).get("Message", "")), 200)
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if code in PRECONDITION:
         return PreconditionFailedError(uri)
-    if code in DENIED or status in (401, 403):
+    if code in UPLOAD_LOST:
+        return UploadLostError(f"{uri}: {code}")
+    if code in FLIPPED:
+        return FlippedError(f"{uri}: {code}")
+    if code in FULL or any(words in said.lower() for words in FULL_WORDS):
         return QuantizationError(
-            Category.ACCESS_DENIED, f"{place.what}: {uri}: {DENIED.get(code, 'access denied')} ({code})"
+            Category.STORAGE_UNAVAILABLE,
+            f"{place.what}: {uri}: the storage is full ({code}: {said})",
+            "Make room in the storage, or raise the quota of the bucket; the job tries again until backoffLimit.",
         )
+    if code == "InvalidObjectState":
+        return QuantizationError(
+            place.missing, f"{place.what}: {uri} is archived", "Restore the object from the archive first."
+        )
+    if code in DENIED or status in (401, 403):
+        why = DENIED.get(code, "access denied")
+        return QuantizationError(Category.ACCESS_DENIED, f"{place.what}: {uri}: {why} ({code})")
     if code == "NoSuchBucket":
         bucket = uri.removeprefix("s3://").partition("/")[0]
         return QuantizationError(
@@ -93,21 +170,45 @@ def _answered(error: ClientError, place: Place, uri: str) -> Exception:
     if code in MISSING:
         return QuantizationError(place.missing, f"{place.what}: {uri} does not exist")
     if code in CUT_SHORT:
-        return QuantizationError(
-            place.damaged,
-            f"{place.what}: {uri} is shorter than it was listed",
-            "The object is cut short or was replaced meanwhile: copy it again.",
-        )
+        return place.change(uri, "is shorter than it was listed")
     if code in REGION:
         return QuantizationError(
             Category.INVALID_WORKFLOW,
             f"{place.what}: {uri}: the bucket is in another region ({code})",
             "Write the bucket's region into spec.storage.region.",
         )
-    if code in FULL:
+    sentence = f"{place.what}: {uri}: the server answers {code} (HTTP {status}): {said}"
+    if code in BUSY or status in BUSY_STATUS or (status >= 500 and status != 501):
+        return AwayError(sentence, _hint(code), _retry_after(error.response))
+    if code in REFUSED:
         return QuantizationError(
-            Category.STORAGE_UNAVAILABLE, f"{place.what}: {uri}: the storage is full ({code})"
+            Category.INVALID_WORKFLOW,
+            sentence,
+            "Correct the URI or spec.storage, or use an S3 server that supports ranges, multipart uploads and "
+            "conditional writes.",
         )
-    return QuantizationError(
-        Category.STORAGE_UNAVAILABLE, f"{place.what}: {uri}: the server answers {code} (HTTP {status})"
-    )
+    return QuantizationError(Category.STORAGE_UNAVAILABLE, sentence)
+
+
+def _unanswered(error: Exception, place: Place, uri: str) -> QuantizationError:
+    why = clean(str(error), 300)
+    if any(words in why.lower() for words in NO_TLS):
+        return QuantizationError(
+            Category.STORAGE_UNAVAILABLE,
+            f"{place.what}: {uri}: no TLS connection: {why}",
+            "Mount the certificate of the storage's authority and name it in AWS_CA_BUNDLE, or write http:// into "
+            "spec.storage.endpoint if the server speaks no TLS.",
+        )
+    return AwayError(f"{place.what}: {uri} cannot be reached: {why}")
+
+
+def _hint(code: str) -> str:
+    if code != "InternalError":
+        return ""
+    return "Look at the log and the free space of the storage: some servers answer InternalError when a disk is full."
+
+
+def _retry_after(response: Any) -> float | None:
+    """The server's Retry-After in seconds; a date, which nobody sends here, counts as none."""
+    value = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after", "")
+    return float(value) if value.isdecimal() and len(value) < 6 else None

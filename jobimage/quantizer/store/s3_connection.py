@@ -1,0 +1,99 @@
+"""A connection to one bucket: the client, and how a request is repeated that was not answered or arrived damaged."""
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import boto3
+from botocore.config import Config
+
+from quantization_api.failures import Category, QuantizationError
+from quantization_api.pod import StorageAccess
+from quantizer.store.endpoint import check_endpoint
+from quantizer.store.interface import Place
+from quantizer.store.patience import Patience
+from quantizer.store.s3_errors import FlippedError, translated
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+logger = logging.getLogger(__name__)
+
+READERS = 8
+CONNECT_TIMEOUT = 5.0
+READ_TIMEOUT = 30.0
+"""Seconds without a byte after which a request counts as not answered."""
+SENDINGS = 3
+DEFAULT_REGION = "us-east-1"
+
+Answer = TypeVar("Answer")
+
+
+def connect(access: StorageAccess) -> "S3Client":
+    """A client with the ordinary credential chain of the AWS SDK. It tries once: patience is elsewhere.
+
+    Raises:
+        QuantizationError: InvalidWorkflow for an endpoint that cannot be used.
+    """
+    check_endpoint(access)
+    region = access.region or (DEFAULT_REGION if access.endpoint else None)
+    try:
+        client = boto3.session.Session().client(
+            "s3",
+            endpoint_url=access.endpoint,
+            region_name=region,
+            config=Config(
+                retries={"mode": "standard", "total_max_attempts": 1},
+                connect_timeout=CONNECT_TIMEOUT,
+                read_timeout=READ_TIMEOUT,
+                max_pool_connections=4 * READERS,
+                s3={"addressing_style": "path" if access.endpoint else "auto"},
+            ),
+        )
+    except ValueError as error:
+        raise QuantizationError(
+            Category.INVALID_WORKFLOW, f"storage.endpoint {access.endpoint} cannot be used: {error}"
+        ) from error
+    if access.refuse_link_local:  # a name may lead elsewhere by the next request
+        client.meta.events.register("before-send.s3", lambda **_: check_endpoint(access))
+    return client
+
+
+class Connection:
+    """Asks one bucket; safe to share between threads."""
+
+    def __init__(self, bucket: str, place: Place, client: "S3Client", patience: Patience) -> None:
+        self.bucket, self.place, self.client = bucket, place, client
+        self._patience = patience
+
+    def impatient(self) -> "Connection":
+        """The same connection for who does not wait: every request is tried once."""
+        return Connection(self.bucket, self.place, self.client, Patience(0))
+
+    def uri(self, key: str) -> str:
+        """s3:// URI of a whole key, or of the bucket."""
+        return f"s3://{self.bucket}/{key}".rstrip("/")
+
+    def ask(self, key: str, request: Callable[["S3Client"], Answer]) -> Answer:
+        """What the server answers. The request is repeated while the storage is away, and at once when it arrived
+        damaged; so it must be one that may be done twice.
+
+        Raises:
+            QuantizationError, PreconditionFailedError, UploadLostError: see s3_errors.
+        """
+        uri = self.uri(key)
+
+        def once() -> Answer:
+            with translated(self.place, uri):
+                return request(self.client)
+
+        for _ in range(SENDINGS):
+            try:
+                return self._patience.call(once)
+            except FlippedError as error:
+                logger.warning("%s: other bytes arrived than were sent; sending again", error)
+        raise QuantizationError(
+            Category.STORAGE_UNAVAILABLE,
+            f"{self.place.what}: {uri}: {SENDINGS} times in a row other bytes arrived at the server than were sent",
+            "Look at the network, and at the proxies between this machine and the storage.",
+        )
