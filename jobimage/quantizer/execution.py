@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from quantization_api.failures import Category, QuantizationError
-from quantization_api.pod import PROGRESS_PORT, REQUEST_ENV, SCRATCH_PATH, RunRequest, StorageAccess
+from quantization_api.pod import PROGRESS_PORT, REQUEST_ENV, SCRATCH_PATH, RunRequest
 from quantizer.cli_screen import progress_bar
 from quantizer.job import Setting
-from quantizer.job_file import describe, load_request
+from quantizer.job_file import describe, load_request, reached_by
 from quantizer.machine import (
     choose_device,
     cpu_share,
@@ -29,6 +29,7 @@ from quantizer.machine import (
 from quantizer.report.metrics import RunCollector, registry_of
 from quantizer.report.progress import Tracker
 from quantizer.report.server import ProgressServer
+from quantizer.store.patience import Patience
 from quantizer.termination import Terminated
 from quantizer.workflow import Outcome, run
 
@@ -61,7 +62,10 @@ def execute(
         if not in_pod:
             stack.enter_context(progress_bar(tracker, console))
         scratch = Path(stack.enter_context(make_scratch(scratch_parent(options.scratch))))
-        return run(request, Setting(scratch, device, tracker, checkpoint, lambda: datetime.now(UTC)))
+        patience = Patience(request.storage.patience_seconds, checkpoint, tracker.storage_away)
+        return run(
+            request, Setting(scratch, device, tracker, checkpoint, lambda: datetime.now(UTC), patience)
+        )
 
 
 def scratch_parent(asked: Path | None) -> Path:
@@ -82,10 +86,7 @@ def _request(options: argparse.Namespace, in_pod: bool) -> RunRequest:
         raise QuantizationError(
             Category.INVALID_WORKFLOW, f"the request in {REQUEST_ENV} is not valid: {describe(error)}"
         ) from error
-    storage = StorageAccess(
-        endpoint=options.endpoint or request.storage.endpoint, region=options.region or request.storage.region
-    )
-    return request.model_copy(update={"storage": storage})
+    return reached_by(request, options.endpoint, options.region)
 
 
 def _server(listen: str, tracker: Tracker, request: RunRequest) -> ProgressServer:

@@ -23,6 +23,7 @@ from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.model import DecoderModel
 from quantizer.store.interface import DATA, MODEL, Store
 from quantizer.store.location import Location, open_store
+from quantizer.store.patience import Patience
 from quantizer.store.source import StoreSource, revision_of
 
 
@@ -61,6 +62,7 @@ def open_model(
     access: StorageAccess,
     on_bytes: Callable[[int], None] = lambda _: None,
     modules: ModuleNames | None = None,
+    patience: Patience | None = None,
 ) -> Model:
     """Lists a model, checks that it can be quantized, and computes its revision.
 
@@ -70,7 +72,7 @@ def open_model(
         QuantizationError: ModelNotFound, ModelUnsupported, AccessDenied, StorageUnavailable.
     """
     location = Location.parse(uri)
-    store = open_store(location, MODEL, access)
+    store = open_store(location, MODEL, access, patience)
     source = StoreSource(store, MODEL, on_bytes)
     if "config.json" not in source.files:
         found = ", ".join(list(source.files)[:5])
@@ -141,14 +143,17 @@ def default_calibration(uri: str | None, max_positions: int) -> DataConfig:
 
 
 def read_text(
-    config: DataConfig, access: StorageAccess, on_bytes: Callable[[int], None] = lambda _: None
+    config: DataConfig,
+    access: StorageAccess,
+    on_bytes: Callable[[int], None] = lambda _: None,
+    patience: Patience | None = None,
 ) -> Text:
     """Reads the file of a data config.
 
     Raises:
         QuantizationError: DataNotFound (with what is there instead), AccessDenied, StorageUnavailable.
     """
-    name, data = _read_file(config, access)
+    name, data = _read_file(config, access, patience)
     on_bytes(len(data))
     options = config.pre_process_data_config
     rows = read_rows(data, name, options.text_cols, by_line=options.strategy == "line-by-line")
@@ -165,15 +170,15 @@ def _preprocess(options: PreProcessDataConfig) -> Preprocess:
     )
 
 
-def _read_file(config: DataConfig, access: StorageAccess) -> tuple[str, bytes]:
+def _read_file(config: DataConfig, access: StorageAccess, patience: Patience | None) -> tuple[str, bytes]:
     """data_name is a file, or a folder with a file SPLIT.EXT."""
     place = config.load_dataset_config
     location = Location.parse(place.data_name)
-    parent = open_store(location.parent, DATA, access)
+    parent = open_store(location.parent, DATA, access, patience)
     info = parent.head(location.name)
     if info is not None:
         return location.name, bytes(parent.read(info.key, 0, info.size, info.version))
-    folder = open_store(location, DATA, access)
+    folder = open_store(location, DATA, access, patience)
     there = [key for key in folder.list() if "/" not in key]
     wanted = [f"{place.split}{suffix}" for suffix in SUFFIXES]
     found = [key for key in there if key in wanted]

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from quantizer.layerwise.sizes import check_sizes
 from quantizer.report.progress import Tracker
 from quantizer.report.readers import not_read_by
 from quantizer.store.location import Location
+from quantizer.store.patience import Patience
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ logger = logging.getLogger(__name__)
 class Setting:
     """Where and how a run computes; nothing here changes the result.
 
-    scratch: directory of this run. checkpoint: called often; what it raises ends the run.
+    scratch: directory of this run. checkpoint: called often; what it raises ends the run. patience: with a storage that
+    is away, of all stores of the run together.
     """
 
     scratch: Path
@@ -50,6 +52,7 @@ class Setting:
     tracker: Tracker
     checkpoint: Callable[[], None]
     now: Callable[[], datetime]
+    patience: Patience = field(default_factory=Patience)
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ def check(request: RunRequest, setting: Setting) -> Job:
         request.storage,
         lambda count: tracker.count_bytes("read model", count),
         modules,
+        setting.patience,
     )
     setting.checkpoint()
     check_revision(workflow.input_model, model)
@@ -151,6 +155,7 @@ def _read_texts(
             config,
             request.storage,
             lambda count: setting.tracker.count_bytes("read data", count),
+            setting.patience,
         )
         revisions[name] = text.revision
         try:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from quantization_api import API_VERSION, KIND
 from quantization_api.bounded import DnsName
 from quantization_api.failures import Category, QuantizationError
-from quantization_api.pod import RunRequest, StorageAccess
+from quantization_api.pod import RunRequest
 from quantization_api.spec import QuantizationJobSpec
 from quantizer.local_identity import local_uid
 
@@ -63,10 +63,14 @@ def load_request(path: Path, endpoint: str | None = None, region: str | None = N
     except ValidationError as error:
         raise _invalid(describe(error)) from error
     request = RunRequest.from_spec(job.metadata.name, job.metadata.namespace, local_uid(), job.spec)
-    storage = StorageAccess(
-        endpoint=endpoint or request.storage.endpoint, region=region or request.storage.region
-    )
-    return request.model_copy(update={"storage": storage})
+    return reached_by(request, endpoint, region)
+
+
+def reached_by(request: RunRequest, endpoint: str | None, region: str | None) -> RunRequest:
+    """The request with what was said beside it about the way to the storage."""
+    said = {"endpoint": endpoint, "region": region}
+    changed = {name: value for name, value in said.items() if value}
+    return request.model_copy(update={"storage": request.storage.model_copy(update=changed)})
 
 
 def describe(error: ValidationError) -> str:

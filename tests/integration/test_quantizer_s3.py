@@ -359,7 +359,7 @@ def dead_endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
 def test_a_dead_endpoint_is_storage_unavailable(
     s3: S3Server, request_to: Callable[..., Request], tmp_path: Path, dead_endpoint: str
 ) -> None:
-    ended = run_here(request_to(endpoint=dead_endpoint), tmp_path, s3)
+    ended = run_here(request_to(endpoint=dead_endpoint, patience=1), tmp_path, s3)
     failed_with(ended, Category.STORAGE_UNAVAILABLE, ExitCode.TRY_AGAIN)
 
 

@@ -28,6 +28,7 @@ class Request:
     """A small request on the example model; what a test is about is given by name.
 
     pass_options: of GPTQ. layer_pass: another pass, whole. last: the pass behind it.
+    patience: with a storage that is away, in seconds.
     """
 
     output: str
@@ -42,6 +43,7 @@ class Request:
     last: dict[str, Any] | None = None
     metrics: list[dict[str, Any]] | None = None
     samples: int = 8
+    patience: int | None = None
 
     def document(self) -> dict[str, Any]:
         """The request as the operator writes it."""
@@ -74,9 +76,14 @@ class Request:
             "uid": self.uid,
             "workflow": workflow,
             "output": {"uri": self.output},
-            "storage": {"endpoint": self.endpoint, "region": "us-east-1"} if self.endpoint else {},
+            "storage": self._storage(),
             "reuse": self.reuse,
         }
+
+
+    def _storage(self) -> dict[str, Any]:
+        storage: dict[str, Any] = {"endpoint": self.endpoint, "region": "us-east-1"} if self.endpoint else {}
+        return storage if self.patience is None else {**storage, "patienceSeconds": self.patience}
 
 
 @dataclass(frozen=True)

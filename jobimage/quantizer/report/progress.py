@@ -16,6 +16,8 @@ from quantization_api.status import Progress
 from quantizer.report.time_left import Current, Finished, seconds_left
 
 MIN_SHARE = 0.02
+TOLD_AFTER = 3.0
+"""Seconds after which a storage that does not answer is part of what is shown."""
 MIN_SECONDS = 2.0
 
 
@@ -49,6 +51,7 @@ class Tracker:
         self._finished = False
         self._bytes: dict[str, int] = {}
         self._tokens: dict[str, int] = {}
+        self._away_since: float | None = None
 
     def plan(self, stages: Sequence[Stage]) -> None:
         """The stages that are to come, once the size of the work is known."""
@@ -97,6 +100,11 @@ class Tracker:
         with self._lock:
             self._tokens[stage] = self._tokens.get(stage, 0) + count
 
+    def storage_away(self, away: bool) -> None:
+        """The storage is found to be away, or answers again."""
+        with self._lock:
+            self._away_since = self._clock() if away else None
+
     def share(self) -> float:
         """Share of the planned work that is done, 0 .. 1."""
         with self._lock:
@@ -116,7 +124,7 @@ class Tracker:
                 eta = None if left is None else max(1, round(left))
             return Progress(
                 percent=self._percent,
-                stage="done" if self._finished else self._current,
+                stage="done" if self._finished else self._shown_stage(),
                 layer=self._layer,
                 layers=self._layers,
                 eta_seconds=eta,
@@ -140,6 +148,12 @@ class Tracker:
         """Tokens by stage."""
         with self._lock:
             return dict(self._tokens)
+
+    def _shown_stage(self) -> str:
+        away = 0.0 if self._away_since is None else self._clock() - self._away_since
+        if away < TOLD_AFTER:
+            return self._current
+        return f"{self._current}: storage unreachable for {away:.0f} s".removeprefix(": ")
 
     def _seconds_left(self) -> float | None:
         current, to_come, fixed, finished = None, 0.0, 0.0, []

@@ -27,7 +27,7 @@ from quantizer.store.interface import (
 )
 from quantizer.store.keys import checked
 from quantizer.store.patience import AwayError, Patience
-from quantizer.store.s3_connection import READERS, Answer, Connection, connect
+from quantizer.store.s3_connection import READERS, Answer, Connection
 from quantizer.store.s3_errors import BUSY, DENIED, MISSING, NO_ANSWER, code_of
 from quantizer.store.s3_upload import drop_uploads, upload
 
@@ -54,7 +54,7 @@ class S3Store:
         self, bucket: str, prefix: str, place: Place, access: StorageAccess, patience: Patience | None = None
     ) -> None:
         waiting = patience or Patience(access.patience_seconds)
-        self._connection = Connection(bucket, place, connect(access), waiting)
+        self._connection = Connection.open(bucket, place, access, waiting)
         self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
         self._place = place
 
@@ -94,7 +94,7 @@ class S3Store:
                     return None
                 raise
 
-        answer = self._ask(key, request)
+        answer = self._ask(key, request, quick=True)
         if answer is None:
             return None
         said = dict(answer)
@@ -163,8 +163,8 @@ class S3Store:
     def _uri_of(self, key: str) -> str:
         return self._connection.uri(self._prefix + key)
 
-    def _ask(self, key: str, request: "Callable[[S3Client], Answer]") -> "Answer":
-        return self._connection.ask(self._prefix + key, request)
+    def _ask(self, key: str, request: "Callable[[S3Client], Answer]", quick: bool = False) -> "Answer":
+        return self._connection.ask(self._prefix + key, request, quick)
 
     def _pages(self, prefix: str) -> "Iterator[ListObjectsV2OutputTypeDef]":
         """Each page is a call of its own: one that fails late does not begin a long listing anew."""
@@ -174,7 +174,7 @@ class S3Store:
             def request(client: "S3Client", following: dict[str, Any] = following) -> Any:
                 return client.list_objects_v2(Bucket=self._connection.bucket, Prefix=prefix, **following)
 
-            page = self._connection.ask(self._prefix, request)
+            page = self._connection.ask(self._prefix, request, quick=True)
             yield page
             if not page.get("IsTruncated"):
                 return

@@ -21,16 +21,19 @@ logger = logging.getLogger(__name__)
 
 READERS = 8
 CONNECT_TIMEOUT = 5.0
-READ_TIMEOUT = 30.0
-"""Seconds without a byte after which a request counts as not answered."""
+QUICK_SECONDS, SLOW_SECONDS = 10.0, 60.0
+"""Without a byte for so long, a request counts as not answered: a listing or a look at one object, and one that moves
+bytes or lets the server move them."""
 SENDINGS = 3
 DEFAULT_REGION = "us-east-1"
 
 Answer = TypeVar("Answer")
 
 
-def connect(access: StorageAccess) -> "S3Client":
+def connect(access: StorageAccess, read_timeout: float) -> "S3Client":
     """A client with the ordinary credential chain of the AWS SDK. It tries once: patience is elsewhere.
+
+    read_timeout: seconds without a byte after which a request is given up.
 
     Raises:
         QuantizationError: InvalidWorkflow for an endpoint that cannot be used.
@@ -45,7 +48,7 @@ def connect(access: StorageAccess) -> "S3Client":
             config=Config(
                 retries={"mode": "standard", "total_max_attempts": 1},
                 connect_timeout=CONNECT_TIMEOUT,
-                read_timeout=READ_TIMEOUT,
+                read_timeout=read_timeout,
                 max_pool_connections=4 * READERS,
                 s3={"addressing_style": "path" if access.endpoint else "auto"},
             ),
@@ -60,32 +63,43 @@ def connect(access: StorageAccess) -> "S3Client":
 
 
 class Connection:
-    """Asks one bucket; safe to share between threads."""
+    """Asks one bucket; safe to share between threads.
 
-    def __init__(self, bucket: str, place: Place, client: "S3Client", patience: Patience) -> None:
-        self.bucket, self.place, self.client = bucket, place, client
-        self._patience = patience
+    quick, slow: clients for requests that are answered at once, and for those that are not.
+    """
+
+    def __init__(
+        self, bucket: str, place: Place, quick: "S3Client", slow: "S3Client", patience: Patience
+    ) -> None:
+        self.bucket, self.place = bucket, place
+        self._quick, self._slow, self._patience = quick, slow, patience
+
+    @classmethod
+    def open(cls, bucket: str, place: Place, access: StorageAccess, patience: Patience) -> "Connection":
+        """A new connection; nothing is sent yet."""
+        clients = (connect(access, QUICK_SECONDS), connect(access, SLOW_SECONDS))
+        return cls(bucket, place, *clients, patience)
 
     def impatient(self) -> "Connection":
         """The same connection for who does not wait: every request is tried once."""
-        return Connection(self.bucket, self.place, self.client, Patience(0))
+        return Connection(self.bucket, self.place, self._quick, self._slow, Patience(0))
 
     def uri(self, key: str) -> str:
         """s3:// URI of a whole key, or of the bucket."""
         return f"s3://{self.bucket}/{key}".rstrip("/")
 
-    def ask(self, key: str, request: Callable[["S3Client"], Answer]) -> Answer:
+    def ask(self, key: str, request: Callable[["S3Client"], Answer], quick: bool = False) -> Answer:
         """What the server answers. The request is repeated while the storage is away, and at once when it arrived
         damaged; so it must be one that may be done twice.
 
         Raises:
             QuantizationError, PreconditionFailedError, UploadLostError: see s3_errors.
         """
-        uri = self.uri(key)
+        uri, client = self.uri(key), self._quick if quick else self._slow
 
         def once() -> Answer:
             with translated(self.place, uri):
-                return request(self.client)
+                return request(client)
 
         for _ in range(SENDINGS):
             try:
