@@ -72,7 +72,7 @@ def bad_inputs(whole: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     data = {"AWS_ACCESS_KEY_ID": right, "AWS_SECRET_ACCESS_KEY": base64.b64encode(b"not-this-one").decode()}
     wrong = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "wrong-credentials"}, "data": data}
     whole.kubectl("create", "--filename", "-", stdin=json.dumps(wrong))
-    code = {name: "raise SystemExit('foreign code ran')" for name in ("__init__.py", "__main__.py")}
+    code = dict.fromkeys(("__init__.py", "__main__.py"), "raise SystemExit('foreign code ran')")
     foreign = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "foreign-modules"}, "data": code}
     whole.kubectl("create", "--filename", "-", stdin=json.dumps(foreign))
     _apply(whole, "missing-image")
