@@ -102,6 +102,7 @@ class QuantizationJobStatus(KubernetesModel):
     recipe: Digest | None = Field(None, description="Identity of the result.")
     passes: ShortText | None = Field(None, description="The pass types, for eyes.")
     job_name: ShortText | None = Field(None, description="The child Job.")
+    job_uid: ShortText | None = Field(None, description="The uid of the Job whose pods are believed.")
     artifact: Artifact | None = None
     metrics: Annotated[list[MetricResult], Field(max_length=16)] = Field(default_factory=list)
     trials: Annotated[list[Trial], Field(max_length=16)] = Field(default_factory=list)

@@ -26,9 +26,10 @@ from kubernetes.config import ConfigException
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from quantization_operator import logs, probes, watch
-from quantization_operator.cache import Cache, Key
+from quantization_operator import kopf_client, logs, probes, watch
+from quantization_operator.cache import Cache
 from quantization_operator.controller import Controller
+from quantization_operator.identity import Key
 from quantization_operator.kube import ApiError, Connection, Kube, log_in
 from quantization_operator.kueue import Kueue
 from quantization_operator.leadership import Leadership, LeaseLostError, seconds_since_boot
@@ -39,6 +40,7 @@ from quantization_operator.queue import WorkQueue
 from quantization_operator.read import Reader
 from quantization_operator.settings import ENV_PREFIX, OperatorSettings
 from quantization_operator.sweep import NotSyncedError, Sweeper
+from quantization_operator.unreadable import Unreadable
 from quantization_operator.write import Writer
 
 logger = logging.getLogger("quantization_operator")
@@ -114,8 +116,10 @@ async def operate(settings: OperatorSettings) -> int:
             if leadership:
                 await asyncio.to_thread(leadership.release)
 
+    kopf_client.install(watch.carry)
+    unreadable = Unreadable(metrics.observe_unreadable)
     watching = kopf.operator(
-        registry=watch.registry(cache, queue, health, sweeper.want, kube.configuration),
+        registry=watch.registry(cache, queue, health, sweeper.want, unreadable, kube.configuration),
         settings=watch.kopf_settings(),
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,

@@ -1,4 +1,4 @@
-"""What the operator knows of the cluster: slim snapshots, by the uid of the QuantizationJob they belong to.
+"""What the operator knows of the cluster: slim snapshots, by the QuantizationJob they belong to: namespace and uid.
 
 kopf's indices are quadratic at start-up and its watch gives no deletions after a gap, so the cache is our
 own: it takes objects in any order, from the watch and from answers to our own writes, and keeps the newest.
@@ -9,26 +9,17 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, NamedTuple
 
 from quantization_api.status import Progress
 from quantization_operator.decision import Peer
+from quantization_operator.identity import KINDS, Key, Kind
 from quantization_operator.policies import managed_by, pause
 from quantization_operator.queue_entry import QueueEntry
 from quantization_operator.snapshots import FINALIZER, ChildJob, ChildPod, JobRequest, says_the_same
 
-Kind = Literal["QuantizationJob", "Job", "Pod"]
-KINDS: tuple[Kind, ...] = ("QuantizationJob", "Job", "Pod")
 Snapshot = JobRequest | ChildJob | ChildPod
 REMEMBERED_DROPS = 4096
 """Deleted objects of a kind that stay known as deleted: more than can go while one answer is on its way."""
-
-
-class Key(NamedTuple):
-    """Identity of a QuantizationJob in the queue; the namespace is there for fairness between namespaces."""
-
-    namespace: str
-    uid: str
 
 
 @dataclass(slots=True)
@@ -52,6 +43,11 @@ class Record:
     queue: QueueEntry | None = None
 
     @property
+    def believed(self) -> str:
+        """The uid of the Job that is the job's own, "" while there is none, or none is known."""
+        return self.adopted or (self.request.job_uid if self.request is not None else "")
+
+    @property
     def empty(self) -> bool:
         """Nothing is left of it in the cluster."""
         return self.request is None and not self.jobs and not self.pods
@@ -67,15 +63,15 @@ class Cache:
     """
 
     def __init__(self) -> None:
-        self._places: dict[tuple[str, str], dict[str, None]] = {}
-        self._records: dict[str, Record] = {}
-        self._unfinished: dict[str, Record] = {}
-        self._owners: dict[Kind, dict[str, str]] = {kind: {} for kind in KINDS}
+        self._places: dict[tuple[str, str], dict[Key, None]] = {}
+        self._records: dict[Key, Record] = {}
+        self._unfinished: dict[Key, Record] = {}
+        self._owners: dict[Kind, dict[str, Key]] = {kind: {} for kind in KINDS}
         self._dropped: dict[Kind, OrderedDict[str, None]] = {kind: OrderedDict() for kind in KINDS}
 
-    def record(self, uid: str) -> Record | None:
+    def record(self, key: Key) -> Record | None:
         """The record of a QuantizationJob, if anything is known of it."""
-        return self._records.get(uid)
+        return self._records.get(key)
 
     def records(self) -> Iterator[Record]:
         """All records; a copy of the list, so that other threads may read while the loop goes on."""
@@ -87,7 +83,7 @@ class Cache:
 
     def presses(self, key: Key) -> bool:
         """Whether somebody waits for what comes next: the first Job, or word of the end. All between can be late."""
-        record = self._records.get(key.uid)
+        record = self._records.get(key)
         if record is None or record.request is None or record.request.finished:
             return False
         return not (record.jobs or record.request.job_name) or any(job.ended for job in record.jobs.values())
@@ -95,7 +91,7 @@ class Cache:
     def peers(self, request: JobRequest) -> tuple[Peer, ...]:
         """The other jobs of the namespace whose output is the same place; the first known first."""
         found = self._places.get((request.namespace, request.place), {}) if request.place else {}
-        others = (self._records[uid] for uid in found if uid != request.uid)
+        others = (self._records[key] for key in found if key.uid != request.uid)
         return tuple(_peer(other.request, other) for other in others if other.request is not None)
 
     def __len__(self) -> int:
@@ -104,25 +100,28 @@ class Cache:
     def put(self, snapshot: Snapshot) -> Key | None:
         """Keep a snapshot if it is newer; the job to look at again.
 
-        None when it is old, of the dead, or nobody's, and when it says nothing that was not known.
+        None when it is old or of the dead, and when it says nothing that was not known. An object that says that it
+        belongs to another QuantizationJob than before leaves that one.
         """
-        uid = snapshot.uid if isinstance(snapshot, JobRequest) else snapshot.request_uid
-        if not uid or snapshot.uid in self._dropped[kind_of(snapshot)]:
+        kind, key = kind_of(snapshot), key_of(snapshot)
+        if snapshot.uid in self._dropped[kind]:
             return None
-        known = self.find(kind_of(snapshot), snapshot.uid)
+        known = self.find(kind, snapshot.uid)
         if known is not None and known.resource_version >= snapshot.resource_version:
             return None
-        record = self._records.setdefault(uid, Record())
+        if known is not None and key_of(known) != key:
+            self._leave(kind, known)
+        record = self._records.setdefault(key, Record())
         match snapshot:
             case JobRequest():
                 self._leave_place(record.request)
                 record.request = snapshot
                 if snapshot.finished:
-                    self._unfinished.pop(uid, None)
+                    self._unfinished.pop(key, None)
                 else:
-                    self._unfinished[uid] = record
+                    self._unfinished[key] = record
                 if _holds_place(snapshot):
-                    self._places.setdefault((snapshot.namespace, snapshot.place), {})[uid] = None
+                    self._places.setdefault((snapshot.namespace, snapshot.place), {})[key] = None
                 if snapshot.finished:
                     self._settle(record)
                 _count_disruptions(record, record.pods.values())
@@ -135,33 +134,43 @@ class Cache:
                 _count_disruptions(record, (snapshot,))
                 settled = record.request is not None and record.request.finished
                 record.pods[snapshot.uid] = snapshot.slim() if settled else snapshot
-        self._owners[kind_of(snapshot)][snapshot.uid] = uid
-        return None if known is not None and says_the_same(known, snapshot) else Key(snapshot.namespace, uid)
+        self._owners[kind][snapshot.uid] = key
+        return None if known is not None and says_the_same(known, snapshot) else key
 
     def drop(self, kind: Kind, object_uid: str) -> Key | None:
         """Forget a deleted object; the job it concerned."""
-        known = self.find(kind, object_uid)
         self._remember_drop(kind, object_uid)
-        uid = self._owners[kind].pop(object_uid, None)
-        if known is None or uid is None:
-            return None
-        record = self._records[uid]
+        return self.lose(kind, object_uid)
+
+    def lose(self, kind: Kind, object_uid: str) -> Key | None:
+        """Forget an object that is nobody's any more, and may be somebody's again; the job it concerned."""
+        known = self.find(kind, object_uid)
+        return None if known is None else self._leave(kind, known)
+
+    def _leave(self, kind: Kind, known: Snapshot) -> Key:
+        key = self._owners[kind].pop(known.uid)
+        record = self._records[key]
         match known:
             case JobRequest():
                 self._leave_place(known)
-                self._unfinished.pop(uid, None)
+                self._unfinished.pop(key, None)
                 record.request = None
             case ChildJob():
-                del record.jobs[object_uid]
+                del record.jobs[known.uid]
             case ChildPod():
-                del record.pods[object_uid]
+                del record.pods[known.uid]
         if record.empty:
-            del self._records[uid]
-        return Key(known.namespace, uid)
+            del self._records[key]
+        return key
+
+    def gone(self, kind: Kind, object_uid: str) -> bool:
+        """Whether an object is known to have been deleted."""
+        return object_uid in self._dropped[kind]
 
     def find(self, kind: Kind, object_uid: str) -> Snapshot | None:
         """The snapshot of one object."""
-        record = self._records.get(self._owners[kind].get(object_uid, ""))
+        key = self._owners[kind].get(object_uid)
+        record = self._records.get(key) if key is not None else None
         if record is None:
             return None
         if kind == "QuantizationJob":
@@ -183,7 +192,7 @@ class Cache:
             return
         place = (request.namespace, request.place)
         there = self._places.get(place, {})
-        there.pop(request.uid, None)
+        there.pop(key_of(request), None)
         if not there:
             self._places.pop(place, None)
 
@@ -205,7 +214,9 @@ def _count_disruptions(record: Record, pods: Iterable[ChildPod]) -> None:
         return
     for pod in pods:
         job = record.jobs.get(pod.job_uid) if pod.taken_away else None
-        if job is not None and not job.deleting and not pause.left_over(request, job):
+        if job is None or job.owner_uid != request.uid:
+            continue
+        if not job.deleting and not pause.left_over(request, job):
             record.disruptions.add(pod.uid)
 
 
@@ -220,7 +231,7 @@ def _peer(request: JobRequest, record: Record) -> Peer:
         name=request.name,
         uid=request.uid,
         created=request.created,
-        has_job=bool(request.job_name or record.jobs),
+        has_job=bool(request.job_name) or any(job.owner_uid == request.uid for job in record.jobs.values()),
         finished=bool(request.finished),
         deleting=request.deleting,
         completed=request.completed,
@@ -237,3 +248,8 @@ def kind_of(snapshot: Snapshot) -> Kind:
             return "Job"
         case ChildPod():
             return "Pod"
+
+
+def key_of(snapshot: Snapshot) -> Key:
+    """The QuantizationJob that an object is, or says that it belongs to."""
+    return Key(snapshot.namespace, snapshot.uid if isinstance(snapshot, JobRequest) else snapshot.request_uid)

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from quantization_api.status import Condition, ConditionType, Phase
+from quantization_api.text import clean
 
 QUEUED_REASONS = ("Queued", "Preempted", "Evicted", "Deactivated")
 STARTING_REASON = "Starting"
@@ -60,7 +61,7 @@ def conditions(state: State, generation: int, before: Sequence[Condition], now: 
                 observed_generation=generation,
                 last_transition_time=since,
                 reason=state.reason,
-                message=state.message[:1024] if holds or kind == "Ready" else "",
+                message=clean(state.message) if holds or kind == "Ready" else "",
             )
         )
     return result

@@ -1,6 +1,5 @@
 """The loop between cache, queue, reconcile and writer: observe a job, decide, do it, until nothing is left to do."""
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -9,26 +8,29 @@ from datetime import datetime
 from typing import Any
 
 from quantization_api.status import Attempts, QuantizationJobStatus
-from quantization_operator.cache import Cache, Key, Record
+from quantization_operator.cache import Cache, Record
 from quantization_operator.decision import Decision, Event, Observed, Refusal
 from quantization_operator.diagnose import by_age
+from quantization_operator.identity import Key
 from quantization_operator.kube import ApiError
 from quantization_operator.kueue import Kueue
 from quantization_operator.metrics import Metrics
+from quantization_operator.ownership import cleanup_job, is_cleanup, own_job, pods_of, stray_job
 from quantization_operator.policies import artifact, retry, reuse
 from quantization_operator.queue import WorkQueue
 from quantization_operator.read import Reader
 from quantization_operator.reconcile import reconcile
 from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest, KubernetesWarning
+from quantization_operator.status_writer import StatusWriter
 from quantization_operator.time_budget import TimeBudget
 from quantization_operator.workload import cleanup_name, job_name
 from quantization_operator.write import CONFLICT, NOT_FOUND, Writer
 
 logger = logging.getLogger(__name__)
 
-MOST_STEPS = 6
-"""Decisions about one job in a row; the longest chain is two looks, finalizer, create, refused, status."""
+MOST_STEPS = 7
+"""Decisions about one job in a row; the longest chain is three looks, finalizer, create, refused, status."""
 
 
 EVENTS_SHARE, EVENTS_AT_ONCE = 0.05, 2.0
@@ -72,6 +74,7 @@ class Controller:
         self._reader = reader
         self._kueue = kueue
         self._writer = writer
+        self._statuses = StatusWriter(writer)
         self._metrics = metrics
         self._settings = settings
         self._now = now
@@ -107,7 +110,7 @@ class Controller:
         """Decide and act until a decision asks for nothing more; that decision."""
         extra = Extra()
         for _ in range(MOST_STEPS):
-            record = self._cache.record(key.uid)
+            record = self._cache.record(key)
             if record is None or record.request is None:
                 return Decision("gone")
             observed = self._observe(record, record.request, extra)
@@ -136,6 +139,8 @@ class Controller:
                 made = await self._create(observed.request, decision.create)
                 if not isinstance(made, Refusal):
                     self._cache.put(made)
+                    if not (made.deleting or is_cleanup(observed.request, made)):
+                        record.adopted = made.uid
                     # Its status comes after the Jobs that others wait for: a Job costs the API server far less.
                     self._queue.add(key)
                     return decision
@@ -220,8 +225,11 @@ class Controller:
         self, key: Key, record: Record, request: JobRequest, decision: Decision, status: QuantizationJobStatus
     ) -> None:
         before = request.read_status()
-        written = await self._writer.patch_status(request, json.loads(request.status or "{}"), status)
+        wanted = status
+        written, status = await self._statuses.write(request, wanted)
         self._cache.put(written)
+        if status is not wanted:
+            record.progress = None
         now = self._now()
         if status.progress != before.progress:
             record.progress_written = now
@@ -247,10 +255,9 @@ class Controller:
     def _observe(self, record: Record, request: JobRequest, extra: Extra) -> Observed:
         """What is known of a job now: the cache, or what was just read in its place, and what is remembered."""
         jobs, pods = extra.objects or (tuple(record.jobs.values()), tuple(record.pods.values()))
-        child = _named(jobs, job_name(request.name, request.uid), owner=request.uid)
-        cleanup = (
-            _named(jobs, cleanup_name(request.name, request.uid), owner="") if request.deleting else None
-        )
+        believed = record.believed
+        child = own_job(request, jobs, believed)
+        cleanup = cleanup_job(request, jobs) if request.deleting else None
         own = pods_of(child, pods)
         if record.disruptions_before is None and not request.finished:
             counted = request.read_status().attempts or Attempts()
@@ -259,6 +266,8 @@ class Controller:
         return Observed(
             request=request,
             child=child,
+            proven=child is None or child.uid == believed or extra.objects is not None,
+            stray=stray_job(request, jobs, believed),
             pods=own,
             cleanup=cleanup,
             cleanup_pods=pods_of(cleanup, pods),
@@ -268,21 +277,12 @@ class Controller:
             warnings=extra.warnings,
             refusal=extra.refusal,
             queue=record.queue,
-            adopted=record.adopted,
+            adopted=believed,
             progress=record.progress,
             progress_written=record.progress_written,
             disruptions=(record.disruptions_before or 0) + len(record.disruptions),
             problem=record.problem,
         )
-
-
-def _named(jobs: Sequence[ChildJob], name: str, owner: str) -> ChildJob | None:
-    return next((job for job in jobs if job.name == name and job.owner_uid == owner), None)
-
-
-def pods_of(job: ChildJob | None, pods: Sequence[ChildPod]) -> tuple[ChildPod, ...]:
-    """The pods of this Job: those of a Job from before a pause may still be known."""
-    return tuple(pod for pod in pods if job is not None and pod.job_uid == job.uid)
 
 
 def _stuck_uid(observed: Observed) -> str:

@@ -45,16 +45,20 @@ class Peer:
 class Observed:
     """All that a decision may depend on.
 
-    pods: of the child. cleanup, cleanup_pods: the Job that removes the artifact, and its pods. peers: others with
-    the same output. earlier: the peer that succeeded last, with its spec and status; None when it was not read, ()
-    when it is gone. fresh: the Jobs and pods were read from the API server just now. warnings: Warning events of
-    the child or its pod, None when they were not read. refusal: of what was tried for this decision. queue: how the
-    child stood in its queue when Kueue was asked last. adopted: uid of the Job that this process took for the
-    child last, "" for none. progress_written, disruptions and problem: what this process remembers beside it.
+    child: the Job that is believed to be its own. proven: its uid was recorded when it was made, or it was read just
+    now. stray: a Job that has its name and is another. pods: of the child. cleanup, cleanup_pods: the Job that removes
+    the artifact, and its pods. peers: others with the same output. earlier: the peer that succeeded last, with its
+    spec and status; None when it was not read, () when it is gone. fresh: the Jobs and pods were read from the API
+    server just now. warnings: Warning events of the child or its pod, None when they were not read. refusal: of what
+    was tried for this decision. queue: how the child stood in its queue when Kueue was asked last. adopted: uid of the
+    Job that was taken for the child last, by this process or by the status; "" for none. progress_written, disruptions
+    and problem: what this process remembers beside it.
     """
 
     request: JobRequest
     child: ChildJob | None = None
+    proven: bool = True
+    stray: ChildJob | None = None
     pods: tuple[ChildPod, ...] = ()
     cleanup: ChildJob | None = None
     cleanup_pods: tuple[ChildPod, ...] = ()

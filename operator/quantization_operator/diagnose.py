@@ -16,11 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import ValidationError
-
 from quantization_api.failures import CATALOGUE, Category
 from quantization_api.pod import CONTAINER_NAME, RunResult
 from quantization_api.status import Failure
+from quantization_api.text import clean
 from quantization_operator import cures
 from quantization_operator.snapshots import (
     CONFIG_REASONS,
@@ -31,9 +30,9 @@ from quantization_operator.snapshots import (
 )
 
 SIGKILL = 128 + 9
-MESSAGE_LIMIT = 1024
 EVIDENCE_LIMIT = 700
-"""Characters of a log's tail that are copied into a message."""
+"""Characters of a log's end that are copied into a message."""
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 NODE_LOST_REASONS = ("DeletionByTaintManager", "DeletionByPodGC")
 NODE_REFUSALS = ("UnexpectedAdmissionError", "NodeAffinity", "NodeName", "OutOf")
@@ -51,12 +50,6 @@ CATEGORY_OF_EXIT_CODE: dict[int, Category] = {
 """Exit codes that belong to one category only: they name a failure even without a message."""
 
 
-def clean(text: str, limit: int = MESSAGE_LIMIT) -> str:
-    """One line or more of printable text within a limit; of a long text the end, where errors stand."""
-    printable = "".join(c if c.isprintable() or c == "\n" else " " for c in text).strip()
-    return printable if len(printable) <= limit else "… " + printable[2 - limit :]
-
-
 def failure(category: Category, message: str, pod: ChildPod | None = None, hint: str = "") -> Failure:
     """A failure with the catalogue's cure as its hint, unless there is a better one."""
     return Failure(
@@ -64,7 +57,7 @@ def failure(category: Category, message: str, pod: ChildPod | None = None, hint:
         message=clean(message),
         hint=hint or CATALOGUE[category].cure,
         exit_code=pod.exit_code if pod else None,
-        pod_name=pod.name[:256] if pod else None,
+        pod_name=pod.name if pod else None,
     )
 
 
@@ -76,9 +69,40 @@ def with_cure(cause: Failure) -> str:
 def result_of(pod: ChildPod) -> RunResult | None:
     """What the quantizer left as its termination message; None when that is not a result."""
     try:
-        return RunResult.model_validate_json(pod.ended_message)
-    except ValidationError:
+        result = RunResult.model_validate_json(pod.ended_message)
+    except (ValueError, RecursionError):  # also of text that is no Unicode
         return None
+    update: dict[str, object] = {}
+    if (said := result.failure) is not None:
+        update["failure"] = said.model_copy(update={"message": clean(said.message), "hint": clean(said.hint)})
+    if (made := result.artifact) is not None:
+        readers = [clean(reader, READER_LIMIT) for reader in made.readers]
+        update["artifact"] = made.model_copy(update={"readers": readers})
+    return result.model_copy(update=update)
+
+
+def forged(result: RunResult, output: str, recipe: str | None) -> Failure | None:
+    """Why a result is not that of the quantizer: it always tells where it was asked to write, and what it computed.
+
+    output: where the Job was asked to write. recipe: that of an earlier result of the same object, if there was one.
+    """
+    made = result.artifact
+    if made is None or made.uri != output or made.reused_from not in (None, output):
+        said = f"the pod told of an artifact at {made.uri if made else '-'}, and its job writes to {output}"
+    elif not DIGEST.match(result.recipe or ""):
+        said = f"the pod told of an artifact whose recipe is {result.recipe or 'missing'}, which is no digest"
+    elif recipe not in (None, result.recipe):
+        said = f"the pod told of recipe {result.recipe}, and the result of this object is of recipe {recipe}"
+    else:
+        return None
+    return failure(Category.INTERNAL, said, hint=NOT_THE_QUANTIZER)
+
+
+READER_LIMIT = 256
+NOT_THE_QUANTIZER = (
+    "Something else than the quantizer wrote this: look at spec.template.image, and at who may write pods and Jobs in "
+    "this namespace; then delete the object and apply it again."
+)
 
 
 # --- why a pod ended without success ---------------------------------------------------------------------------
@@ -95,7 +119,7 @@ def _own_words(pod: ChildPod) -> Failure | None:
         update={
             "hint": said.hint or CATALOGUE[said.category].cure,
             "exit_code": pod.exit_code,
-            "pod_name": pod.name[:256],
+            "pod_name": pod.name,
         }
     )
 

@@ -5,7 +5,6 @@ same size, so that neither the event loop blocks nor connections are made and th
 """
 
 import asyncio
-import json
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,17 +13,26 @@ from typing import Any
 import urllib3
 from kubernetes import client, config
 
+from quantization_api.text import clean
+from quantization_operator import decode
+
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+CHUNK = 256 * 1024
 NO_ANSWER = 0
 """The code of an ApiError when the server gave no answer: refused, cut off or timed out."""
+
+
+Each = Callable[[Any], Any]
+"""Makes of an object of a list what is kept of it."""
 
 
 class ApiError(Exception):
     """The API server refused, or did not answer (code 0). retry_after: seconds that it asked to wait."""
 
     def __init__(self, code: int, message: str, reason: str = "", retry_after: float = 0.0) -> None:
+        message = clean(message)
         super().__init__(f"{code} {reason}: {message}" if code else message)
         self.code = code
         self.message = message
@@ -84,8 +92,10 @@ class Connection:
         body: Mapping[str, Any] | None = None,
         content_type: str = JSON,
         accept: str = JSON,
+        each: Each | None = None,
     ) -> dict[str, Any]:
-        """One request of at most `timeout` seconds; the answer's JSON.
+        """One request of at most `timeout` seconds; the answer's JSON. each: the answer is a list, of which only what
+        this makes of each object is kept, in "items".
 
         Raises:
             ApiError: the answer is not a success, or there is none.
@@ -101,15 +111,16 @@ class Connection:
         )
         try:
             response = self._client.call_api(*arguments, _request_timeout=timeout)
-            data = response.read()  # type: ignore[no-untyped-call]
+            refused = not 200 <= response.status < 300
+            answer = _listed(response.response, each) if each and not refused else None
+            data = b"" if answer else response.read()  # type: ignore[no-untyped-call]
         except (urllib3.exceptions.HTTPError, client.ApiException, OSError) as error:
             self._observe(method, NO_ANSWER)
             raise ApiError(NO_ANSWER, f"{method} {path}: {type(error).__name__}: {error}") from error
         self._observe(method, response.status)
-        if not 200 <= response.status < 300:
+        if refused:
             raise _refusal(response.status, data, response.headers.get("Retry-After"))
-        answer: dict[str, Any] = json.loads(data)
-        return answer
+        return answer or _object(data, f"{method} {path}")
 
     def close(self) -> None:
         """Let the connections go."""
@@ -146,8 +157,9 @@ class Kube:
         body: Mapping[str, Any] | None = None,
         content_type: str = JSON,
         accept: str = JSON,
+        each: Each | None = None,
     ) -> dict[str, Any]:
-        """One request; the answer's JSON.
+        """One request; the answer's JSON. each: as of `Connection.request`.
 
         Raises:
             ApiError: the answer is not a success, or there is none.
@@ -161,7 +173,14 @@ class Kube:
             if timeout <= 0:
                 raise NotLeaderError(method, path)
             return self._connection.request(
-                method, path, timeout, query=query, body=body, content_type=content_type, accept=accept
+                method,
+                path,
+                timeout,
+                query=query,
+                body=body,
+                content_type=content_type,
+                accept=accept,
+                each=each,
             )
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, send)
@@ -172,14 +191,44 @@ class Kube:
         self._connection.close()
 
 
+def _listed(response: urllib3.HTTPResponse, each: Each) -> dict[str, Any]:
+    """A list, read while it arrives; "items" is what `each` made of its objects."""
+    reader = decode.ListReader(each)
+    items: list[Any] = []
+    try:
+        for data in response.stream(CHUNK):
+            items += reader.feed(data)
+        items += reader.close()
+    except ValueError as error:
+        raise urllib3.exceptions.ProtocolError(f"the answer is no list: {error}") from error
+    return reader.rest | {"items": items}
+
+
+def _object(data: bytes, request: str) -> dict[str, Any]:
+    """The JSON object of an answer.
+
+    Raises:
+        ApiError: it is none.
+    """
+    try:
+        answer = decode.loads(data)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise ApiError(NO_ANSWER, f"{request}: the answer is no JSON object")
+    return answer
+
+
 def _refusal(code: int, data: bytes, retry_after: str | None) -> ApiError:
     """The error of an answer, whose body is a metav1.Status or, from a proxy, anything."""
     try:
-        status = json.loads(data)
+        status = decode.loads(data)
     except ValueError:
         status = {}
     if not isinstance(status, dict):
         status = {}
-    wait = float(retry_after) if retry_after and retry_after.isdecimal() else 0.0
-    text = status.get("message") or data[:200].decode(errors="replace")
-    return ApiError(code, text, status.get("reason") or "", wait)
+    digits = retry_after or ""
+    wait = float(digits) if digits.isascii() and digits.isdigit() and len(digits) < 6 else 0.0
+    told, reason = status.get("message"), status.get("reason")
+    text = told if isinstance(told, str) and told else data[:200].decode(errors="replace")
+    return ApiError(code, text, reason if isinstance(reason, str) else "", wait)

@@ -8,11 +8,10 @@ Kueue does not answer is told, and is no obstacle.
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
 
-from quantization_operator import paths
+from quantization_operator import parsing, paths
 from quantization_operator.kube import ApiError, Kube
-from quantization_operator.queue_entry import QueueEntry
+from quantization_operator.queue_entry import QueueEntry, pending_position
 from quantization_operator.snapshots import ChildJob
 
 SHARED_SECONDS = 2.0
@@ -28,7 +27,7 @@ class Kueue:
         self._kube = kube
         self._now = now
         self._clock = clock
-        self._lists: dict[tuple[str, str], tuple[float, asyncio.Task[Mapping[str, Any]]]] = {}
+        self._lists: dict[tuple[str, str], tuple[float, asyncio.Task[Mapping[str, int]]]] = {}
 
     async def entry(self, child: ChildJob) -> QueueEntry:
         """How a Job stands in its queue."""
@@ -38,12 +37,13 @@ class Kueue:
         except ApiError as error:
             said = "Kueue is not installed" if error.code == _NOT_FOUND else error.message
             return QueueEntry(self._now(), message=said)
-        if not found["items"]:
+        workloads = parsing.mappings(found.get("items"))
+        if not workloads:
             return QueueEntry(self._now())
         pending = await self._pending(child.namespace, child.queue)
-        return QueueEntry.of(found["items"][0], pending, self._now())
+        return QueueEntry.of(workloads[0], pending, self._now())
 
-    async def _pending(self, namespace: str, queue: str) -> Mapping[str, Any]:
+    async def _pending(self, namespace: str, queue: str) -> Mapping[str, int]:
         now = self._clock()
         for key in [key for key, (since, _) in self._lists.items() if now - since > SHARED_SECONDS]:
             del self._lists[key]
@@ -53,8 +53,10 @@ class Kueue:
             self._lists[namespace, queue] = shared
         return await asyncio.shield(shared[1])
 
-    async def _read_pending(self, namespace: str, queue: str) -> Mapping[str, Any]:
+    async def _read_pending(self, namespace: str, queue: str) -> Mapping[str, int]:
         try:
-            return await self._kube.request("GET", paths.pending_workloads(namespace, queue))
+            path = paths.pending_workloads(namespace, queue)
+            answer = await self._kube.request("GET", path, each=pending_position)
+            return dict(answer["items"])
         except ApiError:  # Kueue's visibility server is optional, and the queue may not exist
             return {}

@@ -14,6 +14,8 @@ from prometheus_client.registry import Collector
 
 from quantization_api.status import QuantizationJobStatus
 from quantization_operator.cache import Cache
+from quantization_operator.identity import Kind
+from quantization_operator.parsing import moment
 from quantization_operator.queue import WorkQueue
 from quantization_operator.snapshots import JobRequest
 
@@ -86,6 +88,16 @@ class Metrics:
             ("verb", "code"),
             registry=self.registry,
         )
+        self.unreadable = Counter(
+            "quantization_unreadable_objects_total",
+            "Objects that were left alone: they do not say which QuantizationJob they are or belong to.",
+            ("kind",),
+            registry=self.registry,
+        )
+
+    def observe_unreadable(self, kind: Kind) -> None:
+        """Count an object that cannot be read."""
+        self.unreadable.labels(kind).inc()
 
     def observe_request(self, verb: str, code: int) -> None:
         """Count an answer of the API server."""
@@ -101,8 +113,9 @@ class Metrics:
             self.queue_seconds.observe(max(0.0, (now - request.created).total_seconds()))
         if after.phase not in ("Succeeded", "Failed"):
             return
-        if after.start_time and after.completion_time:
-            ran = datetime.fromisoformat(after.completion_time) - datetime.fromisoformat(after.start_time)
+        started, ended = moment(after.start_time), moment(after.completion_time)
+        if started and ended:
+            ran = ended - started
             self.job_seconds.labels(after.passes or "", after.phase).observe(max(0.0, ran.total_seconds()))
         if after.failure:
             self.failures.labels(after.failure.category).inc()

@@ -20,7 +20,7 @@ from quantization_operator.conditions import (
 from quantization_operator.decision import Case, Decision, Event
 from quantization_operator.diagnose import by_age, pod_failure
 from quantization_operator.policies import admission, pause, reporting, retry, ttl
-from quantization_operator.snapshots import ChildPod
+from quantization_operator.snapshots import ChildJob, ChildPod
 
 
 def alive(case: Case) -> list[ChildPod]:
@@ -41,11 +41,15 @@ def next_status(case: Case, state: State, **changes: Any) -> QuantizationJobStat
         "failure": None,
     }
     if before.passes is None and request.spec:
-        spec = admission.admit(request.spec)
+        spec = admission.admit(request.spec, request.problem)
         if not isinstance(spec, Failure):
             update["passes"] = "+".join(item.type for item in spec.workflow.passes)[:256]
     if child is not None:
-        update |= {"job_name": child.name, "start_time": before.start_time or rfc3339(child.created)}
+        update |= {
+            "job_name": child.name,
+            "job_uid": child.uid,
+            "start_time": before.start_time or rfc3339(child.created),
+        }
     if state.reason == RUNNING_REASON and reporting.due(
         before.progress,
         observed.progress,
@@ -88,6 +92,7 @@ def taken_over(rule: str, case: Case, owner: str, found: QuantizationJobStatus) 
         trials=found.trials,
         progress=_done(found.progress),
         job_name=None,
+        job_uid=None,
         start_time=None,  # of a Job from before a pause: what it did is not what was taken over
     )
 
@@ -103,8 +108,8 @@ def _with_artifact(rule: str, case: Case, ended: datetime, message: str, **chang
     return Decision(rule, status=status, events=told(case, status), requeue_after=_expires(case, ended))
 
 
-def failed(rule: str, case: Case, cause: Failure, delete: bool = False, **changes: Any) -> Decision:
-    """The job ends without one. delete: its Job would go on."""
+def failed(rule: str, case: Case, cause: Failure, stop: ChildJob | None = None, **changes: Any) -> Decision:
+    """The job ends without one. stop: a Job that would go on."""
     ended = (case.child.ended_at if case.child else None) or case.now
     status = next_status(
         case,
@@ -116,7 +121,7 @@ def failed(rule: str, case: Case, cause: Failure, delete: bool = False, **change
     return Decision(
         rule,
         status=status,
-        delete=case.child if delete else None,
+        delete=stop,
         events=told(case, status),
         requeue_after=_expires(case, ended),
     )

@@ -1,7 +1,7 @@
 """The paths of the API server that the operator uses: with RBAC in deploy/base, the whole of its reach."""
 
 from quantization_api import GROUP, PLURAL, VERSION
-from quantization_operator.cache import Kind
+from quantization_operator.identity import Kind
 
 _ROOTS: dict[Kind, tuple[str, str]] = {
     "QuantizationJob": (f"/apis/{GROUP}/{VERSION}", PLURAL),

@@ -7,6 +7,8 @@ The server has a thread of its own, so that it still answers, with the reason, w
 """
 
 import asyncio
+import logging
+import re
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +17,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from quantization_operator.queue import WorkQueue
+
+logger = logging.getLogger(__name__)
 
 HEARTBEAT_LIMIT_SECONDS = 30.0
 QUEUE_LIMIT_SECONDS = 300.0
@@ -77,6 +81,28 @@ class Health:
         return found
 
 
+class Verdict:
+    """What /healthz says. A restart loses the reason, so it is logged, when it is another one than before."""
+
+    def __init__(self, health: Health, queue: WorkQueue) -> None:
+        self._health = health
+        self._queue = queue
+        self._logged = ""
+        self._lock = threading.Lock()
+
+    def __call__(self) -> tuple[int, str]:
+        """The code and the text."""
+        text = "; ".join(self._health.complaints(self._queue))
+        kinds = re.sub(r"[0-9]+", "", text)  # how many seconds it has lasted is no other reason
+        with self._lock:
+            logged, self._logged = self._logged, kinds
+        if kinds and kinds != logged:
+            logger.warning("unhealthy: %s", text)
+        elif logged and not kinds:
+            logger.info("healthy again")
+        return (503, text) if text else (200, "ok")
+
+
 async def heartbeat(health: Health, interval: float = 1.0) -> None:
     """Beat for ever."""
     while True:
@@ -88,6 +114,7 @@ def serve(
     host: str, port: int, health: Health, queue: WorkQueue, registry: CollectorRegistry
 ) -> ThreadingHTTPServer:
     """Start the server in a thread; its `server_address` has the port when 0 was asked for."""
+    verdict = Verdict(health, queue)
 
     class Handler(BaseHTTPRequestHandler):
         """Answers GET of the three paths."""
@@ -99,8 +126,7 @@ def serve(
                 case "/metrics":
                     self._answer(200, generate_latest(registry), CONTENT_TYPE_LATEST)
                 case "/healthz":
-                    complaints = health.complaints(queue)
-                    self._say(503 if complaints else 200, "; ".join(complaints) or "ok")
+                    self._say(*verdict())
                 case "/readyz":
                     self._say(*((200, "ok") if health.synced else (503, "the first listing is not complete")))
                 case _:

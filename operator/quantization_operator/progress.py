@@ -1,6 +1,7 @@
 """Asks running pods how far they are: a few at a time, at a bounded rate, and no answer is no harm."""
 
 import asyncio
+import ipaddress
 import logging
 from collections.abc import Callable
 
@@ -9,8 +10,11 @@ from pydantic import ValidationError
 
 from quantization_api.pod import PROGRESS_PATH, PROGRESS_PORT
 from quantization_api.status import Progress
-from quantization_operator.cache import Cache, Key, Record
+from quantization_api.text import clean
+from quantization_operator.cache import Cache, Record
 from quantization_operator.diagnose import by_age
+from quantization_operator.identity import Key
+from quantization_operator.parsing import LONGEST_WORD
 from quantization_operator.queue import WorkQueue
 
 logger = logging.getLogger(__name__)
@@ -18,21 +22,32 @@ logger = logging.getLogger(__name__)
 AT_ONCE = 8
 TIMEOUT_SECONDS = 3.0
 LARGEST_ANSWER = 16 * 1024
+REMEMBERED_REFUSALS = 1024
 
 
 def targets(cache: Cache) -> list[tuple[Key, Record, str]]:
-    """The jobs that run, with the address of the pod that works for them."""
+    """The jobs that run, with the address of the pod that works for them: one of the Job that is believed, no other."""
     result = []
     for record in cache.unfinished():
         request = record.request
         if request is None or request.deleting:
             continue
-        running = [
-            pod for pod in by_age(list(record.pods.values())) if pod.running and pod.ip and not pod.deleting
-        ]
-        if running:
-            result.append((Key(request.namespace, request.uid), record, running[-1].ip))
+        own = [pod for pod in record.pods.values() if pod.job_uid == record.believed != ""]
+        running = [pod for pod in by_age(own) if pod.running and pod.ip and not pod.deleting]
+        if running and (address := host_of(running[-1].ip)):
+            result.append((Key(request.namespace, request.uid), record, address))
     return result
+
+
+def host_of(ip: str) -> str:
+    """The address of a pod as it stands in a URL; "" for what is none, or that of a cloud's metadata."""
+    try:
+        address = ipaddress.ip_address(ip)
+    except ValueError:
+        return ""
+    if address.is_link_local or address.is_multicast or address.is_unspecified:
+        return ""
+    return f"[{address}]" if address.version == 6 else str(address)
 
 
 class Poller:
@@ -44,6 +59,7 @@ class Poller:
         self._interval = interval
         self._pause = 1.0 / per_second
         self._slots = asyncio.Semaphore(AT_ONCE)
+        self._refused: dict[Key, str] = {}
 
     async def run(self, clock: Callable[[], float]) -> None:
         """Poll for ever."""
@@ -63,24 +79,43 @@ class Poller:
             seen = await fetch(session, address)
         finally:
             self._slots.release()
-        if seen is not None and seen != record.progress:
+        if isinstance(seen, str):
+            self._say_once(key, address, seen)
+        elif seen is not None and seen != record.progress:
             record.progress = seen
             self._queue.add(key)
 
+    def _say_once(self, key: Key, address: str, why: str) -> None:
+        """That a pod's progress is refused, once for each pod; of the oldest it is forgotten that it was said."""
+        if self._refused.get(key) == address:
+            return
+        self._refused[key] = address
+        if len(self._refused) > REMEMBERED_REFUSALS:
+            del self._refused[next(iter(self._refused))]
+        extra = {"namespace": key.namespace, "uid": key.uid}
+        logger.warning("the progress that the pod at %s serves is left alone: %s", address, why, extra=extra)
 
-async def fetch(session: aiohttp.ClientSession, address: str) -> Progress | None:
-    """The progress of the pod at an address; None when it gives none that is valid."""
-    host = f"[{address}]" if ":" in address else address
+
+async def fetch(session: aiohttp.ClientSession, host: str) -> Progress | str | None:
+    """The progress of the pod at a host; why it is not valid; None when the pod gives none."""
     try:
         url = f"http://{host}:{PROGRESS_PORT}{PROGRESS_PATH}"
         async with session.get(url, allow_redirects=False) as answer:
             if answer.status != 200:
                 return None
             body = await answer.content.read(LARGEST_ANSWER + 1)
-    except (aiohttp.ClientError, TimeoutError, OSError):
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
         return None  # the pod has just started or ended
+    return read_progress(body)
+
+
+def read_progress(body: bytes) -> Progress | str:
+    """The progress that a pod told, or why it is left alone: what is out of its range is refused as a whole."""
+    if len(body) > LARGEST_ANSWER:
+        return f"it has more than {LARGEST_ANSWER} bytes"
     try:
-        return Progress.model_validate_json(body)
+        seen = Progress.model_validate_json(body)
     except ValidationError as error:
-        logger.warning("progress of %s is not valid: %d errors", address, error.error_count())
-        return None
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        return clean(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", LONGEST_WORD)
+    return seen.model_copy(update={"stage": clean(seen.stage, LONGEST_WORD)})

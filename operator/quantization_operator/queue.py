@@ -14,7 +14,7 @@ import itertools
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 
-from quantization_operator.cache import Key
+from quantization_operator.identity import Key
 
 RETRY_BASE_SECONDS = 0.2
 RETRY_LIMIT_SECONDS = 60.0

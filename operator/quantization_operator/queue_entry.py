@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from quantization_operator.parsing import at, integer, mapping, mappings, text, word
+
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 """On a Job: the LocalQueue of its namespace that it waits in."""
 
@@ -30,28 +32,33 @@ class QueueEntry:
     position: int | None = None
 
     @classmethod
-    def of(cls, body: Mapping[str, Any], pending: Mapping[str, Any], read: datetime) -> "QueueEntry":
-        """From a Workload (v1beta2) and the list of those pending in its LocalQueue (visibility v1beta2)."""
-        status = body.get("status") or {}
-        conditions = {c.get("type"): c for c in status.get("conditions") or ()}
-        quota, evicted = conditions.get("QuotaReserved") or {}, conditions.get("Evicted") or {}
+    def of(cls, body: Any, pending: Mapping[str, int], read: datetime) -> "QueueEntry":
+        """From a Workload (v1beta2) and the positions of those pending in its LocalQueue. It cannot raise."""
+        conditions = {word(c.get("type")): c for c in mappings(at(body, "status", "conditions"))}
+        quota, evicted = (mapping(conditions.get(key)) for key in ("QuotaReserved", "Evicted"))
         was_evicted = evicted.get("status") == "True"
-        name = body["metadata"]["name"]
+        name = word(at(body, "metadata", "name"))
         return cls(
             read=read,
             workload=name,
-            message=quota.get("message") or "",
-            active=(body.get("spec") or {}).get("active", True),
-            evicted=(evicted.get("reason") or "Unknown") if was_evicted else "",
-            evicted_message=(evicted.get("message") or "") if was_evicted else "",
+            message=text(quota.get("message")),
+            active=at(body, "spec", "active") is not False,
+            evicted=(word(evicted.get("reason")) or "Unknown") if was_evicted else "",
+            evicted_message=text(evicted.get("message")) if was_evicted else "",
             reserved=quota.get("status") == "True",
-            checks=tuple(c["name"] for c in status.get("admissionChecks") or () if c.get("state") != "Ready"),
-            position=_position(name, pending),
+            checks=_open_checks(body),
+            position=pending.get(name) or None,
         )
 
 
-def _position(workload: str, pending: Mapping[str, Any]) -> int | None:
-    for item in pending.get("items") or ():
-        if item["metadata"]["name"] == workload:
-            return int(item["positionInLocalQueue"]) + 1
-    return None
+MOST_CHECKS = 16
+
+
+def _open_checks(body: Any) -> tuple[str, ...]:
+    checks = mappings(at(body, "status", "admissionChecks"))[:MOST_CHECKS]
+    return tuple(word(check.get("name")) for check in checks if check.get("state") != "Ready")
+
+
+def pending_position(item: Any) -> tuple[str, int]:
+    """Of an item of the pending list of a LocalQueue (visibility v1beta2): the Workload, and its place, from 1."""
+    return word(at(item, "metadata", "name")), integer(at(item, "positionInLocalQueue")) + 1

@@ -1,26 +1,29 @@
-"""What the cache cannot know: objects as they are this moment, the events of a job that is stuck, and who exists."""
+"""What the cache cannot know: objects as they are this moment, the events of a job that is stuck, and who exists.
 
+Lists are read one object at a time, and of each only what is needed is kept (`decode.ListReader`).
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from quantization_operator import paths
-from quantization_operator.cache import Key, Kind
+from quantization_operator import parsing, paths
+from quantization_operator.cache import Snapshot
+from quantization_operator.identity import JOB_UID_LABEL, Identity, Key, Kind, identify, version
 from quantization_operator.kube import METADATA_LIST, ApiError, Kube
-from quantization_operator.snapshots import (
-    JOB_UID_LABEL,
-    ChildJob,
-    ChildPod,
-    JobRequest,
-    KubernetesWarning,
-    version,
-)
+from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest, KubernetesWarning
 from quantization_operator.workload import MANAGED_BY_SELECTOR
 
 PAGE = "500"
 WARNING_AGE = timedelta(minutes=15)
 """An older warning says nothing about now; the Job controller's longest back-off is 10 minutes."""
 _NOT_FOUND = 404
+_SNAPSHOTS: dict[Kind, Callable[[Any], Snapshot | None]] = {
+    "QuantizationJob": JobRequest.of,
+    "Job": ChildJob.of,
+    "Pod": ChildPod.of,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,36 +67,50 @@ class Reader:
                 return None
             raise
 
+    async def snapshot(self, kind: Kind, namespace: str, name: str) -> Snapshot | None:
+        """An object as it is now; None when it is gone, or nobody's."""
+        body = await self._item(kind, namespace, name)
+        return None if body is None else _SNAPSHOTS[kind](body)
+
     async def pods(self, namespace: str, request_uid: str) -> tuple[ChildPod, ...]:
-        """The pods of a QuantizationJob."""
+        """The pods that say that they belong to a QuantizationJob, whatever made them."""
         query = {"labelSelector": f"{JOB_UID_LABEL}={request_uid}"}
-        answer = await self._kube.request("GET", paths.collection("Pod", namespace), query=query)
-        return tuple(ChildPod.of(item) for item in answer["items"] or ())
+        answer = await self._kube.request(
+            "GET", paths.collection("Pod", namespace), query=query, each=ChildPod.of
+        )
+        return tuple(pod for pod in answer["items"] if pod is not None)
 
     async def warnings(self, namespace: str, uid: str, now: datetime) -> tuple[KubernetesWarning, ...]:
         """The recent Warning events about an object, the newest first."""
         query = {"fieldSelector": f"involvedObject.uid={uid},type=Warning", "limit": "50"}
-        answer = await self._kube.request("GET", paths.events(namespace), query=query)
-        found = [KubernetesWarning.of(item) for item in answer["items"] or ()]
-        recent = [w for w in found if w.last_seen is not None and now - w.last_seen < WARNING_AGE]
-        return tuple(sorted(recent, key=lambda w: (w.last_seen, w.message), reverse=True))
+        answer = await self._kube.request(
+            "GET", paths.events(namespace), query=query, each=KubernetesWarning.of
+        )
+        recent = [
+            (warning.last_seen, warning.message, warning)
+            for warning in answer["items"]
+            if warning.last_seen is not None and now - warning.last_seen < WARNING_AGE
+        ]
+        return tuple(warning for *_, warning in sorted(recent, key=lambda item: item[:2], reverse=True))
 
     async def listing(self, kind: Kind, namespace: str | None) -> Listing:
-        """All objects of a kind that concern the operator, metadata only, page by page."""
+        """All objects of a kind that concern the operator, metadata only, page by page, without what is nobody's."""
         query = {"limit": PAGE}
         if kind != "QuantizationJob":
             query["labelSelector"] = MANAGED_BY_SELECTOR
         objects: dict[str, Listed] = {}
+
+        def each(body: Any) -> Identity | None:
+            return identify(kind, body)
+
         while True:
             answer = await self._kube.request(
-                "GET", paths.collection(kind, namespace), query=query, accept=METADATA_LIST
+                "GET", paths.collection(kind, namespace), query=query, accept=METADATA_LIST, each=each
             )
-            for entry in answer["items"] or ():
-                metadata = entry["metadata"]
-                uid = metadata["uid"]
-                owner = uid if kind == "QuantizationJob" else metadata["labels"][JOB_UID_LABEL]
-                objects[uid] = Listed(Key(metadata["namespace"], owner), metadata["name"], version(metadata))
-            following = answer["metadata"].get("continue")
+            for known in filter(None, answer["items"]):
+                objects[known.uid] = Listed(known.key, known.name, known.resource_version)
+            metadata = parsing.mapping(answer.get("metadata"))
+            following = metadata.get("continue")
             if not following:
-                return Listing(objects, version(answer["metadata"]))
+                return Listing(objects, version(metadata))
             query["continue"] = following

@@ -19,6 +19,7 @@ RULES: tuple[tuple[Callable[[Case], Decision | None], str], ...] = (
     (removal.deleting, "it is going away, perhaps after its artifact"),
     (removal.finalizer, "artifactPolicy asks for the finalizer, or does not any more"),
     (ending.finished, "it has ended: nothing more, but to expire"),
+    (ending.unproven, "its Job may be another: it is looked at first"),
     (ending.complete, "its Job completed"),
     (ending.job_failed, "its Job gave up"),
     (ending.hopeless, "a pod failed as the next one would"),

@@ -1,26 +1,29 @@
 """Slim, immutable pictures of the objects that the operator watches.
 
 A watched object is some 5 to 10 kB of nested dicts; a decision needs a few fields of it. What is kept
-here is what `reconcile` reads, and nothing of a finished job but its identity and its end.
+here is what `reconcile` reads, and nothing of a finished job but its identity and its end. Every value is read by
+`parsing`, so any object gives a picture, or None when it is nobody's (`identity`); nothing here raises.
 """
 
 import json
 import operator
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from quantization_api import GROUP, KIND
 from quantization_api.failures import ExitCode
 from quantization_api.pod import CONTAINER_NAME
 from quantization_api.status import Condition, QuantizationJobStatus
+from quantization_operator import parsing
+from quantization_operator.identity import JOB_UID_LABEL as JOB_UID_LABEL
+from quantization_operator.identity import Identity, identify
+from quantization_operator.parsing import at, mapping, mappings, moment, text, word
 from quantization_operator.queue_entry import QUEUE_LABEL
-
-JOB_UID_LABEL = "quantization.dev/job-uid"
-"""On the child Job and its pods: the uid of the QuantizationJob they work for."""
 
 FAILED_BEFORE_ANNOTATION = "quantization.dev/failed-before"
 """On the child Job: the failed attempts that earlier Jobs of the same QuantizationJob counted."""
@@ -44,24 +47,21 @@ IMAGE_REASONS = (
     "ImageInspectError",
 )
 CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+ERRORS_AT_START = (*IMAGE_REASONS, *CONFIG_REASONS)
 """Why a container waits that will not start as it is; any other reason (ContainerCreating, PodInitializing) is none."""
 
 Finished = Literal["", "Succeeded", "Failed"]
 
-
-def timestamp(text: str | None) -> datetime | None:
-    """An RFC 3339 time of the API server, with or without fractions of a second."""
-    return datetime.fromisoformat(text) if text else None
-
-
-def version(metadata: Mapping[str, Any]) -> int:
-    """The resourceVersion as a number: comparable within one resource (KEP-5504)."""
-    text = str(metadata.get("resourceVersion") or "0")
-    return int(text) if text.isdecimal() else 0
+LONGEST_RESULT = 16 * 1024
+"""Characters of a termination message: a kubelet keeps 12 kB of all of a pod's."""
+LARGEST_QUEUE_ENTRIES = 16 * 1024
+"""Characters of all labels and annotations that travel to the child Job."""
 
 
-def _queue_entries(entries: Mapping[str, str] | None) -> dict[str, str]:
-    return {key: value for key, value in (entries or {}).items() if key.startswith(QUEUE_PREFIXES)}
+def _queue_entries(entries: Any) -> dict[str, str]:
+    """Those of a queueing system."""
+    found = mapping(entries)
+    return {k: v for k, v in found.items() if k.startswith(QUEUE_PREFIXES) and isinstance(v, str)}
 
 
 def finished_as(conditions: Iterable[Mapping[str, Any]]) -> Finished:
@@ -77,30 +77,36 @@ def finished_as(conditions: Iterable[Mapping[str, Any]]) -> Finished:
 
 def place_of(spec: Mapping[str, Any]) -> str:
     """What tells two outputs of a namespace apart: an S3 prefix and its server, or a path on a claim; "": unknown."""
-    uri = str(_at(spec, "output", "uri") or "").rstrip("/")
+    uri = _uri(spec).rstrip("/")
     if not uri.startswith("file://"):
-        endpoint = str(_at(spec, "storage", "endpoint") or "").rstrip("/")
+        endpoint = parsing.raw(at(spec, "storage", "endpoint"), parsing.LONGEST_TEXT).rstrip("/")
         return f"{endpoint} {uri}" if uri else ""
     path = uri.removeprefix("file://") + "/"
     claims = {
-        str(_at(volume, "mountPath") or "").rstrip("/") + "/": _at(
-            volume, "persistentVolumeClaim", "claimName"
+        word(volume.get("mountPath")).rstrip("/") + "/": word(
+            at(volume, "persistentVolumeClaim", "claimName")
         )
-        for volume in _at(spec, "template", "volumes") or ()
+        for volume in mappings(at(spec, "template", "volumes"))
     }
     mount = max((mount for mount in claims if path.startswith(mount)), key=len, default="")
     return f"{claims[mount]} {path.removeprefix(mount)}" if claims.get(mount) else ""
 
 
-def _at(value: Any, *keys: str) -> Any:
-    """A value below; None where there is none: what was stored under another schema may have another shape."""
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
+def _uri(spec: Mapping[str, Any]) -> str:
+    return parsing.raw(at(spec, "output", "uri"), parsing.LONGEST_TEXT)
 
 
-def _owner_uid(metadata: Mapping[str, Any]) -> str:
-    return next((o["uid"] for o in metadata.get("ownerReferences") or () if o.get("controller")), "")
+FOREIGN = "?"
+"""In place of a uid: a controller of another kind has the object."""
+
+
+def _controller(metadata: Mapping[str, Any], group: str, kind: str) -> str:
+    """The uid of the object of that kind that controls this one; "" when nothing controls it."""
+    for owner in mappings(metadata.get("ownerReferences")):
+        if owner.get("controller") is True:
+            ours = owner.get("kind") == kind and str(owner.get("apiVersion")).partition("/")[0] == group
+            return (word(owner.get("uid")) if ours else "") or FOREIGN
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +114,8 @@ class JobRequest:
     """A QuantizationJob. `spec` and `status` are JSON text, and empty when no decision can need them.
 
     place: what the output is compared by; equal for two jobs that write to the same place. completed: when it
-    ended. The fields of the spec beside them are those that a decision may need at any time.
+    ended. job_uid: of the Job that was believed to be its own. problem: why the spec cannot be read, "" when it can.
+    The fields of the spec beside them are those that a decision may need at any time.
     """
 
     uid: str
@@ -122,6 +129,7 @@ class JobRequest:
     queue_labels: Mapping[str, str]
     queue_annotations: Mapping[str, str]
     spec: str
+    problem: str
     status: str
     suspend: bool
     ttl_seconds: int | None
@@ -131,6 +139,7 @@ class JobRequest:
     place: str
     observed_generation: int
     job_name: str
+    job_uid: str
     phase: str
     passes: str
     finished: Finished
@@ -142,55 +151,85 @@ class JobRequest:
         return self.deleted is not None
 
     @classmethod
-    def of(cls, body: Mapping[str, Any], *, whole: bool = False) -> "JobRequest":
+    def of(cls, body: Any, *, whole: bool = False) -> "JobRequest | None":
         """The picture of a QuantizationJob as the API server sends it. whole: with its spec and status in any case."""
-        metadata, status = body["metadata"], body.get("status") or {}
-        finished = finished_as(status.get("conditions") or ())
-        generation = int(metadata.get("generation") or 0)
-        observed = int(status.get("observedGeneration") or 0)
+        known = identify("QuantizationJob", body)
+        return None if known is None else cls._of(known, body, whole)
+
+    @classmethod
+    def _of(cls, known: Identity, body: Mapping[str, Any], whole: bool) -> "JobRequest":
+        metadata, spec, status = body["metadata"], mapping(body.get("spec")), mapping(body.get("status"))
+        finished = finished_as(mappings(status.get("conditions")))
+        generation = parsing.integer(metadata.get("generation"))
+        observed = parsing.integer(status.get("observedGeneration"))
         settled = bool(finished) and observed == generation
-        job_name = str(status.get("jobName") or "")
-        spec = body.get("spec") or {}
-        finalizers = tuple(metadata.get("finalizers") or ())
-        deleted = timestamp(metadata.get("deletionTimestamp"))
+        job_name = word(status.get("jobName"))
+        finalizers = parsing.strings(metadata.get("finalizers"))
+        deleted = moment(metadata.get("deletionTimestamp"))
         cleans_up = deleted is not None and FINALIZER in finalizers
+        queue = [{} if settled else _queue_entries(metadata.get(key)) for key in ("labels", "annotations")]
+        needs_spec = whole or cleans_up or not (settled or job_name)
+        kept, problem = parsing.kept(body.get("spec"), "spec") if needs_spec else ("", "")
+        if (
+            size := sum(parsing.size((*entries, *entries.values())) for entries in queue)
+        ) > LARGEST_QUEUE_ENTRIES:
+            queue = [{}, {}]
+            problem = (
+                f"the labels and annotations of its queue have {size} characters, "
+                f"more than {LARGEST_QUEUE_ENTRIES}"
+            )
         return cls(
-            uid=metadata["uid"],
-            namespace=metadata["namespace"],
-            name=metadata["name"],
-            resource_version=version(metadata),
+            uid=known.uid,
+            namespace=known.namespace,
+            name=known.name,
+            resource_version=known.resource_version,
             generation=generation,
-            created=datetime.fromisoformat(metadata["creationTimestamp"]),
+            created=known.created,
             deleted=deleted,
             finalizers=finalizers,
-            queue_labels={} if settled else _queue_entries(metadata.get("labels")),
-            queue_annotations={} if settled else _queue_entries(metadata.get("annotations")),
-            spec=json.dumps(spec) if whole or cleans_up or not (settled or job_name) else "",
-            status=json.dumps(status) if whole or cleans_up or not settled else "",
+            queue_labels=queue[0],
+            queue_annotations=queue[1],
+            spec=kept,
+            problem=problem,
+            status=parsing.kept(status, "status")[0] if whole or cleans_up or not settled else "",
             suspend=bool(spec.get("suspend")),
-            ttl_seconds=ttl if isinstance(ttl := spec.get("ttlSecondsAfterFinished"), int) else None,
+            ttl_seconds=parsing.signed(spec.get("ttlSecondsAfterFinished")),
             deletes_artifact=spec.get("artifactPolicy") == "Delete",
-            managed_by=sys.intern(str(spec.get("managedBy") or "")),
-            output=str(_at(spec, "output", "uri") or ""),
+            managed_by=sys.intern(word(spec.get("managedBy"))),
+            output=_uri(spec),
             place=place_of(spec),
             observed_generation=observed,
             job_name=job_name,
-            phase=str(status.get("phase") or ""),
-            passes=str(status.get("passes") or ""),
+            job_uid=word(status.get("jobUid")),
+            phase=word(status.get("phase")),
+            passes=word(status.get("passes")),
             finished=finished,
-            completed=timestamp(status.get("completionTime")) if finished else None,
+            completed=moment(status.get("completionTime")) if finished else None,
         )
 
+    def status_as_stored(self) -> Mapping[str, Any]:
+        """The status as JSON data, {} where it is not kept."""
+        return mapping(json.loads(self.status)) if self.status else {}
+
     def read_status(self) -> QuantizationJobStatus:
-        """The status as last written. One of an older schema is read as far as it is understood."""
-        raw = json.loads(self.status) if self.status else {}
+        """The status as last written. One of an older schema, or of somebody else, is read as far as it goes."""
+        raw = self.status_as_stored()
         try:
             return QuantizationJobStatus.model_validate(raw)
         except ValidationError:
             return QuantizationJobStatus(
                 job_name=self.job_name or None,
-                conditions=[c for c in map(_condition, raw.get("conditions") or ()) if c is not None],
+                job_uid=self.job_uid or None,
+                conditions=_conditions(mappings(raw.get("conditions"))),
             )
+
+
+MOST_CONDITIONS = 8
+
+
+def _conditions(stored: Sequence[Mapping[str, Any]]) -> list[Condition]:
+    read = (_condition(raw) for raw in stored[:MOST_CONDITIONS])
+    return [condition for condition in read if condition is not None]
 
 
 def _condition(raw: Mapping[str, Any]) -> Condition | None:
@@ -204,6 +243,7 @@ def _condition(raw: Mapping[str, Any]) -> Condition | None:
 class ChildJob:
     """A batch/v1 Job. `ended` is the type of its final condition, "" while it has none.
 
+    owner_uid: of the QuantizationJob that controls it, "" when nothing does, FOREIGN when something else does.
     queue: Kueue's LocalQueue that it is in, "" without one. generation: of the QuantizationJob that it was made for.
     """
 
@@ -232,38 +272,47 @@ class ChildJob:
         return self.deleted is not None
 
     @classmethod
-    def of(cls, body: Mapping[str, Any]) -> "ChildJob":
+    def of(cls, body: Any) -> "ChildJob | None":
         """The picture of a Job as the API server sends it."""
-        metadata, status = body["metadata"], body.get("status") or {}
-        annotations = metadata.get("annotations") or {}
-        final: Mapping[str, Any] = next(
-            (
-                c
-                for c in status.get("conditions") or ()
-                if c.get("type") in ("Complete", "Failed") and c.get("status") == "True"
-            ),
-            {},
-        )
+        known = identify("Job", body)
+        return None if known is None else cls._of(known, body)
+
+    @classmethod
+    def _of(cls, known: Identity, body: Mapping[str, Any]) -> "ChildJob":
+        metadata, status = body["metadata"], mapping(body.get("status"))
+        annotations = mapping(metadata.get("annotations"))
+        final = _final(mappings(status.get("conditions")))
         return cls(
-            uid=metadata["uid"],
-            namespace=metadata["namespace"],
-            name=metadata["name"],
-            resource_version=version(metadata),
-            request_uid=(metadata.get("labels") or {}).get(JOB_UID_LABEL, ""),
-            owner_uid=_owner_uid(metadata),
-            generation=int(annotations.get(GENERATION_ANNOTATION) or 0),
-            created=datetime.fromisoformat(metadata["creationTimestamp"]),
-            completion_time=timestamp(status.get("completionTime")),
-            deleted=timestamp(metadata.get("deletionTimestamp")),
-            suspended=bool((body.get("spec") or {}).get("suspend")),
-            queue=sys.intern(str((metadata.get("labels") or {}).get(QUEUE_LABEL) or "")),
-            failed=int(status.get("failed") or 0),
-            failed_before=int(annotations.get(FAILED_BEFORE_ANNOTATION) or 0),
+            uid=known.uid,
+            namespace=known.namespace,
+            name=known.name,
+            resource_version=known.resource_version,
+            request_uid=known.key.uid,
+            owner_uid=_controller(metadata, GROUP, KIND),
+            generation=parsing.integer(annotations.get(GENERATION_ANNOTATION)),
+            created=known.created,
+            completion_time=moment(status.get("completionTime")),
+            deleted=moment(metadata.get("deletionTimestamp")),
+            suspended=bool(at(body, "spec", "suspend")),
+            queue=sys.intern(word(at(metadata, "labels", QUEUE_LABEL))),
+            failed=parsing.integer(status.get("failed")),
+            failed_before=parsing.integer(annotations.get(FAILED_BEFORE_ANNOTATION), most=MOST_ATTEMPTS),
             ended=final.get("type", ""),
-            ended_reason=final.get("reason") or "",
-            ended_message=final.get("message") or "",
-            ended_at=timestamp(final.get("lastTransitionTime")),
+            ended_reason=word(final.get("reason")),
+            ended_message=text(final.get("message")),
+            ended_at=moment(final.get("lastTransitionTime")),
         )
+
+
+MOST_ATTEMPTS = 1000
+"""That an annotation is believed to have counted; backoffLimit is at most 100."""
+
+
+def _final(conditions: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    for condition in conditions:
+        if condition.get("type") in ("Complete", "Failed") and condition.get("status") == "True":
+            return condition
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,49 +353,53 @@ class ChildPod:
     oom_killed: str
 
     @classmethod
-    def of(cls, body: Mapping[str, Any]) -> "ChildPod":
+    def of(cls, body: Any) -> "ChildPod | None":
         """The picture of a pod as the API server sends it."""
-        metadata, status = body["metadata"], body.get("status") or {}
-        conditions = {c.get("type"): c for c in status.get("conditions") or ()}
-        disruption = conditions.get("DisruptionTarget") or {}
-        disrupted = disruption.get("status") == "True"
-        scheduled = conditions.get("PodScheduled") or {}
-        containers = status.get("containerStatuses") or ()
-        first = status.get("initContainerStatuses") or ()
+        known = identify("Pod", body)
+        return None if known is None else cls._of(known, body)
+
+    @classmethod
+    def _of(cls, known: Identity, body: Mapping[str, Any]) -> "ChildPod":
+        metadata, status = body["metadata"], mapping(body.get("status"))
+        conditions = {word(c.get("type")): c for c in mappings(status.get("conditions"))}
+        disruption, scheduled = (mapping(conditions.get(key)) for key in ("DisruptionTarget", "PodScheduled"))
+        disrupted, unscheduled = disruption.get("status") == "True", scheduled.get("status") == "False"
+        containers, first = (
+            mappings(status.get("containerStatuses")),
+            mappings(status.get("initContainerStatuses")),
+        )
         own: Mapping[str, Any] = next((c for c in containers if c.get("name") == CONTAINER_NAME), {})
-        state = own.get("state") or {}
-        ended = state.get("terminated") or {}
+        state = mapping(own.get("state"))
+        ended = mapping(state.get("terminated"))
         waits = _waiting(own, [] if "running" in state or ended else [*first, *containers])
-        waiting = (waits.get("state") or {}).get("waiting") or {}
+        waiting = mapping(at(waits, "state", "waiting"))
         return cls(
-            uid=metadata["uid"],
-            namespace=metadata["namespace"],
-            name=metadata["name"],
-            resource_version=version(metadata),
-            request_uid=(metadata.get("labels") or {}).get(JOB_UID_LABEL, ""),
-            job_uid=_owner_uid(metadata),
-            created=datetime.fromisoformat(metadata["creationTimestamp"]),
+            uid=known.uid,
+            namespace=known.namespace,
+            name=known.name,
+            resource_version=known.resource_version,
+            request_uid=known.key.uid,
+            job_uid=_controller(metadata, "batch", "Job"),
+            created=known.created,
             deleting=metadata.get("deletionTimestamp") is not None,
-            phase=status.get("phase") or "",
-            ip=status.get("podIP") or "",
-            node=(body.get("spec") or {}).get("nodeName") or "",
-            reason=status.get("reason") or "",
-            message=status.get("message") or "",
-            disruption=(disruption.get("reason") or "Unknown") if disrupted else "",
-            disruption_message=(disruption.get("message") or "") if disrupted else "",
-            unscheduled_message=(
-                scheduled.get("message") or scheduled.get("reason") or ""
-                if scheduled.get("status") == "False"
-                else ""
-            ),
-            waiting_container=sys.intern(str(waits.get("name") or CONTAINER_NAME)),
-            waiting_reason=waiting.get("reason") or "",
-            waiting_message=waiting.get("message") or "",
+            phase=word(status.get("phase")),
+            ip=word(status.get("podIP")),
+            node=word(at(body, "spec", "nodeName")),
+            reason=word(status.get("reason")),
+            message=text(status.get("message")),
+            disruption=(word(disruption.get("reason")) or "Unknown") if disrupted else "",
+            disruption_message=text(disruption.get("message")) if disrupted else "",
+            unscheduled_message=text(scheduled.get("message") or scheduled.get("reason"))
+            if unscheduled
+            else "",
+            waiting_container=sys.intern(word(waits.get("name")) or CONTAINER_NAME),
+            waiting_reason=word(waiting.get("reason")),
+            waiting_message=text(waiting.get("message")),
             running="running" in state,
-            exit_code=ended.get("exitCode"),
-            ended_reason=ended.get("reason") or "",
-            ended_message=ended.get("message") or "",
-            ended_at=timestamp(ended.get("finishedAt")),
+            exit_code=parsing.signed(ended.get("exitCode")),
+            ended_reason=word(ended.get("reason")),
+            ended_message=parsing.raw(ended.get("message"), LONGEST_RESULT),
+            ended_at=moment(ended.get("finishedAt")),
             oom_killed=_oom_killed([own, *containers, *first]),
         )
 
@@ -369,9 +422,8 @@ class ChildPod:
 
 def _waiting(own: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The first container that an error keeps from starting, else the quantizer's own."""
-    errors = (*IMAGE_REASONS, *CONFIG_REASONS)
     for container in (own, *others):
-        if ((container.get("state") or {}).get("waiting") or {}).get("reason") in errors:
+        if at(container, "state", "waiting", "reason") in ERRORS_AT_START:
             return container
     return own
 
@@ -379,9 +431,8 @@ def _waiting(own: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> Map
 def _oom_killed(statuses: Iterable[Mapping[str, Any]]) -> str:
     for container in statuses:
         for key in ("state", "lastState"):
-            ended = (container.get(key) or {}).get("terminated") or {}
-            if ended.get("reason") == "OOMKilled":
-                return str(container["name"])
+            if at(container, key, "terminated", "reason") == "OOMKilled":
+                return word(container.get("name"))
     return ""
 
 
@@ -394,10 +445,11 @@ class KubernetesWarning:
     last_seen: datetime | None
 
     @classmethod
-    def of(cls, body: Mapping[str, Any]) -> "KubernetesWarning":
+    def of(cls, body: Any) -> "KubernetesWarning":
         """The picture of a core/v1 Event."""
-        last = body.get("lastTimestamp") or body.get("eventTime") or body["metadata"].get("creationTimestamp")
-        return cls(body.get("reason") or "", body.get("message") or "", timestamp(last))
+        told = (at(body, "lastTimestamp"), at(body, "eventTime"), at(body, "metadata", "creationTimestamp"))
+        last = next(filter(None, told), None)
+        return cls(word(at(body, "reason")), text(at(body, "message")), moment(last))
 
 
 _SAID = {

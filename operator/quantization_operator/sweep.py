@@ -2,7 +2,8 @@
 
 A watch that is resumed after a gap lists what exists and says nothing of what was deleted meanwhile; a watch
 that died says nothing at all. A listing (metadata only) shows both: what the cache has and the server has not
-is forgotten, and what the server has and the cache has not, after a grace, means that the watch is dead.
+is forgotten, and what the server has and the cache has not, after a grace, means that the watch is dead: if it is
+still there as listed, by another listing and when it is read by itself. Nothing that cannot be read counts.
 """
 
 import asyncio
@@ -11,7 +12,8 @@ import logging
 import math
 from collections.abc import Sequence
 
-from quantization_operator.cache import KINDS, Cache, Kind
+from quantization_operator.cache import Cache
+from quantization_operator.identity import KINDS, Kind
 from quantization_operator.kube import ApiError
 from quantization_operator.probes import Health
 from quantization_operator.queue import WorkQueue
@@ -28,6 +30,11 @@ SETTLE_SECONDS = 2.0
 """A watch that begins anew tells of many objects at once: one sweep after all of them."""
 GRACE_SECONDS = 10.0
 """An event may be on its way when the listing is made."""
+GRACE_SECONDS_EACH = 0.05
+"""Longer for each object that is missing: the watch takes its time to tell of hundreds that change at once."""
+LONGEST_GRACE_SECONDS = 60.0
+LOOKED_AT = 20
+"""Of the objects that seem to be missing so many are read before that is believed of the others."""
 OBJECTS_A_SECOND = 100
 """That sweeps list on average, half a percent of a core: a sweep of many objects takes seconds, so it is rarer."""
 
@@ -36,12 +43,14 @@ class NotSyncedError(Exception):
     """The first listing and the watch did not come together in time."""
 
 
-def late(cache: Cache, kind: Kind, listing: Listing) -> list[str]:
-    """Names of listed objects that the cache does not have, or has in an older version."""
-    return [_said(kind, listed) for uid, listed in listing.objects.items() if _late(cache, kind, uid, listed)]
+def late(cache: Cache, kind: Kind, listing: Listing) -> list[Listed]:
+    """Listed objects that the cache does not have, or has in an older version; what was deleted since is no such."""
+    return [listed for uid, listed in listing.objects.items() if _late(cache, kind, uid, listed)]
 
 
 def _late(cache: Cache, kind: Kind, uid: str, listed: Listed) -> bool:
+    if cache.gone(kind, uid):
+        return False
     known = cache.find(kind, uid)
     return known is None or known.resource_version < listed.resource_version
 
@@ -152,11 +161,30 @@ class Sweeper:
                 if key := self._cache.drop(kind, uid):
                     logger.info("%s %s disappeared unseen", kind, uid, extra={"namespace": key.namespace})
                     self._queue.add(key)
-            if late(self._cache, kind, listing):
-                await asyncio.sleep(self._grace)
-                missed += late(self._cache, kind, listing)
+            missed += await self._missed(kind, listing)
         self._health.swept(f"{len(missed)} objects, such as {missed[0]}" if missed else "")
         return listed
+
+    async def _missed(self, kind: Kind, listing: Listing) -> list[str]:
+        """Objects of which the watch should have told by now: by another listing, and one of them by a look."""
+        if not (behind := late(self._cache, kind, listing)):
+            return []
+        await asyncio.sleep(
+            min(self._grace + GRACE_SECONDS_EACH * len(behind), max(self._grace, LONGEST_GRACE_SECONDS))
+        )
+        if not late(self._cache, kind, listing):
+            return []
+        again = await self._listing(kind)
+        both = Listing({uid: listing.objects[uid] for uid in listing.objects if uid in again.objects}, 0)
+        for listed in late(self._cache, kind, both)[:LOOKED_AT]:
+            if await self._is_missed(kind, listed):
+                return [_said(kind, item) for item in late(self._cache, kind, both)]
+        return []
+
+    async def _is_missed(self, kind: Kind, listed: Listed) -> bool:
+        """Whether an object is there as the listing said, or newer, and the watch has still not told of it."""
+        now = await self._reader.snapshot(kind, listed.key.namespace, listed.name)
+        return now is not None and _late(self._cache, kind, now.uid, listed)
 
     async def _listing(self, kind: Kind) -> Listing:
         parts = [await self._reader.listing(kind, namespace) for namespace in self._namespaces]

@@ -1,10 +1,10 @@
 """kopf's part: watch three kinds of objects, and hand each event to the cache and the queue.
 
 Only `on.event` handlers are registered: they add no finalizer, write no annotation and keep no state. kopf
-calls them once for each object at start and after each gap, and once for each change.
+calls them once for each object at start and after each gap, and once for each change. What kopf carries to them is
+made where it decodes (`kopf_client`): the identity of an object, and the snapshot of it.
 """
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,23 +12,46 @@ import kopf
 from kubernetes import client
 
 from quantization_api import GROUP, PLURAL, VERSION
-from quantization_operator.cache import Cache, Kind, Snapshot
+from quantization_operator import parsing
+from quantization_operator.cache import Cache, Snapshot
+from quantization_operator.identity import Kind
 from quantization_operator.probes import Health
 from quantization_operator.queue import WorkQueue
 from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest
+from quantization_operator.unreadable import Unreadable
 from quantization_operator.workload import MANAGED_BY_SELECTOR
-
-logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.1
 """So long kopf keeps a task, and with it the whole last object, for each object that it has told of. Its 5 s would
 hold everything that exists in memory at each start."""
 
-RESOURCES: tuple[tuple[Kind, tuple[str, ...], Callable[[Mapping[str, Any]], Snapshot]], ...] = (
+RESOURCES: tuple[tuple[Kind, tuple[str, ...], Callable[[Any], Snapshot | None]], ...] = (
     ("QuantizationJob", (GROUP, VERSION, PLURAL), JobRequest.of),
     ("Job", ("batch", "v1", "jobs"), ChildJob.of),
     ("Pod", ("", "v1", "pods"), ChildPod.of),
 )
+_KINDS = {resource[-1]: kind for kind, resource, _ in RESOURCES}
+_SNAPSHOTS: dict[Any, Callable[[Any], Snapshot | None]] = {kind: of for kind, _, of in RESOURCES}
+
+SNAPSHOT = "quantization-operator-snapshot"
+"""The field of what kopf carries in which the snapshot is; no field of an object has such a name."""
+IDENTITY = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
+
+
+def carry(body: Any, plural: str = "") -> dict[str, Any]:
+    """What kopf is to carry of an object: who it is, and the snapshot, which is None for one that is nobody's.
+
+    plural: of its resource, where the object does not say its kind: those of a list do not.
+    """
+    metadata = parsing.mapping(parsing.at(body, "metadata"))
+    kind = _KINDS.get(plural) or parsing.at(body, "kind")
+    snapshot = _SNAPSHOTS.get(kind) if isinstance(kind, str) else None
+    return {
+        "kind": kind,
+        "apiVersion": parsing.at(body, "apiVersion"),
+        "metadata": {key: metadata[key] for key in IDENTITY if key in metadata},
+        SNAPSHOT: snapshot(body) if snapshot else None,
+    }
 
 
 def registry(
@@ -36,12 +59,13 @@ def registry(
     queue: WorkQueue,
     health: Health,
     relisted: Callable[[], None],
+    unreadable: Unreadable,
     configuration: client.Configuration,
 ) -> kopf.OperatorRegistry:
     """The handlers, in a registry of their own. `relisted` is called for objects that come by a listing."""
     handlers = kopf.OperatorRegistry()
-    for kind, resource, snapshot in RESOURCES:
-        handler = _handler(cache, queue, health, relisted, kind, snapshot)
+    for kind, resource, _ in RESOURCES:
+        handler = handler_of(kind, cache, queue, health, relisted, unreadable)
         kopf.on.event(*resource, id=kind, registry=handlers)(handler)
 
     @kopf.on.login(registry=handlers)
@@ -51,21 +75,29 @@ def registry(
     return handlers
 
 
-def _handler(
+def handler_of(
+    kind: Kind,
     cache: Cache,
     queue: WorkQueue,
     health: Health,
     relisted: Callable[[], None],
-    kind: Kind,
-    snapshot: Callable[[Mapping[str, Any]], Snapshot],
+    unreadable: Unreadable,
 ) -> Callable[..., Any]:
+    """What is done with each event of a kind."""
+
     async def seen(event: Mapping[str, Any], **_: Any) -> None:
         health.watch_event()
         if event["type"] is None:
             relisted()
         body = event["object"]
-        deleted = event["type"] == "DELETED"
-        key = cache.drop(kind, body["metadata"]["uid"]) if deleted else cache.put(snapshot(body))
+        metadata, snapshot = body["metadata"], body[SNAPSHOT]
+        if event["type"] == "DELETED":
+            key = cache.drop(kind, metadata.get("uid") or "")
+        elif snapshot is None:
+            unreadable.note(kind, metadata)
+            key = cache.lose(kind, metadata.get("uid") or "")
+        else:
+            key = cache.put(snapshot)
         if key is not None:
             queue.add(key)
 

@@ -7,10 +7,12 @@ from typing import Any
 
 from quantization_api import API_VERSION, KIND
 from quantization_api.status import QuantizationJobStatus
+from quantization_api.text import clean
 from quantization_operator import paths
 from quantization_operator.conditions import rfc3339
 from quantization_operator.decision import Event, Refusal
-from quantization_operator.kube import MERGE_PATCH, ApiError, Kube
+from quantization_operator.kube import MERGE_PATCH, NO_ANSWER, ApiError, Kube
+from quantization_operator.ownership import fits, is_cleanup
 from quantization_operator.policies import refused
 from quantization_operator.snapshots import ChildJob, JobRequest
 
@@ -46,17 +48,16 @@ class Writer:
             ApiError: temporary; try again.
         """
         name = manifest["metadata"]["name"]
-        owners = manifest["metadata"].get("ownerReferences") or [{"uid": ""}]
         try:
             path = paths.collection("Job", request.namespace)
-            return ChildJob.of(await self._kube.request("POST", path, body=manifest))
+            return _job(await self._kube.request("POST", path, body=manifest))
         except ApiError as error:
             if refused.answers(error.code, error.message):
                 return Refusal(error.code, error.message, retry_after=error.retry_after)
             if error.code != CONFLICT or error.reason != "AlreadyExists":
                 raise
         there = ChildJob.of(await self._kube.request("GET", paths.item("Job", request.namespace, name)))
-        if there.request_uid == request.uid and there.owner_uid == owners[0]["uid"]:
+        if there is not None and (fits(request, there) or is_cleanup(request, there)):
             return there
         return Refusal(
             CONFLICT, f"a Job named {name} exists that this QuantizationJob does not own", taken=True
@@ -99,7 +100,7 @@ class Writer:
             if error.code == NOT_FOUND:
                 return None
             raise
-        return JobRequest.of(answer)
+        return _request(answer)
 
     async def delete_request(self, request: JobRequest) -> None:
         """Delete the object as it was seen: one that was changed since is looked at again first.
@@ -133,7 +134,7 @@ class Writer:
             "status": merge_patch(before, wanted),
         }
         path = paths.item("QuantizationJob", request.namespace, request.name) + "/status"
-        return JobRequest.of(await self._kube.request("PATCH", path, body=body, content_type=MERGE_PATCH))
+        return _request(await self._kube.request("PATCH", path, body=body, content_type=MERGE_PATCH))
 
     async def post_event(self, request: JobRequest, event: Event, now: datetime) -> None:
         """Tell of a transition. The name follows from it, so telling it twice is a conflict and no second event."""
@@ -155,7 +156,7 @@ class Writer:
             },
             "type": event.type,
             "reason": event.reason,
-            "message": event.message[:1024],
+            "message": clean(event.message),
             "source": {"component": COMPONENT},
             "reportingComponent": COMPONENT,
             "reportingInstance": self._instance,
@@ -168,3 +169,27 @@ class Writer:
         except ApiError as error:
             if error.code != CONFLICT:
                 raise
+
+
+def _job(answer: Mapping[str, Any]) -> ChildJob:
+    """The Job that was made.
+
+    Raises:
+        ApiError: something between changed it, so that nobody can say whose it is.
+    """
+    made = ChildJob.of(answer)
+    if made is None:
+        raise ApiError(NO_ANSWER, "the answer to the creation of a Job shows no Job of a QuantizationJob")
+    return made
+
+
+def _request(answer: Mapping[str, Any]) -> JobRequest:
+    """The QuantizationJob that was changed.
+
+    Raises:
+        ApiError: the answer shows none.
+    """
+    changed = JobRequest.of(answer)
+    if changed is None:
+        raise ApiError(NO_ANSWER, "the answer to the change of a QuantizationJob shows none")
+    return changed

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.support.cluster_objects import RESULT, failed_result
+from tests.support.cluster_objects import failed_result
 from tests.support.manifests import manifest
 from tests.support.operator_cluster import NAMESPACE, Cluster
 from tests.support.operator_process import BASE, until
@@ -54,7 +54,7 @@ def test_deleted_in_each_phase_nothing_is_left(cluster: Cluster) -> None:
         pods = {name: cluster.pod(uid) for name, uid in uids.items() if name != "suspended"}
         cluster.kubelet_says(pods["running"], "Running", RUNS)
         cluster.ends(pods["failed"], 66, failed_result("ModelNotFound"))
-        cluster.ends(pods["succeeded"], 0, RESULT.to_message())
+        cluster.succeeds(pods["succeeded"])
         for name, uid in uids.items():
             cluster.phase(f"in-{name}", name.capitalize())
             kubectl(cluster, "delete", "qj", f"in-{name}", "--wait=false")
@@ -69,7 +69,7 @@ def test_what_changed_while_the_operator_was_down_is_caught_up(cluster: Cluster)
         for name, pod in pods.items():
             cluster.kubelet_says(pod, "Running", RUNS)
             cluster.phase(name, "Running")
-    cluster.ends(pods["succeeds"], 0, RESULT.to_message())
+    cluster.succeeds(pods["succeeds"])
     cluster.ends(pods["fails"], 66, failed_result("ModelNotFound"))
     kubectl(cluster, "delete", "qj", "is-deleted")
     kubectl(

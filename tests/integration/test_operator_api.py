@@ -264,7 +264,7 @@ def test_a_sweep_forgets_what_was_deleted_unseen(server: Server) -> None:
     server.submit("touch")  # the listing's version passes the ghost's
     cache.put(server.request("touch"))
     health, queue = swept(server, cache)
-    assert cache.record(request.uid) is None
+    assert cache.record(Key(request.namespace, request.uid)) is None
     assert run(queue.get) == Key("default", request.uid)
     assert health.watch_missed == ""
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.support.cluster_objects import RESULT, failed_result
+from tests.support.cluster_objects import failed_result
 from tests.support.operator_cluster import NAMESPACE, Cluster
 from tests.support.operator_process import Operator, until
 
@@ -81,7 +81,7 @@ def test_a_job_succeeds_and_its_whole_story_is_told(
     cluster.phase("healthy", "Running")
     until("progress", lambda: cluster.status("healthy").get("progress", {}).get("percent") == 40)
     assert cluster.status("healthy")["progress"]["etaSeconds"] == 9
-    cluster.ends(pod, 0, RESULT.to_message())
+    cluster.succeeds(pod)
     cluster.wait("healthy", "Ready")
     status = cluster.status("healthy")
     assert status["phase"] == "Succeeded"
@@ -181,7 +181,7 @@ def test_a_disruption_is_not_counted(cluster: Cluster, operator: Operator) -> No
     second = cluster.pod(uid, besides=first)
     until("it is told", lambda: cluster.status("evicted").get("attempts", {}).get("disrupted") == 1)
     assert cluster.status("evicted")["attempts"]["failed"] == 0
-    cluster.ends(second, 0, RESULT.to_message())
+    cluster.succeeds(second)
     cluster.wait("evicted", "Ready")
 
 
@@ -268,7 +268,7 @@ def test_the_operator_killed_at_any_moment_goes_on_with_one_job(cluster: Cluster
     cluster.kubelet_says(pod, "Running", running)
     with cluster.operator():
         cluster.phase("restarted", "Running")
-    cluster.ends(pod, 0, RESULT.to_message())
+    cluster.succeeds(pod)
     second = cluster.submit("while-away")
     with cluster.operator():
         cluster.wait("restarted", "Ready")

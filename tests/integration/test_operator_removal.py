@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.support.cluster_objects import RESULT, failed_result
+from tests.support.cluster_objects import RESULT, failed_result, result_at
 from tests.support.manifests import manifest
 from tests.support.operator_cluster import NAMESPACE, Cluster
 from tests.support.operator_process import Operator, until
@@ -68,7 +68,7 @@ def runs(cluster: Cluster, pod: str) -> None:
 
 
 def succeed(cluster: Cluster, name: str, uid: str) -> None:
-    cluster.ends(cluster.pod(uid), 0, RESULT.to_message())
+    cluster.succeeds(cluster.pod(uid))
     cluster.wait(name, "Ready")
 
 
@@ -209,8 +209,9 @@ def test_of_two_jobs_with_one_output_the_later_is_refused(cluster: Cluster, oper
 
 def test_a_result_that_is_reused_is_told_and_counted(cluster: Cluster, operator: Operator) -> None:
     uid = cluster.submit("again")
-    assert RESULT.artifact is not None
-    found = RESULT.artifact.model_copy(update={"reused_from": "s3://artifacts/again"})
+    result = result_at("s3://artifacts/again")
+    assert result.artifact is not None
+    found = result.artifact.model_copy(update={"reused_from": "s3://artifacts/again"})
     cluster.ends(cluster.pod(uid), 0, RESULT.model_copy(update={"artifact": found}).to_message())
     cluster.wait("again", "Ready")
     assert cluster.status("again")["artifact"]["reusedFrom"] == "s3://artifacts/again"
@@ -266,7 +267,7 @@ def test_a_pod_deleted_by_hand_is_no_failed_attempt(cluster: Cluster, operator: 
     second = cluster.pod(uid, besides=first)
     until("it is told", lambda: cluster.status("by-hand").get("attempts") == {"failed": 0, "disrupted": 1})
     let_go(cluster, first)
-    cluster.ends(second, 0, RESULT.to_message())
+    cluster.succeeds(second)
     cluster.wait("by-hand", "Ready")
     assert cluster.status("by-hand")["attempts"] == {"failed": 0, "disrupted": 1}
 

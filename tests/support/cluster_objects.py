@@ -9,7 +9,8 @@ from typing import Any
 
 from tests.support.manifests import manifest
 
-from quantization_api.pod import RunResult
+from quantization_api import API_VERSION
+from quantization_api.pod import REQUEST_ENV, RunResult
 from quantization_api.status import Artifact, Failure, MetricResult
 from quantization_operator.snapshots import GENERATION_ANNOTATION, JOB_UID_LABEL
 from quantization_operator.workload import job_name
@@ -35,10 +36,30 @@ RESULT = RunResult(
 )
 
 
+def result_at(output: str) -> RunResult:
+    """RESULT of a quantizer that was asked to write there."""
+    assert RESULT.artifact is not None
+    return RESULT.model_copy(update={"artifact": RESULT.artifact.model_copy(update={"uri": output})})
+
+
+def message_of(job_or_pod: dict[str, Any]) -> str:
+    """The termination message with which the quantizer of a Job's pod says that it succeeded."""
+    spec = job_or_pod["spec"]
+    (container,) = spec.get("template", {}).get("spec", spec)["containers"]
+    asked = [item["value"] for item in container.get("env", ()) if item["name"] == REQUEST_ENV]
+    return (result_at(json.loads(asked[0])["output"]["uri"]) if asked else RESULT).to_message()
+
+
 def failed_result(category: str, message: str = "it is not there") -> str:
     """The termination message of a quantizer that failed in a known way."""
     failure = Failure.model_validate({"category": category, "message": message})
     return RunResult(failure=failure).model_dump_json(by_alias=True, exclude_none=True)
+
+
+def controlled_by(kind: str, name: str, uid: str) -> list[dict[str, Any]]:
+    """The owner references of what a QuantizationJob or a Job has made."""
+    version = {"QuantizationJob": API_VERSION, "Job": "batch/v1"}[kind]
+    return [{"apiVersion": version, "kind": kind, "name": name, "uid": uid, "controller": True}]
 
 
 def job(*changes: tuple[str, Any], status: dict[str, Any] | None = None, **metadata: Any) -> dict[str, Any]:
@@ -69,7 +90,7 @@ def child(
             "creationTimestamp": CREATED,
             "labels": {JOB_UID_LABEL: UID},
             "annotations": {GENERATION_ANNOTATION: str(generation)},
-            "ownerReferences": [{"uid": UID, "controller": True, "kind": "QuantizationJob", "name": "job"}],
+            "ownerReferences": controlled_by("QuantizationJob", "job", UID),
         }
         | metadata,
         "spec": {"suspend": suspend},
@@ -111,7 +132,7 @@ def pod(
             "resourceVersion": "30",
             "creationTimestamp": STARTED,
             "labels": {JOB_UID_LABEL: UID},
-            "ownerReferences": [{"uid": JOB_UID, "controller": True, "kind": "Job", "name": NAME}],
+            "ownerReferences": controlled_by("Job", NAME, JOB_UID),
         }
         | metadata,
         "spec": {"nodeName": node} if node else {},
@@ -178,6 +199,7 @@ def condition_status(state: str, reason: str = "Running", **more: Any) -> dict[s
         "observedGeneration": 1,
         "phase": phase,
         "jobName": NAME,
+        "jobUid": JOB_UID,
         "passes": "GptqQuantizer",
         "startTime": CREATED,
         "conditions": [

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from tests.support.cluster_objects import RESULT, disruption, failed_result
+from tests.support.cluster_objects import controlled_by, disruption, failed_result, message_of
 from tests.support.manifests import manifest
 from tests.support.model_server import FOREGROUND, Body, ModelServer, deleting, labelled, owner
 
@@ -151,7 +151,7 @@ class ModelCluster:
         metadata = {
             "name": f"{job['metadata']['name']}-{self._pods:05}",
             "labels": job["spec"]["template"]["metadata"]["labels"],
-            "ownerReferences": [{"uid": job["metadata"]["uid"], "controller": True, "kind": "Job"}],
+            "ownerReferences": controlled_by("Job", job["metadata"]["name"], job["metadata"]["uid"]),
             "finalizers": [TRACKING],
         }
         self.server.create("Pod", {"metadata": metadata, "spec": {}, "status": {"phase": "Pending"}})
@@ -188,7 +188,7 @@ class ModelCluster:
             outcome = "told to end"
         match outcome:
             case "success":
-                self._ended(uid, 0, RESULT.to_message(), "Completed")
+                self._ended(uid, 0, message_of(self.server.objects["Job"][owner(pod)]), "Completed")
                 truth.succeeded = True
             case "final":
                 self._ended(uid, FINAL, failed_result("ModelNotFound"))

@@ -7,15 +7,16 @@ test moves it. So every order of arrivals, answers and watch events can be tried
 import asyncio
 import logging
 import selectors
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from tests.support.model_server import ModelServer, Told, selected
 
-from quantization_operator.cache import KINDS, Cache, Kind
+from quantization_operator.cache import Cache
 from quantization_operator.controller import Controller
+from quantization_operator.identity import KINDS, Kind
 from quantization_operator.kube import JSON, NO_ANSWER, ApiError
 from quantization_operator.kueue import Kueue
 from quantization_operator.metrics import Metrics
@@ -105,12 +106,14 @@ class ModelNetwork:
         body: Mapping[str, Any] | None = None,
         content_type: str = JSON,  # noqa: ARG002
         accept: str = JSON,
+        each: Callable[[Any], Any] | None = None,
     ) -> dict[str, Any]:
         """One request, as `Kube.request`."""
         call = Call(method, path, dict(query or {}), body, accept, self._loop.create_future())
         self.calls.append(call)
         try:
-            return await call.answer
+            answer = await call.answer
+            return answer | {"items": [each(item) for item in answer["items"]]} if each else answer
         finally:
             self.calls.remove(call)
 
@@ -175,10 +178,13 @@ class ModelOperator:
         """What `watch._handler` does with an event, if the watch's selector lets it through."""
         if kind != "QuantizationJob" and not selected(told.body, MANAGED_BY_SELECTOR):
             return
+        snapshot = SNAPSHOTS[kind](told.body)
         if told.type == "DELETED":
             key = self.cache.drop(kind, told.body["metadata"]["uid"])
         else:
-            key = self.cache.put(SNAPSHOTS[kind](told.body))
+            key = (
+                self.cache.put(snapshot) if snapshot else self.cache.lose(kind, told.body["metadata"]["uid"])
+            )
         if key is not None:
             self.queue.add(key)
 

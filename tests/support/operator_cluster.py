@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tests.support.cluster_objects import message_of
 from tests.support.manifests import manifest
 from tests.support.operator_process import (
     Operator,
@@ -111,6 +112,10 @@ class Cluster:
         times = {"startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:01:00Z"}
         phase = "Succeeded" if exit_code == 0 else "Failed"
         self.kubelet_says(pod, phase, {"terminated": state | times})
+
+    def succeeds(self, pod: str) -> None:
+        """The quantizer of a pod ends with the result that it was asked for."""
+        self.ends(pod, 0, message_of(self.read("pod", pod)))
 
     def events(self, name: str) -> list[str]:
         return [e["reason"] for e in self.items("events") if e["involvedObject"]["name"] == name]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from tests.support.cluster_objects import RESULT, failed_result
+from tests.support.cluster_objects import failed_result
 from tests.support.operator_cluster import NAMESPACE, Cluster
 from tests.support.operator_process import until
 
@@ -94,7 +94,7 @@ def _reach(cluster: Cluster, phase: Phase) -> str:
             "patch", "qj", name, "-n", NAMESPACE, "--type=merge", "-p", '{"spec": {"suspend": true}}'
         )
     elif phase == "Succeeded":
-        cluster.ends(pod, 0, RESULT.to_message())
+        cluster.succeeds(pod)
     else:
         cluster.ends(pod, 66, failed_result("ModelNotFound", "s3://models/stories15m is empty"))
     cluster.phase(name, phase)

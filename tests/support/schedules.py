@@ -124,7 +124,7 @@ class Batch:
         life.pods.add(name)
         life.done += 1
         if step in OUTCOMES:
-            self.patch("Pod", name, json.loads(ended_pod(step)), "/status")
+            self.patch("Pod", name, json.loads(ended_pod(step, pod)), "/status")
         elif step == "pause":
             life.paused = True
             self.patch("QuantizationJob", life.name, {"spec": {"suspend": True}})

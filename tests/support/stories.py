@@ -5,21 +5,21 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.cluster_objects import RESULT, disruption, failed_result
+from tests.support.cluster_objects import disruption, failed_result, message_of
 from tests.support.status_rules import Body
 
 Step = str
 """A pod's outcome, or what the user does while a pod runs."""
 
 OUTCOMES: dict[Step, tuple[int, str, str, bool]] = {
-    "succeed": (0, RESULT.to_message(), "Completed", False),
+    "succeed": (0, "", "Completed", False),
     "fail for good": (66, failed_result("ModelNotFound"), "Error", False),
     "fail": (75, failed_result("StorageUnavailable"), "Error", False),
     "run out of memory": (137, "", "OOMKilled", False),
     "be evicted": (143, "", "Error", True),
     "be forgotten": (137, "", "ContainerStatusUnknown", False),
 }
-"""Exit code, termination message, reason, whether the pod is marked as disrupted."""
+"""Exit code, termination message (of a success it is that of the pod), reason, whether the pod is disrupted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +106,10 @@ class Life:
         )
 
 
-def ended_pod(step: Step) -> str:
+def ended_pod(step: Step, pod: Body) -> str:
     """The patch of a pod's status with which its kubelet says how it ended."""
     code, message, reason, disrupted = OUTCOMES[step]
-    ended = {"exitCode": code, "message": message, "reason": reason}
+    ended = {"exitCode": code, "message": message or (message_of(pod) if code == 0 else ""), "reason": reason}
     times = {"startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:01:00Z"}
     status = _status("Failed" if code else "Succeeded", {"terminated": ended | times})
     if disrupted:

@@ -12,6 +12,7 @@ from tests.support.cluster_objects import (
     UID,
     child,
     condition_status,
+    controlled_by,
     disruption,
     ended,
     job,
@@ -21,7 +22,8 @@ from tests.support.cluster_objects import (
 )
 
 from quantization_operator.cache import REMEMBERED_DROPS, Cache, Key, kind_of
-from quantization_operator.controller import pods_of
+from quantization_operator.identity import identify
+from quantization_operator.ownership import pods_of
 from quantization_operator.read import Listed, Listing
 from quantization_operator.snapshots import FINALIZER, JOB_UID_LABEL, ChildJob, ChildPod, JobRequest, place_of
 from quantization_operator.sweep import ghosts, late
@@ -36,7 +38,7 @@ def test_objects_of_one_job_come_together_in_any_order() -> None:
     for order in itertools.permutations(parts):
         cache = Cache()
         assert [cache.put(part) for part in order] == [KEY] * 3
-        record = cache.record(UID)
+        record = cache.record(KEY)
         assert record is not None
         assert record.request == parts[0]
         assert list(record.jobs.values()) == [parts[1]]
@@ -65,10 +67,38 @@ def test_a_new_version_that_says_nothing_new_is_kept_and_decides_nothing() -> No
     assert cache.put(ChildJob.of(child(resourceVersion="103", deletionTimestamp=ENDED))) == KEY
 
 
-def test_an_object_of_nobody_is_not_kept() -> None:
+@pytest.mark.parametrize("labels", [{}, None, {JOB_UID_LABEL: ""}, {JOB_UID_LABEL: 7}, "x"])
+def test_an_object_of_nobody_is_none_for_the_watch_and_for_a_listing(labels: Any) -> None:
+    for kind, of, body in (("Job", ChildJob.of, child), ("Pod", ChildPod.of, running)):
+        assert of(body(labels=labels)) is None
+        assert identify(kind, body(labels=labels)) is None  # type: ignore[arg-type]
+
+
+def test_an_object_that_changes_its_owner_leaves_the_one_before() -> None:
     cache = Cache()
-    assert cache.put(ChildJob.of(child(labels={}))) is None
+    cache.put(ChildPod.of(running()))
+    assert cache.put(ChildPod.of(running(labels={JOB_UID_LABEL: "other"}, resourceVersion="31"))) == Key(
+        "default", "other"
+    )
+    assert cache.record(KEY) is None
+    assert cache.lose("Pod", running()["metadata"]["uid"]) == Key("default", "other")
     assert len(cache) == 0
+    assert cache.put(ChildPod.of(running(resourceVersion="32"))) == KEY, "it may be somebody's again"
+
+
+def test_a_uid_in_another_namespace_is_another_job() -> None:
+    cache = Cache()
+    for snapshot in (
+        JobRequest.of(job()),
+        ChildJob.of(child(namespace="evil")),
+        ChildPod.of(running(namespace="evil")),
+    ):
+        cache.put(snapshot)
+    mine, theirs = cache.record(KEY), cache.record(Key("evil", UID))
+    assert mine is not None
+    assert (mine.jobs, mine.pods) == ({}, {})
+    assert theirs is not None
+    assert theirs.request is None
 
 
 def test_nothing_is_left_of_a_job_that_is_gone() -> None:
@@ -89,11 +119,11 @@ def test_the_unfinished_are_known_without_a_look_at_all() -> None:
     cache.put(ChildJob.of(child()))
     assert cache.unfinished() == [], "there is a Job, its QuantizationJob is not known yet"
     cache.put(JobRequest.of(job()))
-    assert cache.unfinished() == [cache.record(UID)]
+    assert cache.unfinished() == [cache.record(KEY)]
     cache.put(JobRequest.of(job(status=condition_status("Ready", "Succeeded"), resourceVersion="11")))
     assert cache.unfinished() == []
     cache.put(JobRequest.of(job(uid="other", name="other")))
-    assert cache.unfinished() == [cache.record("other")]
+    assert cache.unfinished() == [cache.record(Key("default", "other"))]
     cache.drop("QuantizationJob", "other")
     assert cache.unfinished() == []
 
@@ -128,7 +158,7 @@ def test_disruptions_are_remembered_when_their_pods_are_gone() -> None:
         cache.put(pod)
         cache.put(JobRequest.of(job(resourceVersion="1")))
         cache.drop("Pod", pod.uid)
-    record = cache.record(UID)
+    record = cache.record(KEY)
     assert record is not None
     assert len(record.disruptions) == 2
 
@@ -137,7 +167,7 @@ def test_a_finished_job_keeps_its_identity_and_no_texts() -> None:
     cache = Cache()
     cache.put(ChildPod.of(succeeded()))
     cache.put(JobRequest.of(job(status=condition_status("Ready", "Succeeded"))))
-    record = cache.record(UID)
+    record = cache.record(KEY)
     assert record is not None
     assert record.request is not None
     assert (record.request.spec, record.request.status) == ("", "")
@@ -195,7 +225,11 @@ def test_a_job_leaves_its_output_when_it_fails() -> None:
     (peer,) = cache.peers(me)
     assert not peer.has_job
     assert peer.spec
-    cache.put(ChildJob.of(child(labels={JOB_UID_LABEL: "other"})))
+    cache.put(ChildJob.of(child(uid="foreign", labels={JOB_UID_LABEL: "other"})))
+    (peer,) = cache.peers(me)
+    assert not peer.has_job, "a Job that it does not control is none of its own"
+    owners = controlled_by("QuantizationJob", "other", "other")
+    cache.put(ChildJob.of(child(labels={JOB_UID_LABEL: "other"}, ownerReferences=owners)))
     (peer,) = cache.peers(me)
     assert peer.has_job
     failed = condition_status("Stalled", "Internal")
@@ -236,7 +270,7 @@ def test_a_pod_that_a_pause_ends_is_no_disruption() -> None:
         cache.put(JobRequest.of(job(("suspend", suspend))))
         cache.put(ChildJob.of(child()))
         cache.put(ChildPod.of(terminated(143)))
-        record = cache.record(UID)
+        record = cache.record(KEY)
         assert record is not None
         assert len(record.disruptions) == expected
 
@@ -267,7 +301,7 @@ def test_a_pod_is_disrupted_when_its_job_goes_on(
     for snapshot in (told[which] for which in order):
         if snapshot is not None:
             cache.put(snapshot)
-    record = cache.record(UID)
+    record = cache.record(KEY)
     assert record is not None
     assert len(record.disruptions) == expected
 
@@ -279,7 +313,7 @@ def test_a_pod_whose_job_is_gone_is_not_counted_when_that_is_told_late() -> None
     cache.put(ChildPod.of(running()))
     cache.drop("Job", JOB_UID)
     cache.put(ChildPod.of(terminated(143, resourceVersion="99", conditions=[disruption()])))
-    record = cache.record(UID)
+    record = cache.record(KEY)
     assert record is not None
     assert not record.disruptions
 
@@ -309,8 +343,15 @@ def test_a_sweep_sees_what_the_watch_missed() -> None:
     cache.put(ChildJob.of(child(resourceVersion="50")))
     uid = JOB_UID
     assert late(cache, "Job", listing(60, **{uid: 50})) == []
-    assert late(cache, "Job", listing(60, **{uid: 55})) == ["Job default/job"]
-    assert late(cache, "Job", listing(60, **{uid: 50, "other": 1})) == ["Job default/job"]
+    assert [listed.resource_version for listed in late(cache, "Job", listing(60, **{uid: 55}))] == [55]
+    assert [listed.name for listed in late(cache, "Job", listing(60, **{uid: 50, "other": 1}))] == ["job"]
+
+
+def test_what_was_deleted_is_nothing_that_the_watch_missed() -> None:
+    cache = Cache()
+    cache.put(ChildJob.of(child(resourceVersion="50")))
+    cache.drop("Job", JOB_UID)
+    assert late(cache, "Job", listing(60, **{JOB_UID: 55})) == []
 
 
 def test_a_sweep_sees_what_is_gone_but_not_what_is_newer_than_its_listing() -> None:
@@ -343,7 +384,7 @@ def test_a_pod_that_a_pause_ended_is_no_disruption_when_the_pause_is_over(
     cache = Cache()
     for snapshot in (JobRequest.of(job()), ChildJob.of(child(**going)), ChildPod.of(terminated(143))):
         cache.put(snapshot)
-    record = cache.record(UID)
+    record = cache.record(KEY)
     assert record is not None
     assert len(record.disruptions) == counted
 

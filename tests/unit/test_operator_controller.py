@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
-from tests.support.cluster_objects import child, job, pod, running
+from tests.support.cluster_objects import child, controlled_by, job, pod, running
 from tests.support.model_cluster import ModelCluster
 from tests.support.model_operator import ModelOperator, StillLoop
 
@@ -137,9 +137,9 @@ def test_many_jobs_that_wait_leave_the_api_server_its_time() -> None:
         controller = controller_of(cache, queue, events, Recorder(), events.now, events.clock)
         for number in range(100):
             uid = f"uid-{number}"
-            cache.put(JobRequest.of(job(uid=uid, name=f"n-{number}")))
+            cache.put(JobRequest.of(job(uid=uid, name=f"n-{number}", status={"jobUid": f"job-{uid}"})))
             name = job_name(f"n-{number}", uid)
-            owners = [{"uid": uid, "controller": True, "kind": "QuantizationJob", "name": f"n-{number}"}]
+            owners = controlled_by("QuantizationJob", f"n-{number}", uid)
             body = child(uid=f"job-{uid}", name=name, labels={JOB_UID_LABEL: uid}, ownerReferences=owners)
             if key := cache.put(ChildJob.of(body)):
                 queue.add(key)
@@ -184,8 +184,17 @@ def test_that_pods_start_is_not_told_of_all_when_the_api_server_has_too_much_to_
         controller = controller_of(cache, queue, None, writer, writer.now, writer.clock)
         for number in range(10):
             uid, name = f"uid-{number}", f"n-{number}"
-            cache.put(JobRequest.of(job(uid=uid, name=name, creationTimestamp="2026-01-01T00:00:00Z")))
-            owners = [{"uid": uid, "controller": True, "kind": "QuantizationJob", "name": name}]
+            cache.put(
+                JobRequest.of(
+                    job(
+                        uid=uid,
+                        name=name,
+                        status={"jobUid": f"job-{uid}"},
+                        creationTimestamp="2026-01-01T00:00:00Z",
+                    )
+                )
+            )
+            owners = controlled_by("QuantizationJob", name, uid)
             body = child(
                 uid=f"job-{uid}",
                 name=job_name(name, uid),
@@ -194,7 +203,7 @@ def test_that_pods_start_is_not_told_of_all_when_the_api_server_has_too_much_to_
                 creationTimestamp="2026-01-01T00:00:00Z",
             )
             cache.put(ChildJob.of(body))
-            owners = [{"uid": f"job-{uid}", "controller": True, "kind": "Job", "name": job_name(name, uid)}]
+            owners = controlled_by("Job", job_name(name, uid), f"job-{uid}")
             metadata = {"uid": f"pod-{uid}", "labels": {JOB_UID_LABEL: uid}, "ownerReferences": owners}
             metadata["creationTimestamp"] = "2026-01-01T00:00:00Z"
             cache.put(ChildPod.of(running(**metadata) if number == 9 else pod({}, **metadata)))

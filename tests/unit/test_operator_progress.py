@@ -8,17 +8,26 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import aiohttp
 import pytest
-from tests.support.cluster_objects import UID, condition_status, job, running, terminated, waiting
+from tests.support.cluster_objects import (
+    JOB_UID,
+    UID,
+    condition_status,
+    controlled_by,
+    job,
+    running,
+    terminated,
+    waiting,
+)
 from tests.support.model_operator import StillLoop
 
 from quantization_api.status import Progress
 from quantization_operator import progress
 from quantization_operator.cache import Cache, Key
-from quantization_operator.progress import AT_ONCE, LARGEST_ANSWER, Poller, fetch, targets
+from quantization_operator.progress import AT_ONCE, LARGEST_ANSWER, Poller, fetch, read_progress, targets
 from quantization_operator.queue import WorkQueue
 from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import JOB_UID_LABEL, ChildPod, JobRequest
@@ -55,8 +64,8 @@ def pod_page() -> Iterator[type[Page]]:
     server.server_close()
 
 
-def fetched(address: str = ADDRESS) -> Progress | None:
-    async def run() -> Progress | None:
+def fetched(address: str = ADDRESS) -> Progress | str | None:
+    async def run() -> Progress | str | None:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
             return await fetch(session, address)
 
@@ -85,7 +94,7 @@ def test_a_valid_answer_is_taken(pod_page: type[Page]) -> None:
 )
 def test_anything_else_is_not(pod_page: type[Page], answer: tuple[int, bytes]) -> None:
     pod_page.answer = answer
-    assert fetched() is None
+    assert not isinstance(fetched(), Progress)
 
 
 def test_a_pod_that_does_not_answer_is_no_error() -> None:
@@ -94,7 +103,7 @@ def test_a_pod_that_does_not_answer_is_no_error() -> None:
 
 def cache_with(pod: ChildPod, status: dict[str, object] | None = None) -> Cache:
     cache = Cache()
-    cache.put(JobRequest.of(job(status=status)))
+    cache.put(JobRequest.of(job(status=status or {"jobUid": JOB_UID})))
     cache.put(pod)
     return cache
 
@@ -110,6 +119,71 @@ def test_only_running_pods_of_unfinished_jobs_are_asked() -> None:
     assert targets(cache_with(ChildPod.of(running()), condition_status("Stalled", "Internal"))) == []
 
 
+FORGED = {
+    "of another Job": {"ownerReferences": controlled_by("Job", "x", "another")},
+    "of a Job that does not control it": {
+        "ownerReferences": [{"uid": JOB_UID, "kind": "Job", "apiVersion": "batch/v1"}]
+    },
+    "of nothing": {"ownerReferences": []},
+    "in another namespace": {"namespace": "evil"},
+}
+
+
+@pytest.mark.parametrize("metadata", FORGED.values(), ids=FORGED)
+def test_a_pod_that_only_says_that_it_is_the_jobs_is_not_asked(metadata: dict[str, Any]) -> None:
+    cache = cache_with(ChildPod.of(running(**metadata)))
+    assert targets(cache) == []
+
+
+@pytest.mark.parametrize(
+    "ip", ["169.254.169.254", "fe80::1", "10.0.0.7/../x", "0.0.0.0", "evil.example", "x" * 300]
+)
+def test_an_address_that_is_no_pods_is_not_asked(ip: str) -> None:
+    assert targets(cache_with(ChildPod.of(running(status={"podIP": ip})))) == []
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        b'{"layer": %d}' % 10**30,
+        b'{"etaSeconds": 1e999}',
+        b'{"percent": NaN}',
+        b'{"stage": "\\ud800"}',
+        b"[" * 9000,
+        b"\xff",
+    ],
+    ids=["huge", "infinite", "not a number", "surrogate", "deep", "no text"],
+)
+def test_progress_out_of_its_range_is_refused_as_a_whole_and_says_why(told: bytes) -> None:
+    said = read_progress(told)
+    assert isinstance(said, str)
+    assert said.isprintable()
+
+
+def test_the_stage_is_printable_and_short() -> None:
+    seen = read_progress(b'{"percent": 1, "stage": "FORGED\\nline2 \\u001b[31mred\\u0000"}')
+    assert seen == Progress(percent=1, stage="FORGED | line2 red")
+
+
+def test_that_progress_is_refused_is_logged_once(
+    pod_page: type[Page], caplog: pytest.LogCaptureFixture
+) -> None:
+    pod_page.answer = (200, b'{"layer": -1}')
+    cache = cache_with(ChildPod.of(running(status={"podIP": ADDRESS})))
+
+    async def run() -> None:
+        queue = WorkQueue(time.monotonic, lambda: 0.0)
+        poller = Poller(cache, queue, interval=0.0, per_second=1000)
+        async with aiohttp.ClientSession() as session:
+            ((key, record, address),) = targets(cache)
+            for _ in range(3):
+                await poller._slots.acquire()
+                await poller._poll(session, key, record, address)
+
+    asyncio.run(run())
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+
+
 def test_news_wake_the_job_and_no_news_do_not(pod_page: type[Page]) -> None:
     pod_page.answer = (200, b'{"percent": 12}')
     cache = cache_with(ChildPod.of(running(status={"podIP": ADDRESS})))
@@ -120,7 +194,7 @@ def test_news_wake_the_job_and_no_news_do_not(pod_page: type[Page]) -> None:
         task = asyncio.create_task(poller.run(time.monotonic))
         async with asyncio.timeout(10):
             assert await queue.get() == Key("default", UID)
-            record = cache.record(UID)
+            record = cache.record(Key("default", UID))
             assert record is not None
             assert record.progress == Progress(percent=12)
             queue.done(Key("default", UID))
@@ -137,7 +211,7 @@ def many_running(count: int) -> Cache:
     cache = Cache()
     for number in range(count):
         uid = f"uid-{number}"
-        cache.put(JobRequest.of(job(uid=uid, name=f"job-{number}")))
+        cache.put(JobRequest.of(job(uid=uid, name=f"job-{number}", status={"jobUid": JOB_UID})))
         cache.put(ChildPod.of(running(name=f"pod-{number}", labels={JOB_UID_LABEL: uid})))
     return cache
 

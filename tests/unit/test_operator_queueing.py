@@ -16,7 +16,7 @@ from tests.support.cluster_objects import CREATED, UID, child
 from quantization_operator.kube import ApiError, Kube
 from quantization_operator.kueue import Kueue
 from quantization_operator.policies import queueing
-from quantization_operator.queue_entry import QUEUE_LABEL, QueueEntry
+from quantization_operator.queue_entry import QUEUE_LABEL, QueueEntry, pending_position
 from quantization_operator.snapshots import JOB_UID_LABEL, ChildJob
 
 pytestmark = pytest.mark.unit
@@ -62,7 +62,9 @@ def test_every_recorded_workload_is_judged() -> None:
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_workload_tells_how_the_job_stands(name: str) -> None:
     reason, words = EXPECTED[name]
-    entry = QueueEntry.of(workload(name), pending("job-b", "job-a"), NOW)
+    entry = QueueEntry.of(
+        workload(name), dict(map(pending_position, pending("job-b", "job-a")["items"])), NOW
+    )
     state = queueing.state(suspended(), entry, before="Running")
     assert (state.kind, state.reason) == ("in progress", reason)
     for word in words:
@@ -125,11 +127,14 @@ class Answers:
         self.answer = answer
         self.paths: list[str] = []
 
-    async def request(self, method: str, path: str, **_: Any) -> dict[str, Any]:
+    async def request(
+        self, method: str, path: str, each: Callable[[Any], Any] | None = None, **_: Any
+    ) -> dict[str, Any]:
         assert method == "GET"
         self.paths.append(path)
         await asyncio.sleep(0)
-        return self.answer(path)
+        answer = self.answer(path)
+        return answer | {"items": [each(item) for item in answer["items"]]} if each else answer
 
 
 def ask(answers: Answers, times: int = 1) -> list[QueueEntry]:

@@ -14,13 +14,20 @@ from quantization_api.spec import QuantizationJobSpec
 from quantization_api.status import Failure
 from quantization_operator.diagnose import failure
 
+SMALLER = (
+    "Delete the object and apply one whose spec has the fields of the reference, as small as they need to be."
+)
+
 
 @functools.lru_cache(maxsize=64)
-def admit(spec: str) -> QuantizationJobSpec | Failure:
+def admit(spec: str, problem: str = "") -> QuantizationJobSpec | Failure:
     """The spec, or why it is refused: the first error of each field, as a path and a sentence.
 
-    The last few answers are kept, since each job's first decisions ask several times. They are not to be changed.
+    problem: why the stored spec was not even kept as text. The last few answers are kept, since each job's first
+    decisions ask several times. They are not to be changed.
     """
+    if problem or not spec:
+        return failure(Category.INVALID_WORKFLOW, problem or "the stored spec is not known", hint=SMALLER)
     try:
         return QuantizationJobSpec.model_validate(json.loads(spec))
     except ValidationError as error:

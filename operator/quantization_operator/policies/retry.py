@@ -15,6 +15,7 @@ from quantization_api.pod import CONTAINER_NAME
 from quantization_api.spec import QuantizationJobSpec
 from quantization_api.status import Attempts, Failure
 from quantization_operator.diagnose import by_age, pod_failure
+from quantization_operator.parsing import LARGEST_INTEGER
 from quantization_operator.snapshots import SIGTERM_EXIT_CODE, ChildJob, ChildPod
 
 _NOT_ITS_FAULT = (Category.DISRUPTED, Category.NODE_LOST)
@@ -94,4 +95,6 @@ def attempts(
     known = before or Attempts()
     failed = max(known.failed, child.failed_before + blamed(pods) if child else 0)
     disrupted = max(known.disrupted, disruptions + blameless(pods))
-    return Attempts(failed=failed, disrupted=disrupted) if failed or disrupted else before
+    if not (failed or disrupted):
+        return before
+    return Attempts(failed=min(failed, LARGEST_INTEGER), disrupted=min(disrupted, LARGEST_INTEGER))

@@ -17,7 +17,7 @@ def refused_spec(case: Case) -> Decision | None:
     """A stored spec that cannot be run is told at once, also during a pause: nothing would become better by waiting."""
     if case.child is not None or case.request.job_name:
         return None
-    spec = admission.admit(case.request.spec)
+    spec = admission.admit(case.request.spec, case.request.problem)
     cause = spec if isinstance(spec, Failure) else limits.refusal(spec, case.settings)
     return failed("refused spec", case, cause) if cause else None
 
@@ -30,9 +30,9 @@ def paused(case: Case) -> Decision | None:
     """
     if not case.request.suspend:
         return None
-    child = case.child
+    child = case.child or case.observed.stray
     state = State("suspended", SUSPENDED_REASON, "spec.suspend is true; set it to false to go on")
-    status = next_status(case, state, job_name=None)
+    status = next_status(case, state, job_name=None, job_uid=None)
     stop = child if child is not None and not child.deleting else None
     return Decision("paused", status=status, delete=stop, adopted="", events=told(case, status))
 
@@ -43,7 +43,7 @@ def stopping(case: Case) -> Decision | None:
     if child is None or not pause.left_over(case.request, child):
         return None
     state = State("in progress", "Stopping", f"waits until the pod of Job {child.name} has ended")
-    status = next_status(case, state, job_name=None)
+    status = next_status(case, state, job_name=None, job_uid=None)
     stop = None if child.deleting else child
     return Decision("stopping", status=status, delete=stop, adopted="", events=told(case, status))
 
@@ -96,7 +96,7 @@ def create(case: Case) -> Decision | None:
     if refusal is None:
         if finalizers := artifact.finalizers(case.request, makes_artifact=True):
             return Decision("create", finalizers=finalizers)
-        spec = admission.admit(case.request.spec)
+        spec = admission.admit(case.request.spec, case.request.problem)
         if isinstance(spec, Failure):
             raise AssertionError("a spec that is refused was decided above")
         before = retry.counted(case.before.attempts)

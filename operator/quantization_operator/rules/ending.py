@@ -4,7 +4,7 @@ from quantization_api.failures import PERMANENT_EXIT_CODES, Category
 from quantization_api.pod import RunResult
 from quantization_operator import workload
 from quantization_operator.decision import Case, Decision
-from quantization_operator.diagnose import by_age, failure, job_failure, success_of
+from quantization_operator.diagnose import by_age, failure, forged, job_failure, success_of
 from quantization_operator.outcome import alive, failed, succeeded
 from quantization_operator.policies import retry, ttl
 
@@ -32,6 +32,14 @@ def finished(case: Case) -> Decision | None:
     return Decision("finished", status=status, delete=child if lingers else None, requeue_after=left)
 
 
+def unproven(case: Case) -> Decision | None:
+    """No uid of its Job is recorded: the operator was killed before it was, or an earlier release made the Job.
+
+    Then the Job that has the name is the own one when it fits as the API server has it now, and not as a cache has it.
+    """
+    return None if case.observed.proven else Decision("whose job", look="objects")
+
+
 def complete(case: Case) -> Decision | None:
     """The Job completed. It succeeded when a pod left a valid result, and only then."""
     child = case.child
@@ -41,7 +49,8 @@ def complete(case: Case) -> Decision | None:
     if found is None and not case.observed.fresh:
         return Decision("complete", look="objects")
     if isinstance(found, RunResult):
-        return succeeded("complete", case, found)
+        refused = forged(found, case.request.output, case.before.recipe)
+        return failed("forged result", case, refused) if refused else succeeded("complete", case, found)
     if found is None:
         found = failure(
             Category.INTERNAL, "the Job completed, but its pod was removed before its result was read"
@@ -62,7 +71,7 @@ def job_failed(case: Case) -> Decision | None:
 def hopeless(case: Case) -> Decision | None:
     """A pod failed in a way that the next one would too, and the Job cannot know it."""
     cause = retry.hopeless(case.observed.pods)
-    return failed("hopeless", case, cause, delete=True) if cause else None
+    return failed("hopeless", case, cause, stop=case.child) if cause else None
 
 
 def last_moment(case: Case) -> Decision | None:
@@ -89,4 +98,6 @@ def job_deleted(case: Case) -> Decision | None:
         return Decision("job deleted", look="objects")
     name = case.request.job_name or workload.job_name(case.request.name, case.request.uid)
     cause = failure(Category.JOB_DELETED, f"Job {name} was deleted before it ended")
-    return failed("job deleted", case, cause, delete=child is not None, job_name=name)
+    believed = case.request.job_uid or adopted or None
+    stray = child or case.observed.stray
+    return failed("job deleted", case, cause, stop=stray, job_name=name, job_uid=believed)

@@ -43,7 +43,7 @@ def _in_progress(case: Case, child: ChildJob) -> Decision:
         since = observed.problem[1] if observed.problem and observed.problem[0] == problem.key else case.now
         left = patience.left(problem, since, case.now, case.settings)
         if left == 0:
-            return failed("out of patience", case, problem.failure, delete=True)
+            return failed("out of patience", case, problem.failure, stop=child)
         status = next_status(case, State("in progress", problem.reason, problem.told))
         look = _until_next_look(case) if observed.warnings else None
         again = min(filter(None, (left, look)), default=None)

@@ -4,7 +4,7 @@ from quantization_api.pod import RunResult
 from quantization_api.status import Failure
 from quantization_operator import workload
 from quantization_operator.decision import Case, Decision, Event, Refusal
-from quantization_operator.diagnose import job_failure, success_of
+from quantization_operator.diagnose import forged, job_failure, success_of
 from quantization_operator.policies import admission, artifact, limits, managed_by, reuse
 from quantization_operator.snapshots import FINALIZER
 
@@ -67,14 +67,15 @@ def clean_up(case: Case) -> Decision:
 
 def _make_clean_up(case: Case) -> Decision:
     request = case.request
-    spec = admission.admit(request.spec)
+    spec = admission.admit(request.spec, request.problem)
     if isinstance(spec, Failure):
         return _give_up(case, f"the stored spec is not understood: {spec.message}")
     if not_allowed := limits.refusal(spec, case.settings):
         return _give_up(case, not_allowed.message)
     if (refusal := case.observed.refusal) is None:
         found = success_of(case.observed.pods)  # of a job that was deleted before its success was written
-        recipe = case.before.recipe or (found.recipe if isinstance(found, RunResult) else None)
+        ours = isinstance(found, RunResult) and forged(found, request.output, None) is None
+        recipe = case.before.recipe or (found.recipe if ours and isinstance(found, RunResult) else None)
         return Decision("clean up", create=workload.build_cleanup(request, spec, case.settings, recipe))
     if artifact.hopeless(refusal):
         return _give_up(case, refusal.message)

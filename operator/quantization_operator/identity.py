@@ -1,0 +1,67 @@
+"""Which object it is that was told of, and whose: the one filter for the watch, the listings and the answers.
+
+An object that cannot be identified is nobody's. That is judged by its metadata alone, so that a listing, which has no
+more, and the watch cannot differ: a watch that told of an object that only a listing knew would be taken for dead.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+
+from quantization_operator import parsing
+
+JOB_UID_LABEL = "quantization.dev/job-uid"
+"""On the child Job and its pods: the uid of the QuantizationJob they work for."""
+
+Kind = Literal["QuantizationJob", "Job", "Pod"]
+KINDS: tuple[Kind, ...] = ("QuantizationJob", "Job", "Pod")
+
+MOST_FINALIZERS = 64
+"""They are kept, since the one who changes one has to write them all."""
+
+
+class Key(NamedTuple):
+    """Identity of a QuantizationJob: a uid alone would be anybody's word, in a label of any namespace."""
+
+    namespace: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """An object of the API server. key: of the QuantizationJob that it is, or says that it belongs to."""
+
+    uid: str
+    namespace: str
+    name: str
+    resource_version: int
+    created: datetime
+    key: Key
+
+
+def identify(kind: Kind, body: Any) -> Identity | None:
+    """Which object this is; None when it cannot be said, or when it is nobody's."""
+    metadata = parsing.at(body, "metadata")
+    if not isinstance(metadata, dict):
+        return None
+    uid, namespace, name = (_named(metadata, key) for key in ("uid", "namespace", "name"))
+    owner = (
+        uid if kind == "QuantizationJob" else _named(parsing.mapping(metadata.get("labels")), JOB_UID_LABEL)
+    )
+    created = parsing.moment(metadata.get("creationTimestamp"))
+    if not (uid and namespace and name and owner) or created is None:
+        return None
+    if len(parsing.sequence(metadata.get("finalizers"))) > MOST_FINALIZERS:
+        return None
+    return Identity(uid, namespace, name, version(metadata), created, Key(namespace, owner))
+
+
+def _named(values: Mapping[str, Any], key: str) -> str:
+    value = values.get(key)
+    return value if isinstance(value, str) and len(value) <= parsing.LONGEST_WORD else ""
+
+
+def version(metadata: Mapping[str, Any]) -> int:
+    """The resourceVersion as a number: comparable within one resource (KEP-5504)."""
+    return parsing.integer(metadata.get("resourceVersion"), most=2**63 - 1)

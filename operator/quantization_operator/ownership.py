@@ -1,0 +1,55 @@
+"""Which Job is a QuantizationJob's own, and which pods are that Job's: pure.
+
+A label is anybody's word. A Job is the own one when it lies in the namespace of the QuantizationJob, has the name that
+follows from its uid, is controlled by it, and is the one whose uid was recorded when it was made or first believed.
+As long as none is recorded (the operator was killed between the two writes) the first three decide, and the generation
+that the Job says it was made for, as read from the API server at that moment. A pod is one of that Job when the Job
+controls it.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest
+from quantization_operator.workload import cleanup_name, job_name
+
+
+def fits(request: JobRequest, job: ChildJob) -> bool:
+    """Whether a Job has the place, the name and the controller of the QuantizationJob's own."""
+    return (
+        job.owner_uid == request.uid == job.request_uid
+        and job.namespace == request.namespace
+        and job.generation <= request.generation
+        and job.name == job_name(request.name, request.uid)
+    )
+
+
+def own_job(request: JobRequest, jobs: Iterable[ChildJob], recorded: str) -> ChildJob | None:
+    """The Job that is believed. recorded: its uid, "" while there is none."""
+    return next((job for job in jobs if recorded in ("", job.uid) and fits(request, job)), None)
+
+
+def stray_job(request: JobRequest, jobs: Iterable[ChildJob], recorded: str) -> ChildJob | None:
+    """A Job that has the own one's name, and is another: made by a late request, or by somebody else."""
+    return next((job for job in jobs if recorded not in ("", job.uid) and fits(request, job)), None)
+
+
+def is_cleanup(request: JobRequest, job: ChildJob) -> bool:
+    """Whether a Job is the one that removes the artifact; nothing controls that one."""
+    return (
+        job.owner_uid == ""
+        and job.request_uid == request.uid
+        and job.namespace == request.namespace
+        and job.name == cleanup_name(request.name, request.uid)
+    )
+
+
+def cleanup_job(request: JobRequest, jobs: Iterable[ChildJob]) -> ChildJob | None:
+    """The Job that removes the artifact."""
+    return next((job for job in jobs if is_cleanup(request, job)), None)
+
+
+def pods_of(job: ChildJob | None, pods: Sequence[ChildPod]) -> tuple[ChildPod, ...]:
+    """The pods of this Job: those of a Job from before a pause may still be known."""
+    return tuple(
+        pod for pod in pods if job is not None and pod.job_uid == job.uid and pod.namespace == job.namespace
+    )
