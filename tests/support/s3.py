@@ -26,11 +26,12 @@ READY_SECONDS = 60.0
 
 
 class S3Server:
-    """`with S3Server(directory) as s3:` - s3.endpoint, s3.client(), s3.environment()."""
+    """`with S3Server(directory) as s3:` - s3.endpoint, s3.client(), s3.environment(); kill() and start() it again."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
+        self._command: list[str] = []
         self.endpoint = ""
 
     def __enter__(self) -> Self:
@@ -62,41 +63,51 @@ class S3Server:
         self.endpoint = f"http://127.0.0.1:{ports[6]}"
         data = self._directory / "data"
         data.mkdir()
-        with (self._directory / "weed.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [
-                    *("setpriv", "--pdeathsig", "KILL", "--"),  # it ends with a test run that is killed
-                    binary,
-                    "server",
-                    "-ip=127.0.0.1",
-                    "-ip.bind=127.0.0.1",
-                    f"-dir={data}",
-                    "-master.telemetry=false",
-                    "-master.volumeSizeLimitMB=64",
-                    "-volume.max=200",
-                    "-filer",
-                    "-s3",
-                    f"-s3.config={config}",
-                    "-s3.port.iceberg=0",
-                    "-s3.port.lance=0",
-                    "-s3.allowDeleteBucketNotEmpty=false",
-                    "-s3.autoCreateBucket=false",
-                    *flags,
-                ],
-                cwd=self._directory,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self._command = [
+            *("setpriv", "--pdeathsig", "KILL", "--"),  # it ends with a test run that is killed
+            binary,
+            "server",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            f"-dir={data}",
+            "-master.telemetry=false",
+            "-master.volumeSizeLimitMB=64",
+            "-volume.max=200",
+            "-filer",
+            "-s3",
+            f"-s3.config={config}",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-s3.allowDeleteBucketNotEmpty=false",
+            "-s3.autoCreateBucket=false",
+            *flags,
+        ]
+        self.start()
         self._await_ready()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Starts the server; it is not ready yet."""
+        with (self._directory / "weed.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=self._directory,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def kill(self) -> None:
+        """Kills the server as a lost node would."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+            self._process = None
 
     def client(self, secret: str = SECRET_KEY) -> "S3Client":
         """A client of the server."""

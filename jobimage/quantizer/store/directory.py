@@ -8,6 +8,7 @@ import errno
 import fcntl
 import functools
 import os
+import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
@@ -25,13 +26,24 @@ from quantizer.store.interface import (
     keep_going,
 )
 from quantizer.store.keys import checked
-from quantizer.store.links import RefusedFileError, allowed, open_regular, real_file, stays_inside, volume_of
+from quantizer.store.links import (
+    RefusedFileError,
+    in_folder,
+    on_volume,
+    open_regular,
+    real_file,
+    stays_inside,
+)
 from quantizer.store.patience import AwayError, Patience
 
 BLOCK = 8 * 1024 * 1024
 TEMPORARY = ".upload-"
 AWAY = {errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN}
 """What a volume answers whose server is away."""
+
+NO_LINKS = {errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""What a file system answers that gives a file one name only, or no further one."""
+BEGINNINGS = 8
 
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
@@ -79,7 +91,8 @@ class DirectoryStore:
                 for name in names:
                     key = (Path(directory) / name).relative_to(self._root).as_posix()
                     if key.startswith(prefix) and not name.startswith(TEMPORARY):
-                        found[key] = self._info(key)
+                        with contextlib.suppress(FileNotFoundError):  # another process removed it just now
+                            found[key] = self._info(key)
             return dict(sorted(found.items()))
 
     @_patient
@@ -118,7 +131,7 @@ class DirectoryStore:
     def put_bytes(self, key: str, data: bytes, if_absent: bool = False, if_version: str | None = None) -> str:
         """Writes a small file; a condition is checked under a lock on its directory."""
         with self._errors(self._uri_of(key)):
-            target = self._target(key)
+            target = self._inside(key)
             with _locked(target.parent):
                 if if_absent and target.exists():
                     raise PreconditionFailedError(self._uri_of(key))
@@ -127,6 +140,36 @@ class DirectoryStore:
                 with self._temporary(key) as file:
                     file.write(data)
             return _version(target.stat())
+
+    @_patient
+    def copy(self, source: str, target: str) -> None:
+        """A second name for the file where the file system has such, else a copy."""
+        with self._errors(self._uri_of(source)):
+            origin, place = self._real(source), self._target(target)
+            link = place.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+            try:
+                os.link(origin, link)
+                with _locked(place.parent):
+                    link.replace(place)
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                self._copy_bytes(origin, target)
+            finally:
+                link.unlink(missing_ok=True)
+
+    @_patient
+    def delete_if(self, key: str, version: str) -> None:
+        """Removes a file; the condition is checked under a lock on its directory."""
+        with self._errors(self._uri_of(key)):
+            path = self._inside(key)
+            if not path.exists():
+                return
+            with _locked(path.parent):
+                if path.exists() and _version(path.stat()) != version:
+                    raise PreconditionFailedError(self._uri_of(key))
+                path.unlink(missing_ok=True)
+            self._prune(path)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Removes files, and the directories below the root that this leaves empty."""
@@ -150,13 +193,23 @@ class DirectoryStore:
         with self._errors(self._uri_of(key)):
             path = self._inside(key)
             path.unlink(missing_ok=True)
-            for parent in path.parents:
-                if parent == self._root:
-                    break
-                try:
+            self._prune(path)
+
+    def _prune(self, path: Path) -> None:
+        """Removes the directories below the root that are empty, but none that somebody is about to write to."""
+        for parent in path.parents:
+            if parent == self._root:
+                break
+            try:
+                with _locked(parent, wait=False):
                     parent.rmdir()
-                except OSError:  # not empty, or gone already
-                    break
+            except OSError:  # not empty, gone already, or in use
+                break
+
+    def _copy_bytes(self, origin: Path, key: str) -> None:
+        with origin.open("rb") as source, self._temporary(key) as file:
+            while block := source.read(BLOCK):
+                file.write(block)
 
     def _inside(self, key: str) -> Path:
         """The path of a key; no link on the way to it leads out of the root."""
@@ -173,10 +226,9 @@ class DirectoryStore:
 
     def _real(self, key: str) -> Path:
         """The regular file that is read for a key, all links followed."""
-        root = self._root.resolve()
         # A text is named by itself, and on a volume that is often a link to the newest version of it.
-        roots = (volume_of(root),) if self._place is DATA else allowed(root)
-        return real_file(self._root / checked(self._place, key), roots)
+        bounds = on_volume(self._root) if self._place is DATA else in_folder(self._root)
+        return real_file(self._root / checked(self._place, key), bounds)
 
     @contextlib.contextmanager
     def _opened(self, key: str) -> Iterator[FileIO]:
@@ -195,8 +247,7 @@ class DirectoryStore:
     @contextlib.contextmanager
     def _temporary(self, key: str) -> Iterator[BinaryIO]:
         """A file to write to; at the end it is made durable and takes the place of `key`."""
-        target = self._target(key)
-        descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=target.parent)
+        target, descriptor, name = self._begin(key)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 yield file
@@ -207,6 +258,14 @@ class DirectoryStore:
         finally:
             Path(name).unlink(missing_ok=True)
 
+    def _begin(self, key: str) -> tuple[Path, int, str]:
+        """The path of a key, and an open temporary file beside it; another process may remove the empty directory."""
+        for _ in range(BEGINNINGS):
+            target = self._target(key)
+            with contextlib.suppress(FileNotFoundError):
+                return target, *tempfile.mkstemp(prefix=TEMPORARY, dir=target.parent)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target.parent))
+
     @contextlib.contextmanager
     def _errors(self, uri: str) -> Iterator[None]:
         """Gives errors of the operating system their category."""
@@ -214,8 +273,7 @@ class DirectoryStore:
         try:
             yield
         except FileNotFoundError as error:
-            named = f" ({error.filename})" if error.filename else ""
-            raise QuantizationError(self._place.missing, f"{what}: {uri} does not exist{named}") from error
+            raise QuantizationError(self._place.missing, f"{what}: {uri} does not exist") from error
         except RefusedFileError as error:
             raise self._place.refusal(f"file://{error.path}", error.why) from error
         except (NotADirectoryError, FileExistsError) as error:
@@ -257,10 +315,31 @@ def _raise(error: OSError) -> None:
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+def _locked(directory: Path, wait: bool = True) -> Iterator[None]:
+    """Holds the lock of a directory: of the one that has the name now, not of one that was removed meanwhile.
+
+    wait: whether to make the directory, and to wait for the lock; otherwise OSError where either is needed.
+    """
+    while True:
+        if wait:
+            directory.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            if not wait:
+                raise
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _has_name(descriptor, directory):
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _has_name(descriptor: int, directory: Path) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+        return os.path.samestat(os.fstat(descriptor), directory.stat())
+    except FileNotFoundError:
+        return False

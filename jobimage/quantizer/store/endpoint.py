@@ -6,7 +6,7 @@ could point the quantizer there, so by default the operator asks for a check bef
 
 import ipaddress
 import socket
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import StorageAccess
@@ -79,4 +79,4 @@ def _host_and_port(endpoint: str) -> tuple[str, int | None]:
             f"storage.endpoint {endpoint} is not http://HOST[:PORT] or https://HOST[:PORT]",
             "Write scheme, host and port alone, such as https://s3.example.org:9000.",
         )
-    return host, port
+    return unquote(host), port

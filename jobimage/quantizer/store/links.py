@@ -8,6 +8,7 @@ mounted has links too, which stay in the folder.)
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 KINDS = {
@@ -27,16 +28,21 @@ class RefusedFileError(Exception):
         self.path, self.why = path, why
 
 
-def allowed(root: Path) -> tuple[Path, ...]:
-    """Where the files of a resolved folder may lie."""
-    if root.parent.name == "snapshots":
-        return root, root.parent.parent / "blobs"
-    return (root,)
+Bounds = Callable[[Path], bool]
+"""Whether a resolved path is one that may be read."""
 
 
-def volume_of(path: Path) -> Path:
-    """The root of the volume that a resolved path lies on."""
-    return next(parent for parent in (path, *path.parents) if parent.is_mount() or parent == parent.parent)
+def in_folder(root: Path) -> Bounds:
+    """The files of a folder, which is the link's own or the hub's client's."""
+    real = root.resolve()
+    roots = (real, real.parent.parent / "blobs") if real.parent.name == "snapshots" else (real,)
+    return lambda path: any(path.is_relative_to(each) for each in roots)
+
+
+def on_volume(root: Path) -> Bounds:
+    """The files of the volume that a folder lies on, which other volumes may be mounted on."""
+    volume = _volume_of(root.resolve())
+    return lambda path: _volume_of(path.parent) == volume
 
 
 def stays_inside(path: Path, root: Path) -> bool:
@@ -47,18 +53,18 @@ def stays_inside(path: Path, root: Path) -> bool:
         return False
 
 
-def real_file(path: Path, roots: tuple[Path, ...]) -> Path:
+def real_file(path: Path, bounds: Bounds) -> Path:
     """The regular file behind a path, all links followed. Nothing is opened.
 
     Raises:
-        RefusedFileError: it is something else, or lies in none of the roots.
+        RefusedFileError: it is something else, or lies out of bounds.
         FileNotFoundError: with the name of a link that leads nowhere.
     """
     try:
         real = path.resolve()
     except RuntimeError:
         raise RefusedFileError(path, "is a link that leads back to itself") from None
-    if not any(real.is_relative_to(root) for root in roots):
+    if not bounds(real):
         raise RefusedFileError(path, f"is a link to {real}, which lies outside of the folder")
     found = stat.S_IFMT(_stat(path, real).st_mode)
     if found != stat.S_IFREG:
@@ -82,6 +88,10 @@ def open_regular(path: Path) -> int:
         os.close(descriptor)
         raise RefusedFileError(path, "is no regular file any more")
     return descriptor
+
+
+def _volume_of(path: Path) -> Path:
+    return next(parent for parent in (path, *path.parents) if parent.is_mount() or parent == parent.parent)
 
 
 def _stat(path: Path, real: Path) -> os.stat_result:

@@ -15,6 +15,7 @@ from typing import Any
 
 from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.text import clean
@@ -96,9 +97,14 @@ NO_CREDENTIALS = (
     boto.TokenRetrievalError,
     boto.NoAuthTokenError,
 )
-NO_ANSWER = (boto.HTTPClientError, boto.ResponseStreamingError, boto.IncompleteReadError, ConnectionError)
-"""HTTPClientError covers connect and read timeouts, refused and closed connections, names that are not known, TLS and
-proxy errors."""
+NO_ANSWER = (
+    boto.ConnectionError,  # refused connections, names that are not known, TLS and proxies
+    boto.HTTPClientError,  # timeouts and connections that were closed
+    boto.ResponseStreamingError,
+    boto.IncompleteReadError,
+    ResponseParserError,  # an answer that is no XML, as of a proxy on the way
+    ConnectionError,
+)
 NO_TLS = ("certificate_verify_failed", "certificate verify failed", "wrong_version_number")
 """Words of TLS errors that no waiting cures."""
 
