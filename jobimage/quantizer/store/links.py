@@ -57,8 +57,8 @@ def real_file(path: Path, bounds: Bounds) -> Path:
     """The regular file behind a path, all links followed. Nothing is opened.
 
     Raises:
-        RefusedFileError: it is something else, or lies out of bounds.
-        FileNotFoundError: with the name of a link that leads nowhere.
+        RefusedFileError: it is something else, lies out of bounds, or is a link that leads nowhere.
+        FileNotFoundError: it is not there.
     """
     try:
         real = path.resolve()
@@ -100,6 +100,4 @@ def _stat(path: Path, real: Path) -> os.stat_result:
     except FileNotFoundError as error:
         if not path.is_symlink():
             raise
-        raise FileNotFoundError(
-            error.errno, "a link leads nowhere", f"{path} -> {path.readlink()}"
-        ) from error
+        raise RefusedFileError(path, f"is a link to {path.readlink()}, which does not exist") from error
