@@ -11,14 +11,14 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
 
 from quantization_api import GROUP, KIND
 from quantization_api.failures import ExitCode
 from quantization_api.pod import CONTAINER_NAME
-from quantization_api.status import Condition, QuantizationJobStatus
+from quantization_api.status import Condition, Phase, QuantizationJobStatus
 from quantization_operator import parsing
 from quantization_operator.identity import JOB_UID_LABEL as JOB_UID_LABEL
 from quantization_operator.identity import Identity, identify
@@ -201,7 +201,7 @@ class JobRequest:
             observed_generation=observed,
             job_name=job_name,
             job_uid=word(status.get("jobUid")),
-            phase=word(status.get("phase")),
+            phase=_phase(status.get("phase")),
             passes=word(status.get("passes")),
             finished=finished,
             completed=moment(status.get("completionTime")) if finished else None,
@@ -224,7 +224,13 @@ class JobRequest:
             )
 
 
+PHASES = frozenset(get_args(Phase))
 MOST_CONDITIONS = 8
+
+
+def _phase(value: Any) -> str:
+    """One of the phases: it is a label of a metric."""
+    return value if isinstance(value, str) and value in PHASES else ""
 
 
 def _conditions(stored: Sequence[Mapping[str, Any]]) -> list[Condition]:

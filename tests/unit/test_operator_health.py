@@ -8,21 +8,23 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from tests.support.cluster_objects import RESULT, condition_status, job
+from tests.support.cluster_objects import RESULT, child, condition_status, job
 
 from quantization_api.status import QuantizationJobStatus
 from quantization_operator import logs
-from quantization_operator.cache import Cache, Key
+from quantization_operator.cache import Cache
+from quantization_operator.identity import Key, Kind
 from quantization_operator.kube import ApiError
-from quantization_operator.metrics import LiveCollector, Metrics
-from quantization_operator.probes import Health, serve
+from quantization_operator.metrics import PASS_NAMES, LiveCollector, Metrics
+from quantization_operator.probes import Health, Verdict, serve
 from quantization_operator.queue import WorkQueue
-from quantization_operator.read import Reader
-from quantization_operator.snapshots import JobRequest
-from quantization_operator.sweep import Sweeper
+from quantization_operator.read import Listed, Listing, Reader
+from quantization_operator.snapshots import ChildJob, JobRequest
+from quantization_operator.sweep import LOOKED_AT, Sweeper
 
 pytestmark = pytest.mark.unit
 
@@ -155,6 +157,95 @@ def test_the_pages_answer_by_health(served: tuple[Health, str], clock: Clock) ->
     assert code(url + "/healthz") == 503
 
 
+def test_the_text_of_a_red_page_is_logged_when_it_changes(
+    clock: Clock, queue: WorkQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    health = working(clock)
+    verdict = Verdict(health, queue)
+    caplog.set_level(logging.INFO)
+    assert verdict() == (200, "ok")
+    for _ in range(3):
+        clock.time += 31
+        assert verdict()[0] == 503
+    assert [r.getMessage() for r in caplog.records] == ["unhealthy: the event loop has not turned for 31 s"]
+    health.swept("1 objects, such as Job default/x")
+    assert "the watch missed" in verdict()[1]
+    health.beat()
+    health.swept("")
+    assert verdict() == (200, "ok")
+    said = [(r.levelname, r.getMessage()) for r in caplog.records[1:]]
+    assert said[0][0] == "WARNING"
+    assert "the watch missed 1 objects, such as Job default/x" in said[0][1]
+    assert said[1:] == [("INFO", "healthy again")]
+
+
+class Listings:
+    """A reader whose listings and objects are as a test says; it counts the listings after the first round."""
+
+    def __init__(self, first: dict[str, int], then: dict[str, int], there: dict[str, Any]) -> None:
+        self.first, self.then, self.there = first, then, there
+        self.listed = self.looked = 0
+
+    async def listing(self, kind: Kind, _namespace: str | None) -> Listing:
+        if kind != "Job":
+            return Listing({}, 1000)
+        self.listed += 1
+        found = self.first if self.listed == 1 else self.then
+        key = Key("default", "x")
+        return Listing({uid: Listed(key, uid, version) for uid, version in found.items()}, 1000)
+
+    async def snapshot(self, _kind: Kind, _namespace: str, name: str) -> ChildJob | None:
+        self.looked += 1
+        body = self.there.get(name)
+        return ChildJob.of(body) if body else None
+
+
+def swept(clock: Clock, queue: WorkQueue, reader: Listings, cache: Cache | None = None) -> list[str]:
+    health = working(clock)
+    sweeper = Sweeper(cache or Cache(), queue, reader, health, grace=0)  # type: ignore[arg-type]
+    asyncio.run(sweeper.sweep())
+    return health.complaints(queue)
+
+
+@pytest.fixture(autouse=True)
+def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantization_operator.sweep.GRACE_SECONDS_EACH", 0.0)
+
+
+def test_what_is_deleted_while_it_is_listed_is_nothing_that_was_missed(
+    clock: Clock, queue: WorkQueue
+) -> None:
+    many = {f"job-{number}": 5 for number in range(270)}
+    reader = Listings(many, {}, {})
+    assert swept(clock, queue, reader) == []
+    assert (reader.listed, reader.looked) == (2, 0)
+
+
+def test_what_is_gone_when_it_is_looked_at_is_nothing_that_was_missed(clock: Clock, queue: WorkQueue) -> None:
+    many = {f"job-{number}": 5 for number in range(270)}
+    reader = Listings(many, many, {})
+    assert swept(clock, queue, reader) == []
+    assert reader.looked == LOOKED_AT
+
+
+def test_what_cannot_be_read_is_nothing_that_was_missed(clock: Clock, queue: WorkQueue) -> None:
+    nobodys = child(uid="a", name="a", labels={})
+    assert swept(clock, queue, Listings({"a": 5}, {"a": 5}, {"a": nobodys})) == []
+
+
+def test_what_is_there_and_was_never_told_was_missed(clock: Clock, queue: WorkQueue) -> None:
+    body = child(uid="a", name="a", resourceVersion="5")
+    assert swept(clock, queue, Listings({"a": 5, "b": 5}, {"a": 5, "b": 5}, {"a": body})) == [
+        "the watch missed 2 objects, such as Job default/a"
+    ]
+
+
+def test_what_the_watch_tells_of_in_time_was_not_missed(clock: Clock, queue: WorkQueue) -> None:
+    cache = Cache()
+    cache.put(ChildJob.of(child(uid="a", name="a", resourceVersion="5")))
+    assert swept(clock, queue, Listings({"a": 4}, {"a": 4}, {}), cache) == []
+
+
 def test_a_log_line_is_json_with_its_context_and_traceback() -> None:
     stream = io.StringIO()
     root = logging.getLogger()
@@ -211,6 +302,19 @@ def test_a_transition_is_counted_once() -> None:
     assert value(metrics, "quantization_job_duration_seconds_count", **labels) == 1
     assert value(metrics, "quantization_job_duration_seconds_sum", **labels) == 300
     assert value(metrics, "quantization_artifact_bytes_total") == 8_000_000
+
+
+def test_a_label_is_none_that_somebody_wrote_into_a_status() -> None:
+    metrics, request = Metrics(), JobRequest.of(job(status={"phase": "x" * 200}))
+    assert request is not None
+    assert request.phase == ""
+    after = QuantizationJobStatus.model_validate(
+        condition_status("Ready", "Succeeded", completionTime="2026-01-01T00:05:00Z", passes="x" * 200)
+    )
+    metrics.observe_transition(request, QuantizationJobStatus(), after, NOW)
+    labels = {"passes": "other", "outcome": "Succeeded"}
+    assert value(metrics, "quantization_job_duration_seconds_count", **labels) == 1
+    assert {"GptqQuantizer", "QuaRot"} <= PASS_NAMES
 
 
 def test_a_reused_result_writes_no_bytes() -> None:
