@@ -7,9 +7,9 @@ from quantization_api.failures import Category
 from quantization_api.manifest import MANIFEST_NAME
 from quantization_api.pod import StorageAccess
 from quantizer.inputs import Model, open_model
-from quantizer.store.artifact import manifest_digest, read_manifest
 from quantizer.store.interface import ARTIFACT
 from quantizer.store.location import Location, open_store
+from quantizer.store.manifests import manifest_digest, read_manifest
 
 SMALLEST_GROUP, LARGEST_GROUP = 16, 4096
 

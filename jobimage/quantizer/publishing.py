@@ -12,7 +12,7 @@ from quantizer.machine import device_name
 from quantizer.measure import Measured
 from quantizer.report.readers import readers, written_by
 from quantizer.steps import Quantized
-from quantizer.store.artifact import manifest_digest
+from quantizer.store.manifests import manifest_digest
 
 PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy")
 ONNX_READER = "onnxruntime, onnxruntime-genai (onnx/)"
@@ -27,6 +27,7 @@ def make_manifest(
     versions = {name: version(name) for name in PACKAGES} | quantized.versions
     return Manifest(
         recipe=job.recipe,
+        owner=job.request.uid,
         engine_version=ENGINE_VERSION,
         created=setting.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
         input=InputRecord(

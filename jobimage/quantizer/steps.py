@@ -1,7 +1,7 @@
 """The steps of a run: quantize, export, evaluate. Each takes a checked job and what was written so far."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +28,9 @@ from quantizer.store.source import StoreSource
 from quantizer.streaming import quantize as stream
 
 logger = logging.getLogger(__name__)
+
+STAGED = replace(ARTIFACT, missing=Category.ARTIFACT_CORRUPT)
+"""This run has stored it a moment ago: what is not there was lost."""
 
 
 class RoundedModule(Protocol):
@@ -125,12 +128,12 @@ def _tell(setting: Setting, done: int, total: int) -> None:
     setting.tracker.advance(done, total)
 
 
-def stored_model(job: Job, setting: Setting) -> StoreSource:
+def stored_model(job: Job, setting: Setting, writer: ArtifactWriter) -> StoreSource:
     """The checkpoint where it lies now."""
-    destination = Location.parse(job.request.output.uri)
+    place = Location.parse(job.request.output.uri).child(writer.staged(MODEL_PREFIX).rstrip("/"))
     return StoreSource(
-        open_store(destination.child(MODEL_PREFIX.rstrip("/")), ARTIFACT, job.request.storage),
-        ARTIFACT,
+        open_store(place, STAGED, job.request.storage, setting.patience),
+        STAGED,
         lambda count: setting.tracker.count_bytes("read artifact", count),
     )
 

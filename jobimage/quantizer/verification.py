@@ -19,9 +19,9 @@ from quantizer.evaluation.views import open_view
 from quantizer.finite import all_finite
 from quantizer.job import readable
 from quantizer.layerwise.making import module_names
-from quantizer.store.artifact import is_ours, manifest_digest, missing_or_changed, read_manifest
 from quantizer.store.interface import ARTIFACT
 from quantizer.store.location import Location, open_store
+from quantizer.store.manifests import is_ours, manifest_digest, missing_or_changed, read_manifest
 from quantizer.store.source import StoreSource, sha256_of
 
 NAMED_AT_MOST = 5

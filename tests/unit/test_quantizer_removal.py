@@ -5,21 +5,23 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from tests.support.writers import RECIPES, manifest
 
-from quantization_api import ENGINE_VERSION
 from quantization_api.failures import Category, ExitCode, QuantizationError
-from quantization_api.manifest import MANIFEST_NAME, InputRecord, Manifest
+from quantization_api.manifest import MANIFEST_NAME, Manifest
 from quantizer import cli
 from quantizer.store import claim as claims
 from quantizer.store.artifact import ArtifactWriter, Output
-from quantizer.store.claim import CLAIM_NAME, Claim
+from quantizer.store.claim import Claim
 from quantizer.store.directory import DirectoryStore
 from quantizer.store.interface import OUTPUT
+from quantizer.store.mark import CLAIM_NAME, look
+from quantizer.store.obtaining import Asked, obtain
 from quantizer.store.removal import REMOVED_MANIFEST, Ours, remove
 
 pytestmark = pytest.mark.unit
 
-RECIPE, ANOTHER = ("sha256:" + letter * 64 for letter in "ab")
+RECIPE, ANOTHER = RECIPES
 OBJECTS = ["README.md", "model/config.json", "model/model.safetensors", "report/report.html"]
 FOREIGN = ["model/notes-of-a-person.txt", "elsewhere/file"]
 LAYER = ".state/aaaa/layer-00000.safetensors"
@@ -40,25 +42,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "LOOK_SECONDS", 0.01)
 
 
-def manifest(recipe: str) -> Manifest:
-    return Manifest(
-        recipe=recipe,
-        engine_version=ENGINE_VERSION,
-        created="2026-01-01T00:00:00Z",
-        input=InputRecord(model_path="/m", revision="sha256:0", architecture="Llama", size_bytes=8),
-        workflow={},
-        passes=["GptqQuantizer"],
-        checkpoint_format="gptq",
-        bits_per_weight=4.5,
-        compression_ratio=3.5,
-        readers=[],
-        metrics=[],
-        modules=[],
-        versions={},
-        objects=[],
-    )
-
-
 def begin(store: DirectoryStore, recipe: str = RECIPE, uid: str = "a") -> tuple[Claim, ArtifactWriter]:
     """A run that has saved a layer and uploaded its objects."""
     for key in FOREIGN:
@@ -74,17 +57,32 @@ def begin(store: DirectoryStore, recipe: str = RECIPE, uid: str = "a") -> tuple[
     return claim, writer
 
 
-def finished(store: DirectoryStore, recipe: str = RECIPE, uid: str = "a") -> None:
+def finished(store: DirectoryStore, recipe: str = RECIPE, uid: str = "a", owner: str = "") -> None:
+    """An artifact; owner: as its manifest records it, "" as before owners were recorded."""
     claim, writer = begin(store, recipe, uid)
     store.delete(FOREIGN)
-    writer.finish(manifest(recipe))
+    writer.finish(manifest(recipe, owner, 0))
     claim.__exit__(None, None, None)
     for key in FOREIGN:
         store.put_bytes(key, b"mine")
 
 
 def stopped(store: DirectoryStore, recipe: str = RECIPE, uid: str = "a") -> None:
-    begin(store, recipe, uid)[0].__exit__(None, None, None)
+    """What a killed run leaves."""
+    begin(store, recipe, uid)[0]._stop_renewing()
+
+
+def obtained(store: DirectoryStore, uid: str) -> bool:
+    """A run without torch, from its first look to its end."""
+
+    def make(writer: ArtifactWriter) -> tuple[Manifest, bytes]:
+        store.put_bytes(LAYER, b"layer")
+        for key in OBJECTS:
+            writer.put_bytes(key, key.encode())
+        return writer.finish(manifest(RECIPE, uid, 0))
+
+    obtain(store, Asked(uid, f"default/{uid}", RECIPE), make)
+    return True
 
 
 def left(store: DirectoryStore) -> list[str]:
@@ -125,13 +123,68 @@ def test_what_a_stopped_run_left_is_removed_by_its_claim(store: DirectoryStore) 
 
 
 def test_a_run_that_was_stopped_after_its_manifest_is_removed(store: DirectoryStore) -> None:
-    claim, _ = begin(store)
-    claim.__exit__(None, None, None)
-    done = manifest(RECIPE).model_dump(mode="json")
-    done["objects"] = [{"key": key, "size": 1, "sha256": "0" * 64} for key in OBJECTS]
-    store.put_bytes(MANIFEST_NAME, json.dumps(done).encode())
+    finished(store)
+    mark = {"uid": "a", "job": "a", "recipe": RECIPE}  # a run of a version that recorded no owner
+    store.put_bytes(CLAIM_NAME, json.dumps(mark).encode())
     assert remove(store, Ours(None, "a"), "a", "a") == len(OBJECTS) + 1
     assert left(store) == sorted(FOREIGN)
+
+
+@pytest.mark.parametrize("recipe", [None, RECIPE, ANOTHER])
+def test_the_owner_that_the_manifest_records_decides(store: DirectoryStore, recipe: str | None) -> None:
+    finished(store, owner="a")
+    before = left(store)
+    assert remove(store, Ours(recipe, "b"), "b", "b") is None, "b only uses it"
+    assert left(store) == before
+    assert remove(store, Ours(recipe, "a"), "a", "a") == len(OBJECTS) + 1
+    assert left(store) == sorted(FOREIGN)
+
+
+@pytest.mark.parametrize("ours", [Ours(), Ours(RECIPE)], ids=["by its place", "by its recipe"])
+def test_a_person_removes_what_any_job_made(store: DirectoryStore, ours: Ours) -> None:
+    finished(store, owner="a")
+    assert remove(store, ours, "x", "x") == len(OBJECTS) + 1
+    assert left(store) == sorted(FOREIGN)
+
+
+def test_a_person_removes_what_a_stopped_run_left(store: DirectoryStore) -> None:
+    stopped(store)
+    assert remove(store, Ours(), "x", "x") is not None
+    assert left(store) == ["elsewhere/file"]
+
+
+def test_what_another_job_has_decided_is_published_and_stays(tmp_path: Path) -> None:
+    for writes in range(100):
+        root = tmp_path / str(writes)
+        plain = DirectoryStore(root, OUTPUT)
+        try:
+            begun = obtained(Dying(root, writes), "b")
+        except KilledError:
+            seen = look(plain)
+            if seen is None or seen.mark.decision is None:
+                continue
+            remove(plain, Ours(RECIPE, "a"), "a", "a")
+            assert remove(plain, Ours(None, "b"), "b", "b") is not None
+            assert left(plain) == []
+            begun = True
+        if begun and writes > 30:
+            return
+    raise AssertionError("no run came to its decision")
+
+
+def test_a_run_that_is_killed_anywhere_leaves_nothing_that_its_removal_does_not_find(tmp_path: Path) -> None:
+    for writes in range(100):
+        root = tmp_path / str(writes)
+        plain = DirectoryStore(root, OUTPUT)
+        try:
+            obtained(Dying(root, writes), "a")
+        except KilledError:
+            remove(plain, Ours(RECIPE, "a"), "a", "a")
+            assert left(plain) == [], writes
+            continue
+        assert writes > len(OBJECTS)
+        return
+    raise AssertionError("the run never ended")
 
 
 def test_the_state_of_ours_beside_the_artifact_of_another_goes_alone(store: DirectoryStore) -> None:
@@ -171,10 +224,18 @@ class Dying(DirectoryStore):
         self._count()
         return super().put_bytes(key, data, if_absent, if_version)
 
+    def copy(self, source: str, target: str) -> None:
+        self._count()
+        super().copy(source, target)
+
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
             self._count()
             super().delete([key])
+
+    def delete_if(self, key: str, version: str) -> None:
+        self._count()
+        super().delete_if(key, version)
 
     def _count(self) -> None:
         if self.left == 0:

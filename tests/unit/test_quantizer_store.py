@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,13 +12,16 @@ from quantization_api.manifest import STATE_PREFIX
 from quantizer.local_identity import has_ended, local_uid
 from quantizer.store import claim as claims
 from quantizer.store.artifact import ArtifactWriter, Output
-from quantizer.store.claim import CLAIM_NAME, Claim
+from quantizer.store.claim import Claim, ClaimLostError
 from quantizer.store.directory import DirectoryStore
 from quantizer.store.interface import MODEL, OUTPUT, PreconditionFailedError
 from quantizer.store.location import Location
-from quantizer.store.source import StoreSource, revision_of
+from quantizer.store.mark import CLAIM_NAME, Decision, look
+from quantizer.store.source import StoreSource
 
 pytestmark = pytest.mark.unit
+
+DIGEST = "sha256:" + 64 * "0"
 
 
 @pytest.fixture
@@ -147,7 +150,8 @@ def test_the_revision_depends_on_names_and_bytes_alone(tmp_path: Path) -> None:
         for name, data in files.items():
             (root / name).write_bytes(data)
         store = DirectoryStore(root, MODEL)
-        return revision_of(store, StoreSource(store, MODEL).files)
+        source = StoreSource(store, MODEL)
+        return source.revision(source.files)
 
     files = {"config.json": b"{}", "model.safetensors": b"weights"}
     one = revision("one", files)
@@ -159,7 +163,7 @@ def test_the_revision_depends_on_names_and_bytes_alone(tmp_path: Path) -> None:
 class Watching:
     """A clock for claims: every sleep lets something happen."""
 
-    def __init__(self, action: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, action: Callable[[], object] = lambda: None) -> None:
         self.action, self.slept = action, 0.0
 
     def __call__(self, seconds: float) -> None:
@@ -175,25 +179,43 @@ def test_a_claim_is_held_and_released(store: DirectoryStore) -> None:
     assert store.list() == {}
 
 
+def dies(claim: Claim) -> None:
+    """As a process does that is killed: it renews no more, and lets nothing go."""
+    claim._stop_renewing()
+
+
 def test_the_claim_of_a_living_job_is_a_conflict(store: DirectoryStore) -> None:
-    with Claim(store, "a", "default/a", "r"):
-        alive = Watching(lambda: store.put_bytes(CLAIM_NAME, b'{"uid": "a", "renewed": 7}') and None)
+    with Claim(store, "a", "default/a", "r") as living:
         with pytest.raises(QuantizationError, match="default/a writes to it right now") as caught:
-            Claim(store, "b", "default/b", "r", sleep=alive).__enter__()
+            Claim(store, "b", "default/b", "r", sleep=Watching(living.renew)).take()
         assert caught.value.category is Category.ARTIFACT_CONFLICT
 
 
 def test_the_claim_of_a_killed_job_is_taken_over_after_watching_it(store: DirectoryStore) -> None:
-    with Claim(store, "a", "default/a", "r"):
-        pass  # ends without releasing, as a killed run does
+    dies(Claim(store, "a", "default/a", "r").__enter__())
     watching = Watching()
     with Claim(store, "b", "default/b", "r", sleep=watching):
         assert watching.slept >= claims.PATIENCE_SECONDS > 2 * claims.RENEW_SECONDS
 
 
-def test_another_attempt_of_the_same_job_does_not_wait(store: DirectoryStore) -> None:
+def test_a_claim_that_was_let_go_is_taken_at_once(store: DirectoryStore) -> None:
     with Claim(store, "a", "default/a", "r"):
         pass
+    watching = Watching()
+    with Claim(store, "b", "default/b", "r", sleep=watching):
+        assert watching.slept == 0
+
+
+def test_a_claim_that_is_released_while_it_is_watched_is_taken(store: DirectoryStore) -> None:
+    living = Claim(store, "a", "default/a", "r").__enter__()
+    with Claim(
+        store, "b", "default/b", "r", sleep=Watching(lambda: living._ended or living.release())
+    ) as claim:
+        claim.check()
+
+
+def test_another_attempt_of_the_same_job_does_not_wait(store: DirectoryStore) -> None:
+    dies(Claim(store, "a", "default/a", "r").__enter__())
     watching = Watching()
     with Claim(store, "a", "default/a", "r", sleep=watching):
         assert watching.slept == 0
@@ -205,8 +227,7 @@ def test_a_process_that_is_gone_is_not_watched(store: DirectoryStore) -> None:
     assert has_ended(gone)
     assert not has_ended(mine)
     assert not has_ended("5d3a-of-a-cluster")
-    with Claim(store, gone, "default/a", "r"):
-        pass
+    dies(Claim(store, gone, "default/a", "r").__enter__())
     watching = Watching()
     with Claim(store, mine, "default/b", "r", has_ended, watching):
         assert watching.slept == 0
@@ -215,27 +236,21 @@ def test_a_process_that_is_gone_is_not_watched(store: DirectoryStore) -> None:
 class DyingStore(DirectoryStore):
     """A run that is killed while it removes its claim: everything before that is done."""
 
-    def delete(self, keys: Iterable[str]) -> None:
-        wanted = list(keys)
-        if wanted == [CLAIM_NAME]:
-            raise KeyboardInterrupt
-        super().delete(wanted)
+    def delete_if(self, key: str, version: str) -> None:
+        raise KeyboardInterrupt(key, version)
 
 
 def test_a_claim_that_a_kill_in_its_release_left_hinders_nobody(tmp_path: Path) -> None:
     dying, store = DyingStore(tmp_path / "root", OUTPUT), DirectoryStore(tmp_path / "root", OUTPUT)
     dying.put_bytes(f"{STATE_PREFIX}0/layer-00000.json", b"{}")
-    with Claim(dying, "a", "default/a", "r") as claim, pytest.raises(KeyboardInterrupt):
-        claim.release()
+    with pytest.raises(KeyboardInterrupt):
+        Claim(dying, "a", "default/a", "r").__enter__().release()
     assert list(store.list()) == [CLAIM_NAME]
     assert Output(store, "sha256:" + 64 * "0").manifest is None  # no conflict: it is the mark of a run
-    same, other = Watching(), Watching()
-    with Claim(store, "a", "default/a", "r", sleep=same):
-        pass
-    with Claim(store, "b", "default/b", "r", sleep=other) as claim:
+    watching = Watching()
+    with Claim(store, "b", "default/b", "r", sleep=watching) as claim:
         claim.release()
-    assert same.slept == 0
-    assert other.slept <= claims.PATIENCE_SECONDS
+    assert watching.slept == 0
     assert store.list() == {}
 
 
@@ -244,9 +259,78 @@ def test_who_lost_its_claim_stops(store: DirectoryStore, monkeypatch: pytest.Mon
     with Claim(store, "a", "default/a", "r") as claim:
         store.delete([CLAIM_NAME])
         claim._thread.join(10)
-        with pytest.raises(QuantizationError, match="another job took it over") as caught:
+        with pytest.raises(ClaimLostError, match="another job took it over") as caught:
             claim.check()
     assert caught.value.category is Category.ARTIFACT_CONFLICT
+
+
+def test_an_attempt_of_the_same_job_that_was_overtaken_is_out(store: DirectoryStore) -> None:
+    overtaken = Claim(store, "a", "default/a", "r").__enter__()
+    with Claim(store, "a", "default/a", "r") as claim:
+        with pytest.raises(ClaimLostError):
+            overtaken.decide(Decision(attempt=overtaken.nonce, manifest=DIGEST))
+        claim.renew()
+    overtaken.__exit__(None, None, None)
+    seen = look(store)
+    assert seen is not None
+    assert seen.mark.nonce == claim.nonce, "who lost the claim wrote it"
+
+
+class Answering(DirectoryStore):
+    """A server that loses its answer to a conditional write, or refuses it once without doing it."""
+
+    done, times = True, 0
+
+    def put_bytes(self, key: str, data: bytes, if_absent: bool = False, if_version: str | None = None) -> str:
+        if self.times:
+            self.times -= 1
+            if self.done:
+                super().put_bytes(key, data, if_absent, if_version)
+            raise PreconditionFailedError(key)
+        return super().put_bytes(key, data, if_absent, if_version)
+
+
+@pytest.mark.parametrize("done", [True, False], ids=["a lost answer, and the retry's 412", "409"])
+@pytest.mark.parametrize("at", ["taking", "renewing", "deciding", "releasing"])
+def test_a_refusal_of_our_own_write_is_no_loss(tmp_path: Path, done: bool, at: str) -> None:
+    store = Answering(tmp_path / "root", OUTPUT)
+    store.done = done
+    store.times = 3 if at == "taking" and not done else int(at == "taking")
+    claim = Claim(store, "a", "default/a", "r", sleep=Watching()).__enter__()
+    store.times = int(at != "taking")
+    if at == "renewing":
+        claim.renew()
+    if at == "deciding":
+        decision = Decision(attempt=claim.nonce, manifest=DIGEST)
+        claim.decide(decision)
+        seen = look(store)
+        assert seen is not None
+        assert seen.mark.decision == decision
+    assert store.times == int(at == "releasing")
+    claim.release()
+    assert store.list() == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{}",
+        b"[]",
+        b"\xff\x00",
+        b'{"uid": 7}',
+        b'{"uid": "x", "nonce": "../../model"}',
+        b"[" * 50_000,
+        b'{"uid": "' + b"x" * 100_000 + b'"}',
+    ],
+    ids=["empty", "a list", "no text", "a number", "a path", "deep", "long"],
+)
+def test_a_claim_that_is_none_is_watched_and_taken(store: DirectoryStore, text: bytes) -> None:
+    store.put_bytes(CLAIM_NAME, text)
+    watching = Watching()
+    with Claim(store, "a", "default/a", "r", sleep=watching) as claim:
+        assert watching.slept >= claims.PATIENCE_SECONDS
+        claim.release()
+    assert store.list() == {}
 
 
 class LyingStore(DirectoryStore):
@@ -255,7 +339,7 @@ class LyingStore(DirectoryStore):
     lies = 0
 
     def put_bytes(self, key: str, data: bytes, if_absent: bool = False, if_version: str | None = None) -> str:
-        if key.startswith("model/") and self.lies:
+        if "/model/" in key and self.lies:
             self.lies -= 1
             data = bytes(len(data))
         return super().put_bytes(key, data, if_absent, if_version)

@@ -1,42 +1,52 @@
-"""The claim on an output: who writes there, so that two jobs never mix their objects.
+"""The claim on an output: who works there, so that of several jobs one publishes and none destroys.
 
-A claim is an object that its owner rewrites every RENEW_SECONDS. Whoever finds the claim of another job
-watches it for PATIENCE_SECONDS: a claim that changes is alive, one that does not is what a killed run
-left behind and is taken over. No clocks are compared. Every write is conditional on the version seen
-before, so of two that try at the same time one wins.
+A claim is an object (mark.py) that its owner rewrites every RENEW_SECONDS. Whoever finds the claim of another job
+watches it for PATIENCE_SECONDS: a claim that changes is alive, one that does not is what a killed run left behind and
+is taken over. No clocks are compared. Every write is conditional on the version seen before, so of two that try at
+the same time one wins, and who was taken over is refused at its next write, however late that comes.
 """
 
-import json
+import contextlib
+import logging
+import random
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import STATE_PREFIX
-from quantizer.store.interface import ObjectInfo, PreconditionFailedError, Store
+from quantizer.store.interface import PreconditionFailedError, Store
+from quantizer.store.mark import CLAIM_NAME, Decision, Mark, Seen, look, staging_of
 
-CLAIM_NAME = f"{STATE_PREFIX}claim.json"
+logger = logging.getLogger(__name__)
+
 RENEW_SECONDS = 15.0
 PATIENCE_SECONDS = 40.0
 LOOK_SECONDS = 2.0
+ATTEMPTS = 20
+PAUSE_SECONDS = 0.2
+JOIN_SECONDS = 10.0
 
 
-def holder_of(store: Store, claim: ObjectInfo) -> dict[str, str]:
-    """Who claims an output (job, uid, recipe); {} when what lies there is no claim."""
-    try:
-        holder = json.loads(bytes(store.read(claim.key, 0, claim.size)))
-    except ValueError:
-        return {}
-    return holder if isinstance(holder, dict) else {}
+def make_nonce() -> str:
+    """What no other process has: 32 hexadecimal digits."""
+    return secrets.token_hex(16)
+
+
+class ClaimLostError(QuantizationError):
+    """Another process has the output now. Nothing there is ours any more, what we staged apart."""
 
 
 class Claim:
     """`with Claim(store, uid, job, recipe) as claim:` - `claim.check()` fails when another took it over.
 
-    uid: identity of the job; another attempt of the same job takes its own claim over at once.
-    has_ended: whether the owner with this uid is known to be gone, so that nobody need watch its claim.
+    Args:
+        uid: identity of the job; another attempt of the same job takes its own claim over at once.
+        has_ended: whether the owner with this uid is known to be gone, so that nobody need watch its claim.
+        waits: whether to watch the claim of another job; otherwise it is a conflict at once.
     """
 
     def __init__(
@@ -47,14 +57,22 @@ class Claim:
         recipe: str,
         has_ended: Callable[[str], bool] = lambda _: False,
         sleep: Callable[[float], None] = time.sleep,
+        *,
+        waits: bool = True,
     ) -> None:
-        self._store, self._uid, self._job, self._recipe = store, uid, job, recipe
-        self._has_ended, self._sleep = has_ended, sleep
-        self._count = 0
+        self._store, self._uid = store, uid
+        self._has_ended, self._sleep, self._waits = has_ended, sleep, waits
+        self.nonce = make_nonce()
+        self._mark = Mark(job=job, uid=uid, recipe=recipe, nonce=self.nonce)
         self._version = ""
+        self._count = 0
+        self._ended = False
         self._lost: QuantizationError | None = None
+        self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="claim", daemon=True)
+        self._thread = threading.Thread()
+        self.found = Mark()
+        """The mark that this claim took the place of."""
 
     def __enter__(self) -> Self:
         """Takes the claim.
@@ -62,75 +80,208 @@ class Claim:
         Raises:
             QuantizationError: ArtifactConflict while another job holds it.
         """
-        try:
-            self._take()
-        except PreconditionFailedError:
-            raise self._conflict("another job claimed it at the same moment") from None
-        self._thread.start()
+        self.take()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stops renewing. The claim itself stays until `release`: it marks what a broken run left behind."""
-        self._stop.set()
-        self._thread.join()
+        """Lets go: what was finished stays, marked as free; what was only staged goes."""
+        self._stop_renewing()
+        away = isinstance(error, QuantizationError) and error.category is Category.STORAGE_UNAVAILABLE
+        if not self._ended and not away:
+            self._let_go()
+
+    @property
+    def decision(self) -> Decision | None:
+        """What is decided and not yet ended, by this process or the one before it."""
+        return self._mark.decision
+
+    @property
+    def staging(self) -> str:
+        """The prefix that belongs to this process alone."""
+        return staging_of(self.nonce)
 
     def check(self) -> None:
-        """Raises ArtifactConflict when another job has taken the output over."""
+        """Raises what the last renewal found out: ArtifactConflict when another job has taken the output over."""
         if self._lost is not None:
             raise self._lost
 
-    def release(self, last: Sequence[str] = ()) -> None:
-        """Removes everything else of the run's state, then the claim, then `last`, which is needed until then."""
-        self._stop.set()
-        self._thread.join()
-        self.check()
-        kept = (CLAIM_NAME, *last)
-        self._store.delete([key for key in self._store.list(STATE_PREFIX) if key not in kept])
-        self._store.delete(kept)
+    def take(self) -> None:
+        """Takes the claim, or takes it again after it was lost. A decision that is there goes with it.
 
-    def _take(self) -> None:
-        found = self._store.head(CLAIM_NAME)
-        if found is None:
-            self._version = self._store.put_bytes(CLAIM_NAME, self._text(), if_absent=True)
-            return
-        holder = holder_of(self._store, found)
-        owner = str(holder.get("uid"))
-        if owner != self._uid and not self._has_ended(owner):
-            waited = 0.0
-            while waited < PATIENCE_SECONDS:
-                self._sleep(LOOK_SECONDS)
-                waited += LOOK_SECONDS
-                now = self._store.head(CLAIM_NAME)
-                if now is None:
-                    raise self._conflict(f"{holder.get('job')} has just finished with it; run again")
-                if now.version != found.version:
-                    raise self._conflict(f"{holder.get('job')} writes to it right now")
-        self._version = self._store.put_bytes(CLAIM_NAME, self._text(), if_version=found.version)
-
-    def _text(self) -> bytes:
-        self._count += 1
-        return json.dumps(
-            {"job": self._job, "uid": self._uid, "recipe": self._recipe, "renewed": self._count}
-        ).encode()
-
-    def _renew(self) -> None:
-        while not self._stop.wait(RENEW_SECONDS):
-            try:
-                self._version = self._store.put_bytes(CLAIM_NAME, self._text(), if_version=self._version)
-            except PreconditionFailedError:
-                self._lost = self._conflict("another job took it over")
+        Raises:
+            QuantizationError: ArtifactConflict while another job holds it.
+        """
+        self._stop_renewing()
+        for _ in range(ATTEMPTS):
+            seen = look(self._store)
+            if seen is not None and not self._is_free(seen.mark):
+                seen = self._watch(seen)
+            if self._seize(seen):
+                self.found = seen.mark if seen else Mark()
+                self._lost, self._ended = None, False
+                self._start_renewing()
                 return
+            self._pause()
+        raise self._conflict("others claim it again and again")
+
+    def renew(self) -> None:
+        """Writes the claim now: when it returns, nobody else had it.
+
+        Raises:
+            ClaimLostError: another has it.
+        """
+        self._swap()
+
+    def decide(self, decision: Decision) -> None:
+        """From here on the attempt is what will lie there, even if this process ends now."""
+        self._swap(decision=decision)
+
+    def settled(self) -> None:
+        """Nothing is decided any more: it is published, or cannot be."""
+        self._swap(decision=None)
+
+    def give_back(self) -> None:
+        """Leaves everything to the one who had it before: nothing there is ours."""
+        before = self.found
+        self._swap(job=before.job, uid=before.uid, recipe=before.recipe, released=True)
+        self._stop_renewing()
+        self._ended = True
+
+    def release(self, last: Sequence[str] = ()) -> None:
+        """Removes everything else of the state, then the claim, then `last`, which is needed until then."""
+        self._stop_renewing()
+        kept = (CLAIM_NAME, *last)
+        listed = [key for key in self._store.list(STATE_PREFIX) if key not in kept]
+        self.renew()  # what was listed before belongs to nobody who works now, however late the deletion arrives
+        self._store.delete(listed)
+        self._swap(released=True, decision=None)
+        with contextlib.suppress(PreconditionFailedError):  # somebody begins already
+            self._store.delete_if(CLAIM_NAME, self._version)
+        self._store.delete(last)
+        self._ended = True
+
+    def _is_free(self, mark: Mark) -> bool:
+        return mark.released or mark.uid == self._uid or self._has_ended(mark.uid)
+
+    def _watch(self, seen: Seen) -> Seen | None:
+        """Watches another job's claim until it may be taken; None when it is gone by then.
+
+        A job that has decided is about to end: it is waited for.
+        """
+        if not self._waits:
+            raise self._conflict(f"{seen.mark.who} may still write to it")
+        waited = 0.0
+        while waited < PATIENCE_SECONDS:
+            self._sleep(LOOK_SECONDS)
+            waited += LOOK_SECONDS
+            now = look(self._store)
+            if now is None or self._is_free(now.mark):
+                return now
+            if now.version != seen.version:
+                if now.mark.decision is None:
+                    raise self._conflict(f"{now.mark.who} writes to it right now")
+                seen, waited = now, 0.0
+        return seen
+
+    def _seize(self, seen: Seen | None) -> bool:
+        """One try to put our mark in the place of what was seen; False when somebody was quicker."""
+        with self._lock:
+            mark = self._next(released=False, decision=seen.mark.decision if seen else None)
+            try:
+                version = self._store.put_bytes(
+                    CLAIM_NAME,
+                    mark.text(),
+                    if_absent=seen is None,
+                    if_version=seen.version if seen else None,
+                )
+            except PreconditionFailedError:
+                now = look(self._store)
+                if now is None or now.mark != mark:
+                    return False
+                version = now.version
+            self._mark, self._version = mark, version
+            return True
+
+    def _swap(self, patient: bool = True, **changes: Any) -> None:
+        """Rewrites our claim.
+
+        A refusal is no loss where our own mark lies there: the answer to an earlier write was lost on its way, or the
+        server had two requests at once and asks for another try.
+        """
+        store = self._store if patient else self._store.impatient()
+        with self._lock:
+            for _ in range(ATTEMPTS):
+                mark = self._next(**changes)
+                try:
+                    version = store.put_bytes(CLAIM_NAME, mark.text(), if_version=self._version)
+                except PreconditionFailedError:
+                    seen = look(store)
+                    if seen is None or seen.mark.nonce != self.nonce:
+                        self._lost = ClaimLostError(*self._in_use("another job took it over"))
+                        raise self._lost from None
+                    self._mark, self._version = seen.mark, seen.version
+                    if seen.mark == mark:
+                        return
+                    self._pause()
+                else:
+                    self._mark, self._version = mark, version
+                    return
+        raise QuantizationError(
+            Category.STORAGE_UNAVAILABLE,
+            f"{self._store.uri}/{CLAIM_NAME} cannot be written: each try is refused",
+        )
+
+    def _next(self, **changes: Any) -> Mark:
+        self._count += 1
+        return self._mark.model_copy(update={**changes, "renewed": self._count})
+
+    def _pause(self) -> None:
+        self._sleep(PAUSE_SECONDS * random.uniform(0.5, 1.5))
+
+    def _start_renewing(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._renew, args=(self._stop,), name="claim", daemon=True)
+        self._thread.start()
+
+    def _stop_renewing(self) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(JOIN_SECONDS)
+
+    def _renew(self, stop: threading.Event) -> None:
+        while not stop.wait(RENEW_SECONDS):
+            try:
+                self._swap(patient=False)
             except QuantizationError as error:
                 if error.category is not Category.STORAGE_UNAVAILABLE:
                     self._lost = error
                     return
                 # The next renewal, or the run itself, finds out whether the storage stays away.
 
-    def _conflict(self, why: str) -> QuantizationError:
-        return QuantizationError(
+    def _let_go(self) -> None:
+        """Marks the output as free and removes our staged objects, unless they are decided upon."""
+        try:
+            try:
+                self._swap(released=True)
+                mark = self._mark
+            except ClaimLostError:
+                seen = look(self._store)
+                mark = seen.mark if seen else Mark()
+            if mark.decision is None or mark.decision.attempt != self.nonce:
+                self._store.delete(self._store.list(self.staging))
+        except QuantizationError as error:
+            logger.warning(
+                "what was staged stays at %s until the next run: %s", self._store.uri, error.message
+            )
+
+    def _in_use(self, why: str) -> tuple[Category, str, str]:
+        return (
             Category.ARTIFACT_CONFLICT,
             f"the output {self._store.uri} is in use: {why}",
             "Give every job an output.uri of its own.",
         )
+
+    def _conflict(self, why: str) -> QuantizationError:
+        return QuantizationError(*self._in_use(why))

@@ -4,7 +4,8 @@
     .state/<recipe>/layer-00012.json            size and sha256 of those, and the reports; written last
 
 A layer counts when its record is there and its tensors have the digest that the record says. What was cut
-short or damaged is computed again. Removed with the rest of the state when the artifact is whole (claim.py).
+short, damaged or lost is computed again. They are removed when an artifact is whole at the output (promotion.py) or
+removed from there (removal.py), never because a run failed: the next one goes on from them.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from quantization_api.manifest import STATE_PREFIX
 from quantizer.checkpoint.writer import scratch_errors
 from quantizer.layerwise.interface import FinishedLayer, ModuleReport
 from quantizer.store.interface import Checkpoint, Store, keep_going
+from quantizer.store.small_objects import UnsteadyError, read_small
 
 logger = logging.getLogger(__name__)
 
@@ -108,10 +110,13 @@ class FinishedLayers:
             pending.result()
 
     def _whole(self, key: str) -> bytes:
-        info = self._store.head(key)
-        if info is None:
+        try:
+            found = read_small(self._store, key)
+        except UnsteadyError as error:
+            raise ValueError(f"{key} cannot be read") from error
+        if found is None:
             raise ValueError(f"{key} is not there")
-        return bytes(self._store.read(key, 0, info.size, info.version))
+        return found.data
 
     def _key(self, index: int, kind: str) -> str:
         return f"{self._prefix}layer-{index:05d}.{kind}"

@@ -110,8 +110,19 @@ class Store(Protocol):
         """
         ...
 
+    def copy(self, source: str, target: str) -> None:
+        """Stores an object under another key as well, whole or not at all, without moving its bytes through here."""
+        ...
+
     def delete(self, keys: Iterable[str]) -> None:
         """Removes objects; those that are not there are no error."""
+        ...
+
+    def delete_if(self, key: str, version: str) -> None:
+        """Removes an object of this version; one that is not there is no error.
+
+        Raises PreconditionFailedError when it is of another version.
+        """
         ...
 
     def abort_uploads(self) -> int:

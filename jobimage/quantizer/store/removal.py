@@ -1,6 +1,7 @@
 """Removes an artifact: exactly what its manifest lists, so that it is gone, or can be removed by the next try.
 
     claim the output                         a live run of another job is a conflict, and nothing is touched
+    end what was decided                     a result that another job has decided to publish is its own
     copy the manifest into .state            what is left to remove is known from here on, whatever happens
     remove the manifest                      from here on there is no artifact, only what is left of one
     remove what the manifest lists
@@ -12,11 +13,14 @@ Of a run that did not end there is no manifest; there the claim says whose the o
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from quantization_api.failures import Category
+from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import MANIFEST_NAME, STATE_PREFIX, Manifest
-from quantizer.store.artifact import is_ours, read_manifest
-from quantizer.store.claim import CLAIM_NAME, Claim, holder_of
+from quantizer.store.claim import Claim
 from quantizer.store.interface import ObjectInfo, Store
+from quantizer.store.manifests import is_ours, parse_manifest
+from quantizer.store.mark import Mark, look
+from quantizer.store.promotion import drop_dead_attempts, settle
+from quantizer.store.small_objects import read_small, remove_small
 
 REMOVED_MANIFEST = f"{STATE_PREFIX}removed-manifest.json"
 
@@ -25,8 +29,9 @@ REMOVED_MANIFEST = f"{STATE_PREFIX}removed-manifest.json"
 class Ours:
     """What may be removed.
 
-    recipe: an artifact of this recipe. uid: what the run of this job left, which its claim tells. With neither: the
-    artifact that is there, whatever its recipe, since somebody named its place.
+    uid: what this job made, by the owner that the manifest records, and what its run left, which the claim tells.
+    recipe: an artifact of this recipe, if its manifest records no owner or no uid is given. With neither: what is
+    there, whoever made it, since somebody named its place.
     """
 
     recipe: str | None = None
@@ -37,14 +42,18 @@ class Ours:
         """Whether the place alone says what is meant."""
         return self.recipe is None and self.uid is None
 
-    def includes(self, manifest: Manifest, holder: dict[str, str]) -> bool:
-        """Whether the artifact is meant: by its recipe, or since our run wrote it when it was stopped."""
-        written = self.claimed(holder) and holder.get("recipe") == manifest.recipe
-        return self.anything or manifest.recipe == self.recipe or written
+    def includes(self, manifest: Manifest, mark: Mark) -> bool:
+        """Whether the artifact is meant. Another job may use it, but who made it decides."""
+        if self.anything:
+            return True
+        if self.uid is not None and manifest.owner:
+            return manifest.owner == self.uid
+        written = self.claimed(mark) and mark.recipe == manifest.recipe
+        return manifest.recipe == self.recipe or written
 
-    def claimed(self, holder: dict[str, str]) -> bool:
+    def claimed(self, mark: Mark) -> bool:
         """Whether the claim on the output is that of our job."""
-        return self.uid is not None and holder.get("uid") == self.uid
+        return self.uid is not None and mark.uid == self.uid
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,7 @@ class _Found:
 
     recipe: str
     manifest: bytes | None
+    version: str
     keys: list[str]
 
 
@@ -67,39 +77,52 @@ def remove(
         QuantizationError: ArtifactConflict when another job writes there, or what is named manifest.json is none;
             AccessDenied, StorageUnavailable.
     """
-    found = _find(store, store.list(), ours)
+    seen = look(store)
+    found = _find(store, ours, seen.mark if seen else Mark())
     if found is None:
         return None
     with Claim(store, uid, name, found.recipe, has_ended) as claim:
-        store.abort_uploads()
-        if found.manifest is not None:
-            store.put_bytes(REMOVED_MANIFEST, found.manifest)
-            claim.check()
-            store.delete([MANIFEST_NAME])
-        claim.check()
-        store.delete(found.keys)
-        claim.release(last=[REMOVED_MANIFEST])
+        settle(store, claim)
+        found = _find(store, ours, claim.found)
+        if found is None:
+            claim.give_back()
+            return None
+        drop_dead_attempts(store, claim)
+        _remove(store, claim, found)
     return len(found.keys) + (found.manifest is not None)
 
 
-def _find(store: Store, listing: dict[str, ObjectInfo], ours: Ours) -> _Found | None:
-    holder = holder_of(store, listing[CLAIM_NAME]) if CLAIM_NAME in listing else {}
-    if info := listing.get(MANIFEST_NAME):
-        manifest, data = read_manifest(store, info, Category.ARTIFACT_CONFLICT)
-        if ours.includes(manifest, holder):
-            return _Found(manifest.recipe, data, _listed(manifest, listing))
-        mine = ours.claimed(holder)
-        return (
-            _Found(manifest.recipe, None, []) if mine else None
-        )  # only the state: the artifact is another's
-    free = not holder or ours.anything or ours.claimed(holder)
-    if free and (info := listing.get(REMOVED_MANIFEST)):
+def _remove(store: Store, claim: Claim, found: _Found) -> None:
+    if found.manifest is not None:
+        store.put_bytes(REMOVED_MANIFEST, found.manifest)
+        claim.renew()
+        if not remove_small(store, MANIFEST_NAME, found.version):
+            raise QuantizationError(
+                Category.ARTIFACT_CONFLICT, f"another artifact was put to {store.uri} meanwhile; it stays"
+            )
+    claim.renew()
+    store.delete(found.keys)
+    claim.release(last=[REMOVED_MANIFEST])
+
+
+def _find(store: Store, ours: Ours, mark: Mark) -> _Found | None:
+    listing = store.list()
+    if there := read_small(store, MANIFEST_NAME):
+        manifest = parse_manifest(store, there.data, Category.ARTIFACT_CONFLICT)
+        if ours.includes(manifest, mark):
+            return _Found(manifest.recipe, there.data, there.version, _listed(manifest, listing))
+        # else only the state: the artifact is another's
+        return _Found(manifest.recipe, None, "", []) if ours.claimed(mark) else None
+    free = not mark.uid or ours.anything or ours.claimed(mark)
+    if free and (removed := read_small(store, REMOVED_MANIFEST)):
         # A removal was killed. Nobody can have what it left, so whoever comes ends it.
-        manifest, _ = read_manifest(store, info, Category.ARTIFACT_CONFLICT)
-        return _Found(manifest.recipe, None, _listed(manifest, listing))
-    if not ours.claimed(holder):
+        manifest = parse_manifest(store, removed.data, Category.ARTIFACT_CONFLICT)
+        return _Found(manifest.recipe, None, "", _listed(manifest, listing))
+    state = any(key.startswith(STATE_PREFIX) for key in listing)
+    if not ours.claimed(mark) and not (ours.anything and state):
         return None
-    return _Found(str(holder.get("recipe")), None, [key for key in listing if is_ours(key)])
+    claimed = mark != Mark()
+    return _Found(mark.recipe, None, "", [key for key in listing if claimed and is_ours(key)])
 
 
 def _listed(manifest: Manifest, listing: dict[str, ObjectInfo]) -> list[str]:

@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import StorageAccess
+from quantizer.store import s3_copy
 from quantizer.store.checksum import CRCS
 from quantizer.store.interface import (
     Buffer,
@@ -146,6 +147,14 @@ class S3Store:
                 **self._object(key), Body=data, ChecksumAlgorithm="SHA256", **condition
             ),
         )["ETag"]
+
+    def copy(self, source: str, target: str) -> None:
+        """One request, or one for each part of a large object."""
+        s3_copy.copy(self._connection, self._object(source)["Key"], self._object(target)["Key"])
+
+    def delete_if(self, key: str, version: str) -> None:
+        """One DELETE with If-Match."""
+        s3_copy.delete_if(self._connection, self._object(key)["Key"], version)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Removes objects in batches."""

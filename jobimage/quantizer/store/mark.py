@@ -1,0 +1,92 @@
+"""What lies in `.state/claim.json`: who works at an output, and what it has decided to publish there.
+
+    claimed     a process works; it rewrites the mark every claim.RENEW_SECONDS
+    decided     the attempt that `decision` names is to become the artifact: whoever comes next ends that first
+    released    nobody works: what lies there may be taken at once
+
+A process that works has a nonce of its own, so that no two marks are the same text, whoever wrote them.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from quantization_api.bounded import Count
+from quantization_api.manifest import STATE_PREFIX
+from quantization_api.text import clean
+from quantizer.store.interface import Store
+from quantizer.store.small_objects import read_small
+
+CLAIM_NAME = f"{STATE_PREFIX}claim.json"
+ATTEMPTS = f"{STATE_PREFIX}attempt-"
+MARK_BYTES = 64 * 1024
+
+Nonce = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+OptionalDigest = Annotated[str, Field(pattern="^(sha256:[0-9a-f]{64})?$")]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Decision(_Document):
+    """What is to be published.
+
+    attempt: nonce of the process that staged it. manifest: digest of the staged manifest. replaces: digest of the
+    manifest in whose place it comes; "" where there is none.
+    """
+
+    attempt: Nonce
+    manifest: Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
+    replaces: OptionalDigest = ""
+
+
+class Mark(_Document):
+    """Who works; all empty where there is no mark, or what lies there is none.
+
+    job, uid, recipe: of the run. renewed: how often the process has written it.
+    """
+
+    job: str = ""
+    uid: str = ""
+    recipe: str = ""
+    nonce: Nonce | None = None
+    renewed: Count = 0
+    released: bool = False
+    decision: Decision | None = None
+
+    def text(self) -> bytes:
+        """The bytes that are stored."""
+        return self.model_dump_json().encode()
+
+    @property
+    def who(self) -> str:
+        """The job, for messages."""
+        return clean(self.job, 128) or "somebody"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A mark and the version of the object that it was read from."""
+
+    mark: Mark
+    version: str
+
+
+def staging_of(nonce: str) -> str:
+    """The prefix under which the process with this nonce, and nobody else, writes its objects."""
+    return f"{ATTEMPTS}{nonce}/"
+
+
+def look(store: Store) -> Seen | None:
+    """The mark on an output; None where there is no object of that name."""
+    found = read_small(store, CLAIM_NAME, MARK_BYTES)
+    return None if found is None else Seen(_parsed(found.data), found.version)
+
+
+def _parsed(data: bytes) -> Mark:
+    try:
+        return Mark.model_validate_json(data)
+    except ValidationError:
+        return Mark()

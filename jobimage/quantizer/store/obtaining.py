@@ -1,0 +1,117 @@
+"""From a recipe to the artifact at an output: found there, taken over from a run that was killed, or made.
+
+The one order of steps, free of what is computed: workflow.py hands in the computation.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from quantization_api.failures import Category, QuantizationError
+from quantization_api.manifest import STATE_PREFIX, Manifest
+from quantizer.store.artifact import ArtifactWriter, Output
+from quantizer.store.claim import Claim, ClaimLostError
+from quantizer.store.interface import Checkpoint, Store, keep_going
+from quantizer.store.promotion import clean_up, settle
+
+logger = logging.getLogger(__name__)
+
+Make = Callable[[ArtifactWriter], tuple[Manifest, bytes]]
+"""Computes, and finishes the writer: the manifest that is published then, and its bytes."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run wants at an output.
+
+    uid, job: of the run, for the claim. reuse: whether an artifact that is there already will do.
+    has_ended: whether the process with a uid is known to be gone.
+    """
+
+    uid: str
+    job: str
+    recipe: str
+    reuse: bool = True
+    has_ended: Callable[[str], bool] = lambda _: False
+
+
+@dataclass(frozen=True)
+class Obtained:
+    """The artifact. found: another job made it."""
+
+    manifest: Manifest
+    data: bytes
+    found: bool
+
+
+def already_there(store: Store, asked: Asked, sleep: Callable[[float], None] = time.sleep) -> Obtained | None:
+    """The artifact if it is there and will do.
+
+    Raises:
+        QuantizationError: ArtifactConflict when something else is there.
+    """
+    output = Output(store, asked.recipe)
+    found = _will_do(output, asked)
+    if found is not None and any(key.startswith(STATE_PREFIX) for key in output.listing):
+        _tidy(store, asked, sleep)
+        return _will_do(Output(store, asked.recipe), asked)
+    return found
+
+
+def obtain(
+    store: Store,
+    asked: Asked,
+    make: Make,
+    checkpoint: Checkpoint = keep_going,
+    on_bytes: Callable[[int], None] = lambda _: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Obtained:
+    """The artifact, made unless another run has published it by the time that the claim is ours.
+
+    Raises:
+        QuantizationError: ArtifactConflict when another job has the output; what `make` raises.
+    """
+    with Claim(store, asked.uid, asked.job, asked.recipe, asked.has_ended, sleep) as claim:
+        try:
+            ended = settle(store, claim, checkpoint)
+            output = Output(store, asked.recipe)
+            ours = ended is not None and ended.owner == asked.uid
+            if (found := _will_do(output, asked, ours)) is not None:
+                clean_up(store, claim)
+                return found
+            manifest, data = make(ArtifactWriter(output, claim, checkpoint, on_bytes))
+        except QuantizationError as error:
+            _tell_whether_it_was_lost(claim, error)
+            raise
+    return Obtained(manifest, data, found=False)
+
+
+def _will_do(output: Output, asked: Asked, ours: bool = False) -> Obtained | None:
+    """What is there, if it is what was asked for. ours: an earlier attempt of this job decided on it."""
+    if output.manifest is None or not output.whole or not (asked.reuse or ours):
+        return None
+    logger.info("an artifact of this recipe is already at %s", output.store.uri)
+    return Obtained(output.manifest, output.manifest_bytes, found=output.manifest.owner != asked.uid)
+
+
+def _tidy(store: Store, asked: Asked, sleep: Callable[[float], None]) -> None:
+    """Removes what a run left that was killed after it had published, unless that run may still live."""
+    try:
+        with Claim(store, asked.uid, asked.job, asked.recipe, asked.has_ended, sleep, waits=False) as claim:
+            settle(store, claim)
+            clean_up(store, claim)
+    except QuantizationError as error:
+        logger.info("the state beside the artifact stays: %s", error.message)
+
+
+def _tell_whether_it_was_lost(claim: Claim, error: QuantizationError) -> None:
+    """What a run that lost the output finds wrong there is another one's doing: the loss is told instead."""
+    if error.category is Category.STORAGE_UNAVAILABLE or isinstance(error, ClaimLostError):
+        return
+    try:
+        claim.renew()
+    except ClaimLostError as lost:
+        raise lost from error
+    except QuantizationError as other:
+        logger.info("the claim cannot be renewed: %s", other.message)

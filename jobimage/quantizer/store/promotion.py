@@ -1,0 +1,202 @@
+"""Makes an artifact of what an attempt has staged, once that is decided.
+
+    remove the manifest that is replaced      from here on there is no artifact, until the last step
+    copy each object to its place             on the server; what is there already, byte by byte, stays
+    copy the manifest                         from here on there is the new one
+    remove the attempt's staged objects, and what an earlier run left beside the artifact
+    settle the claim
+
+Any process may do any step at any time, also two at once, also one that slept for hours: what is copied are the bytes
+that were decided, and where they are gone since the work was ended by another, there is nothing to copy. What removes
+something is conditional on a version, or meant for names that are never used again, or follows a renewal of the claim.
+"""
+
+import logging
+
+from quantization_api.failures import Category, QuantizationError
+from quantization_api.manifest import MANIFEST_NAME, Manifest, StoredObject
+from quantizer.store.claim import Claim, ClaimLostError
+from quantizer.store.interface import Checkpoint, Store, keep_going
+from quantizer.store.manifests import is_ours, manifest_digest, manifest_of_digest
+from quantizer.store.mark import ATTEMPTS, Decision, staging_of
+from quantizer.store.small_objects import GONE, read_small, remove_small
+from quantizer.store.source import sha256_of
+
+logger = logging.getLogger(__name__)
+
+COPY_ATTEMPTS = 3
+
+
+class _SupersededError(QuantizationError):
+    """There is a manifest that the decision does not know of."""
+
+
+def publish(store: Store, claim: Claim, decision: Decision, check: Checkpoint) -> None:
+    """Decides, and publishes what was decided.
+
+    Raises:
+        QuantizationError: ArtifactConflict when another job has the output, or finished an artifact there;
+            ArtifactCorrupt when the staged objects are not what was staged.
+    """
+    claim.decide(decision)
+    try:
+        done = settle(store, claim, check)
+    except ClaimLostError as lost:
+        done = _published_by_another(store, claim, decision, check, lost)
+    if done is None and store.head(MANIFEST_NAME) is not None:
+        raise QuantizationError(
+            Category.ARTIFACT_CONFLICT, f"another job finished an artifact at {store.uri}"
+        )
+    if done is None:
+        raise QuantizationError(
+            Category.ARTIFACT_CORRUPT, f"{store.uri}: what was staged for the artifact is not there any more"
+        )
+
+
+def settle(store: Store, claim: Claim, check: Checkpoint = keep_going) -> Manifest | None:
+    """Ends what is decided at a claimed output: the manifest that lies there then.
+
+    None: nothing is decided, or it cannot be published, so that whoever comes next begins anew.
+    """
+    decision = claim.decision
+    if decision is None:
+        return None
+    manifest = _published(store, decision) or _promoted(store, claim, decision, check)
+    if manifest is not None:
+        _remove_what_is_not_listed(store, claim, manifest)
+    staged = staging_of(decision.attempt)
+    store.delete([staged + MANIFEST_NAME])  # first: without it a process that sleeps publishes nothing
+    store.delete(store.list(staged))
+    claim.settled()
+    return manifest
+
+
+def clean_up(store: Store, claim: Claim) -> None:
+    """Removes the state of a whole artifact. What cannot be removed hinders nobody: it is logged and left."""
+    try:
+        claim.renew()
+        store.abort_uploads()
+        claim.release()
+    except ClaimLostError:
+        logger.info("another process has the output %s now, and removes the state", store.uri)
+    except QuantizationError as error:
+        logger.warning("the artifact is whole, but its state stays at %s: %s", store.uri, error.message)
+
+
+def drop_dead_attempts(store: Store, claim: Claim) -> None:
+    """Removes what earlier processes staged and, since the claim was taken from them, can never publish."""
+    left = [key for key in store.list(ATTEMPTS) if not key.startswith(claim.staging)]
+    claim.renew()
+    if aborted := store.abort_uploads():
+        logger.info("dropped unfinished uploads of an earlier run: %d", aborted)
+    store.delete(left)
+
+
+def _published(store: Store, decision: Decision) -> Manifest | None:
+    found = manifest_of_digest(store, MANIFEST_NAME, decision.manifest)
+    return found[0] if found else None
+
+
+def _published_by_another(
+    store: Store, claim: Claim, decision: Decision, check: Checkpoint, lost: ClaimLostError
+) -> Manifest:
+    """Another process took the claim with the decision in it, so it publishes what we decided."""
+    manifest = _published(store, decision)
+    if manifest is None:
+        claim.take()
+        settle(store, claim, check)
+        manifest = _published(store, decision)
+    if manifest is None:
+        raise lost
+    return manifest
+
+
+def _promoted(store: Store, claim: Claim, decision: Decision, check: Checkpoint) -> Manifest | None:
+    """The manifest that is published now; None when what was decided cannot be."""
+    try:
+        found = manifest_of_digest(store, staging_of(decision.attempt) + MANIFEST_NAME, decision.manifest)
+        if found is None:
+            return _published(store, decision)
+        _promote(store, claim, decision, found[0], check)
+        return found[0]
+    except QuantizationError as error:
+        if error.category not in GONE and not isinstance(error, _SupersededError):
+            raise
+        if (manifest := _published(store, decision)) is not None:
+            return manifest
+        claim.renew()  # who has lost the claim knows nothing about what is there
+        logger.warning("what was decided cannot be published: %s", error.message)
+        return None
+
+
+def _promote(store: Store, claim: Claim, decision: Decision, manifest: Manifest, check: Checkpoint) -> None:
+    staged = staging_of(decision.attempt)
+    _remove_the_replaced(store, decision)
+    for item in manifest.objects:
+        check()
+        claim.check()
+        _put_in_place(store, staged, item)
+    for _ in range(COPY_ATTEMPTS):
+        claim.renew()
+        _copy(store, staged + MANIFEST_NAME, MANIFEST_NAME)
+        if _published(store, decision) is not None:
+            break
+    else:
+        raise QuantizationError(
+            Category.ARTIFACT_CORRUPT, f"{store.uri}/{MANIFEST_NAME} reads back other bytes than were written"
+        )
+
+
+def _remove_the_replaced(store: Store, decision: Decision) -> None:
+    there = read_small(store, MANIFEST_NAME)
+    if there is None:
+        return
+    replaced = manifest_digest(there.data) == decision.replaces
+    if not replaced or not remove_small(store, MANIFEST_NAME, there.version):
+        raise _SupersededError(
+            Category.ARTIFACT_CONFLICT, f"another artifact was put to {store.uri} meanwhile; it stays"
+        )
+
+
+def _put_in_place(store: Store, staged: str, item: StoredObject) -> None:
+    if _is_there(store, item):
+        return
+    for _ in range(COPY_ATTEMPTS):
+        _copy(store, staged + item.key, item.key)
+        if _is_there(store, item):
+            return
+    raise QuantizationError(
+        Category.ARTIFACT_CORRUPT, f"{store.uri}/{item.key} reads back other bytes than were written"
+    )
+
+
+def _copy(store: Store, source: str, target: str) -> None:
+    """One that another process broke off, which drops what it takes for left over, fails with its source in place."""
+    try:
+        store.copy(source, target)
+    except QuantizationError as error:
+        if error.category not in GONE or store.head(source) is None:
+            raise
+        logger.warning("the copy to %s/%s broke off: %s", store.uri, target, error.message)
+
+
+def _is_there(store: Store, item: StoredObject) -> bool:
+    """Whether an object reads back as it should; a server's own checksum may be one that it copied unseen."""
+    info = store.head(item.key)
+    if info is None or info.size != item.size:
+        return False
+    try:
+        return sha256_of(store, info) == item.sha256
+    except QuantizationError as error:
+        if error.category not in GONE:
+            raise
+        return False
+
+
+def _remove_what_is_not_listed(store: Store, claim: Claim, manifest: Manifest) -> None:
+    listed = {item.key for item in manifest.objects}
+    left = [key for key in store.list() if is_ours(key) and key not in listed]
+    if left:
+        logger.info("removing what an earlier run left: %d objects", len(left))
+        claim.renew()
+        store.delete(left)
