@@ -45,10 +45,8 @@ def identify(kind: Kind, body: Any) -> Identity | None:
     metadata = parsing.at(body, "metadata")
     if not isinstance(metadata, dict):
         return None
-    uid, namespace, name = (_named(metadata, key) for key in ("uid", "namespace", "name"))
-    owner = (
-        uid if kind == "QuantizationJob" else _named(parsing.mapping(metadata.get("labels")), JOB_UID_LABEL)
-    )
+    uid, namespace, name = _short(metadata, "uid"), _short(metadata, "namespace"), _short(metadata, "name")
+    owner = uid if kind == "QuantizationJob" else _short(metadata.get("labels"), JOB_UID_LABEL)
     created = parsing.moment(metadata.get("creationTimestamp"))
     if not (uid and namespace and name and owner) or created is None:
         return None
@@ -57,9 +55,9 @@ def identify(kind: Kind, body: Any) -> Identity | None:
     return Identity(uid, namespace, name, version(metadata), created, Key(namespace, owner))
 
 
-def _named(values: Mapping[str, Any], key: str) -> str:
-    value = values.get(key)
-    return value if isinstance(value, str) and len(value) <= parsing.LONGEST_WORD else ""
+def _short(values: Any, key: str) -> str:
+    value = values.get(key) if type(values) is dict else None
+    return value if type(value) is str and len(value) <= parsing.LONGEST_WORD else ""
 
 
 def version(metadata: Mapping[str, Any]) -> int:

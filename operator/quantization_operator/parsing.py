@@ -19,7 +19,7 @@ LARGEST_INTEGER = 2**53 - 1
 LONGEST_TEXT = 1024
 LONGEST_WORD = 256
 """Characters of a name, a reason, an address."""
-YEARS = range(1970, 3000)
+FIRST_YEAR, LAST_YEAR = 1970, 2999
 """A time outside of these could not be added to, or subtracted from."""
 LARGEST_KEPT = 256 * 1024
 """Characters of a spec or a status as JSON that are kept: ten times what the largest sensible one has."""
@@ -53,16 +53,16 @@ def at(value: Any, *keys: str) -> Any:
 
 def text(value: Any, limit: int = LONGEST_TEXT) -> str:
     """One line of printable text."""
-    if not value or not isinstance(value, str):
+    if type(value) is not str:
         return ""
-    if len(value) <= limit and value.isprintable():
-        return value
-    return clean(value, limit)
+    return value if len(value) <= limit and value.isprintable() else clean(value, limit)
 
 
 def word(value: Any) -> str:
     """A name, a reason, an address: short text."""
-    return text(value, LONGEST_WORD)
+    if type(value) is not str:
+        return ""
+    return value if len(value) <= LONGEST_WORD and value.isprintable() else clean(value, LONGEST_WORD)
 
 
 def raw(value: Any, limit: int) -> str:
@@ -77,8 +77,8 @@ def strings(value: Any) -> tuple[str, ...]:
 
 def integer(value: Any, most: int = LARGEST_INTEGER) -> int:
     """A whole number from 0 to `most`, also one that stands in a text; 0 for anything else."""
-    if isinstance(value, str):
-        value = int(value) if _DIGITS.match(value) else 0
+    if type(value) is str and _DIGITS.match(value):
+        value = int(value)
     return value if type(value) is int and 0 <= value <= most else 0
 
 
@@ -89,13 +89,15 @@ def signed(value: Any) -> int | None:
 
 def moment(value: Any) -> datetime | None:
     """An RFC 3339 time, with or without fractions of a second; None for anything else. Without a zone it is UTC."""
-    if not value or not isinstance(value, str):
+    if type(value) is not str:
         return None
     try:
         found = datetime.fromisoformat(value)
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)) if found.year in YEARS else None
-    except (ValueError, OverflowError):
+    except ValueError:
         return None
+    if not FIRST_YEAR <= found.year <= LAST_YEAR:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def kept(value: Any, what: str) -> tuple[str, str]:

@@ -252,7 +252,6 @@ def test_a_deadline_is_the_jobs_own(cluster: Cluster, operator: Operator) -> Non
 
 
 def test_a_template_that_makes_no_valid_job_is_refused(cluster: Cluster, operator: Operator) -> None:
-    cluster.submit("bad-template", ("template.affinity", {"nodeAffinity": {"nonsense": 1}}))
     cluster.submit("bad-quantity", ("template.resources", {"limits": {"memory": "much"}}))
     cluster.wait("bad-quantity", "Stalled")
     failure = cluster.status("bad-quantity")["failure"]

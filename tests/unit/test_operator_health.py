@@ -304,6 +304,17 @@ def test_a_transition_is_counted_once() -> None:
     assert value(metrics, "quantization_artifact_bytes_total") == 8_000_000
 
 
+@pytest.mark.parametrize("start", ["0000-01-01T00:00:00Z", "yesterday", "9999-12-31T23:59:59Z"])
+def test_a_time_that_somebody_wrote_into_a_status_is_not_counted(start: str) -> None:
+    metrics, request = Metrics(), JobRequest.of(job())
+    after = QuantizationJobStatus.model_validate(
+        condition_status("Ready", "Succeeded", completionTime="2026-01-01T00:05:00Z", startTime=start)
+    )
+    metrics.observe_transition(request, QuantizationJobStatus(), after, NOW)
+    labels = {"passes": "GptqQuantizer", "outcome": "Succeeded"}
+    assert value(metrics, "quantization_job_duration_seconds_count", **labels) == 0
+
+
 def test_a_label_is_none_that_somebody_wrote_into_a_status() -> None:
     metrics, request = Metrics(), JobRequest.of(job(status={"phase": "x" * 200}))
     assert request is not None
