@@ -1,5 +1,6 @@
 """`python -m quantizer`, and the console script `quantizer`."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -25,8 +26,9 @@ def main() -> None:
     except SystemExit as error:  # argparse's
         code = error.code if isinstance(error.code, int) else 1
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed by whoever started us
+            stream.flush()
     os._exit(code)
 
 

@@ -1,12 +1,19 @@
 """How a command that is not a run ends: an exit code, and for what went wrong a sentence."""
 
+import contextlib
 from collections.abc import Callable
 
 from rich.console import Console
 
 from quantization_api.failures import ExitCode
 from quantizer import logs
-from quantizer.termination import categorize
+from quantizer.termination import categorize, in_words, must_end
+
+
+def show(console: Console, text: str) -> None:
+    """Prints a failure. A standard error that is closed or full changes no exit code."""
+    with contextlib.suppress(OSError, ValueError):
+        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def guarded(action: Callable[[Console], None]) -> int:
@@ -15,8 +22,10 @@ def guarded(action: Callable[[Console], None]) -> int:
     console = Console(stderr=True)
     try:
         action(console)
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - every ending of a command ends here
+    except BaseException as error:
+        if not must_end(error):
+            raise
         known = categorize(error)
-        console.print(f"{known.category}: {known.message}\n{known.hint}", style="red", markup=False)
+        show(console, in_words(known))
         return int(known.exit_code)
     return int(ExitCode.DONE)

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 from quantization_api.failures import ExitCode, QuantizationError
+from quantization_api.text import clean
 from quantizer.olive import import_config, load_config, render
+from quantizer.termination import categorize, must_end
 
 
 def import_command(options: argparse.Namespace) -> int:
@@ -25,13 +27,22 @@ def import_command(options: argparse.Namespace) -> int:
             sys.stdout.write(text)
         else:
             Path(options.output).write_text(text, encoding="utf-8")
-    except QuantizationError as error:
-        print(f"{error.category}: {error.message}\n{error.hint}", file=sys.stderr)
-        return int(error.exit_code)
     except OSError as error:
         print(f"{options.output} cannot be written: {error.strerror}", file=sys.stderr)
         return int(ExitCode.CANNOT_CREATE_OUTPUT)
+    except BaseException as error:
+        if not must_end(error):
+            raise
+        known = categorize(error)
+        print("\n".join(_lines(known)), file=sys.stderr)
+        return int(known.exit_code)
     return int(ExitCode.DONE)
+
+
+def _lines(error: QuantizationError) -> list[str]:
+    """The error for a person; every field that stands in the way on a line of its own."""
+    first, *others = error.message.splitlines() or [""]
+    return [f"{error.category}: {clean(first)}", *map(clean, others), error.hint]
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -1,17 +1,21 @@
 """`quantizer run`: however it ends, the result is left where it belongs and the exit code says what it was."""
 
 import argparse
+import contextlib
 import logging
 
 from rich.console import Console
 
 from quantization_api.failures import ExitCode
 from quantizer import logs
+from quantizer.cli_ending import show
 from quantizer.termination import (
     Terminated,
     categorize,
     failed,
+    in_words,
     leave_message,
+    must_end,
     terminated_by_sigterm,
     termination_path,
 )
@@ -34,17 +38,23 @@ def run_command(options: argparse.Namespace) -> int:
 
             outcome = execute(options, in_pod, stopping, console)
             shown = None if in_pod else summary(outcome)
-    except (Exception, KeyboardInterrupt, Terminated) as error:  # noqa: BLE001 - every ending of a run ends here
+    except BaseException as error:
+        if not must_end(error):
+            raise
         known = categorize(Terminated() if isinstance(error, KeyboardInterrupt) else error)
-        leave_message(failed(known), path)
-        if in_pod:
-            logger.error("%s: %s (%s)", known.category, known.message, known.hint)
-        else:
-            console.print(f"{known.category}: {known.message}\n{known.hint}", style="red", markup=False)
+        result = failed(known)
+        leave_message(result, path)
+        if not in_pod:
+            show(console, in_words(known))
+        elif result.failure is not None:
+            logger.error("%s: %s (%s)", known.category, result.failure.message, result.failure.hint)
         return int(known.exit_code)
     leave_message(outcome.result, path)
-    if shown is None:
-        logger.info("done: %s", outcome.result.to_message())
-    else:
-        Console().print(shown, soft_wrap=True)
+    with contextlib.suppress(
+        OSError, ValueError
+    ):  # a standard output that is closed does not undo the artifact
+        if shown is None:
+            logger.info("done: %s", outcome.result.to_message())
+        else:
+            Console().print(shown, soft_wrap=True)
     return int(ExitCode.DONE)

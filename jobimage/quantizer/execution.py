@@ -14,6 +14,7 @@ from rich.console import Console
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import PROGRESS_PORT, REQUEST_ENV, SCRATCH_PATH, RunRequest
+from quantizer.boundary import reading
 from quantizer.cli_screen import progress_bar
 from quantizer.job import Setting
 from quantizer.job_file import describe, load_request, reached_by
@@ -80,12 +81,11 @@ def _request(options: argparse.Namespace, in_pod: bool) -> RunRequest:
     if not in_pod:
         request = load_request(options.filename, options.endpoint, options.region)
         return request.model_copy(update={"default_calibration": options.default_calibration})
-    try:
-        request = RunRequest.model_validate_json(os.environ[REQUEST_ENV])
-    except ValidationError as error:
-        raise QuantizationError(
-            Category.INVALID_WORKFLOW, f"the request in {REQUEST_ENV} is not valid: {describe(error)}"
-        ) from error
+    with reading(Category.INVALID_WORKFLOW, f"the request in {REQUEST_ENV}"):
+        try:
+            request = RunRequest.model_validate_json(os.fsencode(os.environ[REQUEST_ENV]))
+        except ValidationError as error:
+            raise ValueError(describe(error)) from error
     return reached_by(request, options.endpoint, options.region)
 
 

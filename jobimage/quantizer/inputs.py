@@ -8,6 +8,7 @@ import torch
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import StorageAccess
+from quantization_api.text import clean
 from quantization_api.workflow import (
     DataConfig,
     InputModel,
@@ -15,16 +16,22 @@ from quantization_api.workflow import (
     PreProcessDataConfig,
     Workflow,
 )
+from quantizer.bounded_json import read_object
 from quantizer.calibration.text import SUFFIXES, read_rows
 from quantizer.calibration.tokens import Preprocess
 from quantizer.checkpoint.reader import INDEX_NAME, SafetensorsReader
 from quantizer.checkpoint.side_files import side_files
+from quantizer.checkpoint.source import check_small, read_whole
 from quantizer.decoder.architecture import ModuleNames
-from quantizer.decoder.model import DecoderModel
-from quantizer.store.interface import DATA, MODEL, Store
+from quantizer.decoder.model import MAX_CONFIG_BYTES, DecoderModel
+from quantizer.store.interface import DATA, MODEL, ObjectInfo, Store
 from quantizer.store.location import Location, open_store
 from quantizer.store.patience import Patience
 from quantizer.store.source import StoreSource, revision_of
+
+GENERATION_CONFIG = "generation_config.json"
+NAME_LIMIT = 256
+MAX_TEXT_BYTES = 256_000_000
 
 
 @dataclass(frozen=True)
@@ -39,8 +46,10 @@ class Model:
     @property
     def architecture(self) -> str:
         """The architecture's name as config.json has it."""
-        names = self.decoder.raw_config.get("architectures") or [self.decoder.architecture.model_type]
-        return str(names[0])
+        names = self.decoder.raw_config.get("architectures")
+        if not isinstance(names, list) or not names:
+            return self.decoder.architecture.model_type
+        return clean(str(names[0]), NAME_LIMIT)
 
     @property
     def bytes(self) -> int:
@@ -81,7 +90,24 @@ def open_model(
         )
     decoder = DecoderModel(source, SafetensorsReader(source), torch.device("cpu"), modules=modules)
     decoder.check_tensors()
+    decoder.try_out()
+    _check_side_files(source)
     return Model(location, source, decoder, model_revision(store, source, on_bytes))
+
+
+def _check_side_files(source: StoreSource) -> None:
+    """What the artifact gets a copy of: small files, and a generation config that its readers can load."""
+    for name in side_files(source):
+        if not name.isprintable():
+            raise QuantizationError(
+                Category.MODEL_UNSUPPORTED,
+                f"the model has a file whose name is no printable text: {name!a}",
+                "Rename the file, or remove it.",
+            )
+        check_small(name, source.files[name].size)
+    if GENERATION_CONFIG in source.files:
+        data = read_whole(source, GENERATION_CONFIG, MAX_CONFIG_BYTES)
+        read_object(data, Category.MODEL_UNSUPPORTED, GENERATION_CONFIG, limit=MAX_CONFIG_BYTES)
 
 
 def model_revision(
@@ -170,6 +196,16 @@ def _preprocess(options: PreProcessDataConfig) -> Preprocess:
     )
 
 
+def _read(config: DataConfig, store: Store, info: ObjectInfo) -> bytes:
+    if info.size > MAX_TEXT_BYTES:
+        raise QuantizationError(
+            Category.DATA_NOT_FOUND,
+            f"data config {config.name}: {info.key} has {info.size:,} bytes; at most {MAX_TEXT_BYTES:,} are read",
+            "Give a part of the text: calibration reads its beginning only.",
+        )
+    return bytes(store.read(info.key, 0, info.size, info.version))
+
+
 def _read_file(config: DataConfig, access: StorageAccess, patience: Patience | None) -> tuple[str, bytes]:
     """data_name is a file, or a folder with a file SPLIT.EXT."""
     place = config.load_dataset_config
@@ -177,7 +213,7 @@ def _read_file(config: DataConfig, access: StorageAccess, patience: Patience | N
     parent = open_store(location.parent, DATA, access, patience)
     info = parent.head(location.name)
     if info is not None:
-        return location.name, bytes(parent.read(info.key, 0, info.size, info.version))
+        return location.name, _read(config, parent, info)
     folder = open_store(location, DATA, access, patience)
     there = [key for key in folder.list() if "/" not in key]
     wanted = [f"{place.split}{suffix}" for suffix in SUFFIXES]
@@ -185,7 +221,7 @@ def _read_file(config: DataConfig, access: StorageAccess, patience: Patience | N
     if len(found) == 1:
         info = folder.head(found[0])
         if info is not None:
-            return found[0], bytes(folder.read(info.key, 0, info.size, info.version))
+            return found[0], _read(config, folder, info)
     if len(found) > 1:
         raise QuantizationError(
             Category.DATA_NOT_FOUND,

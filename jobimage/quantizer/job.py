@@ -13,7 +13,14 @@ from quantization_api.passes import AutoAWQQuantizer, ModelBuilder, QuaRot
 from quantization_api.pod import RunRequest
 from quantization_api.recipe import recipe_digest
 from quantization_api.workflow import Workflow
-from quantizer.calibration.tokens import TokenBatches, load_tokenizer, make_batches
+from quantizer.calibration.tokens import (
+    Preprocess,
+    TokenBatches,
+    batches_of,
+    check_length,
+    encode_apart,
+    naming,
+)
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.export.plan import PROVIDERS, check_model, plan_build
@@ -141,13 +148,12 @@ def _read_texts(
 ) -> tuple[dict[str, TokenBatches], dict[str, str]]:
     """Token batches and the text's revision, by name of the data config."""
     workflow = request.workflow
-    tokenizer = load_tokenizer(readable(model.source), setting.scratch)
     configs = {name: workflow.data_config(name) for name in used_data_configs(workflow)}
     if needs_text(parameters) and calibration_of(parameters) is None:
         configs[DEFAULT_CALIBRATION] = default_calibration(
             request.default_calibration, model.decoder.max_positions
         )
-    tokens: dict[str, TokenBatches] = {}
+    texts: dict[str, tuple[list[str], Preprocess]] = {}
     revisions: dict[str, str] = {}
     for name, config in configs.items():
         setting.checkpoint()
@@ -157,18 +163,15 @@ def _read_texts(
             lambda count: setting.tracker.count_bytes("read data", count),
             setting.patience,
         )
+        with naming(name):
+            check_length(text.preprocess, model.decoder.max_positions)
         revisions[name] = text.revision
-        try:
-            tokens[name] = make_batches(
-                text.rows,
-                tokenizer,
-                text.preprocess,
-                vocabulary=model.decoder.vocabulary,
-                max_positions=model.decoder.max_positions,
-            )
-        except QuantizationError as error:
-            message = f"data config {name}: {error.message}"
-            raise QuantizationError(error.category, message, error.hint) from error
+        texts[name] = (text.rows, text.preprocess)
+    encoded = encode_apart(readable(model.source), setting.scratch, texts)
+    tokens: dict[str, TokenBatches] = {}
+    for name in texts:
+        with naming(name):
+            tokens[name] = batches_of(encoded[name], model.decoder.vocabulary)
     return tokens, revisions
 
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from quantization_api import API_VERSION, KIND
@@ -11,10 +10,17 @@ from quantization_api.bounded import DnsName
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import RunRequest
 from quantization_api.spec import QuantizationJobSpec
+from quantization_api.text import clean
+from quantizer.boundary import reading
 from quantizer.local_identity import local_uid
+from quantizer.yaml_file import read_file, yaml_documents
 
 SENTENCES = ("refused", "rule", "foreign")
 """Types of errors whose message is already the sentence that a user should read."""
+
+
+MOST_FAULTS = 100
+CORRECT = "Correct the manifest as the message says."
 
 
 class _Metadata(BaseModel):
@@ -42,14 +48,8 @@ def load_request(path: Path, endpoint: str | None = None, region: str | None = N
     Raises:
         QuantizationError: InvalidWorkflow with the field and the sentence.
     """
-    try:
-        documents = [
-            item for item in yaml.safe_load_all(path.read_text(encoding="utf-8")) if item is not None
-        ]
-    except OSError as error:
-        raise _invalid(f"{path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise _invalid(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    with reading(Category.INVALID_WORKFLOW, str(path), CORRECT):
+        documents = [item for item in yaml_documents(read_file(path)) if item is not None]
     if len(documents) != 1 or not isinstance(documents[0], dict):
         raise _invalid(f"{path} must hold exactly one {KIND}; it holds {len(documents)} documents")
     document = documents[0]
@@ -57,11 +57,12 @@ def load_request(path: Path, endpoint: str | None = None, region: str | None = N
         raise _invalid(
             f"{path} is {document.get('apiVersion')} {document.get('kind')}; expected {API_VERSION} {KIND}"
         )
-    _resolve_paths(document, path.absolute().parent)
-    try:
-        job = _Job.model_validate(document)
-    except ValidationError as error:
-        raise _invalid(describe(error)) from error
+    with reading(Category.INVALID_WORKFLOW, str(path), CORRECT):
+        _resolve_paths(document, path.absolute().parent)
+        try:
+            job = _Job.model_validate(document)
+        except ValidationError as error:
+            raise _invalid(describe(error)) from error
     request = RunRequest.from_spec(job.metadata.name, job.metadata.namespace, local_uid(), job.spec)
     return reached_by(request, endpoint, region)
 
@@ -74,11 +75,16 @@ def reached_by(request: RunRequest, endpoint: str | None, region: str | None) ->
 
 
 def describe(error: ValidationError) -> str:
-    """A validation error as lines "field: sentence", as kubectl prints what the API server refuses."""
-    return "\n".join(
-        _sentence(_field(item["loc"]), str(item["type"]), item["msg"])
-        for item in error.errors(include_url=False)
-    )
+    """A validation error as sentences "field: what is wrong", in one line."""
+    return "; ".join(sentences(error))
+
+
+def sentences(error: ValidationError) -> list[str]:
+    """Each fault as "field: what is wrong", as kubectl prints what the API server refuses; the first hundred."""
+    return [
+        clean(_sentence(_field(item["loc"]), str(item["type"]), item["msg"]))
+        for item in error.errors(include_url=False, include_input=False)[:MOST_FAULTS]
+    ]
 
 
 def _field(location: tuple[int | str, ...]) -> str:
@@ -121,4 +127,4 @@ def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
 
 
 def _invalid(message: str) -> QuantizationError:
-    return QuantizationError(Category.INVALID_WORKFLOW, message, "Correct the manifest as the message says.")
+    return QuantizationError(Category.INVALID_WORKFLOW, message, CORRECT)

@@ -21,13 +21,26 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return writable(json.dumps(line, ensure_ascii=False))
+
+
+class PlainFormatter(logging.Formatter):
+    """A record for a person."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging.Formatter."""
+        return writable(super().format(record))
+
+
+def writable(text: str) -> str:
+    """Text that any stream takes: lone surrogates, of names of files that are no text, are written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def set_up(as_json: bool) -> None:
     """Logs to standard error from now on; libraries only warn."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if as_json else logging.Formatter("%(levelname)s %(message)s"))
+    handler.setFormatter(JsonFormatter() if as_json else PlainFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO if as_json else logging.WARNING, handlers=[handler], force=True)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)

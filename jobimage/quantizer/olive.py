@@ -6,7 +6,6 @@ perplexity. Nothing is dropped in silence: whatever has no meaning here is refus
 reason, all of it in one message, and the result is validated by the models of the contract.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,16 @@ from quantization_api import API_VERSION, KIND
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.passes import PASS_TYPES
 from quantization_api.spec import QuantizationJobSpec
-from quantizer.job_file import describe
+from quantizer.boundary import reading
+from quantizer.bounded_json import parse
+from quantizer.job_file import sentences
 from quantizer.olive_refusals import FIELDS
+from quantizer.yaml_file import MAX_FILE_BYTES, read_file, yaml_documents
 
 Object = dict[str, Any]
 
 FILE_LOADERS = ("json", "text", "csv")
+CHANGE = "Change or remove these fields; --drop NAME leaves a field out wherever it is."
 DEFAULT, SEARCHABLE = "DEFAULT_VALUE", "SEARCHABLE_VALUES"
 NATIVE_PASSES = {
     "gptq": "write GptqQuantizer, whose checkpoint other software reads",
@@ -39,19 +42,14 @@ def load_config(path: Path) -> Object:
     Raises:
         QuantizationError: InvalidWorkflow when it cannot be read, is neither, or has a key twice.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        config = (
-            yaml.safe_load(text)
-            if path.suffix in (".yaml", ".yml")
-            else json.loads(text, object_pairs_hook=_unique)
-        )
-    except OSError as error:
-        raise _refused([f"{path} cannot be read: {error.strerror}"]) from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise _refused([f"{path} cannot be read: {' '.join(str(error).split())}"]) from error
-    if not isinstance(config, dict):
-        raise _refused([f"{path} holds no object"])
+    with reading(Category.INVALID_WORKFLOW, str(path), CHANGE):
+        data = read_file(path)
+        if path.suffix in (".yaml", ".yml"):
+            config = next(yaml_documents(data), None)
+        else:
+            config = parse(data, MAX_FILE_BYTES, _unique)
+        if not isinstance(config, dict):
+            raise ValueError("it holds no object")
     return config
 
 
@@ -78,7 +76,8 @@ def import_config(
         QuantizationError: InvalidWorkflow with every sentence, one a line.
     """
     translation = _Translation(dict(data_names or {}), frozenset(drop))
-    workflow = translation.workflow(dict(config), model_path)
+    with reading(Category.INVALID_WORKFLOW, "the run config", CHANGE):
+        workflow = translation.workflow(dict(config), model_path)
     if output_uri is None:
         translation.problems.append("output.uri: a run config does not say where in S3; use --output-uri URI")
     if translation.problems:
@@ -89,10 +88,11 @@ def import_config(
         "metadata": {"name": name},
         "spec": {"workflow": workflow, "output": {"uri": output_uri}},
     }
-    try:
-        QuantizationJobSpec.model_validate(manifest["spec"])
-    except ValidationError as error:
-        raise _refused(describe(error).splitlines()) from error
+    with reading(Category.INVALID_WORKFLOW, "the run config", CHANGE):
+        try:
+            QuantizationJobSpec.model_validate(manifest["spec"])
+        except ValidationError as error:
+            raise _refused(sentences(error)) from error
     return manifest
 
 
@@ -337,5 +337,5 @@ def _refused(problems: list[str]) -> QuantizationError:
     return QuantizationError(
         Category.INVALID_WORKFLOW,
         "\n".join(problems),
-        "Change or remove these fields; --drop NAME leaves a field out wherever it is.",
+        CHANGE,
     )

@@ -14,12 +14,18 @@ from types import FrameType
 from quantization_api.failures import Category, ExitCode, QuantizationError
 from quantization_api.pod import TERMINATION_MESSAGE_PATH, RunResult
 from quantization_api.status import Failure
+from quantization_api.text import clean, shortened
+from quantizer.boundary import is_panic
+from quantizer.logs import writable
 
 logger = logging.getLogger(__name__)
 
 TERMINATION_ENV = "QUANTIZATION_TERMINATION_LOG"
 GRACE_SECONDS = 8.0
 TEXT_LIMIT = 1024
+SHOWN_LIMIT = 8192
+"""Characters of a message on a screen: of what rich is given, since it takes seconds for a long text."""
+TRACEBACK_LIMIT = 20_000
 ALLOCATION_FAILED = ("can't allocate memory", "not enough memory", "cannot allocate memory")
 
 
@@ -46,20 +52,30 @@ def categorize(error: BaseException) -> QuantizationError:
         return QuantizationError(Category.SCRATCH_FULL, f"no space left: {_line(error)}")
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return QuantizationError(Category.HOST_OUT_OF_MEMORY, f"an allocation failed: {_line(error)}")
-    logger.error("unexpected %s\n%s", type(error).__name__, "".join(traceback.format_exception(error)))
+    logger.error("unexpected %s\n%s", type(error).__name__, _traceback(error))
     return QuantizationError(Category.INTERNAL, f"{type(error).__name__}: {_line(error)}")
 
 
+def must_end(error: BaseException) -> bool:
+    """Whether an exception ends a command with a category; others (SystemExit) are meant for the interpreter."""
+    return isinstance(error, (Exception, KeyboardInterrupt, Terminated)) or is_panic(error)
+
+
 def failed(error: QuantizationError) -> RunResult:
-    """The result that says so."""
+    """The result that says so; its texts are one line each, printable and bounded."""
     return RunResult(
         failure=Failure(
             category=error.category,
-            message=error.message[:TEXT_LIMIT],
-            hint=error.hint[:TEXT_LIMIT],
+            message=clean(error.message, TEXT_LIMIT),
+            hint=clean(error.hint, TEXT_LIMIT),
             exit_code=int(error.exit_code),
         )
     )
+
+
+def in_words(error: QuantizationError) -> str:
+    """The error for a person: what happened, and on the next line what to change."""
+    return f"{error.category}: {clean(error.message, SHOWN_LIMIT)}\n{clean(error.hint, TEXT_LIMIT)}"
 
 
 def termination_path(in_pod: bool) -> Path | None:
@@ -75,8 +91,8 @@ def leave_message(result: RunResult, path: Path | None) -> None:
     if path is None:
         return
     try:
-        path.write_text(result.to_message())
-    except OSError as error:
+        path.write_text(result.to_message(), encoding="utf-8")
+    except (OSError, ValueError) as error:
         logger.error("the termination message cannot be written to %s: %s", path, error)
 
 
@@ -122,5 +138,8 @@ def terminated_by_sigterm(last_words: Callable[[], None]) -> Iterator[threading.
 
 
 def _line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return clean(str(error), TEXT_LIMIT) or type(error).__name__
+
+
+def _traceback(error: BaseException) -> str:
+    return shortened(writable("".join(traceback.format_exception(error))), TRACEBACK_LIMIT)

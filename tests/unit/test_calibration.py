@@ -6,12 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.support.engine import STORIES, VALIDATION, save_tiny
+from tests.support.engine import CALIBRATION, STORIES, VALIDATION, save_tiny
 from transformers import PreTrainedTokenizerBase
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.calibration.encoding import encode
 from quantizer.calibration.text import read_rows
-from quantizer.calibration.tokens import Preprocess, TokenBatches, load_tokenizer, make_batches
+from quantizer.calibration.tokens import (
+    Preprocess,
+    TokenBatches,
+    encode_apart,
+    encode_rows,
+    load_tokenizer,
+    make_batches,
+)
 from quantizer.checkpoint.source import DirectorySource
 
 pytestmark = pytest.mark.unit
@@ -51,7 +59,11 @@ def test_rows_come_from_the_text_column_of_every_table_format() -> None:
 @pytest.mark.parametrize(
     ("data", "name", "sentence"),
     [
-        (b'{"text": "x"}\n{oops', "a.jsonl", "a.jsonl: line 2 is not JSON"),
+        (
+            b'{"text": "x"}\n{oops',
+            "a.jsonl",
+            "line 2 of the data file a.jsonl cannot be used: it is not JSON",
+        ),
         (b'{"story": "x"}', "a.jsonl", "line 1 has no text in column 'text'; it has: story"),
         (b'{"text": 3}', "a.jsonl", "line 1 has no text in column 'text'"),
         (b'"x"', "a.jsonl", "line 1 is not an object"),
@@ -147,6 +159,56 @@ def test_a_model_without_a_tokenizer_or_with_a_broken_one_is_refused(tmp_path: P
         load_tokenizer(DirectorySource(tmp_path / "model"), tmp_path / "one")
     shutil.copy(STORIES / "tokenizer_config.json", tmp_path / "model")
     (tmp_path / "model/tokenizer.json").write_text("{")
-    with pytest.raises(QuantizationError, match="the tokenizer does not load") as caught:
+    with pytest.raises(QuantizationError, match=r"tokenizer\.json cannot be used: it is not JSON") as caught:
         load_tokenizer(DirectorySource(tmp_path / "model"), tmp_path / "two")
     assert caught.value.category is Category.MODEL_UNSUPPORTED
+
+
+def test_a_long_text_has_the_same_tokens_in_windows_as_whole(tokenizer: PreTrainedTokenizerBase) -> None:
+    text = CALIBRATION.read_text()[:60_000]
+    asked: list[None] = []
+
+    def step() -> None:
+        asked.append(None)
+
+    whole = list(encode(tokenizer, text, special=True))
+    in_windows = encode(tokenizer, text, special=True, step=step, window=4000, overlap=1000)
+    assert list(in_windows) == whole
+    assert len(asked) == 20
+    first = encode(tokenizer, text, special=True, enough=500, window=4000, overlap=1000)
+    assert 500 <= len(first) < len(whole) / 4
+    assert list(first) == whole[: len(first)]
+
+
+def test_windows_that_never_agree_are_widened_to_the_whole_text(tokenizer: PreTrainedTokenizerBase) -> None:
+    text = "ab" * 5000  # no boundary that a tokenizer without words would find in every window
+    assert list(encode(tokenizer, text, special=True, window=64, overlap=16)) == list(
+        encode(tokenizer, text, special=True)
+    )
+
+
+def test_encoding_in_a_child_is_encoding(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = read_rows(VALIDATION.read_bytes(), VALIDATION.name, by_line=True)
+    joined, lines = Preprocess(max_seq_len=64, max_samples=5), Preprocess("line-by-line", 32)
+    apart = encode_apart(DirectorySource(STORIES), tmp_path, {"a": (rows, joined), "b": (rows, lines)})
+    assert apart["a"].sequences == encode_rows(rows, tokenizer, joined).sequences
+    assert apart["b"].sequences == encode_rows(rows, tokenizer, lines).sequences
+    assert apart["a"].tokens == 32000
+
+
+def test_a_tokenizer_whose_pattern_never_ends_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantizer.calibration.apart.STEP_SECONDS", 2)
+    shutil.copytree(STORIES, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    path = tmp_path / "model/tokenizer.json"
+    content = json.loads(path.read_text())
+    split = {"type": "Split", "pattern": {"Regex": "a.*b"}, "behavior": "Isolated", "invert": False}
+    path.write_text(json.dumps({**content, "pre_tokenizer": split}))
+    said = {"tokenizer_class": "PreTrainedTokenizerFast"}  # takes the file as it is
+    (tmp_path / "model/tokenizer_config.json").write_text(json.dumps(said))
+    rows = ["a" * 250_000]
+    with pytest.raises(QuantizationError) as caught:
+        encode_apart(DirectorySource(tmp_path / "model"), tmp_path, {"a": (rows, Preprocess())})
+    assert caught.value.category is Category.MODEL_UNSUPPORTED
+    assert caught.value.message == "the tokenizer cannot be used: a step took more than 2 s of processor time"

@@ -74,7 +74,7 @@ VISION = {
         ({**FAMILIES["llama"][1], "model_type": "llama", "num_hidden_layers": 0}, "no layers"),
         (
             {**FAMILIES["llama"][1], "model_type": "llama", "hidden_act": "nothing"},
-            "config.json is not usable",
+            "config.json cannot be used",
         ),
     ],
 )

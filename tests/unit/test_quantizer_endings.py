@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from quantization_api.failures import CATALOGUE, Category, ExitCode, Quantizatio
 from quantization_api.pod import MAX_RESULT_BYTES, REQUEST_ENV, RunResult
 from quantization_api.status import Artifact, MetricResult
 from quantizer import cli
+from quantizer.cli_ending import guarded
 from quantizer.termination import (
     TERMINATION_ENV,
     Terminated,
@@ -151,3 +154,57 @@ def test_a_request_that_is_not_valid_is_an_invalid_workflow(
     assert result.failure is not None
     assert result.failure.category is Category.INVALID_WORKFLOW
     assert json.loads(capsys.readouterr().err.splitlines()[-1])["level"] == "error"
+
+
+def test_a_failure_of_any_text_is_one_short_printable_line() -> None:
+    result = failed(
+        QuantizationError(Category.DATA_NOT_FOUND, "a\n\x1b[31mb\ud800" + "c" * 10**6, "\0" * 10**6)
+    )
+    assert result.failure is not None
+    assert "\n" not in result.failure.message
+    assert result.failure.message.isprintable()
+    assert len(result.to_message().encode()) <= MAX_RESULT_BYTES
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RecursionError("x"),
+        UnicodeError("\ud800"),
+        type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})("rust\nagain"),
+    ],
+)
+def test_nothing_escapes_a_run(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def execute(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("quantizer.execution.execute", execute)
+    monkeypatch.setenv(REQUEST_ENV, "{}")
+    monkeypatch.setenv(TERMINATION_ENV, str(tmp_path / "message"))
+    assert cli.main(["run"]) == ExitCode.INTERNAL
+    result = RunResult.model_validate_json((tmp_path / "message").read_text())
+    assert result.failure is not None
+    assert result.failure.message.startswith(type(error).__name__)
+
+
+def test_a_message_place_that_is_a_folder_and_a_closed_standard_error_leave_the_exit_code(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-m", "quantizer", "run", "-f", str(tmp_path / "missing.yaml")]
+    ended = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&- >&-', "sh", *command],
+        env={**os.environ, TERMINATION_ENV: str(tmp_path)},
+        check=False,
+        timeout=120,
+    )
+    assert ended.returncode == ExitCode.INVALID_WORKFLOW
+
+
+def test_a_very_long_message_is_shown_in_a_moment(capsys: pytest.CaptureFixture[str]) -> None:
+    def action(_: object) -> None:
+        raise QuantizationError(Category.MODEL_UNSUPPORTED, "word " * 10**6)
+
+    assert guarded(action) == ExitCode.DATA
+    assert len(capsys.readouterr().err) < 20_000

@@ -8,7 +8,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from quantization_api.failures import Category, QuantizationError
+from quantization_api.text import shortened
+from quantizer.boundary import reading
+from quantizer.bounded_json import check_depth
 
+CORRECT = "Correct the file, or data_name and text_cols in the data config."
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv")
 
 
@@ -24,11 +28,13 @@ def read_rows(data: bytes, file_name: str, text_column: str = "text", *, by_line
     Raises:
         QuantizationError: DataNotFound, with the place, for what cannot be read.
     """
+    with reading(Category.DATA_NOT_FOUND, f"the data file {file_name}", CORRECT):
+        return _rows(data, file_name, text_column, by_line)
+
+
+def _rows(data: bytes, file_name: str, text_column: str, by_line: bool) -> list[str]:
     suffix = PurePosixPath(file_name).suffix.lower()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _unreadable(file_name, f"is not UTF-8 text: {error}") from error
+    text = data.decode("utf-8-sig")
     if suffix == ".txt":
         rows: Iterable[str] = text.split("\n") if by_line else [text]
     elif suffix == ".jsonl":
@@ -49,20 +55,20 @@ def read_rows(data: bytes, file_name: str, text_column: str = "text", *, by_line
         ]
     elif suffix == ".csv":
         reader = csv.DictReader(io.StringIO(text, newline=""))
-        try:
-            rows = [_column(row, text_column, file_name, f"line {reader.line_num}") for row in reader]
-        except csv.Error as error:
-            raise _unreadable(file_name, f"is no CSV: {error}") from error
+        rows = [_column(row, text_column, file_name, f"line {reader.line_num}") for row in reader]
     else:
         raise _unreadable(file_name, f"has a suffix that is not known; known are {', '.join(SUFFIXES)}")
     return [row for row in rows if row.strip()]
 
 
 def _json(text: str, file_name: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise _unreadable(file_name, f"{place} is not JSON: {error}") from error
+    with reading(Category.DATA_NOT_FOUND, f"{place} of the data file {file_name}", CORRECT):
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"it is not JSON: {error}") from error
+        check_depth(value)
+    return value
 
 
 def _column(row: Any, column: str, file_name: str, place: str) -> str:
@@ -70,7 +76,7 @@ def _column(row: Any, column: str, file_name: str, place: str) -> str:
         raise _unreadable(file_name, f"{place} is not an object")
     value = row.get(column)
     if not isinstance(value, str):
-        found = ", ".join(str(name) for name in list(row)[:10])
+        found = ", ".join(shortened(str(name), 50) for name in list(row)[:10])
         raise _unreadable(file_name, f"{place} has no text in column {column!r}; it has: {found}")
     return value
 
@@ -79,5 +85,5 @@ def _unreadable(file_name: str, what: str) -> QuantizationError:
     return QuantizationError(
         Category.DATA_NOT_FOUND,
         f"the data file {file_name}: {what}",
-        "Correct the file, or data_name and text_cols in the data config.",
+        CORRECT,
     )

@@ -1,7 +1,9 @@
 """Token batches from rows of text: the sequences that a model is calibrated and measured on."""
 
+import contextlib
 import random
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,12 +13,18 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.boundary import reading
+from quantizer.bounded_json import parse
+from quantizer.calibration.apart import in_a_child
+from quantizer.calibration.encoding import WINDOW, Ids, encode, encode_each
 from quantizer.checkpoint.source import Source, read_whole
 
 BATCH_TOKENS = 1024
 """Tokens that are in a layer at a time, at least one sequence. On a CPU a product of 512 rows is as fast as one of
 2,048, and its results stay in the processor's caches."""
 ROWS_AT_ONCE = 1024
+CHILD_BYTES, TOKENIZER_BYTES = 300_000_000, 48
+"""Memory that a tokenizer may take: in all, and for each byte of its files; Gemma's take 13."""
 TOKENIZER_FILES = ("tokeniz", "vocab", "merges", "special_tokens", "added_tokens", "spiece", "chat_template")
 
 
@@ -87,25 +95,130 @@ def load_tokenizer(source: Source, scratch: Path) -> PreTrainedTokenizerBase:
     Raises:
         QuantizationError: ModelUnsupported when there is none or it does not load.
     """
+    return _load(copy_tokenizer(source, scratch)[0])
+
+
+def copy_tokenizer(source: Source, scratch: Path) -> tuple[Path, int]:
+    """A folder with the files of the model's tokenizer, and their size in bytes.
+
+    Raises:
+        QuantizationError: ModelUnsupported when there is none.
+    """
     names = [
         name
         for name in source.list()
         if "/" not in name and (name.startswith(TOKENIZER_FILES) or name.endswith((".model", ".tiktoken")))
     ]
-    folder = scratch / "tokenizer"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in [*names, "config.json"]:
-        (folder / name).write_bytes(read_whole(source, name))
     if not names:
         raise QuantizationError(Category.MODEL_UNSUPPORTED, "the model has no tokenizer files")
-    try:
+    folder, size = scratch / "tokenizer", 0
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in [*names, "config.json"]:
+        data = read_whole(source, name)
+        if name.endswith(".json"):
+            with reading(Category.MODEL_UNSUPPORTED, f"the tokenizer's {name}"):
+                parse(data, len(data))
+        (folder / name).write_bytes(data)
+        size += len(data)
+    return folder, size
+
+
+def _load(folder: Path) -> PreTrainedTokenizerBase:
+    with reading(Category.MODEL_UNSUPPORTED, "the tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # tokenizer libraries raise anything for a bad file
-        raise QuantizationError(
-            Category.MODEL_UNSUPPORTED, f"the tokenizer does not load: {error}"
-        ) from error
-    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise TypeError(f"{type(tokenizer).__name__} is no tokenizer")
     return tokenizer
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a tokenizer makes of a text: sequences of ids, and how many tokens it has in all."""
+
+    sequences: list[Ids]
+    tokens: int
+
+
+def encode_rows(
+    rows: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    preprocess: Preprocess,
+    step: Callable[[], None] = lambda: None,
+) -> Encoded:
+    """The sequences of rows of text, as many as are asked for.
+
+    Raises:
+        QuantizationError: DataInsufficient, with the tokens there are and the tokens needed.
+    """
+    make = _join if preprocess.strategy == "join" else _line_by_line
+    return Encoded(make(rows, tokenizer, preprocess, step), len(tokenizer))
+
+
+def encode_apart(
+    source: Source, scratch: Path, texts: Mapping[str, tuple[Sequence[str], Preprocess]]
+) -> dict[str, Encoded]:
+    """encode_rows of each text with the model's tokenizer, in a child process with limits of time and memory.
+
+    Raises:
+        QuantizationError: ModelUnsupported for a tokenizer that does not load or does not end; see encode_rows.
+    """
+    folder, size = copy_tokenizer(source, scratch)
+
+    def work(step: Callable[[], None]) -> bytes:
+        tokenizer = _load(folder)
+        parts = []
+        for name, (rows, preprocess) in texts.items():
+            with naming(name):
+                parts.append(encode_rows(rows, tokenizer, preprocess, step))
+        return _packed(parts)
+
+    room = (
+        CHILD_BYTES
+        + TOKENIZER_BYTES * size
+        + 64 * max((_wanted(item) for _, item in texts.values()), default=0)
+    )
+    answer = in_a_child(work, room, Category.MODEL_UNSUPPORTED, "the tokenizer")
+    return dict(zip(texts, _unpacked(answer), strict=True))
+
+
+@contextlib.contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Says in an error which data config it is about."""
+    try:
+        yield
+    except QuantizationError as error:
+        message = f"data config {name}: {error.message}"
+        raise QuantizationError(error.category, message, error.hint) from error
+
+
+def _wanted(preprocess: Preprocess) -> int:
+    return (preprocess.max_samples or 0) * preprocess.max_seq_len
+
+
+def _packed(parts: Sequence[Encoded]) -> bytes:
+    """Encoded texts as numbers: how many there are; of each its tokens, its sequences, their lengths and ids."""
+    numbers = array("q", [len(parts)])
+    for part in parts:
+        numbers.extend([part.tokens, len(part.sequences), *map(len, part.sequences)])
+        for sequence in part.sequences:
+            numbers.extend(sequence)
+    return numbers.tobytes()
+
+
+def _unpacked(data: bytes) -> list[Encoded]:
+    numbers = array("q")
+    numbers.frombytes(data)
+    parts, place = [], 1
+    for _ in range(numbers[0]):
+        tokens, count = numbers[place : place + 2]
+        lengths = numbers[place + 2 : place + 2 + count]
+        place += 2 + count
+        sequences = []
+        for length in lengths:
+            sequences.append(numbers[place : place + length])
+            place += length
+        parts.append(Encoded(sequences, tokens))
+    return parts
 
 
 def make_batches(
@@ -116,50 +229,49 @@ def make_batches(
     vocabulary: int,
     max_positions: int,
 ) -> TokenBatches:
-    """Tokenizes rows of text.
+    """Tokenizes rows of text here; see check_length, encode_rows and batches_of."""
+    check_length(preprocess, max_positions)
+    return batches_of(encode_rows(rows, tokenizer, preprocess), vocabulary)
 
-    Args:
-        vocabulary, max_positions: of the model (vocab_size, max_position_embeddings of its config).
 
-    Raises:
-        QuantizationError: InvalidWorkflow when max_seq_len is more than the model can take;
-            DataInsufficient, with the tokens there are and the tokens needed, when the text is too short;
-            ModelUnsupported when the tokenizer makes ids that the model has no embedding for.
-    """
+def check_length(preprocess: Preprocess, max_positions: int) -> None:
+    """Raises InvalidWorkflow when max_seq_len is more than the model takes (its max_position_embeddings)."""
     if preprocess.max_seq_len > max_positions:
         raise QuantizationError(
             Category.INVALID_WORKFLOW,
             f"max_seq_len is {preprocess.max_seq_len}, but the model takes at most {max_positions} tokens",
             f"Set max_seq_len to {max_positions} or less.",
         )
-    if preprocess.strategy == "join":
-        sequences = _join(rows, tokenizer, preprocess)
-    else:
-        sequences = _line_by_line(rows, tokenizer, preprocess)
-    largest = max((int(sequence.max()) for sequence in sequences), default=0)
-    if max(largest + 1, len(tokenizer)) > vocabulary:
+
+
+def batches_of(encoded: Encoded, vocabulary: int) -> TokenBatches:
+    """Token batches of an encoded text; ModelUnsupported for ids that the model has no embedding for."""
+    largest = max((max(sequence) for sequence in encoded.sequences), default=0)
+    if max(largest + 1, encoded.tokens) > vocabulary:
         raise QuantizationError(
             Category.MODEL_UNSUPPORTED,
-            f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary only {vocabulary}",
+            f"the tokenizer has {encoded.tokens} tokens, the model's vocabulary only {vocabulary}",
             "Use the tokenizer that belongs to the model.",
         )
-    return TokenBatches(tuple(sequences))
+    return TokenBatches(tuple(torch.tensor(sequence, dtype=torch.int64) for sequence in encoded.sequences))
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], special: bool) -> list[list[int]]:
-    encoded = tokenizer(texts, add_special_tokens=special, padding=False, truncation=False, verbose=False)
-    return [list(ids) for ids in encoded["input_ids"]]
-
-
-def _join(rows: Sequence[str], tokenizer: PreTrainedTokenizerBase, preprocess: Preprocess) -> list[Tensor]:
+def _join(
+    rows: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    preprocess: Preprocess,
+    step: Callable[[], None],
+) -> list[Ids]:
     """Joins rows as text, so that the joiner is tokenized in its place; stops when there are enough tokens."""
     length, wanted = preprocess.max_seq_len, preprocess.max_samples
-    ids: list[int] = []
+    ids = array("q")
     for first in range(0, len(rows), ROWS_AT_ONCE):
         text = preprocess.joiner.join(rows[first : first + ROWS_AT_ONCE])
         if first + ROWS_AT_ONCE < len(rows):
             text += preprocess.joiner
-        ids += _encode(tokenizer, [text], preprocess.add_special_tokens and first == 0)[0]
+        special = preprocess.add_special_tokens and first == 0
+        enough = None if wanted is None else wanted * length - len(ids)
+        ids += encode(tokenizer, text, special=special, enough=enough, step=step)
         if wanted is not None and len(ids) >= wanted * length:
             break
     count = len(ids) // length if wanted is None else min(wanted, len(ids) // length)
@@ -169,19 +281,28 @@ def _join(rows: Sequence[str], tokenizer: PreTrainedTokenizerBase, preprocess: P
             Category.DATA_INSUFFICIENT,
             f"the text has {len(ids)} tokens; {needed} sequences of {length} need {needed * length}",
         )
-    return list(torch.tensor(ids[: count * length], dtype=torch.int64).view(count, length))
+    return [ids[place : place + length] for place in range(0, count * length, length)]
 
 
 def _line_by_line(
-    rows: Sequence[str], tokenizer: PreTrainedTokenizerBase, preprocess: Preprocess
-) -> list[Tensor]:
+    rows: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    preprocess: Preprocess,
+    step: Callable[[], None],
+) -> list[Ids]:
     wanted = preprocess.max_samples
-    sequences: list[Tensor] = []
-    for first in range(0, len(rows), ROWS_AT_ONCE):
-        texts = list(rows[first : first + ROWS_AT_ONCE])
-        for ids in _encode(tokenizer, texts, preprocess.add_special_tokens):
-            if ids:
-                sequences.append(torch.tensor(ids[: preprocess.max_seq_len], dtype=torch.int64))
+    sequences: list[Ids] = []
+    for texts in _groups(rows):
+        step()
+        if len(texts) == 1:
+            length = preprocess.max_seq_len
+            encoded = [
+                encode(tokenizer, texts[0], special=preprocess.add_special_tokens, enough=length, step=step)
+            ]
+        else:
+            lines = encode_each(tokenizer, texts, special=preprocess.add_special_tokens)
+            encoded = [array("q", ids) for ids in lines]
+        sequences += [ids[: preprocess.max_seq_len] for ids in encoded if ids]
         if wanted is not None and len(sequences) >= wanted:
             break
     if len(sequences) < (wanted or 1):
@@ -192,3 +313,17 @@ def _line_by_line(
             f"{wanted or 1} sequences are needed",
         )
     return sequences[:wanted]
+
+
+def _groups(rows: Sequence[str]) -> Iterator[list[str]]:
+    """Rows that are encoded together: not too many, and of not too many characters."""
+    group: list[str] = []
+    size = 0
+    for row in rows:
+        if group and (len(group) == ROWS_AT_ONCE or size + len(row) > WINDOW):
+            yield group
+            group, size = [], 0
+        group.append(row)
+        size += len(row)
+    if group:
+        yield group

@@ -6,7 +6,6 @@ of their file before anything is read, so a shard that was cut short is named at
 not after an hour.
 """
 
-import json
 import math
 import struct
 from collections import deque
@@ -20,11 +19,16 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
+from quantization_api.text import shortened
+from quantizer.boundary import reading
+from quantizer.bounded_json import read_object
 from quantizer.checkpoint.source import Source, read_whole
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
-MAX_HEADER_BYTES = 100_000_000  # the bound of the safetensors library itself
+MAX_HEADER_BYTES = MAX_INDEX_BYTES = 32_000_000
+"""Room for more than 200,000 tensors; in memory a header takes ten times as much."""
+DAMAGED = "The file is damaged: copy it again."
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -152,10 +156,17 @@ class SafetensorsReader:
                 Category.MODEL_NOT_FOUND,
                 f"the model has no {SINGLE_NAME} and no {INDEX_NAME}; found: {found}",
             )
-        weight_map = self._json_object(INDEX_NAME, read_whole(self._source, INDEX_NAME)).get("weight_map")
+        data = read_whole(self._source, INDEX_NAME, MAX_INDEX_BYTES)
+        weight_map = self._json_object(INDEX_NAME, data, MAX_INDEX_BYTES).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise self._damaged(INDEX_NAME, "has no weight_map")
-        missing = sorted({str(file) for file in weight_map.values()} - set(files))
+        shards = {str(file) for file in weight_map.values()}
+        for name in sorted(shards):
+            if not name.endswith(".safetensors") or not name.isprintable():
+                raise self._damaged(
+                    INDEX_NAME, f"names {shortened(ascii(name), 100)}, which is no safetensors file"
+                )
+        missing = sorted(shards - set(files))
         if missing:
             raise QuantizationError(
                 Category.MODEL_NOT_FOUND,
@@ -168,9 +179,11 @@ class SafetensorsReader:
         if size < 8:
             raise self._damaged(file, f"has {size} bytes and no header")
         (length,) = struct.unpack("<Q", self._source.read(file, 0, 8))
-        if length > min(size - 8, MAX_HEADER_BYTES):
+        if length > size - 8:
             raise self._damaged(file, f"says that its header has {length} bytes, but the file has {size}")
-        header = self._json_object(file, bytes(self._source.read(file, 8, length)))
+        if length > MAX_HEADER_BYTES:
+            raise self._damaged(file, f"has a header of {length} bytes; at most {MAX_HEADER_BYTES} are read")
+        header = self._json_object(file, bytes(self._source.read(file, 8, length)), MAX_HEADER_BYTES)
         infos = [
             self._parse_entry(file, name, entry, 8 + length)
             for name, entry in header.items()
@@ -183,14 +196,14 @@ class SafetensorsReader:
         end = max((info.start + info.length for info in infos), default=8 + length)
         if end > size:
             raise self._damaged(file, f"is cut short: its header needs {end} bytes, the file has {size}")
+        if end < size:
+            raise self._damaged(file, f"has {size} bytes, of which its header explains only {end}")
         return infos
 
     def _parse_entry(self, file: str, name: str, entry: Any, data_start: int) -> TensorInfo:
-        try:
-            dtype_name, shape = entry["dtype"], tuple(int(size) for size in entry["shape"])
-            start, end = (int(offset) for offset in entry["data_offsets"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._damaged(file, f"has no usable entry for {name}") from error
+        with reading(self._broken, f"{file}: the entry of {name}", DAMAGED):
+            dtype_name, shape = str(entry["dtype"]), tuple(_whole(size) for size in entry["shape"])
+            start, end = (_whole(offset) for offset in entry["data_offsets"])
         if dtype_name not in DTYPES:
             raise QuantizationError(
                 Category.MODEL_UNSUPPORTED, f"{name} in {file} has the unsupported dtype {dtype_name}"
@@ -200,14 +213,15 @@ class SafetensorsReader:
             raise self._damaged(file, f"says that {name} {shape} {dtype_name} has {end - start} bytes")
         return TensorInfo(name, dtype, shape, file, data_start + start, end - start)
 
-    def _json_object(self, file: str, data: bytes) -> dict[str, Any]:
-        try:
-            value = json.loads(data)
-        except ValueError as error:
-            raise self._damaged(file, f"holds no JSON where it should: {error}") from error
-        if not isinstance(value, dict):
-            raise self._damaged(file, "holds no JSON object where it should")
-        return value
+    def _json_object(self, file: str, data: bytes, limit: int) -> dict[str, Any]:
+        return read_object(data, self._broken, f"the JSON of {file}", limit=limit, hint=DAMAGED)
 
     def _damaged(self, file: str, what: str) -> QuantizationError:
-        return QuantizationError(self._broken, f"{file} {what}", "The file is damaged: copy it again.")
+        return QuantizationError(self._broken, f"{file} {what}", DAMAGED)
+
+
+def _whole(number: Any) -> int:
+    """A size or an offset, which other readers of the format take as it is: neither text, nor true, nor 1.5."""
+    if type(number) is not int:
+        raise TypeError(f"{shortened(repr(number), 100)} is no whole number")
+    return number

@@ -28,12 +28,32 @@ class Source(Protocol):
         ...
 
 
-def read_whole(source: Source, name: str) -> bytes:
-    """All bytes of one (small) file; ModelNotFound when the source has no such file."""
+MAX_SMALL_BYTES = 256_000_000
+"""Of a file beside the weights; the largest tokenizers have some 30 MB."""
+
+
+def read_whole(source: Source, name: str, limit: int = MAX_SMALL_BYTES) -> bytes:
+    """All bytes of one small file.
+
+    Raises:
+        QuantizationError: ModelNotFound when the source has no such file; ModelUnsupported when it has more than
+            `limit` bytes, before anything is read.
+    """
     files = source.list()
     if name not in files:
         raise QuantizationError(Category.MODEL_NOT_FOUND, f"the model has no {name}")
+    check_small(name, files[name], limit)
     return bytes(source.read(name, 0, files[name]))
+
+
+def check_small(name: str, size: int, limit: int = MAX_SMALL_BYTES) -> None:
+    """Raises ModelUnsupported for a file beside the weights of more than `limit` bytes."""
+    if size > limit:
+        raise QuantizationError(
+            Category.MODEL_UNSUPPORTED,
+            f"{name} has {size:,} bytes; a file of its kind has at most {limit:,}",
+            "The file is damaged, or does not belong to the model: copy it again, or remove it.",
+        )
 
 
 class DirectorySource:

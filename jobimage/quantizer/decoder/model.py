@@ -5,7 +5,6 @@ that occur are read, the head comes in slices of the vocabulary. The small modul
 learned positions) are held by the context (context.py).
 """
 
-import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantization_api.failures import Category, QuantizationError
+from quantization_api.failures import Category
+from quantizer.boundary import reading
+from quantizer.bounded_json import read_object
 from quantizer.checkpoint.reader import SafetensorsReader, TensorInfo, rows_within
 from quantizer.checkpoint.source import Source, read_whole
 from quantizer.decoder.activations import ActivationStore
@@ -25,10 +26,12 @@ from quantizer.decoder.context import ModelContext, compute_buffers
 from quantizer.decoder.folding import FoldPlace, fold_places
 from quantizer.decoder.generic import GenericLayer, GenericWalk
 from quantizer.decoder.pattern import LayerPattern
-from quantizer.decoder.skeleton import Skeleton, find_architecture, make_config, unsupported
+from quantizer.decoder.skeleton import Skeleton, check_counts, find_architecture, make_config, unsupported
 from quantizer.decoder.walk import BlockWalk, LayerWalk, StoreFactory
 
+MAX_CONFIG_BYTES = 4_000_000
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+TRIED_TOKENS = 2
 TABLE_BYTES = 4_000_000  # embeddings and head are read in slices of at most this size
 COMPUTED = (r"rotary_emb\.inv_freq$",)  # tensors of old checkpoints that are computed, not stored, today
 FUSED_EXPERTS = (".experts.gate_up_proj", ".experts.down_proj")
@@ -39,14 +42,8 @@ DecoderLayer = BlockLayer | GenericLayer
 
 def read_config(source: Source) -> dict[str, Any]:
     """config.json as it lies there; ModelNotFound without one, ModelUnsupported when it is no JSON object."""
-    text = read_whole(source, "config.json")
-    try:
-        config = json.loads(text)
-    except ValueError as error:
-        raise QuantizationError(Category.MODEL_UNSUPPORTED, f"config.json is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise QuantizationError(Category.MODEL_UNSUPPORTED, "config.json is not a JSON object")
-    return config
+    data = read_whole(source, "config.json", MAX_CONFIG_BYTES)
+    return read_object(data, Category.MODEL_UNSUPPORTED, "config.json", limit=MAX_CONFIG_BYTES)
 
 
 @dataclass(frozen=True)
@@ -92,13 +89,16 @@ class DecoderModel:
                 "Start from the model's fp16, bf16 or fp32 checkpoint.",
             )
         self.reader, self.device, self.dtype = reader, device, dtype
-        self._skeleton = Skeleton(make_config(self.raw_config, known), known, modules)
-        self.config, self.architecture = self._skeleton.config, self._skeleton.architecture
-        self.layers = len(self._skeleton.layers)
-        self.vocabulary = int(self.config.vocab_size)
-        self.width = int(self.config.hidden_size)
-        positions = getattr(self.config, "max_position_embeddings", None)
-        self.max_positions = int(positions or self.raw_config.get("seq_length") or sys.maxsize)
+        with reading(Category.MODEL_UNSUPPORTED, "config.json"):
+            config_of_model = make_config(self.raw_config, known)
+            check_counts(config_of_model, len(reader.tensors))
+            self._skeleton = Skeleton(config_of_model, known, modules)
+            self.config, self.architecture = self._skeleton.config, self._skeleton.architecture
+            self.layers = len(self._skeleton.layers)
+            self.vocabulary = int(self.config.vocab_size)
+            self.width = int(self.config.hidden_size)
+            positions = getattr(self.config, "max_position_embeddings", None)
+            self.max_positions = int(positions or self.raw_config.get("seq_length") or sys.maxsize)
         # some checkpoints (gpt2's, bloom's) were saved without the head, so names lack the model's prefix
         prefixed = f"{self._skeleton.layers_name}.0."
         self._bare = not any(name.startswith(prefixed) for name in reader.tensors) and any(
@@ -298,10 +298,11 @@ class DecoderModel:
                 "experts with a linear each are supported",
                 "Save the model again with save_pretrained of transformers 5, which writes a linear for each expert.",
             )
-        expected = self.needed_outside()
-        for index in range(self.layers):
-            prefix = self.layer_prefix(index)
-            expected |= {prefix + name: shape for name, shape in self._layer_facts(index).shapes.items()}
+        with reading(Category.MODEL_UNSUPPORTED, "config.json"):
+            expected = self.needed_outside()
+            for index in range(self.layers):
+                prefix = self.layer_prefix(index)
+                expected |= {prefix + name: shape for name, shape in self._layer_facts(index).shapes.items()}
         for name, shape in expected.items():
             self._check_tensor(name, shape, self.reader.tensors.get(name))
         extra = sorted(set(self.reader.tensors) - set(expected))
@@ -313,6 +314,26 @@ class DecoderModel:
                 f"{self.layers} layers does not have, the first is {unknown[0]}",
             )
         return extra
+
+    def try_out(self) -> None:
+        """Sends two tokens through the model as far as that needs no weights of a layer.
+
+        Values of the config that only a forward uses (of rotary embeddings, masks, soft caps) are then found to be
+        of no use before work begins. A layer is run on the meta device, without memory.
+
+        Raises:
+            QuantizationError: ModelUnsupported.
+        """
+        with reading(Category.MODEL_UNSUPPORTED, "config.json"), torch.inference_mode():
+            whole = self._whole()
+            arguments = whole.arguments(0, 1, TRIED_TOKENS)
+            hidden = torch.zeros((1, TRIED_TOKENS, self.width), dtype=self.dtype, device=self.device)
+            whole.logits(whole.final(hidden), 0, hidden[0, :1])
+            pattern = self._pattern(0)
+            if not pattern.sparse:  # experts are chosen by values, which the meta device has not
+                pattern.fresh()(
+                    hidden.to("meta"), **{name: _on_meta(item) for name, item in arguments.items()}
+                )
 
     def _check_tensor(self, name: str, shape: tuple[int, ...], found: TensorInfo | None) -> None:
         if found is None:
@@ -358,3 +379,12 @@ class DecoderModel:
 
             self._context = ModelContext(self._skeleton, parameter, self.device, self.dtype)
         return self._context
+
+
+def _on_meta(value: Any) -> Any:
+    """A layer's argument without its values."""
+    if isinstance(value, Tensor):
+        return value.to("meta")
+    if isinstance(value, (tuple, list)):
+        return type(value)(_on_meta(item) for item in value)
+    return value

@@ -18,6 +18,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.pytorch_utils import Conv1D
 
 from quantization_api.failures import Category, QuantizationError
+from quantization_api.text import shortened
+from quantizer.boundary import reading
 from quantizer.decoder.architecture import Architecture, ModuleNames
 from quantizer.decoder.families import ARCHITECTURES
 from quantizer.implementations.older_transformers import is_older
@@ -25,6 +27,14 @@ from quantizer.implementations.refusals import OLDER_MODEL_TYPES
 
 CAUSAL_CLASSES = ("ForCausalLM", "LMHeadModel")  # how names of causal language models end
 BESIDE_TEXT = ("vision_config", "audio_config", "text_config", "encoder", "decoder")
+
+
+KNOWN_DTYPES = ("float16", "bfloat16", "float32", "float64", "half", "float", "double", "auto")
+"""What config.json may say under torch_dtype or dtype; the tensors' own types are checked by themselves."""
+OF_NO_USE = ("num_labels", "id2label", "label2id")
+"""Fields about classes of a classifier: a language model has none, and transformers makes a table of them."""
+COUNTS_OF_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+FUSED_AT_MOST = 1024
 
 
 def unsupported(message: str, hint: str = "") -> QuantizationError:
@@ -75,11 +85,10 @@ def find_architecture(config: Mapping[str, object]) -> Architecture | None:
 def make_config(raw: Mapping[str, Any], architecture: Architecture | None) -> PretrainedConfig:
     """transformers' config of a config.json; ModelUnsupported when a value cannot be used."""
     model_type = str(raw["model_type"])
-    fields = {key: value for key, value in raw.items() if key != "model_type"}
-    try:
+    _check_dtype(raw)
+    fields = {key: value for key, value in raw.items() if key not in ("model_type", *OF_NO_USE)}
+    with reading(Category.MODEL_UNSUPPORTED, "config.json"):
         config = AutoConfig.for_model(model_type, **fields)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise unsupported(f"config.json is not usable: {error}") from error
     if architecture is not None:
         for refusal in architecture.refusals:
             if getattr(config, refusal.field, None) == refusal.value:
@@ -90,6 +99,33 @@ def make_config(raw: Mapping[str, Any], architecture: Architecture | None) -> Pr
             "has no causal language model"
         )
     return config
+
+
+def _check_dtype(raw: Mapping[str, Any]) -> None:
+    """Refuses a data type that is none: other software takes it from the artifact's config.json."""
+    for field in ("torch_dtype", "dtype"):
+        said = raw.get(field)
+        if said is not None and said not in KNOWN_DTYPES:
+            raise unsupported(
+                f"config.json says {field} {shortened(repr(said), 100)}; known: {', '.join(KNOWN_DTYPES)}"
+            )
+
+
+def check_counts(config: PretrainedConfig, tensors: int) -> None:
+    """Compares counts of the config with the number of tensors that there are, before modules are made.
+
+    Every layer and every expert has at least one tensor, but for experts in a fused one; those are so few that
+    modules for them cost nothing.
+    """
+    layers = getattr(config, "num_hidden_layers", 0)
+    if layers > tensors:
+        raise unsupported(f"config.json says {layers} layers, but the checkpoint has only {tensors} tensors")
+    for field in COUNTS_OF_EXPERTS:
+        count = getattr(config, field, None) or 0
+        if count > max(tensors, FUSED_AT_MOST):
+            raise unsupported(
+                f"config.json says {field} {count}, but the checkpoint has only {tensors} tensors"
+            )
 
 
 class Skeleton:
@@ -115,11 +151,8 @@ class Skeleton:
         cls: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         # sdpa where the class says that it computes the same; soft caps and Bloom's alibi need eager
         config._attn_implementation = "sdpa" if cls._supports_sdpa else "eager"
-        try:
-            with torch.device("meta"):
-                self.causal: Any = cls(config)
-        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
-            raise unsupported(f"config.json is not usable: {error}") from error
+        with reading(Category.MODEL_UNSUPPORTED, "config.json"), torch.device("meta"):
+            self.causal: Any = cls(config)
         self.causal.requires_grad_(False).eval()
         self.config = config
         self.prefix: str = self.causal.base_model_prefix
