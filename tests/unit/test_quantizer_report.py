@@ -1,5 +1,7 @@
 """Model card, report page, readers, and what `inspect` says of group sizes."""
 
+import re
+import shlex
 import xml.etree.ElementTree as ET
 from typing import Any
 
@@ -209,3 +211,34 @@ def test_the_model_builder_is_listed_exactly_where_its_own_step_would_take_the_c
 def test_the_model_builder_is_not_listed_for_a_group_index() -> None:
     """It hands one to a kernel that computes nonsense with zero points (see export.plan)."""
     assert "onnxruntime-genai model builder" not in readers(Written("gptq", 4, 32, False, desc_act=True))
+
+
+HOSTILE = "a`b|c<script>alert(1)</script>\n# head\n```\n[x](javascript:y) $(id); `id` \x1b[31m'\u202e"
+
+
+def test_what_comes_from_inputs_is_shown_in_the_card_and_does_nothing_else() -> None:
+    manifest = a_manifest()
+    source = manifest.input.model_copy(update={"architecture": HOSTILE, "model_path": f"s3://m/{HOSTILE}"})
+    workflow = {**manifest.workflow, "input_model": {"model_path": "s3://m/\n```\n# head"}}
+    metrics = [MetricResult.model_construct(name=HOSTILE, input=1.0, output=1.0)]
+    changes = {"input": source, "workflow": workflow, "metrics": metrics}
+    card = model_card(manifest.model_copy(update=changes), f"s3://b/{HOSTILE}")
+    assert not [line for line in card.splitlines() if line.startswith("# head")]
+    assert "\x1b" not in card
+    assert "\u202e" not in card
+    meant = re.sub(r"\\[^A-Za-z0-9\n]", "", card)  # without what is escaped, then without code
+    outside_code = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", meant, flags=re.DOTALL)
+    assert "<script>" not in outside_code
+    assert "[x" not in outside_code
+    command = next(line for line in card.splitlines() if line.startswith("aws s3 cp"))
+    assert len(shlex.split(command)) == 6, "the URI is one word of the command"
+
+
+def test_what_comes_from_inputs_is_shown_in_the_report_and_does_nothing_else() -> None:
+    manifest = a_manifest()
+    source = manifest.input.model_copy(update={"architecture": HOSTILE, "model_path": HOSTILE})
+    modules = [manifest.modules[0].model_copy(update={"name": HOSTILE})]
+    changed = manifest.model_copy(update={"input": source, "modules": modules})
+    page = report_files(changed, {"quantize": 1.0})["report.html"].decode()
+    assert "<script" not in page
+    assert "\x1b" not in page

@@ -4,9 +4,11 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 
 from quantization_api.manifest import Manifest, ModuleRecord
+from quantization_api.text import clean
 from quantizer.report.model_card import format_value
 from quantizer.report.pictures import error_by_layer, time_by_stage
 
+LONGEST = 4096
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 }
@@ -41,7 +43,7 @@ def _page(manifest: Manifest, pictures: Iterable[bytes]) -> str:
         ("created", manifest.created),
     ]
     rows = "".join(
-        f"<tr><th>{html.escape(key)}</th><td style='text-align:left'>{html.escape(value)}</td></tr>"
+        f"<tr><th>{_text(key)}</th><td style='text-align:left'>{_text(value)}</td></tr>"
         for key, value in facts
     )
     metrics = _table(
@@ -77,11 +79,14 @@ def _modules(modules: Sequence[ModuleRecord]) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    cells = "".join(f"<th>{html.escape(item)}</th>" for item in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(item)}</td>" for item in row) + "</tr>" for row in rows
-    )
+    cells = "".join(f"<th>{_text(item)}</th>" for item in head)
+    body = "".join("<tr>" + "".join(f"<td>{_text(item)}</td>" for item in row) + "</tr>" for row in rows)
     return f"<table><tr>{cells}</tr>{body}</table>"
+
+
+def _text(value: str) -> str:
+    """Text from outside, which shows and does nothing else."""
+    return html.escape(clean(value, LONGEST))
 
 
 def _inline(picture: bytes) -> str:

@@ -1,5 +1,6 @@
 """README.md of an artifact: what it is, how good it is, who reads it, how to load it."""
 
+from shlex import quote
 from typing import Annotated
 
 import yaml
@@ -8,8 +9,10 @@ from pydantic import Field, TypeAdapter
 from quantization_api.manifest import Manifest
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, QuaRot
 from quantization_api.status import MetricResult
+from quantization_api.text import clean
 from quantizer.layerwise.making import WeightPass
 from quantizer.report.few_tokens import few_tokens
+from quantizer.report.markdown import block, code, plain
 from quantizer.report.readers import Written, refusal, written_by
 
 _PASS: TypeAdapter[WeightPass] = TypeAdapter(Annotated[WeightPass, Field(discriminator="type")])
@@ -49,9 +52,9 @@ def model_card(manifest: Manifest, uri: str) -> str:
     )
     sections = [
         f"---\n{front}---",
-        f"# {name}, {method} {written.bits} bits",
-        f"{manifest.input.architecture}, quantized from `{manifest.input.model_path}` "
-        f"(revision `{manifest.input.revision}`). Recipe `{manifest.recipe}`.",
+        f"# {plain(name)}, {method} {written.bits} bits",
+        f"{plain(manifest.input.architecture)}, quantized from {code(manifest.input.model_path)} "
+        f"(revision {code(manifest.input.revision)}). Recipe {code(manifest.recipe)}.",
         _quality(manifest.metrics),
         _calibration(manifest),
         _sizes(manifest),
@@ -75,7 +78,10 @@ def format_value(value: float | None) -> str:
 def _quality(metrics: list[MetricResult]) -> str:
     if not metrics:
         return ""
-    rows = [f"| {item.name} | {format_value(item.input)} | {format_value(item.output)} |" for item in metrics]
+    rows = [
+        f"| {plain(item.name)} | {format_value(item.input)} | {format_value(item.output)} |"
+        for item in metrics
+    ]
     table = "\n".join(["| metric | input model | this model |", "|---|---:|---:|", *rows])
     return (
         "## Quality\n\n"
@@ -102,7 +108,7 @@ def _sizes(manifest: Manifest) -> str:
 def _recipe(manifest: Manifest) -> str:
     workflow = yaml.safe_dump({"workflow": manifest.workflow}, sort_keys=False)
     versions = ", ".join(f"{name} {value}" for name, value in manifest.versions.items())
-    return f"## Recipe\n\n```yaml\n{workflow}```\n\nMade with {versions}."
+    return f"## Recipe\n\n{block(workflow, 'yaml')}\n\nMade with {versions}."
 
 
 def _readers(manifest: Manifest, written: Written) -> str:
@@ -115,12 +121,12 @@ def _readers(manifest: Manifest, written: Written) -> str:
 
 def _loading(manifest: Manifest, uri: str, written: Written) -> str:
     if uri.startswith("s3://"):
-        fetch = f"aws s3 cp --recursive {uri}/model ./model"
+        fetch = f"aws s3 cp --recursive {quote(f'{clean(uri)}/model')} ./model"
     else:
-        fetch = f"cp -r {uri.removeprefix('file://')}/model ./model"
+        fetch = f"cp -r {quote(clean(uri).removeprefix('file://') + '/model')} ./model"
     if not any(reader.startswith("transformers") for reader in manifest.readers):
         return (
-            f"## Use\n\n```sh\n{fetch}\n```\n\n"
+            f"## Use\n\n{block(fetch + chr(10), 'sh')}\n\n"
             f"transformers does not load {written.model_type} models in this format, though it may not say so; "
             "what does is listed above."
         )
@@ -133,12 +139,10 @@ def _loading(manifest: Manifest, uri: str, written: Written) -> str:
         names += ", CompressedTensorsConfig"
         options = ", quantization_config=CompressedTensorsConfig(dequantize=True)"
     packages = NEEDS[written.layout.partition(" ")[0]]
+    commands = f"{fetch}\npip install {' '.join(['transformers', packages]).strip()}\n"
     return f"""## Use
 
-```sh
-{fetch}
-pip install {" ".join(["transformers", packages]).strip()}
-```
+{block(commands, "sh")}
 
 ```python
 from transformers import {names}
@@ -156,7 +160,7 @@ def _onnx(manifest: Manifest, uri: str) -> str:
     found = manifest.export
     return (
         "## ONNX\n\n"
-        f"`{uri}/onnx` holds the same weights as a graph for onnxruntime-genai ({found.precision}, "
+        f"{code(f'{uri}/onnx')} holds the same weights as a graph for onnxruntime-genai ({found.precision}, "
         f"{found.execution_provider}, {found.size_bytes / 1e6:,.1f} MB). Over {found.tokens} tokens its most likely "
         f"next token is that of this model for {found.top1_agreement:.2%}, and KL to it is {found.kl_divergence:.1e}."
     )

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from quantization_api.manifest import ModuleRecord
+from quantization_api.text import clean
 
 OURS, PLAIN = "#1f6feb", "#bbbbbb"
 KINDS_AT_MOST = 16
@@ -21,7 +22,7 @@ def error_by_layer(modules: Sequence[ModuleRecord]) -> bytes:
     """
     kinds: dict[str, list[tuple[int, ModuleRecord]]] = {}
     for module in modules:
-        layer, kind = _split(module.name)
+        layer, kind = _split(clean(module.name, 256).replace("$", ""))
         kinds.setdefault(kind, []).append((layer, module))
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.add_subplot()
