@@ -21,13 +21,8 @@ from quantization_api.pod import CONTAINER_NAME, RunResult
 from quantization_api.status import Failure
 from quantization_api.text import clean
 from quantization_operator import cures
-from quantization_operator.snapshots import (
-    CONFIG_REASONS,
-    IMAGE_REASONS,
-    ChildJob,
-    ChildPod,
-    KubernetesWarning,
-)
+from quantization_operator.pods import CONFIG_REASONS, IMAGE_REASONS, ChildPod, KubernetesWarning
+from quantization_operator.snapshots import ChildJob
 
 SIGKILL = 128 + 9
 EVIDENCE_LIMIT = 700

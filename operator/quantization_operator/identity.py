@@ -63,3 +63,16 @@ def _short(values: Any, key: str) -> str:
 def version(metadata: Mapping[str, Any]) -> int:
     """The resourceVersion as a number: comparable within one resource (KEP-5504)."""
     return parsing.integer(metadata.get("resourceVersion"), most=2**63 - 1)
+
+
+FOREIGN = "?"
+"""In place of a uid: a controller of another kind has the object."""
+
+
+def controller_of(metadata: Mapping[str, Any], group: str, kind: str) -> str:
+    """The uid of the object of that kind that controls this one; "" when nothing controls it."""
+    for owner in parsing.mappings(metadata.get("ownerReferences")):
+        if owner.get("controller") is True:
+            ours = owner.get("kind") == kind and str(owner.get("apiVersion")).partition("/")[0] == group
+            return (parsing.word(owner.get("uid")) if ours else "") or FOREIGN
+    return ""

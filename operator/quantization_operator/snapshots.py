@@ -9,20 +9,21 @@ import json
 import operator
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
 
 from quantization_api import GROUP, KIND
-from quantization_api.failures import ExitCode
-from quantization_api.pod import CONTAINER_NAME
 from quantization_api.status import Condition, Phase, QuantizationJobStatus
 from quantization_operator import parsing
 from quantization_operator.identity import JOB_UID_LABEL as JOB_UID_LABEL
-from quantization_operator.identity import Identity, identify
+from quantization_operator.identity import Identity, controller_of, identify
 from quantization_operator.parsing import at, mapping, mappings, moment, text, word
+from quantization_operator.pods import SIGTERM_EXIT_CODE as SIGTERM_EXIT_CODE
+from quantization_operator.pods import ChildPod as ChildPod
+from quantization_operator.pods import KubernetesWarning as KubernetesWarning
 from quantization_operator.queue_entry import QUEUE_LABEL
 
 FAILED_BEFORE_ANNOTATION = "quantization.dev/failed-before"
@@ -34,26 +35,11 @@ GENERATION_ANNOTATION = "quantization.dev/generation"
 FINALIZER = "quantization.dev/artifact"
 """On a QuantizationJob whose artifact is to be removed before it."""
 
-SIGTERM_EXIT_CODE = int(ExitCode.TERMINATED)
-
 QUEUE_PREFIXES = ("kueue.x-k8s.io/", "scheduling.volcano.sh/", "volcano.sh/")
 """Labels and annotations that belong to a queueing system; they travel to the child Job."""
 
-IMAGE_REASONS = (
-    "ErrImagePull",
-    "ImagePullBackOff",
-    "InvalidImageName",
-    "ErrImageNeverPull",
-    "ImageInspectError",
-)
-CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
-ERRORS_AT_START = (*IMAGE_REASONS, *CONFIG_REASONS)
-"""Why a container waits that will not start as it is; any other reason (ContainerCreating, PodInitializing) is none."""
-
 Finished = Literal["", "Succeeded", "Failed"]
 
-LONGEST_RESULT = 16 * 1024
-"""Characters of a termination message: a kubelet keeps 12 kB of all of a pod's."""
 LARGEST_QUEUE_ENTRIES = 16 * 1024
 """Characters of all labels and annotations that travel to the child Job."""
 
@@ -94,19 +80,6 @@ def place_of(spec: Mapping[str, Any]) -> str:
 
 def _uri(spec: Mapping[str, Any]) -> str:
     return parsing.raw(at(spec, "output", "uri"), parsing.LONGEST_TEXT)
-
-
-FOREIGN = "?"
-"""In place of a uid: a controller of another kind has the object."""
-
-
-def _controller(metadata: Mapping[str, Any], group: str, kind: str) -> str:
-    """The uid of the object of that kind that controls this one; "" when nothing controls it."""
-    for owner in mappings(metadata.get("ownerReferences")):
-        if owner.get("controller") is True:
-            ours = owner.get("kind") == kind and str(owner.get("apiVersion")).partition("/")[0] == group
-            return (word(owner.get("uid")) if ours else "") or FOREIGN
-    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +267,7 @@ class ChildJob:
             name=known.name,
             resource_version=known.resource_version,
             request_uid=known.key.uid,
-            owner_uid=_controller(metadata, GROUP, KIND),
+            owner_uid=controller_of(metadata, GROUP, KIND),
             generation=parsing.integer(annotations.get(GENERATION_ANNOTATION)),
             created=known.created,
             completion_time=moment(status.get("completionTime")),
@@ -319,143 +292,6 @@ def _final(conditions: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
         if condition.get("type") in ("Complete", "Failed") and condition.get("status") == "True":
             return condition
     return {}
-
-
-@dataclass(frozen=True, slots=True)
-class ChildPod:
-    """A pod of a child Job; the container is the quantizer's.
-
-    job_uid: of the Job that made it.
-    waiting_container: whose waiting_reason and waiting_message are told: the quantizer's, and while that has not
-    started the first that an error keeps from starting, of it, the init containers, and what else is in the pod.
-    disruption: reason of the DisruptionTarget condition, "" without one.
-    oom_killed: name of a container that the kernel killed, now or before, the quantizer's first; "" without one.
-    """
-
-    uid: str
-    namespace: str
-    name: str
-    resource_version: int
-    request_uid: str
-    job_uid: str
-    created: datetime
-    deleting: bool
-    phase: str
-    ip: str
-    node: str
-    reason: str
-    message: str
-    disruption: str
-    disruption_message: str
-    unscheduled_message: str
-    waiting_container: str
-    waiting_reason: str
-    waiting_message: str
-    running: bool
-    exit_code: int | None
-    ended_reason: str
-    ended_message: str
-    ended_at: datetime | None
-    oom_killed: str
-
-    @classmethod
-    def of(cls, body: Any) -> "ChildPod | None":
-        """The picture of a pod as the API server sends it."""
-        known = identify("Pod", body)
-        return None if known is None else cls._of(known, body)
-
-    @classmethod
-    def _of(cls, known: Identity, body: Mapping[str, Any]) -> "ChildPod":
-        metadata, status = body["metadata"], mapping(body.get("status"))
-        conditions = {word(c.get("type")): c for c in mappings(status.get("conditions"))}
-        disruption, scheduled = (mapping(conditions.get(key)) for key in ("DisruptionTarget", "PodScheduled"))
-        disrupted, unscheduled = disruption.get("status") == "True", scheduled.get("status") == "False"
-        containers, first = (
-            mappings(status.get("containerStatuses")),
-            mappings(status.get("initContainerStatuses")),
-        )
-        own: Mapping[str, Any] = next((c for c in containers if c.get("name") == CONTAINER_NAME), {})
-        state = mapping(own.get("state"))
-        ended = mapping(state.get("terminated"))
-        waits = _waiting(own, [] if "running" in state or ended else [*first, *containers])
-        waiting = mapping(at(waits, "state", "waiting"))
-        return cls(
-            uid=known.uid,
-            namespace=known.namespace,
-            name=known.name,
-            resource_version=known.resource_version,
-            request_uid=known.key.uid,
-            job_uid=_controller(metadata, "batch", "Job"),
-            created=known.created,
-            deleting=metadata.get("deletionTimestamp") is not None,
-            phase=word(status.get("phase")),
-            ip=word(status.get("podIP")),
-            node=word(at(body, "spec", "nodeName")),
-            reason=word(status.get("reason")),
-            message=text(status.get("message")),
-            disruption=(word(disruption.get("reason")) or "Unknown") if disrupted else "",
-            disruption_message=text(disruption.get("message")) if disrupted else "",
-            unscheduled_message=text(scheduled.get("message") or scheduled.get("reason"))
-            if unscheduled
-            else "",
-            waiting_container=sys.intern(word(waits.get("name")) or CONTAINER_NAME),
-            waiting_reason=word(waiting.get("reason")),
-            waiting_message=text(waiting.get("message")),
-            running="running" in state,
-            exit_code=parsing.signed(ended.get("exitCode")),
-            ended_reason=word(ended.get("reason")),
-            ended_message=parsing.raw(ended.get("message"), LONGEST_RESULT),
-            ended_at=moment(ended.get("finishedAt")),
-            oom_killed=_oom_killed([own, *containers, *first]),
-        )
-
-    @property
-    def taken_away(self) -> bool:
-        """It was disrupted, or told to end before it was done; the Job does not count it as failed."""
-        return bool(self.disruption) or self.exit_code == SIGTERM_EXIT_CODE
-
-    def slim(self) -> "ChildPod":
-        """Without its texts, once its job has ended and they are copied into the status."""
-        return replace(
-            self,
-            message="",
-            disruption_message="",
-            unscheduled_message="",
-            waiting_message="",
-            ended_message="",
-        )
-
-
-def _waiting(own: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The first container that an error keeps from starting, else the quantizer's own."""
-    for container in (own, *others):
-        if at(container, "state", "waiting", "reason") in ERRORS_AT_START:
-            return container
-    return own
-
-
-def _oom_killed(statuses: Iterable[Mapping[str, Any]]) -> str:
-    for container in statuses:
-        for key in ("state", "lastState"):
-            if at(container, key, "terminated", "reason") == "OOMKilled":
-                return word(container.get("name"))
-    return ""
-
-
-@dataclass(frozen=True, slots=True)
-class KubernetesWarning:
-    """A Warning event about a Job or a pod that does not get on."""
-
-    reason: str
-    message: str
-    last_seen: datetime | None
-
-    @classmethod
-    def of(cls, body: Any) -> "KubernetesWarning":
-        """The picture of a core/v1 Event."""
-        told = (at(body, "lastTimestamp"), at(body, "eventTime"), at(body, "metadata", "creationTimestamp"))
-        last = next(filter(None, told), None)
-        return cls(word(at(body, "reason")), text(at(body, "message")), moment(last))
 
 
 _SAID = {

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from tests.support.cluster_objects import failed_result
+from tests.support.cluster_objects import JOB_UID, failed_result
 from tests.support.operator_cluster import NAMESPACE, Cluster
 from tests.support.operator_process import until
 
@@ -127,6 +127,7 @@ def _plain(cluster: Cluster, name: str) -> Body:
     text = json.dumps(body | {"metadata": kept}, sort_keys=True)
     text = re.sub(rf"\b{name}-[0-9a-f]{{10}}\b", f"{name}-0123456789", text)
     text = re.sub(rf"\b({name}-0123456789)-[a-z0-9]{{5}}\b", r"\1-abcde", text)
+    text = re.sub(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", JOB_UID, text)
     text = re.sub(r"\b20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", "2026-01-01T00:00:00Z", text)
     plain: Body = json.loads(text)
     del plain["spec"]
