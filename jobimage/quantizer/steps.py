@@ -72,9 +72,10 @@ def quantize(job: Job, setting: Setting, writer: ArtifactWriter) -> Quantized:
 
 
 def _native(job: Job, setting: Setting, writer: ArtifactWriter) -> Quantized:
-    with FinishedLayers(writer.store, job.recipe, setting.scratch, writer.check) as finished:
+    source = job.model.source
+    with FinishedLayers(writer.store, job.recipe, setting.scratch, writer.check, source) as finished:
         report = stream(
-            job.model.source,
+            source,
             job.calibration,
             job.layer_pass,
             lambda name, path: writer.put_file(f"{MODEL_PREFIX}{name}", path),
@@ -84,6 +85,7 @@ def _native(job: Job, setting: Setting, writer: ArtifactWriter) -> Quantized:
             modules=job.modules,
             finished=finished,
         )
+    source.prove({info.file for info in job.model.decoder.reader.tensors.values()})
     if report.resumed_layers:
         logger.info("%d layers were taken over from an earlier attempt", report.resumed_layers)
     calibrated_in = next(word for word, dtype in DTYPES.items() if dtype is report.calibration_dtype)

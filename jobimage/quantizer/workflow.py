@@ -9,6 +9,7 @@ publish    goals, report, model card; then all of it takes its place, the manife
 
 from dataclasses import dataclass
 
+from quantization_api.failures import QuantizationError
 from quantization_api.manifest import MODEL_CARD_NAME, REPORT_PREFIX, Manifest
 from quantization_api.pod import RunRequest, RunResult
 from quantizer import steps
@@ -18,6 +19,7 @@ from quantizer.publishing import make_manifest, make_result
 from quantizer.report.model_card import model_card
 from quantizer.report.workload import plan
 from quantizer.store.artifact import ArtifactWriter
+from quantizer.store.finished_layers import forget
 from quantizer.store.interface import OUTPUT
 from quantizer.store.location import Location, open_store
 from quantizer.store.obtaining import Asked, already_there, obtain
@@ -64,6 +66,16 @@ def run(request: RunRequest, setting: Setting) -> Outcome:
 
 
 def _compute(job: Job, setting: Setting, writer: ArtifactWriter) -> tuple[Manifest, bytes]:
+    """Computes everything; where the model's bytes turn out to be in doubt, no layer that was made of them stays."""
+    try:
+        return _make(job, setting, writer)
+    except QuantizationError:
+        if job.model.source.doubtful:
+            forget(writer.store, job.recipe)
+        raise
+
+
+def _make(job: Job, setting: Setting, writer: ArtifactWriter) -> tuple[Manifest, bytes]:
     tracker = setting.tracker
     with tracker.stage("quantize"):
         quantized = steps.quantize(job, setting, writer)

@@ -4,8 +4,11 @@
     .state/<recipe>/layer-00012.json            size and sha256 of those, and the reports; written last
 
 A layer counts when its record is there and its tensors have the digest that the record says. What was cut
-short, damaged or lost is computed again. They are removed when an artifact is whole at the output (promotion.py) or
-removed from there (removal.py), never because a run failed: the next one goes on from them.
+short, damaged or lost is computed again. The record also has the checksums of the model's bytes that were read for it,
+so that a bit that flipped in one attempt is noticed in the next.
+
+Layers are removed when an artifact is whole at the output (promotion.py) or removed from there (removal.py), and where
+the model's bytes are in doubt; never because a run failed: the next one goes on from them.
 """
 
 import hashlib
@@ -15,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from safetensors import SafetensorError
@@ -26,8 +29,34 @@ from quantizer.checkpoint.writer import scratch_errors
 from quantizer.layerwise.interface import FinishedLayer, ModuleReport
 from quantizer.store.interface import Checkpoint, Store, keep_going
 from quantizer.store.small_objects import UnsteadyError, read_small
+from quantizer.store.source import Noted
 
 logger = logging.getLogger(__name__)
+
+
+class Remembering(Protocol):
+    """Who knows what was read of the model; see source.StoreSource."""
+
+    def noted(self) -> dict[str, Noted]:
+        """Checksums since the last call."""
+        ...
+
+    def recall(self, noted: dict[str, Noted]) -> bool:
+        """Takes over those of an earlier attempt; whether they fit to what this one read."""
+        ...
+
+
+def prefix_of(recipe: str) -> str:
+    """Where the layers of a recipe are kept."""
+    return f"{STATE_PREFIX}{recipe.removeprefix('sha256:')[:16]}/"
+
+
+def forget(store: Store, recipe: str) -> None:
+    """Removes the layers of a recipe: what they were computed from is in doubt."""
+    logger.warning(
+        "the finished layers are removed: the model's bytes that they were computed from are in doubt"
+    )
+    store.delete(store.list(prefix_of(recipe)))
 
 
 class FinishedLayers:
@@ -37,11 +66,19 @@ class FinishedLayers:
         store: of the artifact. recipe: digest of what is computed.
         scratch: directory for the file that is being stored.
         check: called before and during transfers; what it raises ends the run (stopped, claim lost).
+        model: what is read, to keep its checksums with the layers.
     """
 
-    def __init__(self, store: Store, recipe: str, scratch: Path, check: Checkpoint = keep_going) -> None:
-        self._store, self._scratch, self._check = store, scratch, check
-        self._prefix = f"{STATE_PREFIX}{recipe.removeprefix('sha256:')[:16]}/"
+    def __init__(
+        self,
+        store: Store,
+        recipe: str,
+        scratch: Path,
+        check: Checkpoint = keep_going,
+        model: Remembering | None = None,
+    ) -> None:
+        self._store, self._scratch, self._check, self._model = store, scratch, check, model
+        self._prefix = prefix_of(recipe)
         self._records = {key for key in store.list(self._prefix) if key.endswith(".json")}
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")
         self._pending: Future[None] | None = None
@@ -64,6 +101,8 @@ class FinishedLayers:
             data = self._whole(self._key(index, "safetensors"))
             if len(data) != record["size"] or hashlib.sha256(data).hexdigest() != record["sha256"]:
                 raise ValueError("the tensors are not those of the record")
+            if self._model is not None and not self._model.recall(record.get("read", {})):
+                raise ValueError("other bytes of the model were read for it")
             modules = [
                 ModuleReport(**{**item, "shape": (item["shape"][0], item["shape"][1])})
                 for item in record["modules"]
@@ -82,6 +121,7 @@ class FinishedLayers:
         record = {
             "calibration_dtype": str(layer.calibration_dtype).removeprefix("torch."),
             "modules": [asdict(module) for module in layer.modules],
+            "read": {} if self._model is None else self._model.noted(),
         }
         self._pending = self._pool.submit(self._put, index, path, record)
 
