@@ -27,7 +27,7 @@ from quantizer.decoder.model import MAX_CONFIG_BYTES, DecoderModel
 from quantizer.store.interface import DATA, MODEL, ObjectInfo, Store
 from quantizer.store.location import Location, open_store
 from quantizer.store.patience import Patience
-from quantizer.store.source import StoreSource, revision_of
+from quantizer.store.source import StoreSource
 
 GENERATION_CONFIG = "generation_config.json"
 NAME_LIMIT = 256
@@ -92,7 +92,7 @@ def open_model(
     decoder.check_tensors()
     decoder.try_out()
     _check_side_files(source)
-    return Model(location, source, decoder, model_revision(store, source, on_bytes))
+    return Model(location, source, decoder, model_revision(source))
 
 
 def _check_side_files(source: StoreSource) -> None:
@@ -110,16 +110,14 @@ def _check_side_files(source: StoreSource) -> None:
         read_object(data, Category.MODEL_UNSUPPORTED, GENERATION_CONFIG, limit=MAX_CONFIG_BYTES)
 
 
-def model_revision(
-    store: Store, source: StoreSource, on_bytes: Callable[[int], None] = lambda _: None
-) -> str:
+def model_revision(source: StoreSource) -> str:
     """The revision of a model: over what decides the result (weights, config) and what is copied into it.
 
     Other files of the directory (pictures, weights in other formats) do not count.
     """
     weights = {name for name in source.files if "/" not in name and name.endswith(".safetensors")}
     names = weights | {"config.json", INDEX_NAME} | set(side_files(source))
-    return revision_of(store, {name: source.files[name] for name in names if name in source.files}, on_bytes)
+    return source.revision(name for name in names if name in source.files)
 
 
 def check_revision(asked: InputModel, model: Model) -> None:
