@@ -12,9 +12,7 @@ from tests.support.commands import command
 from tests.support.engine import EXAMPLES, STORIES, edit_tensors, files
 from torch import Tensor
 
-pytestmark = pytest.mark.integration
-
-KILLS = 10
+KILLS, MANY_KILLS = 10, 100
 LAYERS = 3
 LIMIT_SECONDS = 240
 LOOK_SECONDS = 0.005
@@ -96,36 +94,53 @@ def check(out: Path, expected: dict[str, bytes]) -> None:
     """The artifact is the undisturbed one."""
     assert files(out / "model") == expected
     assert (out / "manifest.json").exists()
+    assert not (out / ".state").exists()
 
 
-def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_artifact(model: Path, tmp_path: Path) -> None:
-    chance = random.Random(0)
+def kept_layers(out: Path) -> dict[str, int]:
+    """When each finished layer was stored; one that was computed again has another time."""
+    return {path.name: path.stat().st_mtime_ns for path in (out / ".state").rglob("layer-*.json")}
+
+
+def kills(number: int, model: Path, tmp_path: Path) -> None:
+    """Kills runs at random moments, each output's until it is whole; checks what is left after each kill and end."""
+    chance = random.Random(number)
     whole = start(model, tmp_path / "whole", tmp_path / "scratch")
     wait_until_it_works(whole, tmp_path / "whole")
     began = time.monotonic()
     finish(whole)
     lasts = time.monotonic() - began
-    assert not list((tmp_path / "whole/.state").rglob("*.*"))
+    assert not (tmp_path / "whole/.state").exists()
     expected = files(tmp_path / "whole/model")
-    number = kills = resumed = 0
-    while kills < KILLS:
-        out = tmp_path / f"out-{number}"
+    output = done = resumed = 0
+    while done < number:
+        out = tmp_path / f"out-{output}"
         process = start(model, out, tmp_path / "scratch")
         wait_until_it_works(process, out)
-        had = len(list((out / ".state").rglob("layer-*.json")))
+        had = kept_layers(out)
         resumed += bool(had)
         process.join(chance.uniform(0, lasts))
         if process.is_alive():
             process.kill()
             process.join()
-            kills += 1
-            kept = len(list((out / ".state").rglob("layer-*.json")))
-            assert kept >= had or (out / "manifest.json").exists()  # nothing that was finished is lost
+            done += 1
+            # nothing that was finished is lost or computed again
+            assert kept_layers(out) | had == kept_layers(out) or (out / "manifest.json").exists()
         else:
             finish(process)
             check(out, expected)
-            number += 1
-    last = start(model, tmp_path / f"out-{number}", tmp_path / "scratch")
-    finish(last)
-    check(tmp_path / f"out-{number}", expected)
+            output += 1
+    finish(start(model, tmp_path / f"out-{output}", tmp_path / "scratch"))
+    check(tmp_path / f"out-{output}", expected)
     assert resumed  # or the seed kills too early for the test to mean anything
+
+
+@pytest.mark.integration
+@pytest.mark.faults
+def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_artifact(model: Path, tmp_path: Path) -> None:
+    kills(KILLS, model, tmp_path)
+
+
+@pytest.mark.faults
+def test_a_hundred_kills_are_survived(model: Path, tmp_path: Path) -> None:
+    kills(MANY_KILLS, model, tmp_path)

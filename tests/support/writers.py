@@ -181,6 +181,7 @@ class StepwiseStore:
         return action()
 
 
+ENDS = ("", "killed", "published", "ArtifactConflict", "ArtifactCorrupt", "StorageUnavailable")
 WRITES = ("put", "swap", "copy", "delete")
 
 
@@ -257,9 +258,11 @@ class Schedule:
         if fault == "wait":
             return
         self._tell(writer, fault)
+        writes = writer.request in WRITES
         writer.go.put(fault)
         self._await(writer)
-        self.judge(self)
+        if writes or writer.ended:
+            self.judge(self)
 
     def _await(self, writer: Writer) -> None:
         writer.request = writer.at.get(timeout=STEP_SECONDS)
@@ -380,7 +383,9 @@ class Judge:
             assert now == self._published, "what was published is gone"
         self._published = now or self._published
         for writer in schedule.writers:
-            assert not writer.ended.startswith("raised"), writer.ended
+            assert writer.ended in ENDS, writer.ended
+            if writer.ended == "ArtifactCorrupt":  # who lost the output says so, unless it cannot find out
+                assert schedule.faults & {"away at swap", "late at swap"}, "a loss is told as a damage"
             if writer.ended == "published" and schedule.lasting:
                 assert writer.digest == now, f"writer {writer.number} ended with another artifact"
 

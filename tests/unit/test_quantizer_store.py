@@ -270,8 +270,8 @@ def test_an_attempt_of_the_same_job_that_was_overtaken_is_out(store: DirectorySt
         with pytest.raises(ClaimLostError):
             overtaken.decide(Decision(attempt=overtaken.nonce, manifest=DIGEST))
         claim.renew()
-    overtaken.__exit__(None, None, None)
-    seen = look(store)
+        overtaken.__exit__(None, None, None)
+        seen = look(store)
     assert seen is not None
     assert seen.mark.nonce == claim.nonce, "who lost the claim wrote it"
 

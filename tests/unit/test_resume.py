@@ -21,13 +21,14 @@ from tests.support.engine import (
 )
 from tests.support.quantized_models import GROUP, family_batches, save_family
 
+from quantization_api.failures import Category, QuantizationError
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.layerwise.interface import FinishedLayer, LayerPass
 from quantizer.layerwise.making import make_pass
 from quantizer.store.directory import DirectoryStore
 from quantizer.store.finished_layers import FinishedLayers
-from quantizer.store.interface import OUTPUT
+from quantizer.store.interface import OUTPUT, Buffer, Store
 from quantizer.streaming import OnProgress, QuantizeReport
 
 pytestmark = pytest.mark.unit
@@ -71,11 +72,12 @@ def run(
     tokens: TokenBatches,
     out: str,
     on_progress: OnProgress = ignore_progress,
+    store: Store | None = None,
 ) -> QuantizeReport:
     """One attempt at the model of the folder; state lies in the folder's store."""
     scratch = folder / "scratch"
     scratch.mkdir(exist_ok=True)
-    with FinishedLayers(DirectoryStore(folder / "store", OUTPUT), RECIPE, scratch) as finished:
+    with FinishedLayers(store or DirectoryStore(folder / "store", OUTPUT), RECIPE, scratch) as finished:
         return run_layers(
             DirectorySource(folder / "model"),
             tokens,
@@ -238,6 +240,42 @@ def test_damaged_state_is_computed_again(damage: str, tmp_path: Path) -> None:
     assert run(tmp_path, layer_pass, tokens, "out").resumed_layers == 1
     assert files(tmp_path / "out") == expected
     assert run(tmp_path, layer_pass, tokens, "again").resumed_layers == LAYERS  # and was kept anew
+
+
+class LosingStore(DirectoryStore):
+    """A store that lists a layer and cannot give it: a 404 of an eventually consistent server, or a body cut short."""
+
+    error: QuantizationError
+
+    def read(self, key: str, start: int, length: int, version: str | None = None) -> Buffer:
+        if "layer-00001" in key:
+            raise self.error
+        return super().read(key, start, length, version)
+
+
+@pytest.mark.parametrize(
+    ("category", "resumed"),
+    [(OUTPUT.missing, 1), (OUTPUT.changed, 1), (Category.ACCESS_DENIED, None)],
+    ids=["gone", "cut short", "denied"],
+)
+def test_a_layer_that_cannot_be_read_costs_no_other(
+    category: Category, resumed: int | None, tmp_path: Path
+) -> None:
+    save_tiny(tmp_path / "model", num_hidden_layers=LAYERS)
+    layer_pass, tokens = PASSES["gptq, staged"], random_batches()
+    expected = undisturbed(tmp_path, layer_pass, tokens)[1]
+    with pytest.raises(StoppedError):
+        run(tmp_path, layer_pass, tokens, "stopped", stop_after(3))
+    store = LosingStore(tmp_path / "store", OUTPUT)
+    store.error = QuantizationError(category, "as asked for")
+    before = sorted(store.list())
+    if resumed is None:
+        with pytest.raises(QuantizationError, match="as asked for"):
+            run(tmp_path, layer_pass, tokens, "out", store=store)
+        assert sorted(store.list()) == before
+    else:
+        assert run(tmp_path, layer_pass, tokens, "out", store=store).resumed_layers == resumed
+        assert files(tmp_path / "out") == expected
 
 
 def test_state_of_another_recipe_is_not_touched(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Self
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import STATE_PREFIX
 from quantizer.store.interface import PreconditionFailedError, Store
+from quantizer.store.manifests import is_ours
 from quantizer.store.mark import CLAIM_NAME, Decision, Mark, Seen, look, staging_of
 
 logger = logging.getLogger(__name__)
@@ -271,10 +272,18 @@ class Claim:
                 mark = seen.mark if seen else Mark()
             if mark.decision is None or mark.decision.attempt != self.nonce:
                 self._store.delete(self._store.list(self.staging))
+            if mark.nonce == self.nonce and not self._marks_anything():
+                with contextlib.suppress(PreconditionFailedError):  # somebody begins already
+                    self._store.delete_if(CLAIM_NAME, self._version)
         except QuantizationError as error:
             logger.warning(
                 "what was staged stays at %s until the next run: %s", self._store.uri, error.message
             )
+
+    def _marks_anything(self) -> bool:
+        """Whether something lies there of which the claim says whose it is."""
+        left = [key for key in self._store.list() if is_ours(key) or key.startswith(STATE_PREFIX)]
+        return left != [CLAIM_NAME]
 
     def _in_use(self, why: str) -> tuple[Category, str, str]:
         return (
