@@ -37,7 +37,7 @@ pytestmark = pytest.mark.integration
 RUNS = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
 TIMES = {"startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:01:00Z"}
 MEMORY_MEGABYTES = 300
-LARGE_OBJECTS = int(os.environ.get("LARGE_OBJECTS", "45"))
+LARGE_OBJECTS = int(os.environ.get("LARGE_OBJECTS", "40"))
 """Of 1.3 MB each: read as whole pages they took 6 MB each."""
 POD_ADDRESS = str(ipaddress.IPv4Address("127.84.0.1") + os.getpid() % 2**15)
 EVIL_ADDRESS = str(ipaddress.IPv4Address("127.85.0.1") + os.getpid() % 2**15)

@@ -252,9 +252,10 @@ def test_a_deadline_is_the_jobs_own(cluster: Cluster, operator: Operator) -> Non
 
 
 def test_a_template_that_makes_no_valid_job_is_refused(cluster: Cluster, operator: Operator) -> None:
-    cluster.submit("bad-quantity", ("template.resources", {"limits": {"memory": "much"}}))
-    cluster.wait("bad-quantity", "Stalled")
-    failure = cluster.status("bad-quantity")["failure"]
+    more_than_its_limit = {"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}
+    cluster.submit("bad-template", ("template.resources", more_than_its_limit))
+    cluster.wait("bad-template", "Stalled")
+    failure = cluster.status("bad-template")["failure"]
     assert failure["category"] == "InvalidWorkflow"
     assert "template" in failure["hint"]
 
