@@ -22,7 +22,7 @@ EXPECTED: dict[Phase, tuple[str, str]] = {
     "Queued": ("Progressing", "Queued: waits for admission by LocalQueue team-queue"),
     "Running": ("Progressing", "Running: pod running-0123456789-abcde runs on node node-1 (40 %)"),
     "Suspended": ("Suspended", "spec.suspend is true; set it to false to go on"),
-    "Succeeded": ("Healthy", "the artifact is at s3://artifacts/stories15m-gptq"),
+    "Succeeded": ("Healthy", "the artifact is at s3://artifacts/succeeded"),
     "Failed": (
         "Degraded",
         "ModelNotFound: s3://models/stories15m is empty Check the path",
