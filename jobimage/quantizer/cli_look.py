@@ -15,7 +15,8 @@ from quantizer.cli_ending import guarded
 from quantizer.cli_screen import facts_text, metrics_table, sizes
 from quantizer.execution import scratch_parent
 from quantizer.inspection import inspect
-from quantizer.machine import choose_device, make_scratch
+from quantizer.machine import choose_device
+from quantizer.scratch import make_scratch
 from quantizer.verification import verify
 
 logger = logging.getLogger(__name__)

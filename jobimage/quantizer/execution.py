@@ -22,7 +22,6 @@ from quantizer.machine import (
     choose_device,
     cpu_share,
     gpu_peak_memory,
-    make_scratch,
     peak_memory,
     return_freed_memory,
     use_whole_vectors,
@@ -30,6 +29,7 @@ from quantizer.machine import (
 from quantizer.report.metrics import RunCollector, registry_of
 from quantizer.report.progress import Tracker
 from quantizer.report.server import ProgressServer
+from quantizer.scratch import make_scratch
 from quantizer.store.patience import Patience
 from quantizer.termination import Terminated
 from quantizer.workflow import Outcome, run

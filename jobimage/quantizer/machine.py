@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import os
 import resource
-import tempfile
 from pathlib import Path
 
 import torch
@@ -121,17 +120,3 @@ def gpu_peak_memory() -> int:
     return (
         torch.cuda.max_memory_allocated() if torch.cuda.is_available() and torch.cuda.is_initialized() else 0
     )
-
-
-def make_scratch(parent: Path) -> tempfile.TemporaryDirectory[str]:
-    """A directory of this run below the scratch volume, removed at the end."""
-    try:
-        return tempfile.TemporaryDirectory(prefix="run-", dir=parent)
-    except FileNotFoundError as error:
-        raise QuantizationError(
-            Category.INTERNAL, f"the scratch directory {parent} does not exist"
-        ) from error
-    except PermissionError as error:
-        raise QuantizationError(
-            Category.ACCESS_DENIED, f"the scratch directory {parent} is not writable", "Use --scratch DIR."
-        ) from error
