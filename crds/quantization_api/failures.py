@@ -104,8 +104,10 @@ CATALOGUE: dict[Category, Entry] = {
         True,
     ),
     Category.STORAGE_UNAVAILABLE: Entry(
-        "The storage endpoint cannot be reached or answers with server errors.",
-        "Check spec.storage.endpoint and the storage itself; the job tries again by itself until backoffLimit.",
+        "The storage cannot be reached, answers with server errors, is full, or gives other bytes than it has: a file "
+        "was replaced while it was read, or bits changed on the way.",
+        "Check spec.storage.endpoint and the storage itself; a run waits for spec.storage.patienceSeconds, then the "
+        "job tries again by itself until backoffLimit.",
         ExitCode.TRY_AGAIN,
         False,
     ),
