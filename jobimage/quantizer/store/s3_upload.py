@@ -190,12 +190,12 @@ class _Upload:
 
     def _ask(self, request: "Callable[[S3Client], Answer]") -> "Answer":
         def unless_stopped(client: "S3Client") -> "Answer":
+            if self._stopped.is_set():
+                raise _StoppedError
             try:
                 return request(client)
             except HTTPClientError as error:
-                if (
-                    self._stopped.is_set()
-                ):  # the body said so, and botocore takes that for a broken connection
+                if self._stopped.is_set():  # the body said so: botocore takes it for a broken connection
                     raise _StoppedError from error
                 raise
 
