@@ -2,9 +2,12 @@
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""All but tabs and line ends."""
 QUIET = ("botocore", "boto3", "s3transfer", "urllib3", "transformers", "matplotlib", "fontTools")
 
 
@@ -33,8 +36,13 @@ class PlainFormatter(logging.Formatter):
 
 
 def writable(text: str) -> str:
-    """Text that any stream takes: lone surrogates, of names of files that are no text, are written as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """Text that any stream takes and no terminal obeys.
+
+    Lone surrogates, of names of files that are no text, and control characters, of what a library quotes from an
+    input, are written as escapes.
+    """
+    told = text.encode("utf-8", "backslashreplace").decode()
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", told)
 
 
 def set_up(as_json: bool) -> None:

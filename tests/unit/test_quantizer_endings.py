@@ -2,7 +2,9 @@
 
 import errno
 import json
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from quantization_api.bounded import Digest
 from quantization_api.failures import CATALOGUE, Category, ExitCode, QuantizationError
 from quantization_api.pod import MAX_RESULT_BYTES, REQUEST_ENV, RunResult
 from quantization_api.status import Artifact, MetricResult
-from quantizer import cli
+from quantizer import cli, logs
 from quantizer.cli_ending import guarded
 from quantizer.termination import (
     TERMINATION_ENV,
@@ -208,3 +210,14 @@ def test_a_very_long_message_is_shown_in_a_moment(capsys: pytest.CaptureFixture[
 
     assert guarded(action) == ExitCode.DATA
     assert len(capsys.readouterr().err) < 20_000
+
+
+@pytest.mark.parametrize(
+    "formatter", [logs.JsonFormatter(), logs.PlainFormatter("%(levelname)s %(message)s")]
+)
+def test_a_log_line_gives_a_terminal_nothing_to_obey(formatter: logging.Formatter) -> None:
+    record = logging.LogRecord("x", logging.WARNING, "", 0, "a \x1b[31mred\x9b name \udcff", None, None)
+    line = formatter.format(record)
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", line)
+    assert "red" in line
+    line.encode()

@@ -158,6 +158,7 @@ def test_the_revision_depends_on_names_and_bytes_alone(tmp_path: Path) -> None:
     assert revision("two", dict(reversed(files.items()))) == one
     assert revision("three", {**files, "model.safetensors": b"WEIGHTS"}) != one
     assert revision("four", {"config.json": b"{}", "other.safetensors": b"weights"}) != one
+    assert revision("five", {**files, "\udcff.safetensors": b"a name that is no text"}) != one
 
 
 class Watching:

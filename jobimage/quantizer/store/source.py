@@ -133,7 +133,8 @@ class StoreSource:
         """
         digest = hashlib.sha256()
         for name in sorted(names):
-            digest.update(f"{name}\n{self.files[name].size}\n{self.content_id(name)}\n".encode())
+            line = f"{name}\n{self.files[name].size}\n{self.content_id(name)}\n"
+            digest.update(line.encode(errors="surrogateescape"))  # a name on disk need not be text
         return f"sha256:{digest.hexdigest()}"
 
     def _digests(self, info: ObjectInfo, algorithm: Crc) -> tuple[str, int]:
