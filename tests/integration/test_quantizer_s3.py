@@ -1,6 +1,7 @@
 """The quantizer as a pod runs it, from and to a real S3 server."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -43,7 +44,7 @@ def request_to(s3: S3Server, request: pytest.FixtureRequest) -> Callable[..., Re
 
     def make(**changes: object) -> Request:
         values: dict[str, object] = {
-            "output": f"s3://artifacts/{request.node.name.replace('_', '-')}",
+            "output": f"s3://artifacts/{re.sub('[^a-z0-9]+', '-', request.node.name)}",
             "model": "s3://models/stories15m",
             "calibration": "s3://datasets/tinystories/tinystories-calibration.txt",
             "validation": "s3://datasets/tinystories/tinystories-validation.txt",
@@ -71,6 +72,12 @@ def until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {WAIT_SECONDS} s: {what}"
         time.sleep(0.02)
+
+
+def staged(s3: S3Server, request: Request, key: str) -> bool:
+    """Whether an attempt has stored an object of the artifact, which is not published yet."""
+    attempts = s3.keys("artifacts", f"{prefix(request)}/.state/attempt-")
+    return any(item.endswith(f"/{key}") for item in attempts)
 
 
 def manifest_of(s3: S3Server, request: Request) -> Manifest:
@@ -180,9 +187,8 @@ def test_a_run_that_is_killed_leaves_no_manifest_and_the_next_one_succeeds(
 ) -> None:
     request = request_to(samples=64)
     process = start(request, tmp_path / "1", s3.environment())
-    stored = f"{prefix(request)}/model/config.json"
     try:
-        until(lambda: stored in s3.keys("artifacts", prefix(request)), "the first objects are stored")
+        until(lambda: staged(s3, request, "model/config.json"), "the first objects are stored")
     finally:
         process.kill()
         process.communicate()
@@ -263,9 +269,8 @@ def test_sigterm_ends_a_run_cleanly_with_143(
 ) -> None:
     request = request_to(samples=64)
     process = start(request, tmp_path, s3.environment())
-    stored = f"{prefix(request)}/model/config.json"
     try:
-        until(lambda: stored in s3.keys("artifacts", prefix(request)), "the first objects are stored")
+        until(lambda: staged(s3, request, "model/config.json"), "the first objects are stored")
         process.send_signal(signal.SIGTERM)
         ended = end(process, tmp_path)
     finally:
@@ -283,7 +288,42 @@ def test_a_goal_that_is_missed_publishes_nothing(
     request = request_to(metrics=[metric])
     ended = run_here(request, tmp_path, s3)
     failed_with(ended, Category.QUALITY_GOAL_MISSED, ExitCode.DATA, "kl", "0.0001")
-    assert s3.keys("artifacts", prefix(request)) == []
+    left = [key.removeprefix(f"{prefix(request)}/") for key in s3.keys("artifacts", f"{prefix(request)}/")]
+    assert all(
+        re.fullmatch(r"\.state/(claim|[0-9a-f]{16}/layer-\d{5})\.(json|safetensors)", key) for key in left
+    )
+    assert len(left) == 1 + 2 * LAYERS, "the finished layers are not kept for the next attempt"
+
+
+def test_two_processes_of_one_job_publish_one_artifact(
+    s3: S3Server, request_to: Callable[..., Request], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_to(metrics=[])
+    processes = [start(request, tmp_path / str(number), s3.environment()) for number in (1, 2)]
+    ends = [end(process, tmp_path / str(number)) for number, process in enumerate(processes, start=1)]
+    assert 0 in [ended.code for ended in ends], ends
+    for ended in ends:
+        assert ended.code in (0, ExitCode.CANNOT_CREATE_OUTPUT), ended.log
+    for key, value in s3.environment().items():
+        monkeypatch.setenv(key, value)
+    assert cli.main(["verify", request.output, "--endpoint", s3.endpoint]) == 0
+    manifest = manifest_of(s3, request)
+    assert manifest.owner == request.uid
+    there = {key.removeprefix(f"{prefix(request)}/") for key in s3.keys("artifacts", f"{prefix(request)}/")}
+    assert {key for key in there if not key.startswith(".state/")} == {
+        "manifest.json",
+        *(item.key for item in manifest.objects),
+    }
+
+    # who only uses it takes nothing away with it
+    used = run_here(request_to(metrics=[], uid="another"), tmp_path / "3", s3)
+    assert used.result.artifact is not None
+    assert used.result.artifact.reused_from == request.output
+    deleting = ["delete", request.output, "--endpoint", s3.endpoint, f"--recipe={manifest.recipe}"]
+    assert cli.main([*deleting, "--uid=another"]) == 0
+    assert manifest_of(s3, request) == manifest
+    assert cli.main([*deleting, f"--uid={request.uid}"]) == 0
+    assert s3.keys("artifacts", f"{prefix(request)}/") == []
 
 
 def test_somebody_elses_objects_are_never_touched(
