@@ -71,6 +71,10 @@ faults: setup ## Every fault of docs/faults.md, also on the cluster (needs root)
 	@[ "$$(id -u)" != 0 ] || $(RUN) local_cluster packages
 	pytest -q -m "faults and not e2e" -s --timeout 1800 $(FAULTS)
 
+.PHONY: fuzz
+fuzz: setup ## 10,000 spoiled models, texts, artifacts and manifests: each ends with its cause (most of an hour; FUZZ="--count 500 --seed 7": some)
+	$(RUN) tests.fuzz $(FUZZ)
+
 .PHONY: stock
 stock: setup ## Jobs of the stock auto-gptq and autoawq on the cluster, in their own image (needs root; minutes)
 	$(RUN) local_cluster packages
