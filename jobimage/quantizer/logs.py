@@ -35,6 +35,14 @@ class PlainFormatter(logging.Formatter):
         return writable(super().format(record))
 
 
+class Record(logging.LogRecord):
+    """A record whose message is writable, also for the handlers that libraries bring."""
+
+    def getMessage(self) -> str:  # noqa: N802 - the name of logging.LogRecord's
+        """See logging.LogRecord."""
+        return writable(super().getMessage())
+
+
 def writable(text: str) -> str:
     """Text that any stream takes and no terminal obeys.
 
@@ -47,6 +55,8 @@ def writable(text: str) -> str:
 
 def set_up(as_json: bool) -> None:
     """Logs to standard error from now on; libraries only warn."""
+    logging.setLogRecordFactory(Record)
+    logging.captureWarnings(True)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else PlainFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO if as_json else logging.WARNING, handlers=[handler], force=True)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -221,3 +222,25 @@ def test_a_log_line_gives_a_terminal_nothing_to_obey(formatter: logging.Formatte
     assert not re.search(r"[\x00-\x1f\x7f-\x9f]", line)
     assert "red" in line
     line.encode()
+
+
+def test_nor_does_a_line_that_a_library_writes_by_a_handler_of_its_own(
+    restored_logging: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.set_up(as_json=False)
+    library = logging.getLogger("a-library")
+    library.addHandler(logging.StreamHandler(sys.stderr))
+    library.propagate = False
+    library.warning("a %s", "\x1b[31mred")
+    assert capsys.readouterr().err == "a \\x1b[31mred\n"
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """What a command sets up for its process ends with the test."""
+    root, factory = logging.getLogger(), logging.getLogRecordFactory()
+    handlers, level = root.handlers[:], root.level
+    yield
+    logging.setLogRecordFactory(factory)
+    logging.captureWarnings(False)
+    root.handlers[:], root.level = handlers, level
