@@ -88,11 +88,12 @@ def open_model(
         raise QuantizationError(
             Category.MODEL_NOT_FOUND, f"input model: {store.uri} has no config.json; it has {found}"
         )
-    decoder = DecoderModel(source, SafetensorsReader(source), torch.device("cpu"), modules=modules)
+    reader = SafetensorsReader(source)
+    decoder = DecoderModel(source, reader, torch.device("cpu"), modules=modules)
     decoder.check_tensors()
     decoder.try_out()
     _check_side_files(source)
-    return Model(location, source, decoder, model_revision(source))
+    return Model(location, source, decoder, model_revision(source, reader))
 
 
 def _check_side_files(source: StoreSource) -> None:
@@ -110,12 +111,13 @@ def _check_side_files(source: StoreSource) -> None:
         read_object(data, Category.MODEL_UNSUPPORTED, GENERATION_CONFIG, limit=MAX_CONFIG_BYTES)
 
 
-def model_revision(source: StoreSource) -> str:
+def model_revision(source: StoreSource, reader: SafetensorsReader) -> str:
     """The revision of a model: over what decides the result (weights, config) and what is copied into it.
 
-    Other files of the directory (pictures, weights in other formats) do not count.
+    Weights are the files that are read, also in subfolders. Other files of the directory (pictures, weights in other
+    formats, safetensors that no index names) do not count.
     """
-    weights = {name for name in source.files if "/" not in name and name.endswith(".safetensors")}
+    weights = {info.file for info in reader.tensors.values()}
     names = weights | {"config.json", INDEX_NAME} | set(side_files(source))
     return source.revision(name for name in names if name in source.files)
 

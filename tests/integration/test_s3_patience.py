@@ -253,7 +253,3 @@ def test_a_server_that_says_internal_error_for_ever_is_suspected_to_be_full(
 
 def test_an_outage_of_two_seconds_costs_no_attempt(s3: S3Server, tmp_path: Path) -> None:
     run_through_an_outage(s3, tmp_path, 2, 0)
-
-
-def test_an_outage_of_twenty_seconds_costs_no_attempt(s3: S3Server, tmp_path: Path) -> None:
-    run_through_an_outage(s3, tmp_path, 20, 10)
