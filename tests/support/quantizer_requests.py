@@ -80,7 +80,6 @@ class Request:
             "reuse": self.reuse,
         }
 
-
     def _storage(self) -> dict[str, Any]:
         storage: dict[str, Any] = {"endpoint": self.endpoint, "region": "us-east-1"} if self.endpoint else {}
         return storage if self.patience is None else {**storage, "patienceSeconds": self.patience}
