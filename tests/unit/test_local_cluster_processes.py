@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,9 +35,14 @@ def sleeper(config: str = "") -> Server:
 
 
 def started(settings: Settings, server: Server) -> processes.Record:
+    """A server that runs, and shows its command line: for a moment after the start it is empty."""
     processes.start(settings, server)
     record = processes.running(settings, server.name)
     assert record is not None
+    until = time.monotonic() + 10
+    while not processes.command_line(record.pid):
+        assert time.monotonic() < until
+        time.sleep(0.01)
     return record
 
 
