@@ -94,7 +94,7 @@ def check(out: Path, expected: dict[str, bytes]) -> None:
     """The artifact is the undisturbed one."""
     assert files(out / "model") == expected
     assert (out / "manifest.json").exists()
-    assert not (out / ".state").exists()
+    assert not [path for path in (out / ".state").rglob("*") if path.is_file()]
 
 
 def kept_layers(out: Path) -> dict[str, int]:
@@ -132,6 +132,7 @@ def kills(number: int, model: Path, tmp_path: Path) -> None:
             output += 1
     finish(start(model, tmp_path / f"out-{output}", tmp_path / "scratch"))
     check(tmp_path / f"out-{output}", expected)
+    assert not list((tmp_path / "scratch").glob("run-*")), "a killed run's scratch is still there"
     assert resumed  # or the seed kills too early for the test to mean anything
 
 

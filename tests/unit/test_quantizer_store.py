@@ -39,6 +39,18 @@ def test_what_is_written_is_listed_and_read_by_range(store: DirectoryStore) -> N
     assert store.list() == {}
 
 
+def test_directories_that_a_kill_left_empty_go_with_the_last_file(
+    store: DirectoryStore, tmp_path: Path
+) -> None:
+    store.put_bytes(".state/claim.json", b"{}")
+    store.put_bytes("model/a", b"x")
+    (tmp_path / "root/.state/0123/deep").mkdir(parents=True)
+    (tmp_path / "root/model/of-a-person").mkdir()
+    store.delete_if(".state/claim.json", store.list()[".state/claim.json"].version)
+    assert sorted(path.name for path in (tmp_path / "root").iterdir()) == ["model"]
+    assert (tmp_path / "root/model/of-a-person").is_dir()
+
+
 def test_a_file_is_stored_whole_or_not_at_all(store: DirectoryStore, tmp_path: Path) -> None:
     class StoppedError(Exception):
         pass

@@ -196,15 +196,21 @@ class DirectoryStore:
             self._prune(path)
 
     def _prune(self, path: Path) -> None:
-        """Removes the directories below the root that are empty, but none that somebody is about to write to."""
+        """Removes the directories below the root that hold no file, but none that somebody is about to write to.
+
+        Those in them go too: a process that was killed between a file and its directory left them.
+        """
         for parent in path.parents:
             if parent == self._root:
                 break
-            try:
-                with _locked(parent, wait=False):
-                    parent.rmdir()
-            except OSError:  # not empty, gone already, or in use
+            if not _is_hollow(parent):
                 break
+            for hollow, _, _ in os.walk(parent, topdown=False):
+                with (
+                    contextlib.suppress(OSError),
+                    _locked(Path(hollow), wait=False),
+                ):  # gone already, or in use
+                    Path(hollow).rmdir()
 
     def _copy_bytes(self, origin: Path, key: str) -> None:
         with origin.open("rb") as source, self._temporary(key) as file:
@@ -312,6 +318,14 @@ def _version(stat: os.stat_result) -> str:
 
 def _raise(error: OSError) -> None:
     raise error
+
+
+def _is_hollow(directory: Path) -> bool:
+    """Whether there is no file in it, nor in any directory in it."""
+    return not any(
+        names or any((Path(here) / name).is_symlink() for name in folders)
+        for here, folders, names in os.walk(directory)
+    )
 
 
 @contextlib.contextmanager
