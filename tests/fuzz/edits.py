@@ -36,7 +36,9 @@ def apply(root: Path, edits: list[Edit]) -> None:
     """Applies the edits in their order to the files below `root`; one whose target is gone does nothing."""
     for edit in edits:
         path = root / os.fsdecode(edit["file"].encode("utf-8", "surrogateescape"))
-        with contextlib.suppress(OSError):  # an earlier edit put a folder or a pipe there
+        with contextlib.suppress(
+            OSError, struct.error
+        ):  # an earlier edit put a folder or a pipe there, or cut it
             if edit["op"] in MAKERS:
                 MAKERS[edit["op"]](path, edit)
             elif path.is_file() and not path.is_symlink() and path.stat().st_size < LARGEST:
