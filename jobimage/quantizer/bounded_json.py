@@ -9,6 +9,7 @@ from quantization_api.failures import Category
 from quantizer.boundary import reading
 
 MAX_DEPTH = 100
+MOST_CONTAINERS, MOST_VALUES = 4_000_000, 8_000_000
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -42,14 +43,25 @@ def parse(data: bytes, limit: int, pairs: Callable[[list[tuple[str, Any]]], Any]
         ValueError: it is too large, too deep, no JSON, or has text that UTF-8 cannot write.
     """
     check_size(len(data), limit)
-    text = data.decode("utf-8")
+    value = parse_text(data.decode("utf-8"), pairs)
+    if SURROGATE.search(data):
+        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate: UnicodeEncodeError, a ValueError
+    return value
+
+
+def parse_text(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """The JSON value in a text, with bounds on its depth and its parts, of which each takes up to 100 bytes.
+
+    Raises:
+        ValueError: it is too deep, has too many parts, or is no JSON.
+    """
+    if sum(map(text.count, "[{")) > MOST_CONTAINERS or text.count(",") > MOST_VALUES:
+        raise ValueError("it has more lists, objects or values than are read")
     try:
         value = json.loads(text, object_pairs_hook=pairs)
     except ValueError as error:
         raise ValueError(f"it is not JSON: {error}") from error
     check_depth(value)
-    if SURROGATE.search(data):
-        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate: UnicodeEncodeError, a ValueError
     return value
 
 

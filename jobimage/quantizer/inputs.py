@@ -196,17 +196,20 @@ def _preprocess(options: PreProcessDataConfig) -> Preprocess:
     )
 
 
-def _read(config: DataConfig, store: Store, info: ObjectInfo) -> bytes:
+def _read(config: DataConfig, store: Store, info: ObjectInfo) -> bytes | bytearray:
     if info.size > MAX_TEXT_BYTES:
         raise QuantizationError(
             Category.DATA_NOT_FOUND,
             f"data config {config.name}: {info.key} has {info.size:,} bytes; at most {MAX_TEXT_BYTES:,} are read",
             "Give a part of the text: calibration reads its beginning only.",
         )
-    return bytes(store.read(info.key, 0, info.size, info.version))
+    data = store.read(info.key, 0, info.size, info.version)
+    return bytes(data) if isinstance(data, memoryview) else data
 
 
-def _read_file(config: DataConfig, access: StorageAccess, patience: Patience | None) -> tuple[str, bytes]:
+def _read_file(
+    config: DataConfig, access: StorageAccess, patience: Patience | None
+) -> tuple[str, bytes | bytearray]:
     """data_name is a file, or a folder with a file SPLIT.EXT."""
     place = config.load_dataset_config
     location = Location.parse(place.data_name)

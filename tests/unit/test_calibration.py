@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -212,3 +213,22 @@ def test_a_tokenizer_whose_pattern_never_ends_is_refused(
         encode_apart(DirectorySource(tmp_path / "model"), tmp_path, {"a": (rows, Preprocess())})
     assert caught.value.category is Category.MODEL_UNSUPPORTED
     assert caught.value.message == "the tokenizer cannot be used: a step took more than 2 s of processor time"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.txt"])
+def test_rows_are_read_without_a_second_copy_of_the_file(name: str) -> None:
+    row = {"a.csv": b'"some words",1\n', "a.jsonl": b'{"text": "some words"}\n', "a.txt": b" \n"}[name]
+    data = (b"text,n\n" if name == "a.csv" else b"") + b" \n" * 10**5 + row * 3
+    tracemalloc.start()
+    rows = read_rows(data, name, by_line=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows == ([] if name == "a.txt" else ["some words"] * 3)
+    assert peak < len(data) / 4
+
+
+def test_more_rows_than_are_held_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantizer.calibration.text.MOST_ROWS", 3)
+    assert read_rows(b"a\nb\n\nc\n", "a.txt", by_line=True) == ["a", "b", "c"]
+    with pytest.raises(QuantizationError, match="has more than 3 rows"):
+        read_rows(b"a\nb\nc\nd\n", "a.txt", by_line=True)

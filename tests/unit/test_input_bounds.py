@@ -120,6 +120,8 @@ def test_a_sound_model_is_taken(family: str, tmp_path: Path) -> None:
             "line 1 of the data file a.jsonl cannot be used",
         ),
         ("a.json", written("a.json", '[{"text": "x", "more": ' + DEEP + "}]"), "nested"),
+        ("a.json", written("a.json", "[" + "{}," * (5 * 10**6) + "{}]"), "more lists, objects or values"),
+        ("a.jsonl", written("a.jsonl", '{"text": "\\ud800"}'), "surrogates"),
         (
             "a.csv",
             written("a.csv", f'text\n"{"x" * 200_000}"\n'),

@@ -2,21 +2,23 @@
 
 import csv
 import io
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.text import shortened
 from quantizer.boundary import reading
-from quantizer.bounded_json import check_depth
+from quantizer.bounded_json import parse_text
 
 CORRECT = "Correct the file, or data_name and text_cols in the data config."
+MOST_ROWS = 4_000_000
+Bytes: TypeAlias = bytes | bytearray
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv")
 
 
-def read_rows(data: bytes, file_name: str, text_column: str = "text", *, by_line: bool = False) -> list[str]:
+def read_rows(data: Bytes, file_name: str, text_column: str = "text", *, by_line: bool = False) -> list[str]:
     """The rows of text in a file; empty ones are left out.
 
     Args:
@@ -32,43 +34,59 @@ def read_rows(data: bytes, file_name: str, text_column: str = "text", *, by_line
         return _rows(data, file_name, text_column, by_line)
 
 
-def _rows(data: bytes, file_name: str, text_column: str, by_line: bool) -> list[str]:
+def _rows(data: Bytes, file_name: str, text_column: str, by_line: bool) -> list[str]:
     suffix = PurePosixPath(file_name).suffix.lower()
-    text = data.decode("utf-8-sig")
     if suffix == ".txt":
-        rows: Iterable[str] = text.split("\n") if by_line else [text]
-    elif suffix == ".jsonl":
-        lines = enumerate(text.split("\n"), start=1)
-        rows = [
-            _column(_json(line, file_name, f"line {number}"), text_column, file_name, f"line {number}")
-            for number, line in lines
-            if line.strip()
-        ]
-    elif suffix == ".json":
-        document = _json(text, file_name, "the file")
-        items = document.get("data") if isinstance(document, dict) else document
-        if not isinstance(items, list):
-            raise _unreadable(file_name, 'is neither a list of objects nor {"data": [..]}')
-        rows = [
-            _column(item, text_column, file_name, f"item {number}")
-            for number, item in enumerate(items, start=1)
-        ]
-    elif suffix == ".csv":
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        rows = [_column(row, text_column, file_name, f"line {reader.line_num}") for row in reader]
+        rows = _lines(data, "\n") if by_line else iter([str(data, "utf-8-sig")])
+    elif suffix in READERS:
+        rows = READERS[suffix](data, file_name, text_column)
     else:
         raise _unreadable(file_name, f"has a suffix that is not known; known are {', '.join(SUFFIXES)}")
-    return [row for row in rows if row.strip()]
+    kept = list(islice((row for row in rows if row.strip()), MOST_ROWS + 1))
+    if len(kept) > MOST_ROWS:
+        raise _unreadable(file_name, f"has more than {MOST_ROWS:,} rows; give a part of it")
+    return kept
+
+
+def _lines(data: Bytes, newline: str) -> Iterator[str]:
+    """The lines one at a time, so that the text is not there twice; newline as for open()."""
+    with io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline=newline) as lines:
+        for line in lines:
+            yield line.removesuffix("\n") if newline else line
+
+
+def _json_lines(data: Bytes, file_name: str, text_column: str) -> Iterator[str]:
+    for number, line in enumerate(_lines(data, "\n"), start=1):
+        if line.strip():
+            place = f"line {number}"
+            yield _column(_json(line, file_name, place), text_column, file_name, place)
+
+
+def _json_items(data: Bytes, file_name: str, text_column: str) -> Iterator[str]:
+    document = _json(str(data, "utf-8-sig"), file_name, "the file")
+    items = document.get("data") if isinstance(document, dict) else document
+    if not isinstance(items, list):
+        raise _unreadable(file_name, 'is neither a list of objects nor {"data": [..]}')
+    for number, item in enumerate(items, start=1):
+        yield _column(item, text_column, file_name, f"item {number}")
+
+
+def _csv_rows(data: Bytes, file_name: str, text_column: str) -> Iterator[str]:
+    reader = csv.DictReader(_lines(data, ""))
+    for row in reader:
+        yield _column(row, text_column, file_name, f"line {reader.line_num}")
+
+
+READERS: dict[str, Callable[[Bytes, str, str], Iterator[str]]] = {
+    ".jsonl": _json_lines,
+    ".json": _json_items,
+    ".csv": _csv_rows,
+}
 
 
 def _json(text: str, file_name: str, place: str) -> Any:
     with reading(Category.DATA_NOT_FOUND, f"{place} of the data file {file_name}", CORRECT):
-        try:
-            value = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"it is not JSON: {error}") from error
-        check_depth(value)
-    return value
+        return parse_text(text)
 
 
 def _column(row: Any, column: str, file_name: str, place: str) -> str:
@@ -78,6 +96,7 @@ def _column(row: Any, column: str, file_name: str, place: str) -> str:
     if not isinstance(value, str):
         found = ", ".join(shortened(str(name), 50) for name in list(row)[:10])
         raise _unreadable(file_name, f"{place} has no text in column {column!r}; it has: {found}")
+    value.encode()  # a lone surrogate, which no tokenizer takes: UnicodeEncodeError
     return value
 
 
