@@ -30,8 +30,8 @@ SAME_MOUNT = "two volumes have the same mountPath"
 ONE_SOURCE = "a volume needs exactly one of persistentVolumeClaim and configMap"
 
 
-PATIENCE_SECONDS = 300
-PatienceSeconds = Annotated[int, Field(ge=0, le=86400)]
+PATIENCE_SECONDS, MOST_PATIENCE_SECONDS = 300, 86400
+PatienceSeconds = Annotated[int, Field(ge=0, le=MOST_PATIENCE_SECONDS)]
 
 
 class Output(KubernetesModel):

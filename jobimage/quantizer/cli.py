@@ -10,6 +10,7 @@ from typing import NoReturn
 from quantization_api import ENGINE_VERSION
 from quantization_api.failures import ExitCode
 from quantization_api.pod import REQUEST_ENV
+from quantization_api.spec import MOST_PATIENCE_SECONDS, PATIENCE_SECONDS
 
 EPILOG = """exit codes: 0 done; 64 usage; 65 data; 66 not found; 70 internal; 71 out of memory;
 73 cannot create output; 75 try again; 77 access denied; 78 invalid workflow; 143 stopped by SIGTERM"""
@@ -84,6 +85,18 @@ def parser() -> argparse.ArgumentParser:
         "--uid", metavar="UID", help="only what the QuantizationJob of this uid made or left unfinished"
     )
     _storage(delete)
+    delete.add_argument(
+        "--patience",
+        type=_seconds,
+        default=PATIENCE_SECONDS,
+        metavar="SECONDS",
+        help=f"how long to wait for a storage that is away (default: {PATIENCE_SECONDS})",
+    )
+    delete.add_argument(
+        "--refuse-link-local",
+        action="store_true",
+        help="refuse an endpoint whose address is link-local, as those of clouds' metadata are",
+    )
 
     importer = commands.add_parser(
         "import",
@@ -111,6 +124,12 @@ def parser() -> argparse.ArgumentParser:
         help="leave a field out wherever it is; repeatable",
     )
     return top
+
+
+def _seconds(text: str) -> int:
+    if not text.isdecimal() or int(text) > MOST_PATIENCE_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {MOST_PATIENCE_SECONDS}")
+    return int(text)
 
 
 def _storage(command: argparse.ArgumentParser) -> None:

@@ -16,7 +16,12 @@ def delete_command(options: argparse.Namespace) -> int:
     """Deletes; exit code 0 means that nothing of what was meant is there any more."""
 
     def action(_: Console) -> None:
-        access = StorageAccess(endpoint=options.endpoint, region=options.region)
+        access = StorageAccess(
+            endpoint=options.endpoint,
+            region=options.region,
+            patience_seconds=options.patience,
+            refuse_link_local=options.refuse_link_local,
+        )
         store = open_store(Location.parse(options.uri), OUTPUT, access)
         uid = options.uid or local_uid()
         removed = remove(store, Ours(options.recipe, options.uid), uid, f"removal for {uid}", has_ended)

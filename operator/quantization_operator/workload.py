@@ -120,7 +120,7 @@ def build_cleanup(
             "ttlSecondsAfterFinished": CLEANUP_TTL_SECONDS,
             "template": {
                 "metadata": {"labels": own},
-                "spec": _pod(spec, settings, _remover(request, spec, recipe)),
+                "spec": _pod(spec, settings, _remover(request, spec, settings, recipe)),
             },
         },
     }
@@ -176,7 +176,10 @@ def _quantizer(request: JobRequest, spec: QuantizationJobSpec, settings: Operato
     }
 
 
-def _remover(request: JobRequest, spec: QuantizationJobSpec, recipe: str | None) -> dict[str, Any]:
+def _remover(
+    request: JobRequest, spec: QuantizationJobSpec, settings: OperatorSettings, recipe: str | None
+) -> dict[str, Any]:
+    """What holds of the storage for the quantizer holds here too: its patience, and what the administrator refuses."""
     options = {
         "--uid": request.uid,
         "--recipe": recipe,
@@ -184,6 +187,9 @@ def _remover(request: JobRequest, spec: QuantizationJobSpec, recipe: str | None)
         "--region": spec.storage.region,
     }
     given = [f"{name}={value}" for name, value in options.items() if value]
+    given.append(f"--patience={spec.storage.patience_seconds}")
+    if settings.refuse_link_local_endpoints:
+        given.append("--refuse-link-local")
     return {
         # Kubernetes expands $(NAME) in an argument, also to secrets; $$ is a dollar.
         "args": [word.replace("$", "$$") for word in ("delete", *given, spec.output.uri)],

@@ -99,6 +99,8 @@ def test_the_clean_up_removes_what_the_job_made_and_ends_by_itself() -> None:
         f"--uid={UID}",
         "--recipe=sha256:" + "a" * 64,
         "--endpoint=http://s3.example.svc:8333",
+        "--patience=300",
+        "--refuse-link-local",
         "s3://artifacts/stories15m-gptq",
     ]
     assert keys_read(made) == READ
@@ -162,6 +164,16 @@ def test_a_reference_in_a_value_is_not_expanded_to_a_secret() -> None:
     text = container(built(("workflow.input_model.model_path", path)))["env"][0]["value"]
     assert "$" not in text
     assert RunRequest.model_validate_json(text).workflow.input_model.model_path == path
+
+
+def test_the_clean_up_is_bound_by_what_binds_the_run() -> None:
+    patient = cleaned(("storage.patienceSeconds", 7))
+    assert "--patience=7" in container(patient)["args"]
+    body = job()
+    spec = QuantizationJobSpec.model_validate(body["spec"])
+    allowed = SETTINGS.model_copy(update={"refuse_link_local_endpoints": False})
+    open_to_all = build_cleanup(JobRequest.of(body), spec, allowed, None)
+    assert "--refuse-link-local" not in container(open_to_all)["args"]
 
 
 READ = {

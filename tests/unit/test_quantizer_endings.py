@@ -11,16 +11,19 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
 
 from quantization_api.bounded import Digest
 from quantization_api.failures import CATALOGUE, Category, ExitCode, QuantizationError
-from quantization_api.pod import MAX_RESULT_BYTES, REQUEST_ENV, RunResult
+from quantization_api.pod import MAX_RESULT_BYTES, REQUEST_ENV, RunResult, StorageAccess
 from quantization_api.status import Artifact, MetricResult
-from quantizer import cli, logs
+from quantizer import cli, cli_delete, logs
 from quantizer.cli_ending import guarded
+from quantizer.store.interface import Place
+from quantizer.store.location import Location
 from quantizer.termination import (
     TERMINATION_ENV,
     Terminated,
@@ -244,3 +247,26 @@ def restored_logging() -> Iterator[None]:
     logging.setLogRecordFactory(factory)
     logging.captureWarnings(False)
     root.handlers[:], root.level = handlers, level
+
+
+def test_a_removal_is_bound_by_what_binds_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No store is opened: if an option were lost, a test must not reach for such an address."""
+    seen: list[StorageAccess] = []
+
+    def opened(_: Location, __: Place, access: StorageAccess) -> NoReturn:
+        seen.append(access)
+        raise QuantizationError(Category.STORAGE_UNAVAILABLE, "not opened")
+
+    monkeypatch.setattr(cli_delete, "open_store", opened)
+    place = ["delete", "s3://artifacts/x", "--endpoint", "http://169.254.169.254"]
+    assert cli.main([*place, "--patience", "7", "--refuse-link-local"]) == ExitCode.TRY_AGAIN
+    assert cli.main(place) == ExitCode.TRY_AGAIN
+    told = [(access.patience_seconds, access.refuse_link_local) for access in seen]
+    assert told == [(7, True), (300, False)]
+
+
+@pytest.mark.parametrize("seconds", ["-1", "1.5", "86401", "soon"])
+def test_a_patience_that_is_no_number_of_seconds_is_a_usage_error(seconds: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["delete", "s3://artifacts/x", f"--patience={seconds}"])
+    assert ended.value.code == ExitCode.USAGE
