@@ -1,7 +1,6 @@
 """A whole run from and to an S3 server that is killed in the middle of it, and started again."""
 
 import re
-import threading
 import time
 from pathlib import Path
 
@@ -9,21 +8,11 @@ from tests.support.quantizer_requests import Request, end, start
 from tests.support.s3 import S3Server
 
 
-def outage(s3: S3Server, seconds: float) -> threading.Thread:
-    """The server is killed now, and started again after so many seconds."""
-    s3.kill()
-
-    def later() -> None:
-        time.sleep(seconds)
-        s3.start()
-
-    thread = threading.Thread(target=later)
-    thread.start()
-    return thread
-
-
 def run_through_an_outage(s3: S3Server, tmp_path: Path, seconds: float, expected: float) -> None:
-    """The storage goes away while layers are computed and stored; it is told to be away for the `expected` seconds."""
+    """The storage goes away while layers are computed and stored; it is told to be away for the `expected` seconds.
+
+    The caller's own thread starts the server again: a server ends with the thread that started it (pdeathsig).
+    """
     prefix = f"outage-{seconds:.0f}"
     request = Request(
         output=f"s3://artifacts/{prefix}",
@@ -40,9 +29,10 @@ def run_through_an_outage(s3: S3Server, tmp_path: Path, seconds: float, expected
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        back = outage(s3, seconds)
+        s3.kill()
+        time.sleep(seconds)
+        s3.start()
         ended = end(process, tmp_path / "away")
-        back.join()
     finally:
         process.kill()
     assert ended.code == 0, ended.log

@@ -92,7 +92,7 @@ class S3Server:
         self.kill()
 
     def start(self) -> None:
-        """Starts the server; it is not ready yet."""
+        """Starts the server; it is not ready yet. It ends with the thread that calls this (pdeathsig)."""
         with (self._directory / "weed.log").open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
