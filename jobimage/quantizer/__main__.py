@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 
-from quantizer import cli
+from quantizer.cli import parser
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        code = cli.main()
+        code = parser.main()
     except SystemExit as error:  # argparse's
         code = error.code if isinstance(error.code, int) else 1
     logging.shutdown()

@@ -13,13 +13,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from quantizer.formats import bit_packing
+from quantizer.algorithms.gptq.feedback import BLOCK, factor_hessian
+from quantizer.algorithms.grid import GridRule, fit_grid, round_to_grid
+from quantizer.kernels import bit_packing
 from quantizer.kernels.column_block import round_columns, round_columns_plain
 from quantizer.kernels.gram import add_gram, add_gram_plain, fill_upper
 from quantizer.kernels.hadamard import hadamard_transform, hadamard_transform_plain
 from quantizer.kernels.packing import pack_bits
-from quantizer.passes.feedback import BLOCK, factor_hessian
-from quantizer.passes.grid import GridRule, fit_grid, round_to_grid
 
 PANEL = 32
 Block = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]

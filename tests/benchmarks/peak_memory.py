@@ -45,7 +45,7 @@ MEGABYTE = 1e6
 PARTS = """
 import json, sys
 from pathlib import Path
-import quantizer.workflow
+import quantizer.run.workflow
 import torch
 from quantizer.calibration.tokens import BATCH_TOKENS
 from quantizer.checkpoint.reader import SafetensorsReader

@@ -10,11 +10,11 @@ import pytest
 import torch
 from tests.support.engine import CALIBRATION, CPU, STORIES, story_batches
 
+from quantizer.algorithms.gptq.solver import GptqConfig, gptq
+from quantizer.algorithms.hessian import GramMatrix
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.blocks import BlockLayer
 from quantizer.evaluation.views import FloatView
-from quantizer.passes.gptq import GptqConfig, gptq
-from quantizer.passes.hessian import GramMatrix
 
 pytestmark = pytest.mark.e2e
 

@@ -11,13 +11,13 @@ import torch
 from tests.support.engine import CALIBRATION, CPU, STORIES, story_batches
 from torch import Tensor
 
+from quantizer.algorithms.awq.clip import search_clip
+from quantizer.algorithms.awq.rounding import AwqConfig, awq_round
+from quantizer.algorithms.awq.scales import RATIOS, ScaleChoice, search_scales
+from quantizer.algorithms.grid import dequantize
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.blocks import BlockLayer
 from quantizer.evaluation.views import FloatView
-from quantizer.passes.awq import AwqConfig, awq_round
-from quantizer.passes.awq_clip import search_clip
-from quantizer.passes.awq_scales import RATIOS, ScaleChoice, search_scales
-from quantizer.passes.grid import dequantize
 
 pytestmark = pytest.mark.e2e
 

@@ -8,9 +8,9 @@ import torch
 from tests.support.formats import random_linear
 from tests.support.reference import interpreter_from, run_reference
 
+from quantizer.algorithms.grid import dequantize
 from quantizer.formats.awq import AwqFormat
 from quantizer.formats.compressed_tensors import CompressedTensorsFormat
-from quantizer.passes.grid import dequantize
 
 pytestmark = pytest.mark.e2e
 

@@ -13,11 +13,11 @@ import torch
 from tests.support.formats import compute_in_half, logits, save_quantized
 from tests.support.reference import interpreter_from, run_reference
 
+from quantizer.algorithms.grid import GridRule
 from quantizer.formats.awq import AwqFormat
 from quantizer.formats.compressed_tensors import CompressedTensorsFormat
 from quantizer.formats.gptq import GptqFormat
 from quantizer.formats.interface import WeightFormat
-from quantizer.passes.grid import GridRule
 
 pytestmark = pytest.mark.e2e
 

@@ -14,8 +14,8 @@ from tests.support.packages import start
 
 from quantization_api.failures import ExitCode
 from quantization_api.manifest import MANIFEST_NAME, Manifest
-from quantizer import cli
 from quantizer.checkpoint.source import DirectorySource
+from quantizer.cli import parser
 from quantizer.evaluation.streamed import evaluate
 from quantizer.report.model_card import ROUNDED_PREFIX
 
@@ -153,7 +153,7 @@ def test_the_artifact_is_verified_on_both_transformers(
     assert done.returncode == ExitCode.DONE, done.stderr[-3000:]
     said = f"verified: {len(jobs.manifest(name).objects)} objects"
     assert said in done.stdout
-    assert cli.main(["verify", str(jobs.folder / f"out-{name}"), "--device", "cpu"]) == ExitCode.DONE
+    assert parser.main(["verify", str(jobs.folder / f"out-{name}"), "--device", "cpu"]) == ExitCode.DONE
     assert said in capsys.readouterr().out
 
 

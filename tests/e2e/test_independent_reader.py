@@ -22,7 +22,7 @@ from tests.support.reference import interpreter_from, run_reference
 
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.views import open_view
-from quantizer.layerwise.making import WeightPass, make_pass
+from quantizer.passes.making import WeightPass, make_pass
 
 pytestmark = pytest.mark.e2e
 

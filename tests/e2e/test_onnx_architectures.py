@@ -23,7 +23,7 @@ from quantizer.export.logits import compare_logits, require_agreement
 from quantizer.export.model_builder import show_checkpoint
 from quantizer.export.plan import PROVIDERS, check_model, plan_build
 from quantizer.export.quantized import QuantizedCheckpoint
-from quantizer.layerwise.making import make_pass
+from quantizer.passes.making import make_pass
 
 pytestmark = pytest.mark.e2e
 

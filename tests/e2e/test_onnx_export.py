@@ -33,8 +33,8 @@ from quantizer.export.logits import compare_logits
 from quantizer.export.model_builder import OnnxReport, export
 from quantizer.export.quantized import QuantizedCheckpoint
 from quantizer.export.runtime import load_silently
-from quantizer.layerwise.making import make_pass
-from quantizer.streaming import quantize
+from quantizer.passes.making import make_pass
+from quantizer.passes.streaming import quantize
 
 pytestmark = pytest.mark.e2e
 

@@ -26,7 +26,7 @@ from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.families import ARCHITECTURES
 from quantizer.evaluation.views import open_view
-from quantizer.layerwise.making import make_pass, module_names
+from quantizer.passes.making import make_pass, module_names
 from quantizer.report.readers import COMPRESSED, DEQUANTIZED, NAMED_TYPES, OPTIMUM, readers, written_by
 
 pytestmark = pytest.mark.e2e

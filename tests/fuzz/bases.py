@@ -10,7 +10,7 @@ from tests.support.decoder_families import FAMILIES, make_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from quantizer import cli
+from quantizer.cli import parser
 
 VOCABULARY = 96
 STORY = "Once upon a time a small fox found a red ball and gave it to a friend who was sad. "
@@ -30,7 +30,7 @@ def make(root: Path) -> None:
         _model(root, root / "models" / CHECKPOINTS[name], model_type, sized)
     _model(root, root / "models" / SHARDED, *_sized("llama"), max_shard_size="12KB")
     case(root, root / "first", "llama")
-    code = cli.main(["run", "-f", str(root / "first" / JOB), "--scratch", str(root)])
+    code = parser.main(["run", "-f", str(root / "first" / JOB), "--scratch", str(root)])
     assert code == 0, "the sound inputs cannot be quantized"
     (root / "first" / OUTPUT).rename(root / ARTIFACT)
     shutil.rmtree(root / "first")

@@ -15,7 +15,7 @@ from tests.fuzz.running import BYTES, Ended, in_a_process
 from quantization_api.failures import CATALOGUE, Category, ExitCode
 from quantization_api.pod import MAX_RESULT_BYTES, REQUEST_ENV, RunResult
 from quantization_api.text import clean
-from quantizer import cli
+from quantizer.cli import parser
 
 MESSAGE = "termination.json"
 LONGEST_LOG = 200_000
@@ -84,7 +84,7 @@ def _judged(folder: Path, arguments: list[str], mutation: Mutation) -> Verdict:
 
     def action() -> int:
         with mock.patch.dict(os.environ, variables):
-            return cli.main(arguments)
+            return parser.main(arguments)
 
     ended = in_a_process(action, log)
     if ended.timed_out:

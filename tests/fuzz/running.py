@@ -36,10 +36,10 @@ class Ended:
 
 def load() -> None:
     """Loads what commands need, so that forked processes find it there."""
-    import quantizer.cli_import
-    import quantizer.cli_look
-    import quantizer.cli_run
-    import quantizer.execution
+    import quantizer.cli.execution
+    import quantizer.cli.import_olive
+    import quantizer.cli.look
+    import quantizer.cli.run
     import quantizer.report.document  # noqa: F401
 
 

@@ -18,10 +18,10 @@ from tests.support.s3 import S3Server
 from quantization_api.failures import Category, ExitCode
 from quantization_api.manifest import Manifest
 from quantization_api.pod import MAX_RESULT_BYTES
-from quantizer import cli
-from quantizer.layerwise.gptq import GptqLayerPass
-from quantizer.layerwise.interface import FinishedLayer, LayerContext
-from quantizer.termination import Terminated
+from quantizer.cli import parser
+from quantizer.cli.termination import Terminated
+from quantizer.passes.gptq import GptqLayerPass
+from quantizer.passes.interface import FinishedLayer, LayerContext
 
 pytestmark = pytest.mark.integration
 
@@ -121,9 +121,9 @@ def test_a_model_goes_from_s3_to_a_verified_artifact_in_s3(
 
     for key, value in s3.environment().items():
         monkeypatch.setenv(key, value)
-    assert cli.main(["verify", request.output, "--endpoint", s3.endpoint]) == 0
+    assert parser.main(["verify", request.output, "--endpoint", s3.endpoint]) == 0
     assert artifact.manifest_digest in capsys.readouterr().out
-    assert cli.main(["inspect", request.output, "--endpoint", s3.endpoint, "--json"]) == 0
+    assert parser.main(["inspect", request.output, "--endpoint", s3.endpoint, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["manifestDigest"] == artifact.manifest_digest
 
     # an object that changes afterwards is found, by its bytes: the size stays
@@ -131,18 +131,18 @@ def test_a_model_goes_from_s3_to_a_verified_artifact_in_s3(
     body = bytearray(s3.client().get_object(Bucket="artifacts", Key=key)["Body"].read())
     body[-1] ^= 1
     s3.client().put_object(Bucket="artifacts", Key=key, Body=bytes(body))
-    assert cli.main(["verify", request.output, "--endpoint", s3.endpoint]) == ExitCode.TRY_AGAIN
+    assert parser.main(["verify", request.output, "--endpoint", s3.endpoint]) == ExitCode.TRY_AGAIN
     assert "model/model.safetensors" in capsys.readouterr().err
 
     # and it is removed, damaged or not, by its manifest, and nothing else is
     foreign = f"{prefix(request)}/model/notes-of-a-person.txt"
     s3.client().put_object(Bucket="artifacts", Key=foreign, Body=b"mine")
     other = ["delete", request.output, "--endpoint", s3.endpoint, f"--recipe=sha256:{'0' * 64}"]
-    assert cli.main(other) == 0
+    assert parser.main(other) == 0
     assert "nothing to delete" in capsys.readouterr().out
     assert len(s3.keys("artifacts", f"{prefix(request)}/")) == len(stored) + 2
     own = ["delete", request.output, "--endpoint", s3.endpoint, f"--recipe={manifest.recipe}"]
-    assert cli.main(own) == 0
+    assert parser.main(own) == 0
     assert f"deleted {len(stored) + 1} objects" in capsys.readouterr().out
     assert s3.keys("artifacts", f"{prefix(request)}/") == [foreign]
 
@@ -306,7 +306,7 @@ def test_two_processes_of_one_job_publish_one_artifact(
         assert ended.code in (0, ExitCode.CANNOT_CREATE_OUTPUT), ended.log
     for key, value in s3.environment().items():
         monkeypatch.setenv(key, value)
-    assert cli.main(["verify", request.output, "--endpoint", s3.endpoint]) == 0
+    assert parser.main(["verify", request.output, "--endpoint", s3.endpoint]) == 0
     manifest = manifest_of(s3, request)
     assert manifest.owner == request.uid
     there = {key.removeprefix(f"{prefix(request)}/") for key in s3.keys("artifacts", f"{prefix(request)}/")}
@@ -320,9 +320,9 @@ def test_two_processes_of_one_job_publish_one_artifact(
     assert used.result.artifact is not None
     assert used.result.artifact.reused_from == request.output
     deleting = ["delete", request.output, "--endpoint", s3.endpoint, f"--recipe={manifest.recipe}"]
-    assert cli.main([*deleting, "--uid=another"]) == 0
+    assert parser.main([*deleting, "--uid=another"]) == 0
     assert manifest_of(s3, request) == manifest
-    assert cli.main([*deleting, f"--uid={request.uid}"]) == 0
+    assert parser.main([*deleting, f"--uid={request.uid}"]) == 0
     assert s3.keys("artifacts", f"{prefix(request)}/") == []
 
 

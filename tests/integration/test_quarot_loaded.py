@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from tests.support.engine import CPU, EXAMPLES, STORIES, VALIDATION, story_batches
 from tests.support.quantized_models import transformers_logits, view_logits
 
-from quantizer import cli
 from quantizer.checkpoint.source import DirectorySource
+from quantizer.cli import parser
 from quantizer.evaluation.quarot_view import QuarotView
 from quantizer.evaluation.views import open_view
 
@@ -99,7 +99,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "job.yaml").write_text(yaml.safe_dump(document))
     scratch = folder / "scratch"
     scratch.mkdir()
-    code = cli.main(["run", "-f", str(folder / "job.yaml"), "--device", "cpu", "--scratch", str(scratch)])
+    code = parser.main(["run", "-f", str(folder / "job.yaml"), "--device", "cpu", "--scratch", str(scratch)])
     assert code == 0
     return folder / "out"
 

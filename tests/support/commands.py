@@ -5,7 +5,7 @@ import os
 from multiprocessing.process import BaseProcess
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["quantizer.workflow", "transformers.models.llama.modeling_llama"])
+_forks.set_forkserver_preload(["quantizer.run.workflow", "transformers.models.llama.modeling_llama"])
 
 
 def command(*arguments: str) -> BaseProcess:
@@ -16,6 +16,6 @@ def command(*arguments: str) -> BaseProcess:
 
 
 def _run(arguments: tuple[str, ...]) -> None:
-    from quantizer import cli
+    from quantizer.cli import parser
 
-    os._exit(cli.main(list(arguments)))
+    os._exit(parser.main(list(arguments)))

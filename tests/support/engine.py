@@ -16,9 +16,9 @@ from quantizer.calibration.text import read_rows
 from quantizer.calibration.tokens import Preprocess, TokenBatches, load_tokenizer, make_batches
 from quantizer.checkpoint.source import DirectorySource, Source
 from quantizer.decoder.architecture import ModuleNames
-from quantizer.layerwise.interface import LayerPass
-from quantizer.layerwise.making import make_pass
-from quantizer.streaming import Finished, OnProgress, QuantizeReport, quantize
+from quantizer.passes.interface import LayerPass
+from quantizer.passes.making import make_pass
+from quantizer.passes.streaming import Finished, OnProgress, QuantizeReport, quantize
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "deploy/examples"

@@ -11,8 +11,8 @@ from tests.support.engine import save_tiny
 from tests.support.quantized_models import save_tokenizer
 from torch import Tensor
 
+from quantizer.algorithms.grid import GridRule, dequantize, round_to_nearest
 from quantizer.formats.interface import WeightFormat, natural_groups
-from quantizer.passes.grid import GridRule, dequantize, round_to_nearest
 
 HEAD = "lm_head"
 

@@ -31,7 +31,7 @@ from quantization_api import ENGINE_VERSION
 from quantization_api.manifest import MODEL_PREFIX
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.layerwise.making import WeightPass, make_pass
+from quantizer.passes.making import WeightPass, make_pass
 
 RECORD = Path(__file__).parents[1] / "unit/golden_bytes.json"
 RECORD_COMMAND = "python -m tests.support.golden"

@@ -15,7 +15,7 @@ from unittest import mock
 from tests.support.s3 import S3Server
 
 from quantization_api.pod import REQUEST_ENV, RunResult
-from quantizer import cli
+from quantizer.cli import parser
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "deploy/examples/stories15m"
@@ -139,7 +139,7 @@ def run_here(request: Request, scratch: Path, s3: S3Server | None = None, **extr
     variables = environment(request, message, {**(s3.environment() if s3 else {}), **extra})
     log = io.StringIO()
     with mock.patch.dict(os.environ, variables, clear=True), contextlib.redirect_stderr(log):
-        code = cli.main(["run", "--device", "cpu", "--scratch", str(scratch)])
+        code = parser.main(["run", "--device", "cpu", "--scratch", str(scratch)])
     return Ended(code, RunResult.model_validate_json(message.read_text()), log.getvalue())
 
 

@@ -10,13 +10,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from quantizer.algorithms.hessian import GramMatrix
+from quantizer.algorithms.quarot.parameters import FULL, QuarotParameters, needs_own_code
+from quantizer.algorithms.quarot.rotation_layout import ModelLayout, llama_layout
+from quantizer.algorithms.quarot.stages import QuarotPass, StageResult
 from quantizer.formats.quarot.artifact import CODE_FILE, artifact_config, modeling_code
-from quantizer.layerwise.quarot import QuarotLayerPass
-from quantizer.layerwise.rounding import pack_linear
-from quantizer.passes.hessian import GramMatrix
-from quantizer.passes.quarot import QuarotPass, StageResult
-from quantizer.passes.quarot_parameters import FULL, QuarotParameters, needs_own_code
-from quantizer.passes.rotation_layout import ModelLayout, llama_layout
+from quantizer.passes.quarot import QuarotLayerPass
+from quantizer.passes.rounding import pack_linear
 
 STAGES = (
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),

@@ -9,7 +9,7 @@ from tests.support.engine import CPU, gptq_pass, quarot_pass, random_batches, ru
 from quantization_api.failures import Category, QuantizationError
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.views import open_view
-from quantizer.layerwise.making import make_pass
+from quantizer.passes.making import make_pass
 
 pytestmark = pytest.mark.unit
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.passes.awq_folding import (
+from quantizer.algorithms.awq.folding import (
     fold_into_norm,
     fold_into_rows,
     scale_columns,

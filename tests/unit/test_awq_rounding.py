@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.passes.awq import AwqConfig, AwqRounded, awq_round
-from quantizer.passes.grid import dequantize
+from quantizer.algorithms.awq.rounding import AwqConfig, AwqRounded, awq_round
+from quantizer.algorithms.grid import dequantize
 
 pytestmark = pytest.mark.unit
 

@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.passes import awq_clip, awq_scales
-from quantizer.passes.awq import AwqConfig, Clip, awq_round
-from quantizer.passes.awq_clip import search_clip
-from quantizer.passes.awq_scales import RATIOS, candidate_scales, column_magnitude, search_scales
-from quantizer.passes.grid import dequantize
-from quantizer.passes.hessian import GramMatrix
-from quantizer.passes.magnitude import MeanMagnitude
+from quantizer.algorithms.awq import clip as awq_clip
+from quantizer.algorithms.awq import scales as awq_scales
+from quantizer.algorithms.awq.clip import search_clip
+from quantizer.algorithms.awq.rounding import AwqConfig, Clip, awq_round
+from quantizer.algorithms.awq.scales import RATIOS, candidate_scales, column_magnitude, search_scales
+from quantizer.algorithms.grid import dequantize
+from quantizer.algorithms.hessian import GramMatrix
+from quantizer.algorithms.magnitude import MeanMagnitude
 
 pytestmark = pytest.mark.unit
 

@@ -14,7 +14,7 @@ from tests.support.quantizer_requests import Request, run_here
 from torch import Tensor
 
 from quantization_api.failures import CATALOGUE, Category
-from quantizer import cli
+from quantizer.cli import parser
 
 pytestmark = pytest.mark.unit
 
@@ -257,4 +257,4 @@ def test_dead_columns_and_fewer_tokens_than_inputs_are_quantized_and_verified(
     told = "2 of 14 linears read fewer calibration tokens than they have inputs: model.layers.0.mlp.down_proj"
     assert told in ended.log
     assert told in (tmp_path / "out/README.md").read_text()
-    assert cli.main(["verify", f"file://{tmp_path / 'out'}"]) == 0
+    assert parser.main(["verify", f"file://{tmp_path / 'out'}"]) == 0

@@ -21,7 +21,7 @@ from torch import Tensor
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.batchwise import SIDE_BY_SIDE_BYTES, WIDEST, Batchwise, _pool
-from quantizer.layerwise.statistics import gather
+from quantizer.passes.statistics import gather
 
 pytestmark = pytest.mark.unit
 

@@ -13,11 +13,11 @@ import tokenizers
 from pydantic import TypeAdapter
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.boundary import reading
-from quantizer.bounded_json import read_object
+from quantizer.boundary.bounded_json import read_object
+from quantizer.boundary.reading import reading
+from quantizer.boundary.yaml_file import yaml_documents
 from quantizer.calibration.apart import STEP_SECONDS, Step, in_a_child
-from quantizer.termination import Terminated
-from quantizer.yaml_file import yaml_documents
+from quantizer.cli.termination import Terminated
 
 pytestmark = pytest.mark.unit
 WHAT = "config.json"

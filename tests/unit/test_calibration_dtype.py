@@ -10,16 +10,17 @@ from tests.support.engine import awq_pass, gptq_pass, quarot_pass, random_batche
 from tests.support.quantized_models import GROUP
 from torch import Tensor
 
-from quantizer import machine, streaming
+from quantizer import machine
+from quantizer.algorithms.gptq.solver import GptqConfig
+from quantizer.algorithms.quantized_weight import Rounded
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.layerwise import gptq as layerwise_gptq
-from quantizer.layerwise.making import make_pass
-from quantizer.passes.gptq import GptqConfig
-from quantizer.passes.rounded import Rounded
+from quantizer.passes import gptq as layerwise_gptq
+from quantizer.passes import streaming
+from quantizer.passes.making import make_pass
+from quantizer.passes.streaming import QuantizeReport
+from quantizer.run.finished_layers import FinishedLayers
 from quantizer.store.directory import DirectoryStore
-from quantizer.store.finished_layers import FinishedLayers
 from quantizer.store.interface import OUTPUT
-from quantizer.streaming import QuantizeReport
 
 pytestmark = pytest.mark.unit
 

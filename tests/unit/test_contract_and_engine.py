@@ -14,7 +14,7 @@ from quantization_api.spec import QuantizationJobSpec
 from quantizer.export.plan import plan_build
 from quantizer.formats import awq
 from quantizer.implementations import refusals
-from quantizer.layerwise.making import make_pass
+from quantizer.passes.making import make_pass
 
 pytestmark = pytest.mark.unit
 

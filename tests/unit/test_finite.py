@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from quantizer.finite import all_finite
+from quantizer.algorithms.finite import all_finite
 
 pytestmark = pytest.mark.unit
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from quantizer.passes.grid import GridRule, dequantize, fit_grid, round_to_grid, round_to_nearest
+from quantizer.algorithms.grid import GridRule, dequantize, fit_grid, round_to_grid, round_to_nearest
 
 pytestmark = pytest.mark.unit
 

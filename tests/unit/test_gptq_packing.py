@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.formats.bit_packing import pack_bits, period, unpack_bits
 from quantizer.formats.gptq import GptqFormat
+from quantizer.kernels.bit_packing import pack_bits, period, unpack_bits
 
 pytestmark = pytest.mark.unit
 

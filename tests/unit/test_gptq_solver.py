@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.passes.feedback import BLOCK, cholesky_in_place, factor_hessian
-from quantizer.passes.gptq import GptqConfig, gptq
-from quantizer.passes.grid import dequantize, fit_grid, round_to_grid, round_to_nearest
-from quantizer.passes.hessian import GramMatrix, weighted_square
+from quantizer.algorithms.gptq.feedback import BLOCK, cholesky_in_place, factor_hessian
+from quantizer.algorithms.gptq.solver import GptqConfig, gptq
+from quantizer.algorithms.grid import dequantize, fit_grid, round_to_grid, round_to_nearest
+from quantizer.algorithms.hessian import GramMatrix, weighted_square
 
 pytestmark = pytest.mark.unit
 

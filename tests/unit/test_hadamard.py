@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from quantizer.passes.hadamard import (
+from quantizer.algorithms.quarot.hadamard import (
     Rotation,
     factorize,
     paley,

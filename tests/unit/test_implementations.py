@@ -15,21 +15,22 @@ from torch import nn
 from local_cluster.images import RECIPES
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer
-from quantizer.checkpoint.source import DirectorySource, read_whole
-from quantizer.decoder.skeleton import find_architecture
-from quantizer.evaluation.views import open_view
-from quantizer.implementations import older_transformers, result
-from quantizer.implementations.interface import ImplementationReport, Quantized
-from quantizer.implementations.local_model import check_attention, copy_model
-from quantizer.implementations.older_transformers import (
+from quantizer.checkpoint import older_transformers
+from quantizer.checkpoint.older_transformers import (
     OlderWords,
     compute_rotary,
     model_config,
     tokenizer_config,
 )
+from quantizer.checkpoint.source import DirectorySource, read_whole
+from quantizer.decoder.skeleton import find_architecture
+from quantizer.evaluation.views import open_view
+from quantizer.implementations import result
+from quantizer.implementations.interface import ImplementationReport, Quantized
+from quantizer.implementations.local_model import check_attention, copy_model
 from quantizer.implementations.package import quantize
 from quantizer.implementations.refusals import check, check_model, refusals
-from quantizer.layerwise.making import make_pass
+from quantizer.passes.making import make_pass
 
 pytestmark = pytest.mark.unit
 

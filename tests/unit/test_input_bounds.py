@@ -14,7 +14,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import StorageAccess
 from quantization_api.workflow import DataConfig
 from quantizer.checkpoint.reader import INDEX_NAME, SINGLE_NAME
-from quantizer.inputs import open_model, read_text
+from quantizer.run.inputs import open_model, read_text
 
 pytestmark = pytest.mark.unit
 

@@ -5,10 +5,10 @@ import torch
 from tests.support.triton_kernels import DEVICES, run_on
 from torch import Tensor
 
+from quantizer.algorithms.gptq.feedback import factor_hessian
+from quantizer.algorithms.grid import GridRule, fit_grid, round_to_grid
 from quantizer.kernels import column_block, column_block_triton
 from quantizer.kernels.column_block import round_columns_plain
-from quantizer.passes.feedback import factor_hessian
-from quantizer.passes.grid import GridRule, fit_grid, round_to_grid
 
 pytestmark = pytest.mark.unit
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from tests.support.triton_kernels import DEVICES, run_on
 from torch import Tensor
 
+from quantizer.algorithms.quarot.hadamard import Rotation
 from quantizer.kernels import hadamard, hadamard_triton
 from quantizer.kernels.hadamard import KernelRotation, hadamard_transform_plain
-from quantizer.passes.hadamard import Rotation
 
 pytestmark = pytest.mark.unit
 

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from tests.support.triton_kernels import DEVICES, run_on
 from torch import Tensor
 
-from quantizer.formats import bit_packing
-from quantizer.formats.bit_packing import period
-from quantizer.kernels import packing, packing_triton
+from quantizer.kernels import bit_packing, packing, packing_triton
+from quantizer.kernels.bit_packing import period
 
 pytestmark = pytest.mark.unit
 

@@ -10,12 +10,12 @@ from tests.support.engine import run_layers
 from tests.support.quantized_models import GROUP, family_batches, save_family, transformers_logits
 from torch import Tensor
 
+from quantizer.algorithms.awq.rounding import AwqConfig
+from quantizer.algorithms.awq.scales import ScaleChoice
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.formats.awq import AwqFormat
-from quantizer.layerwise import awq
-from quantizer.layerwise.awq import AwqLayerPass
-from quantizer.passes.awq import AwqConfig
-from quantizer.passes.awq_scales import ScaleChoice
+from quantizer.passes import awq
+from quantizer.passes.awq import AwqLayerPass
 
 pytestmark = pytest.mark.unit
 

@@ -23,9 +23,9 @@ from quantizer.decoder.architecture import Group, ModuleNames
 from quantizer.decoder.model import DecoderModel
 from quantizer.evaluation.streamed import compare
 from quantizer.evaluation.views import FloatView, RoundedView, Yardstick, open_view
-from quantizer.layerwise.interface import LayerPass
-from quantizer.layerwise.making import make_pass
-from quantizer.streaming import QuantizeReport
+from quantizer.passes.interface import LayerPass
+from quantizer.passes.making import make_pass
+from quantizer.passes.streaming import QuantizeReport
 
 pytestmark = pytest.mark.unit
 

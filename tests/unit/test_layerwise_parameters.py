@@ -25,8 +25,8 @@ from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.streamed import evaluate
 from quantizer.evaluation.views import open_view
 from quantizer.formats.reading import stored_format
-from quantizer.layerwise.making import make_pass, module_names
-from quantizer.streaming import QuantizeReport
+from quantizer.passes.making import make_pass, module_names
+from quantizer.passes.streaming import QuantizeReport
 
 pytestmark = pytest.mark.unit
 

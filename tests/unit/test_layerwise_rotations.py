@@ -18,11 +18,11 @@ from tests.support.quantized_models import (
 )
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.algorithms.quarot.parameters import QuarotParameters
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.families import ARCHITECTURES
 from quantizer.evaluation.views import open_view
-from quantizer.layerwise.quarot import QuarotLayerPass
-from quantizer.passes.quarot_parameters import QuarotParameters
+from quantizer.passes.quarot import QuarotLayerPass
 
 pytestmark = pytest.mark.unit
 

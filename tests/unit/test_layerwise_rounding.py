@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.algorithms.grid import GridRule, GroupedGrid
 from quantizer.formats.gptq import GptqFormat
-from quantizer.layerwise import rounding
-from quantizer.layerwise.interface import ModuleReport
-from quantizer.layerwise.rounding import check_quality, measured_rows, on_grid, plain_rounding
-from quantizer.passes.grid import GridRule, GroupedGrid
+from quantizer.passes import rounding
+from quantizer.passes.interface import ModuleReport
+from quantizer.passes.rounding import check_quality, measured_rows, on_grid, plain_rounding
 
 pytestmark = pytest.mark.unit
 

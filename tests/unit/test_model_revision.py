@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from tests.support.engine import STORIES, files
 
 from quantization_api.pod import StorageAccess
-from quantizer.inputs import open_model
+from quantizer.run.inputs import open_model
 
 pytestmark = pytest.mark.unit
 

@@ -20,11 +20,10 @@ from quantization_api.bounded import Digest
 from quantization_api.failures import CATALOGUE, Category, ExitCode, QuantizationError
 from quantization_api.pod import MAX_RESULT_BYTES, REQUEST_ENV, RunResult, StorageAccess
 from quantization_api.status import Artifact, MetricResult
-from quantizer import cli, cli_delete, logs
-from quantizer.cli_ending import guarded
-from quantizer.store.interface import Place
-from quantizer.store.location import Location
-from quantizer.termination import (
+from quantizer.cli import delete as cli_delete
+from quantizer.cli import logs, parser
+from quantizer.cli.ending import guarded
+from quantizer.cli.termination import (
     TERMINATION_ENV,
     Terminated,
     categorize,
@@ -33,6 +32,8 @@ from quantizer.termination import (
     terminated_by_sigterm,
     termination_path,
 )
+from quantizer.store.interface import Place
+from quantizer.store.location import Location
 
 pytestmark = pytest.mark.unit
 
@@ -144,7 +145,7 @@ def test_a_wrong_command_line_is_a_usage_error(
 ) -> None:
     monkeypatch.delenv(REQUEST_ENV, raising=False)
     with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
+        parser.main(arguments)
     assert caught.value.code == ExitCode.USAGE
     assert "usage:" in capsys.readouterr().err
 
@@ -155,7 +156,7 @@ def test_a_request_that_is_not_valid_is_an_invalid_workflow(
 ) -> None:
     monkeypatch.setenv(REQUEST_ENV, request_text)
     monkeypatch.setenv(TERMINATION_ENV, str(tmp_path / "message"))
-    assert cli.main(["run"]) == ExitCode.INVALID_WORKFLOW
+    assert parser.main(["run"]) == ExitCode.INVALID_WORKFLOW
     result = RunResult.model_validate_json((tmp_path / "message").read_text())
     assert result.failure is not None
     assert result.failure.category is Category.INVALID_WORKFLOW
@@ -186,10 +187,10 @@ def test_nothing_escapes_a_run(
     def execute(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("quantizer.execution.execute", execute)
+    monkeypatch.setattr("quantizer.cli.execution.execute", execute)
     monkeypatch.setenv(REQUEST_ENV, "{}")
     monkeypatch.setenv(TERMINATION_ENV, str(tmp_path / "message"))
-    assert cli.main(["run"]) == ExitCode.INTERNAL
+    assert parser.main(["run"]) == ExitCode.INTERNAL
     result = RunResult.model_validate_json((tmp_path / "message").read_text())
     assert result.failure is not None
     assert result.failure.message.startswith(type(error).__name__)
@@ -259,8 +260,8 @@ def test_a_removal_is_bound_by_what_binds_a_run(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(cli_delete, "open_store", opened)
     place = ["delete", "s3://artifacts/x", "--endpoint", "http://169.254.169.254"]
-    assert cli.main([*place, "--patience", "7", "--refuse-link-local"]) == ExitCode.TRY_AGAIN
-    assert cli.main(place) == ExitCode.TRY_AGAIN
+    assert parser.main([*place, "--patience", "7", "--refuse-link-local"]) == ExitCode.TRY_AGAIN
+    assert parser.main(place) == ExitCode.TRY_AGAIN
     told = [(access.patience_seconds, access.refuse_link_local) for access in seen]
     assert told == [(7, True), (300, False)]
 
@@ -268,5 +269,5 @@ def test_a_removal_is_bound_by_what_binds_a_run(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("seconds", ["-1", "1.5", "86401", "soon"])
 def test_a_patience_that_is_no_number_of_seconds_is_a_usage_error(seconds: str) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["delete", "s3://artifacts/x", f"--patience={seconds}"])
+        parser.main(["delete", "s3://artifacts/x", f"--patience={seconds}"])
     assert ended.value.code == ExitCode.USAGE

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from quantization_api.workflow import Goal, Metric
-from quantizer.goals import missed_goal
+from quantizer.run.goals import missed_goal
 
 pytestmark = pytest.mark.unit
 

@@ -10,8 +10,8 @@ import yaml
 
 from quantization_api.failures import ExitCode, QuantizationError
 from quantization_api.spec import QuantizationJobSpec
-from quantizer import cli
-from quantizer.olive import import_config, load_config
+from quantizer.cli import parser
+from quantizer.cli.olive.run_config import import_config, load_config
 
 pytestmark = pytest.mark.unit
 
@@ -303,7 +303,7 @@ def test_the_example_becomes_a_manifest_that_can_be_run(tmp_path: Path) -> None:
         "-o",
         str(target),
     ]
-    assert cli.main(arguments) == 0
+    assert parser.main(arguments) == 0
     manifest = yaml.safe_load(target.read_text())
     assert manifest["kind"] == "QuantizationJob"
     assert manifest["metadata"] == {"name": "olive-gptq"}
@@ -317,7 +317,7 @@ def test_a_refusal_on_the_command_line_is_78_and_says_it(
 ) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config(systems={})))
-    assert cli.main(["import", str(path), "--output-uri", "s3://artifacts/x"]) == ExitCode.INVALID_WORKFLOW
+    assert parser.main(["import", str(path), "--output-uri", "s3://artifacts/x"]) == ExitCode.INVALID_WORKFLOW
     captured = capsys.readouterr()
     assert "systems" in captured.err
     assert captured.out == ""

@@ -11,9 +11,9 @@ from tests.support.manifests import EXTRA, INVALID, PASS, VALID, Invalid, manife
 from quantization_api.failures import ExitCode, QuantizationError
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer
 from quantization_api.spec import QuantizationJobSpec
-from quantizer import cli
+from quantizer.cli import parser
+from quantizer.cli.manifest_file import load_request
 from quantizer.implementations import refusals
-from quantizer.job_file import load_request
 
 pytestmark = pytest.mark.unit
 
@@ -152,5 +152,5 @@ def test_a_field_is_named_by_its_path(tmp_path: Path) -> None:
 def test_a_manifest_that_is_not_there_ends_with_78(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["run", "-f", str(tmp_path / "no.yaml")]) == ExitCode.INVALID_WORKFLOW
+    assert parser.main(["run", "-f", str(tmp_path / "no.yaml")]) == ExitCode.INVALID_WORKFLOW
     assert "no.yaml" in capsys.readouterr().err

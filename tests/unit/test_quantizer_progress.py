@@ -9,9 +9,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.status import Progress
-from quantizer.report.metrics import RunCollector, registry_of
-from quantizer.report.progress import Stage, Tracker
-from quantizer.report.server import ProgressServer
+from quantizer.progress.metrics import RunCollector, registry_of
+from quantizer.progress.server import ProgressServer
+from quantizer.progress.tracker import Stage, Tracker
 
 pytestmark = pytest.mark.unit
 

@@ -9,7 +9,7 @@ from tests.support.writers import RECIPES, manifest
 
 from quantization_api.failures import Category, ExitCode, QuantizationError
 from quantization_api.manifest import MANIFEST_NAME, Manifest
-from quantizer import cli
+from quantizer.cli import parser
 from quantizer.store import claim as claims
 from quantizer.store.artifact import ArtifactWriter, Output
 from quantizer.store.claim import Claim
@@ -269,15 +269,15 @@ def test_a_removal_that_is_killed_anywhere_is_finished_by_the_next(
 
 def test_the_command_says_what_it_did(store: DirectoryStore, capsys: pytest.CaptureFixture[str]) -> None:
     finished(store)
-    assert cli.main(["delete", "--uid=a", f"--recipe={RECIPE}", store.uri]) == 0
+    assert parser.main(["delete", "--uid=a", f"--recipe={RECIPE}", store.uri]) == 0
     assert "deleted 5 objects" in capsys.readouterr().out
     assert left(store) == sorted(FOREIGN)
-    assert cli.main(["delete", "--uid=a", store.uri]) == 0
+    assert parser.main(["delete", "--uid=a", store.uri]) == 0
     assert "nothing to delete" in capsys.readouterr().out
 
 
 def test_the_command_fails_with_a_sentence(store: DirectoryStore, capsys: pytest.CaptureFixture[str]) -> None:
     store.put_bytes(MANIFEST_NAME, b"{}")
-    assert cli.main(["delete", store.uri]) == ExitCode.CANNOT_CREATE_OUTPUT
+    assert parser.main(["delete", store.uri]) == ExitCode.CANNOT_CREATE_OUTPUT
     assert "is not the manifest of an artifact" in " ".join(capsys.readouterr().err.split())
     assert MANIFEST_NAME in left(store)

@@ -13,11 +13,11 @@ from quantization_api.manifest import InputRecord, Manifest, ModuleRecord
 from quantization_api.passes import GptqQuantizer, ModelBuilder
 from quantization_api.status import MetricResult
 from quantizer.export.plan import plan_build
-from quantizer.inspection import group_sizes
 from quantizer.report.document import report_files
 from quantizer.report.few_tokens import few_tokens
 from quantizer.report.model_card import format_value, model_card
 from quantizer.report.readers import Written, not_read_by, readers, written_by
+from quantizer.run.inspection import group_sizes
 
 pytestmark = pytest.mark.unit
 

@@ -9,7 +9,7 @@ import pytest
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import STATE_PREFIX
-from quantizer.local_identity import has_ended, local_uid
+from quantizer.run.local_identity import has_ended, local_uid
 from quantizer.store import claim as claims
 from quantizer.store.artifact import ArtifactWriter, Output
 from quantizer.store.claim import Claim, ClaimLostError

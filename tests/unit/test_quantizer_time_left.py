@@ -11,9 +11,9 @@ from tests.support.engine import random_batches, save_tiny
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.model import DecoderModel
-from quantizer.report.progress import Stage, Tracker
-from quantizer.report.time_left import Current, Finished, seconds_left
-from quantizer.report.workload import PUBLISH_SECONDS, plan
+from quantizer.progress.time_left import Current, Finished, seconds_left
+from quantizer.progress.tracker import Stage, Tracker
+from quantizer.progress.workload import PUBLISH_SECONDS, plan
 
 pytestmark = pytest.mark.unit
 

@@ -26,13 +26,13 @@ from transformers import (
     StaticCache,
 )
 
-from quantizer.formats.bit_packing import pack_bits
+from quantizer.algorithms.grid import dequantize as dequantize_weight
+from quantizer.algorithms.quarot.parameters import QuarotParameters
+from quantizer.algorithms.quarot.weights import round_weights
 from quantizer.formats.quarot.artifact import modeling_code
 from quantizer.formats.quarot.modeling_quarot import dequantize, pack, quantize, unpack, words
-from quantizer.layerwise.quarot import QuarotLayerPass
-from quantizer.passes.grid import dequantize as dequantize_weight
-from quantizer.passes.quarot_parameters import QuarotParameters
-from quantizer.passes.quarot_weights import round_weights
+from quantizer.kernels.bit_packing import pack_bits
+from quantizer.passes.quarot import QuarotLayerPass
 
 pytestmark = pytest.mark.unit
 
@@ -165,7 +165,7 @@ class Reference:
     def _wrap_attention(self, p: QuarotParameters, seed: str | None) -> None:
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-        from quantizer.passes.hadamard import Rotation
+        from quantizer.algorithms.quarot.hadamard import Rotation
 
         plain = ALL_ATTENTION_FUNCTIONS["sdpa"]
 

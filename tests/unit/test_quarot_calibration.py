@@ -17,10 +17,10 @@ from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import RunRequest
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.job import Job, Setting, check
-from quantizer.layerwise.making import make_pass
-from quantizer.report.progress import Tracker
-from quantizer.streaming import QuantizeReport
+from quantizer.passes.making import make_pass
+from quantizer.passes.streaming import QuantizeReport
+from quantizer.progress.tracker import Tracker
+from quantizer.run.checks import Job, Setting, check
 
 pytestmark = pytest.mark.unit
 

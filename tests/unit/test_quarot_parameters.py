@@ -6,13 +6,13 @@ import pytest
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.passes import QuaRot
-from quantizer.passes.quarot_parameters import (
+from quantizer.algorithms.quarot.parameters import (
     QuarotParameters,
     check_model,
     needs_own_code,
     online_sites,
 )
-from quantizer.passes.rotation_layout import llama_layout
+from quantizer.algorithms.quarot.rotation_layout import llama_layout
 
 pytestmark = pytest.mark.unit
 

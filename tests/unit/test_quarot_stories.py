@@ -12,7 +12,7 @@ from tests.support.quarot import plant_outliers, run_in_place, save_artifact
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 
-from quantizer.passes.quarot_parameters import QuarotParameters
+from quantizer.algorithms.quarot.parameters import QuarotParameters
 
 pytestmark = pytest.mark.unit
 

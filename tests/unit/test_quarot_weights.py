@@ -8,15 +8,15 @@ import torch
 from tests.support.engine import tiny_config
 from torch import Tensor
 
-from quantizer.passes.gptq import GptqConfig, gptq
-from quantizer.passes.grid import round_to_nearest
-from quantizer.passes.hadamard import Rotation
-from quantizer.passes.hessian import weighted_square
-from quantizer.passes.quarot import QuarotPass
-from quantizer.passes.quarot_parameters import QuarotParameters
-from quantizer.passes.quarot_weights import WeightRule, gptq_on_grid, round_weights
-from quantizer.passes.rotation import rotate_hessian, rotate_input
-from quantizer.passes.rotation_layout import llama_layout
+from quantizer.algorithms.gptq.solver import GptqConfig, gptq
+from quantizer.algorithms.grid import round_to_nearest
+from quantizer.algorithms.hessian import weighted_square
+from quantizer.algorithms.quarot.hadamard import Rotation
+from quantizer.algorithms.quarot.parameters import QuarotParameters
+from quantizer.algorithms.quarot.rotation import rotate_hessian, rotate_input
+from quantizer.algorithms.quarot.rotation_layout import llama_layout
+from quantizer.algorithms.quarot.stages import QuarotPass
+from quantizer.algorithms.quarot.weights import WeightRule, gptq_on_grid, round_weights
 
 pytestmark = pytest.mark.unit
 

@@ -24,12 +24,12 @@ from tests.support.quantized_models import GROUP, family_batches, save_family
 from quantization_api.failures import Category, QuantizationError
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.layerwise.interface import FinishedLayer, LayerPass
-from quantizer.layerwise.making import make_pass
+from quantizer.passes.interface import FinishedLayer, LayerPass
+from quantizer.passes.making import make_pass
+from quantizer.passes.streaming import OnProgress, QuantizeReport
+from quantizer.run.finished_layers import FinishedLayers
 from quantizer.store.directory import DirectoryStore
-from quantizer.store.finished_layers import FinishedLayers
 from quantizer.store.interface import OUTPUT, Buffer, Store
-from quantizer.streaming import OnProgress, QuantizeReport
 
 pytestmark = pytest.mark.unit
 

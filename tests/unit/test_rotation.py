@@ -24,10 +24,9 @@ from transformers import (
 )
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.passes.hadamard import Rotation
-from quantizer.passes.quarot import QuarotPass
-from quantizer.passes.quarot_parameters import QuarotParameters
-from quantizer.passes.rotation import (
+from quantizer.algorithms.quarot.hadamard import Rotation
+from quantizer.algorithms.quarot.parameters import QuarotParameters
+from quantizer.algorithms.quarot.rotation import (
     MeanPreserving,
     folded_bias,
     fuse_norm,
@@ -35,7 +34,7 @@ from quantizer.passes.rotation import (
     rotate_hessian,
     rotate_input,
 )
-from quantizer.passes.rotation_layout import (
+from quantizer.algorithms.quarot.rotation_layout import (
     HeadSite,
     LayerLayout,
     ModelLayout,
@@ -43,6 +42,7 @@ from quantizer.passes.rotation_layout import (
     llama_layout,
     residual_obstacle,
 )
+from quantizer.algorithms.quarot.stages import QuarotPass
 
 pytestmark = pytest.mark.unit
 

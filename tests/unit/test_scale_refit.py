@@ -10,13 +10,13 @@ from tests.support.engine import random_batches, run_pass, save_tiny
 from tests.unit.test_gptq_solver import problem
 from torch import Tensor
 
+from quantizer.algorithms.gptq.scale_refit import refit_scales
+from quantizer.algorithms.gptq.solver import GptqConfig, gptq
+from quantizer.algorithms.grid import dequantize
+from quantizer.algorithms.hessian import weighted_square
+from quantizer.algorithms.quantized_weight import Rounded
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.layerwise import gptq as layerwise_gptq
-from quantizer.passes.gptq import GptqConfig, gptq
-from quantizer.passes.grid import dequantize
-from quantizer.passes.hessian import weighted_square
-from quantizer.passes.rounded import Rounded
-from quantizer.passes.scale_refit import refit_scales
+from quantizer.passes import gptq as layerwise_gptq
 
 pytestmark = pytest.mark.unit
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.scratch import OWNER_NAME, make_scratch, remove_ownerless
+from quantizer.run.scratch import OWNER_NAME, make_scratch, remove_ownerless
 
 pytestmark = pytest.mark.unit
 
 RUN = """
 import sys, time
 from pathlib import Path
-from quantizer.scratch import make_scratch
+from quantizer.run.scratch import make_scratch
 
 with make_scratch(Path(sys.argv[1])) as scratch:
     (Path(scratch) / "shard").write_bytes(bytes(1000))

@@ -13,7 +13,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import StorageAccess
 from quantization_api.workflow import DataConfig, LoadDatasetConfig
 from quantizer.checkpoint.reader import INDEX_NAME, SafetensorsReader
-from quantizer.inputs import read_text
+from quantizer.run.inputs import read_text
 from quantizer.store.directory import DirectoryStore
 from quantizer.store.interface import ARTIFACT, DATA, MODEL, OUTPUT, Place
 from quantizer.store.keys import is_inside

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.report.progress import Tracker
+from quantizer.progress.tracker import Tracker
 from quantizer.store.patience import LONGEST_PAUSE, AwayError, Patience, next_pause
 
 pytestmark = pytest.mark.unit

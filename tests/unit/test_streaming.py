@@ -24,6 +24,7 @@ from tests.support.engine import (
 )
 from torch import Tensor
 
+from quantizer.algorithms.awq.rounding import AwqConfig
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import Buffer, DirectorySource
@@ -31,12 +32,11 @@ from quantizer.evaluation.streamed import evaluate, evaluate_beside_rounding
 from quantizer.evaluation.views import Yardstick
 from quantizer.formats.awq import AwqFormat
 from quantizer.formats.gptq import TENSORS, GptqFormat
-from quantizer.layerwise.awq import AwqLayerPass
-from quantizer.layerwise.gptq import GptqLayerPass
-from quantizer.layerwise.interface import FinishedLayer, LayerContext, LayerPass
-from quantizer.layerwise.making import make_pass
-from quantizer.passes.awq import AwqConfig
-from quantizer.streaming import NothingFinished, QuantizeReport
+from quantizer.passes.awq import AwqLayerPass
+from quantizer.passes.gptq import GptqLayerPass
+from quantizer.passes.interface import FinishedLayer, LayerContext, LayerPass
+from quantizer.passes.making import make_pass
+from quantizer.passes.streaming import NothingFinished, QuantizeReport
 
 pytestmark = pytest.mark.unit
 

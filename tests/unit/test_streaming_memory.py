@@ -10,11 +10,11 @@ from tests.support.quantized_models import GROUP
 from torch import nn
 
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.layerwise.awq import AwqLayerPass
-from quantizer.layerwise.gptq import GptqLayerPass
-from quantizer.layerwise.interface import FinishedLayer, LayerContext, LayerPass
-from quantizer.layerwise.making import make_pass
-from quantizer.streaming import NothingFinished
+from quantizer.passes.awq import AwqLayerPass
+from quantizer.passes.gptq import GptqLayerPass
+from quantizer.passes.interface import FinishedLayer, LayerContext, LayerPass
+from quantizer.passes.making import make_pass
+from quantizer.passes.streaming import NothingFinished
 
 pytestmark = pytest.mark.unit
 

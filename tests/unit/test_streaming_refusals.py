@@ -24,8 +24,8 @@ from torch import Tensor
 from quantization_api.failures import Category, QuantizationError
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.views import FloatView, open_view
-from quantizer.layerwise.interface import LayerPass
-from quantizer.layerwise.making import WeightPass, make_pass
+from quantizer.passes.interface import LayerPass
+from quantizer.passes.making import WeightPass, make_pass
 
 pytestmark = pytest.mark.unit
 

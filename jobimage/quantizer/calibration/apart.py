@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.boundary import is_of_input, reason
+from quantizer.boundary.reading import is_of_input, reason
 
 STEP_SECONDS = 10
 """Of processor time, for a step that takes a tenth of a second."""
@@ -32,7 +32,7 @@ def in_a_child(work: Callable[[Step], bytes], room: int, category: Category, wha
     Args:
         room: bytes of memory that the work may take beside what this process has.
         category, what: of the error when a step does not end, when the memory does not suffice, and for whatever
-            the work raises; see boundary.reading.
+            the work raises; see boundary.reading.reading.
     """
     read_end, write_end = os.pipe()
     child = os.fork()

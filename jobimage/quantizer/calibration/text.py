@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.text import shortened
-from quantizer.boundary import reading
-from quantizer.bounded_json import parse_text
+from quantizer.boundary.bounded_json import parse_text
+from quantizer.boundary.reading import reading
 
 CORRECT = "Correct the file, or data_name and text_cols in the data config."
 MOST_ROWS = 4_000_000

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.boundary import reading
-from quantizer.bounded_json import parse
+from quantizer.boundary.bounded_json import parse
+from quantizer.boundary.reading import reading
 from quantizer.calibration.apart import in_a_child
 from quantizer.calibration.encoding import WINDOW, Ids, encode, encode_each
 from quantizer.checkpoint.source import Source, read_whole

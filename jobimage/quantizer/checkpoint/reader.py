@@ -20,8 +20,8 @@ from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.text import shortened
-from quantizer.boundary import reading
-from quantizer.bounded_json import read_object
+from quantizer.boundary.bounded_json import read_object
+from quantizer.boundary.reading import reading
 from quantizer.checkpoint.source import Source, read_whole
 
 INDEX_NAME = "model.safetensors.index.json"

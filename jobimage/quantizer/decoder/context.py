@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
+from quantizer.checkpoint.older_transformers import compute_rotary, is_older
 from quantizer.decoder.skeleton import Skeleton, unsupported
-from quantizer.implementations.older_transformers import compute_rotary, is_older
 
 Arguments = Mapping[str, Any]
 """What a decoder layer's forward takes beside the hidden states, by name."""

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from quantization_api.failures import Category
-from quantizer.boundary import reading
-from quantizer.bounded_json import read_object
+from quantizer.boundary.bounded_json import read_object
+from quantizer.boundary.reading import reading
 from quantizer.checkpoint.reader import SafetensorsReader, TensorInfo, rows_within
 from quantizer.checkpoint.source import Source, read_whole
 from quantizer.decoder.activations import ActivationStore

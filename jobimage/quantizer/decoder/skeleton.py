@@ -19,10 +19,10 @@ from transformers.pytorch_utils import Conv1D
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.text import shortened
-from quantizer.boundary import reading
+from quantizer.boundary.reading import reading
+from quantizer.checkpoint.older_transformers import is_older
 from quantizer.decoder.architecture import Architecture, ModuleNames
 from quantizer.decoder.families import ARCHITECTURES
-from quantizer.implementations.older_transformers import is_older
 from quantizer.implementations.refusals import OLDER_MODEL_TYPES
 
 CAUSAL_CLASSES = ("ForCausalLM", "LMHeadModel")  # how names of causal language models end

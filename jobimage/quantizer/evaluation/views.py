@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.checkpoint.older_transformers import require_newer
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.model import DecoderLayer, DecoderModel, read_config
 from quantizer.formats.interface import WeightFormat
 from quantizer.formats.reading import stored_format
-from quantizer.implementations.older_transformers import require_newer
-from quantizer.layerwise.interface import Rounded
-from quantizer.layerwise.quantized import QuantizedLayers
+from quantizer.passes.interface import Rounded
+from quantizer.passes.quantized import QuantizedLayers
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from quantizer.formats.bit_packing import pack_bits, unpack_bits
+from quantizer.algorithms.grid import dequantize
 from quantizer.formats.interface import TensorShapes, require_symmetric
-from quantizer.passes.grid import dequantize
+from quantizer.kernels.bit_packing import pack_bits, unpack_bits
 
 BITS = 4
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)

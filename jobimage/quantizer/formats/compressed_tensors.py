@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.formats.bit_packing import period, unpack_bits
+from quantizer.algorithms.grid import dequantize
 from quantizer.formats.interface import (
     TensorShapes,
     Unpacked,
@@ -32,8 +32,8 @@ from quantizer.formats.interface import (
     require_natural_groups,
     require_symmetric,
 )
+from quantizer.kernels.bit_packing import period, unpack_bits
 from quantizer.kernels.packing import pack_bits
-from quantizer.passes.grid import dequantize
 
 NAME = "compressed-tensors"
 

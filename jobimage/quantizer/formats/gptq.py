@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.formats.bit_packing import period, unpack_bits
+from quantizer.algorithms.grid import dequantize
 from quantizer.formats.interface import TensorShapes, Unpacked, check_groups
+from quantizer.kernels.bit_packing import period, unpack_bits
 from quantizer.kernels.packing import pack_bits
-from quantizer.passes.grid import dequantize
 
 TENSORS = ("qweight", "qzeros", "scales", "g_idx")
 NAMES = {1: "gptq", 2: "gptq_v2"}  # values of checkpoint_format; a file without the key is version 1

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.algorithms.grid import GridRule, GroupedGrid
 from quantizer.formats.awq import AwqFormat
 from quantizer.formats.compressed_tensors import NAME as COMPRESSED_TENSORS
 from quantizer.formats.compressed_tensors import CompressedTensorsFormat
 from quantizer.formats.gptq import NAMES, GptqFormat
 from quantizer.formats.interface import WeightFormat
-from quantizer.passes.grid import GridRule, GroupedGrid
 
 
 @dataclass(frozen=True)

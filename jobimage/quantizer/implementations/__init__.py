@@ -1,7 +1,7 @@
 """The stock packages, auto-gptq and autoawq, behind the same artifact contract as the native engine.
 
 `quantize` in `package.py` is the entry. The packages live in an image of their own (Containerfile.legacy) on a
-transformers that the native engine does not use, so nothing here imports decoder, streaming or evaluation, and
+transformers that the native engine does not use, so nothing here imports decoder, passes or evaluation, and
 only `auto_gptq`, `auto_awq` and `repairs` import a package; they are loaded when a run asks for them.
 
 A workflow needs these lines (whoever asks for implementation native never comes here):
@@ -13,5 +13,5 @@ A workflow needs these lines (whoever asks for implementation native never comes
         writer.put_file(f"{MODEL_PREFIX}{name}", scratch / "artifact" / name)
 
 What follows (evaluate the stored artifact, goals, report, manifest last) is the same: `report` has the fields
-of streaming.QuantizeReport that the manifest is made from.
+of passes.streaming.QuantizeReport that the manifest is made from.
 """

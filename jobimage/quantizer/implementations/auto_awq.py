@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.passes import AutoAWQQuantizer
+from quantizer.algorithms.grid import GridRule
+from quantizer.algorithms.hessian import GramMatrix
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.implementations import repairs
 from quantizer.implementations.interface import ModuleReport, OnProgress, Quantized
 from quantizer.implementations.local_model import check_attention, check_sizes
 from quantizer.implementations.module_error import nearest, relative_error
 from quantizer.implementations.refusals import w_bit
-from quantizer.passes.grid import GridRule
-from quantizer.passes.hessian import GramMatrix
 
 PACKED = ("qweight", "qzeros", "scales")
 WORD = 8  # values of four bits in a packed word

@@ -15,12 +15,12 @@ from torch import nn
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.passes import GptqQuantizer
+from quantizer.algorithms.grid import GridRule
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.implementations import repairs
 from quantizer.implementations.interface import ModuleReport, OnProgress, Quantized
 from quantizer.implementations.local_model import check_attention, check_sizes
 from quantizer.implementations.module_error import nearest, relative_error
-from quantizer.passes.grid import GridRule
 
 PACKED = ("qweight", "qzeros", "scales", "g_idx")
 WORD = 32  # its packer drops what does not fill words of 32 values

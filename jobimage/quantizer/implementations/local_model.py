@@ -9,11 +9,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.checkpoint.older_transformers import model_config
 from quantizer.checkpoint.reader import INDEX_NAME
 from quantizer.checkpoint.side_files import side_files
 from quantizer.checkpoint.source import Source
 from quantizer.checkpoint.writer import scratch_errors
-from quantizer.implementations.older_transformers import model_config
 
 BLOCK_BYTES = 16_000_000
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from quantizer.passes.grid import GridRule, dequantize, round_to_nearest
-from quantizer.passes.hessian import weighted_square
+from quantizer.algorithms.grid import GridRule, dequantize, round_to_nearest
+from quantizer.algorithms.hessian import weighted_square
 
 
 def nearest(weight: Tensor, group_size: int, rule: GridRule) -> Tensor:

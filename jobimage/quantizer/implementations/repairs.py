@@ -66,7 +66,7 @@ def zero_points_that_can_be_stored() -> contextlib.AbstractContextManager[Any]:
     """A group of (nearly) no negative weight gets zero point 0, and the packer stores zero - 1.
 
     -1 becomes 32 set bits, which are or-ed over the zero points of the neighbours in its word: their rows are
-    read wrong, in silence. Such a group gets zero point 1 and one level less, as in passes.grid.
+    read wrong, in silence. Such a group gets zero point 1 and one level less, as in algorithms.grid.
     """
     original: Callable[..., None] = gptq_quantizer.Quantizer.find_params
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.algorithms.finite import all_finite
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.side_files import quantize_config, quantized_config, side_files
 from quantizer.checkpoint.source import DirectorySource, read_whole
 from quantizer.checkpoint.writer import MAX_SHARD_BYTES, PlannedTensor, ShardWriter
-from quantizer.finite import all_finite
 from quantizer.implementations.interface import ImplementationReport, Quantized
 from quantizer.implementations.local_model import read_config
 

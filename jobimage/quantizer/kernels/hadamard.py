@@ -12,8 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from quantizer.algorithms.quarot.hadamard import Rotation
 from quantizer.kernels.dispatch import uses_triton
-from quantizer.passes.hadamard import Rotation
 
 
 class KernelRotation(Rotation):

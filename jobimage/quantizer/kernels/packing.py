@@ -6,7 +6,7 @@ module is also the twin. Words of kernel and twin are equal.
 
 from torch import Tensor
 
-from quantizer.formats import bit_packing
+from quantizer.kernels import bit_packing
 from quantizer.kernels.dispatch import uses_triton
 
 

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from quantizer.formats.bit_packing import period
+from quantizer.kernels.bit_packing import period
 
 PACK_COLUMNS = 256
 

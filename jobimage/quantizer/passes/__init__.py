@@ -1,1 +1,1 @@
-"""The quantization algorithms, on (weight, statistics), free of I/O."""
+"""A pass over the decoder layers: statistics in, rounded linears out; streaming is the loop around it."""

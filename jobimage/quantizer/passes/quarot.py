@@ -1,191 +1,201 @@
-"""QuaRot (arXiv 2404.00456), one decoder layer at a time; the streaming loop calls it in this order:
+"""QuaRot over a model (algorithms.quarot): rotations before, rounding in, and online operations after each layer.
 
-    run = QuarotPass(parameters, layout)
-    embedding, position tables     run.table_rows(rows)             slices of rows, as they are read
-    each layer
-        weights = run.rotate_layer(index, weights)                  an ordinary layer of the architecture
-        each stage (linears that share an input)
-            H of the stage's input in that ordinary layer           no online operation anywhere
-            results = run.round_stage(names, weights, H)
-            write results[name].stored / .rounded
-            put results[name].propagated into the ordinary layer    the next stage sees rounded weights
-    final norm                     run.final_norm(weight, bias)
-    head                           run.head_rows(rows, weight)
-
-Where a linear's input is rotated online by R, its Hessian is R' H R, the rounded weight approximates W R,
-and what is propagated is the rounded weight times R'. Calibration sees rounded weights but neither
-rounded activations nor a rounded cache, as in the paper.
+Layers are calibrated as ordinary layers of their architecture: where a linear's input is rotated online, its
+Hessian is rotated instead, and the rounded weight is rotated back for the next stage.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from quantization_api.failures import Category, QuantizationError
-from quantizer.finite import all_finite
-from quantizer.kernels.hadamard import KernelRotation
-from quantizer.passes.grid import dequantize, round_to_nearest
-from quantizer.passes.hessian import weighted_square
-from quantizer.passes.quarot_parameters import FULL, QuarotParameters, online_sites
-from quantizer.passes.quarot_weights import RoundedWeight, round_weights
-from quantizer.passes.rotation import (
-    MeanPreserving,
-    Orthogonal,
-    folded_bias,
-    fuse_norm,
-    neutral_weight,
-    norm_weight,
-    restore_input,
-    rotate_hessian,
-    rotate_input,
-    rotate_stream,
-    rotate_values,
-)
-from quantizer.passes.rotation_layout import LayerLayout, ModelLayout
+from quantizer.algorithms.grid import GroupedGrid
+from quantizer.algorithms.quarot.parameters import FULL, QuarotParameters, check_model, group, needs_own_code
+from quantizer.algorithms.quarot.stages import QuarotPass, StageResult
+from quantizer.decoder.architecture import Group
+from quantizer.decoder.model import DecoderModel
+from quantizer.formats.gptq import GptqFormat
+from quantizer.formats.interface import WeightFormat
+from quantizer.formats.quarot.artifact import CODE_FILE, artifact_config, modeling_code
+from quantizer.formats.quarot.weights import QuarotFormat
+from quantizer.machine import threads_for
+from quantizer.passes.interface import FinishedLayer, GroupSizes, LayerContext, ModuleReport, Rounded
+from quantizer.passes.rotation_layouts import layer_layout, model_layout
+from quantizer.passes.rounding import check_quality, on_grid, pack_linear
+from quantizer.passes.statistics import InputStatistics, gather
+from quantizer.passes.transform import Transform, Unchanged
 
 
 @dataclass(frozen=True)
-class StageResult:
-    """A linear of a stage.
+class QuarotLayerPass:
+    """See passes.interface.LayerPass. dtype: what is not quantized is stored in; bound: see `bind`."""
 
-    stored: the weight [N, K] that is stored when weights are not rounded (it reads the rotated input).
-    rounded: the rounded weight otherwise.
-    propagated: the weight [N, K] float32 of the ordinary layer that computes the same.
-    error, error_rtn: tr(E H E') / tr(W H W') of this and of plain rounding; None without a Hessian.
-    """
-
-    stored: Tensor | None
-    rounded: RoundedWeight | None
-    propagated: Tensor
-    error: float | None = None
-    error_rtn: float | None = None
-
-
-class QuarotPass:
-    """The rotations of a model, which check_model has accepted, and what they do to its tensors."""
-
-    def __init__(self, parameters: QuarotParameters, layout: ModelLayout) -> None:
-        self.parameters, self.layout = parameters, layout
-        self._residual: Orthogonal | None = None
-        if parameters.rotate:
-            seed = f"{parameters.rotation_seed}:residual"
-            kind = MeanPreserving if layout.mean_preserving else KernelRotation
-            self._residual = kind(layout.width, seed)
-        site = layout.layer.attention
-        self._online: dict[str, Orthogonal] = {}
-        if "heads" in self.sites:
-            inputs = site.heads * site.head_dim
-            self._online[site.output] = KernelRotation(inputs, self.sites["heads"], site.head_dim)
-        if "down" in self.sites and layout.layer.down is not None:
-            self._online[layout.layer.down] = KernelRotation(layout.layer.down_width, self.sites["down"])
+    parameters: QuarotParameters
+    dtype: torch.dtype
+    bound: "RotatedModel | None" = None
+    replays_unrounded: bool = False
 
     @property
-    def sites(self) -> dict[str, str]:
-        """Online rotations: site (keys, heads, down) to seed, as config.json tells them."""
-        return {site: f"{self.parameters.rotation_seed}:{site}" for site in online_sites(self.parameters)}
-
-    def restored(self, name: str, weight: Tensor) -> Tensor:
-        """What a stored weight [N, K] of linear `name` does in the ordinary layer, where nothing is rotated online."""
-        online = self._online.get(name)
-        return weight if online is None else restore_input(weight.float(), online)
+    def packs(self) -> bool:
+        """See LayerPass."""
+        return self.parameters.w_bits < FULL
 
     @property
-    def unties(self) -> bool:
-        """Whether the result needs a head of its own: the final norm's weight is folded into the head only."""
-        return self.layout.tied and self._residual is not None
-
-    def table_rows(self, rows: Tensor) -> Tensor:
-        """Rows [..., width] of an embedding, or hidden states before the first layer, in float32."""
-        return (rows if self._residual is None else self._residual.apply(rows.double())).float()
-
-    def head_rows(self, rows: Tensor, norm: Tensor) -> Tensor:
-        """Rows [n, width] of the head, in float32; norm: the stored weight of the final norm."""
-        if self._residual is None:
-            return rows.float()
-        scale = norm_weight(self.layout.final_norm.kind, norm)
-        return self._residual.apply(rows.double() * scale).float()
-
-    def final_norm(self, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of the final norm, in float32."""
-        norm = self.layout.final_norm
-        if self._residual is None:
-            return weight.float(), None if bias is None else bias.float()
-        if bias is not None:
-            kept = folded_bias(norm.name, norm_weight(norm.kind, weight), bias)
-            bias = self._residual.apply(kept).float()
-        return neutral_weight(norm.kind, weight.float()), bias
-
-    def rotate_layer(
-        self, index: int, weights: Mapping[str, Tensor], layout: LayerLayout | None = None
-    ) -> dict[str, Tensor]:
-        """The offline part (norms, R1, R2) on layer `index`: tensors by their names in the layer, float32.
-
-        layout: of this layer where layers differ (experts in some); by default the model's.
-
-        Raises:
-            QuantizationError: NumericalFailure naming a tensor that is not finite; ModelUnsupported for a
-                norm that cannot be folded.
-        """
-        changed, layer = dict(weights), layout or self.layout.layer
-        if self._residual is not None:
-            for norm in layer.norms:
-                fuse_norm(changed, norm)
-            rotate_stream(changed, layer, self._residual)
-        if self.parameters.rotate:
-            site = layer.attention
-            seed = f"{self.parameters.rotation_seed}:values:{index}"
-            rotate_values(changed, site, KernelRotation(site.head_dim, seed))
-        result = {name: tensor.float().contiguous() for name, tensor in changed.items()}
-        for name, tensor in result.items():
-            if not all_finite(tensor):
-                raise QuantizationError(
-                    Category.NUMERICAL_FAILURE, f"layer {index}: {name} is not finite after the rotation"
-                )
-        return result
-
-    def round_stage(
-        self, names: Sequence[str], weights: Mapping[str, Tensor], hessian: Tensor | None
-    ) -> dict[str, StageResult]:
-        """Rounds linears that share an input.
-
-        Args:
-            names: of the linears, in the layer.
-            weights: of rotate_layer, "<name>.weight" [N, K].
-            hessian: H [K, K] of their input in the ordinary layer; needed by w_gptq.
-        """
-        online = self._online.get(names[0])
-        if any(self._online.get(name) is not online for name in names):
-            raise ValueError(f"{names} do not share an input")
-        plain = [weights[f"{name}.weight"].float() for name in names]
-        parts = plain if online is None else [rotate_input(part, online) for part in plain]
-        if self.parameters.w_bits == FULL:
-            return {
-                name: StageResult(stored, None, kept)
-                for name, stored, kept in zip(names, parts, plain, strict=True)
-            }
-        turned = hessian if hessian is None or online is None else rotate_hessian(hessian, online)
-        results: dict[str, StageResult] = {}
-        rounded = round_weights(parts, turned, self.parameters.weight_rule)
-        for name, part, found in zip(names, parts, rounded, strict=True):
-            seen = found.weight()
-            back = seen if online is None else restore_input(seen, online)
-            results[name] = StageResult(None, found, back, *self._errors(part, seen, turned))
-        return results
-
-    def _errors(
-        self, weight: Tensor, seen: Tensor, hessian: Tensor | None
-    ) -> tuple[float | None, float | None]:
-        if hessian is None:
-            return None, None
+    def grid(self) -> GroupedGrid:
+        """Of the weights; without meaning where they are not rounded."""
         rule = self.parameters.weight_rule
-        width = weight.shape[1] if rule.group_size == -1 else rule.group_size
-        integers, scales, zeros = round_to_nearest(weight, width, rule.grid)
-        group_of = torch.arange(weight.shape[1], device=weight.device) // width
-        nearest = dequantize(integers, scales, zeros, group_of)
-        whole = float(weighted_square(weight, hessian).sum())
-        if whole <= 0:  # a weight that is zero everywhere is exact
-            return 0.0, 0.0
-        ours, theirs = (float(weighted_square(weight - x, hessian).sum()) / whole for x in (seen, nearest))
-        return ours, theirs
+        return GroupedGrid(rule.grid, rule.group_size)
+
+    @property
+    def group_sizes(self) -> GroupSizes:
+        """See LayerPass."""
+        return GroupSizes("w_groupsize")
+
+    @property
+    def format(self) -> WeightFormat:
+        """The artifact's own where it carries its code, else the standard GPTQ format."""
+        p, size = self.parameters, group(self.parameters.w_groupsize) or -1
+        if needs_own_code(p):
+            return QuarotFormat(min(p.w_bits, 8), size, p.w_asym, p.s_bits)
+        return GptqFormat(min(p.w_bits, 8), size, sym=not p.w_asym, damp_percent=p.gptq_damping)
+
+    @property
+    def calibration_dtype(self) -> torch.dtype:
+        """See LayerPass."""
+        return torch.float32
+
+    @property
+    def transform(self) -> Transform:
+        """See LayerPass."""
+        return self.bound or Unchanged()
+
+    def bind(self, model: DecoderModel) -> "QuarotLayerPass":
+        """See LayerPass."""
+        layout = model_layout(model)
+        widths = {name: shape[1] for name, shape in model.linear_shapes(0).items()}
+        check_model(self.parameters, layout, model.architecture.model_type, widths)
+        return replace(self, bound=RotatedModel(self.parameters, model, self.dtype))
+
+    def nearest(self, weight: Tensor) -> Rounded:
+        """See LayerPass; without the rotation."""
+        return on_grid(self.grid)(weight)
+
+    def converts(self, name: str) -> bool:  # noqa: ARG002 - every linear of the decoder layers
+        """See LayerPass."""
+        return self.packs
+
+    def divisors(self, model: DecoderModel, index: int) -> dict[str, int]:  # noqa: ARG002 - none
+        """See LayerPass."""
+        return {}
+
+    def replayed(self, name: str, weight: Tensor) -> Tensor:
+        """See LayerPass."""
+        assert self.bound is not None
+        return self.bound.quarot.restored(name, weight)
+
+    def run(self, layer: LayerContext) -> FinishedLayer:
+        """See LayerPass. Statistics of a stage come from the rounded stages before it."""
+        finished = FinishedLayer()
+        for stage in layer.walk.stages:
+            with layer.timed("calibrate"):
+                statistics = gather(layer.walk, [stage], layer.device) if self.parameters.w_gptq else {}
+            with layer.timed("solve"):
+                for found in stage.groups:
+                    with threads_for(layer.numbers(found)):
+                        self._round_group(layer, found, statistics.get(found), finished)
+            with layer.timed("calibrate"):
+                layer.walk.finish([stage])
+        return finished
+
+    def _round_group(
+        self,
+        layer: LayerContext,
+        names: Group,
+        statistics: InputStatistics | None,
+        finished: FinishedLayer,
+    ) -> None:
+        assert self.bound is not None
+        hessian = statistics.hessian(layer.prefix + names.names[0]) if statistics else None
+        weights = {f"{name}.weight": layer.walk.linear(name).weight for name in names.names}
+        results = self.bound.quarot.round_stage(names.names, weights, hessian)
+        reports: list[ModuleReport] = []
+        tokens = statistics.tokens if statistics else None
+        for name, result in results.items():
+            full, linear = layer.prefix + name, layer.walk.linear(name)
+            if result.rounded is None:
+                assert result.stored is not None
+                finished.tensors[f"{full}.weight"] = layer.stored(f"{name}.weight", result.stored)
+                continue
+            rounded = result.rounded.grid
+            reports.append(replace(self._report(full, linear.weight, result), tokens=tokens))
+            finished.tensors |= pack_linear(full, rounded, self.format)
+            seen = self.format.as_read(*rounded)
+            linear.weight.copy_(self.bound.quarot.restored(name, seen))
+        if reports:
+            check_quality(reports, "Raise gptq_damping, or calibrate with more text.")
+        finished.modules += reports
+
+    def _report(self, name: str, weight: Tensor, result: StageResult) -> ModuleReport:
+        """Without a Hessian errors are relative squares of the weight itself; plain rounding is the pass then."""
+        assert result.rounded is not None
+        shape = (weight.shape[0], weight.shape[1])
+        if result.error is not None and result.error_rtn is not None:
+            return ModuleReport(name, shape, result.error, result.error_rtn, result.rounded.damp_percent)
+        whole = float(weight.double().square().sum())
+        change = float((result.propagated.double() - weight.double()).square().sum())
+        error = change / whole if whole > 0 else 0.0
+        return ModuleReport(name, shape, error, error)
+
+
+class RotatedModel:
+    """The rotations of one model; see passes.transform.Transform."""
+
+    def __init__(self, parameters: QuarotParameters, model: DecoderModel, dtype: torch.dtype) -> None:
+        self._parameters, self._model, self._dtype = parameters, model, dtype
+        self._layout = model_layout(model)
+        self.quarot = QuarotPass(parameters, self._layout)
+
+    @property
+    def added(self) -> dict[str, str]:
+        """See Transform: a head of its own, where it was the embedding and is that no longer."""
+        own = self._model.own_head_name()
+        unties = self.quarot.unties and own not in self._model.reader.tensors
+        return {own: self._layout.head} if unties else {}
+
+    def hidden(self, states: Tensor) -> Tensor:
+        """See Transform."""
+        return self.quarot.table_rows(states)
+
+    def layer(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """See Transform."""
+        model = self._model
+        turned = {name: model.turned(index, name, weights.pop(name)) for name in list(weights)}
+        rotated = self.quarot.rotate_layer(index, turned, layer_layout(model, index))
+        return {name: model.turned(index, name, rotated.pop(name)) for name in list(rotated)}
+
+    def outside(self, name: str, rows: Tensor) -> Tensor:
+        """See Transform."""
+        norm = self._layout.final_norm.name
+        if name == self._model.own_head_name():
+            return self.quarot.head_rows(rows, self._model.reader.tensor(f"{norm}.weight"))
+        if name == f"{norm}.weight":
+            return self.quarot.final_norm(rows)[0]
+        if name == f"{norm}.bias":
+            weight = self._model.reader.tensor(f"{norm}.weight")
+            bias = self.quarot.final_norm(weight, rows)[1]
+            assert bias is not None
+            return bias
+        return self.quarot.table_rows(rows) if name in self._layout.tables else rows
+
+    def config(self, config: dict[str, Any]) -> dict[str, Any]:
+        """See Transform."""
+        if needs_own_code(self._parameters):
+            return artifact_config(
+                config, self._parameters, self.quarot.sites, self.quarot.unties, self._dtype
+            )
+        return {**config, "tie_word_embeddings": False} if self.quarot.unties else config
+
+    def files(self) -> dict[str, bytes]:
+        """See Transform."""
+        return {CODE_FILE: modeling_code().encode()} if needs_own_code(self._parameters) else {}

@@ -1,1 +1,1 @@
-"""What a run tells: progress while it runs, metrics, and the report that lies beside the model."""
+"""What a run tells afterwards: the report and the model card that lie beside the model."""

@@ -7,7 +7,7 @@ rounded as if nothing were known of them, and damping alone keeps the factorizat
 from collections.abc import Sequence
 from typing import Protocol
 
-from quantizer.layerwise.statistics import MORE_TOKENS
+from quantizer.passes.statistics import MORE_TOKENS
 
 NAMED = 3  # linears that the message names
 

@@ -10,7 +10,7 @@ from quantization_api.manifest import Manifest
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, QuaRot
 from quantization_api.status import MetricResult
 from quantization_api.text import clean
-from quantizer.layerwise.making import WeightPass
+from quantizer.passes.making import WeightPass
 from quantizer.report.few_tokens import few_tokens
 from quantizer.report.markdown import block, code, plain
 from quantizer.report.readers import Written, refusal, written_by

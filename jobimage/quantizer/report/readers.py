@@ -8,10 +8,10 @@ sources say. What the model builder takes is decided in export.plan, which asks 
 from dataclasses import dataclass, replace
 
 from quantization_api.passes import GptqQuantizer, QuaRot
+from quantizer.algorithms.quarot.parameters import OWN_CODE_TYPES
 from quantizer.decoder.families import ARCHITECTURES
 from quantizer.export.plan import BITS, BLOCK_SIZES, MODEL_TYPES
-from quantizer.layerwise.making import WeightPass
-from quantizer.passes.quarot_parameters import OWN_CODE_TYPES
+from quantizer.passes.making import WeightPass
 
 ALL_BITS = (2, 3, 4, 8)
 SERVER_GROUPS = (-1, 32, 64, 128)

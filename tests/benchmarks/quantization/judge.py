@@ -14,13 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from quantization_api.failures import QuantizationError
+from quantizer.algorithms.grid import GridRule, GroupedGrid
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.streamed import Evaluation, compare, evaluate
 from quantizer.evaluation.views import FloatView, RoundedView, Yardstick
 from quantizer.formats.gptq import GptqFormat
-from quantizer.layerwise.rounding import on_grid
-from quantizer.passes.grid import GridRule, GroupedGrid
+from quantizer.passes.rounding import on_grid
 
 SCALES = (".scales", ".weight_scale")
 OTHER_SCALES = (torch.float32, torch.bfloat16)

@@ -8,7 +8,7 @@ import pytest
 from local_cluster import images, s3
 from local_cluster.progress import Progress
 from quantization_api.failures import ExitCode
-from quantizer import cli
+from quantizer.cli import parser
 
 pytestmark = pytest.mark.stock
 
@@ -48,5 +48,5 @@ def test_a_job_of_the_package_ends_ready_with_a_verified_artifact(
     assert measured["size_on_disk"]["output"] < measured["size_on_disk"]["input"]
     with s3.opened(whole.target) as buckets:
         buckets.download("artifacts", f"e2e/{name}/", tmp_path)
-    assert cli.main(["verify", str(tmp_path), "--device", "cpu"]) == ExitCode.DONE
+    assert parser.main(["verify", str(tmp_path), "--device", "cpu"]) == ExitCode.DONE
     assert "all as the manifest says; the model loads and runs" in capsys.readouterr().out

@@ -23,7 +23,7 @@ from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.streamed import evaluate
 from quantizer.implementations import local_model, package, repairs
-from quantizer.job import readable
+from quantizer.run.checks import readable
 
 PASSES = {"GptqQuantizer": GptqQuantizer, "AutoAWQQuantizer": AutoAWQQuantizer}
 

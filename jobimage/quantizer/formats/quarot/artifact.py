@@ -1,6 +1,6 @@
 """config.json and modelling code of a QuaRot artifact that computes online; weights.py has its tensors.
 
-The code that the artifact carries is modeling_quarot with passes.hadamard in the place of its import: one
+The code that the artifact carries is modeling_quarot with algorithms.quarot.hadamard in the place of its import: one
 file that needs torch and transformers only. model_type is one of its own ("quarot_llama"), so a reader that
 does not run the code stops instead of computing nonsense.
 """
@@ -11,17 +11,17 @@ from typing import Any
 
 import torch
 
-from quantizer.passes.quarot_parameters import QuarotParameters, group
+from quantizer.algorithms.quarot.parameters import QuarotParameters, group
 
 CODE_FILE = "modeling_quarot.py"
-IMPORT = "from quantizer.passes.hadamard import Rotation\n"
+IMPORT = "from quantizer.algorithms.quarot.hadamard import Rotation\n"
 CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 
 
 def modeling_code() -> str:
     """The text of modeling_quarot.py as the artifact carries it."""
     code = (files("quantizer.formats.quarot") / CODE_FILE).read_text(encoding="utf-8")
-    rotations = (files("quantizer.passes") / "hadamard.py").read_text(encoding="utf-8")
+    rotations = (files("quantizer.algorithms.quarot") / "hadamard.py").read_text(encoding="utf-8")
     before, _, after = code.partition(IMPORT)
     return before + rotations + "\n" + after
 

@@ -33,7 +33,7 @@ from transformers.cache_utils import CacheLayerMixin
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
 
-from quantizer.passes.hadamard import Rotation
+from quantizer.algorithms.quarot.hadamard import Rotation
 
 
 def words(count: int, bits: int) -> int:

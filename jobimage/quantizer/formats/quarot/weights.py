@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from quantizer.algorithms.grid import dequantize
 from quantizer.formats.interface import (
     TensorShapes,
     Unpacked,
@@ -18,7 +19,6 @@ from quantizer.formats.interface import (
     require_symmetric,
 )
 from quantizer.formats.quarot.modeling_quarot import pack, unpack, words
-from quantizer.passes.grid import dequantize
 
 FULL = 16
 

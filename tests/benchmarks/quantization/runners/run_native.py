@@ -13,9 +13,9 @@ from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.model import DecoderModel
-from quantizer.layerwise.making import WeightPass, make_pass
 from quantizer.machine import return_freed_memory, use_whole_vectors
-from quantizer.streaming import quantize
+from quantizer.passes.making import WeightPass, make_pass
+from quantizer.passes.streaming import quantize
 
 
 def parameters(request: dict[str, Any]) -> WeightPass:

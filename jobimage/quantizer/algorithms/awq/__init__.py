@@ -1,0 +1,1 @@
+"""AWQ: scales that protect the inputs that matter, folded into what makes them; clipping; rounding."""

@@ -1,0 +1,1 @@
+"""QuaRot: rotations folded into the weights, and rounding in few bits."""

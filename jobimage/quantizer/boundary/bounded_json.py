@@ -1,0 +1,87 @@
+"""JSON from outside, with bounds on its size and depth, so that reading it takes bounded time and memory."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from quantization_api.failures import Category
+from quantizer.boundary.reading import reading
+
+MAX_DEPTH = 100
+MOST_CONTAINERS, MOST_VALUES = 4_000_000, 8_000_000
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def read_object(
+    data: bytes,
+    category: Category,
+    what: str,
+    *,
+    limit: int,
+    hint: str = "",
+    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> dict[str, Any]:
+    """The JSON object in the bytes of a file.
+
+    Args:
+        category, what, hint: of the error for anything else, see boundary.reading.reading.
+        limit: bytes that the file may have.
+        pairs: as json.loads' object_pairs_hook.
+    """
+    with reading(category, what, hint):
+        value = parse(data, limit, pairs)
+        if not isinstance(value, dict):
+            raise ValueError(f"it is a {type(value).__name__}, not a JSON object")
+    return value
+
+
+def parse(data: bytes, limit: int, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """The JSON value in UTF-8 bytes.
+
+    Raises:
+        ValueError: it is too large, too deep, no JSON, or has text that UTF-8 cannot write.
+    """
+    check_size(len(data), limit)
+    value = parse_text(data.decode("utf-8"), pairs)
+    if SURROGATE.search(data):
+        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate: UnicodeEncodeError, a ValueError
+    return value
+
+
+def parse_text(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """The JSON value in a text, with bounds on its depth and its parts, of which each takes up to 100 bytes.
+
+    Raises:
+        ValueError: it is too deep, has too many parts, or is no JSON.
+    """
+    if sum(map(text.count, "[{")) > MOST_CONTAINERS or text.count(",") > MOST_VALUES:
+        raise ValueError("it has more lists, objects or values than are read")
+    try:
+        value = json.loads(text, object_pairs_hook=pairs)
+    except ValueError as error:
+        raise ValueError(f"it is not JSON: {error}") from error
+    check_depth(value)
+    return value
+
+
+def check_size(size: int, limit: int) -> None:
+    """Raises ValueError for a size above the limit; both in bytes."""
+    if size > limit:
+        raise ValueError(f"it has {size:,} bytes; at most {limit:,} are read")
+
+
+def check_depth(value: Any, limit: int = MAX_DEPTH) -> None:
+    """Raises ValueError when containers lie in one another more than `limit` deep; without recursion."""
+    level = [value]
+    for _ in range(limit):
+        level = [item for holder in level for item in _items(holder) if isinstance(item, (dict, list))]
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {limit} deep")
+
+
+def _items(holder: Any) -> Any:
+    if isinstance(holder, dict):
+        return holder.values()
+    return holder if isinstance(holder, list) else ()

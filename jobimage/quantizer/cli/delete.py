@@ -1,0 +1,33 @@
+"""`quantizer delete`: removes an artifact, and nothing that lies beside it."""
+
+import argparse
+
+from rich.console import Console
+
+from quantization_api.pod import StorageAccess
+from quantizer.cli.ending import guarded
+from quantizer.run.local_identity import has_ended, local_uid
+from quantizer.store.interface import OUTPUT
+from quantizer.store.location import Location, open_store
+from quantizer.store.removal import Ours, remove
+
+
+def delete_command(options: argparse.Namespace) -> int:
+    """Deletes; exit code 0 means that nothing of what was meant is there any more."""
+
+    def action(_: Console) -> None:
+        access = StorageAccess(
+            endpoint=options.endpoint,
+            region=options.region,
+            patience_seconds=options.patience,
+            refuse_link_local=options.refuse_link_local,
+        )
+        store = open_store(Location.parse(options.uri), OUTPUT, access)
+        uid = options.uid or local_uid()
+        removed = remove(store, Ours(options.recipe, options.uid), uid, f"removal for {uid}", has_ended)
+        if removed is None:
+            print(f"{store.uri}: nothing to delete")
+        else:
+            print(f"{store.uri}: deleted {removed} objects and what was left of unfinished runs")
+
+    return guarded(action)

@@ -1,0 +1,59 @@
+"""`quantizer import`: an Olive run config as a manifest."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from quantization_api.failures import ExitCode, QuantizationError
+from quantization_api.text import clean
+from quantizer.cli.olive.run_config import import_config, load_config, render
+from quantizer.cli.termination import categorize, must_end
+
+
+def import_command(options: argparse.Namespace) -> int:
+    """Writes the manifest, or says on standard error everything that stands in its way."""
+    try:
+        data = dict(_pair(text) for text in options.data)
+        manifest = import_config(
+            load_config(options.config),
+            name=options.name or _dns_name(options.config.stem),
+            output_uri=options.output_uri,
+            model_path=options.model_path,
+            data_names=data,
+            drop=options.drop,
+        )
+        text = render(manifest, options.config.name)
+        if options.output is None:
+            sys.stdout.write(text)
+        else:
+            Path(options.output).write_text(text, encoding="utf-8")
+    except OSError as error:
+        print(f"{options.output} cannot be written: {error.strerror}", file=sys.stderr)
+        return int(ExitCode.CANNOT_CREATE_OUTPUT)
+    except BaseException as error:
+        if not must_end(error):
+            raise
+        known = categorize(error)
+        print("\n".join(_lines(known)), file=sys.stderr)
+        return int(known.exit_code)
+    return int(ExitCode.DONE)
+
+
+def _lines(error: QuantizationError) -> list[str]:
+    """The error for a person; every field that stands in the way on a line of its own."""
+    first, *others = error.message.splitlines() or [""]
+    return [f"{error.category}: {clean(first)}", *map(clean, others), error.hint]
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, uri = text.partition("=")
+    if not (name and equals and uri):
+        print(f"quantizer import: --data {text} is not NAME=URI", file=sys.stderr)
+        raise SystemExit(int(ExitCode.USAGE))
+    return name, uri
+
+
+def _dns_name(text: str) -> str:
+    """A name that Kubernetes takes, made from the name of a file."""
+    cleaned = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in text.lower())
+    return cleaned.strip("-")[:63].rstrip("-") or "imported"

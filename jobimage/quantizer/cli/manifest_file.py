@@ -1,0 +1,130 @@
+"""A QuantizationJob manifest in a file, for runs without a cluster: the same models, the same sentences."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from quantization_api import API_VERSION, KIND
+from quantization_api.bounded import DnsName
+from quantization_api.failures import Category, QuantizationError
+from quantization_api.pod import RunRequest
+from quantization_api.spec import QuantizationJobSpec
+from quantization_api.text import clean
+from quantizer.boundary.reading import reading
+from quantizer.boundary.yaml_file import read_file, yaml_documents
+from quantizer.run.local_identity import local_uid
+
+SENTENCES = ("refused", "rule", "foreign")
+"""Types of errors whose message is already the sentence that a user should read."""
+
+
+MOST_FAULTS = 100
+CORRECT = "Correct the manifest as the message says."
+
+
+class _Metadata(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    name: DnsName
+    namespace: DnsName = "default"
+
+
+class _Job(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    api_version: str = Field(alias="apiVersion")
+    kind: str
+    metadata: _Metadata
+    spec: QuantizationJobSpec
+    status: dict[str, Any] | None = None
+
+
+def load_request(path: Path, endpoint: str | None = None, region: str | None = None) -> RunRequest:
+    """The request that the operator would make of the manifest.
+
+    Paths that begin with ./ or ../ are relative to the file (a cluster knows no such paths, it refuses
+    them). endpoint and region replace those of spec.storage, whose names may mean nothing outside the
+    cluster; credentials come from the environment, never from spec.storage.credentialsSecret.
+
+    Raises:
+        QuantizationError: InvalidWorkflow with the field and the sentence.
+    """
+    with reading(Category.INVALID_WORKFLOW, str(path), CORRECT):
+        documents = [item for item in yaml_documents(read_file(path)) if item is not None]
+    if len(documents) != 1 or not isinstance(documents[0], dict):
+        raise _invalid(f"{path} must hold exactly one {KIND}; it holds {len(documents)} documents")
+    document = documents[0]
+    if (document.get("apiVersion"), document.get("kind")) != (API_VERSION, KIND):
+        raise _invalid(
+            f"{path} is {document.get('apiVersion')} {document.get('kind')}; expected {API_VERSION} {KIND}"
+        )
+    with reading(Category.INVALID_WORKFLOW, str(path), CORRECT):
+        _resolve_paths(document, path.absolute().parent)
+        try:
+            job = _Job.model_validate(document)
+        except ValidationError as error:
+            raise _invalid(describe(error)) from error
+    request = RunRequest.from_spec(job.metadata.name, job.metadata.namespace, local_uid(), job.spec)
+    return reached_by(request, endpoint, region)
+
+
+def reached_by(request: RunRequest, endpoint: str | None, region: str | None) -> RunRequest:
+    """The request with what was said beside it about the way to the storage."""
+    said = {"endpoint": endpoint, "region": region}
+    changed = {name: value for name, value in said.items() if value}
+    return request.model_copy(update={"storage": request.storage.model_copy(update=changed)})
+
+
+def describe(error: ValidationError) -> str:
+    """A validation error as sentences "field: what is wrong", in one line."""
+    return "; ".join(sentences(error))
+
+
+def sentences(error: ValidationError) -> list[str]:
+    """Each fault as "field: what is wrong", as kubectl prints what the API server refuses; the first hundred."""
+    return [
+        clean(_sentence(_field(item["loc"]), str(item["type"]), item["msg"]))
+        for item in error.errors(include_url=False, include_input=False)[:MOST_FAULTS]
+    ]
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    """Dotted path; the tag that pydantic adds for a pass type is no field."""
+    text = ""
+    for position, part in enumerate(location):
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif position > 1 and isinstance(location[position - 1], int) and location[position - 2] == "passes":
+            continue
+        else:
+            text += f".{part}" if text else part
+    return text or "manifest"
+
+
+def _sentence(field: str, kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        return f'unknown field "{field}"'
+    if kind == "missing":
+        return f"{field}: field required"
+    return f"{field}: {message if kind in SENTENCES else message[:1].lower() + message[1:]}"
+
+
+def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
+    spec = document.get("spec")
+    workflow = spec.get("workflow") if isinstance(spec, dict) else None
+    places: list[tuple[Any, str]] = []
+    if isinstance(spec, dict):
+        places.append((spec.get("output"), "uri"))
+    if isinstance(workflow, dict):
+        places.append((workflow.get("input_model"), "model_path"))
+        configs = workflow.get("data_configs")
+        for config in configs if isinstance(configs, list) else []:
+            if isinstance(config, dict):
+                places.append((config.get("load_dataset_config"), "data_name"))
+    for holder, key in places:
+        value = holder.get(key) if isinstance(holder, dict) else None
+        if isinstance(value, str) and value.startswith(("./", "../")):
+            holder[key] = f"file://{(folder / value).resolve()}"
+
+
+def _invalid(message: str) -> QuantizationError:
+    return QuantizationError(Category.INVALID_WORKFLOW, message, CORRECT)

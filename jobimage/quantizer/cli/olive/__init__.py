@@ -1,0 +1,1 @@
+"""Olive's run configurations, as far as a QuantizationJob can say the same."""

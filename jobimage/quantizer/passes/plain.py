@@ -1,0 +1,35 @@
+"""What passes have in common that round a model as it is."""
+
+from typing import Self
+
+from torch import Tensor
+
+from quantizer.decoder.model import DecoderModel
+from quantizer.passes.interface import GroupSizes
+from quantizer.passes.transform import Unchanged
+
+
+class PlainPass:
+    """Base of a pass that needs to know nothing of the model beforehand; see interface.LayerPass."""
+
+    @property
+    def transform(self) -> Unchanged:
+        """See LayerPass."""
+        return Unchanged()
+
+    @property
+    def group_sizes(self) -> GroupSizes:
+        """See LayerPass."""
+        return GroupSizes()
+
+    def bind(self, model: DecoderModel) -> Self:  # noqa: ARG002 - any model will do
+        """See LayerPass."""
+        return self
+
+    def divisors(self, model: DecoderModel, index: int) -> dict[str, int]:  # noqa: ARG002 - none
+        """See LayerPass."""
+        return {}
+
+    def replayed(self, name: str, weight: Tensor) -> Tensor:  # noqa: ARG002 - linears read what they read before
+        """See LayerPass."""
+        return weight

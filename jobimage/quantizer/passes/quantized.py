@@ -1,0 +1,106 @@
+"""Which tensors the layers of a quantized model have, and their weights as a reader computes them."""
+
+import math
+from collections.abc import Callable
+
+from torch import Tensor
+
+from quantizer.algorithms.grid import GroupedGrid
+from quantizer.decoder.model import DecoderModel
+from quantizer.formats.interface import TensorShapes, WeightFormat
+
+UNPACKED_BITS = 16.0  # of a weight, where no linear is packed
+
+
+class QuantizedLayers:
+    """The layers of `model` (the float one, or a quantized artifact's) with their linears packed.
+
+    converts: whether the linear of a full name is packed.
+    """
+
+    def __init__(
+        self, model: DecoderModel, layout: WeightFormat, grid: GroupedGrid, converts: Callable[[str], bool]
+    ) -> None:
+        self._model, self._layout, self._grid, self._converts = model, layout, grid, converts
+
+    def converted(self, index: int) -> list[str]:
+        """The linears of layer `index` that are packed, by their names in the layer."""
+        prefix = self._model.layer_prefix(index)
+        return [name for name in self._model.linears(index) if self._converts(prefix + name)]
+
+    def is_converted(self, index: int, name: str) -> bool:
+        """Whether the parameter of that name in layer `index` is a weight that is packed."""
+        linear, _, kind = name.rpartition(".")
+        return kind == "weight" and linear in self.converted(index)
+
+    def not_converted(self) -> list[str]:
+        """Full names of the linears in the layers that stay as they are."""
+        model, names = self._model, []
+        for index in range(model.layers):
+            prefix = model.layer_prefix(index)
+            names += [prefix + name for name in model.linears(index) if not self._converts(prefix + name)]
+            names += [prefix + name for name in model.unlisted_linears(index)]
+        return names
+
+    def stored(self, index: int) -> list[str]:
+        """Full names of the parameters of layer `index` in the float checkpoint."""
+        prefix = self._model.layer_prefix(index)
+        return [prefix + name for name in self._model.layer_shapes(index)]
+
+    def planned(self, index: int) -> tuple[TensorShapes, list[str]]:
+        """Tensors of the packed linears of layer `index` by full name, and the parameters that are kept."""
+        prefix, packed = self._model.layer_prefix(index), {}
+        shapes, linears = self._model.linear_shapes(index), self.converted(index)
+        for linear in linears:
+            rows, columns = shapes[linear]
+            for kind, tensor in self._tensors(rows, columns).items():
+                packed[f"{prefix}{linear}.{kind}"] = tensor
+        weights = {f"{linear}.weight" for linear in linears}
+        kept = [prefix + name for name in self._model.layer_shapes(index) if name not in weights]
+        return packed, kept
+
+    def weights_as_read(
+        self,
+        index: int,
+        tensors: dict[str, Tensor],
+        replayed: Callable[[str, Tensor], Tensor] = lambda _, weight: weight,
+    ) -> dict[str, Tensor]:
+        """The parameters of layer `index` by their names in the layer, packed linears as a reader sees them.
+
+        `tensors`, by full name, is emptied on the way. replayed: see passes.interface.LayerPass.
+
+        Raises:
+            QuantizationError: ArtifactCorrupt naming a linear whose tensors cannot be right.
+        """
+        layout, prefix = self._layout, self._model.layer_prefix(index)
+        shapes = self._model.linear_shapes(index)
+        weights: dict[str, Tensor] = {}
+        for linear in self.converted(index):
+            full = prefix + linear
+            parts = {part: tensors.pop(f"{full}.{part}") for part in layout.tensors}
+            back = layout.unpack(full, parts)
+            seen = layout.as_read(back.integers, back.scales, back.zeros, back.group_of)
+            seen = replayed(
+                linear, seen[:, : shapes[linear][1]]
+            )  # a row's last word may hold more than weights
+            weights[f"{linear}.weight"] = self._model.turned(index, f"{linear}.weight", seen)
+        for name in list(tensors):
+            weights[name.removeprefix(prefix)] = tensors.pop(name)
+        return weights
+
+    def bits_per_weight(self) -> float:
+        """Bits of the packed tensors for each weight in them."""
+        bits = weights = 0
+        for index in range(self._model.layers):
+            shapes = self._model.linear_shapes(index)
+            for linear in self.converted(index):
+                rows, columns = shapes[linear]
+                weights += rows * columns
+                bits += sum(
+                    8 * dtype.itemsize * math.prod(size)
+                    for dtype, size in self._tensors(rows, columns).values()
+                )
+        return bits / weights if weights else UNPACKED_BITS
+
+    def _tensors(self, rows: int, columns: int) -> TensorShapes:
+        return self._layout.tensor_shapes(rows, columns, self._grid.groups(columns))

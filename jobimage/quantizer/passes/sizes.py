@@ -1,0 +1,45 @@
+"""Whether a pass and its format take the linears of a model, asked before anything is computed."""
+
+import math
+
+from quantization_api.failures import Category, QuantizationError
+from quantizer.decoder.model import DecoderModel
+from quantizer.passes.interface import GroupSizes, LayerPass
+
+OFFERED = (-1, *(2**power for power in range(4, 15)))
+"""What is named where a pass takes any size."""
+
+
+def check_sizes(model: DecoderModel, layer_pass: LayerPass) -> None:
+    """Raises InvalidWorkflow when the group size does not divide a linear, ModelUnsupported when it cannot be packed.
+
+    The message names the layer, and the sizes that the pass takes and that fit every linear of the model.
+    """
+    shapes = {
+        model.layer_prefix(index) + name: shape
+        for index in range(model.layers)
+        for name, shape in model.linear_shapes(index).items()
+        if layer_pass.converts(model.layer_prefix(index) + name)
+    }
+    if not shapes and layer_pass.packs:
+        raise QuantizationError(Category.INVALID_WORKFLOW, "no linear of the model is left to quantize")
+    common = math.gcd(*(columns for _, columns in shapes.values()))
+    size = layer_pass.grid.group_size
+    for name, (rows, columns) in shapes.items():
+        if size != -1 and columns % size:
+            raise _does_not_divide(layer_pass.group_sizes, size, name, columns, common)
+        layer_pass.format.check_shape(name, rows, columns)
+
+
+def _does_not_divide(takes: GroupSizes, size: int, name: str, columns: int, common: int) -> QuantizationError:
+    fitting = [fit for fit in takes.sizes or OFFERED if fit == -1 or common % fit == 0]
+    found = f"{takes.parameter} {size} does not divide the {columns} inputs of {name}; "
+    if not fitting:
+        found += f"nor does any other {takes.parameter} that this pass takes fit every layer of this model"
+        return QuantizationError(Category.INVALID_WORKFLOW, found, takes.instead)
+    sizes = ", ".join(map(str, fitting))
+    return QuantizationError(
+        Category.INVALID_WORKFLOW,
+        f"{found}sizes that fit every layer of this model: {sizes}",
+        f"Set {takes.parameter} to {'one of these' if len(fitting) > 1 else 'that'}.",
+    )

@@ -1,0 +1,408 @@
+"""The streaming loop: one decoder layer at a time is read, calibrated, rounded, written and freed.
+
+    for each decoder layer             its weights were read while the one before was solved
+        the pass runs over it          statistics, rounding, the next layer's input (passes.interface)
+        what it became is stored       in the background, so that a killed run goes on from here
+        and written                    into the shard under construction; a full shard is uploaded
+
+A restarted run replays its finished layers: one forward pass through what they became (or through the
+original, where a pass propagates that) makes the input of the first unfinished one, bit by bit as before.
+
+Activations of the calibration set lie in files on scratch (decoder.activations); memory holds one layer, the
+Hessians of a stage (of a layer where a pass wants all at once) and the batches in work, each with Hessians of its
+own, whatever the depth.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from quantization_api.failures import Category, QuantizationError
+from quantizer.algorithms.finite import all_finite
+from quantizer.calibration.tokens import TokenBatches
+from quantizer.checkpoint.reader import SafetensorsReader, rows_within
+from quantizer.checkpoint.side_files import (
+    json_file,
+    quantize_config,
+    quantized_config,
+    side_files,
+    with_dtype,
+)
+from quantizer.checkpoint.source import Source, read_whole
+from quantizer.checkpoint.writer import MAX_SHARD_BYTES, PlannedTensor, ShardWriter, Sink
+from quantizer.decoder.activations import ActivationStore
+from quantizer.decoder.architecture import ModuleNames
+from quantizer.decoder.model import TABLE_BYTES, DecoderModel
+from quantizer.decoder.walk import LayerWalk
+from quantizer.formats.gptq import GptqFormat
+from quantizer.machine import calibration_dtype, trim_memory
+from quantizer.passes.interface import FinishedLayer, LayerContext, LayerPass, ModuleReport
+from quantizer.passes.quantized import QuantizedLayers
+from quantizer.passes.sizes import check_sizes
+
+logger = logging.getLogger(__name__)
+
+KEPT_BYTES = 64_000_000
+"""Activations of a stage that take less stay on scratch until the run ends, to be written over in the next layer."""
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with (stage, layers done, layers in all) after each layer."""
+
+
+class Finished(Protocol):
+    """Layers that an earlier attempt finished, and where this one's go; see run.finished_layers."""
+
+    @property
+    def calibration_dtype(self) -> torch.dtype | None:
+        """What they were computed in; None where there are none."""
+        ...
+
+    def load(self, index: int) -> FinishedLayer | None:
+        """Layer `index`, or None."""
+        ...
+
+    def save(self, index: int, layer: FinishedLayer) -> None:
+        """Keeps a layer."""
+        ...
+
+
+class NothingFinished:
+    """A run that keeps nothing."""
+
+    calibration_dtype = None
+
+    def load(self, index: int) -> FinishedLayer | None:  # noqa: ARG002 - see Finished
+        """See Finished."""
+        return None
+
+    def save(self, index: int, layer: FinishedLayer) -> None:
+        """See Finished."""
+
+
+@dataclass
+class QuantizeReport:
+    """What a run did.
+
+    bits_per_weight: bits of the packed tensors of the linears, by weight.
+    input_bytes, output_bytes: of the safetensors.
+    seconds: by stage: read, calibrate, solve, write.
+    left_out: tensors of the input that are computed today and were not copied.
+    resumed_layers: layers that an earlier attempt had finished.
+    calibration_dtype: what activations were computed in.
+    """
+
+    modules: list[ModuleReport] = field(default_factory=list)
+    bits_per_weight: float = 0.0
+    input_bytes: int = 0
+    output_bytes: int = 0
+    calibration_tokens: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    resumed_layers: int = 0
+    calibration_dtype: torch.dtype = torch.float32
+
+
+def quantize(
+    model_source: Source,
+    tokens: TokenBatches,
+    layer_pass: LayerPass,
+    sink: Sink,
+    on_progress: OnProgress,
+    device: torch.device,
+    scratch: Path,
+    *,
+    modules: ModuleNames | None = None,
+    finished: Finished | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> QuantizeReport:
+    """Quantizes a model and gives every file of the result to the sink.
+
+    Args:
+        model_source: the model's files.
+        tokens: the calibration set.
+        sink: takes finished files by their name in the model directory, from a background thread.
+        on_progress: called with ("quantize", layers done, layers in all).
+        device: where layers run.
+        scratch: directory for files under construction and for activations.
+        modules: names of the modules of an architecture that is not in the table.
+        finished: what an earlier attempt finished; by default nothing, and nothing is kept.
+        max_shard_bytes: bound of a shard.
+
+    Raises:
+        QuantizationError: ModelNotFound, ModelUnsupported, InvalidWorkflow before anything is computed;
+            NumericalFailure and DataInsufficient naming the module; ScratchFull; and what source and sink
+            raise.
+    """
+    finished = finished or NothingFinished()
+    # an earlier attempt may have had another processor: half a run in each type would be no run of either
+    dtype = layer_pass.calibration_dtype or finished.calibration_dtype or calibration_dtype(device)
+    with torch.inference_mode():
+        run = _Run(model_source, tokens, layer_pass, device, dtype, scratch, on_progress, modules)
+        try:
+            return run.run(sink, finished, max_shard_bytes)
+        finally:
+            for path in run.kept:
+                path.unlink(missing_ok=True)
+
+
+class _Run:
+    """One run of the loop."""
+
+    def __init__(
+        self,
+        source: Source,
+        tokens: TokenBatches,
+        layer_pass: LayerPass,
+        device: torch.device,
+        dtype: torch.dtype,
+        scratch: Path,
+        on_progress: OnProgress,
+        modules: ModuleNames | None,
+    ) -> None:
+        self.source, self.device, self.scratch = source, device, scratch
+        self.on_progress = on_progress
+        self.reader = SafetensorsReader(source)
+        self.model = DecoderModel(source, self.reader, device, dtype, modules=modules)
+        self.report = QuantizeReport(
+            input_bytes=self.reader.bytes, calibration_tokens=tokens.tokens, calibration_dtype=dtype
+        )
+        self.report.left_out = self.model.check_tensors()
+        check_sizes(self.model, layer_pass)
+        self.layer_pass = layer_pass.bind(self.model)
+        self.transform = self.layer_pass.transform
+        self.quantized = QuantizedLayers(
+            self.model,
+            layer_pass.format,
+            layer_pass.grid,
+            lambda name: layer_pass.packs and layer_pass.converts(name),
+        )
+        self.batches = tokens.batches()
+        self.shapes = [(batch.shape[0], batch.shape[1]) for batch in self.batches]
+        self.kept: set[Path] = set()
+
+    def run(self, sink: Sink, finished: Finished, max_shard_bytes: int) -> QuantizeReport:
+        """The whole model."""
+        model = self.model
+        self.on_progress("quantize", 0, model.layers)
+        with ShardWriter(self._plan(), self.scratch, sink, max_shard_bytes) as writer:
+            self.report.output_bytes, self.report.files = writer.bytes, list(writer.files)
+            self._write_side_files(writer)
+            for name in self._tables():
+                self._copy(name, writer)
+            with self._store("hidden", self.shapes, model.width) as hidden:
+                with self._timed("calibrate"):
+                    for number, batch in enumerate(model.embed(self.batches)):
+                        hidden.write(number, self.transform.hidden(batch))
+                self._replay(finished, hidden, writer)
+                layers = self.reader.prefetched(
+                    [
+                        self.quantized.stored(index)
+                        for index in range(self.report.resumed_layers, model.layers)
+                    ]
+                )
+                for index in range(self.report.resumed_layers, model.layers):
+                    layer = self._run_layer(index, layers, hidden)
+                    self._keep(layer, writer)
+                    finished.save(index, layer)
+                    del layer
+                    trim_memory()  # else what is left of each layer adds up over many
+                    self.on_progress("quantize", index + 1, model.layers)
+        self.report.bits_per_weight = self.quantized.bits_per_weight()
+        return self.report
+
+    def _replay(self, finished: Finished, hidden: ActivationStore, writer: ShardWriter) -> None:
+        """Takes over the leading layers that are finished; `hidden` becomes the input of the next one."""
+        for index in range(self.model.layers):
+            with self._timed("read"):
+                layer = finished.load(index)
+            if layer is None or not self._fits(index, layer):
+                return
+            if self.layer_pass.replays_unrounded:
+                weights = self._loaded(
+                    index, {name: self.reader.tensor(name) for name in self.quantized.stored(index)}
+                )
+            else:
+                weights = self.quantized.weights_as_read(index, dict(layer.tensors), self.layer_pass.replayed)
+            with self._timed("calibrate"), self._walk(index, weights, hidden) as walk:
+                walk.finish(walk.stages)
+            self._keep(layer, writer)
+            self.report.resumed_layers = index + 1
+            self.on_progress("quantize", index + 1, self.model.layers)
+
+    def _run_layer(
+        self, index: int, layers: Iterator[dict[str, Tensor]], hidden: ActivationStore
+    ) -> FinishedLayer:
+        model, prefix = self.model, self.model.layer_prefix(index)
+        with self._timed("read"):
+            weights = self._loaded(index, next(layers))
+        kept = {
+            prefix + name: self._stored(prefix + name, value)
+            for name, value in weights.items()
+            if not self.quantized.is_converted(index, name)
+        }
+
+        def stored(name: str, parameter: Tensor) -> Tensor:
+            # a copy always: the pass goes on to change the parameter in place
+            turned = model.turned(index, name, parameter)
+            return self._stored(prefix + name, turned).to("cpu", copy=True)
+
+        finer = self._finer(index, weights)
+        with self._walk(index, weights, hidden) as walk:
+
+            def weight(name: str) -> Tensor:
+                if name not in finer:
+                    return walk.linear(name).weight
+                return model.turned(index, f"{name}.weight", finer.pop(name).to(self.device))
+
+            layer = self.layer_pass.run(
+                LayerContext(prefix, walk, model.folds(index), weight, stored, self.device, self._timed)
+            )
+        layer.tensors = kept | layer.tensors | self._divisors(index)
+        layer.calibration_dtype = model.dtype
+        return layer
+
+    def _finer(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights that are to be rounded, by their linear, where calibration's data type cannot hold them."""
+        dtype = self.model.dtype
+        return {
+            name.removesuffix(".weight"): value
+            for name, value in weights.items()
+            if torch.promote_types(value.dtype, dtype) != dtype and self.quantized.is_converted(index, name)
+        }
+
+    def _keep(self, layer: FinishedLayer, writer: ShardWriter) -> None:
+        self.report.modules += layer.modules
+        with self._timed("write"):
+            for name, tensor in layer.tensors.items():
+                writer.write(name, tensor)
+
+    def _plan(self) -> list[list[PlannedTensor]]:
+        """Every tensor of the output: embedding, layers, norm and head, in the order of the checkpoint."""
+        tables = [[self._planned(name)] for name in self._tables()]
+        return tables + [self._planned_layer(index) for index in range(self.model.layers)]
+
+    def _planned_layer(self, index: int) -> list[PlannedTensor]:
+        packed, kept = self.quantized.planned(index)
+        tensors = [PlannedTensor(name, dtype, shape) for name, (dtype, shape) in packed.items()]
+        divisors = self._divisors(index).items()
+        tensors += [PlannedTensor(name, value.dtype, tuple(value.shape)) for name, value in divisors]
+        return tensors + [self._planned(name) for name in kept]
+
+    def _divisors(self, index: int) -> dict[str, Tensor]:
+        lengths = self.layer_pass.divisors(self.model, index)
+        return {name: torch.ones(length, dtype=torch.float16) for name, length in lengths.items()}
+
+    def _fits(self, index: int, layer: FinishedLayer) -> bool:
+        """Whether a layer of an earlier attempt has the tensors that are to be written."""
+        found = {
+            PlannedTensor(name, value.dtype, tuple(value.shape)) for name, value in layer.tensors.items()
+        }
+        fits = found == set(self._planned_layer(index)) and layer.calibration_dtype == self.model.dtype
+        if not fits:
+            logger.warning("layer %d is computed again: its saved state is of another kind", index)
+        return fits
+
+    def _planned(self, name: str) -> PlannedTensor:
+        info = self.reader.tensors[self.transform.added.get(name, name)]
+        return PlannedTensor(name, self.layer_pass.dtype or info.dtype, info.shape)
+
+    def _tables(self) -> list[str]:
+        """Tensors outside the decoder layers."""
+        layers = f"{self.model.layers_name}."
+        left_out = set(self.report.left_out)
+        names = [name for name in self.reader.tensors if not name.startswith(layers)]
+        return [name for name in names if name not in left_out] + list(self.transform.added)
+
+    def _copy(self, name: str, writer: ShardWriter) -> None:
+        source, offset = self.transform.added.get(name, name), 0
+        step = rows_within(self.reader.tensors[source], TABLE_BYTES)
+        with self._timed("write"):
+            for _, read in self.reader.slices(source, step):
+                rows = self._stored(name, self.transform.outside(name, self._load(source, read)))
+                writer.write_part(name, offset, rows)
+                offset += rows.nbytes
+
+    def _write_side_files(self, writer: ShardWriter) -> None:
+        config, layout = self.model.raw_config, self.layer_pass.format
+        if self.layer_pass.dtype is not None:
+            config = with_dtype(config, self.layer_pass.dtype)
+        config = self.transform.config(config)
+        files = {"config.json": json_file(config)}
+        quantization = (
+            layout.quantization_config(self.quantized.not_converted()) if self.layer_pass.packs else {}
+        )
+        if quantization:  # transformers takes an empty one for a format that it does not know
+            files["config.json"] = quantized_config(config, quantization)
+            if isinstance(layout, GptqFormat):
+                files["quantize_config.json"] = quantize_config(quantization)
+        for name in side_files(self.source):
+            files[name] = read_whole(self.source, name)
+        files |= self.transform.files()
+        for name, data in files.items():
+            writer.put_file(name, data)
+            self.report.files.append(name)
+
+    def _walk(self, index: int, weights: dict[str, Tensor], hidden: ActivationStore) -> LayerWalk:
+        wants_output = index + 1 < self.model.layers  # behind the last layer is nothing to be rounded
+        return self.model.walk(index, weights, hidden, self._store, wants_output=wants_output)
+
+    def _loaded(self, index: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a layer by their names in it; `tensors` is emptied, so that none exists twice."""
+        prefix = self.model.layer_prefix(index)
+        weights = {name.removeprefix(prefix): self._load(name, tensors.pop(name)) for name in list(tensors)}
+        linears = self.model.linears(index)
+        return {
+            name: value if name.removesuffix(".weight") in linears else self._stored(prefix + name, value)
+            for name, value in self.transform.layer(index, weights).items()
+        }
+
+    def _stored(self, name: str, value: Tensor) -> Tensor:
+        """A tensor that is not packed, in the type that it is stored in."""
+        stored = value.to(self._planned(name).dtype)
+        if not all_finite(stored):
+            raise QuantizationError(
+                Category.NUMERICAL_FAILURE,
+                f"{name} has values that are too large for {stored.dtype}",
+                "Write input_model_dtype: fp32.",
+            )
+        return stored
+
+    def _load(self, name: str, read: Tensor) -> Tensor:
+        """A tensor in the type that the pass loads the model in."""
+        if not all_finite(read):
+            raise QuantizationError(
+                Category.NUMERICAL_FAILURE,
+                f"{name} has values that are not finite",
+                "The model's weights are damaged; get them again.",
+            )
+        if self.layer_pass.dtype in (None, read.dtype):
+            return read
+        loaded = read.to(self.layer_pass.dtype)
+        if not all_finite(loaded):
+            raise QuantizationError(
+                Category.NUMERICAL_FAILURE,
+                f"{name} has values that are too large for {self.layer_pass.dtype}",
+                "Write input_model_dtype: fp32.",
+            )
+        return loaded
+
+    def _store(self, name: str, shapes: Sequence[tuple[int, int]], width: int) -> ActivationStore:
+        path = self.scratch / f"calibration.{name}"
+        self.kept.add(path)
+        return ActivationStore(path, shapes, width, self.model.dtype, self.device, KEPT_BYTES)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.report.seconds[stage] = self.report.seconds.get(stage, 0.0) + time.perf_counter() - started

@@ -1,0 +1,67 @@
+"""Estimates of the work of each stage, in multiply-adds, for progress and time to the end."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from quantization_api.workflow import Metric
+from quantizer.calibration.tokens import TokenBatches
+from quantizer.decoder.model import DecoderModel
+from quantizer.progress.tracker import Stage
+
+SOLVE_FACTOR = 2.0  # rounding a column costs more than its multiply-adds: it is not one large product
+LOGIT_COST = 40  # of the softmax and the sums over the vocabulary, for one logit
+EVALUATE_FACTOR = (
+    1.6  # so is evaluating: models are read back from their formats, logits come in small slices
+)
+PUBLISH_SECONDS = 2.0  # a library is loaded that draws the report's pictures; as long after a run of hours
+EXPORT_SHARE = 0.5  # of the rest: the model builder takes long on a small model
+
+
+def plan(
+    decoder: DecoderModel,
+    calibration: TokenBatches,
+    tokens: Mapping[str, TokenBatches],
+    metrics: Sequence[Metric],
+    exports: bool = False,
+) -> list[Stage]:
+    """The stages after the check, with their estimated work.
+
+    A forward pass costs one multiply-add for each weight and token. Quantizing runs every layer about
+    twice, gathers a Gram matrix (K^2 a token for each distinct input of width K) and solves (N K^2 for a
+    linear [N, K]). Evaluating runs three models: before, after, and plain rounding beside. Publishing takes
+    seconds, whatever the model: what is large was stored, and read back, while it was quantized.
+    """
+    weights = grams = solve = 0.0
+    for index in range(decoder.layers):
+        shapes = decoder.linear_shapes(index)
+        weights += sum(rows * columns for rows, columns in shapes.values())
+        solve += SOLVE_FACTOR * sum(rows * columns**2 for rows, columns in shapes.values())
+        grams += sum(
+            shapes[group.names[0]][1] ** 2 for stage in decoder.stages(index) for group in stage.groups
+        )
+    quantize = calibration.tokens * (2 * weights + grams) + solve
+    forward = weights + _head(decoder)
+    names = {metric.data_config for metric in metrics if metric.data_config}
+    first = calibration.sequences[0] if calibration.sequences else ()
+    evaluated = 3 * sum(tokens[name].tokens for name in names) or 2 * len(first)
+    evaluate = EVALUATE_FACTOR * evaluated * forward
+    export = EXPORT_SHARE * (quantize + evaluate)
+    return [
+        Stage("quantize", quantize),
+        *([Stage("export", export)] if exports else []),
+        Stage("evaluate", evaluate),
+        Stage("publish", 0.0, PUBLISH_SECONDS),
+    ]
+
+
+def head_share(decoder: DecoderModel) -> float:
+    """Share of an evaluation that is spent on the heads and the figures over the vocabulary."""
+    weights = sum(
+        math.prod(shape) for index in range(decoder.layers) for shape in decoder.linear_shapes(index).values()
+    )
+    head = _head(decoder)
+    return head / (weights + head)
+
+
+def _head(decoder: DecoderModel) -> int:
+    return decoder.vocabulary * (decoder.width + LOGIT_COST)

@@ -1,0 +1,167 @@
+"""Finished layers of an unfinished run, durable beside the artifact, so that the next attempt goes on from there.
+
+    .state/<recipe>/layer-00012.safetensors     the layer's tensors as they will be written
+    .state/<recipe>/layer-00012.json            size and sha256 of those, and the reports; written last
+
+A layer counts when its record is there and its tensors have the digest that the record says. What was cut
+short, damaged or lost is computed again. The record also has the checksums of the model's bytes that were read for it,
+so that a bit that flipped in one attempt is noticed in the next.
+
+Layers are removed when an artifact is whole at the output (promotion.py) or removed from there (removal.py), and where
+the model's bytes are in doubt; never because a run failed: the next one goes on from them.
+"""
+
+import hashlib
+import json
+import logging
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+
+from quantization_api.manifest import STATE_PREFIX
+from quantizer.checkpoint.writer import scratch_errors
+from quantizer.passes.interface import FinishedLayer, ModuleReport
+from quantizer.store.interface import Checkpoint, Store, keep_going
+from quantizer.store.small_objects import UnsteadyError, read_small
+from quantizer.store.source import Noted
+
+logger = logging.getLogger(__name__)
+
+
+class Remembering(Protocol):
+    """Who knows what was read of the model; see source.StoreSource."""
+
+    def noted(self) -> dict[str, Noted]:
+        """Checksums since the last call."""
+        ...
+
+    def recall(self, noted: dict[str, Noted]) -> bool:
+        """Takes over those of an earlier attempt; whether they fit to what this one read."""
+        ...
+
+
+def prefix_of(recipe: str) -> str:
+    """Where the layers of a recipe are kept."""
+    return f"{STATE_PREFIX}{recipe.removeprefix('sha256:')[:16]}/"
+
+
+def forget(store: Store, recipe: str) -> None:
+    """Removes the layers of a recipe: what they were computed from is in doubt."""
+    logger.warning(
+        "the finished layers are removed: the model's bytes that they were computed from are in doubt"
+    )
+    store.delete(store.list(prefix_of(recipe)))
+
+
+class FinishedLayers:
+    """The finished layers of one recipe. Use as a context manager: leaving it waits for the last upload.
+
+    Args:
+        store: of the artifact. recipe: digest of what is computed.
+        scratch: directory for the file that is being stored.
+        check: called before and during transfers; what it raises ends the run (stopped, claim lost).
+        model: what is read, to keep its checksums with the layers.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        recipe: str,
+        scratch: Path,
+        check: Checkpoint = keep_going,
+        model: Remembering | None = None,
+    ) -> None:
+        self._store, self._scratch, self._check, self._model = store, scratch, check, model
+        self._prefix = prefix_of(recipe)
+        self._records = {key for key in store.list(self._prefix) if key.endswith(".json")}
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")
+        self._pending: Future[None] | None = None
+
+    @property
+    def calibration_dtype(self) -> torch.dtype | None:
+        """What the first finished layer was computed in; None where there is none, or its record is damaged."""
+        try:
+            return _dtype(json.loads(self._whole(self._key(0, "json"))))
+        except (ValueError, LookupError, TypeError):
+            return None
+
+    def load(self, index: int) -> FinishedLayer | None:
+        """Layer `index` as an earlier attempt finished it, or None."""
+        record_key = self._key(index, "json")
+        if record_key not in self._records:
+            return None
+        try:
+            record = json.loads(self._whole(record_key))
+            data = self._whole(self._key(index, "safetensors"))
+            if len(data) != record["size"] or hashlib.sha256(data).hexdigest() != record["sha256"]:
+                raise ValueError("the tensors are not those of the record")
+            if self._model is not None and not self._model.recall(record.get("read", {})):
+                raise ValueError("other bytes of the model were read for it")
+            modules = [
+                ModuleReport(**{**item, "shape": (item["shape"][0], item["shape"][1])})
+                for item in record["modules"]
+            ]
+            return FinishedLayer(load(data), modules, _dtype(record))
+        except (ValueError, LookupError, TypeError, SafetensorError) as error:
+            logger.warning("layer %d is computed again: its saved state is damaged (%s)", index, error)
+            return None
+
+    def save(self, index: int, layer: FinishedLayer) -> None:
+        """Stores a layer in the background, after the one before it; raises what storing that one raised."""
+        self._wait()
+        path = self._scratch / "state.safetensors"
+        with scratch_errors():
+            save_file({name: tensor.contiguous() for name, tensor in layer.tensors.items()}, path)
+        record = {
+            "calibration_dtype": str(layer.calibration_dtype).removeprefix("torch."),
+            "modules": [asdict(module) for module in layer.modules],
+            "read": {} if self._model is None else self._model.noted(),
+        }
+        self._pending = self._pool.submit(self._put, index, path, record)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._wait()
+        finally:
+            self._pool.shutdown(wait=True)
+
+    def _put(self, index: int, path: Path, said: dict[str, Any]) -> None:
+        data = path.read_bytes()
+        record = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), **said}
+        self._check()
+        self._store.put_file(self._key(index, "safetensors"), path, self._check)
+        self._store.put_bytes(self._key(index, "json"), json.dumps(record).encode())
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def _whole(self, key: str) -> bytes:
+        try:
+            found = read_small(self._store, key)
+        except UnsteadyError as error:
+            raise ValueError(f"{key} cannot be read") from error
+        if found is None:
+            raise ValueError(f"{key} is not there")
+        return found.data
+
+    def _key(self, index: int, kind: str) -> str:
+        return f"{self._prefix}layer-{index:05d}.{kind}"
+
+
+def _dtype(record: dict[str, Any]) -> torch.dtype:
+    """What the layer of a record was computed in; LookupError where the record does not say."""
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[record["calibration_dtype"]]

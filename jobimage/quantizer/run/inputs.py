@@ -1,0 +1,243 @@
+"""What a run reads: the model, its revision, and the texts of the data configs it uses."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from quantization_api.failures import Category, QuantizationError
+from quantization_api.pod import StorageAccess
+from quantization_api.text import clean
+from quantization_api.workflow import (
+    DataConfig,
+    InputModel,
+    LoadDatasetConfig,
+    PreProcessDataConfig,
+    Workflow,
+)
+from quantizer.boundary.bounded_json import read_object
+from quantizer.calibration.text import SUFFIXES, read_rows
+from quantizer.calibration.tokens import Preprocess
+from quantizer.checkpoint.reader import INDEX_NAME, SafetensorsReader
+from quantizer.checkpoint.side_files import side_files
+from quantizer.checkpoint.source import check_small, read_whole
+from quantizer.decoder.architecture import ModuleNames
+from quantizer.decoder.model import MAX_CONFIG_BYTES, DecoderModel
+from quantizer.store.interface import DATA, MODEL, ObjectInfo, Store
+from quantizer.store.location import Location, open_store
+from quantizer.store.patience import Patience
+from quantizer.store.source import StoreSource
+
+GENERATION_CONFIG = "generation_config.json"
+NAME_LIMIT = 256
+MAX_TEXT_BYTES = 256_000_000
+
+
+@dataclass(frozen=True)
+class Model:
+    """An input model that was found to be supported. Nothing of it is in memory but names and shapes."""
+
+    location: Location
+    source: StoreSource
+    decoder: DecoderModel
+    revision: str
+
+    @property
+    def architecture(self) -> str:
+        """The architecture's name as config.json has it."""
+        names = self.decoder.raw_config.get("architectures")
+        if not isinstance(names, list) or not names:
+            return self.decoder.architecture.model_type
+        return clean(str(names[0]), NAME_LIMIT)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the tensors."""
+        return self.decoder.reader.bytes
+
+
+@dataclass(frozen=True)
+class Text:
+    """The rows of a data config, and how they become sequences. revision: sha256 of the file."""
+
+    rows: list[str]
+    preprocess: Preprocess
+    revision: str
+
+
+def open_model(
+    uri: str,
+    access: StorageAccess,
+    on_bytes: Callable[[int], None] = lambda _: None,
+    modules: ModuleNames | None = None,
+    patience: Patience | None = None,
+) -> Model:
+    """Lists a model, checks that it can be quantized, and computes its revision.
+
+    modules: names of the modules of an architecture that is not in the table.
+
+    Raises:
+        QuantizationError: ModelNotFound, ModelUnsupported, AccessDenied, StorageUnavailable.
+    """
+    location = Location.parse(uri)
+    store = open_store(location, MODEL, access, patience)
+    source = StoreSource(store, MODEL, on_bytes)
+    if "config.json" not in source.files:
+        found = ", ".join(list(source.files)[:5])
+        raise QuantizationError(
+            Category.MODEL_NOT_FOUND, f"input model: {store.uri} has no config.json; it has {found}"
+        )
+    reader = SafetensorsReader(source)
+    decoder = DecoderModel(source, reader, torch.device("cpu"), modules=modules)
+    decoder.check_tensors()
+    decoder.try_out()
+    _check_side_files(source)
+    return Model(location, source, decoder, model_revision(source, reader))
+
+
+def _check_side_files(source: StoreSource) -> None:
+    """What the artifact gets a copy of: small files, and a generation config that its readers can load."""
+    for name in side_files(source):
+        if not name.isprintable():
+            raise QuantizationError(
+                Category.MODEL_UNSUPPORTED,
+                f"the model has a file whose name is no printable text: {name!a}",
+                "Rename the file, or remove it.",
+            )
+        check_small(name, source.files[name].size)
+    if GENERATION_CONFIG in source.files:
+        data = read_whole(source, GENERATION_CONFIG, MAX_CONFIG_BYTES)
+        read_object(data, Category.MODEL_UNSUPPORTED, GENERATION_CONFIG, limit=MAX_CONFIG_BYTES)
+
+
+def model_revision(source: StoreSource, reader: SafetensorsReader) -> str:
+    """The revision of a model: over what decides the result (weights, config) and what is copied into it.
+
+    Weights are the files that are read, also in subfolders. Other files of the directory (pictures, weights in other
+    formats, safetensors that no index names) do not count.
+    """
+    weights = {info.file for info in reader.tensors.values()}
+    names = weights | {"config.json", INDEX_NAME} | set(side_files(source))
+    return source.revision(name for name in names if name in source.files)
+
+
+def check_revision(asked: InputModel, model: Model) -> None:
+    """Raises ModelNotFound when the manifest asks for another revision than the one that is there."""
+    if asked.revision is not None and asked.revision != model.revision:
+        raise QuantizationError(
+            Category.MODEL_NOT_FOUND,
+            f"input model: {model.location.uri} has revision {model.revision}, "
+            f"input_model.revision asks for {asked.revision}",
+            "Point model_path to the revision that is asked for, or correct input_model.revision.",
+        )
+
+
+def used_data_configs(workflow: Workflow) -> list[str]:
+    """Names of the data configs that the passes and the chosen evaluator's metrics refer to, each once."""
+    fields = ("data_config", "calibration_data_config")
+    names = [getattr(item, field, None) for item in workflow.passes for field in fields]
+    names += [metric.data_config for metric in workflow.metrics()]
+    return list(dict.fromkeys(name for name in names if name is not None))
+
+
+DEFAULT_CALIBRATION = "default calibration"  # no name of a data config: those have no spaces
+DEFAULT_SEQUENCES, DEFAULT_TOKENS = 128, 512  # AutoAWQ's own
+
+
+def default_calibration(uri: str | None, max_positions: int) -> DataConfig:
+    """What a pass without a data config calibrates with: as many and as long sequences as AutoAWQ takes.
+
+    Raises:
+        QuantizationError: DataNotFound when no text is set for it.
+    """
+    if not uri:
+        raise QuantizationError(
+            Category.DATA_NOT_FOUND,
+            "the pass names no data_config, and no default calibration text is set; downloads from a hub are "
+            "not available",
+            "Name a data config in the pass, or have the operator's setting default_calibration (locally: "
+            "quantizer run --default-calibration) name a text.",
+        )
+    return DataConfig(
+        name="default",
+        load_dataset_config=LoadDatasetConfig(data_name=uri),
+        pre_process_data_config=PreProcessDataConfig(
+            max_seq_len=min(DEFAULT_TOKENS, max_positions), max_samples=DEFAULT_SEQUENCES
+        ),
+    )
+
+
+def read_text(
+    config: DataConfig,
+    access: StorageAccess,
+    on_bytes: Callable[[int], None] = lambda _: None,
+    patience: Patience | None = None,
+) -> Text:
+    """Reads the file of a data config.
+
+    Raises:
+        QuantizationError: DataNotFound (with what is there instead), AccessDenied, StorageUnavailable.
+    """
+    name, data = _read_file(config, access, patience)
+    on_bytes(len(data))
+    options = config.pre_process_data_config
+    rows = read_rows(data, name, options.text_cols, by_line=options.strategy == "line-by-line")
+    return Text(rows, _preprocess(options), hashlib.sha256(data).hexdigest())
+
+
+def _preprocess(options: PreProcessDataConfig) -> Preprocess:
+    return Preprocess(
+        strategy=options.strategy,
+        max_seq_len=options.max_seq_len,
+        max_samples=options.max_samples,
+        joiner=options.joiner,
+        add_special_tokens=options.add_special_tokens,
+    )
+
+
+def _read(config: DataConfig, store: Store, info: ObjectInfo) -> bytes | bytearray:
+    if info.size > MAX_TEXT_BYTES:
+        raise QuantizationError(
+            Category.DATA_NOT_FOUND,
+            f"data config {config.name}: {info.key} has {info.size:,} bytes; at most {MAX_TEXT_BYTES:,} are read",
+            "Give a part of the text: calibration reads its beginning only.",
+        )
+    data = store.read(info.key, 0, info.size, info.version)
+    return bytes(data) if isinstance(data, memoryview) else data
+
+
+def _read_file(
+    config: DataConfig, access: StorageAccess, patience: Patience | None
+) -> tuple[str, bytes | bytearray]:
+    """data_name is a file, or a folder with a file SPLIT.EXT."""
+    place = config.load_dataset_config
+    location = Location.parse(place.data_name)
+    parent = open_store(location.parent, DATA, access, patience)
+    info = parent.head(location.name)
+    if info is not None:
+        return location.name, _read(config, parent, info)
+    folder = open_store(location, DATA, access, patience)
+    there = [key for key in folder.list() if "/" not in key]
+    wanted = [f"{place.split}{suffix}" for suffix in SUFFIXES]
+    found = [key for key in there if key in wanted]
+    if len(found) == 1:
+        info = folder.head(found[0])
+        if info is not None:
+            return found[0], _read(config, folder, info)
+    if len(found) > 1:
+        raise QuantizationError(
+            Category.DATA_NOT_FOUND,
+            f"data config {config.name}: {folder.uri} has {' and '.join(found)}",
+            "Name one of the files in data_name.",
+        )
+    if there:
+        raise QuantizationError(
+            Category.DATA_NOT_FOUND,
+            f"data config {config.name}: {folder.uri} has no {place.split} file "
+            f"({', '.join(SUFFIXES)}); it has {', '.join(there[:5])}",
+            "Set load_dataset_config.split to the name of a file without its extension.",
+        )
+    raise QuantizationError(
+        Category.DATA_NOT_FOUND, f"data config {config.name}: there is nothing at {folder.uri}"
+    )

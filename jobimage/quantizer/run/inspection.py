@@ -1,0 +1,74 @@
+"""Describes what lies at a place: an input model, or an artifact."""
+
+import math
+from typing import Any
+
+from quantization_api.failures import Category
+from quantization_api.manifest import MANIFEST_NAME
+from quantization_api.pod import StorageAccess
+from quantizer.run.inputs import Model, open_model
+from quantizer.store.interface import ARTIFACT
+from quantizer.store.location import Location, open_store
+from quantizer.store.manifests import manifest_digest, read_manifest
+
+SMALLEST_GROUP, LARGEST_GROUP = 16, 4096
+
+
+def inspect(uri: str, access: StorageAccess) -> dict[str, Any]:
+    """A description as plain data; `kind` says of what: model or artifact.
+
+    Raises:
+        QuantizationError: ModelNotFound, ModelUnsupported, AccessDenied, StorageUnavailable, or
+            ArtifactCorrupt for a manifest that is none.
+    """
+    store = open_store(Location.parse(uri), ARTIFACT, access)
+    found = store.head(MANIFEST_NAME)
+    if found is None:
+        return describe_model(open_model(uri, access))
+    manifest, data = read_manifest(store, found, Category.ARTIFACT_CORRUPT)
+    return {
+        "kind": "artifact",
+        "uri": store.uri,
+        "manifestDigest": manifest_digest(data),
+        "manifest": manifest.model_dump(mode="json"),
+    }
+
+
+def describe_model(model: Model) -> dict[str, Any]:
+    """Architecture, linears with their shapes, group sizes that divide all of them, revision."""
+    decoder = model.decoder
+    linears = decoder.linear_shapes()
+    reader = decoder.reader
+    dtypes: dict[str, int] = {}
+    for info in reader.tensors.values():
+        name = str(info.dtype).removeprefix("torch.")
+        dtypes[name] = dtypes.get(name, 0) + info.length
+    layers = [decoder.linear_shapes(index) for index in range(decoder.layers)]
+    weights = sum(math.prod(shape) for layer in layers for shape in layer.values())
+    return {
+        "kind": "model",
+        "uri": model.location.uri,
+        "revision": model.revision,
+        "architecture": model.architecture,
+        "modelType": decoder.architecture.model_type,
+        "layers": decoder.layers,
+        "hiddenSize": decoder.width,
+        "vocabulary": decoder.vocabulary,
+        "maxPositions": decoder.max_positions,
+        "sizeBytes": model.bytes,
+        "dtypes": dtypes,
+        "linears": [{"name": name, "shape": list(shape)} for name, shape in linears.items()],
+        "linearWeights": weights,
+        "groupSizes": group_sizes([columns for layer in layers for _, columns in layer.values()]),
+    }
+
+
+def group_sizes(inputs: list[int]) -> list[int]:
+    """-1, and the powers of two from 16 that divide the inputs of every linear."""
+    common = math.gcd(*inputs)
+    sizes, size = [-1], SMALLEST_GROUP
+    while size <= LARGEST_GROUP:
+        if common % size == 0:
+            sizes.append(size)
+        size *= 2
+    return sizes

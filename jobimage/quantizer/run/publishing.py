@@ -1,0 +1,84 @@
+"""What a run publishes: the manifest of the artifact, and the result that goes into status."""
+
+import platform
+from importlib.metadata import version
+
+from quantization_api import ENGINE_VERSION
+from quantization_api.manifest import ExportRecord, InputRecord, Manifest, ModuleRecord
+from quantization_api.pod import RunRequest, RunResult
+from quantization_api.status import Artifact
+from quantizer.machine import device_name
+from quantizer.report.readers import readers, written_by
+from quantizer.run.checks import Job, Setting
+from quantizer.run.measure import Measured
+from quantizer.run.steps import Quantized
+from quantizer.store.manifests import manifest_digest
+
+PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy")
+ONNX_READER = "onnxruntime, onnxruntime-genai (onnx/)"
+
+
+def make_manifest(
+    job: Job, setting: Setting, quantized: Quantized, exported: ExportRecord | None, measured: Measured
+) -> Manifest:
+    """The manifest, without the list of objects, which the writer knows."""
+    model = job.model.decoder
+    written = written_by(job.parameters, model.model_type, windowed=model.windowed)
+    versions = {name: version(name) for name in PACKAGES} | quantized.versions
+    return Manifest(
+        recipe=job.recipe,
+        owner=job.request.uid,
+        engine_version=ENGINE_VERSION,
+        created=setting.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+        input=InputRecord(
+            model_path=job.request.workflow.input_model.model_path,
+            revision=job.model.revision,
+            architecture=job.model.architecture,
+            model_type=model.model_type,
+            size_bytes=quantized.input_bytes,
+        ),
+        workflow=job.request.workflow.model_dump(mode="json", by_alias=True, exclude_none=True),
+        passes=[item.type for item in job.request.workflow.passes],
+        checkpoint_format=written.layout,
+        bits_per_weight=quantized.bits_per_weight,
+        compression_ratio=quantized.input_bytes / quantized.output_bytes,
+        readers=[*readers(written), *([ONNX_READER] if exported else [])],
+        export=exported,
+        metrics=[*measured.metrics, *measured.beside],
+        modules=[
+            ModuleRecord(
+                name=module.name,
+                shape=module.shape,
+                error=module.error,
+                error_rtn=module.error_rtn,
+                damping=module.damp_percent,
+                tokens=module.tokens,
+            )
+            for module in quantized.modules
+        ],
+        versions={
+            "quantizer": ENGINE_VERSION,
+            "python": platform.python_version(),
+            **versions,
+            "device": device_name(setting.device),
+        },
+        objects=[],
+    )
+
+
+def make_result(request: RunRequest, manifest: Manifest, data: bytes, reused: bool) -> RunResult:
+    """The result: of the manifest, what status has room for."""
+    asked = {metric.name for metric in request.workflow.metrics()}
+    return RunResult(
+        recipe=manifest.recipe,
+        artifact=Artifact(
+            uri=request.output.uri,
+            manifest_digest=manifest_digest(data),
+            size_bytes=manifest.model_bytes(),
+            compression_ratio=round(manifest.compression_ratio, 4),
+            bits_per_weight=round(manifest.bits_per_weight, 4),
+            readers=manifest.readers,
+            reused_from=request.output.uri if reused else None,
+        ),
+        metrics=[item for item in manifest.metrics if item.name in asked],
+    )

@@ -1,0 +1,230 @@
+"""The steps of a run: quantize, export, evaluate. Each takes a checked job and what was written so far."""
+
+import logging
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from quantization_api.failures import Category, QuantizationError
+from quantization_api.manifest import MODEL_PREFIX, ONNX_PREFIX, ExportRecord
+from quantization_api.passes import ModelBuilder, QuaRot
+from quantization_api.workflow import Workflow
+from quantizer.calibration.tokens import probe_tokens
+from quantizer.checkpoint.writer import scratch_errors
+from quantizer.evaluation.views import Yardstick
+from quantizer.implementations import package
+from quantizer.implementations.local_model import copy_model
+from quantizer.passes.making import DTYPES
+from quantizer.passes.streaming import quantize as stream
+from quantizer.progress.workload import head_share
+from quantizer.report.few_tokens import few_tokens
+from quantizer.run.checks import Job, Setting, readable
+from quantizer.run.finished_layers import FinishedLayers
+from quantizer.run.goals import missed_goal
+from quantizer.run.measure import Measured, measure
+from quantizer.store.artifact import ArtifactWriter
+from quantizer.store.interface import ARTIFACT
+from quantizer.store.location import Location, open_store
+from quantizer.store.source import StoreSource
+
+logger = logging.getLogger(__name__)
+
+STAGED = replace(ARTIFACT, missing=Category.ARTIFACT_CORRUPT)
+"""This run has stored it a moment ago: what is not there was lost."""
+
+
+class RoundedModule(Protocol):
+    """How well one linear was rounded; see passes.interface.ModuleReport."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def error(self) -> float: ...
+    @property
+    def error_rtn(self) -> float: ...
+    @property
+    def damp_percent(self) -> float: ...
+    @property
+    def tokens(self) -> int | None: ...
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What the quantize step leaves, whoever computed it."""
+
+    modules: list[RoundedModule]
+    bits_per_weight: float
+    input_bytes: int
+    output_bytes: int
+    seconds: dict[str, float]
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def quantize(job: Job, setting: Setting, writer: ArtifactWriter) -> Quantized:
+    """Rounds the weights and hands the checkpoint to the writer."""
+    setting.tracker.count_tokens("calibrate", job.calibration.tokens)
+    quantized = _native(job, setting, writer) if job.native else _package(job, setting, writer)
+    if told := few_tokens(quantized.modules):
+        logger.warning("%s", told)
+    return quantized
+
+
+def _native(job: Job, setting: Setting, writer: ArtifactWriter) -> Quantized:
+    source = job.model.source
+    with FinishedLayers(writer.store, job.recipe, setting.scratch, writer.check, source) as finished:
+        report = stream(
+            source,
+            job.calibration,
+            job.layer_pass,
+            lambda name, path: writer.put_file(f"{MODEL_PREFIX}{name}", path),
+            lambda _, done, total: _tell(setting, done, total),
+            setting.device,
+            setting.scratch,
+            modules=job.modules,
+            finished=finished,
+        )
+    source.prove({info.file for info in job.model.decoder.reader.tensors.values()})
+    if report.resumed_layers:
+        logger.info("%d layers were taken over from an earlier attempt", report.resumed_layers)
+    calibrated_in = next(word for word, dtype in DTYPES.items() if dtype is report.calibration_dtype)
+    return Quantized(
+        [*report.modules],
+        report.bits_per_weight,
+        report.input_bytes,
+        report.output_bytes,
+        report.seconds,
+        {"calibration_dtype": calibrated_in},
+    )
+
+
+def _package(job: Job, setting: Setting, writer: ArtifactWriter) -> Quantized:
+    """The stock package on a copy of the whole model; it cannot stream, nor go on where it was stopped."""
+    assert not isinstance(job.parameters, QuaRot)
+    model_dir = copy_model(job.model.source, setting.scratch / "model")
+    target = setting.scratch / "artifact"
+    report = package.quantize(
+        model_dir,
+        job.calibration,
+        job.parameters,
+        target,
+        lambda _, done, total: _tell(setting, done, total),
+        setting.device,
+    )
+    for name in report.files:
+        writer.put_file(f"{MODEL_PREFIX}{name}", target / name)
+    return Quantized(
+        [*report.modules],
+        report.bits_per_weight,
+        report.input_bytes,
+        report.output_bytes,
+        report.seconds,
+        report.versions,
+    )
+
+
+def _tell(setting: Setting, done: int, total: int) -> None:
+    setting.checkpoint()
+    setting.tracker.layers(done, total)
+    setting.tracker.advance(done, total)
+
+
+def stored_model(job: Job, setting: Setting, writer: ArtifactWriter) -> StoreSource:
+    """The checkpoint where it lies now."""
+    place = Location.parse(job.request.output.uri).child(writer.staged(MODEL_PREFIX).rstrip("/"))
+    return StoreSource(
+        open_store(place, STAGED, job.request.storage, setting.patience),
+        STAGED,
+        lambda count: setting.tracker.count_bytes("read artifact", count),
+    )
+
+
+def export(
+    job: Job, builder: ModelBuilder, setting: Setting, writer: ArtifactWriter, artifact: StoreSource
+) -> ExportRecord:
+    """Makes the ONNX graph beside the checkpoint."""
+    from quantizer.export import model_builder  # brings onnx, which only this step needs
+
+    checkpoint, target = setting.scratch / "checkpoint", setting.scratch / "onnx"
+    _fetch(artifact, checkpoint, setting)
+    parts = {"onnx": 0.0, "onnx-integers": 0.8, "onnx-logits": 0.9}
+
+    def on_progress(stage: str, done: int, total: int) -> None:
+        setting.checkpoint()
+        following = min((start for start in parts.values() if start > parts[stage]), default=1.0)
+        setting.tracker.advance(parts[stage] + (following - parts[stage]) * done / max(1, total), 1)
+
+    report = model_builder.export(
+        checkpoint, builder, target, setting.scratch, on_progress, tokens=job.calibration.sequences
+    )
+    for name in report.files:
+        writer.put_file(f"{ONNX_PREFIX}{name}", target / name)
+    return ExportRecord(
+        precision=report.plan.precision,
+        execution_provider=report.plan.execution_provider,
+        accuracy_level=report.plan.accuracy_level,
+        size_bytes=sum(report.files.values()),
+        kl_divergence=report.agreement.kl_divergence,
+        top1_agreement=report.agreement.top1_agreement,
+        tokens=report.agreement.tokens,
+    )
+
+
+def _fetch(artifact: StoreSource, folder: Path, setting: Setting) -> None:
+    """Copies the checkpoint to scratch: the builder needs files."""
+    folder.mkdir()
+    block = 16 * 1024 * 1024
+    for name, size in artifact.list().items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch_errors(), path.open("wb") as file:
+            for start in range(0, size, block):
+                setting.checkpoint()
+                file.write(artifact.read(name, start, min(block, size - start)))
+
+
+def evaluate(job: Job, setting: Setting, artifact: StoreSource, quantized: Quantized) -> Measured:
+    """The metrics of the workflow, on the stored checkpoint."""
+
+    def on_progress(share: float) -> None:
+        setting.checkpoint()
+        setting.tracker.advance(share, 1)
+
+    metrics, decoder = job.request.workflow.metrics(), job.model.decoder
+    calibration = job.calibration
+    if not calibration.sequences:
+        calibration = probe_tokens(decoder.vocabulary, decoder.max_positions)
+    for name in dict.fromkeys(metric.data_config for metric in metrics if metric.data_config):
+        setting.tracker.count_tokens("evaluate", job.tokens[name].tokens)
+    return measure(
+        metrics,
+        readable(job.model.source),
+        readable(artifact),
+        job.tokens,
+        calibration,
+        _yardstick(job),
+        job.modules,
+        (quantized.input_bytes, quantized.output_bytes),
+        setting.device,
+        setting.scratch,
+        head_share(decoder),
+        on_progress,
+    )
+
+
+def _yardstick(job: Job) -> Yardstick | None:
+    """Plain rounding beside the pass; None where the pass rounds no weight."""
+    if isinstance(job.parameters, QuaRot) and not job.layer_pass.packs:
+        return None
+    return Yardstick(job.layer_pass.nearest, job.layer_pass.format, job.layer_pass.converts)
+
+
+def check_goals(workflow: Workflow, measured: Measured) -> None:
+    """Raises QualityGoalMissed, naming every goal that was missed."""
+    missed = []
+    for metric, result in zip(workflow.metrics(), measured.metrics, strict=True):
+        if result.output is not None and (sentence := missed_goal(metric, result.input, result.output)):
+            missed.append(sentence)
+    if missed:
+        raise QuantizationError(Category.QUALITY_GOAL_MISSED, "; ".join(missed))
