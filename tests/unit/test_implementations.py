@@ -29,7 +29,7 @@ from quantizer.implementations import result
 from quantizer.implementations.interface import ImplementationReport, Quantized
 from quantizer.implementations.local_model import check_attention, copy_model
 from quantizer.implementations.package import quantize
-from quantizer.implementations.refusals import check, check_model, refusals
+from quantizer.implementations.refusals import MODEL_TYPES, check, check_model, refusals
 from quantizer.passes.making import make_pass
 
 pytestmark = pytest.mark.unit
@@ -96,6 +96,10 @@ def test_a_model_type_that_a_package_does_not_quantize_is_refused_with_those_tha
     ) as caught:
         check_model(pass_of(GptqQuantizer), "qwen3")
     assert caught.value.category is Category.MODEL_UNSUPPORTED
+
+
+def test_the_legacy_image_knows_the_models_of_all_its_packages() -> None:
+    assert {name for names in MODEL_TYPES.values() for name in names} == older_transformers.OLDER_MODEL_TYPES
 
 
 def test_layers_that_attend_in_several_ways_are_refused() -> None:

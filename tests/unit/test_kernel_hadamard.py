@@ -8,8 +8,9 @@ from tests.support.triton_kernels import DEVICES, run_on
 from torch import Tensor
 
 from quantizer.algorithms.quarot.hadamard import Rotation
+from quantizer.algorithms.quarot.kernel_rotation import KernelRotation
 from quantizer.kernels import hadamard, hadamard_triton
-from quantizer.kernels.hadamard import KernelRotation, hadamard_transform_plain
+from quantizer.kernels.hadamard import hadamard_transform_plain
 
 pytestmark = pytest.mark.unit
 

@@ -15,6 +15,9 @@ from torch import Tensor
 from quantization_api.failures import Category, QuantizationError
 from quantizer.checkpoint.source import Buffer, Source, read_whole
 
+OLDER_MODEL_TYPES = frozenset({"gpt_neox", "llama", "mistral", "opt", "phi3", "qwen2", "qwen3"})
+"""Those that the legacy image is for: what any of its packages quantizes (implementations.refusals)."""
+
 
 def is_older() -> bool:
     """Whether the transformers of this image is one before 5."""

@@ -20,10 +20,9 @@ from transformers.pytorch_utils import Conv1D
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.text import shortened
 from quantizer.boundary.reading import reading
-from quantizer.checkpoint.older_transformers import is_older
+from quantizer.checkpoint.older_transformers import OLDER_MODEL_TYPES, is_older
 from quantizer.decoder.architecture import Architecture, ModuleNames
 from quantizer.decoder.families import ARCHITECTURES
-from quantizer.implementations.refusals import OLDER_MODEL_TYPES
 
 CAUSAL_CLASSES = ("ForCausalLM", "LMHeadModel")  # how names of causal language models end
 BESIDE_TEXT = ("vision_config", "audio_config", "text_config", "encoder", "decoder")

@@ -84,9 +84,6 @@ MODEL_TYPES: dict[str, tuple[str, ...]] = {
 """Model types that each package quantizes, and that can be evaluated, with the libraries of the legacy image (measured:
 tests/e2e/test_implementations.py). With others a package stops in its middle, or its transformers cannot load them."""
 
-OLDER_MODEL_TYPES = frozenset(name for names in MODEL_TYPES.values() for name in names)
-"""Those that the legacy image is for."""
-
 
 def w_bit(parameters: AutoAWQQuantizer) -> int:
     """Bits of a weight under either of their names."""

@@ -12,22 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from quantizer.algorithms.quarot.hadamard import Rotation
 from quantizer.kernels.dispatch import uses_triton
-
-
-class KernelRotation(Rotation):
-    """A Rotation whose part that is a power of two goes through the kernel on a GPU.
-
-    The rotations of an artifact's own code are plain ones: it needs nothing but torch.
-    """
-
-    def sylvester_part(self, x: Tensor) -> Tensor:
-        """See Rotation. Between heads, where the values of a row do not lie side by side, it is plain."""
-        power = 2**self.exponent
-        if power == 1 or self.inner > 1 or not uses_triton(x.device):
-            return super().sylvester_part(x)
-        return hadamard_transform(x.reshape(-1, power)).view(x.shape)
 
 
 def check_power_of_two(x: Tensor) -> None:
@@ -46,7 +31,7 @@ def hadamard_transform(x: Tensor) -> Tensor:
     if uses_triton(x.device):
         from quantizer.kernels import hadamard_triton
 
-        return hadamard_triton.hadamard_transform(x)
+        return hadamard_triton.hadamard_transform(x, computed_in(x.dtype))
     return hadamard_transform_plain(x)
 
 

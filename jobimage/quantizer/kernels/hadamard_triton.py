@@ -12,8 +12,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from quantizer.kernels.hadamard import computed_in
-
 TILE = 4096  # values of a program, at least one row
 VALUES_PER_WARP = 1024
 
@@ -35,8 +33,8 @@ def butterflies_kernel(  # type: ignore[no-untyped-def]
     tl.store(y_ptr + offsets, (tile * scale).to(y_ptr.dtype.element_ty), inside)
 
 
-def hadamard_transform(x: Tensor) -> Tensor:
-    """See hadamard.hadamard_transform."""
+def hadamard_transform(x: Tensor, sums: torch.dtype) -> Tensor:
+    """See hadamard.hadamard_transform. sums: the type of the sums."""
     power = x.shape[-1]
     flat = x.reshape(-1, power).contiguous()
     result = torch.empty_like(flat)
@@ -45,7 +43,7 @@ def hadamard_transform(x: Tensor) -> Tensor:
         butterflies_kernel[(triton.cdiv(flat.shape[0], rows),)](
             flat,
             result,
-            torch.tensor([1.0 / math.sqrt(power)], dtype=computed_in(x.dtype), device=x.device),
+            torch.tensor([1.0 / math.sqrt(power)], dtype=sums, device=x.device),
             flat.shape[0],
             POWER=power,
             STEPS=power.bit_length() - 1,

@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.algorithms.quarot.kernel_rotation import KernelRotation
 from quantizer.algorithms.quarot.rotation_layout import HeadSite, LayerLayout, NormKind, NormSite
-from quantizer.kernels.hadamard import KernelRotation
 
 Weights = dict[str, Tensor]
 """Tensors by name, as in a checkpoint: "self_attn.v_proj.weight"."""

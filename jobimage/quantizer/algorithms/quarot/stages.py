@@ -27,6 +27,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.finite import all_finite
 from quantizer.algorithms.grid import dequantize, round_to_nearest
 from quantizer.algorithms.hessian import weighted_square
+from quantizer.algorithms.quarot.kernel_rotation import KernelRotation
 from quantizer.algorithms.quarot.parameters import FULL, QuarotParameters, online_sites
 from quantizer.algorithms.quarot.rotation import (
     MeanPreserving,
@@ -43,7 +44,6 @@ from quantizer.algorithms.quarot.rotation import (
 )
 from quantizer.algorithms.quarot.rotation_layout import LayerLayout, ModelLayout
 from quantizer.algorithms.quarot.weights import RoundedWeight, round_weights
-from quantizer.kernels.hadamard import KernelRotation
 
 
 @dataclass(frozen=True)
