@@ -118,9 +118,15 @@ def _generated(value: dict[str, Any]) -> str | None:
 
 
 def _set_yaml(path: Path, edit: Edit) -> None:
-    """A YAML document with a value set; written as JSON, which is YAML too."""
+    """A YAML document with a value set; written as JSON, which is YAML too.
+
+    One with aliases stays as it is: an earlier edit may have put more values there than any memory can write out.
+    """
     try:
-        document = yaml.safe_load(path.read_text())
+        text = path.read_text()
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            return
+        document = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         return
     path.write_text(json.dumps(document))
