@@ -38,7 +38,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`make faults` runs what docs/faults.md names."""
     for item in items:
-        if fault_table.names(item.path.stem, item.name.partition("[")[0]):
+        if fault_table.names(fault_table.file_of(item.path), item.name.partition("[")[0]):
             item.add_marker(pytest.mark.faults)
 
 

@@ -81,7 +81,7 @@ def use_whole_vectors() -> bool:
     torch gives them to MKL, which takes AVX2 on processors of other makers: half the speed. oneDNN takes what
     the processor has, and torch lets it when a product's inputs may be rounded to bfloat16. oneDNN does round
     where the processor has a unit for such products of matrices (AMX), so there the default stays; elsewhere
-    it computes in float32 as before (tests/unit/test_machine.py).
+    it computes in float32 as before (tests/unit/quantizer/test_machine.py).
     """
     if not torch.backends.mkldnn.is_available() or torch.cpu._is_amx_tile_supported():
         return False

@@ -1,4 +1,4 @@
-"""The storm of `tests/unit/test_operator_stateful.py`, thirty times as long."""
+"""The storm of `tests/unit/operator/test_stateful.py`, thirty times as long."""
 
 import pytest
 from hypothesis import HealthCheck, settings

@@ -6,8 +6,9 @@ from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs/faults.md"
-WORDS = {"schedules": "test_schedules", "storm": "test_long_storm"}
+TESTS = Path(__file__).parents[1]
+PAGE = TESTS.parent / "docs/faults.md"
+WORDS = {"schedules": "faults/test_schedules", "storm": "faults/test_long_storm"}
 """Files that the page calls by another name."""
 
 
@@ -19,7 +20,7 @@ class Named:
     pattern: str = "*"
 
     def fits(self, file: str, test: str) -> bool:
-        """Whether it means this test; file: the name without folder and suffix."""
+        """Whether it means this test; file: the path below tests, without suffix."""
         return file == self.file and fnmatchcase(test, self.pattern)
 
 
@@ -29,6 +30,11 @@ def table() -> dict[str, tuple[Named, ...]]:
     lines = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
     rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[1:]]
     return {row[0]: _named(row[-1]) for row in rows}
+
+
+def file_of(path: Path) -> str:
+    """How the page names a file of tests: its path below tests, without suffix."""
+    return path.relative_to(TESTS).with_suffix("").as_posix()
 
 
 def names(file: str, test: str) -> bool:
@@ -41,7 +47,7 @@ def _named(cell: str) -> tuple[Named, ...]:
     for item in cell.rstrip(" |").split(", "):
         if item in WORDS:
             found.append(Named(WORDS[item]))
-        elif match := re.fullmatch(r"`(test_\w+)(?:::([\w*]+))?`", item):
+        elif match := re.fullmatch(r"`([\w/]*test_\w+)(?:::([\w*]+))?`", item):
             found.append(Named(match[1], match[2] or "*"))
         else:
             raise ValueError(f"docs/faults.md names no test with {item!r}")

@@ -33,7 +33,7 @@ from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.passes.making import WeightPass, make_pass
 
-RECORD = Path(__file__).parents[1] / "unit/golden_bytes.json"
+RECORD = Path(__file__).parents[1] / "unit/quantizer/golden_bytes.json"
 RECORD_COMMAND = "python -m tests.support.golden"
 
 Digests = dict[str, str]

@@ -24,7 +24,7 @@ from tests.support.operator_process import until
 from local_cluster.control_plane import ApiServer
 from quantization_api.status import Phase
 
-FOLDER = Path(__file__).parents[1] / "unit/recorded_jobs"
+FOLDER = Path(__file__).parents[1] / "unit/operator/recorded_jobs"
 PHASES: tuple[Phase, ...] = get_args(Phase)
 QUEUE = "kueue.x-k8s.io/queue-name"
 RUNS = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}

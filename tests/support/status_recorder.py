@@ -2,7 +2,7 @@
 
 The tests that provoke a state call `watch` or `seen` while it is there, which compare the picture with what the
 operator must make of it. With QUANTIZATION_RECORD_STATUSES=1 (`make recordings`) it is also written, scrubbed, to
-tests/unit/recorded_statuses, where tests/unit/test_operator_recorded_statuses.py reads it.
+tests/unit/operator/recorded_statuses, where tests/unit/operator/test_recorded_statuses.py reads it.
 """
 
 import json
@@ -23,7 +23,7 @@ from local_cluster.target import Target
 from quantization_operator.workload import JOB_NAME_LABEL
 
 VARIABLE = "QUANTIZATION_RECORD_STATUSES"
-FOLDER = Path(__file__).parents[1] / "unit/recorded_statuses"
+FOLDER = Path(__file__).parents[1] / "unit/operator/recorded_statuses"
 OURS = ("--selector", "app.kubernetes.io/managed-by=quantization-operator,app.kubernetes.io/component=job")
 KINDS = {"jobs": OURS, "pods": OURS, "events": ("--field-selector", "type=Warning")}
 Document = dict[str, Any]

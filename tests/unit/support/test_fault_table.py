@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.fault_table import PAGE, Named, table
+from tests.support.fault_table import PAGE, TESTS, Named, file_of, table
 
 pytestmark = pytest.mark.unit
 
 ROOT = PAGE.parents[1]
-FILES = {path.stem: path for path in (ROOT / "tests").rglob("test_*.py")}
+FILES = {file_of(path): path for path in TESTS.rglob("test_*.py")}
 ALL = [named for row in table().values() for named in row]
 
 
@@ -50,7 +50,7 @@ def test_make_faults_runs_what_is_named() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     run = {
-        (Path(file).stem, test.partition("[")[0])
+        (file_of(ROOT / file), test.partition("[")[0])
         for file, _, test in (line.partition("::") for line in done.stdout.splitlines() if "::" in line)
     }
     for named in ALL:
@@ -58,6 +58,6 @@ def test_make_faults_runs_what_is_named() -> None:
 
 
 def test_what_only_make_faults_runs_is_named() -> None:
-    own = [*(ROOT / "tests/faults").glob("test_*.py"), *(ROOT / "tests/e2e/cluster").glob("test_*.py")]
-    marked = {path.stem for path in own if "pytest.mark.faults" in path.read_text()}
+    own = [*TESTS.glob("faults/test_*.py"), *TESTS.glob("e2e/cluster/test_*.py")]
+    marked = {file_of(path) for path in own if "pytest.mark.faults" in path.read_text()}
     assert marked == marked & {named.file for named in ALL}

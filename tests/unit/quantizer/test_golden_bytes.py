@@ -13,7 +13,7 @@ from quantization_api import ENGINE_VERSION
 
 pytestmark = pytest.mark.unit
 
-CHANGELOG = Path(__file__).parents[2] / "CHANGELOG.md"
+CHANGELOG = Path(__file__).parents[3] / "CHANGELOG.md"
 Made = dict[str, tuple[Digests, Digests]]
 
 

@@ -17,7 +17,7 @@ from quantizer.implementations import refusals
 
 pytestmark = pytest.mark.unit
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "deploy/examples"
+EXAMPLES = Path(__file__).resolve().parents[4] / "deploy/examples"
 DOCUMENTED_DATA = (("workflow.data_configs.0.name", "wikitext2_train"),)
 
 

@@ -13,7 +13,7 @@ from quantization_operator.metrics import reference_page
 
 pytestmark = pytest.mark.unit
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def documents(path: str) -> list[dict[str, Any]]:

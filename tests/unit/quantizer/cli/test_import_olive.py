@@ -15,7 +15,7 @@ from quantizer.cli.olive.run_config import import_config, load_config
 
 pytestmark = pytest.mark.unit
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "deploy/examples"
+EXAMPLES = Path(__file__).resolve().parents[4] / "deploy/examples"
 CONFIG: dict[str, Any] = {
     "input_model": {"type": "HfModel", "model_path": "s3://models/llama"},
     "data_configs": [

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.support.engine import random_batches, run_pass, save_tiny
-from tests.unit.test_gptq_solver import problem
+from tests.unit.quantizer.algorithms.test_gptq_solver import problem
 from torch import Tensor
 
 from quantizer.algorithms.gptq.scale_refit import refit_scales

@@ -20,7 +20,7 @@ from quantization_api.status import Artifact, Failure, MetricResult
 from quantization_api.workflow import Workflow
 
 pytestmark = pytest.mark.unit
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def spec(*changes: tuple[str, object]) -> QuantizationJobSpec:

@@ -14,7 +14,7 @@ from quantization_api.status import Phase
 
 pytestmark = pytest.mark.unit
 
-FOLDER = Path(__file__).parents[2] / "deploy/argocd"
+FOLDER = Path(__file__).parents[3] / "deploy/argocd"
 KEY = "resource.customizations.health.quantization.dev_QuantizationJob"
 
 EXPECTED: dict[Phase, tuple[str, str]] = {
