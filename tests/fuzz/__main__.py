@@ -79,7 +79,9 @@ def _run_all(options: argparse.Namespace, place: Path, makers: list[Callable[[],
     began, outcomes = time.monotonic(), collections.Counter[tuple[str, str]]()
     failures, slowest, largest = 0, 0.0, 0
     with ThreadPoolExecutor(options.jobs) as pool:
-        for made, verdict in pool.map(one, range(len(makers))):
+        for number, (made, verdict) in enumerate(pool.map(one, range(len(makers))), 1):
+            if number % 500 == 0:
+                print(f"{number} of {len(makers)} after {time.monotonic() - began:.0f} s", flush=True)
             outcomes[made.kind, verdict.outcome] += 1
             slowest, largest = max(slowest, verdict.ended.seconds), max(largest, verdict.ended.bytes)
             if verdict.fault:

@@ -33,12 +33,14 @@ GENERATED: dict[str, Callable[[Any], str]] = {
 
 
 def apply(root: Path, edits: list[Edit]) -> None:
-    """Applies the edits in their order to the files below `root`; one whose target is gone does nothing."""
-    for edit in edits:
+    """Applies the edits in their order to the files below `root`.
+
+    A later one does nothing where an earlier one left no target for it, or a file that it cannot read.
+    """
+    for number, edit in enumerate(edits):
         path = root / os.fsdecode(edit["file"].encode("utf-8", "surrogateescape"))
-        with contextlib.suppress(
-            OSError, struct.error
-        ):  # an earlier edit put a folder or a pipe there, or cut it
+        expected = Exception if number else (OSError, struct.error)
+        with contextlib.suppress(expected):
             if edit["op"] in MAKERS:
                 MAKERS[edit["op"]](path, edit)
             elif path.is_file() and not path.is_symlink() and path.stat().st_size < LARGEST:
