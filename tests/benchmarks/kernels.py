@@ -26,12 +26,12 @@ Block = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]
 
 
 def torch_loop(
-    block: Tensor, upper: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor, maxq: int
+    block: Tensor, upper: Tensor, scales: Tensor, zeros: Tensor, g_idx: Tensor, maxq: int
 ) -> tuple[Tensor, Tensor]:
     """The column loop as one writes it in torch, with the twin's panels: the yardstick on the CPU."""
     block, errors = block.clone(), torch.empty_like(block)
     rounded = torch.empty(block.shape, dtype=torch.uint8, device=block.device)
-    groups, diagonal = group_of.tolist(), upper.diagonal().tolist()
+    groups, diagonal = g_idx.tolist(), upper.diagonal().tolist()
     for panel in range(0, len(block), PANEL):
         stop = min(panel + PANEL, len(block))
         for column in range(panel, stop):
@@ -57,8 +57,8 @@ def block_problem(rows: int, width: int, device: torch.device) -> Block:
     groups = block.view(-1, width, rows)
     scales, zeros = fit_grid(groups.amin(1), groups.amax(1), GridRule(4, False))
     tensors = block, factor, scales, zeros, torch.arange(BLOCK) // width
-    block, factor, scales, zeros, group_of = (tensor.to(device) for tensor in tensors)
-    return block, factor, scales, zeros, group_of, 15
+    block, factor, scales, zeros, g_idx = (tensor.to(device) for tensor in tensors)
+    return block, factor, scales, zeros, g_idx, 15
 
 
 def seconds(fast: Callable[[], object], slow: Callable[[], object], limit: float) -> tuple[float, float]:

@@ -56,9 +56,8 @@ def solve_ourselves(case: dict[str, Any]) -> Any:
     """Our result for a case."""
     names = ("bits", "group_size", "damp_percent", "sym", "desc_act", "static_groups")
     scale_dtype = torch.float16 if case["half_scales"] else torch.float32
-    return gptq(
-        case["weight"], case["hessian"], GptqConfig(**{n: case[n] for n in names}, scale_dtype=scale_dtype)
-    )
+    config = GptqConfig(**{n: case[n] for n in names}, scale_dtype=scale_dtype)
+    return gptq(case["weight"], case["hessian"], config)[0]
 
 
 def compare(cases: list[dict[str, Any]], results: list[dict[str, torch.Tensor]]) -> tuple[int, int]:
@@ -66,7 +65,7 @@ def compare(cases: list[dict[str, Any]], results: list[dict[str, torch.Tensor]])
     differing = total = 0
     for case, theirs in zip(cases, results, strict=True):
         ours = solve_ourselves(case)
-        assert torch.equal(ours.group_of, theirs["group_of"])
+        assert torch.equal(ours.g_idx, theirs["g_idx"])
         different = ours.integers != theirs["integers"]
         same_rows = ~different.any(dim=1)
         assert torch.allclose(ours.scales[same_rows], theirs["scales"][same_rows], rtol=2e-3)

@@ -164,5 +164,5 @@ def test_rounded_weights_are_the_packages(cases: list[dict[str, Any]], theirs: l
     for case, result in zip(cases, theirs, strict=True):
         for weight, rounded in zip(case["weights"], result["rounded"], strict=True):
             ours = awq_round(weight, config_of(case))
-            back = dequantize(ours.integers, ours.scales, ours.zeros, ours.group_of)
+            back = dequantize(ours.integers, ours.scales, ours.zeros, ours.g_idx)
             assert torch.allclose(back, rounded, atol=1e-6)

@@ -9,6 +9,7 @@ from tests.support.formats import random_linear
 from tests.support.reference import interpreter_from, run_reference
 
 from quantizer.algorithms.grid import dequantize
+from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.formats.awq import AwqFormat
 from quantizer.formats.compressed_tensors import CompressedTensorsFormat
 
@@ -32,7 +33,7 @@ def test_awq_tensors_are_those_of_autoawq(tmp_path: Path) -> None:
         symmetric = version == "marlin"
         linear = random_linear(rows, columns, columns // group_size, 4, seed, symmetric=symmetric)
         written = AwqFormat(version, 4, group_size, zero_point=not symmetric)
-        ours.append((version, written.pack(*linear)))
+        ours.append((version, written.pack(QuantizedWeight(*linear))))
         _, scales, zeros, _ = linear
         case = {"version": version, "group_size": group_size, "weight": dequantize(*linear)}
         cases.append({**case, "scales": scales, "zeros": None if symmetric else zeros.float()})
@@ -48,8 +49,8 @@ def test_awq_tensors_are_those_of_autoawq(tmp_path: Path) -> None:
 def test_autoawq_cannot_pack_what_is_refused_or_written_beyond_it(tmp_path: Path) -> None:
     def case(version: str, group_size: int, symmetric: bool) -> dict[str, object]:
         groups = 1 if group_size == -1 else 256 // group_size
-        integers, scales, zeros, group_of = random_linear(256, 256, groups, 4, 0)
-        weight = dequantize(integers, scales, zeros, group_of)
+        integers, scales, zeros, g_idx = random_linear(256, 256, groups, 4, 0)
+        weight = dequantize(integers, scales, zeros, g_idx)
         zero_points = None if symmetric else zeros.float()
         return {
             "version": version,
@@ -81,7 +82,7 @@ def test_compressed_tensors_are_those_of_the_library(tmp_path: Path) -> None:
         groups = 1 if group_size == -1 else columns // group_size
         linear = random_linear(rows, columns, groups, bits, seed, symmetric=sym)
         written = CompressedTensorsFormat(bits, group_size, sym)
-        tensors, weight = written.pack(*linear), written.as_read(*linear)
+        tensors, weight = written.pack(QuantizedWeight(*linear)), written.as_read(QuantizedWeight(*linear))
         ours.append((tensors, weight))
         _, scales, zeros, _ = linear
         cases.append(

@@ -1,7 +1,7 @@
 """A tiny checkpoint in any on-disk format, rounded to nearest, and the float model that it must equal."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +11,9 @@ from tests.support.engine import save_tiny
 from tests.support.quantized_models import save_tokenizer
 from torch import Tensor
 
-from quantizer.algorithms.grid import GridRule, dequantize, round_to_nearest
-from quantizer.formats.interface import WeightFormat, natural_groups
+from quantizer.algorithms.grid import GridRule
+from quantizer.algorithms.quantized_weight import QuantizedWeight, natural_g_idx, round_to_nearest
+from quantizer.formats.interface import WeightFormat
 
 HEAD = "lm_head"
 
@@ -27,7 +28,7 @@ def random_linear(
     zeros = torch.randint(1, 2**bits, (rows, groups), generator=generator).to(torch.int16)
     if symmetric:
         zeros.fill_(2 ** (bits - 1))
-    return integers, scales, zeros, natural_groups(columns, groups)
+    return integers, scales, zeros, natural_g_idx(columns, groups)
 
 
 @dataclass(frozen=True)
@@ -73,21 +74,18 @@ def save_quantized(
         written.check_shape(name, rows, columns)
         width = columns if group_size == -1 else group_size
         order = torch.randperm(columns, generator=generator) if act_order else torch.arange(columns)
-        integers, scales, zeros = round_to_nearest(module.weight.detach()[:, order], width, rule)
+        ordered = round_to_nearest(module.weight.detach()[:, order], width, rule)
         back = torch.argsort(order)
-        grid = (
-            integers[:, back].contiguous(),
-            scales,
-            zeros,
-            natural_groups(columns, columns // width)[back],
+        quantized = QuantizedWeight(
+            ordered.integers[:, back].contiguous(), ordered.scales, ordered.zeros, ordered.g_idx[back]
         )
-        codes[name] = (grid[0], grid[2].to(torch.int16))
+        codes[name] = (quantized.integers, quantized.zeros.to(torch.int16))
         del tensors[f"{name}.weight"]
-        tensors |= {f"{name}.{part}": tensor for part, tensor in written.pack(*grid).items()}
+        tensors |= {f"{name}.{part}": tensor for part, tensor in written.pack(quantized).items()}
         if exact:
-            module.weight.data = dequantize(grid[0], grid[1].half(), *grid[2:])
+            module.weight.data = replace(quantized, scales=quantized.scales.half()).dequantized()
         else:
-            module.weight.data = written.as_read(*grid).float()
+            module.weight.data = written.as_read(quantized).float()
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, target / "model.safetensors")
     config = json.loads((target / "config.json").read_text())
     config["quantization_config"] = written.quantization_config((*not_converted, HEAD))

@@ -14,10 +14,11 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.evaluation.views import View
-from quantizer.formats.interface import Unpacked, WeightFormat
+from quantizer.formats.interface import WeightFormat
 from quantizer.formats.reading import stored_format
 
 GROUP = 16
@@ -86,8 +87,7 @@ def as_float(artifact: Path, target: Path, by_inputs: bool = False) -> None:
     for name in [key for key in stored if key.endswith(f".{layout.tensors[0]}")]:
         linear = name.rpartition(".")[0]
         parts = {part: stored.pop(f"{linear}.{part}") for part in layout.tensors}
-        back = layout.unpack(linear, parts)
-        weight = layout.as_read(back.integers, back.scales, back.zeros, back.group_of).float()
+        weight = layout.as_read(layout.unpack(linear, parts)).float()
         weights[f"{linear}.weight"] = weight.t().contiguous() if by_inputs else weight
     del config["quantization_config"]
     target.mkdir(parents=True, exist_ok=True)
@@ -145,13 +145,10 @@ def unpacked(artifact: Path) -> dict[str, tuple[Tensor, Tensor]]:
 def as_read(artifact: Path) -> dict[str, Tensor]:
     """The weights [N, K] float32 that a reader of the format computes for every packed linear, by its name."""
     layout, linears = _packed(artifact)
-    return {
-        name: layout.as_read(back.integers, back.scales, back.zeros, back.group_of).float()
-        for name, back in linears
-    }
+    return {name: layout.as_read(back).float() for name, back in linears}
 
 
-def _packed(artifact: Path) -> tuple[WeightFormat, Iterator[tuple[str, Unpacked]]]:
+def _packed(artifact: Path) -> tuple[WeightFormat, Iterator[tuple[str, QuantizedWeight]]]:
     layout = stored_format(json.loads((artifact / "config.json").read_text())).format
     stored: dict[str, Tensor] = {}
     for path in sorted(artifact.glob("*.safetensors")):

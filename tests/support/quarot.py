@@ -100,11 +100,11 @@ def save_artifact(
     run, plain, linears = run_in_place(model, parameters, batches)
     tensors = {name: tensor.to(dtype).contiguous() for name, tensor in plain.items()}
     for name, result in linears.items():
-        if result.rounded is None:
+        if result.quantized is None:
             assert result.stored is not None
             tensors[f"{name}.weight"] = result.stored.to(dtype).contiguous()
         else:
-            tensors |= pack_linear(name, result.rounded.grid, layout)
+            tensors |= pack_linear(name, result.quantized, layout)
     target.mkdir(parents=True, exist_ok=True)
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
     written = artifact_config(config, parameters, run.sites, run.unties, dtype)

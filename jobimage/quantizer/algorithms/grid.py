@@ -81,20 +81,11 @@ def round_to_grid(weight: Tensor, scale: Tensor, zero: Tensor, maxq: int) -> Ten
     return (weight / scale).round_().add_(zero).clamp_(0, maxq)
 
 
-def round_to_nearest(weight: Tensor, group_size: int, rule: GridRule) -> tuple[Tensor, Tensor, Tensor]:
-    """Plain rounding: integers [N, K] (uint8), scales and zeros [N, G] of weights [N, K]; the yardstick."""
-    rows, columns = weight.shape
-    groups = weight.float().view(rows, columns // group_size, group_size)
-    scale, zero = fit_grid(groups.amin(-1), groups.amax(-1), rule)
-    rounded = round_to_grid(groups, scale.unsqueeze(-1), zero.unsqueeze(-1), rule.maxq)
-    return rounded.view(rows, columns).to(torch.uint8), scale, zero
-
-
-def dequantize(integers: Tensor, scale: Tensor, zero: Tensor, group_of: Tensor) -> Tensor:
+def dequantize(integers: Tensor, scale: Tensor, zero: Tensor, g_idx: Tensor) -> Tensor:
     """Weights [N, K] in float32 from integers [N, K], scales and zeros [N, G] and the group of each column [K]."""
     (rows, columns), groups = integers.shape, scale.shape[1]
     width = columns // groups
-    index = group_of.long()
+    index = g_idx.long()
     if columns == groups * width and torch.equal(index, torch.arange(columns, device=index.device) // width):
         grouped = integers.view(rows, groups, width).float()
         return grouped.sub_(zero.float().unsqueeze(-1)).mul_(scale.float().unsqueeze(-1)).view(rows, columns)

@@ -1,6 +1,7 @@
 """The files beside the weights: what is copied as it is, and the configs that say how it was quantized."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ def quantized_config(config: dict[str, Any], quantization: dict[str, object]) ->
     return json_file({**config, "quantization_config": quantization})
 
 
-def quantize_config(quantization: dict[str, object]) -> bytes:
+def quantize_config(quantization: Mapping[str, object]) -> bytes:
     """quantize_config.json, which AutoGPTQ and its successors read beside config.json."""
     return json_file({**quantization, "model_name_or_path": None, "model_file_base_name": "model"})
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.checkpoint.older_transformers import require_newer
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import Source
@@ -15,7 +16,6 @@ from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.model import DecoderLayer, DecoderModel, read_config
 from quantizer.formats.interface import WeightFormat
 from quantizer.formats.reading import stored_format
-from quantizer.passes.interface import Rounded
 from quantizer.passes.quantized import QuantizedLayers
 
 
@@ -26,7 +26,7 @@ class Yardstick:
     nearest: of rows [n, K] float32.
     """
 
-    nearest: Callable[[Tensor], Rounded]
+    nearest: Callable[[Tensor], QuantizedWeight]
     format: WeightFormat
     converts: Callable[[str], bool]
 
@@ -99,7 +99,7 @@ class RoundedView(FloatView):
             if not self._yardstick.converts(prefix + name):
                 continue
             weight = self.model.turned(index, f"{name}.weight", weights[f"{name}.weight"])
-            seen = self._yardstick.format.as_read(*self._yardstick.nearest(weight.float()))
+            seen = self._yardstick.format.as_read(self._yardstick.nearest(weight.float()))
             changed[f"{name}.weight"] = self.model.turned(index, f"{name}.weight", seen)
         return changed
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.export.quantized import QuantizedCheckpoint
-from quantizer.formats.interface import Unpacked
 
 STACKED = {"qkv_proj": ("q_proj", "k_proj", "v_proj")}
 HALVES = {"gate_proj": ("gate_up_proj", 0), "up_proj": ("gate_up_proj", 1)}
@@ -120,7 +120,7 @@ def _pieces(stored: StoredLinear, expected: Container[tuple[int, str]]) -> tuple
     return tuple(Piece(one) for one in STACKED.get(name, (name,)))
 
 
-def _compare(name: str, ours: tuple[Tensor, Tensor, Tensor], theirs: Unpacked, rows: slice) -> None:
+def _compare(name: str, ours: tuple[Tensor, Tensor, Tensor], theirs: QuantizedWeight, rows: slice) -> None:
     pairs = zip(
         ("integers", "scales", "zero points"),
         ours,

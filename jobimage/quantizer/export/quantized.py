@@ -3,11 +3,11 @@
 import torch
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.model import read_config
 from quantizer.evaluation.views import PackedView
 from quantizer.formats.gptq import GptqFormat
-from quantizer.formats.interface import Unpacked
 from quantizer.formats.reading import stored_format
 
 
@@ -35,7 +35,7 @@ class QuantizedCheckpoint(PackedView):
             model.layer_prefix(index) + name for index in range(model.layers) for name in model.linears(index)
         ]
 
-    def linear(self, name: str) -> Unpacked:
+    def linear(self, name: str) -> QuantizedWeight:
         """A linear by its full name: integers [N, K], scales and zeros [N, G], group of each column [K]."""
         layout = self._stored.format
         return layout.unpack(

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.algorithms.quantized_weight import QuantizedWeight, natural_g_idx
 from quantizer.formats.awq_layouts import LAYOUTS, count_groups
 from quantizer.formats.interface import (
     TensorShapes,
-    Unpacked,
     check_groups,
-    natural_groups,
     require_natural_groups,
     require_symmetric,
 )
@@ -65,20 +64,21 @@ class AwqFormat:
         """See WeightFormat."""
         return LAYOUTS[self.version].tensor_shapes(rows, columns, columns // groups)
 
-    def pack(self, integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> dict[str, Tensor]:
+    def pack(self, weight: QuantizedWeight) -> dict[str, Tensor]:
         """See WeightFormat."""
-        if scales.shape[1] != count_groups(integers.shape[1], self.group_size):
-            raise ValueError(f"{scales.shape[1]} groups are not those of group_size {self.group_size}")
-        require_natural_groups(group_of, scales.shape[1], "awq")
+        groups = weight.scales.shape[1]
+        if groups != count_groups(weight.integers.shape[1], self.group_size):
+            raise ValueError(f"{groups} groups are not those of group_size {self.group_size}")
+        require_natural_groups(weight, "awq")
         if not self.zero_point:
-            require_symmetric(zeros, self.bits, "awq")
+            require_symmetric(weight.zeros, self.bits, "awq")
         return LAYOUTS[self.version].pack(
-            integers.to(torch.uint8).contiguous(),
-            scales.to(torch.float16).contiguous(),
-            zeros.round().to(torch.int64).contiguous(),
+            weight.integers.to(torch.uint8).contiguous(),
+            weight.scales.to(torch.float16).contiguous(),
+            weight.zeros.round().to(torch.int64).contiguous(),
         )
 
-    def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> Unpacked:
+    def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
         """See WeightFormat; refuses zero points outside the grid, or other than 8 where there should be none."""
         integers, scales, zeros = LAYOUTS[self.version].unpack(tensors, self.group_size)
         low, high = (0, 2**self.bits - 1) if self.zero_point else (8, 8)
@@ -86,12 +86,12 @@ class AwqFormat:
             raise QuantizationError(
                 Category.ARTIFACT_CORRUPT, f"{name} has a zero point outside {low}..{high}"
             )
-        groups = natural_groups(integers.shape[1], scales.shape[1], integers.device)
-        return Unpacked(integers, scales, zeros, groups)
+        groups = natural_g_idx(integers.shape[1], scales.shape[1], integers.device)
+        return QuantizedWeight(integers, scales, zeros, groups)
 
-    def as_read(self, integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> Tensor:
+    def as_read(self, weight: QuantizedWeight) -> Tensor:
         """See WeightFormat: in float16."""
-        return LAYOUTS[self.version].as_read(integers, scales, zeros, group_of)
+        return LAYOUTS[self.version].as_read(weight)
 
     def quantization_config(self, not_converted: Sequence[str] = ()) -> dict[str, object]:
         """See WeightFormat: the keys of AutoAWQ."""
@@ -103,6 +103,10 @@ class AwqFormat:
             "zero_point": self.zero_point,
             "modules_to_not_convert": list(not_converted) or None,
         }
+
+    def side_files(self, quantization_config: Mapping[str, object]) -> dict[str, bytes]:  # noqa: ARG002
+        """See WeightFormat: none."""
+        return {}
 
 
 REFUSALS: tuple[tuple[Callable[[AwqFormat], bool], str], ...] = (

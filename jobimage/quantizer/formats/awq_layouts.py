@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from quantizer.algorithms.grid import dequantize
+from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.formats.interface import TensorShapes, require_symmetric
 from quantizer.kernels.bit_packing import pack_bits, unpack_bits
 
@@ -31,7 +32,7 @@ STRIDE = 64  # columns that gemv_fast stores of one row before the next row of t
 
 
 class Layout(Protocol):
-    """One version's layout; group_of is left out, since AWQ groups lie one after another."""
+    """One version's layout; g_idx is left out, since AWQ groups lie one after another."""
 
     tensors: tuple[str, ...]
 
@@ -47,7 +48,7 @@ class Layout(Protocol):
         """The inverse of pack; group_size -1 is all columns. Zeros are int16 and may be out of range in a bad file."""
         ...
 
-    def as_read(self, integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> Tensor:
+    def as_read(self, weight: QuantizedWeight) -> Tensor:
         """The fp16 weight [N, K] that the kernel computes with."""
         ...
 
@@ -75,8 +76,8 @@ def pad_groups(values: Tensor, count: int) -> Tensor:
     return torch.nn.functional.pad(values, (0, count - values.shape[1]))
 
 
-def _plain(integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> Tensor:
-    return dequantize(integers, scales.half(), zeros, group_of).half()
+def _plain(weight: QuantizedWeight) -> Tensor:
+    return dequantize(weight.integers, weight.scales.half(), weight.zeros, weight.g_idx).half()
 
 
 class GemmLayout:
@@ -191,11 +192,11 @@ class GemvFastLayout:
         zeros = zeros.nan_to_num(nan=-1, posinf=-1, neginf=-1).to(torch.int16)
         return pairs.reshape(rows, columns), scales, zeros
 
-    def as_read(self, integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> Tensor:
+    def as_read(self, weight: QuantizedWeight) -> Tensor:
         """See Layout: the product of scale and zero point is rounded on its own."""
-        index, half = group_of.long(), scales.half()
-        offsets = self._offsets(half, zeros)
-        return (integers.float() * half.float()[:, index] + offsets.float()[:, index]).half()
+        index, half = weight.g_idx.long(), weight.scales.half()
+        offsets = self._offsets(half, weight.zeros)
+        return (weight.integers.float() * half.float()[:, index] + offsets.float()[:, index]).half()
 
     @staticmethod
     def _offsets(scales: Tensor, zeros: Tensor) -> Tensor:

@@ -24,11 +24,10 @@ from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.grid import dequantize
+from quantizer.algorithms.quantized_weight import QuantizedWeight, natural_g_idx
 from quantizer.formats.interface import (
     TensorShapes,
-    Unpacked,
     check_groups,
-    natural_groups,
     require_natural_groups,
     require_symmetric,
 )
@@ -98,21 +97,23 @@ class CompressedTensorsFormat:
         }
         return {name: shapes[name] for name in self.tensors}
 
-    def pack(self, integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> dict[str, Tensor]:
+    def pack(self, weight: QuantizedWeight) -> dict[str, Tensor]:
         """See WeightFormat."""
-        require_natural_groups(group_of, scales.shape[1], NAME)
+        require_natural_groups(weight, NAME)
         tensors = {
-            "weight_packed": pack_stream(integers.t(), self.bits).t().contiguous(),
-            "weight_scale": scales.to(torch.float16).contiguous(),
-            "weight_shape": torch.tensor(integers.shape, dtype=torch.int64),
+            "weight_packed": pack_stream(weight.integers.t(), self.bits).t().contiguous(),
+            "weight_scale": weight.scales.to(torch.float16).contiguous(),
+            "weight_shape": torch.tensor(weight.integers.shape, dtype=torch.int64),
         }
         if self.sym:
-            require_symmetric(zeros, self.bits, NAME)
+            require_symmetric(weight.zeros, self.bits, NAME)
         else:
-            tensors["weight_zero_point"] = pack_stream(zeros.round().to(torch.int64), self.bits).contiguous()
+            tensors["weight_zero_point"] = pack_stream(
+                weight.zeros.round().to(torch.int64), self.bits
+            ).contiguous()
         return tensors
 
-    def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> Unpacked:
+    def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
         """See WeightFormat; refuses a stored shape that is not that of the packed tensor."""
         packed, scales = tensors["weight_packed"], tensors["weight_scale"]
         rows, columns = (int(size) for size in tensors["weight_shape"])
@@ -126,11 +127,11 @@ class CompressedTensorsFormat:
             zeros = torch.full_like(scales, 2 ** (self.bits - 1), dtype=torch.int16)
         else:
             zeros = unpack_stream(tensors["weight_zero_point"], self.bits, rows).to(torch.int16)
-        return Unpacked(integers, scales, zeros, natural_groups(columns, groups, packed.device))
+        return QuantizedWeight(integers, scales, zeros, natural_g_idx(columns, groups, packed.device))
 
-    def as_read(self, integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> Tensor:
+    def as_read(self, weight: QuantizedWeight) -> Tensor:
         """See WeightFormat: in float16, the type of the scales."""
-        return dequantize(integers, scales.half(), zeros, group_of).half()
+        return dequantize(weight.integers, weight.scales.half(), weight.zeros, weight.g_idx).half()
 
     def quantization_config(self, not_converted: Sequence[str] = ()) -> dict[str, object]:
         """See WeightFormat: every Linear is a target, so the head must be among the exceptions."""
@@ -159,6 +160,10 @@ class CompressedTensorsFormat:
             "ignore": list(dict.fromkeys([*not_converted, "lm_head"])),
             "kv_cache_scheme": None,
         }
+
+    def side_files(self, quantization_config: Mapping[str, object]) -> dict[str, bytes]:  # noqa: ARG002
+        """See WeightFormat: none."""
+        return {}
 
 
 NEEDS_STATIC_GROUPS = (

@@ -23,7 +23,9 @@ from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.grid import dequantize
-from quantizer.formats.interface import TensorShapes, Unpacked, check_groups
+from quantizer.algorithms.quantized_weight import QuantizedWeight
+from quantizer.checkpoint.side_files import quantize_config
+from quantizer.formats.interface import TensorShapes, check_groups
 from quantizer.kernels.bit_packing import period, unpack_bits
 from quantizer.kernels.packing import pack_bits
 
@@ -79,19 +81,19 @@ class GptqFormat:
             "g_idx": (torch.int32, (columns,)),
         }
 
-    def pack(self, integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> dict[str, Tensor]:
+    def pack(self, weight: QuantizedWeight) -> dict[str, Tensor]:
         """See WeightFormat."""
-        stored = zeros.round().to(torch.int64) - self._offset
+        stored = weight.zeros.round().to(torch.int64) - self._offset
         if stored.numel() and int(stored.min()) < 0:
             raise ValueError("a zero point of 0 cannot be stored: it would wrap")
         return {
-            "qweight": pack_bits(integers.t(), self.bits).contiguous(),
+            "qweight": pack_bits(weight.integers.t(), self.bits).contiguous(),
             "qzeros": pack_bits(stored, self.bits).t().contiguous(),
-            "scales": scales.t().to(torch.float16).contiguous(),
-            "g_idx": group_of.to(torch.int32, copy=True),  # linears that were solved together share group_of
+            "scales": weight.scales.t().to(torch.float16).contiguous(),
+            "g_idx": weight.g_idx.to(torch.int32, copy=True),  # linears that were solved together share it
         }
 
-    def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> Unpacked:
+    def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
         """See WeightFormat; refuses a wrapped zero point and a group that does not exist."""
         zeros = unpack_bits(tensors["qzeros"].t(), self.bits).to(torch.int16) + self._offset
         groups = tensors["scales"].shape[0]
@@ -103,11 +105,11 @@ class GptqFormat:
                 Category.ARTIFACT_CORRUPT, f"{name} has columns of groups that do not exist"
             )
         integers = unpack_bits(tensors["qweight"], self.bits).t().contiguous()
-        return Unpacked(integers, tensors["scales"].t().contiguous(), zeros, index)
+        return QuantizedWeight(integers, tensors["scales"].t().contiguous(), zeros, index)
 
-    def as_read(self, integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> Tensor:
+    def as_read(self, weight: QuantizedWeight) -> Tensor:
         """See WeightFormat: in float16, the integers times float16 scales."""
-        return dequantize(integers, scales.half(), zeros, group_of).half()
+        return dequantize(weight.integers, weight.scales.half(), weight.zeros, weight.g_idx).half()
 
     def quantization_config(self, not_converted: Sequence[str] = ()) -> dict[str, object]:
         """See WeightFormat: the keys of AutoGPTQ, and the one for modules of transformers and vLLM.
@@ -140,6 +142,10 @@ class GptqFormat:
         if self.inside_layer_modules is not None:
             config["modules_in_block_to_quantize"] = [list(names) for names in self.inside_layer_modules]
         return config
+
+    def side_files(self, quantization_config: Mapping[str, object]) -> dict[str, bytes]:
+        """See WeightFormat: what AutoGPTQ reads in place of config.json."""
+        return {"quantize_config.json": quantize_config(quantization_config)}
 
     @property
     def _offset(self) -> int:

@@ -1,33 +1,20 @@
 """What every on-disk format can do; the engine knows no other way to write or read a quantized linear.
 
-A linear has K inputs (columns), N outputs (rows) and G groups of columns. Between the passes and the
-formats integers are always unsigned, q in 0 .. 2^b - 1, and
-
-    weight[n, k] = (q[n, k] - zero[n, g]) * scale[n, g]   with g = group_of[k]
-
-A symmetric grid has zero = 2^(b-1) everywhere; a format that stores no zero points gives that one back.
+A linear has K inputs (columns), N outputs (rows) and G groups of columns. Integers are always unsigned (see
+algorithms.quantized_weight). A symmetric grid has zero = 2^(b-1) everywhere; a format that stores no zero points
+gives that one back.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.algorithms.quantized_weight import QuantizedWeight, natural_g_idx
 
 TensorShapes = dict[str, tuple[torch.dtype, tuple[int, ...]]]
-
-
-@dataclass(frozen=True)
-class Unpacked:
-    """A linear as read back: integers [N, K] uint8, scales [N, G] fp16, zeros [N, G] int16, group_of [K] int32."""
-
-    integers: Tensor
-    scales: Tensor
-    zeros: Tensor
-    group_of: Tensor
 
 
 class WeightFormat(Protocol):
@@ -49,19 +36,23 @@ class WeightFormat(Protocol):
         """Dtype and shape of the tensors of a linear [N, K] with G groups."""
         ...
 
-    def pack(self, integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> dict[str, Tensor]:
-        """The tensors of a linear from integers [N, K], scales and zeros [N, G] and the group of each column [K].
+    def pack(self, weight: QuantizedWeight) -> dict[str, Tensor]:
+        """The tensors of a linear.
 
         Raises ValueError for what the format cannot hold: a caller's mistake, since check_shape and the
         construction of the format have refused what a user can ask for.
         """
         ...
 
-    def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> Unpacked:
-        """The inverse of pack, bit by bit; ArtifactCorrupt names a linear whose tensors cannot be right."""
+    def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
+        """The inverse of pack, bit by bit: scales as stored, zeros int16.
+
+        Raises:
+            QuantizationError: ArtifactCorrupt naming a linear whose tensors cannot be right.
+        """
         ...
 
-    def as_read(self, integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> Tensor:
+    def as_read(self, weight: QuantizedWeight) -> Tensor:
         """The weight [N, K] that a reader computes, in the reader's arithmetic."""
         ...
 
@@ -71,6 +62,10 @@ class WeightFormat(Protocol):
         not_converted: paths of linears that stay as they are, such as `lm_head` or
         `model.layers.0.mlp.down_proj`.
         """
+        ...
+
+    def side_files(self, quantization_config: Mapping[str, object]) -> dict[str, bytes]:
+        """Files beside config.json that readers of the format look for."""
         ...
 
 
@@ -84,14 +79,10 @@ def check_groups(name: str, columns: int, group_size: int) -> None:
         )
 
 
-def natural_groups(columns: int, groups: int, device: torch.device | None = None) -> Tensor:
-    """The group of each column [K] int32 when groups are as wide as each other and lie one after another."""
-    return (torch.arange(columns, device=device) // (columns // groups)).to(torch.int32)
-
-
-def require_natural_groups(group_of: Tensor, groups: int, format_name: str) -> None:
+def require_natural_groups(weight: QuantizedWeight, format_name: str) -> None:
     """Raises ValueError when columns are not grouped as they lie and the format cannot say so."""
-    if not torch.equal(group_of.int(), natural_groups(group_of.numel(), groups, group_of.device)):
+    g_idx = weight.g_idx
+    if not torch.equal(g_idx.int(), natural_g_idx(g_idx.numel(), weight.scales.shape[1], g_idx.device)):
         raise ValueError(f"{format_name} has no group index: the groups must lie one after another")
 
 

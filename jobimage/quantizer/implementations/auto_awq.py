@@ -15,7 +15,7 @@ from quantizer.calibration.tokens import TokenBatches
 from quantizer.implementations import repairs
 from quantizer.implementations.interface import ModuleReport, OnProgress, Quantized
 from quantizer.implementations.local_model import check_attention, check_sizes
-from quantizer.implementations.module_error import nearest, relative_error
+from quantizer.implementations.module_error import relative_error, rtn_weight
 from quantizer.implementations.refusals import w_bit
 
 PACKED = ("qweight", "qzeros", "scales")
@@ -117,7 +117,9 @@ def observed(base: type[Any], on_progress: OnProgress, reports: list[ModuleRepor
             features: dict[str, Tensor] = super()._get_input_feat(layer, named_linears)
             rule = GridRule(self.w_bit, sym=not self.zero_point)
             self._plain = {
-                name: relative_error(weight, nearest(weight, self.group_size, rule), _hessian(features[name]))
+                name: relative_error(
+                    weight, rtn_weight(weight, self.group_size, rule), _hessian(features[name])
+                )
                 for name, weight in _weights(named_linears).items()
             }
             return features

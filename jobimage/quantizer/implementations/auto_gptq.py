@@ -20,7 +20,7 @@ from quantizer.calibration.tokens import TokenBatches
 from quantizer.implementations import repairs
 from quantizer.implementations.interface import ModuleReport, OnProgress, Quantized
 from quantizer.implementations.local_model import check_attention, check_sizes
-from quantizer.implementations.module_error import nearest, relative_error
+from quantizer.implementations.module_error import relative_error, rtn_weight
 
 PACKED = ("qweight", "qzeros", "scales", "g_idx")
 WORD = 32  # its packer drops what does not fill words of 32 values
@@ -125,7 +125,7 @@ def _measured(model: nn.Module, parameters: GptqQuantizer, reports: list[ModuleR
             hessian, weight = self.H.clone(), self.layer.weight.detach().float().clone()
             result = super().fasterquant(**options)
             seen = self.layer.weight.detach().float()
-            plain = nearest(weight, parameters.group_size, rule)
+            plain = rtn_weight(weight, parameters.group_size, rule)
             reports.append(
                 ModuleReport(
                     names[self.layer],

@@ -1,18 +1,16 @@
-"""The Hessian-weighted error of a rounded linear beside plain rounding's: pure."""
+"""The Hessian-weighted error of a rounded linear beside RTN's: pure."""
 
-import torch
 from torch import Tensor
 
-from quantizer.algorithms.grid import GridRule, dequantize, round_to_nearest
+from quantizer.algorithms.grid import GridRule, dequantize
 from quantizer.algorithms.hessian import weighted_square
+from quantizer.algorithms.quantized_weight import round_to_nearest
 
 
-def nearest(weight: Tensor, group_size: int, rule: GridRule) -> Tensor:
-    """A weight [N, K] rounded to nearest on a plain grid, as a reader sees it (float16 arithmetic)."""
-    width = weight.shape[1] if group_size == -1 else group_size
-    integers, scales, zeros = round_to_nearest(weight, width, rule)
-    group_of = torch.arange(weight.shape[1], device=weight.device) // width
-    return dequantize(integers, scales.half(), zeros, group_of).half().float()
+def rtn_weight(weight: Tensor, group_size: int, rule: GridRule) -> Tensor:
+    """A weight [N, K] after RTN on a plain grid, as a reader sees it (float16 arithmetic)."""
+    rtn = round_to_nearest(weight, group_size, rule)
+    return dequantize(rtn.integers, rtn.scales.half(), rtn.zeros, rtn.g_idx).half().float()
 
 
 def relative_error(weight: Tensor, seen: Tensor, hessian: Tensor) -> float:

@@ -36,7 +36,7 @@ _Array: TypeAlias = npt.NDArray[np.float32]
 
 
 def round_columns(
-    block: Tensor, factor: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor, maxq: int
+    block: Tensor, factor: Tensor, scales: Tensor, zeros: Tensor, g_idx: Tensor, maxq: int
 ) -> tuple[Tensor, Tensor]:
     """Rounds a block of the transposed working weights by the faster of kernel and twin; changes no argument.
 
@@ -44,7 +44,7 @@ def round_columns(
         block: [C, N] float32, contiguous, C <= 128: C columns of a linear with N outputs.
         factor: [C, C] float32, the block's part of the upper factor U; may be a view of all of it.
         scales, zeros: [G, N] float32, the grids of all groups; zeros hold integers.
-        group_of: [C] the group of each column, in any order.
+        g_idx: [C] the group of each column, in any order.
         maxq: the largest integer, 2^bits - 1.
 
     Returns:
@@ -53,8 +53,8 @@ def round_columns(
     if uses_triton(block.device):
         from quantizer.kernels import column_block_triton
 
-        return column_block_triton.round_columns(block, factor, scales, zeros, group_of, maxq)
-    return round_columns_plain(block, factor, scales, zeros, group_of, maxq)
+        return column_block_triton.round_columns(block, factor, scales, zeros, g_idx, maxq)
+    return round_columns_plain(block, factor, scales, zeros, g_idx, maxq)
 
 
 def round_columns_plain(
@@ -62,14 +62,14 @@ def round_columns_plain(
     factor: Tensor,
     scales: Tensor,
     zeros: Tensor,
-    group_of: Tensor,
+    g_idx: Tensor,
     maxq: int,
     panel: int = PANEL,
 ) -> tuple[Tensor, Tensor]:
     """The twin of the kernel: as round_columns; `panel` columns share one product for the columns after them."""
     device, columns = block.device, block.shape[0]
     upper = factor.cpu()
-    groups = group_of.tolist()
+    groups = g_idx.tolist()
     present = sorted(set(groups))
     place = {group: index for index, group in enumerate(present)}
     local = [place[group] for group in groups]
@@ -100,13 +100,13 @@ def _round_panel(
     scales: _Array,
     lowest: _Array,
     highest: _Array,
-    group_of: list[int],
+    g_idx: list[int],
     levels: _Array,
     errors: _Array,
 ) -> None:
     """Fills levels and errors [P, N]; `work` [P, N] is used up. lowest, highest [G, N]: the levels of a grid."""
     update = np.empty_like(work)
-    for column, (weight, group, level, error) in enumerate(zip(work, group_of, levels, errors, strict=True)):
+    for column, (weight, group, level, error) in enumerate(zip(work, g_idx, levels, errors, strict=True)):
         scale = scales[group]
         np.divide(weight, scale, out=level)
         np.rint(level, out=level)

@@ -71,7 +71,7 @@ def round_columns_kernel(  # type: ignore[no-untyped-def]
 
 
 def round_columns(
-    block: Tensor, factor: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor, maxq: int
+    block: Tensor, factor: Tensor, scales: Tensor, zeros: Tensor, g_idx: Tensor, maxq: int
 ) -> tuple[Tensor, Tensor]:
     """See column_block.round_columns; all tensors lie on one device."""
     columns, rows = block.shape
@@ -83,7 +83,7 @@ def round_columns(
         factor if factor.stride(1) == 1 else factor.contiguous(),
         scales,
         zeros,
-        group_of.to(torch.int32).contiguous(),
+        g_idx.to(torch.int32).contiguous(),
         integers,
         errors,
         rows,

@@ -1,4 +1,4 @@
-"""AWQ over one decoder layer (algorithms.awq): scales folded into what makes an input, clipping, plain rounding.
+"""AWQ over one decoder layer (algorithms.awq): scales folded into what makes an input, clipping, rounding.
 
 All statistics come from the unrounded layer, in the one pass that also makes the next layer's input: the
 whole network is seen in float, as the published method does it. Measured on a small Llama (4 bits, group 32)
@@ -16,19 +16,20 @@ from quantizer.algorithms.awq.folding import fold_into_norm, fold_into_rows, sca
 from quantizer.algorithms.awq.rounding import AwqConfig, awq_round, clip_weight
 from quantizer.algorithms.awq.scales import search_scales
 from quantizer.algorithms.grid import GridRule, GroupedGrid
+from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.decoder.architecture import Group
 from quantizer.decoder.folding import FoldPlace
 from quantizer.decoder.model import DecoderModel
 from quantizer.formats.awq import GROUP_SIZES, AwqFormat
 from quantizer.machine import threads_for
-from quantizer.passes.interface import FinishedLayer, GroupSizes, LayerContext, ModuleReport, Rounded
+from quantizer.passes.interface import FinishedLayer, GroupSizes, LayerContext, ModuleReport
 from quantizer.passes.plain import PlainPass
 from quantizer.passes.rounding import (
-    Yardstick,
+    ErrorBaseline,
     check_quality,
+    error_baseline,
     pack_linear,
-    plain_rounding,
-    put_rounded,
+    put_quantized,
 )
 from quantizer.passes.statistics import InputStatistics, gather
 
@@ -77,10 +78,9 @@ class AwqLayerPass(PlainPass):
         )
         return GroupSizes("q_group_size", GROUP_SIZES[self.format.version], instead)
 
-    def nearest(self, weight: Tensor, limits: Tensor | None = None) -> Rounded:
+    def rtn(self, weight: Tensor, limits: Tensor | None = None) -> QuantizedWeight:
         """See LayerPass; limits: of clipping."""
-        solved = awq_round(weight, self.config, limits)
-        return solved.integers, solved.scales, solved.zeros, solved.group_of
+        return awq_round(weight, self.config, limits)
 
     def converts(self, name: str) -> bool:
         """See LayerPass; a name is left out when any of not_converted occurs in it, as in AutoAWQ."""
@@ -112,17 +112,17 @@ class _Solve:
     ) -> None:
         self.config, self.format = layer_pass.config, layer_pass.format
         self.layer, self.converts, self.packs = layer, layer_pass.converts, layer_pass.packs
-        self.nearest = layer_pass.nearest
+        self.rtn = layer_pass.rtn
         self.finished = FinishedLayer()
         self.reads: dict[Group, _Read] = {}
-        self.yardsticks: dict[str, Yardstick] = {}
+        self.baselines: dict[str, ErrorBaseline] = {}
         self.together: list[list[Group]] = []
         for group, found in statistics.items():
             magnitude, tokens = found.mean_magnitude(), found.tokens
             self.reads[group] = _Read(found.hessian(layer.prefix + group.names[0]), magnitude, tokens)
             for name in group.names:
-                self.yardsticks[name] = plain_rounding(
-                    layer.walk.linear(name).weight, self.reads[group].gram, layer_pass.nearest, self.format
+                self.baselines[name] = error_baseline(
+                    layer.walk.linear(name).weight, self.reads[group].gram, layer_pass.rtn, self.format
                 )
 
     def run(self) -> FinishedLayer:
@@ -192,7 +192,7 @@ class _Solve:
         weight, new_bias = fold_into_rows(linear.weight, scales, rows, bias)
         divisor = torch.ones(linear.out_features, device=scales.device)
         divisor[rows] = scales
-        self.yardsticks[source].divide_rows(divisor)
+        self.baselines[source].divide_rows(divisor)
         self._put(f"{source}.weight", linear, "weight", weight)
         if new_bias is not None:
             self._put(f"{source}.bias", linear, "bias", new_bias)
@@ -206,14 +206,14 @@ class _Solve:
             limits = None
             if self.config.clip != "none" and not any(part in name for part in UNCLIPPED):
                 limits = search_clip(linear.weight, read.gram, self.config).limits
-            rounded = self.nearest(linear.weight, limits)
+            quantized = self.rtn(linear.weight, limits)
             if self.packs:
-                self.finished.tensors |= pack_linear(full, rounded, self.format)
+                self.finished.tensors |= pack_linear(full, quantized, self.format)
             else:
                 weight = linear.weight if limits is None else clip_weight(linear.weight, limits)
                 self.finished.tensors[f"{full}.weight"] = self.layer.stored(f"{name}.weight", weight)
-            changed = put_rounded(full, linear, linear.weight, rounded, read.gram, self.format)
-            error, error_rtn = self.yardsticks[name].relative(changed)
+            changed = put_quantized(full, linear, linear.weight, quantized, read.gram, self.format)
+            error, error_rtn = self.baselines[name].relative(changed)
             shape = (linear.out_features, linear.in_features)
             reports.append(ModuleReport(full, shape, error, error_rtn, tokens=read.tokens))
         return reports
@@ -222,7 +222,7 @@ class _Solve:
         """A changed parameter: into the layer, and to what is stored unless it is packed later."""
         _tensor(module, leaf).copy_(value)
         linear = name.removesuffix(f".{leaf}")
-        if leaf != "weight" or linear not in self.yardsticks or not self._converted(linear):
+        if leaf != "weight" or linear not in self.baselines or not self._converted(linear):
             self.finished.tensors[self.layer.prefix + name] = self.layer.stored(name, _tensor(module, leaf))
 
     def _converted(self, name: str) -> bool:

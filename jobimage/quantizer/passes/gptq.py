@@ -9,12 +9,13 @@ from torch import Tensor
 from quantization_api.failures import QuantizationError
 from quantizer.algorithms.gptq.solver import GptqConfig, gptq
 from quantizer.algorithms.grid import GroupedGrid
+from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_nearest
 from quantizer.decoder.architecture import Group, Stage
 from quantizer.formats.interface import WeightFormat
 from quantizer.machine import threads_for
-from quantizer.passes.interface import FinishedLayer, LayerContext, ModuleReport, Rounded
+from quantizer.passes.interface import FinishedLayer, LayerContext, ModuleReport
 from quantizer.passes.plain import PlainPass
-from quantizer.passes.rounding import check_quality, on_grid, pack_linear, plain_rounding, put_rounded
+from quantizer.passes.rounding import check_quality, error_baseline, pack_linear, put_quantized
 from quantizer.passes.statistics import InputStatistics, gather
 
 REFIT_BITS = 4
@@ -43,9 +44,9 @@ class GptqLayerPass(PlainPass):
         """Bits, groups and symmetry."""
         return GroupedGrid(self.config.rule, self.config.group_size)
 
-    def nearest(self, weight: Tensor) -> Rounded:
+    def rtn(self, weight: Tensor) -> QuantizedWeight:
         """See LayerPass."""
-        return on_grid(self.grid)(weight)
+        return round_to_nearest(weight, self.config.group_size, self.config.rule)
 
     def converts(self, name: str) -> bool:  # noqa: ARG002 - every linear of the decoder layers
         """See LayerPass."""
@@ -78,20 +79,21 @@ class GptqLayerPass(PlainPass):
         weights = [layer.weight(name) for name in group.names]
         try:
             stacked = _stacked(weights)
-            solved = gptq(stacked, hessian, replace(self.config, refit=self.config.bits <= REFIT_BITS))
+            config = replace(self.config, refit=self.config.bits <= REFIT_BITS)
+            quantized, damp_percent = gptq(stacked, hessian, config)
         except QuantizationError as failure:
             message = f"{first}: {failure.message}"
             raise QuantizationError(failure.category, message, failure.hint) from failure
         start = 0
         for name, weight in zip(group.names, weights, strict=True):
             rows = slice(start, start := start + weight.shape[0])
-            part = (solved.integers[rows], solved.scales[rows], solved.zeros[rows], solved.group_of)
+            part = quantized.rows(rows)
             full = layer.prefix + name
-            yardstick = plain_rounding(weight, hessian, self.nearest, self.format)
-            changed = put_rounded(full, layer.walk.linear(name), weight, part, hessian, self.format)
-            error, error_rtn = yardstick.relative(changed)
+            baseline = error_baseline(weight, hessian, self.rtn, self.format)
+            changed = put_quantized(full, layer.walk.linear(name), weight, part, hessian, self.format)
+            error, error_rtn = baseline.relative(changed)
             shape = (weight.shape[0], weight.shape[1])
-            report = ModuleReport(full, shape, error, error_rtn, solved.damp_percent, statistics.tokens)
+            report = ModuleReport(full, shape, error, error_rtn, damp_percent, statistics.tokens)
             check_quality([report], "Raise damp_percent, or calibrate with more text.")
             finished.modules.append(report)
             finished.tensors |= pack_linear(full, part, self.format)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from quantizer.algorithms.grid import GroupedGrid
+from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.decoder.architecture import Group
 from quantizer.decoder.folding import FoldPlace
 from quantizer.decoder.model import DecoderModel
@@ -20,15 +21,11 @@ Timed = Callable[[str], AbstractContextManager[None]]
 """A context that adds its time to a stage: calibrate, solve."""
 
 
-Rounded = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Integers [N, K], scales and zeros [N, G], group of each column [K]."""
-
-
 @dataclass(frozen=True)
 class ModuleReport:
     """How well one linear was rounded.
 
-    error, error_rtn: tr(E H E') / tr(W H W') of the pass and of plain rounding, without damping; what is
+    error, error_rtn: tr(E H E') / tr(W H W') of the pass and of RTN, without damping; what is
         measured is the weight as a reader will see it.
     damp_percent: the damping that was used, 0 where the pass has none.
     tokens: calibration tokens that the linear read; None where it was rounded without any.
@@ -98,7 +95,7 @@ class LayerPass(Protocol):
     What depends on the model comes with `bind`; transform, replayed and run are asked of a bound pass only.
 
     format: how the rounded linears lie on disk. packs: False when linears are prepared for rounding but stored
-    as they are. grid: bits, groups and symmetry; plain rounding on it is the yardstick. group_sizes: what can be
+    as they are. grid: bits, groups and symmetry; RTN on it is the baseline. group_sizes: what can be
     asked for instead. dtype: what the model
     is loaded in, and what stays unquantized is stored in; None is the checkpoint's own. calibration_dtype: what
     activations are computed in; None leaves it to the machine. replays_unrounded: whether the next layer reads the
@@ -133,8 +130,8 @@ class LayerPass(Protocol):
         """The pass for this model; InvalidWorkflow or ModelUnsupported when they do not go together."""
         ...
 
-    def nearest(self, weight: Tensor) -> Rounded:
-        """Plain rounding of rows [n, K] float32 on the pass's grid: what it has to beat."""
+    def rtn(self, weight: Tensor) -> QuantizedWeight:
+        """RTN of rows [n, K] float32 on the pass's grid: what it has to beat."""
         ...
 
     def converts(self, name: str) -> bool:

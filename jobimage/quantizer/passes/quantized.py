@@ -78,8 +78,7 @@ class QuantizedLayers:
         for linear in self.converted(index):
             full = prefix + linear
             parts = {part: tensors.pop(f"{full}.{part}") for part in layout.tensors}
-            back = layout.unpack(full, parts)
-            seen = layout.as_read(back.integers, back.scales, back.zeros, back.group_of)
+            seen = layout.as_read(layout.unpack(full, parts))
             seen = replayed(
                 linear, seen[:, : shapes[linear][1]]
             )  # a row's last word may hold more than weights

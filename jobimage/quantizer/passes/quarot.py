@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from quantizer.algorithms.grid import GroupedGrid
+from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_nearest
 from quantizer.algorithms.quarot.parameters import FULL, QuarotParameters, check_model, group, needs_own_code
 from quantizer.algorithms.quarot.stages import QuarotPass, StageResult
 from quantizer.decoder.architecture import Group
@@ -20,9 +21,9 @@ from quantizer.formats.interface import WeightFormat
 from quantizer.formats.quarot.artifact import CODE_FILE, artifact_config, modeling_code
 from quantizer.formats.quarot.weights import QuarotFormat
 from quantizer.machine import threads_for
-from quantizer.passes.interface import FinishedLayer, GroupSizes, LayerContext, ModuleReport, Rounded
+from quantizer.passes.interface import FinishedLayer, GroupSizes, LayerContext, ModuleReport
 from quantizer.passes.rotation_layouts import layer_layout, model_layout
-from quantizer.passes.rounding import check_quality, on_grid, pack_linear
+from quantizer.passes.rounding import check_quality, pack_linear
 from quantizer.passes.statistics import InputStatistics, gather
 from quantizer.passes.transform import Transform, Unchanged
 
@@ -77,9 +78,9 @@ class QuarotLayerPass:
         check_model(self.parameters, layout, model.architecture.model_type, widths)
         return replace(self, bound=RotatedModel(self.parameters, model, self.dtype))
 
-    def nearest(self, weight: Tensor) -> Rounded:
+    def rtn(self, weight: Tensor) -> QuantizedWeight:
         """See LayerPass; without the rotation."""
-        return on_grid(self.grid)(weight)
+        return round_to_nearest(weight, self.grid.group_size, self.grid.rule)
 
     def converts(self, name: str) -> bool:  # noqa: ARG002 - every linear of the decoder layers
         """See LayerPass."""
@@ -123,25 +124,23 @@ class QuarotLayerPass:
         tokens = statistics.tokens if statistics else None
         for name, result in results.items():
             full, linear = layer.prefix + name, layer.walk.linear(name)
-            if result.rounded is None:
+            if result.quantized is None:
                 assert result.stored is not None
                 finished.tensors[f"{full}.weight"] = layer.stored(f"{name}.weight", result.stored)
                 continue
-            rounded = result.rounded.grid
             reports.append(replace(self._report(full, linear.weight, result), tokens=tokens))
-            finished.tensors |= pack_linear(full, rounded, self.format)
-            seen = self.format.as_read(*rounded)
+            finished.tensors |= pack_linear(full, result.quantized, self.format)
+            seen = self.format.as_read(result.quantized)
             linear.weight.copy_(self.bound.quarot.restored(name, seen))
         if reports:
             check_quality(reports, "Raise gptq_damping, or calibrate with more text.")
         finished.modules += reports
 
     def _report(self, name: str, weight: Tensor, result: StageResult) -> ModuleReport:
-        """Without a Hessian errors are relative squares of the weight itself; plain rounding is the pass then."""
-        assert result.rounded is not None
+        """Without a Hessian errors are relative squares of the weight itself; RTN is the pass then."""
         shape = (weight.shape[0], weight.shape[1])
         if result.error is not None and result.error_rtn is not None:
-            return ModuleReport(name, shape, result.error, result.error_rtn, result.rounded.damp_percent)
+            return ModuleReport(name, shape, result.error, result.error_rtn, result.damp_percent)
         whole = float(weight.double().square().sum())
         change = float((result.propagated.double() - weight.double()).square().sum())
         error = change / whole if whole > 0 else 0.0

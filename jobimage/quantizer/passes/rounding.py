@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.finite import all_finite
-from quantizer.algorithms.grid import GroupedGrid, round_to_nearest
 from quantizer.algorithms.hessian import weighted_square
-from quantizer.formats.interface import WeightFormat, natural_groups
-from quantizer.passes.interface import ModuleReport, Rounded
+from quantizer.algorithms.quantized_weight import QuantizedWeight
+from quantizer.formats.interface import WeightFormat
+from quantizer.passes.interface import ModuleReport
 
 NUMBERS_AT_ONCE = (
     2**18
@@ -35,66 +35,59 @@ def measured_rows(outputs: int, device: torch.device) -> Tensor:
 
 
 @dataclass
-class Yardstick:
-    """Hessian-weighted squares of the measured rows, float64: of a weight, and of what plain rounding changes.
-
-    rows: see measured_rows.
-    """
+class ErrorBaseline:
+    """What a weight's error is compared with: Hessian-weighted squares of its measured rows, float64."""
 
     rows: Tensor
+    """See measured_rows."""
     whole: Tensor
-    nearest: Tensor
+    """Of the weight itself."""
+    rtn: Tensor
+    """Of what RTN changes."""
 
     def divide_rows(self, divisor: Tensor) -> None:
         """The weight's rows were divided by divisor [N]: so are the outputs that the squares are of."""
         square = divisor[self.rows].double().square()
-        self.whole, self.nearest = self.whole / square, self.nearest / square
+        self.whole, self.rtn = self.whole / square, self.rtn / square
 
     def relative(self, ours: Tensor) -> tuple[float, float]:
-        """Relative errors of ours (measured rows) and of plain rounding; a weight that is zero is exact."""
+        """Relative errors of ours (measured rows) and of RTN; a weight that is zero is exact."""
         whole = float(self.whole.sum())
-        return (float(ours.sum()) / whole, float(self.nearest.sum()) / whole) if whole > 0 else (0.0, 0.0)
+        return (float(ours.sum()) / whole, float(self.rtn.sum()) / whole) if whole > 0 else (0.0, 0.0)
 
 
-def plain_rounding(
-    weight: Tensor, hessian: Tensor, nearest: Callable[[Tensor], Rounded], layout: WeightFormat
-) -> Yardstick:
+def error_baseline(
+    weight: Tensor, hessian: Tensor, rtn: Callable[[Tensor], QuantizedWeight], layout: WeightFormat
+) -> ErrorBaseline:
     """What a pass has to beat for a weight [N, K] whose inputs have the Hessian [K, K].
 
-    nearest: rounds some rows [n, K] float32 plainly, on the pass's own grid.
+    rtn: of some rows [n, K] float32, on the pass's own grid.
     """
     rows = measured_rows(weight.shape[0], weight.device)
     original = weight[rows].float()
-    changed = original - layout.as_read(*nearest(original)).float()
-    return Yardstick(rows, weighted_square(original, hessian), weighted_square(changed, hessian))
+    changed = original - layout.as_read(rtn(original)).float()
+    return ErrorBaseline(rows, weighted_square(original, hessian), weighted_square(changed, hessian))
 
 
-def on_grid(grid: GroupedGrid) -> Callable[[Tensor], Rounded]:
-    """Plain rounding on a grid, groups as they lie."""
-
-    def nearest(rows: Tensor) -> Rounded:
-        columns = rows.shape[1]
-        natural = natural_groups(columns, grid.groups(columns), rows.device)
-        return (*round_to_nearest(rows, grid.width(columns), grid.rule), natural)
-
-    return nearest
-
-
-def put_rounded(
-    name: str, linear: nn.Linear, weight: Tensor, rounded: Rounded, hessian: Tensor, layout: WeightFormat
+def put_quantized(
+    name: str,
+    linear: nn.Linear,
+    weight: Tensor,
+    quantized: QuantizedWeight,
+    hessian: Tensor,
+    layout: WeightFormat,
 ) -> Tensor:
     """Puts what a reader will see of `weight` [N, K] into a linear; the weighted squares of the measured rows' change.
 
     Raises:
         QuantizationError: NumericalFailure when a weight does not fit the reader's arithmetic.
     """
-    integers, scales, zeros, group_of = rounded
     measured = measured_rows(weight.shape[0], weight.device)
     changed = weight[measured].float()
     at_once = max(1, NUMBERS_AT_ONCE // weight.shape[1])
     for first in range(0, weight.shape[0], at_once):
         rows = slice(first, first + at_once)
-        seen = layout.as_read(integers[rows], scales[rows], zeros[rows], group_of)
+        seen = layout.as_read(quantized.rows(rows))
         if not all_finite(seen):
             raise QuantizationError(
                 Category.NUMERICAL_FAILURE,
@@ -106,9 +99,9 @@ def put_rounded(
     return weighted_square(changed, hessian)
 
 
-def pack_linear(name: str, rounded: Rounded, layout: WeightFormat) -> dict[str, Tensor]:
-    """The tensors of a rounded linear by their full names, on the CPU."""
-    return {f"{name}.{kind}": tensor.cpu() for kind, tensor in layout.pack(*rounded).items()}
+def pack_linear(name: str, quantized: QuantizedWeight, layout: WeightFormat) -> dict[str, Tensor]:
+    """The tensors of a quantized linear by their full names, on the CPU."""
+    return {f"{name}.{kind}": tensor.cpu() for kind, tensor in layout.pack(quantized).items()}
 
 
 def check_quality(reports: Sequence[ModuleReport], advice: str) -> None:

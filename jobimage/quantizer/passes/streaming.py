@@ -30,7 +30,6 @@ from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.reader import SafetensorsReader, rows_within
 from quantizer.checkpoint.side_files import (
     json_file,
-    quantize_config,
     quantized_config,
     side_files,
     with_dtype,
@@ -41,7 +40,6 @@ from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.model import TABLE_BYTES, DecoderModel
 from quantizer.decoder.walk import LayerWalk
-from quantizer.formats.gptq import GptqFormat
 from quantizer.machine import calibration_dtype, trim_memory
 from quantizer.passes.interface import FinishedLayer, LayerContext, LayerPass, ModuleReport
 from quantizer.passes.quantized import QuantizedLayers
@@ -341,8 +339,7 @@ class _Run:
         )
         if quantization:  # transformers takes an empty one for a format that it does not know
             files["config.json"] = quantized_config(config, quantization)
-            if isinstance(layout, GptqFormat):
-                files["quantize_config.json"] = quantize_config(quantization)
+            files |= layout.side_files(quantization)
         for name in side_files(self.source):
             files[name] = read_whole(self.source, name)
         files |= self.transform.files()

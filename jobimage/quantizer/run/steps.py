@@ -217,7 +217,7 @@ def _yardstick(job: Job) -> Yardstick | None:
     """Plain rounding beside the pass; None where the pass rounds no weight."""
     if isinstance(job.parameters, QuaRot) and not job.layer_pass.packs:
         return None
-    return Yardstick(job.layer_pass.nearest, job.layer_pass.format, job.layer_pass.converts)
+    return Yardstick(job.layer_pass.rtn, job.layer_pass.format, job.layer_pass.converts)
 
 
 def check_goals(workflow: Workflow, measured: Measured) -> None:

@@ -14,13 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from quantization_api.failures import QuantizationError
-from quantizer.algorithms.grid import GridRule, GroupedGrid
+from quantizer.algorithms.grid import GridRule
+from quantizer.algorithms.quantized_weight import round_to_nearest
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.streamed import Evaluation, compare, evaluate
 from quantizer.evaluation.views import FloatView, RoundedView, Yardstick
 from quantizer.formats.gptq import GptqFormat
-from quantizer.passes.rounding import on_grid
 
 SCALES = (".scales", ".weight_scale")
 OTHER_SCALES = (torch.float32, torch.bfloat16)
@@ -81,7 +81,7 @@ def judge_plain_rounding(
 ) -> Verdict:
     """The yardstick: every linear rounded to nearest on the same grid."""
     yardstick = Yardstick(
-        on_grid(GroupedGrid(GridRule(bits, sym), group_size)),
+        lambda rows: round_to_nearest(rows, group_size, GridRule(bits, sym)),
         GptqFormat(bits, group_size, sym),
         lambda _: True,
     )

@@ -3,7 +3,7 @@
 Usage: python auto_gptq_rounding.py CASES.pt RESULTS.pt
 
 CASES.pt holds a list of {weight [N, K], hessian [K, K], bits, group_size, damp_percent, sym, desc_act,
-static_groups, half_scales}; RESULTS.pt gets {integers, scales, zeros, group_of} for each.
+static_groups, half_scales}; RESULTS.pt gets {integers, scales, zeros, g_idx} for each.
 
 The class expects a CUDA device only for a synchronize at the end, which is made a no-op here. half_scales
 gives the class a Quantizer whose scales are rounded to float16 before anything is rounded with them.
@@ -40,15 +40,15 @@ def solve(case: dict[str, Any]) -> dict[str, torch.Tensor]:
     solver.quantizer.configure(case["bits"], perchannel=True, sym=case["sym"], mse=False)
     solver.H = case["hessian"].clone()
     solver.nsamples = 1
-    scales, zeros, group_of = solver.fasterquant(
+    scales, zeros, g_idx = solver.fasterquant(
         percdamp=case["damp_percent"],
         group_size=case["group_size"],
         actorder=case["desc_act"],
         static_groups=case["static_groups"],
     )
-    index = group_of.long()
+    index = g_idx.long()
     integers = torch.round(layer.weight.data / scales[:, index]) + zeros[:, index]
-    return {"integers": integers.to(torch.uint8), "scales": scales, "zeros": zeros, "group_of": group_of}
+    return {"integers": integers.to(torch.uint8), "scales": scales, "zeros": zeros, "g_idx": g_idx}
 
 
 def main() -> None:

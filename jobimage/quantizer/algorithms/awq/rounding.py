@@ -24,6 +24,7 @@ from torch import Tensor
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.finite import all_finite
 from quantizer.algorithms.grid import round_to_grid
+from quantizer.algorithms.quantized_weight import QuantizedWeight, natural_g_idx
 
 BITS = (2, 3, 4, 8)
 SMALLEST_RANGE = 1e-5  # of a group, as in AutoAWQ: a group of zeros gets a scale that is not 0
@@ -88,19 +89,6 @@ class AwqConfig:
         return width
 
 
-@dataclass(frozen=True)
-class AwqRounded:
-    """A rounded weight [N, K].
-
-    integers [N, K] uint8; scales, zeros [N, G] float32; group_of [K] int32, the group of each column.
-    """
-
-    integers: Tensor
-    scales: Tensor
-    zeros: Tensor
-    group_of: Tensor
-
-
 def fit_awq_grid(groups: Tensor, config: AwqConfig) -> tuple[Tensor, Tensor]:
     """Scale and zero point [..., 1] (float32, the zero an integer value) of groups of weights [..., width]."""
     if config.zero_point:
@@ -124,7 +112,7 @@ def rounded_values(groups: Tensor, config: AwqConfig) -> Tensor:
     return round_to_grid(groups, scale, zero, config.maxq).sub_(zero).mul_(scale)
 
 
-def awq_round(weight: Tensor, config: AwqConfig, limits: Tensor | None = None) -> AwqRounded:
+def awq_round(weight: Tensor, config: AwqConfig, limits: Tensor | None = None) -> QuantizedWeight:
     """Rounds a weight to the nearest value of the AWQ grid.
 
     Args:
@@ -147,11 +135,11 @@ def awq_round(weight: Tensor, config: AwqConfig, limits: Tensor | None = None) -
             "a weight is not finite, or too large for the type that scales are stored in",
         )
     integers = round_to_grid(groups, scale, zero, config.maxq)
-    return AwqRounded(
+    return QuantizedWeight(
         integers.view(rows, columns).to(torch.uint8),
         scale.squeeze(-1),
         zero.squeeze(-1),
-        (torch.arange(columns, device=weight.device) // width).to(torch.int32),
+        natural_g_idx(columns, columns // width, weight.device),
     )
 
 

@@ -24,37 +24,40 @@ from torch import Tensor
 
 from quantizer.algorithms.gptq.feedback import BLOCK, row_parts
 from quantizer.algorithms.grid import SMALLEST_HALF
-from quantizer.algorithms.quantized_weight import Rounded
+from quantizer.algorithms.quantized_weight import QuantizedWeight
 
 ROUNDS = 4
 """Of the groups of a block, whose curvatures are known then, so that a round costs next to nothing."""
 
 
-def refit_scales(weight: Tensor, hessian: Tensor, rounded: Rounded, turns: int = 1) -> Rounded:
+def refit_scales(
+    weight: Tensor, hessian: Tensor, quantized: QuantizedWeight, damp_percent: float, turns: int = 1
+) -> QuantizedWeight:
     """The same integers and zero points with better scales.
 
     H is damped as for the rounding, so that a short calibration is not fitted more closely than the weights
     themselves.
 
     Args:
-        weight: [N, K] what was rounded.
+        weight: [N, K] what was quantized.
         hessian: H [K, K] float32; not changed.
+        damp_percent: of the rounding.
         turns: of all groups; with many the scales are the least-squares optimum for the integers.
     """
-    damping = rounded.damp_percent * float(hessian.diagonal().mean())
-    order = torch.argsort(rounded.group_of, stable=True)
+    damping = damp_percent * float(hessian.diagonal().mean())
+    order = torch.argsort(quantized.g_idx, stable=True)
     as_they_lie = torch.equal(order, torch.arange(len(order), device=order.device))
     sorted_hessian = hessian if as_they_lie else hessian[order.unsqueeze(1), order]
-    group_of = rounded.group_of[order].long()
+    g_idx = quantized.g_idx[order].long()
     scales = []
     for part in row_parts(weight):
-        columns, integers = weight[part].float().t(), rounded.integers[part].t()
+        columns, integers = weight[part].float().t(), quantized.integers[part].t()
         if not as_they_lie:
             columns, integers = columns[order], integers[order]
-        levels = integers.float().contiguous() - rounded.zeros[part].t()[group_of]
-        found = rounded.scales[part].t()
+        levels = integers.float().contiguous() - quantized.zeros[part].t()[g_idx]
+        found = quantized.scales[part].t()
         scales.append(fit_scales(columns, levels, found, sorted_hessian, damping, turns).t())
-    return replace(rounded, scales=torch.cat(scales).contiguous())
+    return replace(quantized, scales=torch.cat(scales).contiguous())
 
 
 def fit_scales(

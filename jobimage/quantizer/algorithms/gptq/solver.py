@@ -17,7 +17,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.gptq.feedback import BLOCK, ErrorFeedback, HessianFactor, factor_hessian, row_parts
 from quantizer.algorithms.gptq.scale_refit import fit_scales, refit_scales
 from quantizer.algorithms.grid import GridRule, fit_grid
-from quantizer.algorithms.quantized_weight import Rounded
+from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.kernels.column_block import round_columns
 
 BITS = (2, 3, 4, 8)
@@ -96,7 +96,7 @@ class _Grids:
         self.zeros = weight.new_empty((groups, rows))
         natural = torch.arange(columns, device=weight.device) // self.width
         self.dynamic = config.dynamic
-        self.group_of = natural if self.dynamic else natural[order]
+        self.g_idx = natural if self.dynamic else natural[order]
         self.refits = config.refits_in_blocks(columns)
         if config.group_size == -1:  # as in the reference, one grid for a row sees its dead columns too
             self.fit(weight.t(), 0)
@@ -126,11 +126,11 @@ class _Grids:
 
     def read(self, integers: Tensor, columns: slice) -> Tensor:
         """What a reader sees of the integers [columns, N]: float32."""
-        groups = self.group_of[columns]
+        groups = self.g_idx[columns]
         return (integers.float() - self.zeros[groups]) * self.scales[groups]
 
 
-def gptq(weight: Tensor, hessian: Tensor, config: GptqConfig) -> Rounded:
+def gptq(weight: Tensor, hessian: Tensor, config: GptqConfig) -> tuple[QuantizedWeight, float]:
     """Rounds a weight [N, K] so that tr((W - Q) H (W - Q)') is small.
 
     Dynamic groups are fitted to the weights as they are when the block in which the group begins does: compensated
@@ -141,6 +141,10 @@ def gptq(weight: Tensor, hessian: Tensor, config: GptqConfig) -> Rounded:
         weight: one linear, or several that share their input, stacked by rows.
         hessian: H [K, K] float32; not changed.
         config: group_size must divide K.
+
+    Returns:
+        The quantized weight, scales and zeros float32; and the damping that was used, larger than asked for when H
+        was too close to singular.
 
     Raises:
         QuantizationError: NumericalFailure when H cannot be factored.
@@ -159,12 +163,12 @@ def gptq(weight: Tensor, hessian: Tensor, config: GptqConfig) -> Rounded:
         grids = _Grids(rows, order, dead, config)
         integers = _round_rows(rows.t().index_select(0, order), dead[order], factor, grids)
         parts.append((integers[inverse].t(), grids.scales.t(), grids.zeros.t()))
-    group_of = grids.group_of[inverse].to(torch.int32)
+    g_idx = grids.g_idx[inverse].to(torch.int32)
     integers, scales, zeros = (torch.cat(kind).contiguous() for kind in zip(*parts, strict=True))
-    rounded = Rounded(integers, scales, zeros, group_of, damp_percent)
+    quantized = QuantizedWeight(integers, scales, zeros, g_idx)
     if config.refit and not config.refits_in_blocks(columns):
-        rounded = refit_scales(weight, hessian, rounded)
-    return rounded
+        quantized = refit_scales(weight, hessian, quantized, damp_percent)
+    return quantized, damp_percent
 
 
 def _round_rows(columns: Tensor, dead: Tensor, factor: HessianFactor, grids: _Grids) -> Tensor:
@@ -184,7 +188,7 @@ def _round_rows(columns: Tensor, dead: Tensor, factor: HessianFactor, grids: _Gr
             own[:count, :count],
             grids.scales,
             grids.zeros,
-            grids.group_of[block],
+            grids.g_idx[block],
             grids.rule.maxq,
         )
         if grids.refits:

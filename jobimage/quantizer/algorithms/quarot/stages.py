@@ -20,13 +20,12 @@ rounded activations nor a rounded cache, as in the paper.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.finite import all_finite
-from quantizer.algorithms.grid import dequantize, round_to_nearest
 from quantizer.algorithms.hessian import weighted_square
+from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_nearest
 from quantizer.algorithms.quarot.kernel_rotation import KernelRotation
 from quantizer.algorithms.quarot.parameters import FULL, QuarotParameters, online_sites
 from quantizer.algorithms.quarot.rotation import (
@@ -43,24 +42,25 @@ from quantizer.algorithms.quarot.rotation import (
     rotate_values,
 )
 from quantizer.algorithms.quarot.rotation_layout import LayerLayout, ModelLayout
-from quantizer.algorithms.quarot.weights import RoundedWeight, round_weights
+from quantizer.algorithms.quarot.weights import round_weights
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """A linear of a stage.
-
-    stored: the weight [N, K] that is stored when weights are not rounded (it reads the rotated input).
-    rounded: the rounded weight otherwise.
-    propagated: the weight [N, K] float32 of the ordinary layer that computes the same.
-    error, error_rtn: tr(E H E') / tr(W H W') of this and of plain rounding; None without a Hessian.
-    """
+    """A linear of a stage."""
 
     stored: Tensor | None
-    rounded: RoundedWeight | None
+    """The weight [N, K] that is stored when weights are not rounded (it reads the rotated input)."""
+    quantized: QuantizedWeight | None
+    """The quantized weight otherwise."""
     propagated: Tensor
+    """The weight [N, K] float32 of the ordinary layer that computes the same."""
     error: float | None = None
+    """tr(E H E') / tr(W H W'); None without a Hessian."""
     error_rtn: float | None = None
+    """The same of RTN."""
+    damp_percent: float = 0.0
+    """The damping that was used."""
 
 
 class QuarotPass:
@@ -167,11 +167,11 @@ class QuarotPass:
             }
         turned = hessian if hessian is None or online is None else rotate_hessian(hessian, online)
         results: dict[str, StageResult] = {}
-        rounded = round_weights(parts, turned, self.parameters.weight_rule)
-        for name, part, found in zip(names, parts, rounded, strict=True):
-            seen = found.weight()
+        quantized, damp_percent = round_weights(parts, turned, self.parameters.weight_rule)
+        for name, part, found in zip(names, parts, quantized, strict=True):
+            seen = found.dequantized()
             back = seen if online is None else restore_input(seen, online)
-            results[name] = StageResult(None, found, back, *self._errors(part, seen, turned))
+            results[name] = StageResult(None, found, back, *self._errors(part, seen, turned), damp_percent)
         return results
 
     def _errors(
@@ -180,12 +180,9 @@ class QuarotPass:
         if hessian is None:
             return None, None
         rule = self.parameters.weight_rule
-        width = weight.shape[1] if rule.group_size == -1 else rule.group_size
-        integers, scales, zeros = round_to_nearest(weight, width, rule.grid)
-        group_of = torch.arange(weight.shape[1], device=weight.device) // width
-        nearest = dequantize(integers, scales, zeros, group_of)
+        rtn = round_to_nearest(weight, rule.group_size, rule.grid).dequantized()
         whole = float(weighted_square(weight, hessian).sum())
         if whole <= 0:  # a weight that is zero everywhere is exact
             return 0.0, 0.0
-        ours, theirs = (float(weighted_square(weight - x, hessian).sum()) / whole for x in (seen, nearest))
+        ours, theirs = (float(weighted_square(weight - x, hessian).sum()) / whole for x in (seen, rtn))
         return ours, theirs

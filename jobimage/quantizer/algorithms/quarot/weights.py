@@ -12,6 +12,7 @@ grid before the first column (as static groups do) and then solve on it:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -19,8 +20,8 @@ from torch import Tensor
 from quantizer.algorithms.gptq.feedback import BLOCK, ErrorFeedback, factor_hessian, row_parts
 from quantizer.algorithms.gptq.scale_refit import refit_scales
 from quantizer.algorithms.gptq.solver import GptqConfig, gptq
-from quantizer.algorithms.grid import GridRule, dequantize, fit_grid, round_to_grid
-from quantizer.algorithms.quantized_weight import Rounded
+from quantizer.algorithms.grid import GridRule, fit_grid, round_to_grid
+from quantizer.algorithms.quantized_weight import QuantizedWeight, natural_g_idx
 from quantizer.kernels.column_block import round_columns
 
 SHRINK = tuple(1.0 - 0.02 * step for step in range(31))  # 1.00 to 0.40
@@ -49,33 +50,9 @@ class WeightRule:
         return GridRule(self.bits, not self.asym, torch.float16 if self.scale_bits == 16 else torch.float32)
 
 
-@dataclass(frozen=True)
-class RoundedWeight:
-    """A rounded weight [N, K].
-
-    integers [N, K] uint8; scales, zeros [N, G] float32, scales as a reader will see them; group_of [K];
-    scale_codes [N, G] uint8 and scale_unit where scales have fewer than 16 bits; damp_percent as used.
-    """
-
-    integers: Tensor
-    scales: Tensor
-    zeros: Tensor
-    group_of: Tensor
-    scale_codes: Tensor | None = None
-    scale_unit: float = 0.0
-    damp_percent: float = 0.0
-
-    @property
-    def grid(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Integers, scales, zeros and the group of each column, as the formats take them."""
-        return self.integers, self.scales, self.zeros, self.group_of
-
-    def weight(self) -> Tensor:
-        """The weight [N, K] float32 that a reader computes."""
-        return dequantize(*self.grid)
-
-
-def round_weights(parts: Sequence[Tensor], hessian: Tensor | None, rule: WeightRule) -> list[RoundedWeight]:
+def round_weights(
+    parts: Sequence[Tensor], hessian: Tensor | None, rule: WeightRule
+) -> tuple[list[QuantizedWeight], float]:
     """Rounds linears [N, K] that share their input.
 
     Args:
@@ -83,35 +60,36 @@ def round_weights(parts: Sequence[Tensor], hessian: Tensor | None, rule: WeightR
         hessian: H [K, K] of the input, needed by gptq.
         rule: group_size must divide K.
 
+    Returns:
+        The quantized weights, scales float32 as a reader will see them; and the damping that was used, 0 without gptq.
+
     Raises:
         QuantizationError: NumericalFailure when H cannot be factored.
     """
     stacked = torch.cat([part.float() for part in parts])
     if rule.method == "gptq" and not rule.opt_scales and rule.scale_bits == 16:
         assert hessian is not None
-        solved = gptq(stacked, hessian, _gptq_config(rule))
-        whole = RoundedWeight(
-            solved.integers, solved.scales, solved.zeros, solved.group_of, damp_percent=solved.damp_percent
-        )
-        return _split(whole, parts, [None] * len(parts))
-    width = stacked.shape[1] if rule.group_size == -1 else rule.group_size
-    group_of = (torch.arange(stacked.shape[1], device=stacked.device) // width).to(torch.int32)
+        whole, damp_percent = gptq(stacked, hessian, _gptq_config(rule))
+        return _split(whole, parts), damp_percent
+    columns = stacked.shape[1]
+    width = columns if rule.group_size == -1 else rule.group_size
+    g_idx = natural_g_idx(columns, columns // width, stacked.device)
     importance = hessian.diagonal() if hessian is not None and rule.opt_scales else None
     scales, zeros = _fit(stacked, width, rule.grid, importance)
-    units = [_Codes.make(piece, rule) for piece in scales.split([len(part) for part in parts])]
-    scales = torch.cat([unit.scales for unit in units])
+    if rule.scale_bits < 16:
+        scales = torch.cat([_coded(own, rule.scale_bits) for own in scales.split([len(p) for p in parts])])
     damp_percent = 0.0
     if rule.method == "gptq":
         assert hessian is not None
-        integers, damp_percent = gptq_on_grid(stacked, hessian, scales, zeros, group_of, rule)
+        integers, damp_percent = gptq_on_grid(stacked, hessian, scales, zeros, g_idx, rule)
         if rule.opt_scales and rule.scale_bits == 16:
-            before = Rounded(integers, scales, zeros, group_of, damp_percent)
-            scales = refit_scales(stacked, hessian, before, REFIT_TURNS).scales.half().float()
+            before = QuantizedWeight(integers, scales, zeros, g_idx)
+            refitted = refit_scales(stacked, hessian, before, damp_percent, REFIT_TURNS)
+            scales = refitted.scales.half().float()
     else:
-        index = group_of.long()
+        index = g_idx.long()
         integers = round_to_grid(stacked, scales[:, index], zeros[:, index], rule.grid.maxq).to(torch.uint8)
-    whole = RoundedWeight(integers, scales, zeros, group_of, damp_percent=damp_percent)
-    return _split(whole, parts, units if rule.scale_bits < 16 else [None] * len(parts))
+    return _split(QuantizedWeight(integers, scales, zeros, g_idx), parts), damp_percent
 
 
 def _gptq_config(rule: WeightRule) -> GptqConfig:
@@ -124,42 +102,17 @@ def _gptq_config(rule: WeightRule) -> GptqConfig:
     )
 
 
-@dataclass(frozen=True)
-class _Codes:
-    """Scales of one linear as codes times a unit."""
-
-    scales: Tensor
-    codes: Tensor
-    unit: float
-
-    @classmethod
-    def make(cls, scales: Tensor, rule: WeightRule) -> "_Codes":
-        if rule.scale_bits == 16:
-            return cls(scales, torch.empty(0), 0.0)
-        most = 2**rule.scale_bits - 1
-        unit = float((scales.amax() / most).float())
-        codes = torch.ceil(scales / unit - 1e-4).clamp_(1, most)  # up: a smaller scale would clip its largest
-        return cls(codes * unit, codes.to(torch.uint8), unit)
+def _coded(scales: Tensor, bits: int) -> Tensor:
+    """The scales [N, G] of one linear as codes of so many bits times one unit; the largest has the largest code."""
+    most = 2**bits - 1
+    unit = float((scales.amax() / most).float())
+    codes = torch.ceil(scales / unit - 1e-4).clamp_(1, most)  # up: a smaller scale would clip its largest
+    return codes * unit
 
 
-def _split(
-    whole: RoundedWeight, parts: Sequence[Tensor], codes: Sequence[_Codes | None]
-) -> list[RoundedWeight]:
-    result, start = [], 0
-    for part, code in zip(parts, codes, strict=True):
-        rows = slice(start, start := start + len(part))
-        result.append(
-            RoundedWeight(
-                whole.integers[rows],
-                whole.scales[rows],
-                whole.zeros[rows],
-                whole.group_of,
-                code.codes if code else None,
-                code.unit if code else 0.0,
-                whole.damp_percent,
-            )
-        )
-    return result
+def _split(whole: QuantizedWeight, parts: Sequence[Tensor]) -> list[QuantizedWeight]:
+    ends = list(accumulate(len(part) for part in parts))
+    return [whole.rows(slice(end - len(part), end)) for part, end in zip(parts, ends, strict=True)]
 
 
 def _fit(weight: Tensor, width: int, grid: GridRule, importance: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -186,7 +139,7 @@ def _fit(weight: Tensor, width: int, grid: GridRule, importance: Tensor | None) 
 
 
 def gptq_on_grid(
-    weight: Tensor, hessian: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor, rule: WeightRule
+    weight: Tensor, hessian: Tensor, scales: Tensor, zeros: Tensor, g_idx: Tensor, rule: WeightRule
 ) -> tuple[Tensor, float]:
     """GPTQ (see algorithms.gptq.solver) on grids that are given: integers [N, K] uint8 and the damping."""
     dead = hessian.diagonal() == 0
@@ -202,7 +155,7 @@ def gptq_on_grid(
         for start in range(0, len(columns), BLOCK):
             block = slice(start, min(start + BLOCK, len(columns)))
             seen, own = feedback.block(block.start, block.stop)
-            groups = group_of[block]
+            groups = g_idx[block]
             integers[block], _ = round_columns(seen, own, steps, centres, groups, rule.grid.maxq)
             read = (integers[block].float() - centres[groups]) * steps[groups]
             feedback.finish(block.start, block.stop, read)

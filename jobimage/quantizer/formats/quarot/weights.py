@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from quantizer.algorithms.grid import dequantize
+from quantizer.algorithms.quantized_weight import QuantizedWeight, natural_g_idx
 from quantizer.formats.interface import (
     TensorShapes,
-    Unpacked,
     check_groups,
-    natural_groups,
     require_natural_groups,
     require_symmetric,
 )
@@ -53,23 +52,23 @@ class QuarotFormat:
         }
         return {name: shapes[name] for name in self.tensors}
 
-    def pack(self, integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> dict[str, Tensor]:
+    def pack(self, weight: QuantizedWeight) -> dict[str, Tensor]:
         """See WeightFormat; scales of few bits are multiples of a unit, and the largest has the largest code."""
-        require_natural_groups(group_of, scales.shape[1], "quarot")
-        tensors = {"qweight": pack(integers, self.bits).contiguous()}
+        require_natural_groups(weight, "quarot")
+        tensors = {"qweight": pack(weight.integers, self.bits).contiguous()}
         if self.scale_bits == FULL:
-            tensors["scales"] = scales.half().contiguous()
+            tensors["scales"] = weight.scales.half().contiguous()
         else:
-            unit = scales.amax() / (2**self.scale_bits - 1)
-            tensors["scale_codes"] = torch.round(scales / unit).to(torch.uint8).contiguous()
+            unit = weight.scales.amax() / (2**self.scale_bits - 1)
+            tensors["scale_codes"] = torch.round(weight.scales / unit).to(torch.uint8).contiguous()
             tensors["scale_unit"] = unit.reshape(1).float()
         if self.asym:
-            tensors["qzeros"] = zeros.to(torch.uint8).contiguous()
+            tensors["qzeros"] = weight.zeros.to(torch.uint8).contiguous()
         else:
-            require_symmetric(zeros, self.bits, "quarot")
+            require_symmetric(weight.zeros, self.bits, "quarot")
         return tensors
 
-    def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> Unpacked:  # noqa: ARG002 - nothing can be told wrong
+    def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> QuantizedWeight:  # noqa: ARG002 - nothing can be told wrong
         """See WeightFormat; with one group a row, whatever fills its last word comes as further columns."""
         if self.scale_bits == FULL:
             scales = tensors["scales"]
@@ -81,13 +80,17 @@ class QuarotFormat:
             columns = groups * self.group_size
         zeros = tensors["qzeros"] if self.asym else torch.full_like(scales, 2 ** (self.bits - 1))
         integers = unpack(tensors["qweight"], self.bits, columns).to(torch.uint8)
-        return Unpacked(integers, scales, zeros.to(torch.int16), natural_groups(columns, groups))
+        return QuantizedWeight(integers, scales, zeros.to(torch.int16), natural_g_idx(columns, groups))
 
-    def as_read(self, integers: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor) -> Tensor:
+    def as_read(self, weight: QuantizedWeight) -> Tensor:
         """See WeightFormat: the artifact's code computes in the type of the activations; here float32."""
-        stored = scales.half() if self.scale_bits == FULL else scales
-        return dequantize(integers, stored, zeros, group_of)
+        scales = weight.scales.half() if self.scale_bits == FULL else weight.scales
+        return dequantize(weight.integers, scales, weight.zeros, weight.g_idx)
 
     def quantization_config(self, not_converted: Sequence[str] = ()) -> dict[str, object]:  # noqa: ARG002
         """See WeightFormat: nothing, config.json says it under "quarot" for the code that the artifact carries."""
+        return {}
+
+    def side_files(self, quantization_config: Mapping[str, object]) -> dict[str, bytes]:  # noqa: ARG002
+        """See WeightFormat: none."""
         return {}

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.algorithms.awq.rounding import AwqConfig, AwqRounded, awq_round
+from quantizer.algorithms.awq.rounding import AwqConfig, awq_round
 from quantizer.algorithms.grid import dequantize
+from quantizer.algorithms.quantized_weight import QuantizedWeight
 
 pytestmark = pytest.mark.unit
 
@@ -27,8 +28,8 @@ def random_weight(seed: int, shift: float = 0.0) -> Tensor:
     return (torch.randn(6, 96, generator=torch.Generator().manual_seed(seed)) + shift) * 0.05
 
 
-def read(rounded: AwqRounded) -> Tensor:
-    return dequantize(rounded.integers, rounded.scales, rounded.zeros, rounded.group_of)
+def read(rounded: QuantizedWeight) -> Tensor:
+    return dequantize(rounded.integers, rounded.scales, rounded.zeros, rounded.g_idx)
 
 
 @given(CONFIGS, st.integers(0, 99), st.sampled_from((-5.0, 0.0, 5.0)))
@@ -37,7 +38,7 @@ def test_every_weight_is_at_most_one_step_from_its_value_and_integers_fit_the_bi
 ) -> None:
     weight = random_weight(seed, shift)
     rounded = awq_round(weight, config)
-    step = rounded.scales[:, rounded.group_of.long()]
+    step = rounded.scales[:, rounded.g_idx.long()]
     assert bool(((read(rounded) - weight).abs() <= step * 1.01).all())
     assert int(rounded.integers.max()) <= config.maxq
     assert bool(((rounded.zeros >= 0) & (rounded.zeros <= config.maxq)).all())
@@ -86,7 +87,7 @@ def test_limits_cut_only_the_magnitudes_above_them_in_their_own_group() -> None:
 def test_a_group_size_of_minus_one_gives_one_grid_for_a_row() -> None:
     rounded = awq_round(random_weight(2), AwqConfig(group_size=-1))
     assert rounded.scales.shape == (6, 1)
-    assert rounded.group_of.tolist() == [0] * 96
+    assert rounded.g_idx.tolist() == [0] * 96
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e7])

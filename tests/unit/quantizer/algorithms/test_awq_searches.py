@@ -33,7 +33,7 @@ def problem(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def rounded(weight: Tensor, config: AwqConfig, limits: Tensor | None = None) -> Tensor:
     result = awq_round(weight, config, limits)
-    return dequantize(result.integers, result.scales, result.zeros, result.group_of)
+    return dequantize(result.integers, result.scales, result.zeros, result.g_idx)
 
 
 def output_error(inputs: Tensor, weight: Tensor, changed: Tensor) -> float:

@@ -12,8 +12,9 @@ from torch import Tensor
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.gptq.feedback import BLOCK, cholesky_in_place, factor_hessian
 from quantizer.algorithms.gptq.solver import GptqConfig, gptq
-from quantizer.algorithms.grid import dequantize, fit_grid, round_to_grid, round_to_nearest
+from quantizer.algorithms.grid import dequantize, fit_grid, round_to_grid
 from quantizer.algorithms.hessian import GramMatrix, weighted_square
+from quantizer.algorithms.quantized_weight import round_to_nearest
 
 pytestmark = pytest.mark.unit
 
@@ -71,7 +72,7 @@ def plain_gptq(weight: Tensor, hessian: Tensor, config: GptqConfig) -> Plain:
             at_block_start = work.clone()
         if config.static_groups or config.group_size == -1:
             group = int(order[column]) // width
-            scale, zero = static[1][:, group], static[2][:, group]
+            scale, zero = static.scales[:, group], static.zeros[:, group]
         elif column % width == 0:
             part = at_block_start[:, column : column + width].float()
             scale, zero = fit_grid(part.amin(1), part.amax(1), config.rule)
@@ -97,13 +98,13 @@ LARGE_GROUPS: list[dict[str, Any]] = [{"group_size": 192}, {"group_size": 48, "d
 def test_integers_are_those_of_the_plain_algorithm(parameters: dict[str, Any]) -> None:
     weight, hessian = problem(24, 192)
     config = GptqConfig(**parameters)
-    ours = gptq(weight, hessian, config)
+    ours = gptq(weight, hessian, config)[0]
     plain = plain_gptq(weight, hessian, config)
     departures = plain.departures(ours.integers)
     assert len(departures) <= 1  # a row that rounds one tie the other way goes its own way from there
     assert all(distance < 2e-6 for distance in departures)  # of a step: float32's last digit
     same = (ours.integers == plain.integers).all(dim=1)
-    back = dequantize(ours.integers, ours.scales, ours.zeros, ours.group_of)
+    back = dequantize(ours.integers, ours.scales, ours.zeros, ours.g_idx)
     assert torch.allclose(back[same], plain.weight[same], atol=1e-5)
 
 
@@ -111,20 +112,17 @@ def test_integers_are_those_of_the_plain_algorithm(parameters: dict[str, Any]) -
 def test_the_weighted_error_is_well_below_plain_roundings(bits: int) -> None:
     weight, hessian = problem(64, 256, shared=1.0)
     config = GptqConfig(bits=bits, group_size=64)
-    ours = gptq(weight, hessian, config)
-    integers, scales, zeros = round_to_nearest(weight, 64, config.rule)
-    nearest = dequantize(integers, scales, zeros, torch.arange(256) // 64)
-    error = weighted_square(
-        weight - dequantize(ours.integers, ours.scales, ours.zeros, ours.group_of), hessian
-    )
+    ours = gptq(weight, hessian, config)[0]
+    nearest = round_to_nearest(weight, 64, config.rule).dequantized()
+    error = weighted_square(weight - dequantize(ours.integers, ours.scales, ours.zeros, ours.g_idx), hessian)
     assert float(error.sum()) < 0.75 * float(weighted_square(weight - nearest, hessian).sum())
 
 
 def test_two_solves_are_the_same_bit_by_bit_and_leave_their_input_alone() -> None:
     weight, hessian = problem(32, 160)
     kept = weight.clone(), hessian.clone()
-    one, two = (gptq(weight, hessian, GptqConfig(group_size=32, desc_act=True)) for _ in range(2))
-    for name in ("integers", "scales", "zeros", "group_of"):
+    one, two = (gptq(weight, hessian, GptqConfig(group_size=32, desc_act=True))[0] for _ in range(2))
+    for name in ("integers", "scales", "zeros", "g_idx"):
         assert torch.equal(getattr(one, name), getattr(two, name))
     assert torch.equal(weight, kept[0])
     assert torch.equal(hessian, kept[1])
@@ -133,16 +131,16 @@ def test_two_solves_are_the_same_bit_by_bit_and_leave_their_input_alone() -> Non
 def test_linears_solved_together_get_what_they_get_alone() -> None:
     weight, hessian = problem(48, 160)
     config = GptqConfig(group_size=32)
-    together = gptq(weight, hessian, config).integers
-    apart = torch.cat([gptq(part, hessian, config).integers for part in weight.split(16)])
+    together = gptq(weight, hessian, config)[0].integers
+    apart = torch.cat([gptq(part, hessian, config)[0].integers for part in weight.split(16)])
     assert float((together != apart).float().mean()) <= 1e-3  # products of other shapes sum in another order
 
 
 def test_a_column_that_is_always_zero_becomes_zero() -> None:
     weight, hessian = problem(16, 64)
     hessian[5, :] = hessian[:, 5] = 0.0
-    ours = gptq(weight, hessian, GptqConfig(group_size=32))
-    back = dequantize(ours.integers, ours.scales, ours.zeros, ours.group_of)
+    ours = gptq(weight, hessian, GptqConfig(group_size=32))[0]
+    back = dequantize(ours.integers, ours.scales, ours.zeros, ours.g_idx)
     assert torch.equal(back[:, 5], torch.zeros(16))
 
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from quantizer.algorithms.grid import GridRule, dequantize, fit_grid, round_to_grid, round_to_nearest
+from quantizer.algorithms.grid import GridRule, fit_grid, round_to_grid
+from quantizer.algorithms.quantized_weight import round_to_nearest
 
 pytestmark = pytest.mark.unit
 
@@ -54,13 +55,13 @@ def test_symmetric_weights_without_a_negative_one_are_not_clipped_to_half() -> N
 
 
 def test_a_group_of_zeros_is_exact() -> None:
-    integers, scale, zero = round_to_nearest(torch.zeros(3, 64), 32, GridRule(4, sym=False))
-    assert torch.equal(dequantize(integers, scale, zero, torch.arange(64) // 32), torch.zeros(3, 64))
+    rtn = round_to_nearest(torch.zeros(3, 64), 32, GridRule(4, sym=False))
+    assert torch.equal(rtn.dequantized(), torch.zeros(3, 64))
 
 
 def test_plain_rounding_uses_the_grid_of_each_columns_own_group() -> None:
     weight = torch.cat([random_groups(0, 1.0, 0.0), random_groups(1, 0.01, 0.0)], dim=1)
-    integers, scale, zero = round_to_nearest(weight, 32, GridRule(8, sym=False))
-    back = dequantize(integers, scale, zero, torch.arange(64) // 32)
+    rtn = round_to_nearest(weight, 32, GridRule(8, sym=False))
+    back = rtn.dequantized()
     assert float((back - weight)[:, :32].abs().max()) < 0.02
     assert float((back - weight)[:, 32:].abs().max()) < 0.0002

@@ -9,8 +9,8 @@ from tests.support.engine import tiny_config
 from torch import Tensor
 
 from quantizer.algorithms.gptq.solver import GptqConfig, gptq
-from quantizer.algorithms.grid import round_to_nearest
 from quantizer.algorithms.hessian import weighted_square
+from quantizer.algorithms.quantized_weight import round_to_nearest
 from quantizer.algorithms.quarot.hadamard import Rotation
 from quantizer.algorithms.quarot.parameters import QuarotParameters
 from quantizer.algorithms.quarot.rotation import rotate_hessian, rotate_input
@@ -36,8 +36,8 @@ def problem(seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def error(weight: Tensor, hessian: Tensor, **rule: Any) -> float:
-    rounded = round_weights([weight], hessian, WeightRule(**rule))[0]
-    return float(weighted_square(weight - rounded.weight(), hessian).sum())
+    rounded = round_weights([weight], hessian, WeightRule(**rule))[0][0]
+    return float(weighted_square(weight - rounded.dequantized(), hessian).sum())
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,9 @@ def error(weight: Tensor, hessian: Tensor, **rule: Any) -> float:
 )
 def test_plain_w_gptq_gives_the_integers_of_the_gptq_pass(bits: int, group_size: int, asym: bool) -> None:
     weight, hessian = problem()
-    ours = round_weights([weight], hessian, WeightRule("gptq", bits, asym, group_size))[0]
+    ours = round_weights([weight], hessian, WeightRule("gptq", bits, asym, group_size))[0][0]
     config = GptqConfig(bits=bits, group_size=group_size, sym=not asym, scale_dtype=torch.float16)
-    theirs = gptq(weight, hessian, config)
+    theirs = gptq(weight, hessian, config)[0]
     assert torch.equal(ours.integers, theirs.integers)
     assert torch.equal(ours.scales, theirs.scales)
 
@@ -55,11 +55,10 @@ def test_plain_w_gptq_gives_the_integers_of_the_gptq_pass(bits: int, group_size:
 def test_w_rtn_rounds_to_the_nearest_and_needs_no_hessian() -> None:
     weight, _ = problem()
     rule = WeightRule("rtn", 4, True, 32)
-    ours = round_weights([weight], None, rule)[0]
-    integers, scales, zeros = round_to_nearest(weight, 32, rule.grid)
-    assert torch.equal(ours.integers, integers)
-    assert torch.equal(ours.scales, scales)
-    assert torch.equal(ours.zeros, zeros)
+    ours = round_weights([weight], None, rule)[0][0]
+    rtn = round_to_nearest(weight, 32, rule.grid)
+    for name in ("integers", "scales", "zeros", "g_idx"):
+        assert torch.equal(getattr(ours, name), getattr(rtn, name))
 
 
 @pytest.mark.parametrize(("bits", "group_size"), list(itertools.product((3, 4), (-1, 32))))
@@ -72,10 +71,10 @@ def test_refitted_scales_take_a_tenth_off_gptqs_error(bits: int, group_size: int
 def test_a_fixed_grid_solve_is_gptq_with_static_groups() -> None:
     weight, hessian = problem()
     config = GptqConfig(bits=4, group_size=32, sym=True, static_groups=True, scale_dtype=torch.float16)
-    theirs = gptq(weight, hessian, config)
+    theirs, damping = gptq(weight, hessian, config)
     rule = WeightRule("gptq", 4, group_size=32)
-    ours, damp = gptq_on_grid(weight, hessian, theirs.scales, theirs.zeros, theirs.group_of, rule)
-    assert damp == theirs.damp_percent
+    ours, damp = gptq_on_grid(weight, hessian, theirs.scales, theirs.zeros, theirs.g_idx, rule)
+    assert damp == damping
     assert float((ours != theirs.integers).float().mean()) <= 2e-3  # sums in another order
 
 
@@ -93,19 +92,21 @@ def test_scales_of_eight_bits_cost_little_and_those_of_four_more(method: str, gr
 def test_scales_of_few_bits_are_codes_times_one_unit_for_a_linear() -> None:
     weight, hessian = problem()
     parts = [weight, 3.0 * weight]
-    first, second = round_weights(parts, hessian, WeightRule("gptq", 4, group_size=32, scale_bits=6))
+    (first, second), _ = round_weights(parts, hessian, WeightRule("gptq", 4, group_size=32, scale_bits=6))
+    units = []
     for part in (first, second):
-        assert part.scale_codes is not None
-        assert 1 <= int(part.scale_codes.min()) <= int(part.scale_codes.max()) == 63
-        assert torch.allclose(part.scale_codes.float() * part.scale_unit, part.scales)
-    assert second.scale_unit > 2 * first.scale_unit
+        units.append(float(part.scales.max()) / 63)
+        codes = part.scales / units[-1]
+        assert torch.allclose(codes, codes.round(), atol=1e-3)
+        assert int(codes.round().min()) >= 1
+    assert units[1] > 2 * units[0]
 
 
 def test_linears_rounded_together_get_what_they_get_alone() -> None:
     weight, hessian = problem()
     rule = WeightRule("gptq", 4, group_size=32, opt_scales=True)
-    together = round_weights([weight[:16], weight[16:]], hessian, rule)
-    alone = [round_weights([part], hessian, rule)[0] for part in (weight[:16], weight[16:])]
+    together, _ = round_weights([weight[:16], weight[16:]], hessian, rule)
+    alone = [round_weights([part], hessian, rule)[0][0] for part in (weight[:16], weight[16:])]
     for one, other in zip(together, alone, strict=True):
         assert float((one.integers != other.integers).float().mean()) <= 1e-3
 
@@ -123,12 +124,14 @@ def test_an_online_site_is_rounded_in_its_rotated_input_and_propagated_in_the_pl
     hessian = x.t() @ x / 512
     result = run.round_stage(["mlp.down_proj"], {"mlp.down_proj.weight": weight}, hessian)["mlp.down_proj"]
     online = Rotation(128, run.sites["down"])
-    assert result.rounded is not None
-    expected = round_weights(
+    assert result.quantized is not None
+    (expected,), _ = round_weights(
         [rotate_input(weight, online)], rotate_hessian(hessian, online), run.parameters.weight_rule
-    )[0]
-    assert torch.equal(result.rounded.integers, expected.integers)
-    assert torch.allclose(x @ result.propagated.t(), online.apply(x) @ result.rounded.weight().t(), atol=1e-2)
+    )
+    assert torch.equal(result.quantized.integers, expected.integers)
+    assert torch.allclose(
+        x @ result.propagated.t(), online.apply(x) @ result.quantized.dequantized().t(), atol=1e-2
+    )
     assert result.error is not None
     assert result.error_rtn is not None
     seen = float(

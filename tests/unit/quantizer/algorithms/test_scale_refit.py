@@ -12,18 +12,18 @@ from torch import Tensor
 
 from quantizer.algorithms.gptq.scale_refit import refit_scales
 from quantizer.algorithms.gptq.solver import GptqConfig, gptq
-from quantizer.algorithms.grid import dequantize
 from quantizer.algorithms.hessian import weighted_square
-from quantizer.algorithms.quantized_weight import Rounded
+from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.passes import gptq as layerwise_gptq
 
 pytestmark = pytest.mark.unit
 
+DAMPING = GptqConfig().damp_percent
 
-def errors(weight: Tensor, hessian: Tensor, rounded: Rounded) -> Tensor:
-    back = dequantize(rounded.integers, rounded.scales, rounded.zeros, rounded.group_of)
-    return weighted_square(weight - back, damped(hessian, rounded.damp_percent))
+
+def errors(weight: Tensor, hessian: Tensor, quantized: QuantizedWeight) -> Tensor:
+    return weighted_square(weight - quantized.dequantized(), damped(hessian, DAMPING))
 
 
 def damped(hessian: Tensor, percent: float) -> Tensor:
@@ -39,21 +39,21 @@ def test_no_row_becomes_worse_and_the_whole_better(
 ) -> None:
     weight, hessian = problem(24, 192)
     config = GptqConfig(bits=bits, group_size=group_size, desc_act=desc_act, static_groups=static_groups)
-    before = gptq(weight, hessian, config)
-    after = refit_scales(weight, hessian, before)
+    before = gptq(weight, hessian, config)[0]
+    after = refit_scales(weight, hessian, before, DAMPING)
     was, is_now = errors(weight, hessian, before), errors(weight, hessian, after)
     assert bool((is_now <= was * (1 + 1e-4)).all())
     assert float(is_now.sum()) < 0.999 * float(was.sum())
-    for name in ("integers", "zeros", "group_of"):
+    for name in ("integers", "zeros", "g_idx"):
         assert torch.equal(getattr(after, name), getattr(before, name))
     assert bool((after.scales > 0).all())
 
 
 def test_of_one_group_it_is_the_least_squares_solution() -> None:
     weight, hessian = problem(16, 96)
-    before = gptq(weight, hessian, GptqConfig(group_size=-1, bits=3))
-    after = refit_scales(weight, hessian, before)
-    root = torch.linalg.cholesky(damped(hessian, before.damp_percent).double())
+    before = gptq(weight, hessian, GptqConfig(group_size=-1, bits=3))[0]
+    after = refit_scales(weight, hessian, before, DAMPING)
+    root = torch.linalg.cholesky(damped(hessian, DAMPING).double())
     levels = (before.integers - before.zeros).double()
     for row in range(16):
         best = torch.linalg.lstsq(
@@ -64,7 +64,7 @@ def test_of_one_group_it_is_the_least_squares_solution() -> None:
 
 def test_each_group_is_at_its_least_when_its_turn_ends() -> None:
     weight, hessian = problem(8, 256)
-    after = refit_scales(weight, hessian, gptq(weight, hessian, GptqConfig(group_size=32)))
+    after = refit_scales(weight, hessian, gptq(weight, hessian, GptqConfig(group_size=32))[0], DAMPING)
     least = errors(weight, hessian, after)
     for factor in (0.999, 1.001):  # the last group's turn is the last: no other step came after it
         scales = after.scales.clone()
@@ -75,8 +75,8 @@ def test_each_group_is_at_its_least_when_its_turn_ends() -> None:
 @pytest.mark.parametrize("group_size", [192, 32])
 def test_after_many_turns_no_scale_can_be_better(group_size: int) -> None:
     weight, hessian = problem(24, 192)
-    before = gptq(weight, hessian, GptqConfig(group_size=group_size, bits=3, sym=True))
-    once, often = (refit_scales(weight, hessian, before, turns) for turns in (1, 12))
+    before = gptq(weight, hessian, GptqConfig(group_size=group_size, bits=3, sym=True))[0]
+    once, often = (refit_scales(weight, hessian, before, DAMPING, turns) for turns in (1, 12))
     least = errors(weight, hessian, often).sum()
     rounding = 1 + 1e-7  # of the scales to float32
     assert float(least) <= float(errors(weight, hessian, once).sum()) * rounding
@@ -90,18 +90,18 @@ def test_after_many_turns_no_scale_can_be_better(group_size: int) -> None:
 def test_a_group_without_levels_keeps_its_scale_and_a_scale_stays_positive() -> None:
     weight, hessian = problem(4, 64)
     weight[0, :32] = 0.0
-    before = gptq(weight, hessian, GptqConfig(group_size=32))
+    before = gptq(weight, hessian, GptqConfig(group_size=32))[0]
     emptied = replace(before, integers=before.integers.clone())
     emptied.integers[0, :32] = before.zeros[0, 0].to(torch.uint8)
-    assert torch.equal(refit_scales(weight, hessian, emptied).scales[0, 0], emptied.scales[0, 0])
-    assert bool((refit_scales(-weight, hessian, before).scales > 0).all())
+    assert torch.equal(refit_scales(weight, hessian, emptied, DAMPING).scales[0, 0], emptied.scales[0, 0])
+    assert bool((refit_scales(-weight, hessian, before, DAMPING).scales > 0).all())
 
 
 def test_arguments_are_left_alone() -> None:
     weight, hessian = problem(8, 64)
-    before = gptq(weight, hessian, GptqConfig(group_size=32, desc_act=True))
+    before = gptq(weight, hessian, GptqConfig(group_size=32, desc_act=True))[0]
     kept = weight.clone(), hessian.clone(), before.scales.clone()
-    refit_scales(weight, hessian, before)
+    refit_scales(weight, hessian, before, DAMPING)
     for now, then in zip((weight, hessian, before.scales), kept, strict=True):
         assert torch.equal(now, then)
 
@@ -115,10 +115,10 @@ def test_within_blocks_it_takes_most_off_the_error_and_more_in_the_order_of_acti
     share = 1.0 if desc_act else 0.4  # measured: 1.3 to 1.8, and 0.5 to 0.9
     weight, hessian = problem(64, 384)
     config = GptqConfig(bits=bits, group_size=group_size, sym=sym, desc_act=desc_act)
-    plain = gptq(weight, hessian, config)
+    plain = gptq(weight, hessian, config)[0]
     without = float(errors(weight, hessian, plain).sum())
-    at_the_end = float(errors(weight, hessian, refit_scales(weight, hessian, plain)).sum())
-    within = float(errors(weight, hessian, gptq(weight, hessian, replace(config, refit=True))).sum())
+    at_the_end = float(errors(weight, hessian, refit_scales(weight, hessian, plain, DAMPING)).sum())
+    within = float(errors(weight, hessian, gptq(weight, hessian, replace(config, refit=True))[0]).sum())
     assert without - within > share * (without - at_the_end) > 0
 
 
@@ -126,7 +126,7 @@ def test_the_columns_to_come_take_over_what_better_scales_leave() -> None:
     """The integers of the second block are those for the first one's refitted weights, not for the reference's."""
     weight, hessian = problem(32, 256)
     config = GptqConfig(group_size=64, bits=3)
-    plain, fitted = (gptq(weight, hessian, replace(config, refit=refit)) for refit in (False, True))
+    plain, fitted = (gptq(weight, hessian, replace(config, refit=refit))[0] for refit in (False, True))
     assert torch.equal(fitted.integers[:, :128], plain.integers[:, :128])
     assert not torch.equal(fitted.scales[:, :2], plain.scales[:, :2])
     assert not torch.equal(fitted.integers[:, 128:], plain.integers[:, 128:])
@@ -138,15 +138,15 @@ def test_the_columns_to_come_take_over_what_better_scales_leave() -> None:
 def test_groups_that_do_not_lie_in_a_block_are_fitted_at_the_end(group_size: int) -> None:
     weight, hessian = problem(8, 384)
     config = GptqConfig(group_size=group_size, bits=3)
-    fitted = gptq(weight, hessian, replace(config, refit=True))
-    expected = refit_scales(weight, hessian, gptq(weight, hessian, config))
+    fitted = gptq(weight, hessian, replace(config, refit=True))[0]
+    expected = refit_scales(weight, hessian, gptq(weight, hessian, config)[0], DAMPING)
     assert torch.equal(fitted.scales, expected.scales)
     assert torch.equal(fitted.integers, expected.integers)
 
 
 def test_scales_of_a_narrower_type_are_of_it_before_the_next_block_sees_them() -> None:
     weight, hessian = problem(8, 256)
-    fitted = gptq(weight, hessian, GptqConfig(group_size=64, refit=True, scale_dtype=torch.float16))
+    fitted = gptq(weight, hessian, GptqConfig(group_size=64, refit=True, scale_dtype=torch.float16))[0]
     assert torch.equal(fitted.scales, fitted.scales.half().float())
 
 
@@ -154,11 +154,12 @@ def test_scales_of_a_narrower_type_are_of_it_before_the_next_block_sees_them() -
 def test_a_pass_fits_scales_up_to_four_bits(
     bits: int, fitted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[tuple[bool, Rounded]] = []
+    seen: list[tuple[bool, QuantizedWeight]] = []
 
-    def watched(weight: Tensor, hessian: Tensor, config: GptqConfig) -> Rounded:
-        seen.append((config.refit, gptq(weight, hessian, config)))
-        return seen[-1][1]
+    def watched(weight: Tensor, hessian: Tensor, config: GptqConfig) -> tuple[QuantizedWeight, float]:
+        solved, damping = gptq(weight, hessian, config)
+        seen.append((config.refit, solved))
+        return solved, damping
 
     monkeypatch.setattr(layerwise_gptq, "gptq", watched)
     save_tiny(tmp_path / "model")

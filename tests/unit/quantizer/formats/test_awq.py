@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tests.support.formats import random_linear
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.formats.awq import REFUSALS, AwqFormat
 
 pytestmark = pytest.mark.unit
@@ -32,12 +33,12 @@ def test_a_linear_comes_back_bit_by_bit(version: str, rows: int, groups: int, se
     n, k = outputs * rows, group_size * groups
     linear = random_linear(n, k, groups, 4, seed, symmetric=not zero_point)
     written = made(version)
-    tensors = written.pack(*linear)
+    tensors = written.pack(QuantizedWeight(*linear))
     shapes = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     assert shapes == written.tensor_shapes(n, k, groups)
     assert tuple(shapes) == written.tensors
     back = written.unpack("linear", tensors)
-    for ours, theirs in zip((back.integers, back.scales, back.zeros, back.group_of), linear, strict=True):
+    for ours, theirs in zip((back.integers, back.scales, back.zeros, back.g_idx), linear, strict=True):
         assert torch.equal(ours, theirs)
 
 
@@ -50,7 +51,9 @@ def test_gemv_fast_gives_every_zero_point_back_from_its_product_with_the_scale(
         return  # a product that float16 cannot hold
     integers = torch.zeros(8, 128, dtype=torch.uint8)
     written = made("gemv_fast")
-    tensors = written.pack(integers, scale.expand(8, 1), torch.full((8, 1), zero), torch.zeros(128))
+    tensors = written.pack(
+        QuantizedWeight(integers, scale.expand(8, 1), torch.full((8, 1), zero), torch.zeros(128))
+    )
     assert written.unpack("linear", tensors).zeros.unique().tolist() == [zero]
 
 
@@ -74,7 +77,9 @@ def nibble(qweight: torch.Tensor) -> tuple[int, int, int]:
 def test_gemm_interleaves_eight_outputs_in_a_word() -> None:
     integers = torch.arange(8, dtype=torch.uint8).repeat(2).unsqueeze(1).expand(16, 16)
     zeros = torch.arange(8).repeat(2).unsqueeze(1)
-    tensors = AwqFormat("gemm", 4, 16).pack(integers, torch.ones(16, 1), zeros, torch.zeros(16))
+    tensors = AwqFormat("gemm", 4, 16).pack(
+        QuantizedWeight(integers, torch.ones(16, 1), zeros, torch.zeros(16))
+    )
     assert tensors["qweight"].shape == (16, 2)
     assert tensors["qweight"].unique().tolist() == [0x75316420]  # nibbles 0 2 4 6 1 3 5 7, lowest first
     assert tensors["qzeros"].tolist() == [[0x75316420, 0x75316420]]
@@ -83,7 +88,9 @@ def test_gemm_interleaves_eight_outputs_in_a_word() -> None:
 def test_gemv_packs_inputs_in_order_and_fills_the_groups_up() -> None:
     integers = torch.arange(8, dtype=torch.uint8).repeat(24).expand(8, 192)
     zeros = torch.tensor([[1, 2, 3]]).expand(8, 3)
-    tensors = AwqFormat("gemv", 4, 64).pack(integers, torch.ones(8, 3), zeros, torch.arange(192) // 64)
+    tensors = AwqFormat("gemv", 4, 64).pack(
+        QuantizedWeight(integers, torch.ones(8, 3), zeros, torch.arange(192) // 64)
+    )
     assert tensors["qweight"].unique().tolist() == [0x76543210]
     assert tensors["qzeros"][0].tolist() == [0x321, 0]  # a multiple of two words with groups of 64
     assert tensors["scales"][0].tolist() == [1, 1, 1] + [0] * 13
@@ -106,13 +113,15 @@ def test_gemv_fast_interleaves_four_rows_and_pairs_of_columns(
     row: int, column: int, place: tuple[int, int, int]
 ) -> None:
     integers = single(row, column, 8, 128)
-    tensors = made("gemv_fast").pack(integers, torch.ones(8, 1), torch.ones(8, 1), torch.zeros(128))
+    tensors = made("gemv_fast").pack(
+        QuantizedWeight(integers, torch.ones(8, 1), torch.ones(8, 1), torch.zeros(128))
+    )
     assert nibble(tensors["qweight"]) == place
 
 
 def test_gemv_fast_stores_minus_the_scale_times_the_zero_point() -> None:
     grid = (torch.full((8, 1), 0.5), torch.full((8, 1), 3), torch.zeros(128))
-    tensors = made("gemv_fast").pack(torch.zeros(8, 128, dtype=torch.uint8), *grid)
+    tensors = made("gemv_fast").pack(QuantizedWeight(torch.zeros(8, 128, dtype=torch.uint8), *grid))
     assert tensors["qzeros"][:, 0].tolist() == [-1.5] + [0] * 7
 
 
@@ -135,7 +144,7 @@ def test_marlin_gives_every_thread_its_eight_weights_in_one_word(
 ) -> None:
     integers = single(output, column, 256, 128)
     grid = (torch.ones(256, 1), torch.full((256, 1), 8), torch.zeros(128))
-    tensors = made("marlin").pack(integers, *grid)
+    tensors = made("marlin").pack(QuantizedWeight(integers, *grid))
     assert nibble(tensors["qweight"]) == place
 
 
@@ -143,10 +152,12 @@ def test_marlin_permutes_scales_in_64_or_with_one_group_a_row_in_32() -> None:
     integers = torch.zeros(256, 256, dtype=torch.uint8)
     scales = torch.arange(256).unsqueeze(1).half()
     several = made("marlin").pack(
-        integers, scales.expand(256, 2), torch.full((256, 2), 8), torch.arange(256) // 128
+        QuantizedWeight(integers, scales.expand(256, 2), torch.full((256, 2), 8), torch.arange(256) // 128)
     )
     assert several["scales"][0, :10].tolist() == [0, 8, 16, 24, 32, 40, 48, 56, 1, 9]
-    single_group = made("marlin").pack(integers[:, :128], scales, torch.full((256, 1), 8), torch.zeros(128))
+    single_group = made("marlin").pack(
+        QuantizedWeight(integers[:, :128], scales, torch.full((256, 1), 8), torch.zeros(128))
+    )
     assert single_group["scales"][0, :10].tolist() == [0, 1, 8, 9, 16, 17, 24, 25, 2, 3]
 
 
@@ -196,20 +207,20 @@ def test_sizes_that_a_version_cannot_take_are_refused_by_name(
 @pytest.mark.parametrize("version", VERSIONS)
 def test_columns_that_are_not_grouped_as_they_lie_are_never_packed(version: str) -> None:
     group_size, zero_point, rows, _ = VERSIONS[version]
-    integers, scales, zeros, group_of = random_linear(rows, 2 * group_size, 2, 4, 0, symmetric=not zero_point)
+    integers, scales, zeros, g_idx = random_linear(rows, 2 * group_size, 2, 4, 0, symmetric=not zero_point)
     with pytest.raises(ValueError, match="groups must lie one after another"):
-        made(version).pack(integers, scales, zeros, group_of.flip(0))
+        made(version).pack(QuantizedWeight(integers, scales, zeros, g_idx.flip(0)))
 
 
 def test_a_zero_point_that_cannot_be_is_refused_by_name() -> None:
     written = made("gemv_fast")
-    tensors = written.pack(*random_linear(8, 128, 1, 4, 0))
+    tensors = written.pack(QuantizedWeight(*random_linear(8, 128, 1, 4, 0)))
     for wrong in (-16.0 * tensors["scales"], torch.full_like(tensors["qzeros"], torch.inf)):
         with pytest.raises(QuantizationError, match="q_proj has a zero point outside") as caught:
             written.unpack("q_proj", {**tensors, "qzeros": wrong})
         assert caught.value.category is Category.ARTIFACT_CORRUPT
     symmetric = AwqFormat("gemm", 4, 32, zero_point=False)
-    tensors = AwqFormat("gemm", 4, 32).pack(*random_linear(8, 32, 1, 4, 0))
+    tensors = AwqFormat("gemm", 4, 32).pack(QuantizedWeight(*random_linear(8, 32, 1, 4, 0)))
     with pytest.raises(QuantizationError, match=r"outside 8\.\.8"):
         symmetric.unpack("q_proj", tensors)
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tests.support.formats import random_linear
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.formats.gptq import GptqFormat
 
 pytestmark = pytest.mark.unit
@@ -20,7 +21,7 @@ def test_a_linear_comes_back_bit_by_bit(bits: int, version: int, rows: int, grou
     integers, scales, zeros, _ = random_linear(n, k, groups, bits, seed)
     shuffled = torch.randint(0, groups, (k,), generator=torch.Generator().manual_seed(seed)).int()
     written = GptqFormat(bits, 32, version=version)
-    tensors = written.pack(integers, scales, zeros, shuffled)
+    tensors = written.pack(QuantizedWeight(integers, scales, zeros, shuffled))
     shapes = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     assert shapes == written.tensor_shapes(n, k, groups)
     assert tuple(shapes) == written.tensors
@@ -28,15 +29,15 @@ def test_a_linear_comes_back_bit_by_bit(bits: int, version: int, rows: int, grou
     assert torch.equal(back.integers, integers)
     assert torch.equal(back.scales, scales)
     assert torch.equal(back.zeros, zeros)
-    assert torch.equal(back.group_of, shuffled)
+    assert torch.equal(back.g_idx, shuffled)
 
 
 @pytest.mark.parametrize(("version", "word"), [(1, 0x76543210), (2, -2023406815)])
 def test_version_1_stores_the_zero_point_minus_one_and_version_2_as_it_is(version: int, word: int) -> None:
     zeros = torch.arange(1, 9).unsqueeze(1)  # version 2: 0x87654321, as a signed word
-    group_of = torch.zeros(8)
+    g_idx = torch.zeros(8)
     tensors = GptqFormat(4, 8, version=version).pack(
-        torch.zeros(8, 8, dtype=torch.uint8), torch.ones(8, 1), zeros, group_of
+        QuantizedWeight(torch.zeros(8, 8, dtype=torch.uint8), torch.ones(8, 1), zeros, g_idx)
     )
     assert tensors["qzeros"].tolist() == [[word]]
 
@@ -44,15 +45,15 @@ def test_version_1_stores_the_zero_point_minus_one_and_version_2_as_it_is(versio
 def test_version_2_holds_a_zero_point_of_zero_and_version_1_never_wraps_it() -> None:
     grid = (torch.zeros(8, 8, dtype=torch.uint8), torch.ones(8, 1), torch.zeros(8, 1), torch.zeros(8))
     second = GptqFormat(4, 8, version=2)
-    assert not second.unpack("linear", second.pack(*grid)).zeros.any()
+    assert not second.unpack("linear", second.pack(QuantizedWeight(*grid))).zeros.any()
     with pytest.raises(ValueError, match="wrap"):
-        GptqFormat(4, 8).pack(*grid)
+        GptqFormat(4, 8).pack(QuantizedWeight(*grid))
 
 
 def test_the_highest_zero_point_of_version_2_is_not_taken_for_a_wrapped_one() -> None:
     grid = (torch.zeros(8, 8, dtype=torch.uint8), torch.ones(8, 1), torch.full((8, 1), 15), torch.zeros(8))
     second = GptqFormat(4, 8, version=2)
-    tensors = second.pack(*grid)
+    tensors = second.pack(QuantizedWeight(*grid))
     assert int(second.unpack("linear", tensors).zeros.max()) == 15
     with pytest.raises(QuantizationError, match="linear has a zero point that wrapped around") as caught:
         GptqFormat(4, 8).unpack("linear", tensors)
@@ -94,7 +95,9 @@ def test_the_weight_as_read_is_rounded_to_float16() -> None:
         [[0.1]]
     )  # float16: 0.0999755859375; times 13: 1.2996826171875, kept as 1.2998046875
     weight = GptqFormat(4, 1).as_read(
-        torch.tensor([[15]], dtype=torch.uint8), scales, torch.tensor([[2]]), torch.tensor([0])
+        QuantizedWeight(
+            torch.tensor([[15]], dtype=torch.uint8), scales, torch.tensor([[2]]), torch.tensor([0])
+        )
     )
     assert weight.dtype is torch.float16
     assert weight.item() == 1.2998046875

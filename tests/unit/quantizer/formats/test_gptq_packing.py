@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.formats.gptq import GptqFormat
 from quantizer.kernels.bit_packing import pack_bits, period, unpack_bits
 
@@ -42,30 +43,34 @@ def test_a_linear_comes_back_from_its_tensors(
     integers = torch.randint(0, 2**bits, (n, k), generator=generator, dtype=torch.uint8)
     scales = torch.rand(n, groups, generator=generator).half() + 0.01
     zeros = torch.randint(1, 2**bits, (n, groups), generator=generator)
-    group_of = torch.randint(0, groups, (k,), generator=generator)
-    tensors = GptqFormat(bits).pack(integers, scales, zeros, group_of)
+    g_idx = torch.randint(0, groups, (k,), generator=generator)
+    tensors = GptqFormat(bits).pack(QuantizedWeight(integers, scales, zeros, g_idx))
     shapes = GptqFormat(bits).tensor_shapes(n, k, groups)
     assert {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()} == shapes
     back = GptqFormat(bits).unpack("linear", tensors)
     assert torch.equal(back.integers, integers)
     assert torch.equal(back.scales, scales)
     assert torch.equal(back.zeros, zeros.to(torch.int16))
-    assert torch.equal(back.group_of, group_of.int())
+    assert torch.equal(back.g_idx, g_idx.int())
 
 
 def test_the_zero_point_is_stored_minus_one() -> None:
     zeros = torch.full((8, 1), 8)
-    tensors = GptqFormat(4).pack(torch.zeros(8, 8), torch.ones(8, 1), zeros, torch.zeros(8))
+    tensors = GptqFormat(4).pack(QuantizedWeight(torch.zeros(8, 8), torch.ones(8, 1), zeros, torch.zeros(8)))
     assert tensors["qzeros"].tolist() == [[0x77777777]]
 
 
 def test_a_zero_point_that_would_wrap_is_never_packed() -> None:
     with pytest.raises(ValueError, match="wrap"):
-        GptqFormat(4).pack(torch.zeros(8, 8), torch.ones(8, 1), torch.zeros(8, 1), torch.zeros(8))
+        GptqFormat(4).pack(
+            QuantizedWeight(torch.zeros(8, 8), torch.ones(8, 1), torch.zeros(8, 1), torch.zeros(8))
+        )
 
 
 def test_a_wrapped_zero_point_in_a_file_is_refused_by_name() -> None:
-    tensors = GptqFormat(4).pack(torch.zeros(8, 8), torch.ones(8, 1), torch.ones(8, 1), torch.zeros(8))
+    tensors = GptqFormat(4).pack(
+        QuantizedWeight(torch.zeros(8, 8), torch.ones(8, 1), torch.ones(8, 1), torch.zeros(8))
+    )
     tensors["qzeros"] = torch.full_like(tensors["qzeros"], -1)
     with pytest.raises(QuantizationError, match=r"q_proj has a zero point that wrapped") as caught:
         GptqFormat(4).unpack("q_proj", tensors)
@@ -73,7 +78,9 @@ def test_a_wrapped_zero_point_in_a_file_is_refused_by_name() -> None:
 
 
 def test_a_group_that_does_not_exist_is_refused_by_name() -> None:
-    tensors = GptqFormat(4).pack(torch.zeros(8, 8), torch.ones(8, 1), torch.ones(8, 1), torch.zeros(8))
+    tensors = GptqFormat(4).pack(
+        QuantizedWeight(torch.zeros(8, 8), torch.ones(8, 1), torch.ones(8, 1), torch.zeros(8))
+    )
     tensors["g_idx"] = torch.full_like(tensors["g_idx"], 3)
     with pytest.raises(QuantizationError, match="q_proj has columns of groups that do not exist"):
         GptqFormat(4).unpack("q_proj", tensors)

@@ -26,7 +26,6 @@ from transformers import (
     StaticCache,
 )
 
-from quantizer.algorithms.grid import dequantize as dequantize_weight
 from quantizer.algorithms.quarot.parameters import QuarotParameters
 from quantizer.algorithms.quarot.weights import round_weights
 from quantizer.formats.quarot.artifact import modeling_code
@@ -145,7 +144,7 @@ class Reference:
         run, _, linears = run_in_place(model, p, batches)
         self.model = model.double()
         for name, result in linears.items():
-            stored = result.stored if result.rounded is None else result.rounded.weight()
+            stored = result.stored if result.quantized is None else result.quantized.dequantized()
             assert stored is not None
             linear = model.get_submodule(name)
             linear.weight = torch.nn.Parameter(stored.double())
@@ -353,14 +352,12 @@ def test_every_tensor_has_the_announced_dtype_and_shape(tmp_path: Path) -> None:
 def test_a_packed_linear_reads_back_as_it_was(setting: str) -> None:
     parameters = QuarotParameters(**SETTINGS[setting])
     weight = torch.randn(24, 80, generator=torch.Generator().manual_seed(0))
-    rounded = round_weights([weight], None, parameters.weight_rule)[0]
+    (rounded,), _ = round_weights([weight], None, parameters.weight_rule)
     layout = QuarotLayerPass(parameters, torch.float16).format
-    back = layout.unpack("x", layout.pack(*rounded.grid))
+    back = layout.unpack("x", layout.pack(rounded))
     assert torch.equal(back.integers, rounded.integers)
-    assert torch.equal(back.group_of, rounded.group_of)
-    assert torch.equal(
-        dequantize_weight(back.integers, back.scales, back.zeros, back.group_of), rounded.weight()
-    )
+    assert torch.equal(back.g_idx, rounded.g_idx)
+    assert torch.equal(back.dequantized(), rounded.dequantized())
 
 
 @settings(max_examples=60, deadline=None)
@@ -368,9 +365,9 @@ def test_a_packed_linear_reads_back_as_it_was(setting: str) -> None:
 def test_scales_of_few_bits_are_read_back_bit_by_bit(scale_bits: int, seed: int) -> None:
     parameters = QuarotParameters(w_rtn=True, w_bits=4, w_groupsize=8, s_bits=scale_bits)
     weight = torch.randn(6, 32, generator=torch.Generator().manual_seed(seed)) * 10.0 ** (seed % 5 - 3)
-    rounded = round_weights([weight], None, parameters.weight_rule)[0]
+    (rounded,), _ = round_weights([weight], None, parameters.weight_rule)
     layout = QuarotLayerPass(parameters, torch.float16).format
-    assert torch.equal(layout.unpack("x", layout.pack(*rounded.grid)).scales, rounded.scales)
+    assert torch.equal(layout.unpack("x", layout.pack(rounded)).scales, rounded.scales)
 
 
 @settings(max_examples=60, deadline=None)

@@ -25,30 +25,30 @@ def shuffled(columns: int, width: int) -> Tensor:
     return natural(columns, width)[torch.randperm(columns, generator=torch.Generator().manual_seed(7))]
 
 
-def problem(rows: int, group_of: Tensor, bits: int = 4, sym: bool = False, seed: int = 0) -> Block:
+def problem(rows: int, g_idx: Tensor, bits: int = 4, sym: bool = False, seed: int = 0) -> Block:
     """A block of columns with the factor of correlated inputs; the grids are a little too narrow, so some clip."""
     generator = torch.Generator().manual_seed(seed)
-    columns, rule = len(group_of), GridRule(bits, sym)
+    columns, rule = len(g_idx), GridRule(bits, sym)
     block = torch.randn(columns, rows, generator=generator) * 0.05
     inputs = torch.randn(4 * columns, columns, generator=generator)
     inputs = inputs @ (torch.eye(columns) + 0.1 * torch.randn(columns, columns, generator=generator))
     hessian_factor, _ = factor_hessian(inputs.t() @ inputs / columns, torch.arange(columns), 0.01)
     factor = hessian_factor.inverse(0, columns)
     grids = [
-        fit_grid(block[group_of == group].amin(0) * 0.9, block[group_of == group].amax(0) * 0.9, rule)
-        for group in range(int(group_of.max()) + 1)
+        fit_grid(block[g_idx == group].amin(0) * 0.9, block[g_idx == group].amax(0) * 0.9, rule)
+        for group in range(int(g_idx.max()) + 1)
     ]
     scales, zeros = torch.stack([grid[0] for grid in grids]), torch.stack([grid[1] for grid in grids])
-    return block, factor, scales, zeros, group_of, rule.maxq
+    return block, factor, scales, zeros, g_idx, rule.maxq
 
 
 def papers_loop(
-    block: Tensor, factor: Tensor, scales: Tensor, zeros: Tensor, group_of: Tensor, maxq: int
+    block: Tensor, factor: Tensor, scales: Tensor, zeros: Tensor, g_idx: Tensor, maxq: int
 ) -> tuple[Tensor, Tensor]:
     """Algorithm 1, one column after another, each error spread at once."""
     work, integers, errors = block.clone(), torch.empty_like(block), torch.empty_like(block)
     for j in range(len(block)):
-        scale, zero = scales[group_of[j]], zeros[group_of[j]]
+        scale, zero = scales[g_idx[j]], zeros[g_idx[j]]
         integers[j] = round_to_grid(work[j], scale, zero, maxq)
         errors[j] = (work[j] - (integers[j] - zero) * scale) / factor[j, j]
         work[j + 1 :] -= factor[j, j + 1 :].unsqueeze(1) * errors[j]
@@ -129,8 +129,8 @@ def test_a_weight_that_is_not_finite_stays_visible_in_the_errors_of_its_row_only
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_part_of_a_larger_factor_is_read_in_place(device: str) -> None:
-    block, factor, scales, zeros, group_of, maxq = problem(8, natural(64, 32))
-    grids = scales, zeros, group_of, maxq
+    block, factor, scales, zeros, g_idx, maxq = problem(8, natural(64, 32))
+    grids = scales, zeros, g_idx, maxq
     large = torch.full((200, 200), float("nan"))
     large[100:164, 100:164] = factor
     part = large[100:164, 100:164]

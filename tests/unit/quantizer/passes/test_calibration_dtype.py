@@ -12,7 +12,7 @@ from torch import Tensor
 
 from quantizer import machine
 from quantizer.algorithms.gptq.solver import GptqConfig
-from quantizer.algorithms.quantized_weight import Rounded
+from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.passes import gptq as layerwise_gptq
 from quantizer.passes import streaming
@@ -119,7 +119,7 @@ def test_the_weights_that_are_rounded_are_the_checkpoints(
     rounded: list[Tensor] = []
     solve = layerwise_gptq.gptq
 
-    def watched(weight: Tensor, hessian: Tensor, config: GptqConfig) -> Rounded:
+    def watched(weight: Tensor, hessian: Tensor, config: GptqConfig) -> tuple[QuantizedWeight, float]:
         rounded.append(weight.clone())
         return solve(weight, hessian, config)
 

@@ -71,7 +71,7 @@ def check_artifact(
     # the float model is another one: what was compared is the rounded one
     assert relative(view_logits(reference, tokens), theirs) > 1e-3
     ours = compare(reference, packed, held_out, ignore_progress, folder)
-    yardstick = Yardstick(layer_pass.nearest, layer_pass.format, layer_pass.converts)
+    yardstick = Yardstick(layer_pass.rtn, layer_pass.format, layer_pass.converts)
     plain = compare(
         reference, RoundedView(source, yardstick, CPU, modules), held_out, ignore_progress, folder
     )

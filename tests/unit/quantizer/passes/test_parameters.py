@@ -88,7 +88,7 @@ class Made:
         layout = stored_format(self.config).format
         parts = {part: self.tensors[f"{linear}.{part}"] for part in layout.tensors}
         back = layout.unpack(linear, parts)
-        return back.integers, back.scales, back.zeros, back.group_of
+        return back.integers, back.scales, back.zeros, back.g_idx
 
 
 def gptq_made(model: Path, name: str = "out", **parameters: Any) -> Made:

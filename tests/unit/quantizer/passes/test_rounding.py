@@ -2,13 +2,15 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.algorithms.grid import GridRule, GroupedGrid
+from quantizer.algorithms.grid import GridRule
+from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_nearest
 from quantizer.formats.gptq import GptqFormat
 from quantizer.passes import rounding
 from quantizer.passes.interface import ModuleReport
-from quantizer.passes.rounding import check_quality, measured_rows, on_grid, plain_rounding
+from quantizer.passes.rounding import check_quality, error_baseline, measured_rows
 
 pytestmark = pytest.mark.unit
 
@@ -36,9 +38,12 @@ def test_the_error_of_a_wide_linear_is_close_to_that_of_all_its_rows(monkeypatch
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(4096, 64, generator=generator)
     inputs = torch.randn(256, 64, generator=generator)
-    grid = on_grid(GroupedGrid(GridRule(4, False), 32))
+
+    def rtn(rows: Tensor) -> QuantizedWeight:
+        return round_to_nearest(rows, 32, GridRule(4, False))
+
     hessian = inputs.t() @ inputs
-    few = plain_rounding(weight, hessian, grid, GptqFormat(4, 32))
+    few = error_baseline(weight, hessian, rtn, GptqFormat(4, 32))
     monkeypatch.setattr(rounding, "MEASURED_ROWS", 4096)
-    every = plain_rounding(weight, hessian, grid, GptqFormat(4, 32))
-    assert few.relative(few.nearest)[1] == pytest.approx(every.relative(every.nearest)[1], rel=0.05)
+    every = error_baseline(weight, hessian, rtn, GptqFormat(4, 32))
+    assert few.relative(few.rtn)[1] == pytest.approx(every.relative(every.rtn)[1], rel=0.05)

@@ -188,7 +188,7 @@ def check_example_model(layer_pass: LayerPass, samples: int, bound: float, folde
         source, story_batches(CALIBRATION, samples, folder), layer_pass, folder / "out", folder / "scratch"
     )
     held_out = story_batches(VALIDATION, 6, folder)
-    yardstick = Yardstick(layer_pass.nearest, layer_pass.format, layer_pass.converts)
+    yardstick = Yardstick(layer_pass.rtn, layer_pass.format, layer_pass.converts)
     ours, plain = evaluate_beside_rounding(source, out, yardstick, held_out, CPU, ignore_progress, folder)
     assert ours.kl_divergence < 0.85 * plain.kl_divergence
     assert ours.kl_divergence < bound
