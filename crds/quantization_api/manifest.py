@@ -40,18 +40,21 @@ class InputRecord(_Document):
     size_bytes: int
 
 
-class ModuleRecord(_Document):
-    """How well one linear was quantized: Hessian-weighted relative errors, ours and plain rounding's.
-
-    tokens: calibration tokens that it read (an expert reads those that its router sends it); None where unknown.
-    """
+class LinearReport(_Document):
+    """How well one linear [N, K] was quantized."""
 
     name: str
+    """Its full name in the checkpoint."""
     shape: tuple[int, int]
+    """(N, K): outputs and inputs."""
     error: float
+    """tr(E H E') / tr(W H W') with the Hessian H of its inputs, without damping; E is what a reader sees changed."""
     error_rtn: float
-    damping: float
+    """The same of rounding to nearest."""
+    damping: float = 0.0
+    """Share of the mean diagonal of H that was added to it; 0 where the pass adds none."""
     tokens: int | None = None
+    """Calibration tokens that it read (an expert reads those that its router sends it); None where unknown."""
 
 
 class ExportRecord(_Document):
@@ -85,7 +88,7 @@ class Manifest(_Document):
     compression_ratio: float
     readers: list[str]
     metrics: list[MetricResult]
-    modules: list[ModuleRecord]
+    modules: list[LinearReport]
     export: ExportRecord | None = None
     versions: dict[str, str]
     objects: list[StoredObject]

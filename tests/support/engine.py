@@ -14,11 +14,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, QuaRot
 from quantizer.calibration.text import read_rows
 from quantizer.calibration.tokens import Preprocess, TokenBatches, load_tokenizer, make_batches
+from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.source import DirectorySource, Source
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.passes.interface import LayerPass
 from quantizer.passes.making import make_pass
-from quantizer.passes.streaming import Finished, OnProgress, QuantizeReport, quantize
+from quantizer.passes.streaming import Finished, OnProgress, quantize
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "deploy/examples"

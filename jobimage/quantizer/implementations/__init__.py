@@ -13,5 +13,5 @@ A workflow needs these lines (whoever asks for implementation native never comes
         writer.put_file(f"{MODEL_PREFIX}{name}", scratch / "artifact" / name)
 
 What follows (evaluate the stored artifact, goals, report, manifest last) is the same: `report` has the fields
-of passes.streaming.QuantizeReport that the manifest is made from.
+that the engine's own has.
 """

@@ -8,12 +8,13 @@ from awq.utils.module import get_named_linears
 from torch import Tensor, nn
 
 from quantization_api.failures import Category, QuantizationError
+from quantization_api.manifest import LinearReport
 from quantization_api.passes import AutoAWQQuantizer
 from quantizer.algorithms.grid import GridRule
 from quantizer.algorithms.hessian import GramMatrix
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.implementations import repairs
-from quantizer.implementations.interface import ModuleReport, OnProgress, Quantized
+from quantizer.implementations.interface import OnProgress, QuantizedModel
 from quantizer.implementations.local_model import check_attention, check_sizes
 from quantizer.implementations.module_error import relative_error, rtn_weight
 from quantizer.implementations.refusals import w_bit
@@ -37,7 +38,7 @@ def quantize(
     parameters: AutoAWQQuantizer,
     on_progress: OnProgress,
     device: torch.device,
-) -> Quantized:
+) -> QuantizedModel:
     """Runs the package on a model in memory, which is used up. Raises what the package raises."""
     length = one_length(tokens)
     kind = AWQ_CAUSAL_LM_MODEL_MAP[model.config.model_type]
@@ -51,7 +52,7 @@ def quantize(
         if not any(part in name for part in parameters.modules_to_not_convert)
     }
     check_sizes(converted, parameters.q_group_size, WORD)
-    reports: list[ModuleReport] = []
+    reports: list[LinearReport] = []
     with repairs.autoawq(device, layers) as repaired:
         wrapper.quantize(
             tokenizer=None,
@@ -72,7 +73,7 @@ def quantize(
         )
     on_progress("quantize", len(layers), len(layers))
     quantization = None if parameters.export_compatible else wrapper.quant_config.to_transformers_dict()
-    return Quantized(model.state_dict(), PACKED, quantization, reports)
+    return QuantizedModel(model.state_dict(), PACKED, quantization, reports)
 
 
 def one_length(tokens: TokenBatches) -> int:
@@ -105,7 +106,7 @@ def check_modules(linears: dict[str, nn.Linear], left_out: list[str]) -> None:
             )
 
 
-def observed(base: type[Any], on_progress: OnProgress, reports: list[ModuleReport]) -> type[Any]:
+def observed(base: type[Any], on_progress: OnProgress, reports: list[LinearReport]) -> type[Any]:
     """The quantizer `base`, with progress for each layer and an error for each linear."""
 
     class Observed(base):  # type: ignore[misc]
@@ -139,7 +140,11 @@ def observed(base: type[Any], on_progress: OnProgress, reports: list[ModuleRepor
                 weight, hessian = self._exact.pop(name), self._hessians.pop(name)
                 error = relative_error(weight, seen, hessian)
                 shape = (weight.shape[0], weight.shape[1])
-                reports.append(ModuleReport(f"{prefix}.{name}", shape, error, self._plain.pop(name), 0.0))
+                reports.append(
+                    LinearReport(
+                        name=f"{prefix}.{name}", shape=shape, error=error, error_rtn=self._plain.pop(name)
+                    )
+                )
 
     return Observed
 

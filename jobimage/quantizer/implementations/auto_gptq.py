@@ -14,11 +14,12 @@ from auto_gptq.quantization.gptq import GPTQ
 from torch import nn
 
 from quantization_api.failures import Category, QuantizationError
+from quantization_api.manifest import LinearReport
 from quantization_api.passes import GptqQuantizer
 from quantizer.algorithms.grid import GridRule
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.implementations import repairs
-from quantizer.implementations.interface import ModuleReport, OnProgress, Quantized
+from quantizer.implementations.interface import OnProgress, QuantizedModel
 from quantizer.implementations.local_model import check_attention, check_sizes
 from quantizer.implementations.module_error import relative_error, rtn_weight
 
@@ -39,7 +40,7 @@ def quantize(
     parameters: GptqQuantizer,
     on_progress: OnProgress,
     device: torch.device,
-) -> Quantized:
+) -> QuantizedModel:
     """Runs the package on a model in memory, which is used up. Raises what the package raises."""
     config = gptq_modeling.BaseQuantizeConfig(
         bits=parameters.bits,
@@ -61,7 +62,7 @@ def quantize(
     prefix = wrapper.layers_block_name
     linears = {f"{prefix}.0.{name}": _linear(layers[0], f"{prefix}.0.", name) for name in names}
     check_sizes(linears, parameters.group_size, WORD)
-    reports: list[ModuleReport] = []
+    reports: list[LinearReport] = []
     with (
         repairs.auto_gptq(device, layers),
         _measured(model, parameters, reports),
@@ -70,7 +71,7 @@ def quantize(
         wrapper.quantize(examples(tokens), batch_size=1, use_triton=False)
     on_progress("quantize", len(layers), len(layers))
     quantization = {key: value for key, value in config.to_dict().items() if key not in NOT_WRITTEN}
-    return Quantized(
+    return QuantizedModel(
         model.state_dict(),
         PACKED,
         {**quantization, "lm_head": False, "checkpoint_format": "gptq"},
@@ -115,7 +116,7 @@ def _linear(layer: nn.Module, prefix: str, name: str) -> nn.Linear:
 
 
 @contextlib.contextmanager
-def _measured(model: nn.Module, parameters: GptqQuantizer, reports: list[ModuleReport]) -> Iterator[None]:
+def _measured(model: nn.Module, parameters: GptqQuantizer, reports: list[LinearReport]) -> Iterator[None]:
     """Has every linear's error reported: the package computes the Hessian and throws it away."""
     names = {module: name for name, module in model.named_modules()}
     rule = GridRule(parameters.bits, parameters.sym)
@@ -127,12 +128,12 @@ def _measured(model: nn.Module, parameters: GptqQuantizer, reports: list[ModuleR
             seen = self.layer.weight.detach().float()
             plain = rtn_weight(weight, parameters.group_size, rule)
             reports.append(
-                ModuleReport(
-                    names[self.layer],
-                    (weight.shape[0], weight.shape[1]),
-                    relative_error(weight, seen, hessian),
-                    relative_error(weight, plain, hessian),
-                    parameters.damp_percent,
+                LinearReport(
+                    name=names[self.layer],
+                    shape=(weight.shape[0], weight.shape[1]),
+                    error=relative_error(weight, seen, hessian),
+                    error_rtn=relative_error(weight, plain, hessian),
+                    damping=parameters.damp_percent,
                 )
             )
             return result

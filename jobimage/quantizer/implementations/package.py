@@ -9,8 +9,9 @@ from torch import nn
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer
 from quantizer.calibration.tokens import TokenBatches
+from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.implementations import refusals, result
-from quantizer.implementations.interface import ImplementationReport, OnProgress, Quantized
+from quantizer.implementations.interface import OnProgress, QuantizedModel, package_version
 from quantizer.implementations.local_model import load
 
 
@@ -21,7 +22,7 @@ def quantize(
     target: Path,
     on_progress: OnProgress,
     device: torch.device,
-) -> ImplementationReport:
+) -> QuantizeReport:
     """Quantizes the model in `model_dir` with the package that the pass names, and writes it into `target`.
 
     Args:
@@ -44,7 +45,7 @@ def quantize(
             f"implementation {parameters.implementation} uses the GPU wherever there is one, not --device cpu",
             "Use --device cuda, or hide the GPU with an empty CUDA_VISIBLE_DEVICES.",
         )
-    report = ImplementationReport(parameters.implementation, calibration_tokens=tokens.tokens)
+    report = QuantizeReport(calibration_tokens=tokens.tokens)
     started = time.perf_counter()
     try:
         quantized = _run(model_dir, tokens, parameters, on_progress, device, report)
@@ -55,11 +56,12 @@ def quantize(
             f"{parameters.implementation} stopped: {str(error).strip() or 'a value is not finite'}",
         ) from error
     report.seconds["quantize"] = time.perf_counter() - started - report.seconds["load"]
-    report.modules = quantized.modules
+    report.linears = quantized.linears
     _check_finite(report)
     started = time.perf_counter()
     result.write(model_dir, quantized, target, report)
     report.seconds["write"] = time.perf_counter() - started
+    report.versions = package_version(parameters.implementation)
     return report
 
 
@@ -69,8 +71,8 @@ def _run(
     parameters: GptqQuantizer | AutoAWQQuantizer,
     on_progress: OnProgress,
     device: torch.device,
-    report: ImplementationReport,
-) -> Quantized:
+    report: QuantizeReport,
+) -> QuantizedModel:
     """Imports the package here: it is in one of the two images only, and takes seconds."""
     try:
         if isinstance(parameters, GptqQuantizer):
@@ -90,15 +92,15 @@ def _run(
     return awq.quantize(model, tokens, parameters, on_progress, device)
 
 
-def _load(model_dir: Path, dtype: torch.dtype, report: ImplementationReport) -> nn.Module:
+def _load(model_dir: Path, dtype: torch.dtype, report: QuantizeReport) -> nn.Module:
     started = time.perf_counter()
     model = load(model_dir, dtype)
     report.seconds["load"] = time.perf_counter() - started
     return model
 
 
-def _check_finite(report: ImplementationReport) -> None:
-    for module in report.modules:
+def _check_finite(report: QuantizeReport) -> None:
+    for module in report.linears:
         if not (0 <= module.error < float("inf")):
             raise QuantizationError(
                 Category.NUMERICAL_FAILURE, f"{module.name}: the error is not finite ({module.error})"

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.finite import all_finite
+from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.side_files import quantize_config, quantized_config, side_files
 from quantizer.checkpoint.source import DirectorySource, read_whole
 from quantizer.checkpoint.writer import MAX_SHARD_BYTES, PlannedTensor, ShardWriter
-from quantizer.implementations.interface import ImplementationReport, Quantized
+from quantizer.implementations.interface import QuantizedModel
 from quantizer.implementations.local_model import read_config
 
 COMPUTED = "rotary_emb.inv_freq"
@@ -21,9 +22,9 @@ COMPUTED = "rotary_emb.inv_freq"
 
 def write(
     model_dir: Path,
-    quantized: Quantized,
+    quantized: QuantizedModel,
     target: Path,
-    report: ImplementationReport,
+    report: QuantizeReport,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Writes safetensors, configs and tokenizer files into `target` and completes the report.
@@ -106,7 +107,7 @@ def _finite(name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _check_additions(quantized: Quantized, reader: SafetensorsReader) -> None:
+def _check_additions(quantized: QuantizedModel, reader: SafetensorsReader) -> None:
     """The packer of auto-gptq gives every linear a bias; one of zeros is left out, another would be lost."""
     for name, tensor in quantized.state.items():
         linear = name.removesuffix(".bias")

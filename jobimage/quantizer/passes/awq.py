@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from quantization_api.failures import QuantizationError
+from quantization_api.manifest import LinearReport
 from quantizer.algorithms.awq.clip import search_clip
 from quantizer.algorithms.awq.folding import fold_into_norm, fold_into_rows, scale_columns, scaled_gram
 from quantizer.algorithms.awq.rounding import AwqConfig, awq_round, clip_weight
@@ -22,7 +23,7 @@ from quantizer.decoder.folding import FoldPlace
 from quantizer.decoder.model import DecoderModel
 from quantizer.formats.awq import GROUP_SIZES, AwqFormat
 from quantizer.machine import threads_for
-from quantizer.passes.interface import FinishedLayer, GroupSizes, LayerContext, ModuleReport
+from quantizer.passes.interface import FinishedLayer, GroupSizes, LayerContext
 from quantizer.passes.plain import PlainPass
 from quantizer.passes.rounding import (
     ErrorBaseline,
@@ -137,7 +138,7 @@ class _Solve:
             check_quality(
                 [report for group in groups for report in reports[group]], "Calibrate with more text."
             )
-        self.finished.modules = [report for group in reports.values() for report in group]
+        self.finished.linears = [report for group in reports.values() for report in group]
         return self.finished
 
     def _fold(self, place: FoldPlace) -> None:
@@ -197,8 +198,8 @@ class _Solve:
         if new_bias is not None:
             self._put(f"{source}.bias", linear, "bias", new_bias)
 
-    def _round(self, group: Group, read: _Read) -> list[ModuleReport]:
-        reports: list[ModuleReport] = []
+    def _round(self, group: Group, read: _Read) -> list[LinearReport]:
+        reports: list[LinearReport] = []
         for name in group.names:
             if not self._converted(name):
                 continue
@@ -215,7 +216,9 @@ class _Solve:
             changed = put_quantized(full, linear, linear.weight, quantized, read.gram, self.format)
             error, error_rtn = self.baselines[name].relative(changed)
             shape = (linear.out_features, linear.in_features)
-            reports.append(ModuleReport(full, shape, error, error_rtn, tokens=read.tokens))
+            reports.append(
+                LinearReport(name=full, shape=shape, error=error, error_rtn=error_rtn, tokens=read.tokens)
+            )
         return reports
 
     def _put(self, name: str, module: nn.Module, leaf: str, value: Tensor) -> None:

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import QuantizationError
+from quantization_api.manifest import LinearReport
 from quantizer.algorithms.gptq.solver import GptqConfig, gptq
 from quantizer.algorithms.grid import GroupedGrid
 from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_nearest
 from quantizer.decoder.architecture import Group, Stage
 from quantizer.formats.interface import WeightFormat
 from quantizer.machine import threads_for
-from quantizer.passes.interface import FinishedLayer, LayerContext, ModuleReport
+from quantizer.passes.interface import FinishedLayer, LayerContext
 from quantizer.passes.plain import PlainPass
 from quantizer.passes.rounding import check_quality, error_baseline, pack_linear, put_quantized
 from quantizer.passes.statistics import InputStatistics, gather
@@ -93,9 +94,16 @@ class GptqLayerPass(PlainPass):
             changed = put_quantized(full, layer.walk.linear(name), weight, part, hessian, self.format)
             error, error_rtn = baseline.relative(changed)
             shape = (weight.shape[0], weight.shape[1])
-            report = ModuleReport(full, shape, error, error_rtn, damp_percent, statistics.tokens)
+            report = LinearReport(
+                name=full,
+                shape=shape,
+                error=error,
+                error_rtn=error_rtn,
+                damping=damp_percent,
+                tokens=statistics.tokens,
+            )
             check_quality([report], "Raise damp_percent, or calibrate with more text.")
-            finished.modules.append(report)
+            finished.linears.append(report)
             finished.tensors |= pack_linear(full, part, self.format)
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from quantization_api.manifest import LinearReport
 from quantizer.algorithms.grid import GroupedGrid
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.decoder.architecture import Group
@@ -21,36 +22,16 @@ Timed = Callable[[str], AbstractContextManager[None]]
 """A context that adds its time to a stage: calibrate, solve."""
 
 
-@dataclass(frozen=True)
-class ModuleReport:
-    """How well one linear was rounded.
-
-    error, error_rtn: tr(E H E') / tr(W H W') of the pass and of RTN, without damping; what is
-        measured is the weight as a reader will see it.
-    damp_percent: the damping that was used, 0 where the pass has none.
-    tokens: calibration tokens that the linear read; None where it was rounded without any.
-    """
-
-    name: str
-    shape: tuple[int, int]
-    error: float
-    error_rtn: float
-    damp_percent: float = 0.0
-    tokens: int | None = None
-
-
 @dataclass
 class FinishedLayer:
-    """What a layer became.
-
-    tensors: by full name; packed linears, and parameters that were changed, as the checkpoint has them.
-    modules: one report for each linear that was rounded.
-    calibration_dtype: what activations were computed in.
-    """
+    """What a layer became."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    modules: list[ModuleReport] = field(default_factory=list)
+    """By full name: packed linears, and parameters that were changed, as the checkpoint has them."""
+    linears: list[LinearReport] = field(default_factory=list)
+    """Of each linear that was quantized."""
     calibration_dtype: torch.dtype = torch.float32
+    """What activations were computed in."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quantization_api.manifest import LinearReport
 from quantizer.algorithms.grid import GroupedGrid
 from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_nearest
 from quantizer.algorithms.quarot.parameters import FULL, QuarotParameters, check_model, group, needs_own_code
@@ -21,7 +22,7 @@ from quantizer.formats.interface import WeightFormat
 from quantizer.formats.quarot.artifact import CODE_FILE, artifact_config, modeling_code
 from quantizer.formats.quarot.weights import QuarotFormat
 from quantizer.machine import threads_for
-from quantizer.passes.interface import FinishedLayer, GroupSizes, LayerContext, ModuleReport
+from quantizer.passes.interface import FinishedLayer, GroupSizes, LayerContext
 from quantizer.passes.rotation_layouts import layer_layout, model_layout
 from quantizer.passes.rounding import check_quality, pack_linear
 from quantizer.passes.statistics import InputStatistics, gather
@@ -120,7 +121,7 @@ class QuarotLayerPass:
         hessian = statistics.hessian(layer.prefix + names.names[0]) if statistics else None
         weights = {f"{name}.weight": layer.walk.linear(name).weight for name in names.names}
         results = self.bound.quarot.round_stage(names.names, weights, hessian)
-        reports: list[ModuleReport] = []
+        reports: list[LinearReport] = []
         tokens = statistics.tokens if statistics else None
         for name, result in results.items():
             full, linear = layer.prefix + name, layer.walk.linear(name)
@@ -128,23 +129,29 @@ class QuarotLayerPass:
                 assert result.stored is not None
                 finished.tensors[f"{full}.weight"] = layer.stored(f"{name}.weight", result.stored)
                 continue
-            reports.append(replace(self._report(full, linear.weight, result), tokens=tokens))
+            reports.append(self._report(full, linear.weight, result, tokens))
             finished.tensors |= pack_linear(full, result.quantized, self.format)
             seen = self.format.as_read(result.quantized)
             linear.weight.copy_(self.bound.quarot.restored(name, seen))
         if reports:
             check_quality(reports, "Raise gptq_damping, or calibrate with more text.")
-        finished.modules += reports
+        finished.linears += reports
 
-    def _report(self, name: str, weight: Tensor, result: StageResult) -> ModuleReport:
+    def _report(self, name: str, weight: Tensor, result: StageResult, tokens: int | None) -> LinearReport:
         """Without a Hessian errors are relative squares of the weight itself; RTN is the pass then."""
-        shape = (weight.shape[0], weight.shape[1])
-        if result.error is not None and result.error_rtn is not None:
-            return ModuleReport(name, shape, result.error, result.error_rtn, result.damp_percent)
-        whole = float(weight.double().square().sum())
-        change = float((result.propagated.double() - weight.double()).square().sum())
-        error = change / whole if whole > 0 else 0.0
-        return ModuleReport(name, shape, error, error)
+        error, error_rtn = result.error, result.error_rtn
+        if error is None or error_rtn is None:
+            whole = float(weight.double().square().sum())
+            change = float((result.propagated.double() - weight.double()).square().sum())
+            error = error_rtn = change / whole if whole > 0 else 0.0
+        return LinearReport(
+            name=name,
+            shape=(weight.shape[0], weight.shape[1]),
+            error=error,
+            error_rtn=error_rtn,
+            damping=result.damp_percent,
+            tokens=tokens,
+        )
 
 
 class RotatedModel:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from quantization_api.failures import Category, QuantizationError
+from quantization_api.manifest import LinearReport
 from quantizer.algorithms.finite import all_finite
 from quantizer.algorithms.hessian import weighted_square
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.formats.interface import WeightFormat
-from quantizer.passes.interface import ModuleReport
 
 NUMBERS_AT_ONCE = (
     2**18
@@ -104,7 +104,7 @@ def pack_linear(name: str, quantized: QuantizedWeight, layout: WeightFormat) -> 
     return {f"{name}.{kind}": tensor.cpu() for kind, tensor in layout.pack(quantized).items()}
 
 
-def check_quality(reports: Sequence[ModuleReport], advice: str) -> None:
+def check_quality(reports: Sequence[LinearReport], advice: str) -> None:
     """Raises NumericalFailure for modules whose error is not finite, or together worse than plain rounding's.
 
     reports: of linears that were solved together. advice: what to change then.

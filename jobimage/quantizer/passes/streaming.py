@@ -17,7 +17,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +26,7 @@ from torch import Tensor
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.finite import all_finite
 from quantizer.calibration.tokens import TokenBatches
+from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.reader import SafetensorsReader, rows_within
 from quantizer.checkpoint.side_files import (
     json_file,
@@ -41,7 +41,7 @@ from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.model import TABLE_BYTES, DecoderModel
 from quantizer.decoder.walk import LayerWalk
 from quantizer.machine import calibration_dtype, trim_memory
-from quantizer.passes.interface import FinishedLayer, LayerContext, LayerPass, ModuleReport
+from quantizer.passes.interface import FinishedLayer, LayerContext, LayerPass
 from quantizer.passes.quantized import QuantizedLayers
 from quantizer.passes.sizes import check_sizes
 
@@ -82,30 +82,6 @@ class NothingFinished:
 
     def save(self, index: int, layer: FinishedLayer) -> None:
         """See Finished."""
-
-
-@dataclass
-class QuantizeReport:
-    """What a run did.
-
-    bits_per_weight: bits of the packed tensors of the linears, by weight.
-    input_bytes, output_bytes: of the safetensors.
-    seconds: by stage: read, calibrate, solve, write.
-    left_out: tensors of the input that are computed today and were not copied.
-    resumed_layers: layers that an earlier attempt had finished.
-    calibration_dtype: what activations were computed in.
-    """
-
-    modules: list[ModuleReport] = field(default_factory=list)
-    bits_per_weight: float = 0.0
-    input_bytes: int = 0
-    output_bytes: int = 0
-    calibration_tokens: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-    files: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    resumed_layers: int = 0
-    calibration_dtype: torch.dtype = torch.float32
 
 
 def quantize(
@@ -277,7 +253,7 @@ class _Run:
         }
 
     def _keep(self, layer: FinishedLayer, writer: ShardWriter) -> None:
-        self.report.modules += layer.modules
+        self.report.linears += layer.linears
         with self._timed("write"):
             for name, tensor in layer.tensors.items():
                 writer.write(name, tensor)

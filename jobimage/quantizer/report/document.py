@@ -3,7 +3,7 @@
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
-from quantization_api.manifest import Manifest, ModuleRecord
+from quantization_api.manifest import LinearReport, Manifest
 from quantization_api.text import clean
 from quantizer.report.model_card import format_value
 from quantizer.report.pictures import error_by_layer, time_by_stage
@@ -60,7 +60,7 @@ def _page(manifest: Manifest, pictures: Iterable[bytes]) -> str:
     )
 
 
-def _modules(modules: Sequence[ModuleRecord]) -> str:
+def _modules(modules: Sequence[LinearReport]) -> str:
     return _table(
         ("linear", "shape", "error", "plain rounding", "ratio", "damping", "tokens"),
         [

@@ -5,36 +5,25 @@ rounded as if nothing were known of them, and damping alone keeps the factorizat
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
+from quantization_api.manifest import LinearReport
 from quantizer.passes.statistics import MORE_TOKENS
 
 NAMED = 3  # linears that the message names
 
 
-class Calibrated(Protocol):
-    """A linear [N, K] and the calibration tokens that it read; None where unknown."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, int]: ...
-    @property
-    def tokens(self) -> int | None: ...
-
-
-def few_tokens(modules: Sequence[Calibrated]) -> str | None:
+def few_tokens(linears: Sequence[LinearReport]) -> str | None:
     """What to tell about linears with fewer tokens than inputs, those with the fewest first; None without any."""
     short = sorted(
-        (module.tokens / module.shape[1], module.name, f"{module.tokens} for {module.shape[1]}")
-        for module in modules
-        if module.tokens is not None and module.tokens < module.shape[1]
+        (linear.tokens / linear.shape[1], linear.name, f"{linear.tokens} for {linear.shape[1]}")
+        for linear in linears
+        if linear.tokens is not None and linear.tokens < linear.shape[1]
     )
     if not short:
         return None
     named = ", ".join(f"{name} ({counts})" for _, name, counts in short[:NAMED])
     more = f" and {len(short) - NAMED} more" if len(short) > NAMED else ""
     return (
-        f"{len(short)} of {len(modules)} linears read fewer calibration tokens than they have inputs: "
+        f"{len(short)} of {len(linears)} linears read fewer calibration tokens than they have inputs: "
         f"{named}{more}. Their rounding is fitted to these few. {MORE_TOKENS}"
     )

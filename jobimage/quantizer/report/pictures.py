@@ -8,19 +8,19 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from quantization_api.manifest import ModuleRecord
+from quantization_api.manifest import LinearReport
 from quantization_api.text import clean
 
 OURS, PLAIN = "#1f6feb", "#bbbbbb"
 KINDS_AT_MOST = 16
 
 
-def error_by_layer(modules: Sequence[ModuleRecord]) -> bytes:
+def error_by_layer(modules: Sequence[LinearReport]) -> bytes:
     """Relative error of each kind of linear over the layers: a solid line, plain rounding's dashed.
 
     A module's name is PREFIX.NUMBER.KIND; the first part that is a number is the layer's.
     """
-    kinds: dict[str, list[tuple[int, ModuleRecord]]] = {}
+    kinds: dict[str, list[tuple[int, LinearReport]]] = {}
     for module in modules:
         layer, kind = _split(clean(module.name, 256).replace("$", ""))
         kinds.setdefault(kind, []).append((layer, module))

@@ -15,7 +15,6 @@ import hashlib
 import json
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -24,9 +23,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
-from quantization_api.manifest import STATE_PREFIX
+from quantization_api.manifest import STATE_PREFIX, LinearReport
 from quantizer.checkpoint.writer import scratch_errors
-from quantizer.passes.interface import FinishedLayer, ModuleReport
+from quantizer.passes.interface import FinishedLayer
 from quantizer.store.interface import Checkpoint, Store, keep_going
 from quantizer.store.small_objects import UnsteadyError, read_small
 from quantizer.store.source import Noted
@@ -103,11 +102,8 @@ class FinishedLayers:
                 raise ValueError("the tensors are not those of the record")
             if self._model is not None and not self._model.recall(record.get("read", {})):
                 raise ValueError("other bytes of the model were read for it")
-            modules = [
-                ModuleReport(**{**item, "shape": (item["shape"][0], item["shape"][1])})
-                for item in record["modules"]
-            ]
-            return FinishedLayer(load(data), modules, _dtype(record))
+            linears = [LinearReport.model_validate(item) for item in record["linears"]]
+            return FinishedLayer(load(data), linears, _dtype(record))
         except (ValueError, LookupError, TypeError, SafetensorError) as error:
             logger.warning("layer %d is computed again: its saved state is damaged (%s)", index, error)
             return None
@@ -120,7 +116,7 @@ class FinishedLayers:
             save_file({name: tensor.contiguous() for name, tensor in layer.tensors.items()}, path)
         record = {
             "calibration_dtype": str(layer.calibration_dtype).removeprefix("torch."),
-            "modules": [asdict(module) for module in layer.modules],
+            "linears": [linear.model_dump(mode="json") for linear in layer.linears],
             "read": {} if self._model is None else self._model.noted(),
         }
         self._pending = self._pool.submit(self._put, index, path, record)

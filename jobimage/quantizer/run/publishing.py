@@ -4,14 +4,14 @@ import platform
 from importlib.metadata import version
 
 from quantization_api import ENGINE_VERSION
-from quantization_api.manifest import ExportRecord, InputRecord, Manifest, ModuleRecord
+from quantization_api.manifest import ExportRecord, InputRecord, Manifest
 from quantization_api.pod import RunRequest, RunResult
 from quantization_api.status import Artifact
+from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.machine import device_name
 from quantizer.report.readers import readers, written_by
 from quantizer.run.checks import Job, Setting
 from quantizer.run.measure import Measured
-from quantizer.run.steps import Quantized
 from quantizer.store.manifests import manifest_digest
 
 PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy")
@@ -19,7 +19,7 @@ ONNX_READER = "onnxruntime, onnxruntime-genai (onnx/)"
 
 
 def make_manifest(
-    job: Job, setting: Setting, quantized: Quantized, exported: ExportRecord | None, measured: Measured
+    job: Job, setting: Setting, quantized: QuantizeReport, exported: ExportRecord | None, measured: Measured
 ) -> Manifest:
     """The manifest, without the list of objects, which the writer knows."""
     model = job.model.decoder
@@ -45,17 +45,7 @@ def make_manifest(
         readers=[*readers(written), *([ONNX_READER] if exported else [])],
         export=exported,
         metrics=[*measured.metrics, *measured.beside],
-        modules=[
-            ModuleRecord(
-                name=module.name,
-                shape=module.shape,
-                error=module.error,
-                error_rtn=module.error_rtn,
-                damping=module.damp_percent,
-                tokens=module.tokens,
-            )
-            for module in quantized.modules
-        ],
+        modules=quantized.linears,
         versions={
             "quantizer": ENGINE_VERSION,
             "python": platform.python_version(),

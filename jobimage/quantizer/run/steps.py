@@ -1,15 +1,15 @@
 """The steps of a run: quantize, export, evaluate. Each takes a checked job and what was written so far."""
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import MODEL_PREFIX, ONNX_PREFIX, ExportRecord
 from quantization_api.passes import ModelBuilder, QuaRot
 from quantization_api.workflow import Workflow
 from quantizer.calibration.tokens import probe_tokens
+from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.writer import scratch_errors
 from quantizer.evaluation.views import Yardstick
 from quantizer.implementations import package
@@ -33,45 +33,16 @@ STAGED = replace(ARTIFACT, missing=Category.ARTIFACT_CORRUPT)
 """This run has stored it a moment ago: what is not there was lost."""
 
 
-class RoundedModule(Protocol):
-    """How well one linear was rounded; see passes.interface.ModuleReport."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, int]: ...
-    @property
-    def error(self) -> float: ...
-    @property
-    def error_rtn(self) -> float: ...
-    @property
-    def damp_percent(self) -> float: ...
-    @property
-    def tokens(self) -> int | None: ...
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """What the quantize step leaves, whoever computed it."""
-
-    modules: list[RoundedModule]
-    bits_per_weight: float
-    input_bytes: int
-    output_bytes: int
-    seconds: dict[str, float]
-    versions: dict[str, str] = field(default_factory=dict)
-
-
-def quantize(job: Job, setting: Setting, writer: ArtifactWriter) -> Quantized:
+def quantize(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeReport:
     """Rounds the weights and hands the checkpoint to the writer."""
     setting.tracker.count_tokens("calibrate", job.calibration.tokens)
     quantized = _native(job, setting, writer) if job.native else _package(job, setting, writer)
-    if told := few_tokens(quantized.modules):
+    if told := few_tokens(quantized.linears):
         logger.warning("%s", told)
     return quantized
 
 
-def _native(job: Job, setting: Setting, writer: ArtifactWriter) -> Quantized:
+def _native(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeReport:
     source = job.model.source
     with FinishedLayers(writer.store, job.recipe, setting.scratch, writer.check, source) as finished:
         report = stream(
@@ -89,17 +60,11 @@ def _native(job: Job, setting: Setting, writer: ArtifactWriter) -> Quantized:
     if report.resumed_layers:
         logger.info("%d layers were taken over from an earlier attempt", report.resumed_layers)
     calibrated_in = next(word for word, dtype in DTYPES.items() if dtype is report.calibration_dtype)
-    return Quantized(
-        [*report.modules],
-        report.bits_per_weight,
-        report.input_bytes,
-        report.output_bytes,
-        report.seconds,
-        {"calibration_dtype": calibrated_in},
-    )
+    report.versions["calibration_dtype"] = calibrated_in
+    return report
 
 
-def _package(job: Job, setting: Setting, writer: ArtifactWriter) -> Quantized:
+def _package(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeReport:
     """The stock package on a copy of the whole model; it cannot stream, nor go on where it was stopped."""
     assert not isinstance(job.parameters, QuaRot)
     model_dir = copy_model(job.model.source, setting.scratch / "model")
@@ -114,14 +79,7 @@ def _package(job: Job, setting: Setting, writer: ArtifactWriter) -> Quantized:
     )
     for name in report.files:
         writer.put_file(f"{MODEL_PREFIX}{name}", target / name)
-    return Quantized(
-        [*report.modules],
-        report.bits_per_weight,
-        report.input_bytes,
-        report.output_bytes,
-        report.seconds,
-        report.versions,
-    )
+    return report
 
 
 def _tell(setting: Setting, done: int, total: int) -> None:
@@ -184,7 +142,7 @@ def _fetch(artifact: StoreSource, folder: Path, setting: Setting) -> None:
                 file.write(artifact.read(name, start, min(block, size - start)))
 
 
-def evaluate(job: Job, setting: Setting, artifact: StoreSource, quantized: Quantized) -> Measured:
+def evaluate(job: Job, setting: Setting, artifact: StoreSource, quantized: QuantizeReport) -> Measured:
     """The metrics of the workflow, on the stored checkpoint."""
 
     def on_progress(share: float) -> None:

@@ -77,7 +77,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         except Exception as error:  # noqa: BLE001 - what went wrong is the result
             category = str(getattr(error, "category", ""))
             return {**result, "error": [type(error).__name__, category, str(error)]}
-    modules = [(m.name, m.shape, m.error, m.error_rtn) for m in report.modules]
+    modules = [(m.name, m.shape, m.error, m.error_rtn) for m in report.linears]
     return {**result, "modules": modules, "bits_per_weight": report.bits_per_weight, "files": report.files}
 
 

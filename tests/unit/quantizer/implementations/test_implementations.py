@@ -22,11 +22,12 @@ from quantizer.checkpoint.older_transformers import (
     model_config,
     tokenizer_config,
 )
+from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.source import DirectorySource, read_whole
 from quantizer.decoder.skeleton import find_architecture
 from quantizer.evaluation.views import open_view
 from quantizer.implementations import result
-from quantizer.implementations.interface import ImplementationReport, Quantized
+from quantizer.implementations.interface import QuantizedModel
 from quantizer.implementations.local_model import check_attention, copy_model
 from quantizer.implementations.package import quantize
 from quantizer.implementations.refusals import MODEL_TYPES, check, check_model, refusals
@@ -246,7 +247,7 @@ def test_an_image_without_the_package_says_so(tmp_path: Path) -> None:
         assert caught.value.category is Category.INVALID_WORKFLOW
 
 
-def left_by_a_package(folder: Path, **changes: torch.Tensor) -> Quantized:
+def left_by_a_package(folder: Path, **changes: torch.Tensor) -> QuantizedModel:
     """A tiny model as if a package had packed one linear and scaled one norm."""
     save_tiny(folder)
     state = load_file(folder / "model.safetensors")
@@ -261,13 +262,13 @@ def left_by_a_package(folder: Path, **changes: torch.Tensor) -> Quantized:
         f"{UP}.bias": torch.zeros(rows),
     }
     quantization: dict[str, object] = {"quant_method": "gptq", "bits": 4}
-    return Quantized(
+    return QuantizedModel(
         {**state, **{f"{UP}.{key}": value for key, value in changes.items()}}, PACKED, quantization, []
     )
 
 
 def test_what_the_package_left_alone_is_copied_as_it_was(tmp_path: Path) -> None:
-    quantized, report = left_by_a_package(tmp_path / "model"), ImplementationReport("auto-gptq")
+    quantized, report = left_by_a_package(tmp_path / "model"), QuantizeReport()
     result.write(tmp_path / "model", quantized, tmp_path / "out", report)
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "out"))
     norm = "model.layers.0.post_attention_layernorm.weight"
@@ -289,7 +290,7 @@ def test_what_the_package_left_alone_is_copied_as_it_was(tmp_path: Path) -> None
 
 
 def test_a_large_model_is_written_in_shards(tmp_path: Path) -> None:
-    quantized, report = left_by_a_package(tmp_path / "model"), ImplementationReport("auto-gptq")
+    quantized, report = left_by_a_package(tmp_path / "model"), QuantizeReport()
     result.write(tmp_path / "model", quantized, tmp_path / "out", report, max_shard_bytes=50_000)
     index = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())["weight_map"]
     assert len(set(index.values())) > 1
@@ -309,7 +310,7 @@ def test_what_a_reader_could_not_use_is_not_written(
 ) -> None:
     quantized = left_by_a_package(tmp_path / "model", **changes)
     with pytest.raises(QuantizationError, match=words) as caught:
-        result.write(tmp_path / "model", quantized, tmp_path / "out", ImplementationReport("auto-gptq"))
+        result.write(tmp_path / "model", quantized, tmp_path / "out", QuantizeReport())
     assert caught.value.category is category
 
 
@@ -317,7 +318,7 @@ def test_a_tensor_that_the_package_lost_is_an_error(tmp_path: Path) -> None:
     quantized = left_by_a_package(tmp_path / "model")
     del quantized.state["model.norm.weight"]
     with pytest.raises(QuantizationError, match=r"lost the tensor model\.norm\.weight"):
-        result.write(tmp_path / "model", quantized, tmp_path / "out", ImplementationReport("auto-gptq"))
+        result.write(tmp_path / "model", quantized, tmp_path / "out", QuantizeReport())
 
 
 def test_a_head_that_is_the_embedding_is_copied_as_it_was(tmp_path: Path) -> None:
@@ -326,8 +327,8 @@ def test_a_head_that_is_the_embedding_is_copied_as_it_was(tmp_path: Path) -> Non
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     save_file(tensors, tmp_path / "model/model.safetensors")
     state = {name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}
-    report = ImplementationReport("autoawq")
-    result.write(tmp_path / "model", Quantized(state, PACKED, None, []), tmp_path / "out", report)
+    report = QuantizeReport()
+    result.write(tmp_path / "model", QuantizedModel(state, PACKED, None, []), tmp_path / "out", report)
     assert torch.equal(
         load_file(tmp_path / "out/model.safetensors")["lm_head.weight"], tensors["lm_head.weight"]
     )

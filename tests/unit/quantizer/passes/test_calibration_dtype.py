@@ -13,11 +13,11 @@ from torch import Tensor
 from quantizer import machine
 from quantizer.algorithms.gptq.solver import GptqConfig
 from quantizer.algorithms.quantized_weight import QuantizedWeight
+from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.passes import gptq as layerwise_gptq
 from quantizer.passes import streaming
 from quantizer.passes.making import make_pass
-from quantizer.passes.streaming import QuantizeReport
 from quantizer.run.finished_layers import FinishedLayers
 from quantizer.store.directory import DirectoryStore
 from quantizer.store.interface import OUTPUT
@@ -101,7 +101,7 @@ def test_bfloat16_moves_few_weights_and_by_one_step(tiny: Path) -> None:
     assert all(torch.equal(found["fp32"][name], found["bf16"][name]) for name in kept)
     one, other = (nibbles(found[asked]) for asked in ("fp32", "bf16"))
     assert 0 < float((one != other).float().mean()) < 0.1
-    for exact, rough in zip(reports["fp32"].modules, reports["bf16"].modules, strict=True):
+    for exact, rough in zip(reports["fp32"].linears, reports["bf16"].linears, strict=True):
         assert rough.error == pytest.approx(exact.error, rel=0.05), exact.name
         assert rough.error_rtn == pytest.approx(exact.error_rtn, rel=0.02), exact.name
 

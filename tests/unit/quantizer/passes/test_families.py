@@ -17,6 +17,7 @@ from tests.support.quantized_models import (
     view_logits,
 )
 
+from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.architecture import Group, ModuleNames
@@ -25,7 +26,6 @@ from quantizer.evaluation.streamed import compare
 from quantizer.evaluation.views import FloatView, RoundedView, Yardstick, open_view
 from quantizer.passes.interface import LayerPass
 from quantizer.passes.making import make_pass
-from quantizer.passes.streaming import QuantizeReport
 
 pytestmark = pytest.mark.unit
 
@@ -57,9 +57,9 @@ def check_artifact(
     """The artifact reads back, as transformers' whole model on its weights, and every linear is reported."""
     source, out = DirectorySource(folder / "model"), DirectorySource(folder / "out")
     reference, packed = FloatView(source, CPU, modules), open_view(out, CPU, modules)
-    assert {module.name for module in report.modules} == linears(reference.model)
-    assert len(report.modules) == len(linears(reference.model))
-    errors = {module.name: (module.error, module.error_rtn) for module in report.modules}
+    assert {module.name for module in report.linears} == linears(reference.model)
+    assert len(report.linears) == len(linears(reference.model))
+    errors = {module.name: (module.error, module.error_rtn) for module in report.linears}
     for prefix, group in groups(reference.model):
         ours, nearest = (sum(errors[prefix + name][which] for name in group.names) for which in (0, 1))
         assert 0 < ours <= 1.02 * nearest < 1, (prefix, group, ours, nearest)

@@ -21,12 +21,12 @@ from tests.support.quantized_models import family_batches, save_family, view_log
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.streamed import evaluate
 from quantizer.evaluation.views import open_view
 from quantizer.formats.reading import stored_format
 from quantizer.passes.making import make_pass, module_names
-from quantizer.passes.streaming import QuantizeReport
 
 pytestmark = pytest.mark.unit
 
@@ -119,11 +119,11 @@ def test_group_size_is_how_many_inputs_share_a_scale(group_size: int, groups: in
 
 def test_damping_is_reported_as_asked_and_changes_what_is_rounded(tiny: Path) -> None:
     little, much = gptq_made(tiny, "little"), gptq_made(tiny, "much", damp_percent=0.9)
-    assert {module.damp_percent for module in little.report.modules} == {0.01}
-    assert {module.damp_percent for module in much.report.modules} == {0.9}
+    assert {module.damping for module in little.report.linears} == {0.01}
+    assert {module.damping for module in much.report.linears} == {0.9}
     assert little.said["damp_percent"] == 0.01
     assert not torch.equal(little.unpacked()[0], much.unpacked()[0])
-    errors = [sum(module.error for module in made.report.modules) for made in (little, much)]
+    errors = [sum(module.error for module in made.report.linears) for made in (little, much)]
     assert errors[0] < errors[1]  # heavy damping is close to plain rounding
 
 
@@ -136,9 +136,9 @@ def test_an_increase_of_the_damping_is_recorded_for_the_linear_that_needed_it(tm
         tmp_path / "out",
         tmp_path / "scratch",
     )
-    used = {module.damp_percent for module in report.modules}
+    used = {module.damping for module in report.linears}
     assert 1e-12 in used
-    down = [module.damp_percent for module in report.modules if module.name.endswith("down_proj")]
+    down = [module.damping for module in report.linears if module.name.endswith("down_proj")]
     assert all(1e-12 < percent < 1e-3 for percent in down)
 
 
@@ -159,7 +159,7 @@ def test_desc_act_rounds_columns_by_activation_and_keeps_their_places(tiny: Path
     assert float(norm[groups == 0].mean()) > 2 * float(norm[groups == 1].mean())  # the largest come first
     assert ordered.said["desc_act"] is True
     assert ordered.reads_back()
-    assert sum(m.error for m in ordered.report.modules) < sum(m.error for m in natural.report.modules)
+    assert sum(m.error for m in ordered.report.linears) < sum(m.error for m in natural.report.linears)
 
 
 def test_static_groups_lie_as_the_columns_do_whatever_the_order(tiny: Path) -> None:
@@ -197,7 +197,7 @@ NAMES = {
 def test_inside_layer_modules_choose_the_linears_of_a_known_architecture(tiny: Path) -> None:
     made = gptq_made(tiny, true_sequential=True, **NAMES)
     kinds = {"self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "mlp.down_proj"}
-    assert {module.name.split(".", 3)[3] for module in made.report.modules} == kinds
+    assert {module.name.split(".", 3)[3] for module in made.report.linears} == kinds
     before = load_file(tiny / "model.safetensors")
     for kept in ("self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj"):
         name = f"model.layers.1.{kept}.weight"
@@ -270,8 +270,8 @@ def test_modules_to_not_convert_stay_float_and_are_scaled_all_the_same(tiny: Pat
     made = awq_made(tiny, modules_to_not_convert=["up_proj", "layers.0.self_attn.v_proj"])
     left_out = ["model.layers.0.self_attn.v_proj", "model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj"]
     assert sorted(made.said["modules_to_not_convert"]) == sorted(left_out)
-    assert {module.name for module in made.report.modules} & set(left_out) == set()
-    assert len(made.report.modules) == 14 - 3
+    assert {module.name for module in made.report.linears} & set(left_out) == set()
+    assert len(made.report.linears) == 14 - 3
     before = load_file(tiny / "model.safetensors")
     for name in left_out:
         assert f"{name}.qweight" not in made.tensors

@@ -23,10 +23,11 @@ from tests.support.quantized_models import GROUP, family_batches, save_family
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.calibration.tokens import TokenBatches
+from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.passes.interface import FinishedLayer, LayerPass
 from quantizer.passes.making import make_pass
-from quantizer.passes.streaming import OnProgress, QuantizeReport
+from quantizer.passes.streaming import OnProgress
 from quantizer.run.finished_layers import FinishedLayers
 from quantizer.store.directory import DirectoryStore
 from quantizer.store.interface import OUTPUT, Buffer, Store
@@ -115,7 +116,7 @@ def test_a_run_that_stops_after_any_layer_goes_on_to_the_same_bytes(kind: str, t
             run(tmp_path, layer_pass, tokens, f"stopped-{stopped}", stop_after(stopped))
         report = run(tmp_path, layer_pass, tokens, f"out-{stopped}")
         assert report.resumed_layers == stopped
-        assert report.modules == whole.modules
+        assert report.linears == whole.linears
         assert files(tmp_path / f"out-{stopped}") == expected
         for path in (tmp_path / STATE).iterdir():
             path.unlink()
@@ -187,7 +188,7 @@ def reseal(state: Path, data: bytes, modules: object = None) -> None:
     record = json.loads((state / "layer-00001.json").read_text())
     record |= {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     if modules is not None:
-        record["modules"] = modules
+        record["linears"] = modules
     (state / "layer-00001.json").write_text(json.dumps(record))
 
 
@@ -315,7 +316,7 @@ def test_a_layer_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert layer is not None
     assert {name.split(".")[2] for name in layer.tensors} == {"2"}
     assert layer.tensors["model.layers.2.input_layernorm.weight"].dtype is torch.float16
-    assert [module.shape for module in layer.modules][:2] == [(64, 64), (32, 64)]
+    assert [linear.shape for linear in layer.linears][:2] == [(64, 64), (32, 64)]
     assert finished.load(LAYERS) is None
 
 

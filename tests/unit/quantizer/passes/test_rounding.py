@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
+from quantization_api.manifest import LinearReport
 from quantizer.algorithms.grid import GridRule
 from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_nearest
 from quantizer.formats.gptq import GptqFormat
 from quantizer.passes import rounding
-from quantizer.passes.interface import ModuleReport
 from quantizer.passes.rounding import check_quality, error_baseline, measured_rows
 
 pytestmark = pytest.mark.unit
@@ -17,11 +17,11 @@ pytestmark = pytest.mark.unit
 
 @pytest.mark.parametrize("error", [0.11, float("nan"), float("inf")])
 def test_a_module_that_is_worse_than_plain_rounding_or_not_finite_fails_by_name(error: float) -> None:
-    check_quality([ModuleReport("up_proj", (8, 8), 0.1, 0.1)], "Write more.")
+    check_quality([LinearReport(name="up_proj", shape=(8, 8), error=0.1, error_rtn=0.1)], "Write more.")
     with pytest.raises(
         QuantizationError, match=r"up_proj: .*(worse than plain rounding|not finite)"
     ) as caught:
-        check_quality([ModuleReport("up_proj", (8, 8), error, 0.1)], "Write more.")
+        check_quality([LinearReport(name="up_proj", shape=(8, 8), error=error, error_rtn=0.1)], "Write more.")
     assert caught.value.category is Category.NUMERICAL_FAILURE
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from quantizer.algorithms.awq.rounding import AwqConfig
 from quantizer.calibration.tokens import TokenBatches
+from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import Buffer, DirectorySource
 from quantizer.evaluation.streamed import evaluate, evaluate_beside_rounding
@@ -36,7 +37,7 @@ from quantizer.passes.awq import AwqLayerPass
 from quantizer.passes.gptq import GptqLayerPass
 from quantizer.passes.interface import FinishedLayer, LayerContext, LayerPass
 from quantizer.passes.making import make_pass
-from quantizer.passes.streaming import NothingFinished, QuantizeReport
+from quantizer.passes.streaming import NothingFinished
 
 pytestmark = pytest.mark.unit
 
@@ -73,7 +74,7 @@ def test_what_is_not_quantized_is_kept_byte_for_byte(tiny: Path, tmp_path: Path)
         DirectorySource(tiny), random_batches(), tmp_path / "out", tmp_path / "scratch", group_size=32
     )
     before, after = load_file(tiny / "model.safetensors"), load_file(tmp_path / "out/model.safetensors")
-    linears = {module.name for module in report.modules}
+    linears = {module.name for module in report.linears}
     assert len(linears) == 2 * 7
     kept = {name for name in before if name.removesuffix(".weight") not in linears}
     assert set(after) == kept | {f"{name}.{part}" for name in linears for part in TENSORS}
@@ -204,7 +205,7 @@ def test_the_example_model_does_better_than_plain_rounding(
     """The bounds are the KL divergences of a plain, slow reference, with room for the calibration set."""
     layer_pass = make_pass(gptq_pass(bits=bits, group_size=32, true_sequential=true_sequential))
     report = check_example_model(layer_pass, 32, bound, tmp_path)
-    assert all(module.error < module.error_rtn for module in report.modules)
+    assert all(module.error < module.error_rtn for module in report.linears)
     assert report.bits_per_weight == pytest.approx(bits + (16 + bits) / 32, abs=0.1)
 
 
@@ -218,7 +219,7 @@ def test_the_example_model_does_better_with_awq_than_with_plain_rounding(
     """
     layout = AwqFormat("gemm", 4, 32) if bits == 4 else GptqFormat(bits, 32, version=2)
     report = check_example_model(AwqLayerPass(AwqConfig(bits, 32), layout), 8, bound, tmp_path)
-    assert all(module.error < module.error_rtn for module in report.modules)
+    assert all(module.error < module.error_rtn for module in report.linears)
 
 
 def test_sequences_of_any_length_are_calibrated_without_padding(tiny: Path, tmp_path: Path) -> None:

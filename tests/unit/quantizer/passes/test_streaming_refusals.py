@@ -188,7 +188,7 @@ def test_fewer_tokens_than_inputs_are_no_failure(kind: str, tmp_path: Path) -> N
     source, few = DirectorySource(tmp_path / "model"), random_batches(1, 7)
     report = run_layers(source, few, PASSES[kind], tmp_path / "out", tmp_path / "scratch")
     assert report.calibration_tokens == 7
-    assert all(module.error <= 1.02 * module.error_rtn for module in report.modules if kind != "awq")
+    assert all(module.error <= 1.02 * module.error_rtn for module in report.linears if kind != "awq")
 
 
 @pytest.mark.parametrize("kind", PASSES)
@@ -222,7 +222,7 @@ def test_an_expert_reports_the_tokens_that_it_was_sent(kind: str, tmp_path: Path
     report = run_layers(
         DirectorySource(tmp_path / "model"), tokens, PASSES[kind], tmp_path / "out", tmp_path / "scratch"
     )
-    read = {module.name: module.tokens for module in report.modules}
+    read = {module.name: module.tokens for module in report.linears}
     assert read["model.layers.1.self_attn.o_proj"] == tokens.tokens
     experts = [f"model.layers.1.mlp.experts.{expert}" for expert in range(3)]
     counts = [read[f"{expert}.down_proj"] for expert in experts]

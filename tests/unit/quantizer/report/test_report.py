@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from quantization_api.failures import QuantizationError
-from quantization_api.manifest import InputRecord, Manifest, ModuleRecord
+from quantization_api.manifest import InputRecord, LinearReport, Manifest
 from quantization_api.passes import GptqQuantizer, ModelBuilder
 from quantization_api.status import MetricResult
 from quantizer.export.plan import plan_build
@@ -47,7 +47,7 @@ def a_manifest(model_type: str = "llama", **options: Any) -> Manifest:
             MetricResult(name="size", input=40_000_000, output=12_500_000),
         ],
         modules=[
-            ModuleRecord(
+            LinearReport(
                 name=f"model.layers.{layer}.self_attn.q_proj",
                 shape=(288, 288),
                 error=0.004,

@@ -16,9 +16,9 @@ from torch import Tensor
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import RunRequest
 from quantizer.calibration.tokens import TokenBatches
+from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.passes.making import make_pass
-from quantizer.passes.streaming import QuantizeReport
 from quantizer.progress.tracker import Tracker
 from quantizer.run.checks import Job, Setting, check
 
@@ -123,15 +123,15 @@ def make(tmp_path: Path) -> Callable[..., Made]:
 
 def test_damping_is_reported_as_asked_and_changes_what_is_rounded(make: Callable[..., Made]) -> None:
     little, much = make("little"), make("much", gptq_damping=0.9)
-    assert {module.damp_percent for module in little[0].modules} == {0.01}
-    assert {module.damp_percent for module in much[0].modules} == {0.9}
+    assert {module.damping for module in little[0].linears} == {0.01}
+    assert {module.damping for module in much[0].linears} == {0.9}
     assert (
         little[2]["quantization_config"]["damp_percent"],
         much[2]["quantization_config"]["damp_percent"],
     ) == (0.01, 0.9)
     name = "model.layers.1.mlp.up_proj.qweight"
     assert not torch.equal(little[1][name], much[1][name])
-    errors = [sum(module.error for module in report.modules) for report in (little[0], much[0])]
+    errors = [sum(module.error for module in report.linears) for report in (little[0], much[0])]
     assert errors[0] < errors[1]  # heavy damping is close to plain rounding
 
 

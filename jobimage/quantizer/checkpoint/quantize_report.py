@@ -1,0 +1,34 @@
+"""What quantizing a model left, whoever computed it: the engine or a stock package."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from quantization_api.manifest import LinearReport
+
+
+@dataclass
+class QuantizeReport:
+    """How a model was quantized, and the checkpoint that was written."""
+
+    linears: list[LinearReport] = field(default_factory=list)
+    """How well each was quantized."""
+    bits_per_weight: float = 0.0
+    """Bits of the packed tensors of the linears, by weight."""
+    input_bytes: int = 0
+    """Of the input's safetensors."""
+    output_bytes: int = 0
+    """Of those that were written."""
+    calibration_tokens: int = 0
+    calibration_dtype: torch.dtype | None = None
+    """What activations were computed in; None: the package's own choice."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By stage: read, calibrate, solve, write; of a package: load, quantize, write."""
+    files: list[str] = field(default_factory=list)
+    """Names of the files of the checkpoint."""
+    left_out: list[str] = field(default_factory=list)
+    """Tensors of the input that are computed today and were not copied."""
+    resumed_layers: int = 0
+    """Layers that an earlier attempt had finished."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """What the manifest keeps beside the engine's own versions."""
