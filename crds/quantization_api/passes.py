@@ -12,10 +12,10 @@ from pydantic_core import PydanticCustomError
 
 from quantization_api.awq_refusals import AUTOAWQ, AWQ
 from quantization_api.bounded import ModulePath, Name
-from quantization_api.conditions import Refusal, equals
 from quantization_api.gptq_refusals import AUTO_GPTQ, GPTQ
 from quantization_api.model_builder_refusals import MODEL_BUILDER
 from quantization_api.quarot_refusals import QUAROT
+from quantization_api.refusals import Refusal, equals
 from quantization_api.rules import ContractModel, Rule
 
 Dtype = Literal["fp16", "fp32", "fp64"]

@@ -30,18 +30,18 @@ def alive(case: Case) -> list[ChildPod]:
 
 def next_status(case: Case, state: State, **changes: Any) -> QuantizationJobStatus | None:
     """The next status, or None when it says nothing new."""
-    request, before, child = case.request, case.before, case.child
+    qjob, before, child = case.qjob, case.before, case.child
     observed = case.observed
-    pods = pause.telling(request, child, observed.pods)
+    pods = pause.telling(qjob, child, observed.pods)
     update: dict[str, Any] = {
-        "observed_generation": request.generation,
-        "conditions": conditions(state, request.generation, before.conditions, case.now),
+        "observed_generation": qjob.generation,
+        "conditions": conditions(state, qjob.generation, before.conditions, case.now),
         "attempts": retry.attempts(before.attempts, child, observed.disruptions, pods),
         "completion_time": None,
         "failure": None,
     }
-    if before.passes is None and request.spec:
-        spec = admission.admit(request.spec, request.problem)
+    if before.passes is None and qjob.spec:
+        spec = admission.admit(qjob.spec, qjob.problem)
         if not isinstance(spec, Failure):
             update["passes"] = "+".join(item.type for item in spec.workflow.passes)[:256]
     if child is not None:
@@ -80,7 +80,7 @@ def succeeded(rule: str, case: Case, result: RunResult) -> Decision:
 
 def taken_over(rule: str, case: Case, owner: str, found: QuantizationJobStatus) -> Decision:
     """The job ends with the artifact of another job, the owner, whose status says what it is."""
-    output = case.request.output
+    output = case.qjob.output
     return _with_artifact(
         rule,
         case,
@@ -129,7 +129,7 @@ def failed(rule: str, case: Case, cause: Failure, stop: ChildJob | None = None, 
 
 def _expires(case: Case, ended: datetime) -> float | None:
     """Nothing else will bring a job that has ended back to be looked at."""
-    return ttl.left(case.request.ttl_seconds, ended, case.now)
+    return ttl.left(case.qjob.ttl_seconds, ended, case.now)
 
 
 CALM_REASONS = frozenset(
@@ -162,10 +162,10 @@ def told(case: Case, after: QuantizationJobStatus | None) -> tuple[Event, ...]:
         news += () if starts else (Event("Normal", "JobCreated", created),)
     elif (
         case.child is not None
-        and not (case.child.deleting or pause.left_over(case.request, case.child))
+        and not (case.child.deleting or pause.left_over(case.qjob, case.child))
         and after.phase != "Suspended"
         and before.observed_generation is not None
-        and before.observed_generation < case.request.generation
+        and before.observed_generation < case.qjob.generation
     ):
         news.append(
             Event("Warning", "ChangeIgnored", "the Job is already made; the change has no effect on it")
