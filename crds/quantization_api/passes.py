@@ -163,6 +163,11 @@ class AutoAWQQuantizer(PassBase):
     REFUSALS: ClassVar[tuple[Refusal, ...]] = AWQ
     PACKAGES: ClassVar[dict[str, tuple[Refusal, ...]]] = {"autoawq": AUTOAWQ}
 
+    @property
+    def weight_bits(self) -> int:
+        """Bits of a weight, whichever of the two names gives them."""
+        return self.w_bit or self.bits or 4
+
 
 class QuaRot(PassBase):
     """QuaRot (arXiv 2404.00456): rotations that remove outliers, then low bits everywhere."""

@@ -16,7 +16,6 @@ from quantizer.implementations import repairs
 from quantizer.implementations.interface import ModuleReport, OnProgress, Quantized
 from quantizer.implementations.local_model import check_attention, check_sizes
 from quantizer.implementations.module_error import nearest, relative_error
-from quantizer.implementations.refusals import w_bit
 
 PACKED = ("qweight", "qzeros", "scales")
 WORD = 8  # values of four bits in a packed word
@@ -56,7 +55,7 @@ def quantize(
         wrapper.quantize(
             tokenizer=None,
             quant_config={
-                "w_bit": w_bit(parameters),
+                "w_bit": parameters.weight_bits,
                 "q_group_size": parameters.q_group_size,
                 "zero_point": parameters.zero_point,
                 "version": parameters.version,
