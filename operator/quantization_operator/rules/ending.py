@@ -23,8 +23,9 @@ def finished(case: Case) -> Decision | None:
     left = ttl.left(qjob.ttl_seconds, qjob.completed, case.now)
     if left == 0:
         return Decision("expired", remove=True)
-    status = case.before.model_copy(update={"observed_generation": qjob.generation}) if changed else None
+    status = case.before.model_copy() if changed else None
     if status is not None:
+        status.observed_generation = qjob.generation
         status.conditions = [
             c.model_copy(update={"observed_generation": qjob.generation}) for c in status.conditions
         ]
