@@ -81,9 +81,20 @@ def decide(case: Case) -> Decision:
     return reconcile(observe(case), SETTINGS, case.now)
 
 
-def decided_as_told(case: Case) -> None:
-    """The decision is the one that the case tells, in every part."""
+def verify(case: Case) -> None:
+    """The decision is the one that the case names, in every part; its status is valid, and is written only once."""
     decision = decide(case)
+    _is_as_named(decision, case)
+    if case.phase is not None:
+        _says(decision.status, case)
+    if decision.status is not None:
+        written = decision.status.model_dump(mode="json", by_alias=True, exclude_none=True)
+        QuantizationJobStatus.model_validate_json(json.dumps(written))
+        again = decide(replace(case, qjob=case.qjob | {"status": written}))
+        assert (again.status, again.events) == (None, ())
+
+
+def _is_as_named(decision: Decision, case: Case) -> None:
     assert decision.rule == case.rule
     assert decision.look == case.look
     assert (decision.create is not None) == case.creates
@@ -96,31 +107,14 @@ def decided_as_told(case: Case) -> None:
         assert decision.requeue_after is None
     else:
         assert decision.requeue_after == pytest.approx(case.requeued)
-    if case.phase is None:
-        return
-    assert decision.status is not None
-    assert decision.status.phase == case.phase
-    ready = next(c for c in decision.status.conditions if c.type == "Ready")
+
+
+def _says(status: QuantizationJobStatus | None, case: Case) -> None:
+    assert status is not None
+    assert status.phase == case.phase
+    ready = next(c for c in status.conditions if c.type == "Ready")
     assert ready.reason == (case.category or case.reason)
     assert case.said in ready.message
-    assert (decision.status.failure.category if decision.status.failure else None) == case.category
-    assert (decision.status.completion_time is not None) == (case.phase in ("Succeeded", "Failed"))
-    assert decision.status.observed_generation == case.qjob["metadata"]["generation"]
-
-
-def written_once(case: Case) -> None:
-    """After the status of a decision was written, the same observation asks for no other."""
-    status = decide(case).status
-    assert status is not None
-    body = case.qjob | {"status": status.model_dump(mode="json", by_alias=True, exclude_none=True)}
-    again = decide(replace(case, qjob=body))
-    assert again.status is None
-    assert again.events == ()
-
-
-def fits_the_contract(case: Case) -> None:
-    """What is written is a status as the contract has it."""
-    status = decide(case).status
-    if status is not None:
-        text = json.dumps(status.model_dump(mode="json", by_alias=True, exclude_none=True))
-        QuantizationJobStatus.model_validate_json(text)
+    assert (status.failure.category if status.failure else None) == case.category
+    assert (status.completion_time is not None) == (case.phase in ("Succeeded", "Failed"))
+    assert status.observed_generation == case.qjob["metadata"]["generation"]

@@ -29,8 +29,8 @@ from tests.support.decisions import (
     TRUSTED,
     Case,
     decide,
-    decided_as_told,
     observe,
+    verify,
 )
 
 from quantization_operator.decision import Rejection
@@ -263,9 +263,9 @@ CASES: dict[str, Case] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_decision_follows_from_what_is_observed(name: str) -> None:
-    decided_as_told(CASES[name])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_decision_follows_from_what_is_observed(case: Case) -> None:
+    verify(case)
 
 
 @pytest.mark.parametrize("began", [1, 3600], ids=["deleted while it runs", "deleted while it was down"])

@@ -25,10 +25,8 @@ from tests.support.decisions import (
     SETTINGS,
     Case,
     decide,
-    decided_as_told,
-    fits_the_contract,
     observe,
-    written_once,
+    verify,
 )
 
 from quantization_api.failures import Category
@@ -250,19 +248,9 @@ CASES: dict[str, Case] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_decision_follows_from_what_is_observed(name: str) -> None:
-    decided_as_told(CASES[name])
-
-
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.phase])
-def test_a_decision_that_was_carried_out_asks_for_no_second_write(name: str) -> None:
-    written_once(CASES[name])
-
-
-def test_what_is_written_fits_the_contract() -> None:
-    for case in CASES.values():
-        fits_the_contract(case)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_decision_follows_from_what_is_observed(case: Case) -> None:
+    verify(case)
 
 
 def test_the_first_status_names_the_passes() -> None:
