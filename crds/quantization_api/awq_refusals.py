@@ -1,7 +1,7 @@
 """Combinations of AutoAWQQuantizer's parameters that are refused, each with what to write instead."""
 
-from quantization_api.conditions import (
-    Condition,
+from quantization_api.refusals import (
+    Predicate,
     Refusal,
     among,
     below,
@@ -16,7 +16,7 @@ ONLY_4_BITS = "AWQ's formats hold 4 bits only; write w_bit: 4, or for other bits
 TWO_BITS = (
     given("w_bit")
     & given("bits")
-    & Condition(lambda scope: f"{scope.path}.w_bit != {scope.path}.bits", lambda p: p.w_bit != p.bits)
+    & Predicate(lambda scope: f"{scope.path}.w_bit != {scope.path}.bits", lambda p: p.w_bit != p.bits)
 )
 
 

@@ -1,16 +1,16 @@
 """Combinations of GptqQuantizer's parameters that are refused, each with what to write instead."""
 
-from quantization_api.conditions import Condition, Refusal, equals, is_true, must_be
+from quantization_api.refusals import Predicate, Refusal, equals, is_true, must_be
 
 COMPRESSED = equals("checkpoint_format", "compressed-tensors")
-EMPTY_GROUP = Condition(
+EMPTY_GROUP = Predicate(
     lambda scope: (
         f"(has({scope.path}.inside_layer_modules) && "
         f"{scope.path}.inside_layer_modules.exists(names, names.size() == 0))"
     ),
     lambda p: any(not names for names in p.inside_layer_modules or ()),
 )
-NO_LINEAR = Condition(
+NO_LINEAR = Predicate(
     lambda scope: (
         f"(has({scope.path}.inside_layer_modules) && {scope.path}.inside_layer_modules.size() == 0)"
     ),

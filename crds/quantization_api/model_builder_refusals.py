@@ -1,6 +1,6 @@
 """Combinations of ModelBuilder's own parameters that are refused, each with what to write instead."""
 
-from quantization_api.conditions import Refusal, among, equals, given
+from quantization_api.refusals import Refusal, among, equals, given
 
 MODEL_BUILDER: tuple[Refusal, ...] = (
     Refusal(

@@ -12,10 +12,10 @@ from pydantic_core import PydanticCustomError
 
 from quantization_api.awq_refusals import AUTOAWQ, AWQ
 from quantization_api.bounded import ModulePath, Name
-from quantization_api.conditions import Refusal, equals
 from quantization_api.gptq_refusals import AUTO_GPTQ, GPTQ
 from quantization_api.model_builder_refusals import MODEL_BUILDER
 from quantization_api.quarot_refusals import QUAROT
+from quantization_api.refusals import Refusal, equals
 from quantization_api.rules import ContractModel, Rule
 
 Dtype = Literal["fp16", "fp32", "fp64"]
@@ -162,6 +162,11 @@ class AutoAWQQuantizer(PassBase):
     )
     REFUSALS: ClassVar[tuple[Refusal, ...]] = AWQ
     PACKAGES: ClassVar[dict[str, tuple[Refusal, ...]]] = {"autoawq": AUTOAWQ}
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of a weight, whichever of the two names gives them."""
+        return self.w_bit or self.bits or 4
 
 
 class QuaRot(PassBase):

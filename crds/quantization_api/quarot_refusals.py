@@ -1,6 +1,6 @@
 """Combinations of QuaRot's parameters that are refused, each with what to write instead."""
 
-from quantization_api.conditions import Condition, Refusal, below, changed, equals, given, is_true, must_be
+from quantization_api.refusals import Predicate, Refusal, below, changed, equals, given, is_true, must_be
 
 FULL = 16
 WEIGHT_BITS = (2, 3, 4, 8, FULL)
@@ -8,7 +8,7 @@ ONLINE_BITS = (2, 3, 4, 5, 6, 7, 8, FULL)
 SCALE_BITS = (4, 5, 6, 7, 8, FULL)
 
 
-def _rounded(name: str) -> Condition:
+def _rounded(name: str) -> Predicate:
     return below(name, FULL)
 
 
@@ -25,7 +25,7 @@ def _rounds_nothing(field: str) -> Refusal:
     )
 
 
-def _without_effect(is_read: Condition, needed: str, *fields: str) -> tuple[Refusal, ...]:
+def _without_effect(is_read: Predicate, needed: str, *fields: str) -> tuple[Refusal, ...]:
     """Parameters that differ from their defaults although nothing reads them."""
     return tuple(
         Refusal(

@@ -1,7 +1,8 @@
 """Which passes may follow one another, and what ModelBuilder needs of the pass before it."""
 
-from quantization_api.conditions import (
-    Condition,
+from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, ModelBuilder, PassBase
+from quantization_api.refusals import (
+    Predicate,
     Refusal,
     Scope,
     among,
@@ -9,7 +10,6 @@ from quantization_api.conditions import (
     filled,
     is_true,
 )
-from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, ModelBuilder, PassBase
 
 ONE_AND_BUILDER = (
     "a workflow is one pass, or two of which the second is a ModelBuilder; split other work into several jobs"
@@ -18,28 +18,28 @@ BLOCK_SIZES = (16, 32, 64, 128, 256)
 """Of MatMulNBits, in inputs."""
 
 
-def _count_above(limit: int) -> Condition:
-    return Condition(lambda _: f"(self.passes.size() > {limit})", lambda w: len(w.passes) > limit)
+def _count_above(limit: int) -> Predicate:
+    return Predicate(lambda _: f"(self.passes.size() > {limit})", lambda w: len(w.passes) > limit)
 
 
-def _type(index: int, *types: str) -> Condition:
+def _type(index: int, *types: str) -> Predicate:
     """There is a pass at the index, and it is of one of the types."""
     names = ", ".join(f"'{name}'" for name in types)
-    return _count_above(index) & Condition(
+    return _count_above(index) & Predicate(
         lambda _: f"self.passes[{index}].type in [{names}]", lambda w: w.passes[index].type in types
     )
 
 
-def _of(index: int, model: type[PassBase], condition: Condition) -> Condition:
-    """A condition on the parameters of a pass whose type is known."""
+def _of(index: int, model: type[PassBase], predicate: Predicate) -> Predicate:
+    """A predicate on the parameters of a pass whose type is known."""
     scope = Scope(f"self.passes[{index}]", model)
-    return Condition(lambda _: condition.cel(scope), lambda w: condition.holds(w.passes[index]))
+    return Predicate(lambda _: predicate.cel(scope), lambda w: predicate.holds(w.passes[index]))
 
 
-def _other_blocks(before: type[PassBase], group_size: str) -> Condition:
+def _other_blocks(before: type[PassBase], group_size: str) -> Predicate:
     """int4_block_size is given and is not the group size of the pass before."""
     default = Scope("", before).default(group_size)
-    return Condition(
+    return Predicate(
         lambda _: (
             "(has(self.passes[1].int4_block_size) && self.passes[1].int4_block_size != "
             f"(has(self.passes[0].{group_size}) ? self.passes[0].{group_size} : {default}))"
@@ -48,11 +48,11 @@ def _other_blocks(before: type[PassBase], group_size: str) -> Condition:
     )
 
 
-def _built_after(before: type[PassBase], group_size: str, *special: tuple[Condition, str]) -> list[Refusal]:
-    """What is refused of a ModelBuilder behind a pass of one type; `special`: conditions on that pass."""
+def _built_after(before: type[PassBase], group_size: str, *special: tuple[Predicate, str]) -> list[Refusal]:
+    """What is refused of a ModelBuilder behind a pass of one type; `special`: predicates on that pass."""
     both = _type(1, "ModelBuilder") & _type(0, before.__name__)
     table = [
-        *((_of(0, before, condition), sentence) for condition, sentence in special),
+        *((_of(0, before, predicate), sentence) for predicate, sentence in special),
         (
             _of(0, before, ~among(group_size, BLOCK_SIZES)),
             f"ModelBuilder takes groups of 16, 32, 64, 128 or 256 inputs; write one of them as {group_size} in "
@@ -69,10 +69,10 @@ def _built_after(before: type[PassBase], group_size: str, *special: tuple[Condit
             "before it",
         ),
     ]
-    return [Refusal("passes", both & condition, sentence) for condition, sentence in table]
+    return [Refusal("passes", both & predicate, sentence) for predicate, sentence in table]
 
 
-def _precision(wanted: str) -> Condition:
+def _precision(wanted: str) -> Predicate:
     return _of(1, ModelBuilder, equals("precision", wanted))
 
 

@@ -103,7 +103,7 @@ async def operate(settings: OperatorSettings) -> int:
             if leadership:
                 leadership.start()
                 await leading.wait()
-                queue.open(_all_jobs(cache))
+                queue.open(_all_keys(cache))
             for _ in range(settings.workers):
                 group.create_task(controller.work())
             group.create_task(poller.run(time.monotonic))
@@ -162,9 +162,9 @@ def _leadership(settings: OperatorSettings, leading: asyncio.Event) -> Leadershi
     )
 
 
-def _all_jobs(cache: Cache) -> list[Key]:
-    requests = [record.request for record in cache.records() if record.request is not None]
-    return [Key(request.namespace, request.uid) for request in requests]
+def _all_keys(cache: Cache) -> list[Key]:
+    qjobs = [record.qjob for record in cache.records() if record.qjob is not None]
+    return [Key(qjob.namespace, qjob.uid) for qjob in qjobs]
 
 
 async def _until_lost(leadership: Leadership | None) -> None:

@@ -15,9 +15,9 @@ from quantization_operator.decision import Peer
 from quantization_operator.identity import KINDS, Key, Kind
 from quantization_operator.policies import managed_by, pause
 from quantization_operator.queue_entry import QueueEntry
-from quantization_operator.snapshots import FINALIZER, ChildJob, ChildPod, JobRequest, says_the_same
+from quantization_operator.snapshots import FINALIZER, ChildJob, ChildPod, QuantizationJob, says_the_same
 
-Snapshot = JobRequest | ChildJob | ChildPod
+Snapshot = QuantizationJob | ChildJob | ChildPod
 REMEMBERED_DROPS = 4096
 """Deleted objects of a kind that stay known as deleted: more than can go while one answer is on its way."""
 
@@ -31,7 +31,7 @@ class Record:
     decides when patience ends. queue: Kueue's last answer.
     """
 
-    request: JobRequest | None = None
+    qjob: QuantizationJob | None = None
     jobs: dict[str, ChildJob] = field(default_factory=dict)
     pods: dict[str, ChildPod] = field(default_factory=dict)
     progress: Progress | None = None
@@ -45,12 +45,12 @@ class Record:
     @property
     def believed(self) -> str:
         """The uid of the Job that is the job's own, "" while there is none, or none is known."""
-        return self.adopted or (self.request.job_uid if self.request is not None else "")
+        return self.adopted or (self.qjob.job_uid if self.qjob is not None else "")
 
     @property
     def empty(self) -> bool:
         """Nothing is left of it in the cluster."""
-        return self.request is None and not self.jobs and not self.pods
+        return self.qjob is None and not self.jobs and not self.pods
 
 
 class Cache:
@@ -84,15 +84,15 @@ class Cache:
     def presses(self, key: Key) -> bool:
         """Whether somebody waits for what comes next: the first Job, or word of the end. All between can be late."""
         record = self._records.get(key)
-        if record is None or record.request is None or record.request.finished:
+        if record is None or record.qjob is None or record.qjob.finished:
             return False
-        return not (record.jobs or record.request.job_name) or any(job.ended for job in record.jobs.values())
+        return not (record.jobs or record.qjob.job_name) or any(job.ended for job in record.jobs.values())
 
-    def peers(self, request: JobRequest) -> tuple[Peer, ...]:
+    def peers(self, qjob: QuantizationJob) -> tuple[Peer, ...]:
         """The other jobs of the namespace whose output is the same place; the first known first."""
-        found = self._places.get((request.namespace, request.place), {}) if request.place else {}
-        others = (self._records[key] for key in found if key.uid != request.uid)
-        return tuple(_peer(other.request, other) for other in others if other.request is not None)
+        found = self._places.get((qjob.namespace, qjob.place), {}) if qjob.place else {}
+        others = (self._records[key] for key in found if key.uid != qjob.uid)
+        return tuple(_peer(other.qjob, other) for other in others if other.qjob is not None)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -113,9 +113,9 @@ class Cache:
             self._leave(kind, known)
         record = self._records.setdefault(key, Record())
         match snapshot:
-            case JobRequest():
-                self._leave_place(record.request)
-                record.request = snapshot
+            case QuantizationJob():
+                self._leave_place(record.qjob)
+                record.qjob = snapshot
                 if snapshot.finished:
                     self._unfinished.pop(key, None)
                 else:
@@ -132,7 +132,7 @@ class Cache:
                 _count_disruptions(record, record.pods.values())
             case ChildPod():
                 _count_disruptions(record, (snapshot,))
-                settled = record.request is not None and record.request.finished
+                settled = record.qjob is not None and record.qjob.finished
                 record.pods[snapshot.uid] = snapshot.slim() if settled else snapshot
         self._owners[kind][snapshot.uid] = key
         return None if known is not None and says_the_same(known, snapshot) else key
@@ -151,10 +151,10 @@ class Cache:
         key = self._owners[kind].pop(known.uid)
         record = self._records[key]
         match known:
-            case JobRequest():
+            case QuantizationJob():
                 self._leave_place(known)
                 self._unfinished.pop(key, None)
-                record.request = None
+                record.qjob = None
             case ChildJob():
                 del record.jobs[known.uid]
             case ChildPod():
@@ -174,7 +174,7 @@ class Cache:
         if record is None:
             return None
         if kind == "QuantizationJob":
-            return record.request
+            return record.qjob
         return record.jobs.get(object_uid) if kind == "Job" else record.pods.get(object_uid)
 
     def uids(self, kind: Kind) -> list[str]:
@@ -187,12 +187,12 @@ class Cache:
         if len(dropped) > REMEMBERED_DROPS:
             dropped.popitem(last=False)
 
-    def _leave_place(self, request: JobRequest | None) -> None:
-        if request is None:
+    def _leave_place(self, qjob: QuantizationJob | None) -> None:
+        if qjob is None:
             return
-        place = (request.namespace, request.place)
+        place = (qjob.namespace, qjob.place)
         there = self._places.get(place, {})
-        there.pop(key_of(request), None)
+        there.pop(key_of(qjob), None)
         if not there:
             self._places.pop(place, None)
 
@@ -209,40 +209,40 @@ def _count_disruptions(record: Record, pods: Iterable[ChildPod]) -> None:
 
     What its Job and its user want may be known after the pod, or not any more: it is counted when both are known.
     """
-    request = record.request
-    if request is None or request.suspend or request.finished:
+    qjob = record.qjob
+    if qjob is None or qjob.suspend or qjob.finished:
         return
     for pod in pods:
         job = record.jobs.get(pod.job_uid) if pod.taken_away else None
-        if job is None or job.owner_uid != request.uid:
+        if job is None or job.owner_uid != qjob.uid:
             continue
-        if not job.deleting and not pause.left_over(request, job):
+        if not job.deleting and not pause.left_over(qjob, job):
             record.disruptions.add(pod.uid)
 
 
-def _holds_place(request: JobRequest) -> bool:
-    if not request.place or managed_by.another(request):
+def _holds_place(qjob: QuantizationJob) -> bool:
+    if not qjob.place or managed_by.another(qjob):
         return False
-    return request.finished != "Failed" or (request.deleting and FINALIZER in request.finalizers)
+    return qjob.finished != "Failed" or (qjob.deleting and FINALIZER in qjob.finalizers)
 
 
-def _peer(request: JobRequest, record: Record) -> Peer:
+def _peer(qjob: QuantizationJob, record: Record) -> Peer:
     return Peer(
-        name=request.name,
-        uid=request.uid,
-        created=request.created,
-        has_job=bool(request.job_name) or any(job.owner_uid == request.uid for job in record.jobs.values()),
-        finished=bool(request.finished),
-        deleting=request.deleting,
-        completed=request.completed,
-        spec=request.spec,
+        name=qjob.name,
+        uid=qjob.uid,
+        created=qjob.created,
+        has_job=bool(qjob.job_name) or any(job.owner_uid == qjob.uid for job in record.jobs.values()),
+        finished=bool(qjob.finished),
+        deleting=qjob.deleting,
+        completed=qjob.completed,
+        spec=qjob.spec,
     )
 
 
 def kind_of(snapshot: Snapshot) -> Kind:
     """The kind of the object that a snapshot shows."""
     match snapshot:
-        case JobRequest():
+        case QuantizationJob():
             return "QuantizationJob"
         case ChildJob():
             return "Job"
@@ -252,4 +252,6 @@ def kind_of(snapshot: Snapshot) -> Kind:
 
 def key_of(snapshot: Snapshot) -> Key:
     """The QuantizationJob that an object is, or says that it belongs to."""
-    return Key(snapshot.namespace, snapshot.uid if isinstance(snapshot, JobRequest) else snapshot.request_uid)
+    return Key(
+        snapshot.namespace, snapshot.uid if isinstance(snapshot, QuantizationJob) else snapshot.qjob_uid
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 from quantization_api.status import Attempts, QuantizationJobStatus
 from quantization_operator.cache import Cache, Record
-from quantization_operator.decision import Decision, Event, Observed, Refusal
+from quantization_operator.decision import Decision, Event, Observed, Rejection
 from quantization_operator.diagnose import by_age
 from quantization_operator.identity import Key
 from quantization_operator.kube import ApiError
@@ -21,7 +21,7 @@ from quantization_operator.queue import WorkQueue
 from quantization_operator.read import Reader
 from quantization_operator.reconcile import reconcile
 from quantization_operator.settings import OperatorSettings
-from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest, KubernetesWarning
+from quantization_operator.snapshots import ChildJob, ChildPod, KubernetesWarning, QuantizationJob
 from quantization_operator.status_writer import StatusWriter
 from quantization_operator.time_budget import TimeBudget
 from quantization_operator.workload import cleanup_name, job_name
@@ -49,9 +49,9 @@ class Extra:
     """What was read for one decision beyond the cache."""
 
     objects: tuple[tuple[ChildJob, ...], tuple[ChildPod, ...]] | None = None
-    earlier: tuple[JobRequest, ...] | None = None
+    earlier: tuple[QuantizationJob, ...] | None = None
     warnings: tuple[KubernetesWarning, ...] | None = None
-    refusal: Refusal | None = None
+    rejection: Rejection | None = None
 
 
 class Controller:
@@ -111,14 +111,14 @@ class Controller:
         extra = Extra()
         for _ in range(MOST_STEPS):
             record = self._cache.record(key)
-            if record is None or record.request is None:
+            if record is None or record.qjob is None:
                 return Decision("gone")
-            observed = self._observe(record, record.request, extra)
+            observed = self._observe(record, record.qjob, extra)
             decision = reconcile(observed, self._settings, self._now())
             if decision.adopted is not None:
                 record.adopted = decision.adopted
             if decision.look == "objects":
-                extra.objects = await self._look(observed.request)
+                extra.objects = await self._look(observed.qjob)
             elif decision.look == "earlier":
                 extra.earlier = await self._earlier(observed)
             elif decision.look == "events":
@@ -131,151 +131,158 @@ class Controller:
             elif decision.look == "queue" and observed.child is not None:
                 record.queue = await self._kueue.entry(observed.child)
             elif decision.finalizers is not None:
-                changed = await self._writer.patch_finalizers(observed.request, decision.finalizers)
+                changed = await self._writer.patch_finalizers(observed.qjob, decision.finalizers)
                 if changed is None:
                     return decision  # deleted meanwhile; the watch says so too
                 self._cache.put(changed)
             elif decision.create is not None:
-                made = await self._create(observed.request, decision.create)
-                if not isinstance(made, Refusal):
+                made = await self._create(observed.qjob, decision.create)
+                if not isinstance(made, Rejection):
                     self._cache.put(made)
-                    if not (made.deleting or is_cleanup(observed.request, made)):
+                    if not (made.deleting or is_cleanup(observed.qjob, made)):
                         record.adopted = made.uid
                     # Its status comes after the Jobs that others wait for: a Job costs the API server far less.
                     self._queue.add(key)
                     return decision
-                extra.refusal = made
+                extra.rejection = made
                 logger.info("the Job is refused: %s", made.message, extra=_context(key))
             elif decision.passing and not self._passing_time.left:
                 self._queue.after(key, PASSING_LATER_SECONDS)
                 return decision
             else:
                 with self._passing_time if decision.passing else nullcontext():
-                    extra.refusal = await self._act(key, record, observed.request, decision)
-                if extra.refusal is None:
+                    extra.rejection = await self._act(key, record, observed.qjob, decision)
+                if extra.rejection is None:
                     return decision
         raise AssertionError(f"no end of decisions about {key.uid}")
 
-    async def _look(self, request: JobRequest) -> tuple[tuple[ChildJob, ...], tuple[ChildPod, ...]]:
-        names = [job_name(request.name, request.uid)]
-        if request.deleting:
-            names.append(cleanup_name(request.name, request.uid))
-        found = [await self._reader.job(request.namespace, name) for name in names]
+    async def _look(self, qjob: QuantizationJob) -> tuple[tuple[ChildJob, ...], tuple[ChildPod, ...]]:
+        names = [job_name(qjob.name, qjob.uid)]
+        if qjob.deleting:
+            names.append(cleanup_name(qjob.name, qjob.uid))
+        found = [await self._reader.job(qjob.namespace, name) for name in names]
         jobs = tuple(job for job in found if job)
-        pods = await self._reader.pods(request.namespace, request.uid)
+        pods = await self._reader.pods(qjob.namespace, qjob.uid)
         for job in jobs:
             self._cache.put(job)
         for pod in pods:  # one that was taken away is counted there, also before the watch tells of it
             self._cache.put(pod)
         return jobs, pods
 
-    async def _earlier(self, observed: Observed) -> tuple[JobRequest, ...]:
+    async def _earlier(self, observed: Observed) -> tuple[QuantizationJob, ...]:
         last = reuse.last(observed.peers)
         if last is None:
             return ()
-        found = await self._reader.whole_request(observed.request.namespace, last.name)
+        found = await self._reader.whole_qjob(observed.qjob.namespace, last.name)
         return () if found is None else (found,)
 
-    async def _create(self, request: JobRequest, manifest: Mapping[str, Any]) -> ChildJob | Refusal:
+    async def _create(self, qjob: QuantizationJob, manifest: Mapping[str, Any]) -> ChildJob | Rejection:
         try:
-            return await self._writer.create_job(request, manifest)
+            return await self._writer.create_job(qjob, manifest)
         except ApiError as error:
-            return _refusal(request, error)
+            return _rejection(qjob, error)
 
-    async def _stop(self, request: JobRequest, job: ChildJob) -> Refusal | None:
+    async def _stop(self, qjob: QuantizationJob, job: ChildJob) -> Rejection | None:
         try:
             stopped = await self._writer.delete_job(job)
         except ApiError as error:
-            refusal = _refusal(request, error)
-            logger.info("Job %s cannot be deleted: %s", job.name, refusal.message, extra=_context_of(request))
-            return refusal
+            rejection = _rejection(qjob, error)
+            logger.info("Job %s cannot be deleted: %s", job.name, rejection.message, extra=_context_of(qjob))
+            return rejection
         if stopped is not None:  # before the watch says so, the job must not be taken for one that goes on
             self._cache.put(stopped)
         return None
 
-    async def _act(self, key: Key, record: Record, request: JobRequest, decision: Decision) -> Refusal | None:
-        """Do what was decided; the refusal of a Job's deletion without which the decision is to be made again."""
+    async def _act(
+        self, key: Key, record: Record, qjob: QuantizationJob, decision: Decision
+    ) -> Rejection | None:
+        """Do what was decided; the rejection of a Job's deletion without which the decision is to be made again."""
         record.problem = decision.problem
         if decision.status is not None:
             try:
-                await self._write(key, record, request, decision, decision.status)
+                await self._write(key, record, qjob, decision, decision.status)
             except ApiError as error:
                 if error.code == NOT_FOUND:
                     return None  # deleted meanwhile; the watch says so too
                 raise
         if decision.delete is not None:
-            refusal = await self._stop(request, decision.delete)
-            if refusal is not None and not decision.release:
-                return refusal
+            rejection = await self._stop(qjob, decision.delete)
+            if rejection is not None and not decision.release:
+                return rejection
         if decision.release:
-            await self._tell(request, decision.events)
-            await self._writer.patch_finalizers(request, artifact.without(request))
+            await self._tell(qjob, decision.events)
+            await self._writer.patch_finalizers(qjob, artifact.without(qjob))
             why = "; ".join(event.message for event in decision.events) or decision.rule
             left = any(event.type == "Warning" for event in decision.events)
             level = logging.WARNING if left else logging.INFO
-            logger.log(level, "%s goes: %s", request.name, why, extra=_context(key))
+            logger.log(level, "%s goes: %s", qjob.name, why, extra=_context(key))
         if decision.remove:
-            await self._writer.delete_request(request)
-            logger.info("%s has expired", request.name, extra=_context(key))
+            await self._writer.delete_qjob(qjob)
+            logger.info("%s has expired", qjob.name, extra=_context(key))
         if decision.requeue_after is not None:
             self._queue.after(key, decision.requeue_after)
         return None
 
     async def _write(
-        self, key: Key, record: Record, request: JobRequest, decision: Decision, status: QuantizationJobStatus
+        self,
+        key: Key,
+        record: Record,
+        qjob: QuantizationJob,
+        decision: Decision,
+        status: QuantizationJobStatus,
     ) -> None:
-        before = request.read_status()
+        before = qjob.read_status()
         wanted = status
-        written, status = await self._statuses.write(request, wanted)
+        written, status = await self._statuses.write(qjob, wanted)
         self._cache.put(written)
         if status is not wanted:
             record.progress = None
         now = self._now()
         if status.progress != before.progress:
             record.progress_written = now
-        self._metrics.observe_transition(request, before, status, now)
+        self._metrics.observe_transition(qjob, before, status, now)
         if status.phase != before.phase:
-            context = _context(key) | {"job": request.name, "rule": decision.rule}
-            logger.info("%s is %s", request.name, status.phase, extra=context)
+            context = _context(key) | {"job": qjob.name, "rule": decision.rule}
+            logger.info("%s is %s", qjob.name, status.phase, extra=context)
         await self._tell(written, decision.events)
 
-    async def _tell(self, request: JobRequest, events: Sequence[Event]) -> None:
+    async def _tell(self, qjob: QuantizationJob, events: Sequence[Event]) -> None:
         for event in events:
             try:
-                await self._writer.post_event(request, event, self._now())
+                await self._writer.post_event(qjob, event, self._now())
             except ApiError as error:  # the status or the log has it; an event is only the louder voice
                 logger.warning(
                     "event %s (%s) was not posted: %s",
                     event.reason,
                     event.message,
                     error,
-                    extra=_context_of(request),
+                    extra=_context_of(qjob),
                 )
 
-    def _observe(self, record: Record, request: JobRequest, extra: Extra) -> Observed:
+    def _observe(self, record: Record, qjob: QuantizationJob, extra: Extra) -> Observed:
         """What is known of a job now: the cache, or what was just read in its place, and what is remembered."""
         jobs, pods = extra.objects or (tuple(record.jobs.values()), tuple(record.pods.values()))
         believed = record.believed
-        child = own_job(request, jobs, believed)
-        cleanup = cleanup_job(request, jobs) if request.deleting else None
+        child = own_job(qjob, jobs, believed)
+        cleanup = cleanup_job(qjob, jobs) if qjob.deleting else None
         own = pods_of(child, pods)
-        if record.disruptions_before is None and not request.finished:
-            counted = request.read_status().attempts or Attempts()
+        if record.disruptions_before is None and not qjob.finished:
+            counted = qjob.read_status().attempts or Attempts()
             seen = len(record.disruptions) + retry.blameless(own)
             record.disruptions_before = max(0, counted.disrupted - seen)
         return Observed(
-            request=request,
+            qjob=qjob,
             child=child,
             proven=child is None or child.uid == believed or extra.objects is not None,
-            stray=stray_job(request, jobs, believed),
+            stray=stray_job(qjob, jobs, believed),
             pods=own,
             cleanup=cleanup,
             cleanup_pods=pods_of(cleanup, pods),
-            peers=self._cache.peers(request) if child is None or request.deleting else (),
+            peers=self._cache.peers(qjob) if child is None or qjob.deleting else (),
             earlier=extra.earlier,
             fresh=extra.objects is not None,
             warnings=extra.warnings,
-            refusal=extra.refusal,
+            rejection=extra.rejection,
             queue=record.queue,
             adopted=believed,
             progress=record.progress,
@@ -293,20 +300,20 @@ def _stuck_uid(observed: Observed) -> str:
     return observed.child.uid if observed.child else ""
 
 
-def _refusal(request: JobRequest, error: ApiError) -> Refusal:
+def _rejection(qjob: QuantizationJob, error: ApiError) -> Rejection:
     """What goes away is not tried without end: there the rules judge every error, and not the queue alone.
 
     Raises:
         ApiError: this one, unless the object is being deleted.
     """
-    if not request.deleting:
+    if not qjob.deleting:
         raise error
-    return Refusal(error.code, str(error), retry_after=error.retry_after)
+    return Rejection(error.code, str(error), retry_after=error.retry_after)
 
 
 def _context(key: Key) -> dict[str, str]:
     return {"namespace": key.namespace, "uid": key.uid}
 
 
-def _context_of(request: JobRequest) -> dict[str, str]:
-    return {"namespace": request.namespace, "uid": request.uid}
+def _context_of(qjob: QuantizationJob) -> dict[str, str]:
+    return {"namespace": qjob.namespace, "uid": qjob.uid}

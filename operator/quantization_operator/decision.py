@@ -8,11 +8,11 @@ from typing import Any, Literal
 from quantization_api.status import Progress, QuantizationJobStatus
 from quantization_operator.queue_entry import QueueEntry
 from quantization_operator.settings import OperatorSettings
-from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest, KubernetesWarning
+from quantization_operator.snapshots import ChildJob, ChildPod, KubernetesWarning, QuantizationJob
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class Rejection:
     """The API server's answer to the creation or the deletion of a Job that it did not do.
 
     taken: the name belongs to a Job of somebody else. retry_after: seconds that it asked to wait.
@@ -49,13 +49,13 @@ class Observed:
     now. stray: a Job that has its name and is another. pods: of the child. cleanup, cleanup_pods: the Job that removes
     the artifact, and its pods. peers: others with the same output. earlier: the peer that succeeded last, with its
     spec and status; None when it was not read, () when it is gone. fresh: the Jobs and pods were read from the API
-    server just now. warnings: Warning events of the child or its pod, None when they were not read. refusal: of what
+    server just now. warnings: Warning events of the child or its pod, None when they were not read. rejection: of what
     was tried for this decision. queue: how the child stood in its queue when Kueue was asked last. adopted: uid of the
     Job that was taken for the child last, by this process or by the status; "" for none. progress_written, disruptions
     and problem: what this process remembers beside it.
     """
 
-    request: JobRequest
+    qjob: QuantizationJob
     child: ChildJob | None = None
     proven: bool = True
     stray: ChildJob | None = None
@@ -63,10 +63,10 @@ class Observed:
     cleanup: ChildJob | None = None
     cleanup_pods: tuple[ChildPod, ...] = ()
     peers: tuple[Peer, ...] = ()
-    earlier: tuple[JobRequest, ...] | None = None
+    earlier: tuple[QuantizationJob, ...] | None = None
     fresh: bool = False
     warnings: tuple[KubernetesWarning, ...] | None = None
-    refusal: Refusal | None = None
+    rejection: Rejection | None = None
     queue: QueueEntry | None = None
     adopted: str = ""
     progress: Progress | None = None
@@ -122,9 +122,9 @@ class Case:
     before: QuantizationJobStatus
     settings: OperatorSettings
     now: datetime
-    request: JobRequest = field(init=False)
+    qjob: QuantizationJob = field(init=False)
     child: ChildJob | None = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "request", self.observed.request)
+        object.__setattr__(self, "qjob", self.observed.qjob)
         object.__setattr__(self, "child", self.observed.child)

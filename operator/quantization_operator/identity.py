@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from quantization_operator import parsing
 
-JOB_UID_LABEL = "quantization.dev/job-uid"
+QJOB_UID_LABEL = "quantization.dev/job-uid"
 """On the child Job and its pods: the uid of the QuantizationJob they work for."""
 
 Kind = Literal["QuantizationJob", "Job", "Pod"]
@@ -46,7 +46,7 @@ def identify(kind: Kind, body: Any) -> Identity | None:
     if not isinstance(metadata, dict):
         return None
     uid, namespace, name = _short(metadata, "uid"), _short(metadata, "namespace"), _short(metadata, "name")
-    owner = uid if kind == "QuantizationJob" else _short(metadata.get("labels"), JOB_UID_LABEL)
+    owner = uid if kind == "QuantizationJob" else _short(metadata.get("labels"), QJOB_UID_LABEL)
     created = parsing.moment(metadata.get("creationTimestamp"))
     if not (uid and namespace and name and owner) or created is None:
         return None

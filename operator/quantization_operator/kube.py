@@ -21,7 +21,7 @@ MERGE_PATCH = "application/merge-patch+json"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 CHUNK = 256 * 1024
 NO_ANSWER = 0
-"""The code of an ApiError when the server gave no answer: refused, cut off or timed out."""
+"""The code of an ApiError when the server gave no answer: rejected, cut off or timed out."""
 
 
 Each = Callable[[Any], Any]
@@ -29,7 +29,7 @@ Each = Callable[[Any], Any]
 
 
 class ApiError(Exception):
-    """The API server refused, or did not answer (code 0). retry_after: seconds that it asked to wait."""
+    """The API server rejected, or did not answer (code 0). retry_after: seconds that it asked to wait."""
 
     def __init__(self, code: int, message: str, reason: str = "", retry_after: float = 0.0) -> None:
         message = clean(message)
@@ -111,15 +111,15 @@ class Connection:
         )
         try:
             response = self._client.call_api(*arguments, _request_timeout=timeout)
-            refused = not 200 <= response.status < 300
-            answer = _listed(response.response, each) if each and not refused else None
+            rejected = not 200 <= response.status < 300
+            answer = _listed(response.response, each) if each and not rejected else None
             data = b"" if answer else response.read()  # type: ignore[no-untyped-call]
         except (urllib3.exceptions.HTTPError, client.ApiException, OSError) as error:
             self._observe(method, NO_ANSWER)
             raise ApiError(NO_ANSWER, f"{method} {path}: {type(error).__name__}: {error}") from error
         self._observe(method, response.status)
-        if refused:
-            raise _refusal(response.status, data, response.headers.get("Retry-After"))
+        if rejected:
+            raise _error(response.status, data, response.headers.get("Retry-After"))
         return answer or _object(data, f"{method} {path}")
 
     def close(self) -> None:
@@ -219,7 +219,7 @@ def _object(data: bytes, request: str) -> dict[str, Any]:
     return answer
 
 
-def _refusal(code: int, data: bytes, retry_after: str | None) -> ApiError:
+def _error(code: int, data: bytes, retry_after: str | None) -> ApiError:
     """The error of an answer, whose body is a metav1.Status or, from a proxy, anything."""
     try:
         status = decode.loads(data)

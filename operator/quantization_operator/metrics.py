@@ -19,7 +19,7 @@ from quantization_operator.cache import Cache
 from quantization_operator.identity import Kind
 from quantization_operator.parsing import moment
 from quantization_operator.queue import WorkQueue
-from quantization_operator.snapshots import JobRequest
+from quantization_operator.snapshots import QuantizationJob
 
 JOB_SECONDS = (30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 57600, 115200)
 QUEUE_SECONDS = (1, 2, 5, 10, 30, 60, 300, 900, 3600, 14400, 57600)
@@ -108,13 +108,17 @@ class Metrics:
         self.api_requests.labels(verb, str(code)).inc()
 
     def observe_transition(
-        self, request: JobRequest, before: QuantizationJobStatus, after: QuantizationJobStatus, now: datetime
+        self,
+        qjob: QuantizationJob,
+        before: QuantizationJobStatus,
+        after: QuantizationJobStatus,
+        now: datetime,
     ) -> None:
         """Count what a written status says anew: a first start, a success, a failure."""
         if after.phase == before.phase:
             return
         if after.phase == "Running" and before.progress is None and before.attempts is None:
-            self.queue_seconds.observe(max(0.0, (now - request.created).total_seconds()))
+            self.queue_seconds.observe(max(0.0, (now - qjob.created).total_seconds()))
         if after.phase not in ("Succeeded", "Failed"):
             return
         started, ended = moment(after.start_time), moment(after.completion_time)
@@ -150,9 +154,9 @@ class LiveCollector(Collector):
         """The metrics of LIVE, with their values now."""
         leads = self._leads()
         tally: Tally[tuple[str, ...]] = Tally(
-            (record.request.phase or "Pending", record.request.namespace)
+            (record.qjob.phase or "Pending", record.qjob.namespace)
             for record in (self._cache.records() if leads else ())
-            if record.request is not None
+            if record.qjob is not None
         )
         yield _family("quantization_is_leader", {(): int(leads)})
         yield _family("quantization_jobs", tally)

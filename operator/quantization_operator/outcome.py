@@ -1,10 +1,17 @@
 """What follows from a decision for the user: the next status, and the events that tell of it. Pure."""
 
 from datetime import datetime
-from typing import Any
+from typing import TypedDict, Unpack
 
 from quantization_api.pod import RunResult
-from quantization_api.status import Failure, Progress, QuantizationJobStatus
+from quantization_api.status import (
+    Artifact,
+    Failure,
+    MetricResult,
+    Progress,
+    QuantizationJobStatus,
+    Trial,
+)
 from quantization_operator.conditions import (
     QUEUED_REASONS,
     RUNNING_REASON,
@@ -23,33 +30,49 @@ from quantization_operator.policies import admission, pause, reporting, retry, t
 from quantization_operator.snapshots import ChildJob, ChildPod
 
 
+class StatusChanges(TypedDict, total=False):
+    """Fields of a status that a rule sets itself; the others follow from what is observed."""
+
+    progress: Progress | None
+    start_time: str | None
+    recipe: str | None
+    job_name: str | None
+    job_uid: str | None
+    artifact: Artifact | None
+    metrics: list[MetricResult]
+    trials: list[Trial]
+
+
 def alive(case: Case) -> list[ChildPod]:
     """The pods that have not ended, the newest last."""
     return [pod for pod in by_age(case.observed.pods) if pod.phase not in ("Failed", "Succeeded")]
 
 
-def next_status(case: Case, state: State, **changes: Any) -> QuantizationJobStatus | None:
+def next_status(
+    case: Case,
+    state: State,
+    *,
+    completion_time: str | None = None,
+    failure: Failure | None = None,
+    **changes: Unpack[StatusChanges],
+) -> QuantizationJobStatus | None:
     """The next status, or None when it says nothing new."""
-    request, before, child = case.request, case.before, case.child
+    qjob, before, child = case.qjob, case.before, case.child
     observed = case.observed
-    pods = pause.telling(request, child, observed.pods)
-    update: dict[str, Any] = {
-        "observed_generation": request.generation,
-        "conditions": conditions(state, request.generation, before.conditions, case.now),
-        "attempts": retry.attempts(before.attempts, child, observed.disruptions, pods),
-        "completion_time": None,
-        "failure": None,
-    }
-    if before.passes is None and request.spec:
-        spec = admission.admit(request.spec, request.problem)
+    pods = pause.telling(qjob, child, observed.pods)
+    after = before.model_copy()
+    after.observed_generation = qjob.generation
+    after.conditions = conditions(state, qjob.generation, before.conditions, case.now)
+    after.phase = phase(after.conditions)
+    after.attempts = retry.attempts(before.attempts, child, observed.disruptions, pods)
+    after.completion_time, after.failure = completion_time, failure
+    if before.passes is None and qjob.spec:
+        spec = admission.admit(qjob.spec, qjob.problem)
         if not isinstance(spec, Failure):
-            update["passes"] = "+".join(item.type for item in spec.workflow.passes)[:256]
+            after.passes = "+".join(item.type for item in spec.workflow.passes)[:256]
     if child is not None:
-        update |= {
-            "job_name": child.name,
-            "job_uid": child.uid,
-            "start_time": before.start_time or rfc3339(child.created),
-        }
+        after.job_name, after.job_uid = child.name, child.uid
+        after.start_time = before.start_time or rfc3339(child.created)
     if state.reason == RUNNING_REASON and reporting.due(
         before.progress,
         observed.progress,
@@ -57,9 +80,8 @@ def next_status(case: Case, state: State, **changes: Any) -> QuantizationJobStat
         case.now,
         case.settings.progress_interval_seconds,
     ):
-        update["progress"] = observed.progress
-    after = before.model_copy(update=update | changes)
-    after.phase = phase(after.conditions)
+        after.progress = observed.progress
+    after = after.model_copy(update=changes)
     return None if after == before else after
 
 
@@ -80,7 +102,7 @@ def succeeded(rule: str, case: Case, result: RunResult) -> Decision:
 
 def taken_over(rule: str, case: Case, owner: str, found: QuantizationJobStatus) -> Decision:
     """The job ends with the artifact of another job, the owner, whose status says what it is."""
-    output = case.request.output
+    output = case.qjob.output
     return _with_artifact(
         rule,
         case,
@@ -102,13 +124,17 @@ def _done(progress: Progress | None) -> Progress:
     return Progress(percent=100, stage="done", layer=layers, layers=layers)
 
 
-def _with_artifact(rule: str, case: Case, ended: datetime, message: str, **changes: Any) -> Decision:
+def _with_artifact(
+    rule: str, case: Case, ended: datetime, message: str, **changes: Unpack[StatusChanges]
+) -> Decision:
     state = State("succeeded", SUCCEEDED_REASON, message)
     status = next_status(case, state, completion_time=rfc3339(ended), **changes)
     return Decision(rule, status=status, events=told(case, status), requeue_after=_expires(case, ended))
 
 
-def failed(rule: str, case: Case, cause: Failure, stop: ChildJob | None = None, **changes: Any) -> Decision:
+def failed(
+    rule: str, case: Case, cause: Failure, stop: ChildJob | None = None, **changes: Unpack[StatusChanges]
+) -> Decision:
     """The job ends without one. stop: a Job that would go on."""
     ended = (case.child.ended_at if case.child else None) or case.now
     status = next_status(
@@ -129,7 +155,7 @@ def failed(rule: str, case: Case, cause: Failure, stop: ChildJob | None = None, 
 
 def _expires(case: Case, ended: datetime) -> float | None:
     """Nothing else will bring a job that has ended back to be looked at."""
-    return ttl.left(case.request.ttl_seconds, ended, case.now)
+    return ttl.left(case.qjob.ttl_seconds, ended, case.now)
 
 
 CALM_REASONS = frozenset(
@@ -162,10 +188,10 @@ def told(case: Case, after: QuantizationJobStatus | None) -> tuple[Event, ...]:
         news += () if starts else (Event("Normal", "JobCreated", created),)
     elif (
         case.child is not None
-        and not (case.child.deleting or pause.left_over(case.request, case.child))
+        and not (case.child.deleting or pause.left_over(case.qjob, case.child))
         and after.phase != "Suspended"
         and before.observed_generation is not None
-        and before.observed_generation < case.request.generation
+        and before.observed_generation < case.qjob.generation
     ):
         news.append(
             Event("Warning", "ChangeIgnored", "the Job is already made; the change has no effect on it")

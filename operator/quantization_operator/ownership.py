@@ -9,43 +9,43 @@ controls it.
 
 from collections.abc import Iterable, Sequence
 
-from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest
+from quantization_operator.snapshots import ChildJob, ChildPod, QuantizationJob
 from quantization_operator.workload import cleanup_name, job_name
 
 
-def fits(request: JobRequest, job: ChildJob) -> bool:
+def fits(qjob: QuantizationJob, job: ChildJob) -> bool:
     """Whether a Job has the place, the name and the controller of the QuantizationJob's own."""
     return (
-        job.owner_uid == request.uid == job.request_uid
-        and job.namespace == request.namespace
-        and job.generation <= request.generation
-        and job.name == job_name(request.name, request.uid)
+        job.owner_uid == qjob.uid == job.qjob_uid
+        and job.namespace == qjob.namespace
+        and job.generation <= qjob.generation
+        and job.name == job_name(qjob.name, qjob.uid)
     )
 
 
-def own_job(request: JobRequest, jobs: Iterable[ChildJob], recorded: str) -> ChildJob | None:
+def own_job(qjob: QuantizationJob, jobs: Iterable[ChildJob], recorded: str) -> ChildJob | None:
     """The Job that is believed. recorded: its uid, "" while there is none."""
-    return next((job for job in jobs if recorded in ("", job.uid) and fits(request, job)), None)
+    return next((job for job in jobs if recorded in ("", job.uid) and fits(qjob, job)), None)
 
 
-def stray_job(request: JobRequest, jobs: Iterable[ChildJob], recorded: str) -> ChildJob | None:
+def stray_job(qjob: QuantizationJob, jobs: Iterable[ChildJob], recorded: str) -> ChildJob | None:
     """A Job that has the own one's name, and is another: made by a late request, or by somebody else."""
-    return next((job for job in jobs if recorded not in ("", job.uid) and fits(request, job)), None)
+    return next((job for job in jobs if recorded not in ("", job.uid) and fits(qjob, job)), None)
 
 
-def is_cleanup(request: JobRequest, job: ChildJob) -> bool:
+def is_cleanup(qjob: QuantizationJob, job: ChildJob) -> bool:
     """Whether a Job is the one that removes the artifact; nothing controls that one."""
     return (
         job.owner_uid == ""
-        and job.request_uid == request.uid
-        and job.namespace == request.namespace
-        and job.name == cleanup_name(request.name, request.uid)
+        and job.qjob_uid == qjob.uid
+        and job.namespace == qjob.namespace
+        and job.name == cleanup_name(qjob.name, qjob.uid)
     )
 
 
-def cleanup_job(request: JobRequest, jobs: Iterable[ChildJob]) -> ChildJob | None:
+def cleanup_job(qjob: QuantizationJob, jobs: Iterable[ChildJob]) -> ChildJob | None:
     """The Job that removes the artifact."""
-    return next((job for job in jobs if is_cleanup(request, job)), None)
+    return next((job for job in jobs if is_cleanup(qjob, job)), None)
 
 
 def pods_of(job: ChildJob | None, pods: Sequence[ChildPod]) -> tuple[ChildPod, ...]:

@@ -44,7 +44,7 @@ class ChildPod:
     namespace: str
     name: str
     resource_version: int
-    request_uid: str
+    qjob_uid: str
     job_uid: str
     created: datetime
     deleting: bool
@@ -92,7 +92,7 @@ class ChildPod:
             namespace=known.namespace,
             name=known.name,
             resource_version=known.resource_version,
-            request_uid=known.key.uid,
+            qjob_uid=known.key.uid,
             job_uid=controller_of(metadata, "batch", "Job"),
             created=known.created,
             deleting=metadata.get("deletionTimestamp") is not None,

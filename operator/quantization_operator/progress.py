@@ -29,13 +29,13 @@ def targets(cache: Cache) -> list[tuple[Key, Record, str]]:
     """The jobs that run, with the address of the pod that works for them: one of the Job that is believed, no other."""
     result = []
     for record in cache.unfinished():
-        request = record.request
-        if request is None or request.deleting:
+        qjob = record.qjob
+        if qjob is None or qjob.deleting:
             continue
         own = [pod for pod in record.pods.values() if pod.job_uid == record.believed != ""]
         running = [pod for pod in by_age(own) if pod.running and pod.ip and not pod.deleting]
         if running and (address := host_of(running[-1].ip)):
-            result.append((Key(request.namespace, request.uid), record, address))
+            result.append((Key(qjob.namespace, qjob.uid), record, address))
     return result
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from quantization_operator import parsing, paths
 from quantization_operator.cache import Snapshot
-from quantization_operator.identity import JOB_UID_LABEL, Identity, Key, Kind, identify, version
+from quantization_operator.identity import QJOB_UID_LABEL, Identity, Key, Kind, identify, version
 from quantization_operator.kube import METADATA_LIST, ApiError, Kube
-from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest, KubernetesWarning
+from quantization_operator.snapshots import ChildJob, ChildPod, KubernetesWarning, QuantizationJob
 from quantization_operator.workload import MANAGED_BY_SELECTOR
 
 PAGE = "500"
@@ -20,7 +20,7 @@ WARNING_AGE = timedelta(minutes=15)
 """An older warning says nothing about now; the Job controller's longest back-off is 10 minutes."""
 _NOT_FOUND = 404
 _SNAPSHOTS: dict[Kind, Callable[[Any], Snapshot | None]] = {
-    "QuantizationJob": JobRequest.of,
+    "QuantizationJob": QuantizationJob.of,
     "Job": ChildJob.of,
     "Pod": ChildPod.of,
 }
@@ -54,10 +54,10 @@ class Reader:
         body = await self._item("Job", namespace, name)
         return None if body is None else ChildJob.of(body)
 
-    async def whole_request(self, namespace: str, name: str) -> JobRequest | None:
+    async def whole_qjob(self, namespace: str, name: str) -> QuantizationJob | None:
         """A QuantizationJob with its spec and status, which the cache does not keep when it has ended; or None."""
         body = await self._item("QuantizationJob", namespace, name)
-        return None if body is None else JobRequest.of(body, whole=True)
+        return None if body is None else QuantizationJob.of(body, whole=True)
 
     async def _item(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
         try:
@@ -72,9 +72,9 @@ class Reader:
         body = await self._item(kind, namespace, name)
         return None if body is None else _SNAPSHOTS[kind](body)
 
-    async def pods(self, namespace: str, request_uid: str) -> tuple[ChildPod, ...]:
+    async def pods(self, namespace: str, qjob_uid: str) -> tuple[ChildPod, ...]:
         """The pods that say that they belong to a QuantizationJob, whatever made them."""
-        query = {"labelSelector": f"{JOB_UID_LABEL}={request_uid}"}
+        query = {"labelSelector": f"{QJOB_UID_LABEL}={qjob_uid}"}
         answer = await self._kube.request(
             "GET", paths.collection("Pod", namespace), query=query, each=ChildPod.of
         )

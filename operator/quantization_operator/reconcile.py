@@ -38,7 +38,7 @@ RULES: tuple[tuple[Callable[[Case], Decision | None], str], ...] = (
 
 def reconcile(observed: Observed, settings: OperatorSettings, now: datetime) -> Decision:
     """Decide about one job."""
-    case = Case(observed, observed.request.read_status(), settings, now)
+    case = Case(observed, observed.qjob.read_status(), settings, now)
     for rule, _ in RULES:
         decision = rule(case)
         if decision is not None:

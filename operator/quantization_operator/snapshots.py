@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from quantization_api import GROUP, KIND
 from quantization_api.status import Condition, Phase, QuantizationJobStatus
 from quantization_operator import parsing
-from quantization_operator.identity import JOB_UID_LABEL as JOB_UID_LABEL
+from quantization_operator.identity import QJOB_UID_LABEL as QJOB_UID_LABEL
 from quantization_operator.identity import Identity, controller_of, identify
 from quantization_operator.parsing import at, mapping, mappings, moment, text, word
 from quantization_operator.pods import SIGTERM_EXIT_CODE as SIGTERM_EXIT_CODE
@@ -83,8 +83,10 @@ def _uri(spec: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class JobRequest:
-    """A QuantizationJob. `spec` and `status` are JSON text, and empty when no decision can need them.
+class QuantizationJob:
+    """A QuantizationJob; `qjob` in the code, where `job` is Kubernetes' batch Job.
+
+    `spec` and `status` are JSON text, and empty when no decision can need them.
 
     place: what the output is compared by; equal for two jobs that write to the same place. completed: when it
     ended. job_uid: of the Job that was believed to be its own. problem: why the spec cannot be read, "" when it can.
@@ -124,13 +126,13 @@ class JobRequest:
         return self.deleted is not None
 
     @classmethod
-    def of(cls, body: Any, *, whole: bool = False) -> "JobRequest | None":
+    def of(cls, body: Any, *, whole: bool = False) -> "QuantizationJob | None":
         """The picture of a QuantizationJob as the API server sends it. whole: with its spec and status in any case."""
         known = identify("QuantizationJob", body)
         return None if known is None else cls._of(known, body, whole)
 
     @classmethod
-    def _of(cls, known: Identity, body: Mapping[str, Any], whole: bool) -> "JobRequest":
+    def _of(cls, known: Identity, body: Mapping[str, Any], whole: bool) -> "QuantizationJob":
         metadata, spec, status = body["metadata"], mapping(body.get("spec")), mapping(body.get("status"))
         finished = finished_as(mappings(status.get("conditions")))
         generation = parsing.integer(metadata.get("generation"))
@@ -230,7 +232,7 @@ class ChildJob:
     namespace: str
     name: str
     resource_version: int
-    request_uid: str
+    qjob_uid: str
     owner_uid: str
     generation: int
     created: datetime
@@ -266,7 +268,7 @@ class ChildJob:
             namespace=known.namespace,
             name=known.name,
             resource_version=known.resource_version,
-            request_uid=known.key.uid,
+            qjob_uid=known.key.uid,
             owner_uid=controller_of(metadata, GROUP, KIND),
             generation=parsing.integer(annotations.get(GENERATION_ANNOTATION)),
             created=known.created,
@@ -296,11 +298,13 @@ def _final(conditions: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 _SAID = {
     kind: operator.attrgetter(*(f.name for f in fields(kind) if f.name != "resource_version"))
-    for kind in (JobRequest, ChildJob, ChildPod)
+    for kind in (QuantizationJob, ChildJob, ChildPod)
 }
 
 
-def says_the_same(one: JobRequest | ChildJob | ChildPod, other: JobRequest | ChildJob | ChildPod) -> bool:
+def says_the_same(
+    one: QuantizationJob | ChildJob | ChildPod, other: QuantizationJob | ChildJob | ChildPod
+) -> bool:
     """Whether two pictures of an object differ in nothing but their version: no decision could differ either."""
     said = _SAID[type(one)]
     return bool(said(one) == said(other))

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from quantization_api.status import QuantizationJobStatus
 from quantization_operator.identity import Key
 from quantization_operator.kube import ApiError
-from quantization_operator.snapshots import JobRequest
+from quantization_operator.snapshots import QuantizationJob
 from quantization_operator.write import Writer
 
 logger = logging.getLogger(__name__)
 
-REFUSED = (400, 413, 422)
+REJECTED = (400, 413, 422)
 _CANNOT_BE_DECODED = re.compile(r"decod|unmarshal|cannot convert|strconv|invalid character")
 REMEMBERED = 1024
 """Jobs of which is known that it was logged."""
@@ -42,9 +42,9 @@ def reduced(status: QuantizationJobStatus) -> Iterator[tuple[str, QuantizationJo
     yield "its messages", status.model_copy(update=update)
 
 
-def refuses(error: ApiError) -> bool:
+def rejects(error: ApiError) -> bool:
     """Whether the API server refuses what was written, and would refuse it again."""
-    return error.code in REFUSED or (error.code >= 500 and bool(_CANNOT_BE_DECODED.search(error.message)))
+    return error.code in REJECTED or (error.code >= 500 and bool(_CANNOT_BE_DECODED.search(error.message)))
 
 
 class StatusWriter:
@@ -55,33 +55,33 @@ class StatusWriter:
         self._logged: OrderedDict[Key, None] = OrderedDict()
 
     async def write(
-        self, request: JobRequest, status: QuantizationJobStatus
-    ) -> tuple[JobRequest, QuantizationJobStatus]:
+        self, qjob: QuantizationJob, status: QuantizationJobStatus
+    ) -> tuple[QuantizationJob, QuantizationJobStatus]:
         """Write a status, or as much of it as the API server takes; the object then, and what was written.
 
         Raises:
             ApiError: as `Writer.patch_status`, or it takes nothing of it.
         """
-        before = request.status_as_stored()
+        before = qjob.status_as_stored()
         try:
-            return await self._writer.patch_status(request, before, status), status
+            return await self._writer.patch_status(qjob, before, status), status
         except ApiError as error:
-            if not refuses(error):
+            if not rejects(error):
                 raise
-            refusal = error
+            rejection = error
         for left_out, less in reduced(status):
             try:
-                written = await self._writer.patch_status(request, before, less)
+                written = await self._writer.patch_status(qjob, before, less)
             except ApiError as error:
-                if not refuses(error):
+                if not rejects(error):
                     raise
                 continue
-            self._log(request, left_out, refusal)
+            self._log(qjob, left_out, rejection)
             return written, less
-        raise refusal
+        raise rejection
 
-    def _log(self, request: JobRequest, left_out: str, refusal: ApiError) -> None:
-        key = Key(request.namespace, request.uid)
+    def _log(self, qjob: QuantizationJob, left_out: str, rejection: ApiError) -> None:
+        key = Key(qjob.namespace, qjob.uid)
         if key in self._logged:
             return
         self._logged[key] = None
@@ -89,8 +89,8 @@ class StatusWriter:
             self._logged.popitem(last=False)
         logger.warning(
             "the status of %s was written without %s: %s",
-            request.name,
+            qjob.name,
             left_out,
-            refusal,
-            extra={"namespace": request.namespace, "uid": request.uid},
+            rejection,
+            extra={"namespace": qjob.namespace, "uid": qjob.uid},
         )

@@ -17,7 +17,7 @@ from quantization_operator.cache import Cache, Snapshot
 from quantization_operator.identity import Kind
 from quantization_operator.probes import Health
 from quantization_operator.queue import WorkQueue
-from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest
+from quantization_operator.snapshots import ChildJob, ChildPod, QuantizationJob
 from quantization_operator.unreadable import Unreadable
 from quantization_operator.workload import MANAGED_BY_SELECTOR
 
@@ -26,7 +26,7 @@ IDLE_SECONDS = 0.1
 hold everything that exists in memory at each start."""
 
 RESOURCES: tuple[tuple[Kind, tuple[str, ...], Callable[[Any], Snapshot | None]], ...] = (
-    ("QuantizationJob", (GROUP, VERSION, PLURAL), JobRequest.of),
+    ("QuantizationJob", (GROUP, VERSION, PLURAL), QuantizationJob.of),
     ("Job", ("batch", "v1", "jobs"), ChildJob.of),
     ("Pod", ("", "v1", "pods"), ChildPod.of),
 )

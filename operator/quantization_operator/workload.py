@@ -15,13 +15,13 @@ from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import (
     FAILED_BEFORE_ANNOTATION,
     GENERATION_ANNOTATION,
-    JOB_UID_LABEL,
-    JobRequest,
+    QJOB_UID_LABEL,
+    QuantizationJob,
 )
 
 MANAGED_BY = "quantization-operator"
-MANAGED_BY_SELECTOR = f"app.kubernetes.io/managed-by={MANAGED_BY},{JOB_UID_LABEL}"
-JOB_NAME_LABEL = f"{GROUP}/job-name"
+MANAGED_BY_SELECTOR = f"app.kubernetes.io/managed-by={MANAGED_BY},{QJOB_UID_LABEL}"
+QJOB_NAME_LABEL = f"{GROUP}/job-name"
 USER_ID = 65532
 GRACE_SECONDS = 60
 """Between SIGTERM and SIGKILL: time to finish writing a layer."""
@@ -45,41 +45,41 @@ def cleanup_name(name: str, uid: str) -> str:
     return job_name(f"{name[:45]}-delete", f"{uid}/delete")
 
 
-def labels(request: JobRequest, component: str = "job") -> dict[str, str]:
+def labels(qjob: QuantizationJob, component: str = "job") -> dict[str, str]:
     """Labels of the Job and its pods. The job's name is a label only where it fits one."""
-    named = {JOB_NAME_LABEL: request.name} if len(request.name) <= 63 else {}
+    named = {QJOB_NAME_LABEL: qjob.name} if len(qjob.name) <= 63 else {}
     return {
         "app.kubernetes.io/name": "quantizer",
         "app.kubernetes.io/component": component,
         "app.kubernetes.io/part-of": "quantization",
         "app.kubernetes.io/managed-by": MANAGED_BY,
-        JOB_UID_LABEL: request.uid,
+        QJOB_UID_LABEL: qjob.uid,
         **named,
     }
 
 
 def build(
-    request: JobRequest, spec: QuantizationJobSpec, settings: OperatorSettings, failed_before: int = 0
+    qjob: QuantizationJob, spec: QuantizationJobSpec, settings: OperatorSettings, failed_before: int = 0
 ) -> dict[str, Any]:
     """The manifest of the child Job (batch/v1). failed_before: attempts that Jobs before a pause counted."""
-    own = labels(request)
-    annotations = {**request.queue_annotations, GENERATION_ANNOTATION: str(request.generation)}
+    own = labels(qjob)
+    annotations = {**qjob.queue_annotations, GENERATION_ANNOTATION: str(qjob.generation)}
     if failed_before:
         annotations[FAILED_BEFORE_ANNOTATION] = str(failed_before)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": job_name(request.name, request.uid),
-            "namespace": request.namespace,
-            "labels": own | dict(request.queue_labels),
+            "name": job_name(qjob.name, qjob.uid),
+            "namespace": qjob.namespace,
+            "labels": own | dict(qjob.queue_labels),
             "annotations": annotations,
             "ownerReferences": [
                 {
                     "apiVersion": API_VERSION,
                     "kind": KIND,
-                    "name": request.name,
-                    "uid": request.uid,
+                    "name": qjob.name,
+                    "uid": qjob.uid,
                     "controller": True,
                     # A foreground deletion of the QuantizationJob ends when no pod writes to its output any more.
                     "blockOwnerDeletion": True,
@@ -90,28 +90,28 @@ def build(
             **retry.job_fields(spec, failed_before),
             **deadline.job_fields(spec),
             "template": {
-                "metadata": {"labels": own, "annotations": dict(request.queue_annotations)},
-                "spec": _pod(spec, settings, _quantizer(request, spec, settings)),
+                "metadata": {"labels": own, "annotations": dict(qjob.queue_annotations)},
+                "spec": _pod(spec, settings, _quantizer(qjob, spec, settings)),
             },
         },
     }
 
 
 def build_cleanup(
-    request: JobRequest, spec: QuantizationJobSpec, settings: OperatorSettings, recipe: str | None
+    qjob: QuantizationJob, spec: QuantizationJobSpec, settings: OperatorSettings, recipe: str | None
 ) -> dict[str, Any]:
     """The manifest of the Job that removes the artifact of a deleted QuantizationJob. recipe: of that artifact.
 
     It has no owner: a foreground deletion of the QuantizationJob would remove it before it has done its work. It
     ends by its deadline and is removed by its time to live. No queue, no GPU: it lists and deletes objects.
     """
-    own = labels(request, "cleanup")
+    own = labels(qjob, "cleanup")
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": cleanup_name(request.name, request.uid),
-            "namespace": request.namespace,
+            "name": cleanup_name(qjob.name, qjob.uid),
+            "namespace": qjob.namespace,
             "labels": own,
         },
         "spec": {
@@ -120,7 +120,7 @@ def build_cleanup(
             "ttlSecondsAfterFinished": CLEANUP_TTL_SECONDS,
             "template": {
                 "metadata": {"labels": own},
-                "spec": _pod(spec, settings, _remover(request, spec, settings, recipe)),
+                "spec": _pod(spec, settings, _remover(qjob, spec, settings, recipe)),
             },
         },
     }
@@ -163,11 +163,13 @@ def _pod(spec: QuantizationJobSpec, settings: OperatorSettings, work: dict[str, 
     }
 
 
-def _quantizer(request: JobRequest, spec: QuantizationJobSpec, settings: OperatorSettings) -> dict[str, Any]:
+def _quantizer(
+    qjob: QuantizationJob, spec: QuantizationJobSpec, settings: OperatorSettings
+) -> dict[str, Any]:
     return {
         "args": ["run"],
         "env": [
-            {"name": REQUEST_ENV, "value": run_request(request, spec, settings)},
+            {"name": REQUEST_ENV, "value": run_request(qjob, spec, settings)},
             *SCRATCH_ENV,
             *_credentials(spec),
         ],
@@ -177,11 +179,11 @@ def _quantizer(request: JobRequest, spec: QuantizationJobSpec, settings: Operato
 
 
 def _remover(
-    request: JobRequest, spec: QuantizationJobSpec, settings: OperatorSettings, recipe: str | None
+    qjob: QuantizationJob, spec: QuantizationJobSpec, settings: OperatorSettings, recipe: str | None
 ) -> dict[str, Any]:
     """What holds of the storage for the quantizer holds here too: its patience, and what the administrator refuses."""
     options = {
-        "--uid": request.uid,
+        "--uid": qjob.uid,
         "--recipe": recipe,
         "--endpoint": spec.storage.endpoint,
         "--region": spec.storage.region,
@@ -246,12 +248,12 @@ def _image(spec: QuantizationJobSpec, settings: OperatorSettings) -> str:
     return settings.quantizer_image if used == {"native"} else settings.legacy_image
 
 
-def run_request(request: JobRequest, spec: QuantizationJobSpec, settings: OperatorSettings) -> str:
+def run_request(qjob: QuantizationJob, spec: QuantizationJobSpec, settings: OperatorSettings) -> str:
     """The request as JSON. `$` is written as an escape: Kubernetes expands $(NAME) in a value, also to secrets."""
     document = RunRequest.from_spec(
-        request.name,
-        request.namespace,
-        request.uid,
+        qjob.name,
+        qjob.namespace,
+        qjob.uid,
         spec,
         settings.default_calibration or None,
         settings.refuse_link_local_endpoints,

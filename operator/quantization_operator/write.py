@@ -10,11 +10,11 @@ from quantization_api.status import QuantizationJobStatus
 from quantization_api.text import clean
 from quantization_operator import paths
 from quantization_operator.conditions import rfc3339
-from quantization_operator.decision import Event, Refusal
+from quantization_operator.decision import Event, Rejection
 from quantization_operator.kube import MERGE_PATCH, NO_ANSWER, ApiError, Kube
 from quantization_operator.ownership import fits, is_cleanup
-from quantization_operator.policies import refused
-from quantization_operator.snapshots import ChildJob, JobRequest
+from quantization_operator.policies import rejected
+from quantization_operator.snapshots import ChildJob, QuantizationJob
 
 COMPONENT = "quantization-operator"
 CONFLICT = 409
@@ -41,7 +41,7 @@ class Writer:
         self._kube = kube
         self._instance = instance
 
-    async def create_job(self, request: JobRequest, manifest: Mapping[str, Any]) -> ChildJob | Refusal:
+    async def create_job(self, qjob: QuantizationJob, manifest: Mapping[str, Any]) -> ChildJob | Rejection:
         """Create a Job; one that is already there and ours is the same success, also while it is going away.
 
         Raises:
@@ -49,17 +49,17 @@ class Writer:
         """
         name = manifest["metadata"]["name"]
         try:
-            path = paths.collection("Job", request.namespace)
+            path = paths.collection("Job", qjob.namespace)
             return _job(await self._kube.request("POST", path, body=manifest))
         except ApiError as error:
-            if refused.answers(error.code, error.message):
-                return Refusal(error.code, error.message, retry_after=error.retry_after)
+            if rejected.answers(error.code, error.message):
+                return Rejection(error.code, error.message, retry_after=error.retry_after)
             if error.code != CONFLICT or error.reason != "AlreadyExists":
                 raise
-        there = ChildJob.of(await self._kube.request("GET", paths.item("Job", request.namespace, name)))
-        if there is not None and (fits(request, there) or is_cleanup(request, there)):
+        there = ChildJob.of(await self._kube.request("GET", paths.item("Job", qjob.namespace, name)))
+        if there is not None and (fits(qjob, there) or is_cleanup(qjob, there)):
             return there
-        return Refusal(
+        return Rejection(
             CONFLICT, f"a Job named {name} exists that this QuantizationJob does not own", taken=True
         )
 
@@ -80,7 +80,9 @@ class Writer:
             return None
         return ChildJob.of(answer) if answer.get("kind") == "Job" else None
 
-    async def patch_finalizers(self, request: JobRequest, finalizers: Sequence[str]) -> JobRequest | None:
+    async def patch_finalizers(
+        self, qjob: QuantizationJob, finalizers: Sequence[str]
+    ) -> QuantizationJob | None:
         """Set the finalizers of the object, of this version of it; the object then, None when it is gone.
 
         Raises:
@@ -88,21 +90,21 @@ class Writer:
         """
         body = {
             "metadata": {
-                "uid": request.uid,
-                "resourceVersion": str(request.resource_version),
+                "uid": qjob.uid,
+                "resourceVersion": str(qjob.resource_version),
                 "finalizers": list(finalizers),
             }
         }
-        path = paths.item("QuantizationJob", request.namespace, request.name)
+        path = paths.item("QuantizationJob", qjob.namespace, qjob.name)
         try:
             answer = await self._kube.request("PATCH", path, body=body, content_type=MERGE_PATCH)
         except ApiError as error:
             if error.code == NOT_FOUND:
                 return None
             raise
-        return _request(answer)
+        return _qjob(answer)
 
-    async def delete_request(self, request: JobRequest) -> None:
+    async def delete_qjob(self, qjob: QuantizationJob) -> None:
         """Delete the object as it was seen: one that was changed since is looked at again first.
 
         Raises:
@@ -110,9 +112,9 @@ class Writer:
         """
         body = {
             "propagationPolicy": "Background",
-            "preconditions": {"uid": request.uid, "resourceVersion": str(request.resource_version)},
+            "preconditions": {"uid": qjob.uid, "resourceVersion": str(qjob.resource_version)},
         }
-        path = paths.item("QuantizationJob", request.namespace, request.name)
+        path = paths.item("QuantizationJob", qjob.namespace, qjob.name)
         try:
             await self._kube.request("DELETE", path, body=body)
         except ApiError as error:
@@ -120,8 +122,8 @@ class Writer:
                 raise
 
     async def patch_status(
-        self, request: JobRequest, before: Mapping[str, Any], after: QuantizationJobStatus
-    ) -> JobRequest:
+        self, qjob: QuantizationJob, before: Mapping[str, Any], after: QuantizationJobStatus
+    ) -> QuantizationJob:
         """Write a status over the version that it was decided from, which no namesake can have; the object then.
 
         Raises:
@@ -130,29 +132,27 @@ class Writer:
         dumped = after.model_dump(mode="json", by_alias=True, exclude_none=True)
         wanted = {key: value for key, value in dumped.items() if value != []}
         body = {
-            "metadata": {"resourceVersion": str(request.resource_version)},
+            "metadata": {"resourceVersion": str(qjob.resource_version)},
             "status": merge_patch(before, wanted),
         }
-        path = paths.item("QuantizationJob", request.namespace, request.name) + "/status"
-        return _request(await self._kube.request("PATCH", path, body=body, content_type=MERGE_PATCH))
+        path = paths.item("QuantizationJob", qjob.namespace, qjob.name) + "/status"
+        return _qjob(await self._kube.request("PATCH", path, body=body, content_type=MERGE_PATCH))
 
-    async def post_event(self, request: JobRequest, event: Event, now: datetime) -> None:
+    async def post_event(self, qjob: QuantizationJob, event: Event, now: datetime) -> None:
         """Tell of a transition. The name follows from it, so telling it twice is a conflict and no second event."""
         stamp = rfc3339(now)
-        digest = hashlib.sha256(
-            f"{request.uid} {request.resource_version} {event.reason}".encode()
-        ).hexdigest()
+        digest = hashlib.sha256(f"{qjob.uid} {qjob.resource_version} {event.reason}".encode()).hexdigest()
         body = {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": f"{request.name[:230]}.{digest[:16]}", "namespace": request.namespace},
+            "metadata": {"name": f"{qjob.name[:230]}.{digest[:16]}", "namespace": qjob.namespace},
             "involvedObject": {
                 "apiVersion": API_VERSION,
                 "kind": KIND,
-                "namespace": request.namespace,
-                "name": request.name,
-                "uid": request.uid,
-                "resourceVersion": str(request.resource_version),
+                "namespace": qjob.namespace,
+                "name": qjob.name,
+                "uid": qjob.uid,
+                "resourceVersion": str(qjob.resource_version),
             },
             "type": event.type,
             "reason": event.reason,
@@ -165,7 +165,7 @@ class Writer:
             "count": 1,
         }
         try:
-            await self._kube.request("POST", paths.events(request.namespace), body=body)
+            await self._kube.request("POST", paths.events(qjob.namespace), body=body)
         except ApiError as error:
             if error.code != CONFLICT:
                 raise
@@ -183,13 +183,13 @@ def _job(answer: Mapping[str, Any]) -> ChildJob:
     return made
 
 
-def _request(answer: Mapping[str, Any]) -> JobRequest:
+def _qjob(answer: Mapping[str, Any]) -> QuantizationJob:
     """The QuantizationJob that was changed.
 
     Raises:
         ApiError: the answer shows none.
     """
-    changed = JobRequest.of(answer)
+    changed = QuantizationJob.of(answer)
     if changed is None:
         raise ApiError(NO_ANSWER, "the answer to the change of a QuantizationJob shows none")
     return changed

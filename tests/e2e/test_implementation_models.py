@@ -11,7 +11,7 @@ from tests.support.quantized_models import family_batches, save_family
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.streamed import evaluate
-from quantizer.implementations.refusals import MODEL_TYPES
+from quantizer.implementations.model_types import MODEL_TYPES
 
 pytestmark = pytest.mark.e2e
 

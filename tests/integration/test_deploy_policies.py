@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.support.cluster_objects import job
+from tests.support.cluster_objects import quantization_job
 from tests.support.manifests import AFFINITY, REMOVED, claimed, configured, manifest
 from tests.support.operator_process import install, make_namespace, service_account_kubeconfig, until
 
 from local_cluster.control_plane import ApiServer
 from quantization_api.spec import QuantizationJobSpec
 from quantization_operator.settings import OperatorSettings
-from quantization_operator.snapshots import JobRequest
+from quantization_operator.snapshots import QuantizationJob
 from quantization_operator.workload import build, build_cleanup
 
 pytestmark = pytest.mark.integration
@@ -60,16 +60,16 @@ def create(api: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Create:
 
 def made(namespace: str = TEAM, *changes: tuple[str, Any]) -> dict[str, Any]:
     """The Job that the operator makes of a QuantizationJob."""
-    body = job(*changes, namespace=namespace)
-    return build(JobRequest.of(body), QuantizationJobSpec.model_validate(body["spec"]), SETTINGS)
+    body = quantization_job(*changes, namespace=namespace)
+    return build(QuantizationJob.of(body), QuantizationJobSpec.model_validate(body["spec"]), SETTINGS)
 
 
 def test_what_the_operator_makes_is_taken(create: Create) -> None:
     assert create(made()) == ""
     assert create(made(TEAM, *WHOLE)) == ""
-    body = job(namespace=TEAM)
+    body = quantization_job(namespace=TEAM)
     spec = QuantizationJobSpec.model_validate(body["spec"])
-    assert create(build_cleanup(JobRequest.of(body), spec, SETTINGS, None)) == ""
+    assert create(build_cleanup(QuantizationJob.of(body), spec, SETTINGS, None)) == ""
 
 
 @pytest.mark.parametrize("namespace", [OTHER, "kube-system", "quantization-system"])

@@ -20,13 +20,13 @@ from quantization_api.spec import QuantizationJobSpec
 from quantization_api.status import QuantizationJobStatus
 from quantization_operator import paths
 from quantization_operator.cache import Cache, Key
-from quantization_operator.decision import Event, Refusal
+from quantization_operator.decision import Event, Rejection
 from quantization_operator.kube import ApiError, Kube, NotLeaderError
 from quantization_operator.probes import Health
 from quantization_operator.queue import WorkQueue
 from quantization_operator.read import Reader
 from quantization_operator.settings import OperatorSettings
-from quantization_operator.snapshots import ChildJob, JobRequest
+from quantization_operator.snapshots import ChildJob, QuantizationJob
 from quantization_operator.sweep import NotSyncedError, Sweeper
 from quantization_operator.workload import build
 from quantization_operator.write import Writer
@@ -48,14 +48,14 @@ class Server:
         self.kube = Kube(configuration, 4, 10, lambda _verb, code: self.codes.append(code))
         install_crd(client.ApiClient(configuration))
 
-    def submit(self, name: str) -> JobRequest:
+    def submit(self, name: str) -> QuantizationJob:
         body = manifest()
         body["metadata"]["name"] = name
         self.api.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(body))
         return self.request(name)
 
-    def request(self, name: str) -> JobRequest:
-        return JobRequest.of(json.loads(self.api.kubectl("get", "qj", name, "-o", "json").stdout))
+    def qjob(self, name: str) -> QuantizationJob:
+        return QuantizationJob.of(json.loads(self.api.kubectl("get", "qj", name, "-o", "json").stdout))
 
 
 @pytest.fixture(scope="module")
@@ -72,43 +72,43 @@ def run(body: Callable[[], Awaitable[Any]]) -> Any:
     return asyncio.run(limited())
 
 
-def job_of(request: JobRequest) -> dict[str, Any]:
-    spec = QuantizationJobSpec.model_validate(json.loads(request.spec))
-    return build(request, spec, OperatorSettings())
+def job_of(qjob: QuantizationJob) -> dict[str, Any]:
+    spec = QuantizationJobSpec.model_validate(json.loads(qjob.spec))
+    return build(qjob, spec, OperatorSettings())
 
 
 def test_creating_a_job_twice_gives_the_same_job(server: Server) -> None:
-    request, writer = server.submit("twice"), Writer(server.kube, "test")
-    first = run(lambda: writer.create_job(request, job_of(request)))
-    second = run(lambda: writer.create_job(request, job_of(request)))
+    qjob, writer = server.submit("twice"), Writer(server.kube, "test")
+    first = run(lambda: writer.create_job(qjob, job_of(qjob)))
+    second = run(lambda: writer.create_job(qjob, job_of(qjob)))
     assert isinstance(first, ChildJob)
     assert isinstance(second, ChildJob)
     assert first.uid == second.uid
-    assert first.owner_uid == request.uid
+    assert first.owner_uid == qjob.uid
 
 
 def test_a_job_of_another_owner_is_a_refusal(server: Server) -> None:
-    request, writer = server.submit("foreign"), Writer(server.kube, "test")
-    run(lambda: writer.create_job(request, job_of(request)))
-    other = replace(request, uid="00000000-0000-4000-8000-000000000000")
-    refused = run(lambda: writer.create_job(other, job_of(request)))
-    assert isinstance(refused, Refusal)
-    assert refused.taken
+    qjob, writer = server.submit("foreign"), Writer(server.kube, "test")
+    run(lambda: writer.create_job(qjob, job_of(qjob)))
+    other = replace(qjob, uid="00000000-0000-4000-8000-000000000000")
+    rejected = run(lambda: writer.create_job(other, job_of(qjob)))
+    assert isinstance(rejected, Rejection)
+    assert rejected.taken
 
 
 def test_an_invalid_job_is_a_refusal_with_the_reason(server: Server) -> None:
-    request, writer = server.submit("invalid"), Writer(server.kube, "test")
-    bad = job_of(request)
+    qjob, writer = server.submit("invalid"), Writer(server.kube, "test")
+    bad = job_of(qjob)
     bad["spec"]["template"]["spec"]["restartPolicy"] = "Always"
-    refused = run(lambda: writer.create_job(request, bad))
-    assert isinstance(refused, Refusal)
-    assert refused.code == 422
-    assert "restartPolicy" in refused.message
+    rejected = run(lambda: writer.create_job(qjob, bad))
+    assert isinstance(rejected, Rejection)
+    assert rejected.code == 422
+    assert "restartPolicy" in rejected.message
 
 
 def test_only_the_job_that_was_meant_is_deleted(server: Server) -> None:
-    request, writer, reader = server.submit("deleted"), Writer(server.kube, "test"), Reader(server.kube)
-    made = run(lambda: writer.create_job(request, job_of(request)))
+    qjob, writer, reader = server.submit("deleted"), Writer(server.kube, "test"), Reader(server.kube)
+    made = run(lambda: writer.create_job(qjob, job_of(qjob)))
     another = replace(made, uid="00000000-0000-4000-8000-000000000000")
     with pytest.raises(ApiError, match="409"):
         run(lambda: writer.delete_job(another))
@@ -118,7 +118,7 @@ def test_only_the_job_that_was_meant_is_deleted(server: Server) -> None:
     assert going.resource_version > made.resource_version
     assert run(lambda: writer.delete_job(made)).deleting
     assert run(lambda: reader.job("default", made.name)).deleting
-    there = run(lambda: writer.create_job(request, job_of(request)))
+    there = run(lambda: writer.create_job(qjob, job_of(qjob)))
     assert there.deleting, "a new Job waits for it"
 
 
@@ -126,31 +126,31 @@ def test_only_the_version_that_was_seen_is_deleted_or_given_finalizers(server: S
     seen, writer = server.submit("versions"), Writer(server.kube, "test")
     newer = run(lambda: writer.patch_finalizers(seen, ["a/b"]))
     assert newer.finalizers == ("a/b",)
-    for stale in (lambda: writer.patch_finalizers(seen, []), lambda: writer.delete_request(seen)):
+    for stale in (lambda: writer.patch_finalizers(seen, []), lambda: writer.delete_qjob(seen)):
         with pytest.raises(ApiError) as refused:
             run(stale)
         assert refused.value.code == 409
     namesake = replace(newer, uid="00000000-0000-4000-8000-000000000000")
     with pytest.raises(ApiError):
         run(lambda: writer.patch_finalizers(namesake, []))
-    run(lambda: writer.delete_request(newer))
+    run(lambda: writer.delete_qjob(newer))
     going = server.request("versions")
     assert going.deleting
     run(lambda: writer.patch_finalizers(going, []))
     assert run(lambda: writer.patch_finalizers(going, [])) is None
-    run(lambda: writer.delete_request(going))
+    run(lambda: writer.delete_qjob(going))
 
 
 def test_a_status_is_written_only_over_the_version_it_was_decided_from(server: Server) -> None:
-    request, writer = server.submit("status"), Writer(server.kube, "test")
+    qjob, writer = server.submit("status"), Writer(server.kube, "test")
     status = QuantizationJobStatus(
         observed_generation=1, phase="Pending", job_name="x", passes="GptqQuantizer"
     )
-    written = run(lambda: writer.patch_status(request, {}, status))
+    written = run(lambda: writer.patch_status(qjob, {}, status))
     assert written.phase == "Pending"
-    assert written.resource_version > request.resource_version
+    assert written.resource_version > qjob.resource_version
     with pytest.raises(ApiError) as stale:
-        run(lambda: writer.patch_status(request, {}, status.model_copy(update={"phase": "Running"})))
+        run(lambda: writer.patch_status(qjob, {}, status.model_copy(update={"phase": "Running"})))
     assert stale.value.code == 409
     cleared = status.model_copy(update={"job_name": None})
     again = run(lambda: writer.patch_status(written, json.loads(written.status), cleared))
@@ -159,20 +159,20 @@ def test_a_status_is_written_only_over_the_version_it_was_decided_from(server: S
 
 
 def test_a_status_is_never_written_to_a_namesake(server: Server) -> None:
-    request, writer = server.submit("namesake"), Writer(server.kube, "test")
+    qjob, writer = server.submit("namesake"), Writer(server.kube, "test")
     server.api.kubectl("delete", "qj", "namesake")
     server.submit("namesake")
     with pytest.raises(ApiError) as error:
-        run(lambda: writer.patch_status(request, {}, QuantizationJobStatus(phase="Running")))
+        run(lambda: writer.patch_status(qjob, {}, QuantizationJobStatus(phase="Running")))
     assert error.value.code == 409
     assert server.request("namesake").phase == ""
 
 
 def test_an_event_is_told_once(server: Server) -> None:
-    request, writer = server.submit("told"), Writer(server.kube, "test")
+    qjob, writer = server.submit("told"), Writer(server.kube, "test")
     event = Event("Warning", "ModelNotFound", "it is not there")
-    run(lambda: writer.post_event(request, event, NOW))
-    run(lambda: writer.post_event(request, event, NOW))
+    run(lambda: writer.post_event(qjob, event, NOW))
+    run(lambda: writer.post_event(qjob, event, NOW))
     described = server.api.kubectl("describe", "qj", "told").stdout
     assert described.count("it is not there") == 1
     events = json.loads(server.api.kubectl("get", "events", "-o", "json").stdout)["items"]
@@ -180,12 +180,12 @@ def test_an_event_is_told_once(server: Server) -> None:
 
 
 def test_warnings_are_those_of_the_object_and_recent(server: Server) -> None:
-    request, writer, reader = server.submit("warned"), Writer(server.kube, "test"), Reader(server.kube)
+    qjob, writer, reader = server.submit("warned"), Writer(server.kube, "test"), Reader(server.kube)
     now = datetime.now(UTC)
-    run(lambda: writer.post_event(request, Event("Warning", "FailedCreate", "quota"), now))
-    run(lambda: writer.post_event(request, Event("Normal", "Created", "fine"), now))
-    run(lambda: writer.post_event(request, Event("Warning", "Old", "long ago"), NOW))
-    found = run(lambda: reader.warnings("default", request.uid, now))
+    run(lambda: writer.post_event(qjob, Event("Warning", "FailedCreate", "quota"), now))
+    run(lambda: writer.post_event(qjob, Event("Normal", "Created", "fine"), now))
+    run(lambda: writer.post_event(qjob, Event("Warning", "Old", "long ago"), NOW))
+    found = run(lambda: reader.warnings("default", qjob.uid, now))
     assert [warning.message for warning in found] == ["quota"]
 
 
@@ -244,7 +244,7 @@ def full(server: Server) -> Cache:
     """A cache that knows all that there is."""
     cache = Cache()
     for item in json.loads(server.api.kubectl("get", "qj", "-A", "-o", "json").stdout)["items"]:
-        cache.put(JobRequest.of(item))
+        cache.put(QuantizationJob.of(item))
     for item in json.loads(server.api.kubectl("get", "jobs", "-A", "-o", "json").stdout)["items"]:
         cache.put(ChildJob.of(item))
     return cache
@@ -258,14 +258,14 @@ def test_a_sweep_finds_nothing_when_the_watch_told_all(server: Server) -> None:
 
 
 def test_a_sweep_forgets_what_was_deleted_unseen(server: Server) -> None:
-    request = server.submit("ghost")
+    qjob = server.submit("ghost")
     cache = full(server)
     server.api.kubectl("delete", "qj", "ghost")
     server.submit("touch")  # the listing's version passes the ghost's
     cache.put(server.request("touch"))
     health, queue = swept(server, cache)
-    assert cache.record(Key(request.namespace, request.uid)) is None
-    assert run(queue.get) == Key("default", request.uid)
+    assert cache.record(Key(qjob.namespace, qjob.uid)) is None
+    assert run(queue.get) == Key("default", qjob.uid)
     assert health.watch_missed == ""
 
 

@@ -29,7 +29,7 @@ from tests.support.operator_cluster import Cluster
 from tests.support.operator_process import Operator, until
 
 from local_cluster.control_plane import ApiServer
-from quantization_operator.snapshots import FAILED_BEFORE_ANNOTATION, GENERATION_ANNOTATION, JOB_UID_LABEL
+from quantization_operator.snapshots import FAILED_BEFORE_ANNOTATION, GENERATION_ANNOTATION, QJOB_UID_LABEL
 from quantization_operator.workload import job_name
 
 pytestmark = pytest.mark.integration
@@ -100,7 +100,7 @@ def test_objects_that_say_nonsense_stop_nothing(cluster: Cluster, evil: Tenant) 
         evil.create(a_job("bad-failed-before", "abc", annotations={FAILED_BEFORE_ANNOTATION: "1.5"}))
         evil.create(a_pod("relabelled", "abc"))
         path = "/api/v1/namespaces/evil/pods/relabelled"
-        patch = {"metadata": {"labels": {JOB_UID_LABEL: ""}}}
+        patch = {"metadata": {"labels": {QJOB_UID_LABEL: ""}}}
         assert evil.ask("PATCH", path, patch, "application/merge-patch+json")[0] == 200
         until("they are counted", lambda: operator.metric("quantization_unreadable_objects_total") == 3)
         is_swept(operator)

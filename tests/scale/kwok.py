@@ -11,14 +11,14 @@ import yaml
 from tests.scale.client import Client
 from tests.support.cluster_objects import result_at
 
-from quantization_operator.workload import JOB_NAME_LABEL
+from quantization_operator.workload import QJOB_NAME_LABEL
 
 NODES = tuple(f"kwok-{number}" for number in range(10))
 """Each is played by a process of its own. KWOK 0.8.0 asks for all pods again whenever a watch is renewed, which is at
 some moment between 5 and 10 minutes, and goes through them one by one. One process for all nodes fell so far behind
 then, with 8,000 pods, that the rest of the run was about KWOK. They are small, so that the scheduler sees which has
 the fewest pods (it takes 100m for each that asks for nothing); on large ones almost all went to one."""
-OUTPUT = f"s3://artifacts/{{{{ index $.metadata.labels `{JOB_NAME_LABEL}` }}}}"
+OUTPUT = f"s3://artifacts/{{{{ index $.metadata.labels `{QJOB_NAME_LABEL}` }}}}"
 """Where the pod's job writes to (`load.py`), in KWOK's words."""
 _NODE_STATUS = """
 phase: Running

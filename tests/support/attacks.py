@@ -13,7 +13,7 @@ from tests.support.cluster_objects import RESULT, controlled_by
 from tests.support.operator_process import make_namespace
 
 from local_cluster.control_plane import ApiServer
-from quantization_operator.snapshots import GENERATION_ANNOTATION, JOB_UID_LABEL
+from quantization_operator.snapshots import GENERATION_ANNOTATION, QJOB_UID_LABEL
 from quantization_operator.workload import MANAGED_BY
 
 EVERYTHING = ["create", "get", "list", "delete", "patch", "update"]
@@ -106,7 +106,7 @@ class Tenant:
 
 def labels(uid: str) -> dict[str, str]:
     """Those by which the operator watches."""
-    return {"app.kubernetes.io/managed-by": MANAGED_BY, JOB_UID_LABEL: uid}
+    return {"app.kubernetes.io/managed-by": MANAGED_BY, QJOB_UID_LABEL: uid}
 
 
 def a_pod(name: str, uid: str, **metadata: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tests.support.manifests import manifest
 from quantization_api import API_VERSION
 from quantization_api.pod import REQUEST_ENV, RunResult
 from quantization_api.status import Artifact, Failure, MetricResult
-from quantization_operator.snapshots import GENERATION_ANNOTATION, JOB_UID_LABEL
+from quantization_operator.snapshots import GENERATION_ANNOTATION, QJOB_UID_LABEL
 from quantization_operator.workload import job_name
 
 UID = "2d7a7a5e-0000-4000-8000-000000000001"
@@ -62,7 +62,9 @@ def controlled_by(kind: str, name: str, uid: str) -> list[dict[str, Any]]:
     return [{"apiVersion": version, "kind": kind, "name": name, "uid": uid, "controller": True}]
 
 
-def job(*changes: tuple[str, Any], status: dict[str, Any] | None = None, **metadata: Any) -> dict[str, Any]:
+def quantization_job(
+    *changes: tuple[str, Any], status: dict[str, Any] | None = None, **metadata: Any
+) -> dict[str, Any]:
     """A QuantizationJob as it is stored; changes are those of `manifest`."""
     body = copy.deepcopy(manifest(*changes))
     body["metadata"] |= {
@@ -88,7 +90,7 @@ def child(
             "namespace": "default",
             "resourceVersion": "20",
             "creationTimestamp": CREATED,
-            "labels": {JOB_UID_LABEL: UID},
+            "labels": {QJOB_UID_LABEL: UID},
             "annotations": {GENERATION_ANNOTATION: str(generation)},
             "ownerReferences": controlled_by("QuantizationJob", "job", UID),
         }
@@ -131,7 +133,7 @@ def pod(
             "namespace": "default",
             "resourceVersion": "30",
             "creationTimestamp": STARTED,
-            "labels": {JOB_UID_LABEL: UID},
+            "labels": {QJOB_UID_LABEL: UID},
             "ownerReferences": controlled_by("Job", NAME, JOB_UID),
         }
         | metadata,

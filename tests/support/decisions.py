@@ -6,14 +6,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.support.cluster_objects import ENDED, condition_status, job, result_status
+from tests.support.cluster_objects import ENDED, condition_status, quantization_job, result_status
 
 from quantization_api.failures import Category
 from quantization_api.status import QuantizationJobStatus
-from quantization_operator.decision import Decision, Observed, Peer, Refusal
+from quantization_operator.decision import Decision, Observed, Peer, Rejection
 from quantization_operator.reconcile import reconcile
 from quantization_operator.settings import OperatorSettings
-from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest, KubernetesWarning
+from quantization_operator.snapshots import ChildJob, ChildPod, KubernetesWarning, QuantizationJob
 
 NOW = datetime(2026, 1, 1, 0, 0, 12, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
@@ -22,8 +22,8 @@ MADE = condition_status("Reconciling", "Starting")
 RUNS = condition_status("Reconciling", "Running")
 FRESH = {"fresh": True}
 DELETED = "2026-01-01T00:05:00Z"
-DENIED = Refusal(400, 'admission webhook "noon.example.com" denied the request: not before noon')
-NO_ANSWER = Refusal(500, 'failed calling webhook "nobody.example.com": connect: connection refused')
+DENIED = Rejection(400, 'admission webhook "noon.example.com" denied the request: not before noon')
+NO_ANSWER = Rejection(500, 'failed calling webhook "nobody.example.com": connect: connection refused')
 QUOTA = KubernetesWarning("FailedCreate", "exceeded quota: gpus", NOW)
 NOT_SECURE = KubernetesWarning("FailedCreate", 'violates PodSecurity "restricted"', NOW)
 OTHER = Peer("other", "0", NOW - timedelta(days=1), has_job=True, finished=False, deleting=False)
@@ -33,17 +33,19 @@ TRUSTED = ("reuse", "Trusted")
 
 def read_whole(
     *changes: tuple[str, Any], status: dict[str, Any] | None = None, **metadata: Any
-) -> JobRequest:
+) -> QuantizationJob:
     """What is read of DONE: the same spec as that of `job`, and a result."""
-    body = job(*changes, status=status or result_status(), **({"uid": "0", "name": "other"} | metadata))
-    return JobRequest.of(body, whole=True)
+    body = quantization_job(
+        *changes, status=status or result_status(), **({"uid": "0", "name": "other"} | metadata)
+    )
+    return QuantizationJob.of(body, whole=True)
 
 
 @dataclass(frozen=True)
 class Case:
     """What is observed, and the decision that must follow. `said` is a part of the Ready condition's message."""
 
-    request: dict[str, Any] = field(default_factory=lambda: job(status=MADE))
+    qjob: dict[str, Any] = field(default_factory=lambda: quantization_job(status=MADE))
     child: dict[str, Any] | None = None
     pods: list[dict[str, Any]] = field(default_factory=list)
     more: dict[str, Any] = field(default_factory=dict)
@@ -67,7 +69,7 @@ class Case:
 def observe(case: Case) -> Observed:
     """What the rules see."""
     return Observed(
-        request=JobRequest.of(case.request),
+        qjob=QuantizationJob.of(case.qjob),
         child=ChildJob.of(case.child) if case.child else None,
         pods=tuple(ChildPod.of(body) for body in case.pods),
         **case.more,
@@ -79,9 +81,20 @@ def decide(case: Case) -> Decision:
     return reconcile(observe(case), SETTINGS, case.now)
 
 
-def decided_as_told(case: Case) -> None:
-    """The decision is the one that the case tells, in every part."""
+def verify(case: Case) -> None:
+    """The decision is the one that the case names, in every part; its status is valid, and is written only once."""
     decision = decide(case)
+    _is_as_named(decision, case)
+    if case.phase is not None:
+        _says(decision.status, case)
+    if decision.status is not None:
+        written = decision.status.model_dump(mode="json", by_alias=True, exclude_none=True)
+        QuantizationJobStatus.model_validate_json(json.dumps(written))
+        again = decide(replace(case, qjob=case.qjob | {"status": written}))
+        assert (again.status, again.events) == (None, ())
+
+
+def _is_as_named(decision: Decision, case: Case) -> None:
     assert decision.rule == case.rule
     assert decision.look == case.look
     assert (decision.create is not None) == case.creates
@@ -94,31 +107,14 @@ def decided_as_told(case: Case) -> None:
         assert decision.requeue_after is None
     else:
         assert decision.requeue_after == pytest.approx(case.requeued)
-    if case.phase is None:
-        return
-    assert decision.status is not None
-    assert decision.status.phase == case.phase
-    ready = next(c for c in decision.status.conditions if c.type == "Ready")
+
+
+def _says(status: QuantizationJobStatus | None, case: Case) -> None:
+    assert status is not None
+    assert status.phase == case.phase
+    ready = next(c for c in status.conditions if c.type == "Ready")
     assert ready.reason == (case.category or case.reason)
     assert case.said in ready.message
-    assert (decision.status.failure.category if decision.status.failure else None) == case.category
-    assert (decision.status.completion_time is not None) == (case.phase in ("Succeeded", "Failed"))
-    assert decision.status.observed_generation == case.request["metadata"]["generation"]
-
-
-def written_once(case: Case) -> None:
-    """After the status of a decision was written, the same observation asks for no other."""
-    status = decide(case).status
-    assert status is not None
-    body = case.request | {"status": status.model_dump(mode="json", by_alias=True, exclude_none=True)}
-    again = decide(replace(case, request=body))
-    assert again.status is None
-    assert again.events == ()
-
-
-def fits_the_contract(case: Case) -> None:
-    """What is written is a status as the contract has it."""
-    status = decide(case).status
-    if status is not None:
-        text = json.dumps(status.model_dump(mode="json", by_alias=True, exclude_none=True))
-        QuantizationJobStatus.model_validate_json(text)
+    assert (status.failure.category if status.failure else None) == case.category
+    assert (status.completion_time is not None) == (case.phase in ("Succeeded", "Failed"))
+    assert status.observed_generation == case.qjob["metadata"]["generation"]

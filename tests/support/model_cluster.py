@@ -17,7 +17,7 @@ from tests.support.model_server import FOREGROUND, Body, ModelServer, deleting, 
 from quantization_api.failures import PERMANENT_EXIT_CODES
 from quantization_operator.conditions import rfc3339
 from quantization_operator.kube import ApiError
-from quantization_operator.snapshots import JOB_UID_LABEL
+from quantization_operator.snapshots import QJOB_UID_LABEL
 
 TRACKING = "batch.kubernetes.io/job-tracking"
 QUEUE = "kueue.x-k8s.io/queue-name"
@@ -167,7 +167,7 @@ class ModelCluster:
         pod = self.server.objects["Pod"][uid]
         if pod["status"]["phase"] != "Pending" or deleting(pod):
             return
-        request = labelled(pod, JOB_UID_LABEL)
+        request = labelled(pod, QJOB_UID_LABEL)
         if request in self.without_image:
             truth = self.truth[request]
             truth.causes.add("ImagePullFailed")
@@ -183,7 +183,7 @@ class ModelCluster:
         pod = self.server.objects["Pod"][uid]
         if _over(pod):
             return
-        truth = self.truth[labelled(pod, JOB_UID_LABEL)]
+        truth = self.truth[labelled(pod, QJOB_UID_LABEL)]
         if deleting(pod) and outcome != "node lost":
             outcome = "told to end"
         match outcome:
@@ -230,7 +230,7 @@ class ModelCluster:
         if pod["status"].get("conditions"):
             self._ended(uid, KILLED, conditions=pod["status"]["conditions"])
             return
-        self.truth[labelled(pod, JOB_UID_LABEL)].taken.add(uid)
+        self.truth[labelled(pod, QJOB_UID_LABEL)].taken.add(uid)
         lost = disruption("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
         self.server.update("Pod", uid, lambda body: body["status"].update(conditions=[lost]))
         self.server.delete("Pod", uid)

@@ -8,14 +8,14 @@ A state is a document with what the API server shows: `job`, `pods` and `events`
 from datetime import UTC, datetime
 from typing import Any
 
-from tests.support.cluster_objects import child, condition_status, job
+from tests.support.cluster_objects import child, condition_status, quantization_job
 
 from quantization_api.failures import Category
 from quantization_api.status import Failure
 from quantization_operator.diagnose import job_failure, pod_failure, waiting_problem
 from quantization_operator.reconcile import Observed, reconcile
 from quantization_operator.settings import OperatorSettings
-from quantization_operator.snapshots import ChildJob, ChildPod, JobRequest, KubernetesWarning
+from quantization_operator.snapshots import ChildJob, ChildPod, KubernetesWarning, QuantizationJob
 
 NOW = datetime(2026, 1, 1, 10, 10, tzinfo=UTC)
 C = Category
@@ -102,8 +102,8 @@ def diagnosed(body: dict[str, Any]) -> Failure | None:
     warnings = [KubernetesWarning.of(item) for item in body.get("events", ())]
     made = ChildJob.of(child(status=body.get("job", {}).get("status")))
     if body.get("deleted"):
-        request = JobRequest.of(job(status=condition_status("Reconciling")))
-        status = reconcile(Observed(request, fresh=True), OperatorSettings(), NOW).status
+        qjob = QuantizationJob.of(quantization_job(status=condition_status("Reconciling")))
+        status = reconcile(Observed(qjob, fresh=True), OperatorSettings(), NOW).status
         return status.failure if status else None
     if made.ended == "Failed":
         return job_failure(made, pods)

@@ -19,7 +19,7 @@ from tests.support.stories import OUTCOMES, STORIES, Life, ended_pod, running_po
 
 from quantization_operator import paths
 from quantization_operator.kube import MERGE_PATCH, ApiError, Connection
-from quantization_operator.snapshots import JOB_UID_LABEL
+from quantization_operator.snapshots import QJOB_UID_LABEL
 
 NAME = re.compile(r"\bs\d{4}\b")
 TURN_SECONDS = 0.2
@@ -92,7 +92,7 @@ class Batch:
         requests = {body["metadata"]["name"]: body for body in self.items("QuantizationJob")}
         by_uid = {life.uid: life for life in self.lives.values()}
         for pod in self.items("Pod"):
-            life = by_uid.get(pod["metadata"]["labels"][JOB_UID_LABEL])
+            life = by_uid.get(pod["metadata"]["labels"][QJOB_UID_LABEL])
             if life is not None:
                 self._play(life, pod, requests.get(life.name, {}))
         going = self._going()

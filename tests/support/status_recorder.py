@@ -20,7 +20,7 @@ from tests.support.pod_statuses import RECORDED, diagnosed, differs
 from tests.support.scrubbing import scrubbed
 
 from local_cluster.target import Target
-from quantization_operator.workload import JOB_NAME_LABEL
+from quantization_operator.workload import QJOB_NAME_LABEL
 
 VARIABLE = "QUANTIZATION_RECORD_STATUSES"
 FOLDER = Path(__file__).parents[1] / "unit/operator/recorded_statuses"
@@ -147,7 +147,7 @@ class Stream:
 
 
 def _place(job: Document) -> Place:
-    return job["metadata"]["namespace"], job["metadata"]["labels"].get(JOB_NAME_LABEL, "")
+    return job["metadata"]["namespace"], job["metadata"]["labels"].get(QJOB_NAME_LABEL, "")
 
 
 def _owner(pod: Document) -> str:

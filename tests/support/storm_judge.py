@@ -12,7 +12,7 @@ from tests.support.status_rules import ended, judge
 
 from quantization_operator.cache import KINDS, Kind
 from quantization_operator.settings import OperatorSettings
-from quantization_operator.snapshots import JOB_UID_LABEL
+from quantization_operator.snapshots import QJOB_UID_LABEL
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 OVERTAKEN_ROUNDS = 5
@@ -213,7 +213,7 @@ class JudgedCluster(RuleBasedStateMachine):
     def cache_is_right(self) -> None:
         """It has what is there, and nothing else: at once when the watch missed nothing, else after a sweep."""
         for kind in KINDS:
-            selector = "" if kind == "QuantizationJob" else JOB_UID_LABEL
+            selector = "" if kind == "QuantizationJob" else QJOB_UID_LABEL
             there = {uid for uid, body in self.server.objects[kind].items() if selected(body, selector)}
             assert set(self.operator.cache.uids(kind)) == there, f"the cache of {kind} is not what is there"
 

@@ -282,7 +282,34 @@ WHOLE_VALID: dict[str, Changes] = {
     ),
     "a graph for a GPU": (("workflow.passes", [GPTQ, {**BUILDER, "execution_provider": "cuda"}]),),
     "GPTQ by the package": ((PASS, {**GPTQ, "implementation": "auto-gptq", "desc_act": True}),),
+    "GPTQ by the package, of some linears": (
+        (
+            PASS,
+            {
+                **GPTQ,
+                "implementation": "auto-gptq",
+                "bits": 3,
+                "group_size": -1,
+                "sym": True,
+                "inside_layer_modules": [["mlp.up_proj"]],
+            },
+        ),
+    ),
     "AWQ by the package": ((PASS, {**AWQ, "implementation": "autoawq", "data_config": "train"}),),
+    "AWQ by the package, its bits given twice": (
+        (
+            PASS,
+            {
+                **AWQ,
+                "implementation": "autoawq",
+                "data_config": "train",
+                "w_bit": 4,
+                "bits": 4,
+                "duo_scaling": False,
+                "input_model_dtype": "fp32",
+            },
+        ),
+    ),
     "AWQ's scales by the package": (
         (
             PASS,

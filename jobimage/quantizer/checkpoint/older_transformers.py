@@ -16,7 +16,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.checkpoint.source import Buffer, Source, read_whole
 
 OLDER_MODEL_TYPES = frozenset({"gpt_neox", "llama", "mistral", "opt", "phi3", "qwen2", "qwen3"})
-"""Those that the legacy image is for: what any of its packages quantizes (implementations.refusals)."""
+"""Those that the legacy image is for: what any of its packages quantizes (implementations.model_types)."""
 
 
 def is_older() -> bool:

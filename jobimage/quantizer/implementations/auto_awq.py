@@ -17,7 +17,6 @@ from quantizer.implementations import repairs
 from quantizer.implementations.interface import OnProgress, QuantizedModel
 from quantizer.implementations.local_model import check_attention, check_sizes
 from quantizer.implementations.module_error import relative_error, rtn_weight
-from quantizer.implementations.refusals import w_bit
 
 PACKED = ("qweight", "qzeros", "scales")
 WORD = 8  # values of four bits in a packed word
@@ -57,7 +56,7 @@ def quantize(
         wrapper.quantize(
             tokenizer=None,
             quant_config={
-                "w_bit": w_bit(parameters),
+                "w_bit": parameters.weight_bits,
                 "q_group_size": parameters.q_group_size,
                 "zero_point": parameters.zero_point,
                 "version": parameters.version,

@@ -10,7 +10,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.quantize_report import QuantizeReport
-from quantizer.implementations import refusals, result
+from quantizer.implementations import result
 from quantizer.implementations.interface import OnProgress, QuantizedModel, package_version
 from quantizer.implementations.local_model import load
 
@@ -34,11 +34,10 @@ def quantize(
         device: cpu or cuda; the packages take the first GPU.
 
     Raises:
-        QuantizationError: InvalidWorkflow for what the package cannot do; ModelUnsupported, also when this
-            image has not the package; NumericalFailure; ScratchFull. Memory errors come out as they are:
+        QuantizationError: InvalidWorkflow when this image lacks the package, or a GPU is to be left unused;
+            ModelUnsupported; NumericalFailure; ScratchFull. Memory errors come out as they are:
             termination.categorize knows them.
     """
-    refusals.check(parameters)
     if device.type == "cpu" and torch.cuda.is_available():
         raise QuantizationError(
             Category.INVALID_WORKFLOW,

@@ -25,7 +25,7 @@ from quantizer.checkpoint.older_transformers import OlderWords, is_older
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.export.plan import PROVIDERS, check_model, plan_build
-from quantizer.implementations import refusals
+from quantizer.implementations import model_types
 from quantizer.passes.interface import LayerPass
 from quantizer.passes.making import WeightPass, calibration_of, make_pass, module_names, needs_text
 from quantizer.passes.sizes import check_sizes
@@ -113,8 +113,6 @@ def check(request: RunRequest, setting: Setting) -> Job:
     workflow, tracker = request.workflow, setting.tracker
     parameters, builder = _the_passes(workflow)
     stock = None if isinstance(parameters, QuaRot) or parameters.implementation == "native" else parameters
-    if stock is not None:
-        refusals.check(stock)
     layer_pass, modules = make_pass(parameters), module_names(parameters)
     for_onnx = _asks_for_onnx(parameters, builder, layer_pass)
     _check_places(request)
@@ -128,7 +126,7 @@ def check(request: RunRequest, setting: Setting) -> Job:
     setting.checkpoint()
     check_revision(workflow.input_model, model)
     if stock is not None:
-        refusals.check_model(stock, model.decoder.architecture.model_type)
+        model_types.check_model(stock, model.decoder.architecture.model_type)
     if for_onnx:
         check_model(model.decoder)
     check_sizes(model.decoder, layer_pass)

@@ -3,35 +3,35 @@
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from quantization_operator.decision import Peer, Refusal
-from quantization_operator.policies import refused
+from quantization_operator.decision import Peer, Rejection
+from quantization_operator.policies import rejected
 from quantization_operator.settings import OperatorSettings
-from quantization_operator.snapshots import FINALIZER, JobRequest
+from quantization_operator.snapshots import FINALIZER, QuantizationJob
 
 NAMESPACE_GOES = "is being terminated"
-"""Part of the API server's refusal to create anything in a namespace that is being deleted."""
+"""Part of the API server's rejection to create anything in a namespace that is being deleted."""
 
 LEAST_TRY_SECONDS = 60.0
 """So long a process tries at least, also one that was down until the bound had passed."""
 
 
-def finalizers(request: JobRequest, makes_artifact: bool) -> tuple[str, ...] | None:
+def finalizers(qjob: QuantizationJob, makes_artifact: bool) -> tuple[str, ...] | None:
     """The finalizers that the object should have; None when it has them.
 
     Ours only when there may be something to remove: with the policy Delete, and a Job, or a result without one, that
     there is or that comes now.
     """
-    has = FINALIZER in request.finalizers
-    made = bool(request.job_name) or request.finished == "Succeeded"
-    wanted = request.deletes_artifact and (makes_artifact or has or made)
+    has = FINALIZER in qjob.finalizers
+    made = bool(qjob.job_name) or qjob.finished == "Succeeded"
+    wanted = qjob.deletes_artifact and (makes_artifact or has or made)
     if wanted == has:
         return None
-    return (*request.finalizers, FINALIZER) if wanted else without(request)
+    return (*qjob.finalizers, FINALIZER) if wanted else without(qjob)
 
 
-def without(request: JobRequest) -> tuple[str, ...]:
+def without(qjob: QuantizationJob) -> tuple[str, ...]:
     """The finalizers of everybody else."""
-    return tuple(name for name in request.finalizers if name != FINALIZER)
+    return tuple(name for name in qjob.finalizers if name != FINALIZER)
 
 
 def kept_for(peers: Iterable[Peer]) -> Peer | None:
@@ -53,6 +53,6 @@ def left_to_try(deleted: datetime, tried: datetime, settings: OperatorSettings, 
     return max(left(deleted, settings, now), least)
 
 
-def hopeless(refusal: Refusal) -> bool:
+def hopeless(rejection: Rejection) -> bool:
     """Whether a clean-up Job that was refused would be refused again, for as long as the namespace exists."""
-    return refused.for_good(refusal) or NAMESPACE_GOES in refusal.message
+    return rejected.for_good(rejection) or NAMESPACE_GOES in rejection.message

@@ -13,14 +13,14 @@ Who knows that both hold may have such a job believed, unproven: `reuse`.
 from collections.abc import Iterable
 
 from quantization_operator.decision import Peer
-from quantization_operator.snapshots import JobRequest
+from quantization_operator.snapshots import QuantizationJob
 
 
-def holder(request: JobRequest, peers: Iterable[Peer]) -> Peer | None:
+def holder(qjob: QuantizationJob, peers: Iterable[Peer]) -> Peer | None:
     """The unfinished job that goes first: one that has a Job, else the oldest; None when it is this one."""
     open_ones = [peer for peer in peers if not peer.finished and not peer.deleting]
     running = [peer for peer in open_ones if peer.has_job]
-    earlier = [peer for peer in open_ones if (peer.created, peer.uid) < (request.created, request.uid)]
+    earlier = [peer for peer in open_ones if (peer.created, peer.uid) < (qjob.created, qjob.uid)]
     return min(running or earlier, key=lambda peer: (peer.created, peer.uid), default=None)
 
 

@@ -17,7 +17,7 @@ from quantization_api.spec import QuantizationJobSpec
 from quantization_api.status import QuantizationJobStatus
 from quantization_operator.decision import Peer
 from quantization_operator.policies import admission
-from quantization_operator.snapshots import JobRequest
+from quantization_operator.snapshots import QuantizationJob
 
 
 def trusts(spec: str) -> QuantizationJobSpec | None:
@@ -39,7 +39,7 @@ def _end(peer: Peer) -> tuple[datetime, datetime, str]:
 
 
 def believed(
-    spec: QuantizationJobSpec, peer: Peer, earlier: Iterable[JobRequest]
+    spec: QuantizationJobSpec, peer: Peer, earlier: Iterable[QuantizationJob]
 ) -> QuantizationJobStatus | None:
     """The status of the peer, if its result is to be believed. earlier: what was read of the peer, if it was there."""
     for found in earlier:
@@ -51,18 +51,18 @@ def believed(
     return None
 
 
-def heir(request: JobRequest, peers: Iterable[Peer]) -> Peer | None:
+def heir(qjob: QuantizationJob, peers: Iterable[Peer]) -> Peer | None:
     """A job that may be about to take over the result of this one, which is being deleted.
 
     It has read this one already, or will not have it: that is known by which was there first.
     """
-    if request.finished != "Succeeded" or request.deleted is None:
+    if qjob.finished != "Succeeded" or qjob.deleted is None:
         return None
     for peer in peers:
-        if peer.finished or peer.deleting or peer.created > request.deleted:
+        if peer.finished or peer.deleting or peer.created > qjob.deleted:
             continue
         spec = trusts(peer.spec)
-        if spec is not None and _asks_for(spec, request.spec):
+        if spec is not None and _asks_for(spec, qjob.spec):
             return peer
     return None
 

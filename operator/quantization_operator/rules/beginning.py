@@ -7,7 +7,16 @@ from quantization_operator.conditions import SUSPENDED_REASON, State
 from quantization_operator.decision import Case, Decision
 from quantization_operator.diagnose import failure, with_cure
 from quantization_operator.outcome import failed, next_status, taken_over, told
-from quantization_operator.policies import admission, artifact, conflict, limits, pause, refused, retry, reuse
+from quantization_operator.policies import (
+    admission,
+    artifact,
+    conflict,
+    limits,
+    pause,
+    rejected,
+    retry,
+    reuse,
+)
 
 LOOK_AGAIN_SECONDS = 5.0
 """The end of another object is not told to the jobs that wait for it."""
@@ -15,9 +24,9 @@ LOOK_AGAIN_SECONDS = 5.0
 
 def refused_spec(case: Case) -> Decision | None:
     """A stored spec that cannot be run is told at once, also during a pause: nothing would become better by waiting."""
-    if case.child is not None or case.request.job_name:
+    if case.child is not None or case.qjob.job_name:
         return None
-    spec = admission.admit(case.request.spec, case.request.problem)
+    spec = admission.admit(case.qjob.spec, case.qjob.problem)
     cause = spec if isinstance(spec, Failure) else limits.refusal(spec, case.settings)
     return failed("refused spec", case, cause) if cause else None
 
@@ -28,7 +37,7 @@ def paused(case: Case) -> Decision | None:
     The Job's name leaves the status, so that its absence is no accident (`ending.job_deleted`) and the end of the
     pause makes a new one. A queue's own suspension of the Job is another thing: it is the queue's to end.
     """
-    if not case.request.suspend:
+    if not case.qjob.suspend:
         return None
     child = case.child or case.observed.stray
     state = State("suspended", SUSPENDED_REASON, "spec.suspend is true; set it to false to go on")
@@ -40,7 +49,7 @@ def paused(case: Case) -> Decision | None:
 def stopping(case: Case) -> Decision | None:
     """Going on after a pause: the earlier Job is still there until its pod has saved and ended."""
     child = case.child
-    if child is None or not pause.left_over(case.request, child):
+    if child is None or not pause.left_over(case.qjob, child):
         return None
     state = State("in progress", "Stopping", f"waits until the pod of Job {child.name} has ended")
     status = next_status(case, state, job_name=None, job_uid=None)
@@ -52,9 +61,9 @@ def output_taken(case: Case) -> Decision | None:
     """Another QuantizationJob writes, or is about to write, to the same output."""
     if case.child is not None:
         return None
-    if holder := conflict.holder(case.request, case.observed.peers):
+    if holder := conflict.holder(case.qjob, case.observed.peers):
         sentence = (
-            f"QuantizationJob {holder.name} has the output {case.request.output} and has not ended; "
+            f"QuantizationJob {holder.name} has the output {case.qjob.output} and has not ended; "
             "wait for it, or delete it"
         )
         return failed("output taken", case, failure(Category.ARTIFACT_CONFLICT, sentence))
@@ -73,8 +82,8 @@ def trusted(case: Case) -> Decision | None:
     Not from the cache: the other job may be on its way out by now, and a Job may run that the cache does not know of.
     One that failed, and is judged again, is no peer of the other: that would not keep its artifact for it.
     """
-    last = reuse.last(case.observed.peers) if case.child is None and not case.request.finished else None
-    if last is None or (spec := reuse.trusts(case.request.spec)) is None:
+    last = reuse.last(case.observed.peers) if case.child is None and not case.qjob.finished else None
+    if last is None or (spec := reuse.trusts(case.qjob.spec)) is None:
         return None
     if case.observed.earlier is None:
         return Decision("trusted", look="earlier")
@@ -83,7 +92,7 @@ def trusted(case: Case) -> Decision | None:
         return None
     if not case.observed.fresh:
         return Decision("trusted", look="objects")
-    if finalizers := artifact.finalizers(case.request, makes_artifact=True):
+    if finalizers := artifact.finalizers(case.qjob, makes_artifact=True):
         return Decision("trusted", finalizers=finalizers)
     return taken_over("trusted", case, last.name, found)
 
@@ -92,27 +101,27 @@ def create(case: Case) -> Decision | None:
     """Make the Job, if the API server takes it; before it the finalizer, if the artifact is to go with the object."""
     if case.child is not None:
         return None
-    refusal = case.observed.refusal
-    if refusal is None:
-        if finalizers := artifact.finalizers(case.request, makes_artifact=True):
+    rejection = case.observed.rejection
+    if rejection is None:
+        if finalizers := artifact.finalizers(case.qjob, makes_artifact=True):
             return Decision("create", finalizers=finalizers)
-        spec = admission.admit(case.request.spec, case.request.problem)
+        spec = admission.admit(case.qjob.spec, case.qjob.problem)
         if isinstance(spec, Failure):
             raise AssertionError("a spec that is refused was decided above")
         before = retry.counted(case.before.attempts)
-        return Decision("create", create=workload.build(case.request, spec, case.settings, before))
-    if refusal.taken:
-        return failed("name taken", case, failure(Category.INTERNAL, refusal.message))
-    if refused.for_good(refusal):
+        return Decision("create", create=workload.build(case.qjob, spec, case.settings, before))
+    if rejection.taken:
+        return failed("name taken", case, failure(Category.INTERNAL, rejection.message))
+    if rejected.for_good(rejection):
         hint = "Correct spec.template: the API server does not accept the Job that follows from it."
-        return failed("refused job", case, failure(Category.INVALID_WORKFLOW, refusal.message, hint=hint))
-    cure = cures.cure(cures.REFUSED_JOB, refusal.message)
-    cause = failure(Category.UNSCHEDULABLE, refusal.message, hint=cure)
+        return failed("refused job", case, failure(Category.INVALID_WORKFLOW, rejection.message, hint=hint))
+    cure = cures.cure(cures.REFUSED_JOB, rejection.message)
+    cause = failure(Category.UNSCHEDULABLE, rejection.message, hint=cure)
     status = next_status(case, State("in progress", "JobRefused", with_cure(cause)))
     return Decision(
         "refused job",
         status=status,
         events=told(case, status),
         retry=True,
-        retry_after=refusal.retry_after,
+        retry_after=rejection.retry_after,
     )

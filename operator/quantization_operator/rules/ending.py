@@ -14,19 +14,20 @@ def finished(case: Case) -> Decision | None:
 
     Only a spec that was refused before any Job was made is judged again when it changes.
     """
-    request, child = case.request, case.child
-    if not request.finished:
+    qjob, child = case.qjob, case.child
+    if not qjob.finished:
         return None
-    changed = request.observed_generation != request.generation
-    if changed and request.finished == "Failed" and not request.job_name:
+    changed = qjob.observed_generation != qjob.generation
+    if changed and qjob.finished == "Failed" and not qjob.job_name:
         return None
-    left = ttl.left(request.ttl_seconds, request.completed, case.now)
+    left = ttl.left(qjob.ttl_seconds, qjob.completed, case.now)
     if left == 0:
         return Decision("expired", remove=True)
-    status = case.before.model_copy(update={"observed_generation": request.generation}) if changed else None
+    status = case.before.model_copy() if changed else None
     if status is not None:
+        status.observed_generation = qjob.generation
         status.conditions = [
-            c.model_copy(update={"observed_generation": request.generation}) for c in status.conditions
+            c.model_copy(update={"observed_generation": qjob.generation}) for c in status.conditions
         ]
     lingers = child is not None and not child.ended and not child.deleting
     return Decision("finished", status=status, delete=child if lingers else None, requeue_after=left)
@@ -49,7 +50,7 @@ def complete(case: Case) -> Decision | None:
     if found is None and not case.observed.fresh:
         return Decision("complete", look="objects")
     if isinstance(found, RunResult):
-        refused = forged(found, case.request.output, case.before.recipe)
+        refused = forged(found, case.qjob.output, case.before.recipe)
         return failed("forged result", case, refused) if refused else succeeded("complete", case, found)
     if found is None:
         found = failure(
@@ -91,13 +92,13 @@ def job_deleted(case: Case) -> Decision | None:
     up may arrive when it is gone, so that another has its name. That one goes too: whoever deleted it wants none.
     """
     child, adopted = case.child, case.observed.adopted
-    gone = bool(case.request.job_name or adopted) if child is None else bool(adopted) and child.uid != adopted
+    gone = bool(case.qjob.job_name or adopted) if child is None else bool(adopted) and child.uid != adopted
     if not gone:
         return None
     if not case.observed.fresh:
         return Decision("job deleted", look="objects")
-    name = case.request.job_name or workload.job_name(case.request.name, case.request.uid)
+    name = case.qjob.job_name or workload.job_name(case.qjob.name, case.qjob.uid)
     cause = failure(Category.JOB_DELETED, f"Job {name} was deleted before it ended")
-    believed = case.request.job_uid or adopted or None
+    believed = case.qjob.job_uid or adopted or None
     stray = child or case.observed.stray
     return failed("job deleted", case, cause, stop=stray, job_name=name, job_uid=believed)

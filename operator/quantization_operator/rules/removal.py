@@ -3,7 +3,7 @@
 from quantization_api.pod import RunResult
 from quantization_api.status import Failure
 from quantization_operator import workload
-from quantization_operator.decision import Case, Decision, Event, Refusal
+from quantization_operator.decision import Case, Decision, Event, Rejection
 from quantization_operator.diagnose import forged, job_failure, success_of
 from quantization_operator.policies import admission, artifact, limits, managed_by, reuse
 from quantization_operator.snapshots import FINALIZER
@@ -14,15 +14,15 @@ KEPT = "ArtifactKept"
 
 def left_alone(case: Case) -> Decision | None:
     """spec.managedBy names another controller: nothing is read into this object, and nothing written."""
-    return Decision("left alone") if managed_by.another(case.request) else None
+    return Decision("left alone") if managed_by.another(case.qjob) else None
 
 
 def deleting(case: Case) -> Decision | None:
     """Without our finalizer the garbage collector removes the Job, and nothing is written to what is going away."""
-    request = case.request
-    if not request.deleting:
+    qjob = case.qjob
+    if not qjob.deleting:
         return None
-    return clean_up(case) if FINALIZER in request.finalizers else Decision("deleting")
+    return clean_up(case) if FINALIZER in qjob.finalizers else Decision("deleting")
 
 
 def clean_up(case: Case) -> Decision:
@@ -32,14 +32,12 @@ def clean_up(case: Case) -> Decision:
     says what was left where. Each step is tried before its bound is looked at, so that the reason can be told, and
     what was deleted while the operator was down is tried all the same.
     """
-    request, observed, child = case.request, case.observed, case.child
+    qjob, observed, child = case.qjob, case.observed, case.child
     kept_for = artifact.kept_for(observed.peers)
     if kept_for is None and observed.cleanup is None:
-        kept_for = reuse.heir(request, observed.peers)
+        kept_for = reuse.heir(qjob, observed.peers)
     if kept_for is not None:
-        message = (
-            f"the artifact at {request.output} stays: it is also that of QuantizationJob {kept_for.name}"
-        )
+        message = f"the artifact at {qjob.output} stays: it is also that of QuantizationJob {kept_for.name}"
         return _release(case, Event("Normal", KEPT, message))
     job, bound = observed.cleanup, case.settings.cleanup_deadline_seconds
     if job is not None and job.ended == "Complete":
@@ -50,8 +48,8 @@ def clean_up(case: Case) -> Decision:
         return _give_up(case, job_failure(job, observed.cleanup_pods).message)
     if child is not None and not child.ended:
         if child.deleted is None:
-            if observed.refusal is not None:
-                return _refused("stop", case, observed.refusal)
+            if observed.rejection is not None:
+                return _rejected("stop", case, observed.rejection)
             return Decision("stop", delete=child, requeue_after=bound, problem=observed.problem)
         if (left := artifact.left(child.deleted, case.settings, case.now)) == 0:
             return _give_up(case, f"Job {child.name} did not stop within {bound:.0f} s")
@@ -66,36 +64,36 @@ def clean_up(case: Case) -> Decision:
 
 
 def _make_clean_up(case: Case) -> Decision:
-    request = case.request
-    spec = admission.admit(request.spec, request.problem)
+    qjob = case.qjob
+    spec = admission.admit(qjob.spec, qjob.problem)
     if isinstance(spec, Failure):
         return _give_up(case, f"the stored spec is not understood: {spec.message}")
     if not_allowed := limits.refusal(spec, case.settings):
         return _give_up(case, not_allowed.message)
-    if (refusal := case.observed.refusal) is None:
+    if (rejection := case.observed.rejection) is None:
         found = success_of(case.observed.pods)  # of a job that was deleted before its success was written
-        ours = isinstance(found, RunResult) and forged(found, request.output, None) is None
+        ours = isinstance(found, RunResult) and forged(found, qjob.output, None) is None
         recipe = case.before.recipe or (found.recipe if ours and isinstance(found, RunResult) else None)
-        return Decision("clean up", create=workload.build_cleanup(request, spec, case.settings, recipe))
-    if artifact.hopeless(refusal):
-        return _give_up(case, refusal.message)
-    return _refused("clean up", case, refusal)
+        return Decision("clean up", create=workload.build_cleanup(qjob, spec, case.settings, recipe))
+    if artifact.hopeless(rejection):
+        return _give_up(case, rejection.message)
+    return _rejected("clean up", case, rejection)
 
 
-def _refused(rule: str, case: Case, refusal: Refusal) -> Decision:
+def _rejected(rule: str, case: Case, rejection: Rejection) -> Decision:
     """A step of the removal was tried just now, and the API server did not do it."""
     known = case.observed.problem
     tried = known[1] if known and known[0] == rule else case.now
-    left = artifact.left_to_try(case.request.deleted or case.now, tried, case.settings, case.now)
+    left = artifact.left_to_try(case.qjob.deleted or case.now, tried, case.settings, case.now)
     if left == 0:
-        return _give_up(case, refusal.message)
+        return _give_up(case, rejection.message)
     return Decision(
-        rule, problem=(rule, tried), requeue_after=left, retry=True, retry_after=refusal.retry_after
+        rule, problem=(rule, tried), requeue_after=left, retry=True, retry_after=rejection.retry_after
     )
 
 
 def _give_up(case: Case, why: str) -> Decision:
-    message = f"{case.request.output} may still hold the artifact, remove it by hand: {why}"
+    message = f"{case.qjob.output} may still hold the artifact, remove it by hand: {why}"
     return _release(case, Event("Warning", LEFT, message))
 
 
@@ -108,5 +106,5 @@ def _release(case: Case, event: Event) -> Decision:
 
 def finalizer(case: Case) -> Decision | None:
     """artifactPolicy was changed after the Job was made, or the result taken over."""
-    wanted = artifact.finalizers(case.request, makes_artifact=False)
+    wanted = artifact.finalizers(case.qjob, makes_artifact=False)
     return None if wanted is None else Decision("finalizer", finalizers=wanted)

@@ -15,7 +15,7 @@ from tests.support.cluster_objects import (
     controlled_by,
     disruption,
     ended,
-    job,
+    quantization_job,
     running,
     succeeded,
     terminated,
@@ -25,7 +25,14 @@ from quantization_operator.cache import REMEMBERED_DROPS, Cache, Key, kind_of
 from quantization_operator.identity import identify
 from quantization_operator.ownership import pods_of
 from quantization_operator.read import Listed, Listing
-from quantization_operator.snapshots import FINALIZER, JOB_UID_LABEL, ChildJob, ChildPod, JobRequest, place_of
+from quantization_operator.snapshots import (
+    FINALIZER,
+    QJOB_UID_LABEL,
+    ChildJob,
+    ChildPod,
+    QuantizationJob,
+    place_of,
+)
 from quantization_operator.sweep import ghosts, late
 
 pytestmark = pytest.mark.unit
@@ -34,13 +41,13 @@ KEY = Key("default", UID)
 
 
 def test_objects_of_one_job_come_together_in_any_order() -> None:
-    parts = [JobRequest.of(job()), ChildJob.of(child()), ChildPod.of(running())]
+    parts = [QuantizationJob.of(quantization_job()), ChildJob.of(child()), ChildPod.of(running())]
     for order in itertools.permutations(parts):
         cache = Cache()
         assert [cache.put(part) for part in order] == [KEY] * 3
         record = cache.record(KEY)
         assert record is not None
-        assert record.request == parts[0]
+        assert record.qjob == parts[0]
         assert list(record.jobs.values()) == [parts[1]]
         assert list(record.pods.values()) == [parts[2]]
 
@@ -56,7 +63,7 @@ def test_an_old_or_repeated_event_is_no_news() -> None:
 
 def test_a_new_version_that_says_nothing_new_is_kept_and_decides_nothing() -> None:
     cache = Cache()
-    for of, body in ((JobRequest.of, job), (ChildJob.of, child), (ChildPod.of, running)):
+    for of, body in ((QuantizationJob.of, quantization_job), (ChildJob.of, child), (ChildPod.of, running)):
         first = of(body(resourceVersion="100"))
         assert cache.put(first) == KEY
         assert cache.put(of(body(resourceVersion="101"))) is None
@@ -67,7 +74,7 @@ def test_a_new_version_that_says_nothing_new_is_kept_and_decides_nothing() -> No
     assert cache.put(ChildJob.of(child(resourceVersion="103", deletionTimestamp=ENDED))) == KEY
 
 
-@pytest.mark.parametrize("labels", [{}, None, {JOB_UID_LABEL: ""}, {JOB_UID_LABEL: 7}, "x"])
+@pytest.mark.parametrize("labels", [{}, None, {QJOB_UID_LABEL: ""}, {QJOB_UID_LABEL: 7}, "x"])
 def test_an_object_of_nobody_is_none_for_the_watch_and_for_a_listing(labels: Any) -> None:
     for kind, of, body in (("Job", ChildJob.of, child), ("Pod", ChildPod.of, running)):
         assert of(body(labels=labels)) is None
@@ -77,7 +84,7 @@ def test_an_object_of_nobody_is_none_for_the_watch_and_for_a_listing(labels: Any
 def test_an_object_that_changes_its_owner_leaves_the_one_before() -> None:
     cache = Cache()
     cache.put(ChildPod.of(running()))
-    assert cache.put(ChildPod.of(running(labels={JOB_UID_LABEL: "other"}, resourceVersion="31"))) == Key(
+    assert cache.put(ChildPod.of(running(labels={QJOB_UID_LABEL: "other"}, resourceVersion="31"))) == Key(
         "default", "other"
     )
     assert cache.record(KEY) is None
@@ -89,7 +96,7 @@ def test_an_object_that_changes_its_owner_leaves_the_one_before() -> None:
 def test_a_uid_in_another_namespace_is_another_job() -> None:
     cache = Cache()
     for snapshot in (
-        JobRequest.of(job()),
+        QuantizationJob.of(quantization_job()),
         ChildJob.of(child(namespace="evil")),
         ChildPod.of(running(namespace="evil")),
     ):
@@ -98,13 +105,13 @@ def test_a_uid_in_another_namespace_is_another_job() -> None:
     assert mine is not None
     assert (mine.jobs, mine.pods) == ({}, {})
     assert theirs is not None
-    assert theirs.request is None
+    assert theirs.qjob is None
 
 
 def test_nothing_is_left_of_a_job_that_is_gone() -> None:
     cache = Cache()
     pod = ChildPod.of(running())
-    for snapshot in (JobRequest.of(job()), ChildJob.of(child()), pod):
+    for snapshot in (QuantizationJob.of(quantization_job()), ChildJob.of(child()), pod):
         cache.put(snapshot)
     assert cache.drop("QuantizationJob", UID) == KEY
     assert cache.drop("Job", JOB_UID) == KEY
@@ -118,11 +125,15 @@ def test_the_unfinished_are_known_without_a_look_at_all() -> None:
     cache = Cache()
     cache.put(ChildJob.of(child()))
     assert cache.unfinished() == [], "there is a Job, its QuantizationJob is not known yet"
-    cache.put(JobRequest.of(job()))
+    cache.put(QuantizationJob.of(quantization_job()))
     assert cache.unfinished() == [cache.record(KEY)]
-    cache.put(JobRequest.of(job(status=condition_status("Ready", "Succeeded"), resourceVersion="11")))
+    cache.put(
+        QuantizationJob.of(
+            quantization_job(status=condition_status("Ready", "Succeeded"), resourceVersion="11")
+        )
+    )
     assert cache.unfinished() == []
-    cache.put(JobRequest.of(job(uid="other", name="other")))
+    cache.put(QuantizationJob.of(quantization_job(uid="other", name="other")))
     assert cache.unfinished() == [cache.record(Key("default", "other"))]
     cache.drop("QuantizationJob", "other")
     assert cache.unfinished() == []
@@ -156,7 +167,7 @@ def test_disruptions_are_remembered_when_their_pods_are_gone() -> None:
     for name in ("a", "b"):
         pod = ChildPod.of(terminated(143, name=name, conditions=[disruption()]))
         cache.put(pod)
-        cache.put(JobRequest.of(job(resourceVersion="1")))
+        cache.put(QuantizationJob.of(quantization_job(resourceVersion="1")))
         cache.drop("Pod", pod.uid)
     record = cache.record(KEY)
     assert record is not None
@@ -166,20 +177,20 @@ def test_disruptions_are_remembered_when_their_pods_are_gone() -> None:
 def test_a_finished_job_keeps_its_identity_and_no_texts() -> None:
     cache = Cache()
     cache.put(ChildPod.of(succeeded()))
-    cache.put(JobRequest.of(job(status=condition_status("Ready", "Succeeded"))))
+    cache.put(QuantizationJob.of(quantization_job(status=condition_status("Ready", "Succeeded"))))
     record = cache.record(KEY)
     assert record is not None
-    assert record.request is not None
-    assert (record.request.spec, record.request.status) == ("", "")
-    assert record.request.finished == "Succeeded"
+    assert record.qjob is not None
+    assert (record.qjob.spec, record.qjob.status) == ("", "")
+    assert record.qjob.finished == "Succeeded"
     assert [pod.ended_message for pod in record.pods.values()] == [""]
     cache.put(ChildPod.of(succeeded(resourceVersion="31")))
     assert [pod.ended_message for pod in record.pods.values()] == [""]
 
 
 def test_the_spec_is_kept_until_the_job_is_made() -> None:
-    assert JobRequest.of(job()).spec
-    assert not JobRequest.of(job(status=condition_status("Reconciling"))).spec
+    assert QuantizationJob.of(quantization_job()).spec
+    assert not QuantizationJob.of(quantization_job(status=condition_status("Reconciling"))).spec
 
 
 @pytest.mark.parametrize(
@@ -210,37 +221,43 @@ def test_the_spec_is_kept_until_the_job_is_made() -> None:
 def test_jobs_with_the_same_output_are_found(
     status: dict[str, Any] | None, metadata: dict[str, Any], changes: Any, found: bool
 ) -> None:
-    cache, me = Cache(), JobRequest.of(job())
+    cache, me = Cache(), QuantizationJob.of(quantization_job())
     cache.put(me)
     assert cache.peers(me) == ()
-    cache.put(JobRequest.of(job(*changes, status=status, **({"uid": "other", "name": "other"} | metadata))))
+    cache.put(
+        QuantizationJob.of(
+            quantization_job(*changes, status=status, **({"uid": "other", "name": "other"} | metadata))
+        )
+    )
     assert [peer.name for peer in cache.peers(me)] == (["other"] if found else [])
     cache.drop("QuantizationJob", "other")
     assert cache.peers(me) == ()
 
 
 def test_a_job_leaves_its_output_when_it_fails() -> None:
-    cache, me = Cache(), JobRequest.of(job())
-    cache.put(JobRequest.of(job(uid="other", name="other")))
+    cache, me = Cache(), QuantizationJob.of(quantization_job())
+    cache.put(QuantizationJob.of(quantization_job(uid="other", name="other")))
     (peer,) = cache.peers(me)
     assert not peer.has_job
     assert peer.spec
-    cache.put(ChildJob.of(child(uid="foreign", labels={JOB_UID_LABEL: "other"})))
+    cache.put(ChildJob.of(child(uid="foreign", labels={QJOB_UID_LABEL: "other"})))
     (peer,) = cache.peers(me)
     assert not peer.has_job, "a Job that it does not control is none of its own"
     owners = controlled_by("QuantizationJob", "other", "other")
-    cache.put(ChildJob.of(child(labels={JOB_UID_LABEL: "other"}, ownerReferences=owners)))
+    cache.put(ChildJob.of(child(labels={QJOB_UID_LABEL: "other"}, ownerReferences=owners)))
     (peer,) = cache.peers(me)
     assert peer.has_job
     failed = condition_status("Stalled", "Internal")
-    cache.put(JobRequest.of(job(uid="other", name="other", resourceVersion="11", status=failed)))
+    cache.put(
+        QuantizationJob.of(quantization_job(uid="other", name="other", resourceVersion="11", status=failed))
+    )
     assert cache.peers(me) == ()
 
 
 def test_of_a_job_that_succeeded_its_end_is_known_and_nothing_that_takes_room() -> None:
-    cache, me = Cache(), JobRequest.of(job())
+    cache, me = Cache(), QuantizationJob.of(quantization_job())
     done = condition_status("Ready", "Succeeded", completionTime=ENDED)
-    cache.put(JobRequest.of(job(uid="other", name="other", status=done)))
+    cache.put(QuantizationJob.of(quantization_job(uid="other", name="other", status=done)))
     (peer,) = cache.peers(me)
     assert (peer.finished, peer.completed, peer.spec) == (True, datetime.fromisoformat(ENDED), "")
 
@@ -267,7 +284,7 @@ def test_a_place_is_what_tells_two_outputs_apart(spec: dict[str, Any], place: st
 def test_a_pod_that_a_pause_ends_is_no_disruption() -> None:
     for suspend, expected in ((True, 0), (False, 1)):
         cache = Cache()
-        cache.put(JobRequest.of(job(("suspend", suspend))))
+        cache.put(QuantizationJob.of(quantization_job(("suspend", suspend))))
         cache.put(ChildJob.of(child()))
         cache.put(ChildPod.of(terminated(143)))
         record = cache.record(KEY)
@@ -276,28 +293,28 @@ def test_a_pod_that_a_pause_ends_is_no_disruption() -> None:
 
 
 PAUSED = {key: value for key, value in condition_status("Suspended").items() if key != "jobName"}
-ON_AGAIN = job(status=PAUSED | {"observedGeneration": 2}, generation=3)
+ON_AGAIN = quantization_job(status=PAUSED | {"observedGeneration": 2}, generation=3)
 
 
 @pytest.mark.parametrize(
-    ("request_", "first", "expected"),
+    ("qjob", "first", "expected"),
     [
-        (job(status=condition_status("Reconciling")), child(), 1),
-        (job(), child(), 1),
+        (quantization_job(status=condition_status("Reconciling")), child(), 1),
+        (quantization_job(), child(), 1),
         (ON_AGAIN, child(generation=3), 1),
         (ON_AGAIN, child(generation=1), 0),
         (ON_AGAIN, child(deletionTimestamp=CREATED), 0),
         (ON_AGAIN, None, 0),
-        (job(("suspend", True)), child(), 0),
+        (quantization_job(("suspend", True)), child(), 0),
     ],
     ids=["runs", "before its status", "after a pause", "from before a pause", "going", "gone", "paused"],
 )
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_a_pod_is_disrupted_when_its_job_goes_on(
-    request_: dict[str, Any], first: dict[str, Any] | None, expected: int, order: tuple[int, ...]
+    qjob: dict[str, Any], first: dict[str, Any] | None, expected: int, order: tuple[int, ...]
 ) -> None:
     cache = Cache()
-    told = [JobRequest.of(request_), ChildJob.of(first) if first else None, ChildPod.of(terminated(143))]
+    told = [QuantizationJob.of(qjob), ChildJob.of(first) if first else None, ChildPod.of(terminated(143))]
     for snapshot in (told[which] for which in order):
         if snapshot is not None:
             cache.put(snapshot)
@@ -308,7 +325,7 @@ def test_a_pod_is_disrupted_when_its_job_goes_on(
 
 def test_a_pod_whose_job_is_gone_is_not_counted_when_that_is_told_late() -> None:
     cache = Cache()
-    cache.put(JobRequest.of(ON_AGAIN))
+    cache.put(QuantizationJob.of(ON_AGAIN))
     cache.put(ChildJob.of(child(deletionTimestamp=CREATED)))
     cache.put(ChildPod.of(running()))
     cache.drop("Job", JOB_UID)
@@ -328,8 +345,8 @@ def test_pods_of_a_job_from_before_a_pause_are_not_those_of_the_next() -> None:
 def test_the_spec_is_kept_while_it_is_needed_to_clean_up() -> None:
     done = condition_status("Ready", "Succeeded")
     going = {"deletionTimestamp": CREATED, "finalizers": [FINALIZER]}
-    assert not JobRequest.of(job(status=done, finalizers=[FINALIZER])).spec
-    kept = JobRequest.of(job(status=done, **going))
+    assert not QuantizationJob.of(quantization_job(status=done, finalizers=[FINALIZER])).spec
+    kept = QuantizationJob.of(quantization_job(status=done, **going))
     assert kept.spec
     assert kept.status
 
@@ -382,7 +399,11 @@ def test_a_pod_that_a_pause_ended_is_no_disruption_when_the_pause_is_over(
     going: dict[str, Any], counted: int
 ) -> None:
     cache = Cache()
-    for snapshot in (JobRequest.of(job()), ChildJob.of(child(**going)), ChildPod.of(terminated(143))):
+    for snapshot in (
+        QuantizationJob.of(quantization_job()),
+        ChildJob.of(child(**going)),
+        ChildPod.of(terminated(143)),
+    ):
         cache.put(snapshot)
     record = cache.record(KEY)
     assert record is not None
@@ -393,15 +414,22 @@ def test_a_pod_that_a_pause_ended_is_no_disruption_when_the_pause_is_over(
     ("parts", "presses"),
     [
         ([], False),
-        ([JobRequest.of(job())], True),
-        ([JobRequest.of(job()), ChildJob.of(child())], False),
+        ([QuantizationJob.of(quantization_job())], True),
+        ([QuantizationJob.of(quantization_job()), ChildJob.of(child())], False),
         ([ChildJob.of(child())], False),
-        ([JobRequest.of(job(status={**condition_status("Reconciling"), "jobName": "job-0"}))], False),
-        ([JobRequest.of(job()), ChildJob.of(child(status=ended("Complete")))], True),
-        ([JobRequest.of(job(status=condition_status("Stalled")))], False),
         (
             [
-                JobRequest.of(job(status=condition_status("Ready"))),
+                QuantizationJob.of(
+                    quantization_job(status={**condition_status("Reconciling"), "jobName": "job-0"})
+                )
+            ],
+            False,
+        ),
+        ([QuantizationJob.of(quantization_job()), ChildJob.of(child(status=ended("Complete")))], True),
+        ([QuantizationJob.of(quantization_job(status=condition_status("Stalled")))], False),
+        (
+            [
+                QuantizationJob.of(quantization_job(status=condition_status("Ready"))),
                 ChildJob.of(child(status=ended("Complete"))),
             ],
             False,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
-from tests.support.cluster_objects import child, controlled_by, job, pod, running
+from tests.support.cluster_objects import child, controlled_by, pod, quantization_job, running
 from tests.support.model_cluster import ModelCluster
 from tests.support.model_operator import ModelOperator, StillLoop
 
@@ -20,7 +20,7 @@ from quantization_operator.metrics import Metrics
 from quantization_operator.queue import WorkQueue
 from quantization_operator.read import Reader
 from quantization_operator.settings import OperatorSettings
-from quantization_operator.snapshots import JOB_UID_LABEL, ChildJob, ChildPod, JobRequest
+from quantization_operator.snapshots import QJOB_UID_LABEL, ChildJob, ChildPod, QuantizationJob
 from quantization_operator.workload import job_name
 from quantization_operator.write import Writer
 
@@ -33,34 +33,34 @@ class Recorder:
     def __init__(self) -> None:
         self.written: list[str] = []
 
-    async def create_job(self, request: JobRequest, manifest: Mapping[str, Any]) -> ChildJob:
-        self.written.append(f"Job of {request.name}")
+    async def create_job(self, qjob: QuantizationJob, manifest: Mapping[str, Any]) -> ChildJob:
+        self.written.append(f"Job of {qjob.name}")
         metadata = manifest["metadata"]
         return ChildJob.of(
             child(
-                uid=f"job-{request.uid}",
+                uid=f"job-{qjob.uid}",
                 name=metadata["name"],
-                labels={JOB_UID_LABEL: request.uid},
+                labels={QJOB_UID_LABEL: qjob.uid},
                 ownerReferences=metadata["ownerReferences"],
             )
         )
 
     async def patch_status(
-        self, request: JobRequest, _: Mapping[str, Any], after: QuantizationJobStatus
-    ) -> JobRequest:
-        self.written.append(f"status of {request.name}")
+        self, qjob: QuantizationJob, _: Mapping[str, Any], after: QuantizationJobStatus
+    ) -> QuantizationJob:
+        self.written.append(f"status of {qjob.name}")
         status = json.loads(after.model_dump_json(by_alias=True, exclude_none=True))
-        return JobRequest.of(
-            job(
-                uid=request.uid,
-                name=request.name,
-                resourceVersion=str(request.resource_version + 1),
+        return QuantizationJob.of(
+            quantization_job(
+                uid=qjob.uid,
+                name=qjob.name,
+                resourceVersion=str(qjob.resource_version + 1),
                 status=status,
             )
         )
 
-    async def post_event(self, request: JobRequest, *_: object) -> None:
-        self.written.append(f"event of {request.name}")
+    async def post_event(self, qjob: QuantizationJob, *_: object) -> None:
+        self.written.append(f"event of {qjob.name}")
 
 
 def controller_of(
@@ -94,8 +94,8 @@ def test_no_job_waits_for_the_status_of_another() -> None:
             cache, queue, None, recorder, lambda: datetime(2026, 1, 1, 0, 0, 2, tzinfo=UTC), lambda: 0.0
         )
         for name in "abc":
-            body = job(("output.uri", f"s3://artifacts/{name}"), uid=f"uid-{name}", name=name)
-            if key := cache.put(JobRequest.of(body)):
+            body = quantization_job(("output.uri", f"s3://artifacts/{name}"), uid=f"uid-{name}", name=name)
+            if key := cache.put(QuantizationJob.of(body)):
                 queue.add(key)
         worker = asyncio.create_task(controller.work())
         async with asyncio.timeout(10):
@@ -137,10 +137,14 @@ def test_many_jobs_that_wait_leave_the_api_server_its_time() -> None:
         controller = controller_of(cache, queue, events, Recorder(), events.now, events.clock)
         for number in range(100):
             uid = f"uid-{number}"
-            cache.put(JobRequest.of(job(uid=uid, name=f"n-{number}", status={"jobUid": f"job-{uid}"})))
+            cache.put(
+                QuantizationJob.of(
+                    quantization_job(uid=uid, name=f"n-{number}", status={"jobUid": f"job-{uid}"})
+                )
+            )
             name = job_name(f"n-{number}", uid)
             owners = controlled_by("QuantizationJob", f"n-{number}", uid)
-            body = child(uid=f"job-{uid}", name=name, labels={JOB_UID_LABEL: uid}, ownerReferences=owners)
+            body = child(uid=f"job-{uid}", name=name, labels={QJOB_UID_LABEL: uid}, ownerReferences=owners)
             if key := cache.put(ChildJob.of(body)):
                 queue.add(key)
         worker = asyncio.create_task(controller.work())
@@ -170,9 +174,9 @@ class SlowStatus(Recorder):
     def now(self) -> datetime:
         return datetime(2026, 1, 1, 0, 0, 2, tzinfo=UTC) + timedelta(seconds=self.time)
 
-    async def patch_status(self, request: JobRequest, *more: Any) -> JobRequest:
+    async def patch_status(self, qjob: QuantizationJob, *more: Any) -> QuantizationJob:
         self.time += 2.0
-        return await super().patch_status(request, *more)
+        return await super().patch_status(qjob, *more)
 
 
 def test_that_pods_start_is_not_told_of_all_when_the_api_server_has_too_much_to_do() -> None:
@@ -185,8 +189,8 @@ def test_that_pods_start_is_not_told_of_all_when_the_api_server_has_too_much_to_
         for number in range(10):
             uid, name = f"uid-{number}", f"n-{number}"
             cache.put(
-                JobRequest.of(
-                    job(
+                QuantizationJob.of(
+                    quantization_job(
                         uid=uid,
                         name=name,
                         status={"jobUid": f"job-{uid}"},
@@ -198,13 +202,13 @@ def test_that_pods_start_is_not_told_of_all_when_the_api_server_has_too_much_to_
             body = child(
                 uid=f"job-{uid}",
                 name=job_name(name, uid),
-                labels={JOB_UID_LABEL: uid},
+                labels={QJOB_UID_LABEL: uid},
                 ownerReferences=owners,
                 creationTimestamp="2026-01-01T00:00:00Z",
             )
             cache.put(ChildJob.of(body))
             owners = controlled_by("Job", job_name(name, uid), f"job-{uid}")
-            metadata = {"uid": f"pod-{uid}", "labels": {JOB_UID_LABEL: uid}, "ownerReferences": owners}
+            metadata = {"uid": f"pod-{uid}", "labels": {QJOB_UID_LABEL: uid}, "ownerReferences": owners}
             metadata["creationTimestamp"] = "2026-01-01T00:00:00Z"
             cache.put(ChildPod.of(running(**metadata) if number == 9 else pod({}, **metadata)))
             queue.add(Key("default", uid))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from tests.support.cluster_objects import RESULT, child, condition_status, job
+from tests.support.cluster_objects import RESULT, child, condition_status, quantization_job
 
 from quantization_api.status import QuantizationJobStatus
 from quantization_operator import logs
@@ -23,7 +23,7 @@ from quantization_operator.metrics import PASS_NAMES, LiveCollector, Metrics
 from quantization_operator.probes import Health, Verdict, serve
 from quantization_operator.queue import WorkQueue
 from quantization_operator.read import Listed, Listing, Reader
-from quantization_operator.snapshots import ChildJob, JobRequest
+from quantization_operator.snapshots import ChildJob, QuantizationJob
 from quantization_operator.sweep import LOOKED_AT, Sweeper
 
 pytestmark = pytest.mark.unit
@@ -277,7 +277,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
 
 
 def test_a_transition_is_counted_once() -> None:
-    metrics, request = Metrics(), JobRequest.of(job())
+    metrics, qjob = Metrics(), QuantizationJob.of(quantization_job())
     status = QuantizationJobStatus.model_validate
     new = QuantizationJobStatus()
     runs = status(condition_status("Reconciling", "Running"))
@@ -296,7 +296,7 @@ def test_a_transition_is_counted_once() -> None:
         (done, done),
     ):
         attempted = after.model_copy(update={"attempts": retries.attempts}) if before is retries else after
-        metrics.observe_transition(request, before, attempted, NOW)
+        metrics.observe_transition(qjob, before, attempted, NOW)
     assert value(metrics, "quantization_job_queue_seconds_count") == 1
     labels = {"passes": "GptqQuantizer", "outcome": "Succeeded"}
     assert value(metrics, "quantization_job_duration_seconds_count", **labels) == 1
@@ -306,44 +306,44 @@ def test_a_transition_is_counted_once() -> None:
 
 @pytest.mark.parametrize("start", ["0000-01-01T00:00:00Z", "yesterday", "9999-12-31T23:59:59Z"])
 def test_a_time_that_somebody_wrote_into_a_status_is_not_counted(start: str) -> None:
-    metrics, request = Metrics(), JobRequest.of(job())
+    metrics, qjob = Metrics(), QuantizationJob.of(quantization_job())
     after = QuantizationJobStatus.model_validate(
         condition_status("Ready", "Succeeded", completionTime="2026-01-01T00:05:00Z", startTime=start)
     )
-    metrics.observe_transition(request, QuantizationJobStatus(), after, NOW)
+    metrics.observe_transition(qjob, QuantizationJobStatus(), after, NOW)
     labels = {"passes": "GptqQuantizer", "outcome": "Succeeded"}
     assert value(metrics, "quantization_job_duration_seconds_count", **labels) == 0
 
 
 def test_a_label_is_none_that_somebody_wrote_into_a_status() -> None:
-    metrics, request = Metrics(), JobRequest.of(job(status={"phase": "x" * 200}))
-    assert request is not None
-    assert request.phase == ""
+    metrics, qjob = Metrics(), QuantizationJob.of(quantization_job(status={"phase": "x" * 200}))
+    assert qjob is not None
+    assert qjob.phase == ""
     after = QuantizationJobStatus.model_validate(
         condition_status("Ready", "Succeeded", completionTime="2026-01-01T00:05:00Z", passes="x" * 200)
     )
-    metrics.observe_transition(request, QuantizationJobStatus(), after, NOW)
+    metrics.observe_transition(qjob, QuantizationJobStatus(), after, NOW)
     labels = {"passes": "other", "outcome": "Succeeded"}
     assert value(metrics, "quantization_job_duration_seconds_count", **labels) == 1
     assert {"GptqQuantizer", "QuaRot"} <= PASS_NAMES
 
 
 def test_a_reused_result_writes_no_bytes() -> None:
-    metrics, request = Metrics(), JobRequest.of(job())
+    metrics, qjob = Metrics(), QuantizationJob.of(quantization_job())
     artifact = RESULT.artifact
     assert artifact is not None
     reused = artifact.model_copy(update={"reused_from": artifact.uri})
     after = QuantizationJobStatus.model_validate(condition_status("Ready", "Succeeded", artifact=reused))
-    metrics.observe_transition(request, QuantizationJobStatus(), after, NOW + timedelta(seconds=1))
+    metrics.observe_transition(qjob, QuantizationJobStatus(), after, NOW + timedelta(seconds=1))
     assert value(metrics, "quantization_jobs_reused_total") == 1
     assert value(metrics, "quantization_artifact_bytes_total") == 0
 
 
 def test_jobs_are_counted_by_phase_and_namespace(queue: WorkQueue) -> None:
     cache, metrics = Cache(), Metrics()
-    cache.put(JobRequest.of(job(uid="1", status=condition_status("Ready", "Succeeded"))))
-    cache.put(JobRequest.of(job(uid="2", status=condition_status("Ready", "Succeeded"))))
-    cache.put(JobRequest.of(job(uid="3")))
+    cache.put(QuantizationJob.of(quantization_job(uid="1", status=condition_status("Ready", "Succeeded"))))
+    cache.put(QuantizationJob.of(quantization_job(uid="2", status=condition_status("Ready", "Succeeded"))))
+    cache.put(QuantizationJob.of(quantization_job(uid="3")))
     leads = True
     metrics.registry.register(LiveCollector(cache, queue, lambda: 7.0, lambda: leads))
     assert value(metrics, "quantization_is_leader") == 1

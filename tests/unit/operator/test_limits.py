@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from tests.support.cluster_objects import CREATED, job
+from tests.support.cluster_objects import CREATED, quantization_job
 from tests.support.decisions import FRESH, NOW, Case, observe
 from tests.support.manifests import VANISHING, claimed, configured
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.unit
 
 
 def refused(*changes: tuple[str, Any], **settings: Any) -> Failure | None:
-    spec = QuantizationJobSpec.model_validate(job(*changes)["spec"])
+    spec = QuantizationJobSpec.model_validate(quantization_job(*changes)["spec"])
     return refusal(spec, OperatorSettings(**settings))
 
 
@@ -135,18 +135,20 @@ NONE_ALLOWED = OperatorSettings(allowed_images=[])
 
 
 def test_a_job_that_is_not_allowed_ends_before_its_job_is_made() -> None:
-    decision = reconcile(observe(Case(request=job(IMAGE))), NONE_ALLOWED, NOW)
+    decision = reconcile(observe(Case(qjob=quantization_job(IMAGE))), NONE_ALLOWED, NOW)
     assert decision.create is None
     assert decision.status is not None
     assert decision.status.failure is not None
     assert "evil:1 is not allowed here" in decision.status.failure.message
-    assert reconcile(observe(Case(request=job(IMAGE))), OperatorSettings(), NOW).create is not None
+    assert reconcile(observe(Case(qjob=quantization_job(IMAGE))), OperatorSettings(), NOW).create is not None
 
 
 def test_the_job_that_removes_an_artifact_is_no_way_around_it() -> None:
     """The finalizer can be written by whoever creates the object."""
-    gone = job(IMAGE, ("artifactPolicy", "Delete"), deletionTimestamp=CREATED, finalizers=[FINALIZER])
-    observed = observe(Case(request=gone, more=FRESH))
+    gone = quantization_job(
+        IMAGE, ("artifactPolicy", "Delete"), deletionTimestamp=CREATED, finalizers=[FINALIZER]
+    )
+    observed = observe(Case(qjob=gone, more=FRESH))
     assert reconcile(observed, OperatorSettings(), NOW).create is not None
     decision = reconcile(observed, NONE_ALLOWED, NOW)
     assert decision.create is None

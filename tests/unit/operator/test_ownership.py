@@ -15,7 +15,7 @@ from tests.support.cluster_objects import (
     condition_status,
     controlled_by,
     ended,
-    job,
+    quantization_job,
     running,
     succeeded,
     terminated,
@@ -30,12 +30,12 @@ from quantization_operator.decision import Observed
 from quantization_operator.diagnose import forged, result_of
 from quantization_operator.ownership import cleanup_job, fits, own_job, pods_of, stray_job
 from quantization_operator.reconcile import reconcile
-from quantization_operator.snapshots import GENERATION_ANNOTATION, ChildJob, ChildPod, JobRequest
+from quantization_operator.snapshots import GENERATION_ANNOTATION, ChildJob, ChildPod, QuantizationJob
 from quantization_operator.workload import cleanup_name
 
 pytestmark = pytest.mark.unit
 
-REQUEST = JobRequest.of(job())
+REQUEST = QuantizationJob.of(quantization_job())
 OWN = ChildJob.of(child())
 OUTPUT = REQUEST.output
 
@@ -111,17 +111,19 @@ def test_a_job_of_which_no_uid_is_recorded_is_looked_at_before_it_is_believed() 
 
 
 def test_a_job_in_place_of_the_recorded_one_is_no_result_and_goes() -> None:
-    request = JobRequest.of(job(status=condition_status("Reconciling", "Running")))
+    qjob = QuantizationJob.of(quantization_job(status=condition_status("Reconciling", "Running")))
     stray = ChildJob.of(child(uid="stray", status=ended("Complete")))
-    observed = Observed(request, stray=stray, fresh=True, adopted=JOB_UID)
+    observed = Observed(qjob, stray=stray, fresh=True, adopted=JOB_UID)
     decision = reconcile(observed, SETTINGS, NOW)
     assert decision.status is not None
     assert decision.status.failure is not None
     assert decision.status.failure.category is Category.JOB_DELETED
     assert decision.status.job_uid == JOB_UID
     assert decision.delete == stray
-    paused = JobRequest.of(job(("suspend", True), status=condition_status("Reconciling", "Running")))
-    assert reconcile(replace(observed, request=paused), SETTINGS, NOW).delete == stray
+    paused = QuantizationJob.of(
+        quantization_job(("suspend", True), status=condition_status("Reconciling", "Running"))
+    )
+    assert reconcile(replace(observed, qjob=paused), SETTINGS, NOW).delete == stray
 
 
 def result(**changes: Any) -> RunResult:
@@ -229,21 +231,21 @@ def observed_of(*snapshots: Any) -> Observed:
     )
     record = cache.record(Key("default", UID))
     assert record is not None
-    assert record.request is not None
+    assert record.qjob is not None
     return asyncio.run(_now(controller, record))
 
 
 async def _now(controller: Controller, record: Any) -> Observed:
     from quantization_operator.controller import Extra
 
-    return controller._observe(record, record.request, Extra())
+    return controller._observe(record, record.qjob, Extra())
 
 
 def test_a_foreign_job_with_the_uid_never_displaces_the_own_one_in_whatever_order_they_are_known() -> None:
     status = condition_status("Reconciling", "Running")
-    request, own = JobRequest.of(job(status=status)), ChildJob.of(child())
+    qjob, own = QuantizationJob.of(quantization_job(status=status)), ChildJob.of(child())
     foreign = ChildJob.of(child(uid="aaa", namespace="evil", status=ended("Complete")))
-    for order in ((request, own, foreign), (foreign, own, request), (foreign, request, own)):
+    for order in ((qjob, own, foreign), (foreign, own, qjob), (foreign, qjob, own)):
         observed = observed_of(*order)
         assert observed.child == own
         assert observed.proven
@@ -252,7 +254,7 @@ def test_a_foreign_job_with_the_uid_never_displaces_the_own_one_in_whatever_orde
 def test_without_a_recorded_uid_the_observation_is_not_proven() -> None:
     status = condition_status("Reconciling", "Running")
     del status["jobUid"]
-    observed = observed_of(JobRequest.of(job(status=status)), ChildJob.of(child()))
+    observed = observed_of(QuantizationJob.of(quantization_job(status=status)), ChildJob.of(child()))
     assert observed.child is not None
     assert observed.child.name == NAME
     assert not observed.proven

@@ -15,8 +15,8 @@ from tests.support.cluster_objects import (
     disruption,
     ended,
     failed_result,
-    job,
     pod,
+    quantization_job,
     result_status,
     running,
     succeeded,
@@ -37,11 +37,11 @@ from quantization_operator.snapshots import (
     FAILED_BEFORE_ANNOTATION,
     FINALIZER,
     GENERATION_ANNOTATION,
-    JOB_UID_LABEL,
+    QJOB_UID_LABEL,
     ChildJob,
     ChildPod,
-    JobRequest,
     KubernetesWarning,
+    QuantizationJob,
 )
 from quantization_operator.watch import carry
 
@@ -76,17 +76,19 @@ json_values = st.recursive(
 DONE = ended("Complete")
 BODIES: dict[str, list[dict[str, Any]]] = {
     "QuantizationJob": [
-        job(),
-        job(status=condition_status("Reconciling", "Running", attempts={"failed": 1, "disrupted": 2})),
-        job(status=result_status()),
-        job(("ttlSecondsAfterFinished", 5), status=result_status()),
-        job(
+        quantization_job(),
+        quantization_job(
+            status=condition_status("Reconciling", "Running", attempts={"failed": 1, "disrupted": 2})
+        ),
+        quantization_job(status=result_status()),
+        quantization_job(("ttlSecondsAfterFinished", 5), status=result_status()),
+        quantization_job(
             ("artifactPolicy", "Delete"),
             status=condition_status("Reconciling"),
             finalizers=[FINALIZER],
             deletionTimestamp="2026-01-01T00:00:00Z",
         ),
-        job(labels={"kueue.x-k8s.io/queue-name": "lq"}),
+        quantization_job(labels={"kueue.x-k8s.io/queue-name": "lq"}),
     ],
     "Job": [child(), child(status=DONE), child(status=ended("Failed", "BackoffLimitExceeded", failed=2))],
     "Pod": [
@@ -122,7 +124,7 @@ def mutated(draw: st.DrawFn, kind: str) -> Any:
 
 @given(json_values)
 def test_any_json_gives_a_snapshot_or_none(body: Any) -> None:
-    for of in (JobRequest.of, ChildJob.of, ChildPod.of):
+    for of in (QuantizationJob.of, ChildJob.of, ChildPod.of):
         assert of(body) is None
     KubernetesWarning.of(body)
     QueueEntry.of(body, {}, NOW)
@@ -154,27 +156,27 @@ def test_every_function_of_parsing_is_total(value: Any) -> None:
     st.booleans(),
 )
 def test_whatever_is_stored_a_decision_is_made(
-    request_body: Any, job_body: Any, pod_bodies: list[Any], fresh: bool, remembered: bool
+    qjob_body: Any, job_body: Any, pod_bodies: list[Any], fresh: bool, remembered: bool
 ) -> None:
-    request, job_seen = JobRequest.of(request_body), ChildJob.of(job_body)
+    qjob, job_seen = QuantizationJob.of(qjob_body), ChildJob.of(job_body)
     pods = tuple(found for found in map(ChildPod.of, pod_bodies) if found is not None)
-    if request is None:
-        assert identify("QuantizationJob", request_body) is None
+    if qjob is None:
+        assert identify("QuantizationJob", qjob_body) is None
         return
     observed = Observed(
-        request,
+        qjob,
         child=job_seen,
         pods=pods,
-        cleanup=job_seen if request.deleting else None,
+        cleanup=job_seen if qjob.deleting else None,
         fresh=fresh,
-        warnings=(KubernetesWarning.of(request_body),) if fresh else None,
+        warnings=(KubernetesWarning.of(qjob_body),) if fresh else None,
         disruptions=2**53 if remembered else 0,
     )
     decision = reconcile(observed, SETTINGS, NOW)
     if decision.status is not None:
         told = decision.status.model_dump_json(by_alias=True, exclude_none=True)
         assert "\\u001b" not in told
-        Metrics().observe_transition(request, request.read_status(), decision.status, NOW)
+        Metrics().observe_transition(qjob, qjob.read_status(), decision.status, NOW)
 
 
 @pytest.mark.parametrize(
@@ -194,9 +196,11 @@ def test_an_annotation_that_is_no_number_is_none(annotations: Any) -> None:
 
 
 def test_too_many_finalizers_are_nobodys() -> None:
-    few, many = (job(finalizers=["example.com/x"] * n) for n in (MOST_FINALIZERS, MOST_FINALIZERS + 1))
-    assert JobRequest.of(few) is not None
-    assert JobRequest.of(many) is None
+    few, many = (
+        quantization_job(finalizers=["example.com/x"] * n) for n in (MOST_FINALIZERS, MOST_FINALIZERS + 1)
+    )
+    assert QuantizationJob.of(few) is not None
+    assert QuantizationJob.of(many) is None
 
 
 def deep(levels: int) -> Any:
@@ -217,12 +221,12 @@ def deep(levels: int) -> Any:
     ids=["deep", "deeper", "large", "cut when it was decoded"],
 )
 def test_a_spec_that_cannot_be_kept_is_refused_by_name(affinity: Any, said: str) -> None:
-    body = job()
+    body = quantization_job()
     body["spec"].setdefault("template", {})["affinity"] = affinity
-    request = JobRequest.of(body)
-    assert request is not None
-    assert len(request.spec) < parsing.LARGEST_KEPT
-    decision = reconcile(Observed(request), SETTINGS, NOW)
+    qjob = QuantizationJob.of(body)
+    assert qjob is not None
+    assert len(qjob.spec) < parsing.LARGEST_KEPT
+    decision = reconcile(Observed(qjob), SETTINGS, NOW)
     assert decision.status is not None
     failure = decision.status.failure
     assert failure is not None
@@ -233,10 +237,10 @@ def test_a_spec_that_cannot_be_kept_is_refused_by_name(affinity: Any, said: str)
 
 def test_labels_of_a_queue_that_are_too_many_are_refused_and_not_kept() -> None:
     labels = {f"kueue.x-k8s.io/{number}": "x" * 60 for number in range(10_000)}
-    request = JobRequest.of(job(labels=labels))
-    assert request is not None
-    assert request.queue_labels == {}
-    decision = reconcile(Observed(request), SETTINGS, NOW)
+    qjob = QuantizationJob.of(quantization_job(labels=labels))
+    assert qjob is not None
+    assert qjob.queue_labels == {}
+    decision = reconcile(Observed(qjob), SETTINGS, NOW)
     assert decision.status is not None
     assert decision.status.failure is not None
     assert "its queue" in decision.status.failure.message
@@ -256,11 +260,11 @@ def test_an_older_status_that_does_not_fit_is_read_as_far_as_it_goes() -> None:
     status = condition_status(
         "Reconciling", jobName="x" * 4000, conditions=[7, {"type": "Ready"}, *["x"] * 20]
     )
-    request = JobRequest.of(job(status=status))
-    assert request is not None
-    assert request.uid == UID
-    assert request.read_status().conditions == []
+    qjob = QuantizationJob.of(quantization_job(status=status))
+    assert qjob is not None
+    assert qjob.uid == UID
+    assert qjob.read_status().conditions == []
 
 
 def test_a_label_that_names_a_job_is_not_longer_than_a_label() -> None:
-    assert ChildJob.of(child(labels={JOB_UID_LABEL: "x" * 300})) is None
+    assert ChildJob.of(child(labels={QJOB_UID_LABEL: "x" * 300})) is None

@@ -14,7 +14,7 @@ from tests.support.cluster_objects import (
     child,
     condition_status,
     disruption,
-    job,
+    quantization_job,
     terminated,
 )
 
@@ -29,7 +29,7 @@ from quantization_operator.snapshots import (
     FINALIZER,
     ChildJob,
     ChildPod,
-    JobRequest,
+    QuantizationJob,
 )
 
 pytestmark = pytest.mark.unit
@@ -103,15 +103,15 @@ def peer(uid: str = "other", after: timedelta = SECOND, **more: Any) -> Peer:
     ],
 )
 def test_one_job_has_an_output(peers: list[Peer], holder: str | None) -> None:
-    found = conflict.holder(JobRequest.of(job()), peers)
+    found = conflict.holder(QuantizationJob.of(quantization_job()), peers)
     assert (found.uid if found else None) == holder
 
 
 def test_of_two_jobs_exactly_one_gives_way() -> None:
-    requests = [JobRequest.of(job(uid=uid)) for uid in ("a", "b")]
+    qjobs = [QuantizationJob.of(quantization_job(uid=uid)) for uid in ("a", "b")]
     gives_way = [
-        conflict.holder(request, [peer(other.uid, after=0 * SECOND)]) is not None
-        for request, other in (requests, requests[::-1])
+        conflict.holder(qjob, [peer(other.uid, after=0 * SECOND)]) is not None
+        for qjob, other in (qjobs, qjobs[::-1])
     ]
     assert gives_way == [False, True]
 
@@ -122,23 +122,27 @@ def test_of_two_jobs_exactly_one_gives_way() -> None:
 )
 def test_an_object_of_another_controller_is_known(value: str | None, another: bool) -> None:
     changes = [("managedBy", value)] if value else []
-    assert managed_by.another(JobRequest.of(job(*changes))) == another
+    assert managed_by.another(QuantizationJob.of(quantization_job(*changes))) == another
 
 
 @pytest.mark.parametrize(
-    ("request_body", "makes_artifact", "wanted"),
+    ("qjob_body", "makes_artifact", "wanted"),
     [
-        (job(), True, None),
-        (job(DELETE), True, (FINALIZER,)),
-        (job(DELETE), False, None),
-        (job(DELETE, finalizers=["a/b"]), True, ("a/b", FINALIZER)),
-        (job(DELETE, status=condition_status("Ready", "Succeeded")), False, (FINALIZER,)),
-        (job(DELETE, status=condition_status("Ready", "Succeeded", jobName="")), False, (FINALIZER,)),
-        (job(DELETE, status=condition_status("Stalled", "Internal", jobName="")), False, None),
-        (job(DELETE, finalizers=[FINALIZER]), False, None),
-        (job(finalizers=["a/b", FINALIZER]), False, ("a/b",)),
-        (job(finalizers=[FINALIZER]), True, ()),
-        (job(finalizers=["a/b"]), True, None),
+        (quantization_job(), True, None),
+        (quantization_job(DELETE), True, (FINALIZER,)),
+        (quantization_job(DELETE), False, None),
+        (quantization_job(DELETE, finalizers=["a/b"]), True, ("a/b", FINALIZER)),
+        (quantization_job(DELETE, status=condition_status("Ready", "Succeeded")), False, (FINALIZER,)),
+        (
+            quantization_job(DELETE, status=condition_status("Ready", "Succeeded", jobName="")),
+            False,
+            (FINALIZER,),
+        ),
+        (quantization_job(DELETE, status=condition_status("Stalled", "Internal", jobName="")), False, None),
+        (quantization_job(DELETE, finalizers=[FINALIZER]), False, None),
+        (quantization_job(finalizers=["a/b", FINALIZER]), False, ("a/b",)),
+        (quantization_job(finalizers=[FINALIZER]), True, ()),
+        (quantization_job(finalizers=["a/b"]), True, None),
     ],
     ids=[
         "Retain: never",
@@ -155,9 +159,9 @@ def test_an_object_of_another_controller_is_known(value: str | None, another: bo
     ],
 )
 def test_the_finalizer_is_there_when_something_may_have_to_be_removed(
-    request_body: dict[str, Any], makes_artifact: bool, wanted: tuple[str, ...] | None
+    qjob_body: dict[str, Any], makes_artifact: bool, wanted: tuple[str, ...] | None
 ) -> None:
-    assert artifact.finalizers(JobRequest.of(request_body), makes_artifact) == wanted
+    assert artifact.finalizers(QuantizationJob.of(qjob_body), makes_artifact) == wanted
 
 
 @pytest.mark.parametrize(
@@ -272,5 +276,5 @@ def test_a_pod_deleted_before_it_ran_is_blameless() -> None:
 
 @pytest.mark.parametrize(("limit", "before", "left"), [(3, 0, 3), (3, 2, 1), (3, 3, 0), (1, 3, 0)])
 def test_a_job_after_a_pause_has_the_attempts_that_are_left(limit: int, before: int, left: int) -> None:
-    spec = QuantizationJobSpec.model_validate(job(("backoffLimit", limit))["spec"])
+    spec = QuantizationJobSpec.model_validate(quantization_job(("backoffLimit", limit))["spec"])
     assert retry.job_fields(spec, before)["backoffLimit"] == left

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.support.cluster_objects import job
+from tests.support.cluster_objects import quantization_job
 
 from quantization_api.failures import Category
 from quantization_api.spec import QuantizationJobSpec
@@ -12,7 +12,7 @@ from quantization_api.status import Failure, Progress
 from quantization_operator.diagnose import Patience, Problem, failure
 from quantization_operator.policies import admission, deadline, patience, reporting
 from quantization_operator.settings import OperatorSettings
-from quantization_operator.snapshots import JobRequest
+from quantization_operator.snapshots import QuantizationJob
 
 pytestmark = pytest.mark.unit
 
@@ -33,7 +33,7 @@ NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 def test_a_stored_spec_is_admitted_or_refused_with_a_sentence(
     changes: list[tuple[str, Any]], sentence: str | None
 ) -> None:
-    found = admission.admit(JobRequest.of(job(*changes)).spec)
+    found = admission.admit(QuantizationJob.of(quantization_job(*changes)).spec)
     if sentence is None:
         assert isinstance(found, QuantizationJobSpec)
         return
@@ -45,7 +45,9 @@ def test_a_stored_spec_is_admitted_or_refused_with_a_sentence(
 @pytest.mark.parametrize(("seconds", "fields"), [(None, {}), (60, {"activeDeadlineSeconds": 60})])
 def test_the_deadline_is_the_jobs_own(seconds: int | None, fields: dict[str, int]) -> None:
     changes = [("activeDeadlineSeconds", seconds)] if seconds else []
-    assert deadline.job_fields(QuantizationJobSpec.model_validate(job(*changes)["spec"])) == fields
+    assert (
+        deadline.job_fields(QuantizationJobSpec.model_validate(quantization_job(*changes)["spec"])) == fields
+    )
 
 
 @pytest.mark.parametrize(

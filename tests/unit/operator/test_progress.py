@@ -17,7 +17,7 @@ from tests.support.cluster_objects import (
     UID,
     condition_status,
     controlled_by,
-    job,
+    quantization_job,
     running,
     terminated,
     waiting,
@@ -30,7 +30,7 @@ from quantization_operator.cache import Cache, Key
 from quantization_operator.progress import AT_ONCE, LARGEST_ANSWER, Poller, fetch, read_progress, targets
 from quantization_operator.queue import WorkQueue
 from quantization_operator.settings import OperatorSettings
-from quantization_operator.snapshots import JOB_UID_LABEL, ChildPod, JobRequest
+from quantization_operator.snapshots import QJOB_UID_LABEL, ChildPod, QuantizationJob
 
 pytestmark = pytest.mark.unit
 
@@ -103,7 +103,7 @@ def test_a_pod_that_does_not_answer_is_no_error() -> None:
 
 def cache_with(pod: ChildPod, status: dict[str, object] | None = None) -> Cache:
     cache = Cache()
-    cache.put(JobRequest.of(job(status=status or {"jobUid": JOB_UID})))
+    cache.put(QuantizationJob.of(quantization_job(status=status or {"jobUid": JOB_UID})))
     cache.put(pod)
     return cache
 
@@ -211,8 +211,10 @@ def many_running(count: int) -> Cache:
     cache = Cache()
     for number in range(count):
         uid = f"uid-{number}"
-        cache.put(JobRequest.of(job(uid=uid, name=f"job-{number}", status={"jobUid": JOB_UID})))
-        cache.put(ChildPod.of(running(name=f"pod-{number}", labels={JOB_UID_LABEL: uid})))
+        cache.put(
+            QuantizationJob.of(quantization_job(uid=uid, name=f"job-{number}", status={"jobUid": JOB_UID}))
+        )
+        cache.put(ChildPod.of(running(name=f"pod-{number}", labels={QJOB_UID_LABEL: uid})))
     return cache
 
 

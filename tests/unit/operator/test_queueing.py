@@ -17,7 +17,7 @@ from quantization_operator.kube import ApiError, Kube
 from quantization_operator.kueue import Kueue
 from quantization_operator.policies import queueing
 from quantization_operator.queue_entry import QUEUE_LABEL, QueueEntry, pending_position
-from quantization_operator.snapshots import JOB_UID_LABEL, ChildJob
+from quantization_operator.snapshots import QJOB_UID_LABEL, ChildJob
 
 pytestmark = pytest.mark.unit
 
@@ -51,7 +51,7 @@ def workload(name: str) -> dict[str, Any]:
 
 
 def suspended(queue: str = "lq") -> ChildJob:
-    labels = {JOB_UID_LABEL: UID} | ({QUEUE_LABEL: queue} if queue else {})
+    labels = {QJOB_UID_LABEL: UID} | ({QUEUE_LABEL: queue} if queue else {})
     return ChildJob.of(child(suspend=True, labels=labels))
 
 
@@ -115,7 +115,7 @@ def test_right_after_its_creation_it_is_asked_soon_again() -> None:
 
 
 def test_kueue_is_never_asked_about_a_job_that_runs_or_has_no_queue() -> None:
-    runs = ChildJob.of(child(labels={JOB_UID_LABEL: UID, QUEUE_LABEL: "lq"}))
+    runs = ChildJob.of(child(labels={QJOB_UID_LABEL: UID, QUEUE_LABEL: "lq"}))
     assert queueing.left(runs, None, NOW) is None
     assert queueing.left(suspended(queue=""), None, NOW) is None
 

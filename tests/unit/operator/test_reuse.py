@@ -5,14 +5,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.support.cluster_objects import ENDED, RESULT, condition_status, job, result_status
+from tests.support.cluster_objects import ENDED, RESULT, condition_status, quantization_job, result_status
 from tests.support.decisions import DONE, TRUSTED, read_whole
 from tests.support.manifests import REMOVED, VALID, manifest
 
 from quantization_api.spec import QuantizationJobSpec
 from quantization_operator.decision import Peer
 from quantization_operator.policies import reuse
-from quantization_operator.snapshots import FINALIZER, JobRequest
+from quantization_operator.snapshots import FINALIZER, QuantizationJob
 
 pytestmark = pytest.mark.unit
 
@@ -101,7 +101,7 @@ def test_believed_is_who_asked_for_the_same(name: str) -> None:
     assert (reuse.believed(spec(*mine), DONE, (read_whole(*others),)) is not None) == expected
 
 
-STATES: dict[str, tuple[tuple[JobRequest, ...], bool]] = {
+STATES: dict[str, tuple[tuple[QuantizationJob, ...], bool]] = {
     "succeeded": ((read_whole(),), True),
     "gone": ((), False),
     "a namesake": ((read_whole(uid="1"),), False),
@@ -178,7 +178,7 @@ def test_only_who_succeeded_last_knows_what_lies_at_the_output(peers: list[Peer]
     ],
 )
 def test_another_job_is_believed_only_where_that_is_asked_for(changes: list[Change], believes: bool) -> None:
-    assert (reuse.trusts(JobRequest.of(job(*changes)).spec) is not None) == believes
+    assert (reuse.trusts(QuantizationJob.of(quantization_job(*changes)).spec) is not None) == believes
 
 
 def test_nobody_is_believed_by_a_job_whose_spec_is_not_needed_any_more() -> None:
@@ -188,10 +188,10 @@ def test_nobody_is_believed_by_a_job_whose_spec_is_not_needed_any_more() -> None
 DELETED = END + timedelta(hours=1)
 
 
-def leaving(status: dict[str, Any] | None = None) -> JobRequest:
+def leaving(status: dict[str, Any] | None = None) -> QuantizationJob:
     at = DELETED.isoformat()
-    body = job(status=status or result_status(), deletionTimestamp=at, finalizers=[FINALIZER])
-    return JobRequest.of(body)
+    body = quantization_job(status=status or result_status(), deletionTimestamp=at, finalizers=[FINALIZER])
+    return QuantizationJob.of(body)
 
 
 def waits(*changes: Change, created: datetime = DELETED - SECOND, **more: Any) -> Peer:
@@ -200,13 +200,13 @@ def waits(*changes: Change, created: datetime = DELETED - SECOND, **more: Any) -
         "has_job": False,
         "finished": False,
         "deleting": False,
-        "spec": JobRequest.of(job(*changes)).spec,
+        "spec": QuantizationJob.of(quantization_job(*changes)).spec,
     }
     return Peer(name="heir", uid="heir", created=created, **(given | more))
 
 
 @pytest.mark.parametrize(
-    ("request_", "peer", "kept"),
+    ("qjob", "peer", "kept"),
     [
         (leaving(), waits(TRUSTED), True),
         (leaving(), waits(TRUSTED, created=DELETED), True),
@@ -218,7 +218,7 @@ def waits(*changes: Change, created: datetime = DELETED - SECOND, **more: Any) -
         (leaving(), waits(TRUSTED, spec=""), False),
         (leaving(condition_status("Reconciling", "Running")), waits(TRUSTED), False),
         (leaving(condition_status("Stalled", "Internal")), waits(TRUSTED), False),
-        (JobRequest.of(job(status=result_status())), waits(TRUSTED), False),
+        (QuantizationJob.of(quantization_job(status=result_status())), waits(TRUSTED), False),
     ],
     ids=[
         "it may have been read just now",
@@ -235,6 +235,6 @@ def waits(*changes: Change, created: datetime = DELETED - SECOND, **more: Any) -
     ],
 )
 def test_an_artifact_is_kept_for_who_may_be_taking_it_over(
-    request_: JobRequest, peer: Peer, kept: bool
+    qjob: QuantizationJob, peer: Peer, kept: bool
 ) -> None:
-    assert (reuse.heir(request_, [peer]) is not None) == kept
+    assert (reuse.heir(qjob, [peer]) is not None) == kept

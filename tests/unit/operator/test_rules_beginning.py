@@ -12,8 +12,8 @@ from tests.support.cluster_objects import (
     child,
     condition_status,
     ended,
-    job,
     pod,
+    quantization_job,
     result_status,
     running,
     succeeded,
@@ -31,14 +31,12 @@ from tests.support.decisions import (
     TRUSTED,
     Case,
     decide,
-    decided_as_told,
-    fits_the_contract,
     read_whole,
-    written_once,
+    verify,
 )
 
 from quantization_api.failures import Category
-from quantization_operator.decision import Refusal
+from quantization_operator.decision import Rejection
 from quantization_operator.snapshots import FAILED_BEFORE_ANNOTATION, FINALIZER
 
 pytestmark = pytest.mark.unit
@@ -48,13 +46,13 @@ PAUSE = ("suspend", True)
 DELETE = ("artifactPolicy", "Delete")
 PAUSED = {k: v for k, v in condition_status("Suspended", "Suspended").items() if k != "jobName"}
 READ = {"peers": (DONE,), "earlier": (read_whole(),)}
-FORBIDDEN = Refusal(422, "ValidatingAdmissionPolicy 'no' with binding 'no' denied request: no Jobs today")
+FORBIDDEN = Rejection(422, "ValidatingAdmissionPolicy 'no' with binding 'no' denied request: no Jobs today")
 
 CASES: dict[str, Case] = {
     # --- before the Job
-    "a new job: make the Job": Case(request=job(), rule="create", creates=True),
+    "a new job: make the Job": Case(qjob=quantization_job(), rule="create", creates=True),
     "an invalid stored spec: refused with the sentence": Case(
-        request=job(INVALID),
+        qjob=quantization_job(INVALID),
         rule="refused spec",
         phase="Failed",
         category=Category.INVALID_WORKFLOW,
@@ -62,8 +60,8 @@ CASES: dict[str, Case] = {
         events=("InvalidWorkflow",),
     ),
     "the API server finds the Job invalid: refused": Case(
-        request=job(),
-        more={"refusal": Refusal(422, "spec.template.spec.tolerations[0].operator: Invalid")},
+        qjob=quantization_job(),
+        more={"rejection": Rejection(422, "spec.template.spec.tolerations[0].operator: Invalid")},
         rule="refused job",
         phase="Failed",
         category=Category.INVALID_WORKFLOW,
@@ -71,8 +69,8 @@ CASES: dict[str, Case] = {
         events=("InvalidWorkflow",),
     ),
     "the API server cannot read the Job: refused": Case(
-        request=job(),
-        more={"refusal": Refusal(400, "Job in version v1 cannot be handled: quantities must match")},
+        qjob=quantization_job(),
+        more={"rejection": Rejection(400, "Job in version v1 cannot be handled: quantities must match")},
         rule="refused job",
         phase="Failed",
         category=Category.INVALID_WORKFLOW,
@@ -80,8 +78,8 @@ CASES: dict[str, Case] = {
         events=("InvalidWorkflow",),
     ),
     "a webhook or a quota refuses the Job: told, and tried again": Case(
-        request=job(),
-        more={"refusal": Refusal(403, "exceeded quota: no-jobs, requested: count/jobs.batch=1")},
+        qjob=quantization_job(),
+        more={"rejection": Rejection(403, "exceeded quota: no-jobs, requested: count/jobs.batch=1")},
         rule="refused job",
         phase="Pending",
         reason="JobRefused",
@@ -90,8 +88,8 @@ CASES: dict[str, Case] = {
         retried=True,
     ),
     "a webhook that names no code denies the Job: told with the way out, and tried again": Case(
-        request=job(),
-        more={"refusal": DENIED},
+        qjob=quantization_job(),
+        more={"rejection": DENIED},
         rule="refused job",
         phase="Pending",
         reason="JobRefused",
@@ -100,8 +98,8 @@ CASES: dict[str, Case] = {
         retried=True,
     ),
     "a policy that names no reason denies the Job: told with the way out, and tried again": Case(
-        request=job(),
-        more={"refusal": FORBIDDEN},
+        qjob=quantization_job(),
+        more={"rejection": FORBIDDEN},
         rule="refused job",
         phase="Pending",
         reason="JobRefused",
@@ -110,8 +108,8 @@ CASES: dict[str, Case] = {
         retried=True,
     ),
     "a webhook does not answer: told whom to tell, and tried again": Case(
-        request=job(),
-        more={"refusal": NO_ANSWER},
+        qjob=quantization_job(),
+        more={"rejection": NO_ANSWER},
         rule="refused job",
         phase="Pending",
         reason="JobRefused",
@@ -120,8 +118,8 @@ CASES: dict[str, Case] = {
         retried=True,
     ),
     "nobody knows why the Job is refused: the message has a way out all the same": Case(
-        request=job(),
-        more={"refusal": Refusal(403, "no.")},
+        qjob=quantization_job(),
+        more={"rejection": Rejection(403, "no.")},
         rule="refused job",
         phase="Pending",
         reason="JobRefused",
@@ -130,8 +128,8 @@ CASES: dict[str, Case] = {
         retried=True,
     ),
     "the Job's name is taken by somebody else": Case(
-        request=job(),
-        more={"refusal": Refusal(409, f"a Job named {NAME} exists", taken=True)},
+        qjob=quantization_job(),
+        more={"rejection": Rejection(409, f"a Job named {NAME} exists", taken=True)},
         rule="name taken",
         phase="Failed",
         category=Category.INTERNAL,
@@ -140,17 +138,21 @@ CASES: dict[str, Case] = {
     ),
     # --- pause
     "paused before it began: no Job is made": Case(
-        request=job(PAUSE), rule="paused", phase="Suspended", reason="Suspended", events=("Suspended",)
+        qjob=quantization_job(PAUSE),
+        rule="paused",
+        phase="Suspended",
+        reason="Suspended",
+        events=("Suspended",),
     ),
     "paused, but its spec cannot be run: told at once": Case(
-        request=job(PAUSE, INVALID),
+        qjob=quantization_job(PAUSE, INVALID),
         rule="refused spec",
         phase="Failed",
         category=Category.INVALID_WORKFLOW,
         events=("InvalidWorkflow",),
     ),
     "paused while it runs: the Job is deleted": Case(
-        request=job(PAUSE, status=RUNS, generation=2),
+        qjob=quantization_job(PAUSE, status=RUNS, generation=2),
         child=child(),
         pods=[running()],
         rule="paused",
@@ -160,14 +162,14 @@ CASES: dict[str, Case] = {
         events=("Suspended",),
     ),
     "paused, but killed before the Job was deleted: delete it": Case(
-        request=job(PAUSE, status=PAUSED), child=child(), rule="paused", deletes=True
+        qjob=quantization_job(PAUSE, status=PAUSED), child=child(), rule="paused", deletes=True
     ),
     "paused, and the Job is on its way out: nothing": Case(
-        request=job(PAUSE, status=PAUSED), child=child(deletionTimestamp=DELETED), rule="paused"
+        qjob=quantization_job(PAUSE, status=PAUSED), child=child(deletionTimestamp=DELETED), rule="paused"
     ),
-    "paused: nothing": Case(request=job(PAUSE, status=PAUSED), rule="paused"),
+    "paused: nothing": Case(qjob=quantization_job(PAUSE, status=PAUSED), rule="paused"),
     "paused in a queue: the Job is deleted": Case(
-        request=job(PAUSE, status=MADE),
+        qjob=quantization_job(PAUSE, status=MADE),
         child=child(suspend=True),
         rule="paused",
         phase="Suspended",
@@ -176,14 +178,14 @@ CASES: dict[str, Case] = {
         events=("Suspended",),
     ),
     "paused when the Job was deleted by hand: a pause all the same": Case(
-        request=job(PAUSE, status=RUNS),
+        qjob=quantization_job(PAUSE, status=RUNS),
         rule="paused",
         phase="Suspended",
         reason="Suspended",
         events=("Suspended",),
     ),
     "paused too late, the Job is complete: its result counts": Case(
-        request=job(PAUSE, status=RUNS),
+        qjob=quantization_job(PAUSE, status=RUNS),
         child=child(status=ended("Complete")),
         pods=[succeeded()],
         rule="complete",
@@ -192,11 +194,13 @@ CASES: dict[str, Case] = {
         events=("Succeeded",),
     ),
     "paused too late, the quantizer is done: wait for its Job": Case(
-        request=job(PAUSE, status=RUNS), child=child(), pods=[succeeded()], rule="ending"
+        qjob=quantization_job(PAUSE, status=RUNS), child=child(), pods=[succeeded()], rule="ending"
     ),
-    "the pause ended: make a new Job": Case(request=job(status=PAUSED), rule="create", creates=True),
+    "the pause ended: make a new Job": Case(
+        qjob=quantization_job(status=PAUSED), rule="create", creates=True
+    ),
     "the pause ended, but the earlier Job is still there: wait for it": Case(
-        request=job(status=PAUSED),
+        qjob=quantization_job(status=PAUSED),
         child=child(deletionTimestamp=DELETED),
         pods=[running(deletionTimestamp=DELETED)],
         rule="stopping",
@@ -205,7 +209,7 @@ CASES: dict[str, Case] = {
         said=NAME,
     ),
     "the pause ended before the Job was deleted, or before that is known: it goes all the same": Case(
-        request=job(status=PAUSED | {"observedGeneration": 2}, generation=3),
+        qjob=quantization_job(status=PAUSED | {"observedGeneration": 2}, generation=3),
         child=child(generation=1),
         pods=[running()],
         rule="stopping",
@@ -215,7 +219,7 @@ CASES: dict[str, Case] = {
         deletes=True,
     ),
     "the pause ended, and the next Job runs": Case(
-        request=job(status=PAUSED | {"observedGeneration": 2}, generation=3),
+        qjob=quantization_job(status=PAUSED | {"observedGeneration": 2}, generation=3),
         child=child(generation=3),
         pods=[running()],
         rule="running",
@@ -224,17 +228,17 @@ CASES: dict[str, Case] = {
         events=("Started",),
     ),
     "a Job deleted by hand, with a pod that has not ended: as it is": Case(
-        request=job(status=RUNS),
+        qjob=quantization_job(status=RUNS),
         child=child(deletionTimestamp=DELETED),
         pods=[running()],
         rule="running",
     ),
     "finished: a pause has no effect": Case(
-        request=job(PAUSE, status=condition_status("Ready", "Succeeded")), rule="finished"
+        qjob=quantization_job(PAUSE, status=condition_status("Ready", "Succeeded")), rule="finished"
     ),
     # --- the output
     "another job has the output: refused before a pod is paid for": Case(
-        request=job(),
+        qjob=quantization_job(),
         more={"peers": (OTHER,)},
         rule="output taken",
         phase="Failed",
@@ -243,13 +247,17 @@ CASES: dict[str, Case] = {
         events=("ArtifactConflict",),
     ),
     "another job has the output, but this one runs: it goes on": Case(
-        request=job(status=RUNS), child=child(), pods=[running()], more={"peers": (OTHER,)}, rule="running"
+        qjob=quantization_job(status=RUNS),
+        child=child(),
+        pods=[running()],
+        more={"peers": (OTHER,)},
+        rule="running",
     ),
     "another job has the output, and this one is paused: judged when it goes on": Case(
-        request=job(PAUSE, status=PAUSED), more={"peers": (OTHER,)}, rule="paused"
+        qjob=quantization_job(PAUSE, status=PAUSED), more={"peers": (OTHER,)}, rule="paused"
     ),
     "another job had the output, and is being deleted: wait": Case(
-        request=job(),
+        qjob=quantization_job(),
         more={"peers": (replace(OTHER, deleting=True),)},
         rule="output in use",
         phase="Pending",
@@ -259,17 +267,17 @@ CASES: dict[str, Case] = {
         requeued=5.0,
     ),
     "another job succeeded at the output: the pod decides": Case(
-        request=job(), more={"peers": (DONE,)}, rule="create", creates=True
+        qjob=quantization_job(), more={"peers": (DONE,)}, rule="create", creates=True
     ),
     # --- a result that is trusted
     "who succeeded may be believed: read what it is now": Case(
-        request=job(TRUSTED), more={"peers": (DONE,)}, rule="trusted", look="earlier"
+        qjob=quantization_job(TRUSTED), more={"peers": (DONE,)}, rule="trusted", look="earlier"
     ),
     "who is believed asked for the same: look whether a Job was made all the same": Case(
-        request=job(TRUSTED), more=READ, rule="trusted", look="objects"
+        qjob=quantization_job(TRUSTED), more=READ, rule="trusted", look="objects"
     ),
     "who is believed asked for the same: its result, and no Job": Case(
-        request=job(TRUSTED),
+        qjob=quantization_job(TRUSTED),
         more=READ | FRESH,
         rule="trusted",
         phase="Succeeded",
@@ -278,7 +286,7 @@ CASES: dict[str, Case] = {
         events=("Succeeded",),
     ),
     "it expires as any other": Case(
-        request=job(TRUSTED, ("ttlSecondsAfterFinished", 60)),
+        qjob=quantization_job(TRUSTED, ("ttlSecondsAfterFinished", 60)),
         more=READ | FRESH,
         rule="trusted",
         phase="Succeeded",
@@ -287,10 +295,10 @@ CASES: dict[str, Case] = {
         requeued=60.0,
     ),
     "its artifact is to go with it: the finalizer comes before the result": Case(
-        request=job(TRUSTED, DELETE), more=READ | FRESH, rule="trusted", finalizers=(FINALIZER,)
+        qjob=quantization_job(TRUSTED, DELETE), more=READ | FRESH, rule="trusted", finalizers=(FINALIZER,)
     ),
     "it has the finalizer: the result": Case(
-        request=job(TRUSTED, DELETE, finalizers=[FINALIZER]),
+        qjob=quantization_job(TRUSTED, DELETE, finalizers=[FINALIZER]),
         more=READ | FRESH,
         rule="trusted",
         phase="Succeeded",
@@ -298,26 +306,28 @@ CASES: dict[str, Case] = {
         events=("Succeeded",),
     ),
     "who succeeded asked for something else: the pod decides": Case(
-        request=job(TRUSTED),
+        qjob=quantization_job(TRUSTED),
         more=READ | {"earlier": (read_whole(("workflow.passes.0.bits", 8)),)},
         rule="create",
         creates=True,
     ),
     "who succeeded is gone: the pod decides": Case(
-        request=job(TRUSTED), more=READ | {"earlier": ()}, rule="create", creates=True
+        qjob=quantization_job(TRUSTED), more=READ | {"earlier": ()}, rule="create", creates=True
     ),
     "nobody is believed, and the Job is refused: told": Case(
-        request=job(TRUSTED),
-        more=READ | {"earlier": (), "refusal": DENIED},
+        qjob=quantization_job(TRUSTED),
+        more=READ | {"earlier": (), "rejection": DENIED},
         rule="refused job",
         phase="Pending",
         reason="JobRefused",
         events=("JobRefused",),
         retried=True,
     ),
-    "nobody has succeeded yet: the pod decides": Case(request=job(TRUSTED), rule="create", creates=True),
+    "nobody has succeeded yet: the pod decides": Case(
+        qjob=quantization_job(TRUSTED), rule="create", creates=True
+    ),
     "who may be believed goes: wait, and then the pod decides": Case(
-        request=job(TRUSTED),
+        qjob=quantization_job(TRUSTED),
         more={"peers": (replace(DONE, deleting=True),)},
         rule="output in use",
         phase="Pending",
@@ -327,7 +337,7 @@ CASES: dict[str, Case] = {
         requeued=5.0,
     ),
     "who could be believed soon runs: refused as without trust": Case(
-        request=job(TRUSTED),
+        qjob=quantization_job(TRUSTED),
         more={"peers": (OTHER,)},
         rule="output taken",
         phase="Failed",
@@ -335,7 +345,7 @@ CASES: dict[str, Case] = {
         events=("ArtifactConflict",),
     ),
     "it trusts, and is paused: no result before the pause ends": Case(
-        request=job(TRUSTED, PAUSE),
+        qjob=quantization_job(TRUSTED, PAUSE),
         more=READ | FRESH,
         rule="paused",
         phase="Suspended",
@@ -343,10 +353,14 @@ CASES: dict[str, Case] = {
         events=("Suspended",),
     ),
     "it trusts, and has a Job: that goes on": Case(
-        request=job(TRUSTED, status=RUNS), child=child(), pods=[running()], more=READ | FRESH, rule="running"
+        qjob=quantization_job(TRUSTED, status=RUNS),
+        child=child(),
+        pods=[running()],
+        more=READ | FRESH,
+        rule="running",
     ),
     "it trusts, and its Job waits in a queue: that stays there": Case(
-        request=job(TRUSTED, status=MADE),
+        qjob=quantization_job(TRUSTED, status=MADE),
         child=child(suspend=True),
         more=READ | FRESH,
         rule="waiting",
@@ -355,7 +369,7 @@ CASES: dict[str, Case] = {
         events=("Queued",),
     ),
     "it failed before it had a Job, and was changed: the pod decides": Case(
-        request=job(
+        qjob=quantization_job(
             TRUSTED, generation=2, status=condition_status("Stalled", "ArtifactConflict", jobName="")
         ),
         more=READ | FRESH,
@@ -365,34 +379,24 @@ CASES: dict[str, Case] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_decision_follows_from_what_is_observed(name: str) -> None:
-    decided_as_told(CASES[name])
-
-
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.phase])
-def test_a_decision_that_was_carried_out_asks_for_no_second_write(name: str) -> None:
-    written_once(CASES[name])
-
-
-def test_what_is_written_fits_the_contract() -> None:
-    for case in CASES.values():
-        fits_the_contract(case)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_decision_follows_from_what_is_observed(case: Case) -> None:
+    verify(case)
 
 
 def test_attempts_are_carried_over_a_pause() -> None:
     counted = RUNS | {"attempts": {"failed": 2, "disrupted": 1}}
-    body = job(("backoffLimit", 3), PAUSE, status=counted)
-    paused = decide(Case(request=body, child=child(status={"failed": 2}), more={"disruptions": 1})).status
+    body = quantization_job(("backoffLimit", 3), PAUSE, status=counted)
+    paused = decide(Case(qjob=body, child=child(status={"failed": 2}), more={"disruptions": 1})).status
     assert paused is not None
     assert paused.job_name is None
     written = paused.model_dump(mode="json", by_alias=True, exclude_none=True)
-    made = decide(Case(request=job(("backoffLimit", 3), status=written))).create
+    made = decide(Case(qjob=quantization_job(("backoffLimit", 3), status=written))).create
     assert made is not None
     assert made["spec"]["backoffLimit"] == 1
     second = child(status={"failed": 1}, annotations=made["metadata"]["annotations"])
     pods = [running(), terminated(75, name="x")]
-    after = decide(Case(request=job(status=written), child=second, pods=pods)).status
+    after = decide(Case(qjob=quantization_job(status=written), child=second, pods=pods)).status
     assert after is not None
     assert after.attempts is not None
     assert (after.attempts.failed, after.attempts.disrupted) == (3, 1)
@@ -415,7 +419,9 @@ def test_a_result_that_is_trusted_is_told_as_one_that_a_pod_found() -> None:
     trial = {"parameters": "bits=4", "metrics": [{"name": "ppl", "output": 10.2}]}
     progress = {"percent": 100, "stage": "done", "layer": 6, "layers": 6}
     earlier = read_whole(status=result_status(trials=[trial], progress=progress))
-    status = decide(Case(request=job(TRUSTED, mine), more=READ | FRESH | {"earlier": (earlier,)})).status
+    status = decide(
+        Case(qjob=quantization_job(TRUSTED, mine), more=READ | FRESH | {"earlier": (earlier,)})
+    ).status
     assert status is not None
     written = status.model_dump(mode="json", by_alias=True, exclude_none=True)
     result = RESULT.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -430,7 +436,7 @@ def test_a_result_that_is_trusted_is_told_as_one_that_a_pod_found() -> None:
 
 def test_attempts_before_a_pause_are_not_forgotten_for_a_result_that_is_trusted() -> None:
     before = PAUSED | {"attempts": {"failed": 1, "disrupted": 2}}
-    status = decide(Case(request=job(TRUSTED, status=before), more=READ | FRESH)).status
+    status = decide(Case(qjob=quantization_job(TRUSTED, status=before), more=READ | FRESH)).status
     assert status is not None
     assert status.attempts is not None
     assert (status.attempts.failed, status.attempts.disrupted) == (1, 2)
@@ -438,18 +444,18 @@ def test_attempts_before_a_pause_are_not_forgotten_for_a_result_that_is_trusted(
 
 
 def test_a_refused_job_is_not_tried_before_the_api_server_wants_it() -> None:
-    refusal = replace(DENIED, code=429, retry_after=30.0)
-    assert decide(Case(request=job(), more={"refusal": refusal})).retry_after == 30.0
+    rejection = replace(DENIED, code=429, retry_after=30.0)
+    assert decide(Case(qjob=quantization_job(), more={"rejection": rejection})).retry_after == 30.0
 
 
 @pytest.mark.parametrize(
     ("body", "made_for", "disrupted"),
     [
-        (job(PAUSE, status=PAUSED, generation=2), {"generation": 1}, 0),
-        (job(PAUSE, status=PAUSED, generation=2), {"deletionTimestamp": DELETED}, 0),
-        (job(status=PAUSED, generation=3), {"deletionTimestamp": DELETED}, 0),
-        (job(status=PAUSED | {"observedGeneration": 2}, generation=3), {"generation": 1}, 0),
-        (job(status=RUNS), {}, 1),
+        (quantization_job(PAUSE, status=PAUSED, generation=2), {"generation": 1}, 0),
+        (quantization_job(PAUSE, status=PAUSED, generation=2), {"deletionTimestamp": DELETED}, 0),
+        (quantization_job(status=PAUSED, generation=3), {"deletionTimestamp": DELETED}, 0),
+        (quantization_job(status=PAUSED | {"observedGeneration": 2}, generation=3), {"generation": 1}, 0),
+        (quantization_job(status=RUNS), {}, 1),
     ],
     ids=["paused", "paused, the Job goes", "on again, the Job goes", "on again, the Job is to go", "by hand"],
 )
@@ -458,7 +464,7 @@ def test_a_pod_that_a_pause_deletes_counts_for_nothing(
 ) -> None:
     """The controller that collects pods without a node calls such a pod Failed, without a word why."""
     deleted = pod({"running": {"startedAt": CREATED}}, phase="Failed", deletionTimestamp=DELETED)
-    after = Case(request=body, child=child(**made_for), pods=[deleted, running(name="next")])
+    after = Case(qjob=body, child=child(**made_for), pods=[deleted, running(name="next")])
     status = decide(after).status
     attempts = status.attempts if status else None
     assert (attempts.disrupted if attempts else 0) == disrupted

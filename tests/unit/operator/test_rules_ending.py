@@ -11,7 +11,7 @@ from tests.support.cluster_objects import (
     condition_status,
     ended,
     failed_result,
-    job,
+    quantization_job,
     running,
     succeeded,
     terminated,
@@ -23,9 +23,7 @@ from tests.support.decisions import (
     RUNS,
     Case,
     decide,
-    decided_as_told,
-    fits_the_contract,
-    written_once,
+    verify,
 )
 
 from quantization_api.failures import Category
@@ -37,7 +35,7 @@ TTL = ("ttlSecondsAfterFinished", 60)
 CASES: dict[str, Case] = {
     # --- the end
     "out of memory: ended by us, since the Job would try again": Case(
-        request=job(status=RUNS),
+        qjob=quantization_job(status=RUNS),
         child=child(),
         pods=[terminated(137, reason="OOMKilled")],
         rule="hopeless",
@@ -47,23 +45,23 @@ CASES: dict[str, Case] = {
         events=("HostOutOfMemory",),
     ),
     "a permanent exit code: the Job ends by itself, wait for it": Case(
-        request=job(status=RUNS),
+        qjob=quantization_job(status=RUNS),
         child=child(),
         pods=[terminated(66, failed_result("ModelNotFound"))],
         rule="ending",
     ),
     "the pod succeeded: the Job completes by itself, wait for it": Case(
-        request=job(status=RUNS), child=child(), pods=[succeeded()], rule="ending"
+        qjob=quantization_job(status=RUNS), child=child(), pods=[succeeded()], rule="ending"
     ),
     "the quantizer succeeded, its pod is not done yet: nothing": Case(
-        request=job(status=RUNS),
+        qjob=quantization_job(status=RUNS),
         child=child(),
         pods=[succeeded(phase="Running")],
         now=LATER,
         rule="ending",
     ),
     "the quantizer failed for good, its pod is not done yet: nothing": Case(
-        request=job(status=RUNS),
+        qjob=quantization_job(status=RUNS),
         child=child(),
         pods=[terminated(66, phase="Running")],
         now=LATER,
@@ -95,7 +93,7 @@ CASES: dict[str, Case] = {
         child=child(status=ended("Complete")), pods=[running()], rule="complete", look="objects"
     ),
     "the Job is complete, with a result": Case(
-        request=job(status=RUNS),
+        qjob=quantization_job(status=RUNS),
         child=child(status=ended("Complete")),
         pods=[succeeded()],
         rule="complete",
@@ -133,7 +131,7 @@ CASES: dict[str, Case] = {
         events=("JobDeleted",),
     ),
     "the Job was deleted before its name was in the status": Case(
-        request=job(),
+        qjob=quantization_job(),
         more=FRESH | {"adopted": JOB_UID},
         rule="job deleted",
         phase="Failed",
@@ -157,60 +155,64 @@ CASES: dict[str, Case] = {
     ),
     # --- after the end
     "finished, with time to live: come back when it is over": Case(
-        request=job(TTL, status=condition_status("Ready", completionTime=CREATED)),
+        qjob=quantization_job(TTL, status=condition_status("Ready", completionTime=CREATED)),
         rule="finished",
         requeued=48.0,
     ),
     "finished, and its time is over: delete the object": Case(
-        request=job(TTL, status=condition_status("Ready", completionTime=CREATED)),
+        qjob=quantization_job(TTL, status=condition_status("Ready", completionTime=CREATED)),
         now=LATER,
         rule="expired",
         removes=True,
     ),
     "failed, and its time is over: delete the object": Case(
-        request=job(TTL, status=condition_status("Stalled", "Internal", completionTime=CREATED)),
+        qjob=quantization_job(TTL, status=condition_status("Stalled", "Internal", completionTime=CREATED)),
         now=LATER,
         rule="expired",
         removes=True,
     ),
     "the time to live was set after the end, and is over": Case(
-        request=job(TTL, status=condition_status("Ready", completionTime=CREATED), generation=2),
+        qjob=quantization_job(TTL, status=condition_status("Ready", completionTime=CREATED), generation=2),
         now=LATER,
         rule="expired",
         removes=True,
     ),
     "its time is over, but it is already going": Case(
-        request=job(TTL, status=condition_status("Ready", completionTime=CREATED), deletionTimestamp=DELETED),
+        qjob=quantization_job(
+            TTL, status=condition_status("Ready", completionTime=CREATED), deletionTimestamp=DELETED
+        ),
         now=LATER,
         rule="deleting",
     ),
     "succeeded: nothing more": Case(
-        request=job(status=condition_status("Ready", "Succeeded")),
+        qjob=quantization_job(status=condition_status("Ready", "Succeeded")),
         child=child(status=ended("Complete")),
         rule="finished",
     ),
     "succeeded stays so when the Job is cleaned up": Case(
-        request=job(status=condition_status("Ready", "Succeeded")), more=FRESH, rule="finished"
+        qjob=quantization_job(status=condition_status("Ready", "Succeeded")), more=FRESH, rule="finished"
     ),
     "failed, but the Job still tries (killed before it was deleted): delete it": Case(
-        request=job(status=condition_status("Stalled", "ImagePullFailed")),
+        qjob=quantization_job(status=condition_status("Stalled", "ImagePullFailed")),
         child=child(),
         rule="finished",
         deletes=True,
     ),
     "failed, and the Job is on its way out": Case(
-        request=job(status=condition_status("Stalled", "ImagePullFailed")),
+        qjob=quantization_job(status=condition_status("Stalled", "ImagePullFailed")),
         child=child(deletionTimestamp=DELETED),
         rule="finished",
     ),
     "finished, and the spec was changed: only observed": Case(
-        request=job(status=condition_status("Ready", "Succeeded", completionTime=CREATED), generation=2),
+        qjob=quantization_job(
+            status=condition_status("Ready", "Succeeded", completionTime=CREATED), generation=2
+        ),
         rule="finished",
         phase="Succeeded",
         reason="Succeeded",
     ),
     "refused before any Job was made, and the spec was corrected: judged again": Case(
-        request=job(
+        qjob=quantization_job(
             status={
                 k: v for k, v in condition_status("Stalled", "InvalidWorkflow").items() if k != "jobName"
             },
@@ -222,19 +224,9 @@ CASES: dict[str, Case] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_decision_follows_from_what_is_observed(name: str) -> None:
-    decided_as_told(CASES[name])
-
-
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.phase])
-def test_a_decision_that_was_carried_out_asks_for_no_second_write(name: str) -> None:
-    written_once(CASES[name])
-
-
-def test_what_is_written_fits_the_contract() -> None:
-    for case in CASES.values():
-        fits_the_contract(case)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_decision_follows_from_what_is_observed(case: Case) -> None:
+    verify(case)
 
 
 def test_a_status_has_what_a_person_looks_for() -> None:
@@ -258,6 +250,6 @@ def test_the_end_of_a_job_begins_its_time_to_live() -> None:
         "the Job is complete, with a result",
         "out of memory: ended by us, since the Job would try again",
     ):
-        case = replace(CASES[name], request=job(TTL, status=RUNS), now=LATER)
+        case = replace(CASES[name], qjob=quantization_job(TTL, status=RUNS), now=LATER)
         left = decide(case).requeue_after
         assert left == (0.0 if "complete" in name else 60.0), name

@@ -10,7 +10,7 @@ from tests.support.cluster_objects import (
     child,
     condition_status,
     ended,
-    job,
+    quantization_job,
     result_status,
     running,
     succeeded,
@@ -29,13 +29,13 @@ from tests.support.decisions import (
     TRUSTED,
     Case,
     decide,
-    decided_as_told,
     observe,
+    verify,
 )
 
-from quantization_operator.decision import Refusal
+from quantization_operator.decision import Rejection
 from quantization_operator.reconcile import reconcile
-from quantization_operator.snapshots import FINALIZER, ChildJob, ChildPod, JobRequest
+from quantization_operator.snapshots import FINALIZER, ChildJob, ChildPod, QuantizationJob
 
 pytestmark = pytest.mark.unit
 
@@ -45,7 +45,9 @@ INVALID = ("backoffLimit", -1)
 
 def leaving(*changes: tuple[str, Any], status: dict[str, Any]) -> dict[str, Any]:
     """A job that was deleted, and whose artifact is to go with it."""
-    return job(DELETE, *changes, status=status, deletionTimestamp=CREATED, finalizers=[FINALIZER])
+    return quantization_job(
+        DELETE, *changes, status=status, deletionTimestamp=CREATED, finalizers=[FINALIZER]
+    )
 
 
 def cleanup(status: dict[str, Any] | None = None) -> ChildJob:
@@ -53,18 +55,18 @@ def cleanup(status: dict[str, Any] | None = None) -> ChildJob:
     return ChildJob.of(child(status=status, name="cleanup", uid="cleanup", ownerReferences=[]))
 
 
-HEIR = replace(OTHER, has_job=False, spec=JobRequest.of(job(TRUSTED)).spec)
+HEIR = replace(OTHER, has_job=False, spec=QuantizationJob.of(quantization_job(TRUSTED)).spec)
 
 CASES: dict[str, Case] = {
     "the object is being deleted: nothing": Case(
-        request=job(status=RUNS, deletionTimestamp=DELETED), child=child(), rule="deleting"
+        qjob=quantization_job(status=RUNS, deletionTimestamp=DELETED), child=child(), rule="deleting"
     ),
     # --- another controller
     "managed by another controller: nothing": Case(
-        request=job(("managedBy", "kueue.x-k8s.io/multikueue")), rule="left alone"
+        qjob=quantization_job(("managedBy", "kueue.x-k8s.io/multikueue")), rule="left alone"
     ),
     "managed by another controller, being deleted with our finalizer: nothing": Case(
-        request=job(
+        qjob=quantization_job(
             ("managedBy", "kueue.x-k8s.io/multikueue"),
             DELETE,
             finalizers=[FINALIZER],
@@ -73,23 +75,25 @@ CASES: dict[str, Case] = {
         rule="left alone",
     ),
     "managed by us, by name": Case(
-        request=job(("managedBy", "quantization.dev/operator")), rule="create", creates=True
+        qjob=quantization_job(("managedBy", "quantization.dev/operator")), rule="create", creates=True
     ),
     # --- the artifact goes with the object
     "the artifact is to go with it: the finalizer comes before the Job": Case(
-        request=job(DELETE), rule="create", finalizers=(FINALIZER,)
+        qjob=quantization_job(DELETE), rule="create", finalizers=(FINALIZER,)
     ),
     "the finalizer is there: make the Job": Case(
-        request=job(DELETE, finalizers=[FINALIZER]), rule="create", creates=True
+        qjob=quantization_job(DELETE, finalizers=[FINALIZER]), rule="create", creates=True
     ),
     "the policy was changed while it runs: the finalizer": Case(
-        request=job(DELETE, status=RUNS), child=child(), rule="finalizer", finalizers=(FINALIZER,)
+        qjob=quantization_job(DELETE, status=RUNS), child=child(), rule="finalizer", finalizers=(FINALIZER,)
     ),
     "the policy was changed back: without it": Case(
-        request=job(finalizers=[FINALIZER], status=condition_status("Ready")), rule="finalizer", finalizers=()
+        qjob=quantization_job(finalizers=[FINALIZER], status=condition_status("Ready")),
+        rule="finalizer",
+        finalizers=(),
     ),
     "deleted while it runs: the Job is stopped first": Case(
-        request=leaving(status=RUNS),
+        qjob=leaving(status=RUNS),
         child=child(),
         pods=[running()],
         rule="stop",
@@ -97,36 +101,36 @@ CASES: dict[str, Case] = {
         requeued=600.0,
     ),
     "deleted, and the Job cannot be stopped: try again": Case(
-        request=leaving(status=RUNS),
+        qjob=leaving(status=RUNS),
         child=child(),
-        more={"refusal": NO_ANSWER},
+        more={"rejection": NO_ANSWER},
         rule="stop",
         retried=True,
         requeued=588.0,
     ),
     "deleted, and the Job cannot be stopped for too long: let it go, and say so": Case(
-        request=leaving(status=RUNS),
+        qjob=leaving(status=RUNS),
         child=child(),
-        more={"refusal": NO_ANSWER, "problem": ("stop", NOW)},
+        more={"rejection": NO_ANSWER, "problem": ("stop", NOW)},
         now=LATER,
         rule="released",
         releases=True,
         events=("ArtifactLeft",),
     ),
     "deleted long ago, while the operator was down, and the Job cannot be stopped: tried for a minute": Case(
-        request=leaving(status=RUNS),
+        qjob=leaving(status=RUNS),
         child=child(),
-        more={"refusal": NO_ANSWER, "problem": ("ImagePullFailed/x", NOW)},
+        more={"rejection": NO_ANSWER, "problem": ("ImagePullFailed/x", NOW)},
         now=LATER,
         rule="stop",
         retried=True,
         requeued=60.0,
     ),
     "deleted, and the Job stops": Case(
-        request=leaving(status=RUNS), child=child(deletionTimestamp=CREATED), rule="stop", requeued=588.0
+        qjob=leaving(status=RUNS), child=child(deletionTimestamp=CREATED), rule="stop", requeued=588.0
     ),
     "deleted, and the Job does not stop: let it go, and say so": Case(
-        request=leaving(status=RUNS),
+        qjob=leaving(status=RUNS),
         child=child(deletionTimestamp=CREATED),
         now=LATER,
         rule="released",
@@ -134,26 +138,26 @@ CASES: dict[str, Case] = {
         events=("ArtifactLeft",),
     ),
     "deleted, and the Job is gone: look before the artifact is removed": Case(
-        request=leaving(status=RUNS), rule="clean up", look="objects"
+        qjob=leaving(status=RUNS), rule="clean up", look="objects"
     ),
     "deleted, no Job: remove the artifact": Case(
-        request=leaving(status=RUNS), more=FRESH, rule="clean up", creates=True
+        qjob=leaving(status=RUNS), more=FRESH, rule="clean up", creates=True
     ),
     "deleted long ago, while the operator was down: it is tried all the same": Case(
-        request=leaving(status=RUNS), more=FRESH, now=LATER, rule="clean up", creates=True
+        qjob=leaving(status=RUNS), more=FRESH, now=LATER, rule="clean up", creates=True
     ),
     "deleted after it ended: remove the artifact": Case(
-        request=leaving(status=condition_status("Ready", "Succeeded")),
+        qjob=leaving(status=condition_status("Ready", "Succeeded")),
         child=child(status=ended("Complete")),
         more=FRESH,
         rule="clean up",
         creates=True,
     ),
     "the clean-up runs": Case(
-        request=leaving(status=RUNS), more={"cleanup": cleanup()}, rule="clean up", requeued=588.0
+        qjob=leaving(status=RUNS), more={"cleanup": cleanup()}, rule="clean up", requeued=588.0
     ),
     "the clean-up does not end: let it go, and say so": Case(
-        request=leaving(status=RUNS),
+        qjob=leaving(status=RUNS),
         more={"cleanup": cleanup()},
         now=LATER,
         rule="released",
@@ -162,104 +166,106 @@ CASES: dict[str, Case] = {
         events=("ArtifactLeft",),
     ),
     "the clean-up failed: look why": Case(
-        request=leaving(status=RUNS),
+        qjob=leaving(status=RUNS),
         more={"cleanup": cleanup(ended("Failed", "BackoffLimitExceeded"))},
         rule="clean up",
         look="objects",
     ),
     "the clean-up failed: let it go, and say so": Case(
-        request=leaving(status=RUNS),
+        qjob=leaving(status=RUNS),
         more=FRESH | {"cleanup": cleanup(ended("Failed", "BackoffLimitExceeded"))},
         rule="released",
         releases=True,
         events=("ArtifactLeft",),
     ),
     "the clean-up is done: let it go": Case(
-        request=leaving(status=RUNS),
+        qjob=leaving(status=RUNS),
         more={"cleanup": cleanup(ended("Complete"))},
         rule="cleaned up",
         releases=True,
     ),
     "the clean-up is refused by a quota: try again": Case(
-        request=leaving(status=RUNS),
-        more=FRESH | {"refusal": Refusal(403, "exceeded quota")},
+        qjob=leaving(status=RUNS),
+        more=FRESH | {"rejection": Rejection(403, "exceeded quota")},
         rule="clean up",
         retried=True,
         requeued=588.0,
     ),
     "a webhook that names no code denies the clean-up: try again": Case(
-        request=leaving(status=RUNS),
-        more=FRESH | {"refusal": DENIED},
+        qjob=leaving(status=RUNS),
+        more=FRESH | {"rejection": DENIED},
         rule="clean up",
         retried=True,
         requeued=588.0,
     ),
     "the API server gives no answer to the clean-up: try again": Case(
-        request=leaving(status=RUNS),
-        more=FRESH | {"refusal": Refusal(0, "POST /apis/batch/v1/...: ReadTimeoutError")},
+        qjob=leaving(status=RUNS),
+        more=FRESH | {"rejection": Rejection(0, "POST /apis/batch/v1/...: ReadTimeoutError")},
         rule="clean up",
         retried=True,
         requeued=588.0,
     ),
     "deleted long ago, while the operator was down, and the clean-up is refused: tried for a minute": Case(
-        request=leaving(status=RUNS),
-        more=FRESH | {"refusal": Refusal(503, "apiserver is shutting down")},
+        qjob=leaving(status=RUNS),
+        more=FRESH | {"rejection": Rejection(503, "apiserver is shutting down")},
         now=LATER,
         rule="clean up",
         retried=True,
         requeued=60.0,
     ),
     "the clean-up is refused for too long: let it go, and say so": Case(
-        request=leaving(status=RUNS),
-        more=FRESH | {"refusal": Refusal(403, "exceeded quota"), "problem": ("clean up", NOW)},
+        qjob=leaving(status=RUNS),
+        more=FRESH | {"rejection": Rejection(403, "exceeded quota"), "problem": ("clean up", NOW)},
         now=LATER,
         rule="released",
         releases=True,
         events=("ArtifactLeft",),
     ),
     "its namespace goes: let it go at once, and say so": Case(
-        request=leaving(status=RUNS),
-        more=FRESH | {"refusal": Refusal(403, "forbidden: the namespace team is being terminated")},
+        qjob=leaving(status=RUNS),
+        more=FRESH | {"rejection": Rejection(403, "forbidden: the namespace team is being terminated")},
         rule="released",
         releases=True,
         events=("ArtifactLeft",),
     ),
     "its stored spec is not understood: let it go, and say so": Case(
-        request=leaving(INVALID, status=RUNS),
+        qjob=leaving(INVALID, status=RUNS),
         more=FRESH,
         rule="released",
         releases=True,
         events=("ArtifactLeft",),
     ),
     "another job has the same artifact: it is kept": Case(
-        request=leaving(status=condition_status("Ready", "Succeeded")),
+        qjob=leaving(status=condition_status("Ready", "Succeeded")),
         more={"peers": (replace(OTHER, finished=True),)},
         rule="released",
         releases=True,
         events=("ArtifactKept",),
     ),
     "another job trusts this one, and may have read it just now: the artifact is kept": Case(
-        request=leaving(status=result_status()),
+        qjob=leaving(status=result_status()),
         more={"peers": (HEIR,)},
         rule="released",
         releases=True,
         events=("ArtifactKept",),
     ),
     "another job trusts this one, but its artifact is already being removed": Case(
-        request=leaving(status=result_status()),
+        qjob=leaving(status=result_status()),
         more={"peers": (HEIR,), "cleanup": cleanup()},
         rule="clean up",
         requeued=588.0,
     ),
     "Delete was asked for after a result was taken over: the finalizer": Case(
-        request=job(DELETE, status=result_status(jobName="")), rule="finalizer", finalizers=(FINALIZER,)
+        qjob=quantization_job(DELETE, status=result_status(jobName="")),
+        rule="finalizer",
+        finalizers=(FINALIZER,),
     ),
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_decision_follows_from_what_is_observed(name: str) -> None:
-    decided_as_told(CASES[name])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_decision_follows_from_what_is_observed(case: Case) -> None:
+    verify(case)
 
 
 @pytest.mark.parametrize("began", [1, 3600], ids=["deleted while it runs", "deleted while it was down"])
@@ -274,14 +280,14 @@ def test_what_is_refused_is_tried_until_the_bound_and_then_left(
     expected = max(600 - began, 60)
     now, problem = started, None
     while now <= started + timedelta(seconds=expected):
-        case = Case(request=leaving(status=RUNS), child=made, more=FRESH | {"problem": problem}, now=now)
+        case = Case(qjob=leaving(status=RUNS), child=made, more=FRESH | {"problem": problem}, now=now)
         tried = decide(case)
         assert tried.delete is not None or tried.create is not None
         problem = (
             tried.problem if tried.delete else problem
         )  # before it creates, the controller remembers nothing
-        refusal = replace(NO_ANSWER, retry_after=7)
-        decision = decide(replace(case, more=FRESH | {"problem": problem, "refusal": refusal}))
+        rejection = replace(NO_ANSWER, retry_after=7)
+        decision = decide(replace(case, more=FRESH | {"problem": problem, "rejection": rejection}))
         if decision.release:
             break
         assert (decision.retry, decision.retry_after) == (True, 7)
@@ -306,7 +312,7 @@ def test_what_was_left_and_why_is_told() -> None:
 
 def test_the_clean_up_is_told_the_recipe_of_a_success_that_was_never_written() -> None:
     case = replace(
-        CASES["deleted after it ended: remove the artifact"], request=leaving(status=RUNS), pods=[succeeded()]
+        CASES["deleted after it ended: remove the artifact"], qjob=leaving(status=RUNS), pods=[succeeded()]
     )
     made = decide(case).create
     assert made is not None

@@ -12,7 +12,7 @@ from tests.support.cluster_objects import (
     condition_status,
     disruption,
     failed_result,
-    job,
+    quantization_job,
     running,
     terminated,
 )
@@ -26,14 +26,12 @@ from tests.support.decisions import (
     RUNS,
     Case,
     decide,
-    decided_as_told,
-    fits_the_contract,
-    written_once,
+    verify,
 )
 
 from quantization_api.failures import Category
 from quantization_api.status import Progress
-from quantization_operator.snapshots import JobRequest, KubernetesWarning
+from quantization_operator.snapshots import KubernetesWarning, QuantizationJob
 
 pytestmark = pytest.mark.unit
 
@@ -52,7 +50,7 @@ CASES: dict[str, Case] = {
         events=("Started",),
     ),
     "a lost node: told with the way out, and waited for": Case(
-        request=job(status=RUNS),
+        qjob=quantization_job(status=RUNS),
         child=child(),
         pods=[running(conditions=[disruption("DeletionByTaintManager")], deletionTimestamp=DELETED)],
         more={"disruptions": 1},
@@ -64,7 +62,7 @@ CASES: dict[str, Case] = {
         events=("Disrupted", "NodeLost"),
     ),
     "evicted, a new pod is not there yet": Case(
-        request=job(status=RUNS),
+        qjob=quantization_job(status=RUNS),
         child=child(),
         pods=[EVICTED],
         more={"disruptions": 1},
@@ -76,7 +74,7 @@ CASES: dict[str, Case] = {
         requeued=15.0,
     ),
     "evicted, by the clock of a node that is ahead": Case(
-        request=job(status=RUNS),
+        qjob=quantization_job(status=RUNS),
         child=child(),
         pods=[EVICTED],
         more={"disruptions": 1},
@@ -88,7 +86,7 @@ CASES: dict[str, Case] = {
         requeued=20.0,
     ),
     "evicted, and no new pod for a while: read the events of the Job": Case(
-        request=job(status=RUNS),
+        qjob=quantization_job(status=RUNS),
         child=child(),
         pods=[EVICTED],
         now=EVICTION + timedelta(seconds=20),
@@ -96,7 +94,7 @@ CASES: dict[str, Case] = {
         look="events",
     ),
     "evicted, and quota refuses the new pod: told, and waited for": Case(
-        request=job(status=RUNS),
+        qjob=quantization_job(status=RUNS),
         child=child(),
         pods=[EVICTED],
         more={"warnings": (replace(QUOTA, last_seen=EVICTION),), "disruptions": 1},
@@ -109,7 +107,7 @@ CASES: dict[str, Case] = {
         requeued=15.0,
     ),
     "evicted, and quota had refused the pod that was evicted: of the past": Case(
-        request=job(status=RUNS),
+        qjob=quantization_job(status=RUNS),
         child=child(),
         pods=[EVICTED],
         more={"warnings": (replace(QUOTA, last_seen=NOW - timedelta(seconds=3)),), "disruptions": 1},
@@ -121,7 +119,7 @@ CASES: dict[str, Case] = {
         requeued=15.0,
     ),
     "evicted, and Pod Security refuses the new pod: out of patience": Case(
-        request=job(status=condition_status("Reconciling", "PodRefused")),
+        qjob=quantization_job(status=condition_status("Reconciling", "PodRefused")),
         child=child(),
         pods=[EVICTED],
         more={
@@ -137,7 +135,7 @@ CASES: dict[str, Case] = {
         events=("Unschedulable",),
     ),
     "a failed attempt that is tried again": Case(
-        request=job(status=RUNS),
+        qjob=quantization_job(status=RUNS),
         child=child(status={"failed": 1}),
         pods=[FAILED_ONCE],
         now=EVICTION + timedelta(seconds=5),
@@ -149,7 +147,7 @@ CASES: dict[str, Case] = {
         requeued=15.0,
     ),
     "a failed attempt, and the back-off is long: looked at more and more rarely": Case(
-        request=job(status=RUNS),
+        qjob=quantization_job(status=RUNS),
         child=child(status={"failed": 1}),
         pods=[FAILED_ONCE],
         more={"warnings": ()},
@@ -161,7 +159,7 @@ CASES: dict[str, Case] = {
         requeued=100.0,
     ),
     "a failed attempt, and a webhook refuses the next: told": Case(
-        request=job(status=RUNS),
+        qjob=quantization_job(status=RUNS),
         child=child(status={"failed": 1}),
         pods=[FAILED_ONCE],
         more={"warnings": (KubernetesWarning("FailedCreate", DENIED.message, EVICTION),)},
@@ -174,7 +172,7 @@ CASES: dict[str, Case] = {
         requeued=15.0,
     ),
     "the spec was changed after the Job was made: told that it has no effect": Case(
-        request=job(status=RUNS, generation=2),
+        qjob=quantization_job(status=RUNS, generation=2),
         child=child(),
         pods=[running()],
         rule="running",
@@ -185,19 +183,9 @@ CASES: dict[str, Case] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_decision_follows_from_what_is_observed(name: str) -> None:
-    decided_as_told(CASES[name])
-
-
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.phase])
-def test_a_decision_that_was_carried_out_asks_for_no_second_write(name: str) -> None:
-    written_once(CASES[name])
-
-
-def test_what_is_written_fits_the_contract() -> None:
-    for case in CASES.values():
-        fits_the_contract(case)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_decision_follows_from_what_is_observed(case: Case) -> None:
+    verify(case)
 
 
 @pytest.mark.parametrize(
@@ -216,15 +204,15 @@ def test_progress_is_written_at_a_bounded_rate(
     status = RUNS | ({"progress": {"percent": written, "stage": "quantize"}} if written is not None else {})
     last = None if seconds_ago is None else NOW - timedelta(seconds=seconds_ago)
     more = {"progress": Progress(percent=seen, stage="quantize"), "progress_written": last}
-    case = Case(request=job(status=status), child=child(), pods=[running()], more=more)
+    case = Case(qjob=quantization_job(status=status), child=child(), pods=[running()], more=more)
     decision = decide(case)
-    progress = (decision.status or JobRequest.of(case.request).read_status()).progress
+    progress = (decision.status or QuantizationJob.of(case.qjob).read_status()).progress
     assert progress is not None
     assert progress.percent == expected
 
 
 def test_a_job_that_runs_when_it_is_told_of_is_one_event() -> None:
-    first = decide(Case(request=job(), child=child(), pods=[running()]))
+    first = decide(Case(qjob=quantization_job(), child=child(), pods=[running()]))
     assert [event.reason for event in first.events] == ["Started"]
     assert first.events[0].message.startswith(f"created Job {NAME}; pod ")
     later = decide(Case(child=child(), pods=[running()]))
@@ -245,8 +233,8 @@ def test_attempts_never_shrink_and_a_restarted_node_is_not_blamed_on_the_job() -
         ),  # of the pod that is the third, nothing is known: it may have been forgotten
     ):
         body = child(status={"failed": failed})
-        case = Case(request=job(status=counted), child=body, pods=pods, more={"disruptions": 3})
-        status = decide(case).status or JobRequest.of(case.request).read_status()
+        case = Case(qjob=quantization_job(status=counted), child=body, pods=pods, more={"disruptions": 3})
+        status = decide(case).status or QuantizationJob.of(case.qjob).read_status()
         assert status.attempts is not None
         assert (status.attempts.failed, status.attempts.disrupted) == expected
 
@@ -259,7 +247,9 @@ def test_a_corrected_spec_leaves_nothing_of_its_refusal() -> None:
         failure={"category": "InvalidWorkflow", "message": "no"},
     )
     del refused["jobName"], refused["startTime"]
-    corrected = Case(request=job(status=refused, generation=2), child=child(generation=2), pods=[running()])
+    corrected = Case(
+        qjob=quantization_job(status=refused, generation=2), child=child(generation=2), pods=[running()]
+    )
     status = decide(corrected).status
     assert status is not None
     assert status.phase == "Running"
@@ -268,6 +258,6 @@ def test_a_corrected_spec_leaves_nothing_of_its_refusal() -> None:
 
 def test_a_status_of_an_older_schema_does_not_stop_a_job() -> None:
     old = RUNS | {"phase": "Crunching", "shards": [1, 2]}
-    decision = decide(Case(request=job(status=old), child=child(), pods=[running()]))
+    decision = decide(Case(qjob=quantization_job(status=old), child=child(), pods=[running()]))
     assert decision.status is not None
     assert decision.status.phase == "Running"

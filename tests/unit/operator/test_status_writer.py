@@ -1,21 +1,21 @@
-"""A status that the API server refuses is written with less, so that an end is always told."""
+"""A status that the API server rejects is written with less, so that an end is always told."""
 
 import asyncio
 from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
-from tests.support.cluster_objects import condition_status, job, result_status
+from tests.support.cluster_objects import condition_status, quantization_job, result_status
 
 from quantization_api.status import QuantizationJobStatus
 from quantization_operator.kube import ApiError
-from quantization_operator.snapshots import JobRequest
-from quantization_operator.status_writer import StatusWriter, refuses
+from quantization_operator.snapshots import QuantizationJob
+from quantization_operator.status_writer import StatusWriter, rejects
 from quantization_operator.write import Writer
 
 pytestmark = pytest.mark.unit
 
-REQUEST = JobRequest.of(job())
+REQUEST = QuantizationJob.of(quantization_job())
 DONE = QuantizationJobStatus.model_validate(
     result_status(progress={"percent": 100, "layer": 6, "layers": 6}, trials=[{"parameters": "x"}])
 )
@@ -25,7 +25,7 @@ FAILED = QuantizationJobStatus.model_validate(
 
 
 class Picky:
-    """An API server that refuses statuses as long as something is in them."""
+    """An API server that rejects statuses as long as something is in them."""
 
     def __init__(self, code: int, message: str, *disliked: str) -> None:
         self.error = ApiError(code, message)
@@ -33,13 +33,13 @@ class Picky:
         self.tries: list[QuantizationJobStatus] = []
 
     async def patch_status(
-        self, request: JobRequest, _: Mapping[str, Any], after: QuantizationJobStatus
-    ) -> JobRequest:
+        self, qjob: QuantizationJob, _: Mapping[str, Any], after: QuantizationJobStatus
+    ) -> QuantizationJob:
         self.tries.append(after)
         told = after.model_dump_json(exclude_defaults=True)
         if any(word in told for word in self.disliked):
             raise self.error
-        return request
+        return qjob
 
 
 def write(server: Picky, status: QuantizationJobStatus, times: int = 1) -> QuantizationJobStatus:
@@ -81,8 +81,8 @@ def test_a_failure_keeps_its_category_when_its_message_is_refused() -> None:
 
 
 def test_a_decoding_error_is_a_refusal_and_other_troubles_are_not() -> None:
-    assert refuses(ApiError(500, "json: cannot unmarshal number 1e30 into Go value of type int64"))
-    assert refuses(ApiError(500, "unable to decode the patch"))
+    assert rejects(ApiError(500, "json: cannot unmarshal number 1e30 into Go value of type int64"))
+    assert rejects(ApiError(500, "unable to decode the patch"))
     for code, message in (
         (500, "etcdserver: request timed out"),
         (409, "decode"),
@@ -90,7 +90,7 @@ def test_a_decoding_error_is_a_refusal_and_other_troubles_are_not() -> None:
         (0, ""),
         (503, ""),
     ):
-        assert not refuses(ApiError(code, message))
+        assert not rejects(ApiError(code, message))
 
 
 @pytest.mark.parametrize("code", [0, 404, 409, 500, 503])

@@ -13,11 +13,11 @@ from kopf._cogs.clients import api, fetching, watching
 from kopf._cogs.clients.auth import vault_var
 from kopf._cogs.structs.credentials import ConnectionInfo, Vault
 from kopf._cogs.structs.references import Resource
-from tests.support.cluster_objects import child, job, running
+from tests.support.cluster_objects import child, quantization_job, running
 
 from quantization_operator import kopf_client, watch
 from quantization_operator.cache import Cache, Key
-from quantization_operator.identity import JOB_UID_LABEL
+from quantization_operator.identity import QJOB_UID_LABEL
 from quantization_operator.metrics import Metrics
 from quantization_operator.probes import Health
 from quantization_operator.queue import WorkQueue
@@ -34,7 +34,7 @@ PODS = Resource(
 def test_an_event_costs_no_copy_of_the_object() -> None:
     """kopf copies and compares whole objects for handlers of changes; there are none."""
     persistence = watch.kopf_settings().persistence
-    body = kopf.Body(job())
+    body = kopf.Body(quantization_job())
     assert persistence.diffbase_storage.build(body=body) == {}
     assert persistence.diffbase_storage.fetch(body=body) is None
     essence = kopf.BodyEssence()
@@ -210,7 +210,7 @@ class Handled:
 def test_an_object_that_is_nobodys_is_counted_and_named_once(caplog: pytest.LogCaptureFixture) -> None:
     handled = Handled("Job")
     for version in ("20", "21"):
-        handled(child(labels={JOB_UID_LABEL: ""}, resourceVersion=version))
+        handled(child(labels={QJOB_UID_LABEL: ""}, resourceVersion=version))
     assert handled.unreadable == 1
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
@@ -223,10 +223,10 @@ def test_an_object_that_is_nobodys_any_more_leaves_its_job() -> None:
     handled = Handled("Pod")
     handled(running())
     assert len(handled.cache) == 1
-    handled(running(labels={JOB_UID_LABEL: ""}, resourceVersion="31"), "MODIFIED")
+    handled(running(labels={QJOB_UID_LABEL: ""}, resourceVersion="31"), "MODIFIED")
     assert len(handled.cache) == 0
     handled(running(resourceVersion="32"), "MODIFIED")
-    assert handled.cache.record(Key("default", job()["metadata"]["uid"])) is not None
+    assert handled.cache.record(Key("default", quantization_job()["metadata"]["uid"])) is not None
 
 
 def test_how_many_were_named_is_bounded() -> None:

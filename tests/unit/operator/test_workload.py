@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from tests.support.cluster_objects import CREATED, UID, child, job
+from tests.support.cluster_objects import CREATED, UID, child, quantization_job
 from tests.support.manifests import AFFINITY
 
 from quantization_api.failures import PERMANENT_EXIT_CODES
 from quantization_api.pod import RunRequest
 from quantization_api.spec import QuantizationJobSpec
 from quantization_operator.settings import OperatorSettings
-from quantization_operator.snapshots import GENERATION_ANNOTATION, ChildJob, JobRequest
+from quantization_operator.snapshots import GENERATION_ANNOTATION, ChildJob, QuantizationJob
 from quantization_operator.workload import build, build_cleanup, cleanup_name, job_name
 
 pytestmark = pytest.mark.unit
@@ -28,8 +28,8 @@ QUEUE = {"kueue.x-k8s.io/queue-name": "gpu"}
 
 
 def built(*changes: tuple[str, Any], **metadata: Any) -> dict[str, Any]:
-    body = job(*changes, **metadata)
-    return build(JobRequest.of(body), QuantizationJobSpec.model_validate(body["spec"]), SETTINGS)
+    body = quantization_job(*changes, **metadata)
+    return build(QuantizationJob.of(body), QuantizationJobSpec.model_validate(body["spec"]), SETTINGS)
 
 
 def pod_of(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def container(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["a", "llama-3.1-8b", "x" * 253, "a." * 100 + "a", "x" * 51 + "-y"])
-def test_the_name_of_the_job_is_a_label_whatever_the_name_of_the_request(name: str) -> None:
+def test_the_name_of_the_job_is_a_label_whatever_the_name_of_the_quantization_job(name: str) -> None:
     derived = job_name(name, UID)
     assert len(derived) <= 63
     assert derived.replace("-", "a").isalnum()
@@ -76,9 +76,9 @@ def test_limits_are_passed_through() -> None:
 
 
 def test_a_job_after_a_pause_remembers_what_was_counted_before_it() -> None:
-    body = job(("backoffLimit", 3))
+    body = quantization_job(("backoffLimit", 3))
     spec = QuantizationJobSpec.model_validate(body["spec"])
-    made = build(JobRequest.of(body), spec, SETTINGS, failed_before=2)
+    made = build(QuantizationJob.of(body), spec, SETTINGS, failed_before=2)
     assert made["spec"]["backoffLimit"] == 1
     stored = {**made, "metadata": {**made["metadata"], "uid": "x", "creationTimestamp": CREATED}}
     assert ChildJob.of(stored).failed_before == 2
@@ -86,9 +86,9 @@ def test_a_job_after_a_pause_remembers_what_was_counted_before_it() -> None:
 
 
 def cleaned(*changes: tuple[str, Any], recipe: str | None = None, **metadata: Any) -> dict[str, Any]:
-    body = job(*changes, **metadata)
+    body = quantization_job(*changes, **metadata)
     spec = QuantizationJobSpec.model_validate(body["spec"])
-    return build_cleanup(JobRequest.of(body), spec, SETTINGS, recipe)
+    return build_cleanup(QuantizationJob.of(body), spec, SETTINGS, recipe)
 
 
 def test_the_clean_up_removes_what_the_job_made_and_ends_by_itself() -> None:
@@ -135,13 +135,13 @@ def test_the_request_is_the_one_that_the_quantizer_reads() -> None:
 
 
 def test_the_text_of_the_settings_calibrates_a_pass_that_names_none() -> None:
-    body, text = job(), "s3://datasets/calibration.txt"
+    body, text = quantization_job(), "s3://datasets/calibration.txt"
     with_text = SETTINGS.model_copy(update={"default_calibration": text})
     seen = [
         RunRequest.model_validate_json(
-            container(build(JobRequest.of(body), QuantizationJobSpec.model_validate(body["spec"]), settings))[
-                "env"
-            ][0]["value"]
+            container(
+                build(QuantizationJob.of(body), QuantizationJobSpec.model_validate(body["spec"]), settings)
+            )["env"][0]["value"]
         ).default_calibration
         for settings in (with_text, SETTINGS)
     ]
@@ -169,10 +169,10 @@ def test_a_reference_in_a_value_is_not_expanded_to_a_secret() -> None:
 def test_the_clean_up_is_bound_by_what_binds_the_run() -> None:
     patient = cleaned(("storage.patienceSeconds", 7))
     assert "--patience=7" in container(patient)["args"]
-    body = job()
+    body = quantization_job()
     spec = QuantizationJobSpec.model_validate(body["spec"])
     allowed = SETTINGS.model_copy(update={"refuse_link_local_endpoints": False})
-    open_to_all = build_cleanup(JobRequest.of(body), spec, allowed, None)
+    open_to_all = build_cleanup(QuantizationJob.of(body), spec, allowed, None)
     assert "--refuse-link-local" not in container(open_to_all)["args"]
 
 
@@ -289,17 +289,17 @@ def test_volumes_are_mounted() -> None:
     ]
 
 
-def test_the_job_belongs_to_the_request() -> None:
+def test_the_job_belongs_to_the_quantization_job() -> None:
     (owner,) = built()["metadata"]["ownerReferences"]
     assert (owner["uid"], owner["controller"], owner["blockOwnerDeletion"]) == (UID, True, True)
 
 
 def image_for(implementation: str, image: str | None = None) -> str:
-    body = job(*([("template.image", image)] if image else []))
+    body = quantization_job(*([("template.image", image)] if image else []))
     spec = QuantizationJobSpec.model_validate(body["spec"])
     chosen = [item.model_copy(update={"implementation": implementation}) for item in spec.workflow.passes]
     workflow = spec.workflow.model_copy(update={"passes": chosen})
-    manifest = build(JobRequest.of(body), spec.model_copy(update={"workflow": workflow}), SETTINGS)
+    manifest = build(QuantizationJob.of(body), spec.model_copy(update={"workflow": workflow}), SETTINGS)
     return str(container(manifest)["image"])
 
 

@@ -13,7 +13,6 @@ from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, ModelBuilde
 from quantization_api.spec import QuantizationJobSpec
 from quantizer.export.plan import plan_build
 from quantizer.formats import awq
-from quantizer.implementations import refusals
 from quantizer.passes.making import make_pass
 
 pytestmark = pytest.mark.unit
@@ -57,15 +56,6 @@ def test_a_pass_that_the_contract_accepts_can_be_made(kind: str, seed: int) -> N
 def test_the_contract_has_the_sentences_of_the_awq_format() -> None:
     engine = {sentence for _, sentence in awq.REFUSALS} - {"version must be gemm, gemv, gemv_fast or marlin"}
     assert engine <= {rule.message for rule in AutoAWQQuantizer.rules()}
-
-
-@pytest.mark.parametrize("kind", TYPES)
-@pytest.mark.parametrize("seed", range(100))
-def test_a_package_is_never_asked_for_what_it_cannot_do(kind: str, seed: int) -> None:
-    package = "auto-gptq" if kind == "GptqQuantizer" else "autoawq"
-    item = {**random_pass(random.Random(seed), kind), "implementation": package}
-    if not sentences(item):
-        assert refusals.refusals(parameters_of(item)) == []
 
 
 @pytest.mark.parametrize("seed", range(200))

@@ -1,4 +1,4 @@
-"""What surrounds the stock packages: what is refused, what older libraries are shown, what is written."""
+"""What surrounds the stock packages: which models are refused, what older libraries are shown, what is written."""
 
 import errno
 import json
@@ -29,8 +29,8 @@ from quantizer.evaluation.views import open_view
 from quantizer.implementations import result
 from quantizer.implementations.interface import QuantizedModel
 from quantizer.implementations.local_model import check_attention, copy_model
+from quantizer.implementations.model_types import MODEL_TYPES, check_model
 from quantizer.implementations.package import quantize
-from quantizer.implementations.refusals import MODEL_TYPES, check, check_model, refusals
 from quantizer.passes.making import make_pass
 
 pytestmark = pytest.mark.unit
@@ -45,49 +45,6 @@ def pass_of(kind: type[GptqQuantizer] | type[AutoAWQQuantizer], **parameters: An
     implementation = "auto-gptq" if kind is GptqQuantizer else "autoawq"
     own = {"type": kind.__name__, "data_config": "text", "implementation": implementation}
     return kind.model_construct(**{**defaults, **own, **parameters})
-
-
-@pytest.mark.parametrize(
-    ("kind", "parameters", "words"),
-    [
-        (GptqQuantizer, {"checkpoint_format": "gptq_v2"}, "writes checkpoint_format gptq only"),
-        (GptqQuantizer, {"inside_layer_modules": [[]]}, "names no linear"),
-        (GptqQuantizer, {"implementation": "autoawq"}, "does not compute GptqQuantizer"),
-        (AutoAWQQuantizer, {"implementation": "auto-gptq"}, "does not compute AutoAWQQuantizer"),
-        (AutoAWQQuantizer, {"w_bit": 8}, "packs 4 bits only"),
-        (AutoAWQQuantizer, {"bits": 3}, "packs 4 bits only"),
-        (AutoAWQQuantizer, {"w_bit": 4, "bits": 8}, "two names of one number"),
-        (AutoAWQQuantizer, {"q_group_size": -1}, "needs a q_group_size above 0"),
-        (AutoAWQQuantizer, {"version": "gemv"}, "write gemm"),
-        (AutoAWQQuantizer, {"zero_point": False}, "write zero_point true"),
-        (AutoAWQQuantizer, {"data_config": None}, "name a data config"),
-        (AutoAWQQuantizer, {"pack_model_for_onnx_conversion": True}, "leave it out"),
-        (AutoAWQQuantizer, {"input_model_dtype": "fp64"}, "fp16 or fp32"),
-    ],
-)
-def test_what_a_package_cannot_do_is_refused_with_what_to_write(
-    kind: type[GptqQuantizer], parameters: dict[str, Any], words: str
-) -> None:
-    (sentence,) = refusals(pass_of(kind, **parameters))
-    assert words in sentence
-    with pytest.raises(QuantizationError) as caught:
-        check(pass_of(kind, **parameters))
-    assert caught.value.category is Category.INVALID_WORKFLOW
-
-
-@pytest.mark.parametrize(
-    ("kind", "parameters"),
-    [
-        (GptqQuantizer, {}),
-        (GptqQuantizer, {"bits": 3, "group_size": -1, "sym": True, "desc_act": True, "static_groups": True}),
-        (GptqQuantizer, {"inside_layer_modules": [["mlp.up_proj"]]}),
-        (AutoAWQQuantizer, {}),
-        (AutoAWQQuantizer, {"w_bit": 4, "bits": 4, "duo_scaling": False, "input_model_dtype": "fp32"}),
-        (AutoAWQQuantizer, {"export_compatible": True, "zero_point": False}),
-    ],
-)
-def test_what_a_package_can_do_is_not_refused(kind: type[GptqQuantizer], parameters: dict[str, Any]) -> None:
-    assert refusals(pass_of(kind, **parameters)) == []
 
 
 def test_a_model_type_that_a_package_does_not_quantize_is_refused_with_those_that_it_does() -> None:

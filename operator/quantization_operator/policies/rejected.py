@@ -8,7 +8,7 @@ the API server's own (k8s.io/apiserver: admission/plugin/webhook/errors, admissi
 
 import re
 
-from quantization_operator.decision import Refusal
+from quantization_operator.decision import Rejection
 
 _DENIED = re.compile(r"""admission webhook ".*" denied the request|[Pp]olicy (['"]).*\1 denied request""")
 _NO_ANSWER_FROM_WEBHOOK = "failed calling webhook"
@@ -23,6 +23,6 @@ def answers(code: int, message: str) -> bool:
     return code >= 500 and _NO_ANSWER_FROM_WEBHOOK in message
 
 
-def for_good(refusal: Refusal) -> bool:
+def for_good(rejection: Rejection) -> bool:
     """Whether the same Job would be refused for ever."""
-    return refusal.taken or (refusal.code in _OF_THE_MANIFEST and not _DENIED.search(refusal.message))
+    return rejection.taken or (rejection.code in _OF_THE_MANIFEST and not _DENIED.search(rejection.message))

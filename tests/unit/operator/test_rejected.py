@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from quantization_operator.decision import Refusal
-from quantization_operator.policies import artifact, refused
+from quantization_operator.decision import Rejection
+from quantization_operator.policies import artifact, rejected
 from quantization_operator.settings import OperatorSettings
 
 pytestmark = pytest.mark.unit
@@ -61,8 +61,8 @@ UNANSWERED = 'Internal error occurred: failed calling webhook "a.example.com": c
 def test_what_the_cluster_refuses_may_change_and_what_the_api_refuses_does_not(
     code: int, message: str, answers: bool, for_good: bool
 ) -> None:
-    assert refused.answers(code, message) == answers
-    assert refused.for_good(Refusal(code, message)) == for_good
+    assert rejected.answers(code, message) == answers
+    assert rejected.for_good(Rejection(code, message)) == for_good
 
 
 @pytest.mark.parametrize(
@@ -81,18 +81,21 @@ def test_a_late_process_does_not_try_for_longer_than_the_bound() -> None:
 
 
 @pytest.mark.parametrize(
-    ("refusal", "hopeless"),
+    ("rejection", "hopeless"),
     [
-        (Refusal(403, "unable to create new content in namespace team because it is being terminated"), True),
-        (Refusal(403, "exceeded quota: count/jobs.batch"), False),
-        (Refusal(422, "spec.template: Invalid value"), True),
-        (Refusal(409, "a Job of this name exists", taken=True), True),
-        (Refusal(400, DENIED), False),
-        (Refusal(500, UNANSWERED), False),
+        (
+            Rejection(403, "unable to create new content in namespace team because it is being terminated"),
+            True,
+        ),
+        (Rejection(403, "exceeded quota: count/jobs.batch"), False),
+        (Rejection(422, "spec.template: Invalid value"), True),
+        (Rejection(409, "a Job of this name exists", taken=True), True),
+        (Rejection(400, DENIED), False),
+        (Rejection(500, UNANSWERED), False),
     ],
 )
-def test_a_clean_up_that_can_never_start_is_known(refusal: Refusal, hopeless: bool) -> None:
-    assert artifact.hopeless(refusal) == hopeless
+def test_a_clean_up_that_can_never_start_is_known(rejection: Rejection, hopeless: bool) -> None:
+    assert artifact.hopeless(rejection) == hopeless
 
 
 @pytest.mark.parametrize(("ago", "left"), [(0, 600.0), (590, 10.0), (600, 0.0), (9000, 0.0)])

@@ -1,4 +1,4 @@
-"""Conditions on the parameters of a pass, written once and told twice: to the API server and to Python.
+"""Combinations of parameters that are refused, each written once for both judges: the API server and Python.
 
     Refusal("w_bits", below("w_bits", 16) & ~(is_true("w_rtn") | is_true("w_gptq")), "w_bits below 16 ...")
 
@@ -30,29 +30,31 @@ class Scope:
 
 
 @dataclass(frozen=True)
-class Condition:
-    """cel: the condition as a CEL expression over a scope. holds: the same of a validated model."""
+class Predicate:
+    """A test of a pass's parameters, as the API server and as Python run it."""
 
     cel: Callable[[Scope], str]
+    """The CEL expression, for a scope."""
     holds: Callable[[Any], bool]
+    """The same test of a validated model."""
 
-    def __and__(self, other: "Condition") -> "Condition":
-        return Condition(
+    def __and__(self, other: "Predicate") -> "Predicate":
+        return Predicate(
             lambda scope: f"({self.cel(scope)} && {other.cel(scope)})",
             lambda model: self.holds(model) and other.holds(model),
         )
 
-    def __or__(self, other: "Condition") -> "Condition":
-        return Condition(
+    def __or__(self, other: "Predicate") -> "Predicate":
+        return Predicate(
             lambda scope: f"({self.cel(scope)} || {other.cel(scope)})",
             lambda model: self.holds(model) or other.holds(model),
         )
 
-    def __invert__(self) -> "Condition":
-        return Condition(lambda scope: f"!{self.cel(scope)}", lambda model: not self.holds(model))
+    def __invert__(self) -> "Predicate":
+        return Predicate(lambda scope: f"!{self.cel(scope)}", lambda model: not self.holds(model))
 
 
-def _of_value(name: str, test: str, holds: Callable[[Any], bool]) -> Condition:
+def _of_value(name: str, test: str, holds: Callable[[Any], bool]) -> Predicate:
     """A test of one parameter; `test` is CEL with {} for the value. False where there is no value."""
 
     def cel(scope: Scope) -> str:
@@ -66,49 +68,49 @@ def _of_value(name: str, test: str, holds: Callable[[Any], bool]) -> Condition:
         value = getattr(model, name)
         return value is not None and holds(value)
 
-    return Condition(cel, of_model)
+    return Predicate(cel, of_model)
 
 
-def is_true(name: str) -> Condition:
+def is_true(name: str) -> Predicate:
     """A switch is on."""
     return _of_value(name, "{}", lambda value: value is True)
 
 
-def equals(name: str, wanted: Value) -> Condition:
+def equals(name: str, wanted: Value) -> Predicate:
     """A parameter has this value."""
     return _of_value(name, f"{{}} == {_literal(wanted)}", lambda value: value == wanted)
 
 
-def among(name: str, wanted: tuple[Value, ...]) -> Condition:
+def among(name: str, wanted: tuple[Value, ...]) -> Predicate:
     """A parameter has one of these values."""
     return _of_value(name, f"{{}} in [{', '.join(map(_literal, wanted))}]", lambda value: value in wanted)
 
 
-def below(name: str, limit: int) -> Condition:
+def below(name: str, limit: int) -> Predicate:
     """A number is smaller than the limit."""
     return _of_value(name, f"{{}} < {limit}", lambda value: value < limit)
 
 
-def given(name: str) -> Condition:
+def given(name: str) -> Predicate:
     """A parameter without a default is given."""
-    return Condition(
+    return Predicate(
         lambda scope: f"has({scope.path}.{name})", lambda model: getattr(model, name) is not None
     )
 
 
-def filled(name: str) -> Condition:
+def filled(name: str) -> Predicate:
     """A list has items."""
     return _of_value(name, "{}.size() > 0", lambda value: len(value) > 0)
 
 
-def changed(name: str) -> Condition:
+def changed(name: str) -> Predicate:
     """A parameter is given and is not its default."""
 
     def cel(scope: Scope) -> str:
         here, default = f"{scope.path}.{name}", scope.default(name)
         return f"has({here})" if default is None else f"(has({here}) && {here} != {_literal(default)})"
 
-    return Condition(cel, lambda model: getattr(model, name) != Scope("", type(model)).default(name))
+    return Predicate(cel, lambda model: getattr(model, name) != Scope("", type(model)).default(name))
 
 
 def _literal(value: Value) -> str:
@@ -122,7 +124,7 @@ class Refusal:
     """A combination of parameters that is refused with a sentence, reported at `field`."""
 
     field: str
-    refused: Condition
+    refused: Predicate
     sentence: str
 
     def rule(self, model: type[BaseModel]) -> Rule:

@@ -1,0 +1,23 @@
+"""The models that each package quantizes. What else a package cannot do, the contract refuses."""
+
+from quantization_api.failures import Category, QuantizationError
+from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer
+
+MODEL_TYPES: dict[str, tuple[str, ...]] = {
+    "auto-gptq": ("gpt_neox", "llama", "mistral", "opt", "qwen2"),
+    "autoawq": ("gpt_neox", "llama", "mistral", "phi3", "qwen2", "qwen3"),
+}
+"""Those that can also be evaluated with the libraries of the legacy image (measured:
+tests/e2e/test_implementations.py). With others a package stops halfway, or its transformers cannot load them."""
+
+
+def check_model(parameters: GptqQuantizer | AutoAWQQuantizer, model_type: str) -> None:
+    """Raises ModelUnsupported for a model that the package cannot quantize."""
+    known = MODEL_TYPES[parameters.implementation]
+    if model_type not in known:
+        raise QuantizationError(
+            Category.MODEL_UNSUPPORTED,
+            f"implementation {parameters.implementation} quantizes models of type {', '.join(known)}; "
+            f"this one is of type {model_type}",
+            "Use implementation native.",
+        )
