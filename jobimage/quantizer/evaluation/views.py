@@ -98,9 +98,9 @@ class RoundedView(FloatView):
         for name in self.model.linears(index):
             if not self._yardstick.converts(prefix + name):
                 continue
-            weight = self.model.turned(index, f"{name}.weight", weights[f"{name}.weight"])
+            weight = self.model.transposed(index, f"{name}.weight", weights[f"{name}.weight"])
             seen = self._yardstick.format.as_read(*self._yardstick.nearest(weight.float()))
-            changed[f"{name}.weight"] = self.model.turned(index, f"{name}.weight", seen)
+            changed[f"{name}.weight"] = self.model.transposed(index, f"{name}.weight", seen)
         return changed
 
 

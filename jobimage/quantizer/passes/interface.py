@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from quantizer.algorithms.grid import GroupedGrid
-from quantizer.decoder.architecture import Group
+from quantizer.decoder.architecture import SharedInput
 from quantizer.decoder.folding import FoldPlace
 from quantizer.decoder.model import DecoderModel
 from quantizer.decoder.walk import LayerWalk
@@ -87,9 +87,9 @@ class LayerContext:
     device: torch.device
     timed: Timed
 
-    def numbers(self, group: Group) -> int:
-        """Of the weights of a group of linears."""
-        return sum(self.walk.linear(name).weight.numel() for name in group.names)
+    def numbers(self, shared: SharedInput) -> int:
+        """Of the weights of the linears that share an input."""
+        return sum(self.walk.linear(name).weight.numel() for name in shared.names)
 
 
 class LayerPass(Protocol):
