@@ -28,7 +28,7 @@ def plan(
 
     A forward pass costs one multiply-add for each weight and token. Quantizing runs every layer about
     twice, gathers a Gram matrix (K^2 a token for each distinct input of width K) and solves (N K^2 for a
-    linear [N, K]). Evaluating runs three models: before, after, and plain rounding beside. Publishing takes
+    linear [N, K]). Evaluating runs three models: before, after, and RTN. Publishing takes
     seconds, whatever the model: what is large was stored, and read back, while it was quantized.
     """
     weights = grams = solve = 0.0

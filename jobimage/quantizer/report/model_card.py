@@ -27,8 +27,8 @@ NEEDS = {
 }
 """Packages beside transformers that load a layout."""
 
-ROUNDED_PREFIX = "rtn_"
-"""Metrics of plain rounding to nearest, on the same grid; beside the workflow's own in report and manifest."""
+RTN_PREFIX = "rtn_"
+"""Metrics of RTN (round to nearest) on the same grid; beside the workflow's own in report and manifest."""
 
 
 def model_card(manifest: Manifest, uri: str) -> str:
@@ -86,7 +86,7 @@ def _quality(metrics: list[MetricResult]) -> str:
     return (
         "## Quality\n\n"
         f"{table}\n\n"
-        "Metrics that begin with `rtn_` are what plain rounding to nearest gives on the same grid."
+        "Metrics that begin with `rtn_` are those of RTN (round to nearest) on the same grid."
     )
 
 

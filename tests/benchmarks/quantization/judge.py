@@ -18,7 +18,7 @@ from quantizer.algorithms.grid import GridRule, GroupedGrid
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.streamed import Evaluation, compare, evaluate
-from quantizer.evaluation.views import FloatView, RoundedView, Yardstick
+from quantizer.evaluation.views import FloatView, RtnBaseline, RtnView
 from quantizer.formats.gptq import GptqFormat
 from quantizer.passes.rounding import on_grid
 
@@ -79,15 +79,15 @@ def judge_plain_rounding(
     device: torch.device,
     scratch: Path,
 ) -> Verdict:
-    """The yardstick: every linear rounded to nearest on the same grid."""
-    yardstick = Yardstick(
+    """RTN: every linear rounded to nearest on the same grid."""
+    baseline = RtnBaseline(
         on_grid(GroupedGrid(GridRule(bits, sym), group_size)),
         GptqFormat(bits, group_size, sym),
         lambda _: True,
     )
     tokens = TokenBatches(tuple(held_out))
     source = DirectorySource(model)
-    rounded = RoundedView(source, yardstick, device)
+    rounded = RtnView(source, baseline, device)
     found = compare(FloatView(source, device), rounded, tokens, lambda *_: None, scratch)
     return _verdict(found, 0, 0)
 

@@ -22,7 +22,7 @@ from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.architecture import ModuleNames, SharedInput
 from quantizer.decoder.model import DecoderModel
 from quantizer.evaluation.streamed import compare
-from quantizer.evaluation.views import FloatView, RoundedView, Yardstick, open_view
+from quantizer.evaluation.views import FloatView, RtnBaseline, RtnView, open_view
 from quantizer.passes.interface import LayerPass
 from quantizer.passes.making import make_pass
 from quantizer.passes.streaming import QuantizeReport
@@ -71,10 +71,8 @@ def check_artifact(
     # the float model is another one: what was compared is the rounded one
     assert relative(view_logits(reference, tokens), theirs) > 1e-3
     ours = compare(reference, packed, held_out, ignore_progress, folder)
-    yardstick = Yardstick(layer_pass.nearest, layer_pass.format, layer_pass.converts)
-    plain = compare(
-        reference, RoundedView(source, yardstick, CPU, modules), held_out, ignore_progress, folder
-    )
+    baseline = RtnBaseline(layer_pass.nearest, layer_pass.format, layer_pass.converts)
+    plain = compare(reference, RtnView(source, baseline, CPU, modules), held_out, ignore_progress, folder)
     assert 0 < ours.kl_divergence < 1.5 * plain.kl_divergence
 
 
