@@ -17,7 +17,7 @@ from quantization_api.manifest import MANIFEST_NAME, Manifest
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.cli import parser
 from quantizer.evaluation.streamed import evaluate
-from quantizer.report.model_card import ROUNDED_PREFIX
+from quantizer.report.model_card import RTN_PREFIX
 
 pytestmark = pytest.mark.e2e
 
@@ -135,7 +135,7 @@ def test_its_metrics_are_those_that_the_newer_transformers_measures(
     jobs: Jobs, name: str, tmp_path: Path
 ) -> None:
     measured = {metric.name: metric for metric in jobs.manifest(name).metrics}
-    assert {f"{ROUNDED_PREFIX}kl_divergence", f"{ROUNDED_PREFIX}perplexity"} <= set(measured)
+    assert {f"{RTN_PREFIX}kl_divergence", f"{RTN_PREFIX}perplexity"} <= set(measured)
     text = story_batches(VALIDATION, SEQUENCES, tmp_path, LENGTH)
     model, artifact = jobs.folder / "model", jobs.folder / f"out-{name}/model"
     ours = evaluate(DirectorySource(model), DirectorySource(artifact), text, CPU, ignore_progress, tmp_path)

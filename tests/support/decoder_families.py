@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.activations import ActivationStore
-from quantizer.decoder.architecture import Group, ModuleNames, Stage
+from quantizer.decoder.architecture import ModuleNames, SharedInput, Stage
 from quantizer.decoder.model import DecoderModel
 from quantizer.decoder.walk import LayerWalk
 
@@ -264,12 +264,12 @@ def relative(ours: Tensor, expected: Tensor) -> float:
 
 def inputs_of(
     walk: LayerWalk, stages: Sequence[Stage], *, propagate_unrounded: bool = False
-) -> list[tuple[Group, Tensor]]:
-    """What the groups of the next stages read, batch after batch."""
-    found: dict[int, list[tuple[Group, Tensor]]] = defaultdict(list)
+) -> list[tuple[SharedInput, Tensor]]:
+    """What the linears of the next stages read, batch after batch."""
+    found: dict[int, list[tuple[SharedInput, Tensor]]] = defaultdict(list)
     walk.visit(
         stages,
-        lambda number, group, read: found[number].append((group, read)),
+        lambda number, shared, read: found[number].append((shared, read)),
         propagate_unrounded=propagate_unrounded,
     )
     return [seen for number in sorted(found) for seen in found[number]]

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from quantization_api.manifest import Manifest
 from quantizer.progress.tracker import Tracker
-from quantizer.report.model_card import ROUNDED_PREFIX, format_value
+from quantizer.report.model_card import RTN_PREFIX, format_value
 from quantizer.run.workflow import Outcome
 
 REFRESH_SECONDS = 0.2
@@ -115,9 +115,9 @@ def metrics_table(manifest: Manifest) -> Table:
     for head in ("input model", "result", "plain rounding"):
         table.add_column(head, justify="right")
     for item in manifest.metrics:
-        if item.name.startswith(ROUNDED_PREFIX):
+        if item.name.startswith(RTN_PREFIX):
             continue
-        plain = by_name.get(ROUNDED_PREFIX + item.name)
+        plain = by_name.get(RTN_PREFIX + item.name)
         table.add_row(
             escape(item.name),
             format_value(item.input),

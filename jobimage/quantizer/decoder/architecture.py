@@ -28,22 +28,22 @@ second_half: row I + k of 2 I (gate above up).
 
 
 @dataclass(frozen=True)
-class Group:
-    """Linears that read the same input, by their names in the layer; each expert's are a group."""
+class SharedInput:
+    """An input that several linears read, by their names in the layer; each expert has its own."""
 
     names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Groups whose inputs exist at the same time, once all stages before have run."""
+    """Inputs that exist at the same time, once all stages before have run."""
 
-    groups: tuple[Group, ...]
+    shared_inputs: tuple[SharedInput, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
         """All linears of the stage."""
-        return tuple(name for group in self.groups for name in group.names)
+        return tuple(name for shared in self.shared_inputs for name in shared.names)
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ class Fold:
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """A value of the config that the table does not describe, and the sentence for it."""
+class UnsupportedFeature:
+    """A value in config.json of a feature that the decoder does not have, and the sentence for it."""
 
     field: str
     value: object
@@ -149,7 +149,7 @@ class Architecture:
     sparse_folds: tuple[Fold, ...] = ()
     parallel: str | None = None
     returns_tuple: bool = False
-    refusals: tuple[Refusal, ...] = ()
+    unsupported: tuple[UnsupportedFeature, ...] = ()
     head_as: str | None = None
     scaled_activation: str | None = None
     listed_stages: tuple[tuple[str, ...], ...] = ()

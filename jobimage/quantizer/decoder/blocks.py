@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantizer.decoder.architecture import Block, Group, Stage
+from quantizer.decoder.architecture import Block, SharedInput, Stage
 from quantizer.decoder.context import Arguments
 from quantizer.decoder.sparse import SparseMlp
 
@@ -66,13 +66,13 @@ class DenseBlock:
         assert isinstance(self.output, nn.Linear)
         return batch, tokens, self.output.in_features
 
-    def inputs(self, normed: Tensor) -> Iterator[tuple[Group, Tensor]]:
-        """What the groups of the first half read."""
-        yield self._stages[0].groups[0], normed
+    def inputs(self, normed: Tensor) -> Iterator[tuple[SharedInput, Tensor]]:
+        """What the linears of the first half read."""
+        yield self._stages[0].shared_inputs[0], normed
 
-    def output_inputs(self, source: Tensor, inner: Tensor) -> Iterator[tuple[Group, Tensor]]:  # noqa: ARG002
-        """What the groups of the second half read."""
-        yield self._stages[1].groups[0], inner
+    def output_inputs(self, source: Tensor, inner: Tensor) -> Iterator[tuple[SharedInput, Tensor]]:  # noqa: ARG002
+        """What the linears of the second half read."""
+        yield self._stages[1].shared_inputs[0], inner
 
     def _accepted(self, arguments: Arguments) -> dict[str, Any]:
         """Those of the layer's arguments that the attention takes; layers hand them on by name."""
@@ -87,9 +87,9 @@ class DenseBlock:
 
 
 class SparseBlock:
-    """A mixture of experts on real weights: as DenseBlock, with a group for each expert.
+    """A mixture of experts on real weights: as DenseBlock, with an input for each expert.
 
-    Every expert's group is handed out for every batch, with no rows where no token was sent to it.
+    Every expert's input is handed out for every batch, with no rows where no token was sent to it.
     """
 
     def __init__(self, module: nn.Module, block: Block, stages: tuple[Stage, Stage]) -> None:
@@ -120,19 +120,19 @@ class SparseBlock:
         """See DenseBlock."""
         return batch, tokens * self._mlp.top_k, self._mlp.inner_width
 
-    def inputs(self, normed: Tensor) -> Iterator[tuple[Group, Tensor]]:
+    def inputs(self, normed: Tensor) -> Iterator[tuple[SharedInput, Tensor]]:
         """What gate and up of each expert read: [rows, width]."""
         tokens = normed.flatten(0, 1)
         routing = self._mlp.route(tokens)
-        for expert, group in enumerate(self._stages[0].groups):
-            yield group, tokens[routing.token[routing.rows(expert)]]
+        for expert, shared in enumerate(self._stages[0].shared_inputs):
+            yield shared, tokens[routing.token[routing.rows(expert)]]
 
-    def output_inputs(self, source: Tensor, inner: Tensor) -> Iterator[tuple[Group, Tensor]]:
+    def output_inputs(self, source: Tensor, inner: Tensor) -> Iterator[tuple[SharedInput, Tensor]]:
         """What the closing linear of each expert reads: [rows, inner]."""
         routing = self._mlp.route(self.normed(source).flatten(0, 1))
         rows = inner.flatten(0, 1)
-        for expert, group in enumerate(self._stages[1].groups):
-            yield group, rows[routing.rows(expert)]
+        for expert, shared in enumerate(self._stages[1].shared_inputs):
+            yield shared, rows[routing.rows(expert)]
 
 
 class BlockLayer:
@@ -196,7 +196,7 @@ class BlockLayer:
 
 
 def load_weights(
-    module: nn.Module, weights: dict[str, Tensor], turned: Callable[[str, Tensor], Tensor]
+    module: nn.Module, weights: dict[str, Tensor], transposed: Callable[[str, Tensor], Tensor]
 ) -> None:
     """Moves every tensor of `weights` (as the checkpoint has them) into the module, emptying the mapping."""
     missing = {name for name, _ in module.named_parameters()} ^ set(weights)
@@ -204,5 +204,5 @@ def load_weights(
         raise KeyError(f"parameters and weights differ: {sorted(missing)[:3]}")
     for name in list(weights):
         owner, _, leaf = name.rpartition(".")
-        value = torch.nn.Parameter(turned(name, weights.pop(name)), requires_grad=False)
+        value = torch.nn.Parameter(transposed(name, weights.pop(name)), requires_grad=False)
         module.get_submodule(owner)._parameters[leaf] = value

@@ -1,6 +1,6 @@
 """The table of architectures. Another model of the same shape is another entry, no code."""
 
-from quantizer.decoder.architecture import Architecture, Block, Experts, Fold, NormKind, Refusal
+from quantizer.decoder.architecture import Architecture, Block, Experts, Fold, NormKind, UnsupportedFeature
 
 QKV = ("q_proj", "k_proj", "v_proj")
 GELU_BETWEEN = "an activation that no scale passes through (GELU) lies between"
@@ -16,7 +16,7 @@ def _gated(
     norm: NormKind = "rms",
     norms: tuple[str, str] = ("input_layernorm", "post_attention_layernorm"),
     post_norms: tuple[str | None, str | None] = (None, None),
-    refusals: tuple[Refusal, ...] = (),
+    unsupported: tuple[UnsupportedFeature, ...] = (),
 ) -> Architecture:
     """Llama and its descendants: separate q, k, v; gate and up."""
     attention = Block("attention", norms[0], "self_attn", QKV, "o_proj", post_norm=post_norms[0])
@@ -33,7 +33,7 @@ def _gated(
             _norm_fold(mlp),
             Fold("linear", "mlp.up_proj", ("mlp.down_proj",)),
         ),
-        refusals=refusals,
+        unsupported=unsupported,
     )
 
 
@@ -43,8 +43,10 @@ def _gemma(model_type: str) -> Architecture:
         norm="rms_plus_one",
         norms=("input_layernorm", "pre_feedforward_layernorm"),
         post_norms=("post_attention_layernorm", "post_feedforward_layernorm"),
-        refusals=(
-            Refusal("use_bidirectional_attention", True, "its attention is bidirectional: it is no decoder"),
+        unsupported=(
+            UnsupportedFeature(
+                "use_bidirectional_attention", True, "its attention is bidirectional: it is no decoder"
+            ),
         ),
     )
 
@@ -133,8 +135,8 @@ OPT = Architecture(
         _norm_fold(_OPT_BLOCKS[1]),
         Fold("linear", "fc1", ("fc2",), activation="activation_function"),
     ),
-    refusals=(
-        Refusal(
+    unsupported=(
+        UnsupportedFeature(
             "do_layer_norm_before",
             False,
             "its norms lie behind attention and MLP (do_layer_norm_before false, as in opt-350m)",
@@ -158,7 +160,9 @@ GPT2 = Architecture(
         _norm_fold(_GPT2_BLOCKS[1]),
         Fold("linear", "mlp.c_fc", ("mlp.c_proj",), activation="activation_function"),
     ),
-    refusals=(Refusal("add_cross_attention", True, "it has cross-attention, for an encoder beside it"),),
+    unsupported=(
+        UnsupportedFeature("add_cross_attention", True, "it has cross-attention, for an encoder beside it"),
+    ),
 )
 
 _NEOX_BLOCKS = (
@@ -202,13 +206,13 @@ BLOOM = Architecture(
     ),
     returns_tuple=True,
     scaled_activation="mlp.gelu_impl",
-    refusals=(
-        Refusal(
+    unsupported=(
+        UnsupportedFeature(
             "apply_residual_connection_post_layernorm",
             True,
             "its residuals start behind the norms (apply_residual_connection_post_layernorm true)",
         ),
-        Refusal(
+        UnsupportedFeature(
             "slow_but_exact", True, "it splits its closing linears (slow_but_exact true); set that to false"
         ),
     ),

@@ -83,8 +83,8 @@ def _place(
         if f"{source}.weight" not in pattern.shapes:
             obstacle = "the norm has no weight"
         return FoldPlace("norm", source, readers, None, obstacle, unit_offset=norm == "rms_plus_one")
-    inputs = pattern.turned_shape(f"{readers[0]}.weight")[1]
-    outputs = pattern.turned_shape(f"{source}.weight")[0]
+    inputs = pattern.transposed_shape(f"{readers[0]}.weight")[1]
+    outputs = pattern.transposed_shape(f"{source}.weight")[0]
     return FoldPlace("linear", source, readers, _rows(fold.rows, inputs, outputs, config), obstacle)
 
 

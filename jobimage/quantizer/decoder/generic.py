@@ -127,8 +127,8 @@ class GenericWalk:
                 self._check(caught)
                 self._checked = True
             for stage in stages:
-                for group in stage.groups:
-                    look(number, group, caught[group.names[0]])
+                for shared in stage.shared_inputs:
+                    look(number, shared, caught[shared.names[0]])
             if propagates and output is not None:
                 self._hidden.write(number, output)
         if propagate_unrounded:

@@ -181,17 +181,17 @@ class DecoderModel:
         """All linears of layer `index` that a pass works on, in execution order."""
         return tuple(self._layer_facts(index).linear_shapes)
 
-    def unlisted_linears(self, index: int = 0) -> tuple[str, ...]:
+    def ignored_linears(self, index: int = 0) -> tuple[str, ...]:
         """Linears of layer `index` that no pass works on, since the names of modules that were given lack them."""
-        return self._pattern(index).unlisted
+        return self._pattern(index).ignored
 
     def linear_shapes(self, index: int = 0) -> dict[str, tuple[int, int]]:
         """(N, K) of each of them: outputs, inputs; whatever the checkpoint's orientation."""
         return dict(self._layer_facts(index).linear_shapes)
 
-    def turned(self, index: int, name: str, weight: Tensor) -> Tensor:
+    def transposed(self, index: int, name: str, weight: Tensor) -> Tensor:
         """A parameter of layer `index` between the checkpoint's orientation and [N, K], either way."""
-        return self._pattern(index).turned(name, weight)
+        return self._pattern(index).transposed(name, weight)
 
     def folds(self, index: int = 0) -> tuple[FoldPlace, ...]:
         """Where scales of input channels can be folded away in layer `index`; empty on the generic path."""
@@ -214,7 +214,7 @@ class DecoderModel:
         load_weights(
             module,
             weights,
-            lambda name, value: pattern.turned(name, value.to(device=self.device, dtype=self.dtype)),
+            lambda name, value: pattern.transposed(name, value.to(device=self.device, dtype=self.dtype)),
         )
         compute_buffers(self._skeleton.causal, module, self.device)
 
@@ -362,7 +362,7 @@ class DecoderModel:
             linears: dict[str, tuple[int, int]] = {}
             for stage in pattern.stages:
                 for name in stage.names:
-                    rows, columns = pattern.turned_shape(f"{name}.weight")
+                    rows, columns = pattern.transposed_shape(f"{name}.weight")
                     linears[name] = (rows, columns)
             self._facts[index] = _LayerFacts(pattern.shapes, pattern.stages, linears)
         return self._facts[index]

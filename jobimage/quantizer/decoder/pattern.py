@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from quantizer.decoder.architecture import Architecture, Block, Group, Stage
+from quantizer.decoder.architecture import Architecture, Block, SharedInput, Stage
 from quantizer.decoder.sparse import SparseMlp
 
 
@@ -17,15 +17,15 @@ class LayerPattern:
     Experts in fused tensors become linears (sparse.py); transformers' Conv1D, whose weight lies as [K, N],
     becomes nn.Linear with a weight [N, K].
 
-    Attributes: blocks (empty for the generic path), stages, unlisted (linears in no stage of the generic path),
-    transposed (linears that the checkpoint holds as [K, N]), shapes (of the parameters as the checkpoint has them,
+    Attributes: blocks (empty for the generic path), stages, ignored (linears in no stage of the generic path),
+    conv1d (linears that the checkpoint holds as [K, N]), shapes (of the parameters as the checkpoint has them,
     by name in the layer).
     """
 
     def __init__(self, layer: nn.Module, architecture: Architecture, config: Any) -> None:
         self._config = config
         module = self._copy(layer)
-        self.transposed = _linears_for_conv1d(module)
+        self.conv1d = _linears_for_conv1d(module)
         self.blocks = architecture.blocks
         names = architecture.experts
         if names and architecture.sparse_block and hasattr(module.get_submodule(names.found_as), "experts"):
@@ -36,32 +36,32 @@ class LayerPattern:
         self.sparse = any(block.kind == "experts" for block in self.blocks)
         self.stages = tuple(
             stage for block in self.blocks for stage in self._block_stages(module, block)
-        ) or tuple(Stage((Group(names),)) for names in architecture.listed_stages)
+        ) or tuple(Stage((SharedInput(names),)) for names in architecture.listed_stages)
         listed = {name for stage in self.stages for name in stage.names}
         linears = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
-        self.unlisted = () if self.blocks else tuple(name for name in linears if name not in listed)
+        self.ignored = () if self.blocks else tuple(name for name in linears if name not in listed)
         self._module = module
         self.shapes: dict[str, tuple[int, ...]] = {}
         for name, value in module.named_parameters():
             shape = tuple(value.shape)
-            self.shapes[name] = shape[::-1] if self._is_transposed(name) else shape
+            self.shapes[name] = shape[::-1] if self._is_conv1d(name) else shape
 
     def fresh(self) -> nn.Module:
         """A copy to put weights into."""
         return self._copy(self._module)
 
-    def turned(self, name: str, weight: Tensor) -> Tensor:
+    def transposed(self, name: str, weight: Tensor) -> Tensor:
         """A parameter between the checkpoint's orientation and [N, K]; the way there is the way back."""
-        return weight.t().contiguous() if self._is_transposed(name) else weight
+        return weight.t().contiguous() if self._is_conv1d(name) else weight
 
-    def turned_shape(self, name: str) -> tuple[int, ...]:
+    def transposed_shape(self, name: str) -> tuple[int, ...]:
         """The shape of a parameter as [N, K]."""
         shape = self.shapes[name]
-        return shape[::-1] if self._is_transposed(name) else shape
+        return shape[::-1] if self._is_conv1d(name) else shape
 
-    def _is_transposed(self, name: str) -> bool:
+    def _is_conv1d(self, name: str) -> bool:
         linear, _, leaf = name.rpartition(".")
-        return leaf == "weight" and linear in self.transposed
+        return leaf == "weight" and linear in self.conv1d
 
     def _copy(self, module: nn.Module) -> nn.Module:
         return copy.deepcopy(module, {id(self._config): self._config})
@@ -69,13 +69,13 @@ class LayerPattern:
     @staticmethod
     def _block_stages(module: nn.Module, block: Block) -> tuple[Stage, Stage]:
         if block.kind != "experts":
-            return Stage((Group(block.input_names),)), Stage((Group((block.output_name,)),))
+            return Stage((SharedInput(block.input_names),)), Stage((SharedInput((block.output_name,)),))
         mlp = module.get_submodule(block.module)
         assert isinstance(mlp, SparseMlp)
         inside = [f"{block.module}.experts.{expert}." for expert in range(mlp.count)]
         return (
-            Stage(tuple(Group(tuple(prefix + name for name in block.inputs)) for prefix in inside)),
-            Stage(tuple(Group((prefix + block.output,)) for prefix in inside)),
+            Stage(tuple(SharedInput(tuple(prefix + name for name in block.inputs)) for prefix in inside)),
+            Stage(tuple(SharedInput((prefix + block.output,)) for prefix in inside)),
         )
 
 

@@ -89,9 +89,9 @@ def make_config(raw: Mapping[str, Any], architecture: Architecture | None) -> Pr
     with reading(Category.MODEL_UNSUPPORTED, "config.json"):
         config = AutoConfig.for_model(model_type, **fields)
     if architecture is not None:
-        for refusal in architecture.refusals:
-            if getattr(config, refusal.field, None) == refusal.value:
-                raise unsupported(f"this {model_type} model is not supported: {refusal.sentence}")
+        for feature in architecture.unsupported:
+            if getattr(config, feature.field, None) == feature.value:
+                raise unsupported(f"this {model_type} model is not supported: {feature.sentence}")
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise unsupported(
             f"config.json says model_type {model_type!r}, of which transformers {transformers.__version__} "

@@ -29,15 +29,15 @@ from typing import Protocol, Self
 from torch import Tensor, nn
 
 from quantizer.decoder.activations import ActivationStore
-from quantizer.decoder.architecture import Group, Stage
+from quantizer.decoder.architecture import SharedInput, Stage
 from quantizer.decoder.batchwise import Batchwise
 from quantizer.decoder.blocks import BlockLayer, DenseBlock, SparseBlock
 
 StoreFactory = Callable[[str, Sequence[tuple[int, int]], int], ActivationStore]
 """(name, (batch, rows) of each batch, width) -> a store on scratch; the walk closes it."""
 
-Look = Callable[[int, Group, Tensor], None]
-"""(number of the batch, group, what the group reads of it). Inputs are [batch, tokens, K], for experts [rows, K] (none
+Look = Callable[[int, SharedInput, Tensor], None]
+"""(number of the batch, shared input, its values). Inputs are [batch, tokens, K], for experts [rows, K] (none
 where no token was sent to an expert); there is no padding in them."""
 
 
@@ -57,7 +57,7 @@ class LayerWalk(Protocol):
         ...
 
     def visit(self, stages: Sequence[Stage], look: Look, *, propagate_unrounded: bool = False) -> None:
-        """Runs all batches, and has each group of the stages looked at.
+        """Runs all batches, and has each input of the stages looked at.
 
         The stages are the next ones: those before them are finished. Calls for batches whose numbers are equal
         modulo `side_by_side` come one after another, in their order; others may run at the same time.
@@ -167,8 +167,8 @@ class BlockWalk:
                     if keep and self._inner is not None:
                         self._inner.write(number, inner)
                     found = running.output_inputs(state.source, inner)
-                for group, read in found:
-                    look(number, group, read)
+                for shared, read in found:
+                    look(number, shared, read)
                 if position % 2 == 1 and (position + 1 < last or propagates):
                     self._close(running, state)
             if propagates:

@@ -22,7 +22,7 @@ from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.batchwise import Batchwise
 from quantizer.evaluation.divergence import BatchDivergence, Candidate, Logits
-from quantizer.evaluation.views import FloatView, RoundedView, RunnableLayer, View, Yardstick, open_view
+from quantizer.evaluation.views import FloatView, RtnBaseline, RtnView, RunnableLayer, View, open_view
 from quantizer.machine import trim_memory
 
 HEAD_ROWS = 512  # vocabulary entries whose logits exist at a time
@@ -69,20 +69,20 @@ def evaluate(
     return compare(FloatView(reference, device, modules), candidate, tokens, on_progress, scratch)
 
 
-def evaluate_beside_rounding(
+def evaluate_beside_rtn(
     reference: Source,
     quantized: Source,
-    yardstick: Yardstick,
+    baseline: RtnBaseline,
     tokens: TokenBatches,
     device: torch.device,
     on_progress: OnProgress,
     scratch: Path,
     modules: ModuleNames | None = None,
 ) -> tuple[Evaluation, Evaluation]:
-    """The figures of a quantized model, and those of plain rounding on its pass's grid: what it has to beat."""
-    candidates = [open_view(quantized, device, modules), RoundedView(reference, yardstick, device, modules)]
-    ours, plain = compare_all(FloatView(reference, device, modules), candidates, tokens, on_progress, scratch)
-    return ours, plain
+    """The figures of a quantized model, and those of RTN on its pass's grid: what it has to beat."""
+    candidates = [open_view(quantized, device, modules), RtnView(reference, baseline, device, modules)]
+    ours, rtn = compare_all(FloatView(reference, device, modules), candidates, tokens, on_progress, scratch)
+    return ours, rtn
 
 
 def compare(

@@ -1,4 +1,4 @@
-"""A checkpoint as layers of plain weights, whatever lies on disk: float, packed, or rounded on the way."""
+"""A checkpoint as layers of plain weights, whatever lies on disk: float, packed, or RTN."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ from quantizer.passes.quantized import QuantizedLayers
 
 
 @dataclass(frozen=True)
-class Yardstick:
-    """Plain rounding beside a pass: of the linears that it rounds, as its readers compute.
+class RtnBaseline:
+    """RTN (round to nearest) on the grid of a pass: what the pass has to beat."""
 
-    nearest: of rows [n, K] float32.
-    """
-
-    nearest: Callable[[Tensor], QuantizedWeight]
+    round: Callable[[Tensor], QuantizedWeight]
+    """Rows [n, K] float32 to nearest."""
     format: WeightFormat
+    """What the rounded weights are read back from, as the reader of an artifact sees them."""
     converts: Callable[[str], bool]
+    """Whether the pass rounds a linear, by its full name."""
 
 
 class RunnableLayer(Protocol):
@@ -73,34 +73,34 @@ class FloatView:
                 index, self.change(index, {n.removeprefix(prefix): v for n, v in stored.items()})
             )
 
-    def change(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:  # noqa: ARG002 - see RoundedView
+    def change(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:  # noqa: ARG002 - see RtnView
         """The weights of layer `index` as the view shows them."""
         return weights
 
 
-class RoundedView(FloatView):
-    """An unquantized checkpoint with its linears rounded to nearest on the way: the yardstick of a pass."""
+class RtnView(FloatView):
+    """An unquantized checkpoint whose linears are rounded to nearest on the way."""
 
     def __init__(
         self,
         source: Source,
-        yardstick: Yardstick,
+        baseline: RtnBaseline,
         device: torch.device,
         modules: ModuleNames | None = None,
     ) -> None:
         super().__init__(source, device, modules)
-        self._yardstick = yardstick
+        self._baseline = baseline
 
     def change(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Rounds every linear that the pass rounds."""
         changed = dict(weights)
         prefix = self.model.layer_prefix(index)
         for name in self.model.linears(index):
-            if not self._yardstick.converts(prefix + name):
+            if not self._baseline.converts(prefix + name):
                 continue
-            weight = self.model.turned(index, f"{name}.weight", weights[f"{name}.weight"])
-            seen = self._yardstick.format.as_read(self._yardstick.nearest(weight.float()))
-            changed[f"{name}.weight"] = self.model.turned(index, f"{name}.weight", seen)
+            weight = self.model.transposed(index, f"{name}.weight", weights[f"{name}.weight"])
+            seen = self._baseline.format.as_read(self._baseline.round(weight.float()))
+            changed[f"{name}.weight"] = self.model.transposed(index, f"{name}.weight", seen)
         return changed
 
 

@@ -209,7 +209,7 @@ class Model(Protocol):
     @property
     def windowed(self) -> bool: ...
 
-    def unlisted_linears(self, index: int = 0) -> tuple[str, ...]: ...
+    def ignored_linears(self, index: int = 0) -> tuple[str, ...]: ...
 
 
 def check_model(model: Model) -> None:
@@ -235,10 +235,10 @@ def check_model(model: Model) -> None:
             f"the model builder of onnxruntime-genai makes no ONNX graph of this model that could be checked: {found}",
             "Leave ModelBuilder and pack_model_for_onnx_conversion out, or take another model.",
         )
-    if unlisted := model.unlisted_linears():
+    if ignored := model.ignored_linears():
         raise QuantizationError(
             Category.INVALID_WORKFLOW,
-            f"ModelBuilder cannot leave single linears in float, and inside_layer_modules lacks {unlisted[0]}; "
+            f"ModelBuilder cannot leave single linears in float, and inside_layer_modules lacks {ignored[0]}; "
             "leave inside_layer_modules out, or ModelBuilder",
         )
 

@@ -18,7 +18,7 @@ from quantizer.algorithms.awq.rounding import AwqConfig, awq_round, clip_weight
 from quantizer.algorithms.awq.scales import search_scales
 from quantizer.algorithms.grid import GridRule, GroupedGrid
 from quantizer.algorithms.quantized_weight import QuantizedWeight
-from quantizer.decoder.architecture import Group
+from quantizer.decoder.architecture import SharedInput
 from quantizer.decoder.folding import FoldPlace
 from quantizer.decoder.model import DecoderModel
 from quantizer.formats.awq import GROUP_SIZES, AwqFormat
@@ -40,7 +40,7 @@ UNCLIPPED = ("q_proj", "k_proj", "qkv", "query", "c_attn")
 
 @dataclass
 class _Read:
-    """What a group reads: Gram matrix (divided by the scales that were folded away), mean magnitude, tokens."""
+    """A shared input: Gram matrix (divided by the scales that were folded away), mean magnitude, tokens."""
 
     gram: Tensor
     magnitude: Tensor
@@ -109,21 +109,21 @@ class _Solve:
     """One layer's solve: weights are changed in place, what is stored is collected."""
 
     def __init__(
-        self, layer_pass: AwqLayerPass, layer: LayerContext, statistics: dict[Group, InputStatistics]
+        self, layer_pass: AwqLayerPass, layer: LayerContext, statistics: dict[SharedInput, InputStatistics]
     ) -> None:
         self.config, self.format = layer_pass.config, layer_pass.format
         self.layer, self.converts, self.packs = layer, layer_pass.converts, layer_pass.packs
         self.rtn = layer_pass.rtn
         self.finished = FinishedLayer()
-        self.reads: dict[Group, _Read] = {}
+        self.reads: dict[SharedInput, _Read] = {}
         self.baselines: dict[str, ErrorBaseline] = {}
-        self.together: list[list[Group]] = []
-        for group, found in statistics.items():
+        self.together: list[list[SharedInput]] = []
+        for shared, found in statistics.items():
             magnitude, tokens = found.mean_magnitude(), found.tokens
-            self.reads[group] = _Read(found.hessian(layer.prefix + group.names[0]), magnitude, tokens)
-            for name in group.names:
+            self.reads[shared] = _Read(found.hessian(layer.prefix + shared.names[0]), magnitude, tokens)
+            for name in shared.names:
                 self.baselines[name] = error_baseline(
-                    layer.walk.linear(name).weight, self.reads[group].gram, layer_pass.rtn, self.format
+                    layer.walk.linear(name).weight, self.reads[shared].gram, layer_pass.rtn, self.format
                 )
 
     def run(self) -> FinishedLayer:
@@ -131,23 +131,23 @@ class _Solve:
         for place in self.layer.folds:
             if place.obstacle is None:
                 self._fold(place)
-        reports = {group: self._round(group, read) for group, read in self.reads.items()}
-        scaled = {group for groups in self.together for group in groups}
-        for groups in (*self.together, *([group] for group in reports if group not in scaled)):
+        reports = {shared: self._round(shared, read) for shared, read in self.reads.items()}
+        scaled = {shared for together in self.together for shared in together}
+        for together in (*self.together, *([shared] for shared in reports if shared not in scaled)):
             # scales that several experts share are the best for all of them, not for each
             check_quality(
-                [report for group in groups for report in reports[group]], "Calibrate with more text."
+                [report for shared in together for report in reports[shared]], "Calibrate with more text."
             )
-        self.finished.linears = [report for group in reports.values() for report in group]
+        self.finished.linears = [report for found in reports.values() for report in found]
         return self.finished
 
     def _fold(self, place: FoldPlace) -> None:
-        groups = [group for group in self.reads if set(group.names) <= set(place.readers)]
-        chosen = [name for group in groups for name in group.names if self._converted(name)]
+        together = [shared for shared in self.reads if set(shared.names) <= set(place.readers)]
+        chosen = [name for shared in together for name in shared.names if self._converted(name)]
         if not chosen:
             return
         weight = torch.cat([self._linear(name).weight for name in chosen])
-        read = self._pooled(groups)
+        read = self._pooled(together)
         rows = None if place.rows is None else place.rows.to(weight.device)
         try:
             scales = search_scales(weight, read.gram, read.magnitude, self.config, rows).scales
@@ -162,13 +162,13 @@ class _Solve:
         for name in place.readers:
             module = self.layer.walk.module(name)
             self._put(f"{name}.weight", module, "weight", scale_columns(_tensor(module, "weight"), scales))
-        for group in groups:
-            self.reads[group].divide(scales)
-        self.together.append(groups)
+        for shared in together:
+            self.reads[shared].divide(scales)
+        self.together.append(together)
 
-    def _pooled(self, groups: list[Group]) -> _Read:
+    def _pooled(self, together: list[SharedInput]) -> _Read:
         """The statistics of experts that read the same input, by the tokens each of them saw."""
-        reads = [self.reads[group] for group in groups]
+        reads = [self.reads[shared] for shared in together]
         if len(reads) == 1:
             return reads[0]
         total = sum(read.tokens for read in reads)
@@ -198,9 +198,9 @@ class _Solve:
         if new_bias is not None:
             self._put(f"{source}.bias", linear, "bias", new_bias)
 
-    def _round(self, group: Group, read: _Read) -> list[LinearReport]:
+    def _round(self, shared: SharedInput, read: _Read) -> list[LinearReport]:
         reports: list[LinearReport] = []
-        for name in group.names:
+        for name in shared.names:
             if not self._converted(name):
                 continue
             linear, full = self._linear(name), self.layer.prefix + name

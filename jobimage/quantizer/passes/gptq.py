@@ -11,7 +11,7 @@ from quantization_api.manifest import LinearReport
 from quantizer.algorithms.gptq.solver import GptqConfig, gptq
 from quantizer.algorithms.grid import GroupedGrid
 from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_nearest
-from quantizer.decoder.architecture import Group, Stage
+from quantizer.decoder.architecture import SharedInput, Stage
 from quantizer.formats.interface import WeightFormat
 from quantizer.machine import threads_for
 from quantizer.passes.interface import FinishedLayer, LayerContext
@@ -66,18 +66,18 @@ class GptqLayerPass(PlainPass):
         with layer.timed("calibrate"):
             statistics = gather(layer.walk, stages, layer.device)
         with layer.timed("solve"):
-            for group in list(statistics):
-                with threads_for(layer.numbers(group)):
-                    self._round_group(layer, group, statistics.pop(group), finished)
+            for shared in list(statistics):
+                with threads_for(layer.numbers(shared)):
+                    self._round_linears(layer, shared, statistics.pop(shared), finished)
         with layer.timed("calibrate"):
             layer.walk.finish(stages)
 
-    def _round_group(
-        self, layer: LayerContext, group: Group, statistics: InputStatistics, finished: FinishedLayer
+    def _round_linears(
+        self, layer: LayerContext, shared: SharedInput, statistics: InputStatistics, finished: FinishedLayer
     ) -> None:
-        first = layer.prefix + group.names[0]
+        first = layer.prefix + shared.names[0]
         hessian = statistics.hessian(first)
-        weights = [layer.weight(name) for name in group.names]
+        weights = [layer.weight(name) for name in shared.names]
         try:
             stacked = _stacked(weights)
             config = replace(self.config, refit=self.config.bits <= REFIT_BITS)
@@ -86,7 +86,7 @@ class GptqLayerPass(PlainPass):
             message = f"{first}: {failure.message}"
             raise QuantizationError(failure.category, message, failure.hint) from failure
         start = 0
-        for name, weight in zip(group.names, weights, strict=True):
+        for name, weight in zip(shared.names, weights, strict=True):
             rows = slice(start, start := start + weight.shape[0])
             part = quantized.rows(rows)
             full = layer.prefix + name

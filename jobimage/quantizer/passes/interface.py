@@ -11,7 +11,7 @@ from torch import Tensor
 from quantization_api.manifest import LinearReport
 from quantizer.algorithms.grid import GroupedGrid
 from quantizer.algorithms.quantized_weight import QuantizedWeight
-from quantizer.decoder.architecture import Group
+from quantizer.decoder.architecture import SharedInput
 from quantizer.decoder.folding import FoldPlace
 from quantizer.decoder.model import DecoderModel
 from quantizer.decoder.walk import LayerWalk
@@ -65,9 +65,9 @@ class LayerContext:
     device: torch.device
     timed: Timed
 
-    def numbers(self, group: Group) -> int:
-        """Of the weights of a group of linears."""
-        return sum(self.walk.linear(name).weight.numel() for name in group.names)
+    def numbers(self, shared: SharedInput) -> int:
+        """Of the weights of the linears that share an input."""
+        return sum(self.walk.linear(name).weight.numel() for name in shared.names)
 
 
 class LayerPass(Protocol):

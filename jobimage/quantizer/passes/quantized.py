@@ -39,7 +39,7 @@ class QuantizedLayers:
         for index in range(model.layers):
             prefix = model.layer_prefix(index)
             names += [prefix + name for name in model.linears(index) if not self._converts(prefix + name)]
-            names += [prefix + name for name in model.unlisted_linears(index)]
+            names += [prefix + name for name in model.ignored_linears(index)]
         return names
 
     def stored(self, index: int) -> list[str]:
@@ -82,7 +82,7 @@ class QuantizedLayers:
             seen = replayed(
                 linear, seen[:, : shapes[linear][1]]
             )  # a row's last word may hold more than weights
-            weights[f"{linear}.weight"] = self._model.turned(index, f"{linear}.weight", seen)
+            weights[f"{linear}.weight"] = self._model.transposed(index, f"{linear}.weight", seen)
         for name in list(tensors):
             weights[name.removeprefix(prefix)] = tensors.pop(name)
         return weights

@@ -15,7 +15,7 @@ from quantizer.algorithms.grid import GroupedGrid
 from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_nearest
 from quantizer.algorithms.quarot.parameters import FULL, QuarotParameters, check_model, group, needs_own_code
 from quantizer.algorithms.quarot.stages import QuarotPass, StageResult
-from quantizer.decoder.architecture import Group
+from quantizer.decoder.architecture import SharedInput
 from quantizer.decoder.model import DecoderModel
 from quantizer.formats.gptq import GptqFormat
 from quantizer.formats.interface import WeightFormat
@@ -103,24 +103,24 @@ class QuarotLayerPass:
             with layer.timed("calibrate"):
                 statistics = gather(layer.walk, [stage], layer.device) if self.parameters.w_gptq else {}
             with layer.timed("solve"):
-                for found in stage.groups:
-                    with threads_for(layer.numbers(found)):
-                        self._round_group(layer, found, statistics.get(found), finished)
+                for shared in stage.shared_inputs:
+                    with threads_for(layer.numbers(shared)):
+                        self._round_linears(layer, shared, statistics.get(shared), finished)
             with layer.timed("calibrate"):
                 layer.walk.finish([stage])
         return finished
 
-    def _round_group(
+    def _round_linears(
         self,
         layer: LayerContext,
-        names: Group,
+        shared: SharedInput,
         statistics: InputStatistics | None,
         finished: FinishedLayer,
     ) -> None:
         assert self.bound is not None
-        hessian = statistics.hessian(layer.prefix + names.names[0]) if statistics else None
-        weights = {f"{name}.weight": layer.walk.linear(name).weight for name in names.names}
-        results = self.bound.quarot.round_stage(names.names, weights, hessian)
+        hessian = statistics.hessian(layer.prefix + shared.names[0]) if statistics else None
+        weights = {f"{name}.weight": layer.walk.linear(name).weight for name in shared.names}
+        results = self.bound.quarot.round_stage(shared.names, weights, hessian)
         reports: list[LinearReport] = []
         tokens = statistics.tokens if statistics else None
         for name, result in results.items():
@@ -176,9 +176,9 @@ class RotatedModel:
     def layer(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """See Transform."""
         model = self._model
-        turned = {name: model.turned(index, name, weights.pop(name)) for name in list(weights)}
+        turned = {name: model.transposed(index, name, weights.pop(name)) for name in list(weights)}
         rotated = self.quarot.rotate_layer(index, turned, layer_layout(model, index))
-        return {name: model.turned(index, name, rotated.pop(name)) for name in list(rotated)}
+        return {name: model.transposed(index, name, rotated.pop(name)) for name in list(rotated)}
 
     def outside(self, name: str, rows: Tensor) -> Tensor:
         """See Transform."""

@@ -9,7 +9,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.finite import all_finite
 from quantizer.algorithms.hessian import GramMatrix
 from quantizer.algorithms.magnitude import MeanMagnitude
-from quantizer.decoder.architecture import Group, Stage
+from quantizer.decoder.architecture import SharedInput, Stage
 from quantizer.decoder.walk import LayerWalk
 
 MORE_TOKENS = (
@@ -19,7 +19,7 @@ MORE_TOKENS = (
 
 
 class InputStatistics:
-    """Of one group: the Gram matrix and, where asked for, mean magnitudes; made when the first input comes."""
+    """Of one shared input: the Gram matrix and, where asked for, mean magnitudes; made when the first input comes."""
 
     def __init__(self, device: torch.device, magnitudes: bool = False) -> None:
         self._device, self._magnitudes = device, magnitudes
@@ -38,7 +38,7 @@ class InputStatistics:
             self._magnitude.add(inputs)
 
     def merge(self, other: "InputStatistics") -> None:
-        """Takes over what another has of the same group; that one is used up."""
+        """Takes over what another has of the same input; that one is used up."""
         assert self._gram is not None
         assert other._gram is not None
         self.tokens += other.tokens
@@ -51,7 +51,7 @@ class InputStatistics:
         return torch.empty(0) if self._magnitude is None else self._magnitude.mean()
 
     def hessian(self, name: str) -> Tensor:
-        """H [K, K], the statistics are used up; `name` is a linear of the group, for messages.
+        """H [K, K], the statistics are used up; `name` is a linear that reads it, for messages.
 
         Raises:
             QuantizationError: DataInsufficient when no token came; NumericalFailure when H is not finite
@@ -84,20 +84,20 @@ def gather(
     *,
     magnitudes: bool = False,
     propagate_unrounded: bool = False,
-) -> dict[Group, InputStatistics]:
-    """Statistics of every group of the next stages; propagate_unrounded as in LayerWalk.visit.
+) -> dict[SharedInput, InputStatistics]:
+    """Statistics of every shared input of the next stages; propagate_unrounded as in LayerWalk.visit.
 
     Batches that run side by side are summed up side by side, and the sums added in their order.
     """
-    parts: list[dict[Group, InputStatistics]] = [{} for _ in range(walk.side_by_side)]
+    parts: list[dict[SharedInput, InputStatistics]] = [{} for _ in range(walk.side_by_side)]
 
-    def look(number: int, group: Group, read: Tensor) -> None:
+    def look(number: int, shared: SharedInput, read: Tensor) -> None:
         part = parts[number % len(parts)]
-        part.setdefault(group, InputStatistics(device, magnitudes)).add(read)
+        part.setdefault(shared, InputStatistics(device, magnitudes)).add(read)
 
     walk.visit(stages, look, propagate_unrounded=propagate_unrounded)
     found, *others = parts
     for part in others:
-        for group in list(part):
-            found[group].merge(part.pop(group))
+        for shared in list(part):
+            found[shared].merge(part.pop(shared))
     return found

@@ -225,7 +225,7 @@ class _Run:
 
         def stored(name: str, parameter: Tensor) -> Tensor:
             # a copy always: the pass goes on to change the parameter in place
-            turned = model.turned(index, name, parameter)
+            turned = model.transposed(index, name, parameter)
             return self._stored(prefix + name, turned).to("cpu", copy=True)
 
         finer = self._finer(index, weights)
@@ -234,7 +234,7 @@ class _Run:
             def weight(name: str) -> Tensor:
                 if name not in finer:
                     return walk.linear(name).weight
-                return model.turned(index, f"{name}.weight", finer.pop(name).to(self.device))
+                return model.transposed(index, f"{name}.weight", finer.pop(name).to(self.device))
 
             layer = self.layer_pass.run(
                 LayerContext(prefix, walk, model.folds(index), weight, stored, self.device, self._timed)

@@ -22,7 +22,7 @@ MIN_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Stage:
+class PlannedStage:
     """One stage of a run, its estimated work, and the seconds that it takes beside the work, however small that is."""
 
     name: str
@@ -38,7 +38,7 @@ class Tracker:
         self._lock = threading.Lock()
         self._started = clock()
         self._planned_at = self._started
-        self._stages: list[Stage] = []
+        self._stages: list[PlannedStage] = []
         self._current = ""
         self._fraction = 0.0
         self._advanced = 0.0
@@ -53,7 +53,7 @@ class Tracker:
         self._tokens: dict[str, int] = {}
         self._away_since: float | None = None
 
-    def plan(self, stages: Sequence[Stage]) -> None:
+    def plan(self, stages: Sequence[PlannedStage]) -> None:
         """The stages that are to come, once the size of the work is known."""
         with self._lock:
             self._stages = list(stages)

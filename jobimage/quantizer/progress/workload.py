@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from quantization_api.workflow import Metric
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.decoder.model import DecoderModel
-from quantizer.progress.tracker import Stage
+from quantizer.progress.tracker import PlannedStage
 
 SOLVE_FACTOR = 2.0  # rounding a column costs more than its multiply-adds: it is not one large product
 LOGIT_COST = 40  # of the softmax and the sums over the vocabulary, for one logit
@@ -23,12 +23,12 @@ def plan(
     tokens: Mapping[str, TokenBatches],
     metrics: Sequence[Metric],
     exports: bool = False,
-) -> list[Stage]:
+) -> list[PlannedStage]:
     """The stages after the check, with their estimated work.
 
     A forward pass costs one multiply-add for each weight and token. Quantizing runs every layer about
     twice, gathers a Gram matrix (K^2 a token for each distinct input of width K) and solves (N K^2 for a
-    linear [N, K]). Evaluating runs three models: before, after, and plain rounding beside. Publishing takes
+    linear [N, K]). Evaluating runs three models: before, after, and RTN. Publishing takes
     seconds, whatever the model: what is large was stored, and read back, while it was quantized.
     """
     weights = grams = solve = 0.0
@@ -37,7 +37,9 @@ def plan(
         weights += sum(rows * columns for rows, columns in shapes.values())
         solve += SOLVE_FACTOR * sum(rows * columns**2 for rows, columns in shapes.values())
         grams += sum(
-            shapes[group.names[0]][1] ** 2 for stage in decoder.stages(index) for group in stage.groups
+            shapes[shared.names[0]][1] ** 2
+            for stage in decoder.stages(index)
+            for shared in stage.shared_inputs
         )
     quantize = calibration.tokens * (2 * weights + grams) + solve
     forward = weights + _head(decoder)
@@ -47,10 +49,10 @@ def plan(
     evaluate = EVALUATE_FACTOR * evaluated * forward
     export = EXPORT_SHARE * (quantize + evaluate)
     return [
-        Stage("quantize", quantize),
-        *([Stage("export", export)] if exports else []),
-        Stage("evaluate", evaluate),
-        Stage("publish", 0.0, PUBLISH_SECONDS),
+        PlannedStage("quantize", quantize),
+        *([PlannedStage("export", export)] if exports else []),
+        PlannedStage("evaluate", evaluate),
+        PlannedStage("publish", 0.0, PUBLISH_SECONDS),
     ]
 
 

@@ -1,4 +1,4 @@
-"""report.html: one page with quality, sizes, pictures, and every linear's error beside plain rounding's."""
+"""report.html: one page with quality, sizes, pictures, and every linear's error beside that of RTN."""
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,15 +54,15 @@ def _page(manifest: Manifest, pictures: Iterable[bytes]) -> str:
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Quantization report</title>"
         f"<style>{STYLE}</style></head><body><h1>Quantization report</h1><table>{rows}</table>"
-        "<h2>Quality</h2><p>Metrics that begin with <code>rtn_</code> are what plain rounding to nearest "
-        f"gives on the same grid.</p>{metrics}{figures}"
+        "<h2>Quality</h2><p>Metrics that begin with <code>rtn_</code> are those of RTN "
+        f"(round to nearest) on the same grid.</p>{metrics}{figures}"
         f"<h2>Linears</h2>{_modules(manifest.modules)}</body></html>\n"
     )
 
 
 def _modules(modules: Sequence[LinearReport]) -> str:
     return _table(
-        ("linear", "shape", "error", "plain rounding", "ratio", "damping", "tokens"),
+        ("linear", "shape", "error", "RTN", "ratio", "damping", "tokens"),
         [
             (
                 module.name,

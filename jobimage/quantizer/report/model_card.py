@@ -13,7 +13,7 @@ from quantization_api.text import clean
 from quantizer.passes.making import WeightPass
 from quantizer.report.few_tokens import few_tokens
 from quantizer.report.markdown import block, code, plain
-from quantizer.report.readers import Written, refusal, written_by
+from quantizer.report.readers import Written, claims, refusal, written_by
 
 _PASS: TypeAdapter[WeightPass] = TypeAdapter(Annotated[WeightPass, Field(discriminator="type")])
 METHODS: dict[type, str] = {GptqQuantizer: "GPTQ", AutoAWQQuantizer: "AWQ", QuaRot: "QuaRot"}
@@ -27,8 +27,8 @@ NEEDS = {
 }
 """Packages beside transformers that load a layout."""
 
-ROUNDED_PREFIX = "rtn_"
-"""Metrics of plain rounding to nearest, on the same grid; beside the workflow's own in report and manifest."""
+RTN_PREFIX = "rtn_"
+"""Metrics of RTN (round to nearest) on the same grid; beside the workflow's own in report and manifest."""
 
 
 def model_card(manifest: Manifest, uri: str) -> str:
@@ -86,7 +86,7 @@ def _quality(metrics: list[MetricResult]) -> str:
     return (
         "## Quality\n\n"
         f"{table}\n\n"
-        "Metrics that begin with `rtn_` are what plain rounding to nearest gives on the same grid."
+        "Metrics that begin with `rtn_` are those of RTN (round to nearest) on the same grid."
     )
 
 
@@ -112,7 +112,11 @@ def _recipe(manifest: Manifest) -> str:
 
 
 def _readers(manifest: Manifest, written: Written) -> str:
-    lines = [f"- {reader}" for reader in manifest.readers]
+    rests_on = claims(written)
+    lines = [
+        f"- {reader}: {rests_on[reader]}" if reader in rests_on else f"- {reader}"
+        for reader in manifest.readers
+    ]
     if not lines:
         lines = [f"No software was seen to read {written.model_type} models in this format."]
     refused = refusal(written)

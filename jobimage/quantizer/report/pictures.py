@@ -1,4 +1,4 @@
-"""Pictures of a run, as SVG: error of every linear beside plain rounding's, and where the time went."""
+"""Pictures of a run, as SVG: error of every linear beside that of RTN, and where the time went."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,12 @@ from matplotlib.ticker import MaxNLocator
 from quantization_api.manifest import LinearReport
 from quantization_api.text import clean
 
-OURS, PLAIN = "#1f6feb", "#bbbbbb"
+STAGE, PART = "#1f6feb", "#bbbbbb"
 KINDS_AT_MOST = 16
 
 
 def error_by_layer(modules: Sequence[LinearReport]) -> bytes:
-    """Relative error of each kind of linear over the layers: a solid line, plain rounding's dashed.
+    """Relative error of each kind of linear over the layers: a solid line, dotted for RTN.
 
     A module's name is PREFIX.NUMBER.KIND; the first part that is a number is the layer's.
     """
@@ -35,7 +35,7 @@ def error_by_layer(modules: Sequence[LinearReport]) -> bytes:
         axes.set_yscale("log")
     axes.set_xlabel("decoder layer")
     axes.set_ylabel("Hessian-weighted relative error")
-    axes.set_title("Error of each linear; dotted: plain rounding to nearest")
+    axes.set_title("Error of each linear; dotted: RTN (round to nearest)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", ncols=2)
@@ -48,7 +48,7 @@ def time_by_stage(seconds: Mapping[str, float]) -> bytes:
     axes = figure.add_subplot()
     names = list(seconds)
     bars = axes.barh(
-        names, [seconds[name] for name in names], color=[PLAIN if ":" in name else OURS for name in names]
+        names, [seconds[name] for name in names], color=[PART if ":" in name else STAGE for name in names]
     )
     axes.bar_label(bars, fmt="%.1f s", padding=3, fontsize="small")
     axes.invert_yaxis()

@@ -1,8 +1,9 @@
 """Which software reads what was written, as it is.
 
-The rows of transformers, gptqmodel and the model builder are measured on a CPU (tests/e2e/test_format_reader.py,
-test_reader_architectures.py and their neighbours); those of vLLM, SGLang and the kernels of AutoAWQ are what their
-sources say. What the model builder takes is decided in export.plan, which asks it.
+A row of the table is a claim: it names the architectures that a reader takes in a layout, and what the claim rests on.
+An architecture that no row names is read by nobody, so another entry in decoder.families claims nothing. What follows
+from how an architecture is built (its linears, its experts) only ever narrows what a row names.
+What the model builder takes is decided in export.plan, which asks it.
 """
 
 from dataclasses import dataclass, replace
@@ -24,22 +25,111 @@ OPTIMUM = "transformers (with optimum and gptqmodel)"
 COMPRESSED = "transformers (with compressed-tensors)"
 DEQUANTIZED = "transformers (with compressed-tensors and dequantize=True)"
 
-TABLE_TYPES = frozenset(ARCHITECTURES)
-NAMED_TYPES = frozenset({"gptj", "granite", "phi", "stablelm", "starcoder2"})
-"""Types outside the table of architectures, quantized by the names of their modules, that readers were tried with."""
 EXPERTS = frozenset(name for name, known in ARCHITECTURES.items() if known.experts)
-CONV1D = frozenset({"gpt2"})
-"""Its linears are no nn.Linear in transformers, which then replaces none of them."""
-TRANSFORMERS = (TABLE_TYPES - CONV1D) | NAMED_TYPES
-ONE_BY_ONE = TRANSFORMERS - EXPERTS
-"""transformers 5 fuses the experts of a layer; unpacked they fit in, quantized ones are left out without an error."""
-GPTQMODEL = TABLE_TYPES - EXPERTS - {"phi3", "gpt_neox"}
-"""Its own loader looks for experts, and for Phi-3's gate and up, under other names, and drops GPT-NeoX' head."""
 SCALED = frozenset(name for name, known in ARCHITECTURES.items() if known.scaled_activation)
 """AWQ files of these have scales of an activation, which the servers' modules do not have."""
-VLLM = TABLE_TYPES - CONV1D
-SGLANG = TABLE_TYPES - CONV1D - {"bloom", "gpt_neox"}
-AUTOAWQ_TYPES = TABLE_TYPES - CONV1D - {"gemma3_text"}
+NAMED_TYPES = frozenset({"gptj", "granite", "phi", "stablelm", "starcoder2"})
+"""Types outside the table of architectures, quantized by the names of their modules, that readers were tried with."""
+
+FLOAT = frozenset(
+    {
+        "bloom", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "mixtral", "opt", "phi3", "qwen2",
+        "qwen3", "qwen3_moe",
+    }
+)  # fmt: skip
+"""What transformers loads in float: whatever the decoder was compared with it on."""
+TRANSFORMERS = (
+    frozenset(
+        {
+            "bloom", "gemma2", "gemma3_text", "gpt_neox", "llama", "mistral", "mixtral", "opt", "phi3", "qwen2",
+            "qwen3", "qwen3_moe",
+        }
+    )
+    | NAMED_TYPES
+)  # fmt: skip
+"""Without GPT-2, whose linears are no nn.Linear in transformers, which then replaces none of them."""
+ONE_BY_ONE = TRANSFORMERS - EXPERTS
+"""transformers 5 fuses the experts of a layer; unpacked they fit in, quantized ones are left out without an error."""
+GPTQMODEL = frozenset({"bloom", "gemma2", "gemma3_text", "gpt2", "llama", "mistral", "opt", "qwen2", "qwen3"})
+"""Its own loader looks for experts, and for Phi-3's gate and up, under other names, and drops GPT-NeoX' head."""
+VLLM = frozenset(
+    {
+        "bloom", "gemma2", "gemma3_text", "gpt_neox", "llama", "mistral", "mixtral", "opt", "phi3", "qwen2", "qwen3",
+        "qwen3_moe",
+    }
+)  # fmt: skip
+"""Packed, it has no linears that are stored transposed (GPT-2's). GPT-NeoX runs on its backend of transformers."""
+SGLANG = frozenset(
+    {"gemma2", "gemma3_text", "llama", "mistral", "mixtral", "opt", "phi3", "qwen2", "qwen3", "qwen3_moe"}
+)
+AUTOAWQ_TYPES = frozenset(
+    {
+        "bloom", "gemma2", "gpt_neox", "llama", "mistral", "mixtral", "opt", "phi3", "qwen2", "qwen3", "qwen3_moe",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A reader loaded such artifacts here, and computed what we do."""
+
+    tests: tuple[str, ...]
+    """Paths in this repository; what one of them leaves out (an architecture, a number of bits) another one has."""
+
+    def __str__(self) -> str:
+        return "tried"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Nobody ran the reader here: its source says that it takes such artifacts."""
+
+    release: str
+    """The software and its version."""
+    files: tuple[str, ...]
+    """Where in it that stands."""
+
+    def __str__(self) -> str:
+        return f"expected from the source of {self.release}"
+
+
+ARCHITECTURES_TEST = "tests/e2e/test_reader_architectures.py"
+"""Every architecture in every layout; the others below try bits, group sizes and symmetries on one."""
+LAYOUTS = Tried(
+    (ARCHITECTURES_TEST, "tests/e2e/test_format_reader.py", "tests/e2e/test_independent_reader.py")
+)
+PLAIN = Tried(
+    ("tests/unit/quantizer/decoder/test_decoder.py", "tests/unit/quantizer/passes/test_parameters.py")
+)
+OWN_CODE = Tried(
+    (
+        "tests/unit/quantizer/formats/test_quarot_artifact.py",
+        "tests/integration/test_quarot_loaded.py",
+    )
+)
+GRAPHS = Tried(("tests/e2e/test_onnx_architectures.py", "tests/e2e/test_onnx_export.py"))
+BUILDER_SOURCE = Expected("onnxruntime-genai 0.18", ("models/builder.py",))
+VLLM_SOURCE = Expected(
+    "vLLM 0.33.0",
+    (
+        "model_executor/models/registry.py",
+        "model_executor/layers/quantization/auto_gptq.py",
+        "model_executor/layers/quantization/auto_awq.py",
+        "model_executor/layers/quantization/compressed_tensors/schemes/compressed_tensors_wNa16.py",
+        "model_executor/layers/quantization/utils/marlin_utils.py",
+    ),
+)
+SGLANG_SOURCE = Expected(
+    "SGLang 0.5.23",
+    (
+        "srt/models",
+        "srt/layers/quantization/gptq/gptq.py",
+        "srt/layers/quantization/awq/awq.py",
+        "srt/layers/quantization/compressed_tensors/schemes/compressed_tensors_wNa16.py",
+        "srt/layers/quantization/marlin_utils.py",
+    ),
+)
+AUTOAWQ_SOURCE = Expected("AutoAWQ 0.2.9", ("awq/models/auto.py", "awq/modules/linear"))
 
 
 @dataclass(frozen=True)
@@ -60,38 +150,38 @@ QUAROT_WORDS = Words("w_bits", "w_groupsize", "w_asym: false", "w_asym: true", "
 
 @dataclass(frozen=True)
 class Written:
-    """What a reader must be able to read.
-
-    layout: gptq, gptq_v2, compressed-tensors, or awq and its version, as in "awq gemm".
-    part: whether some linears of the decoder layers stay as they are. model_type: the architecture.
-    windowed: whether layers attend within a sliding window. words: of the pass.
-    """
+    """What a reader must be able to read."""
 
     layout: str
+    """float, gptq, gptq_v2, compressed-tensors, quarot, or awq and its version, as in "awq gemm"."""
     bits: int
     group_size: int
     symmetric: bool
     desc_act: bool = False
     part: bool = False
+    """Whether some linears of the decoder layers stay as they are."""
     model_type: str = "llama"
     windowed: bool = False
+    """Whether layers attend within a sliding window."""
     words: Words = GPTQ_WORDS
+    """Of the pass."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one reader takes of one layout; group_sizes None is all.
-
-    types: architectures. desc_act, part, windowed: whether they may be true.
-    """
+    """What one reader takes of one layout."""
 
     reader: str
     layout: str
+    types: frozenset[str]
+    """The architectures, each by its name in config.json."""
+    rests_on: Tried | Expected
     bits: tuple[int, ...] = ALL_BITS
     symmetric: tuple[bool, ...] = BOTH
     group_sizes: tuple[int, ...] | None = None
+    """None: all."""
     desc_act: bool = True
-    types: frozenset[str] = TABLE_TYPES
+    """Whether it may be true; likewise the two below."""
     part: bool = True
     windowed: bool = True
 
@@ -119,36 +209,39 @@ TABLE: tuple[Row, ...] = (
     Row(
         "transformers (with trust_remote_code=True)",
         "quarot",
+        frozenset(OWN_CODE_TYPES),
+        OWN_CODE,
         (*ALL_BITS, 16),
-        types=frozenset(OWN_CODE_TYPES),
     ),
-    Row("transformers", "float", (16,)),
-    Row("vLLM", "float", (16,)),
-    Row("SGLang", "float", (16,), types=TABLE_TYPES - {"bloom", "gpt_neox"}),
-    Row(BUILDER, "float", (16,), types=MODEL_TYPES, windowed=False),
-    Row(OPTIMUM, "gptq", group_sizes=TORCH_GROUPS, types=ONE_BY_ONE),
-    Row("gptqmodel", "gptq", ALL_BITS, SYMMETRIC, TORCH_GROUPS, types=GPTQMODEL, part=False),
-    Row("vLLM", "gptq", (4, 8), SYMMETRIC, SERVER_GROUPS, types=VLLM),
-    Row("SGLang", "gptq", (4, 8), SYMMETRIC, SERVER_GROUPS, types=SGLANG, part=False),
-    Row(BUILDER, "gptq", BITS, BOTH, BLOCK_SIZES, False, MODEL_TYPES, part=False, windowed=False),
-    Row(OPTIMUM, "gptq_v2", group_sizes=TORCH_GROUPS, types=ONE_BY_ONE),
-    Row("gptqmodel", "gptq_v2", group_sizes=TORCH_GROUPS, types=GPTQMODEL, part=False),
-    Row(COMPRESSED, "compressed-tensors", ALL_BITS, SYMMETRIC, types=TRANSFORMERS),
-    Row(DEQUANTIZED, "compressed-tensors", ALL_BITS, ASYMMETRIC, types=ONE_BY_ONE),
-    Row("vLLM", "compressed-tensors", (4, 8), SYMMETRIC, SERVER_GROUPS, types=VLLM),
-    Row("vLLM", "compressed-tensors", (4, 8), ASYMMETRIC, SERVER_GROUPS, types=VLLM - EXPERTS),
-    Row("vLLM", "compressed-tensors", (2, 3), SYMMETRIC, SERVER_GROUPS, types=VLLM - EXPERTS),
-    Row("SGLang", "compressed-tensors", (4, 8), SYMMETRIC, SERVER_GROUPS, types=SGLANG),
-    Row("SGLang", "compressed-tensors", (4, 8), ASYMMETRIC, SERVER_GROUPS, types=SGLANG - EXPERTS),
-    Row("transformers (with gptqmodel)", "awq gemm", (4,), BOTH, AWQ_GROUPS, types=ONE_BY_ONE & TABLE_TYPES),
-    Row("gptqmodel", "awq gemm", (4,), BOTH, AWQ_GROUPS, types=GPTQMODEL, part=False),
-    Row("vLLM", "awq gemm", (4,), ASYMMETRIC, SERVER_GROUPS, types=VLLM - SCALED),
-    Row("SGLang", "awq gemm", (4,), ASYMMETRIC, SERVER_GROUPS, types=SGLANG - SCALED),
-    Row(BUILDER, "awq gemm", BITS, BOTH, BLOCK_SIZES, types=MODEL_TYPES, part=False, windowed=False),
-    Row(AUTOAWQ, "awq gemm", (4,), ASYMMETRIC, (32, 64, 128), types=AUTOAWQ_TYPES),
-    Row(AUTOAWQ, "awq gemv", (4,), ASYMMETRIC, (64, 128), types=AUTOAWQ_TYPES),
-    Row(AUTOAWQ, "awq gemv_fast", (4,), ASYMMETRIC, (128,), types=AUTOAWQ_TYPES),
-    Row(AUTOAWQ, "awq marlin", (4,), SYMMETRIC, (128,), types=AUTOAWQ_TYPES),
+    Row("transformers", "float", FLOAT, PLAIN, (16,)),
+    Row("vLLM", "float", VLLM | {"gpt2"}, VLLM_SOURCE, (16,)),
+    Row("SGLang", "float", SGLANG | {"gpt2"}, SGLANG_SOURCE, (16,)),
+    Row(BUILDER, "float", MODEL_TYPES, BUILDER_SOURCE, (16,), windowed=False),
+    Row(OPTIMUM, "gptq", ONE_BY_ONE, LAYOUTS, group_sizes=TORCH_GROUPS),
+    Row("gptqmodel", "gptq", GPTQMODEL, LAYOUTS, ALL_BITS, SYMMETRIC, TORCH_GROUPS, part=False),
+    Row("vLLM", "gptq", VLLM, VLLM_SOURCE, (4, 8), SYMMETRIC, SERVER_GROUPS),
+    Row("SGLang", "gptq", SGLANG, SGLANG_SOURCE, (4, 8), SYMMETRIC, SERVER_GROUPS, part=False),
+    Row(BUILDER, "gptq", MODEL_TYPES, GRAPHS, BITS, BOTH, BLOCK_SIZES, False, part=False, windowed=False),
+    Row(OPTIMUM, "gptq_v2", ONE_BY_ONE, LAYOUTS, group_sizes=TORCH_GROUPS),
+    Row("gptqmodel", "gptq_v2", GPTQMODEL, LAYOUTS, group_sizes=TORCH_GROUPS, part=False),
+    Row(COMPRESSED, "compressed-tensors", TRANSFORMERS, LAYOUTS, ALL_BITS, SYMMETRIC),
+    Row(DEQUANTIZED, "compressed-tensors", ONE_BY_ONE, LAYOUTS, ALL_BITS, ASYMMETRIC),
+    Row("vLLM", "compressed-tensors", VLLM, VLLM_SOURCE, (4, 8), SYMMETRIC, SERVER_GROUPS),
+    Row("vLLM", "compressed-tensors", VLLM - EXPERTS, VLLM_SOURCE, (4, 8), ASYMMETRIC, SERVER_GROUPS),
+    Row("vLLM", "compressed-tensors", VLLM - EXPERTS, VLLM_SOURCE, (2, 3), SYMMETRIC, SERVER_GROUPS),
+    Row("SGLang", "compressed-tensors", SGLANG, SGLANG_SOURCE, (4, 8), SYMMETRIC, SERVER_GROUPS),
+    Row("SGLang", "compressed-tensors", SGLANG - EXPERTS, SGLANG_SOURCE, (4, 8), ASYMMETRIC, SERVER_GROUPS),
+    Row(
+        "transformers (with gptqmodel)", "awq gemm", ONE_BY_ONE - NAMED_TYPES, LAYOUTS, (4,), BOTH, AWQ_GROUPS
+    ),
+    Row("gptqmodel", "awq gemm", GPTQMODEL, LAYOUTS, (4,), BOTH, AWQ_GROUPS, part=False),
+    Row("vLLM", "awq gemm", VLLM - SCALED, VLLM_SOURCE, (4,), ASYMMETRIC, SERVER_GROUPS),
+    Row("SGLang", "awq gemm", SGLANG - SCALED, SGLANG_SOURCE, (4,), ASYMMETRIC, SERVER_GROUPS),
+    Row(BUILDER, "awq gemm", MODEL_TYPES, GRAPHS, BITS, BOTH, BLOCK_SIZES, part=False, windowed=False),
+    Row(AUTOAWQ, "awq gemm", AUTOAWQ_TYPES, AUTOAWQ_SOURCE, (4,), ASYMMETRIC, (32, 64, 128)),
+    Row(AUTOAWQ, "awq gemv", AUTOAWQ_TYPES, AUTOAWQ_SOURCE, (4,), ASYMMETRIC, (64, 128)),
+    Row(AUTOAWQ, "awq gemv_fast", AUTOAWQ_TYPES, AUTOAWQ_SOURCE, (4,), ASYMMETRIC, (128,)),
+    Row(AUTOAWQ, "awq marlin", AUTOAWQ_TYPES, AUTOAWQ_SOURCE, (4,), SYMMETRIC, (128,)),
 )
 
 OTHER_LAYOUT = {
@@ -161,10 +254,15 @@ OTHER_LAYOUT = {
 """What to write where the servers read nothing of a layout."""
 
 
+def claims(written: Written) -> dict[str, Tried | Expected]:
+    """The software that reads it, the most general first, and what that rests on."""
+    rows = [row for row in TABLE if row.layout == written.layout and row.knows(written)]
+    return {row.reader: row.rests_on for row in rows if not row.missing(written)}
+
+
 def readers(written: Written) -> list[str]:
     """Names of the software that reads it, the most general first."""
-    rows = [row for row in TABLE if row.layout == written.layout and row.knows(written)]
-    return list(dict.fromkeys(row.reader for row in rows if not row.missing(written)))
+    return list(claims(written))
 
 
 def refusal(written: Written) -> str | None:

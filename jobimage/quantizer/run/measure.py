@@ -1,4 +1,4 @@
-"""The metrics of a workflow, measured on the stored artifact, and what plain rounding would give."""
+"""The metrics of a workflow, measured on the stored artifact, and what RTN would give."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from quantization_api.workflow import Metric
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.architecture import ModuleNames
-from quantizer.evaluation.streamed import Evaluation, evaluate, evaluate_beside_rounding
-from quantizer.evaluation.views import Yardstick
-from quantizer.report.model_card import ROUNDED_PREFIX
+from quantizer.evaluation.streamed import Evaluation, evaluate, evaluate_beside_rtn
+from quantizer.evaluation.views import RtnBaseline
+from quantizer.report.model_card import RTN_PREFIX
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def measure(
     artifact: Source,
     tokens: Mapping[str, TokenBatches],
     calibration: TokenBatches,
-    yardstick: Yardstick | None,
+    baseline: RtnBaseline | None,
     modules: ModuleNames | None,
     sizes: tuple[int, int],
     device: torch.device,
@@ -44,7 +44,7 @@ def measure(
     Args:
         tokens: by name of the data config. calibration: of the pass; one sequence of it is run when no
             metric needs text, so that every artifact was loaded and run before it is published.
-        yardstick: plain rounding beside it, where there is one.
+        baseline: RTN beside it, where there is one.
         modules: names of an architecture that is not in the table.
         sizes: bytes of the safetensors before and after.
         head_share: share of an evaluation that its heads take. on_progress: called with the share done.
@@ -58,14 +58,14 @@ def measure(
         first = TokenBatches(calibration.sequences[:1])
         evaluate(model, artifact, first, device, progress.step, scratch, modules)
     ours: dict[str, Evaluation] = {}
-    rounded: dict[str, Evaluation] = {}
+    rtn: dict[str, Evaluation] = {}
     for name in names:
         text = tokens[name]
-        if yardstick is None:
+        if baseline is None:
             ours[name] = evaluate(model, artifact, text, device, progress.step, scratch, modules)
         else:
-            ours[name], rounded[name] = evaluate_beside_rounding(
-                model, artifact, yardstick, text, device, progress.step, scratch, modules
+            ours[name], rtn[name] = evaluate_beside_rtn(
+                model, artifact, baseline, text, device, progress.step, scratch, modules
             )
         progress.next()
     results: list[MetricResult] = []
@@ -73,9 +73,9 @@ def measure(
     for metric in metrics:
         before, after = _values(metric, ours, sizes)
         results.append(MetricResult(name=metric.name, input=before, output=after))
-        if metric.data_config is not None and yardstick is not None:
-            _, plain = _values(metric, rounded, sizes)
-            beside.append(MetricResult(name=_beside_name(metric.name), input=before, output=plain))
+        if metric.data_config is not None and baseline is not None:
+            _, rounded = _values(metric, rtn, sizes)
+            beside.append(MetricResult(name=_beside_name(metric.name), input=before, output=rounded))
     return Measured(results, beside)
 
 
@@ -102,7 +102,7 @@ class _Progress:
 
 
 def _beside_name(name: str) -> str:
-    return (ROUNDED_PREFIX + name)[:63]
+    return (RTN_PREFIX + name)[:63]
 
 
 def _values(metric: Metric, figures: Mapping[str, Evaluation], sizes: tuple[int, int]) -> tuple[float, float]:

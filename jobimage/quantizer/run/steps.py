@@ -11,7 +11,7 @@ from quantization_api.workflow import Workflow
 from quantizer.calibration.tokens import probe_tokens
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.writer import scratch_errors
-from quantizer.evaluation.views import Yardstick
+from quantizer.evaluation.views import RtnBaseline
 from quantizer.implementations import package
 from quantizer.implementations.local_model import copy_model
 from quantizer.passes.making import DTYPES
@@ -161,7 +161,7 @@ def evaluate(job: Job, setting: Setting, artifact: StoreSource, quantized: Quant
         readable(artifact),
         job.tokens,
         calibration,
-        _yardstick(job),
+        _rtn_baseline(job),
         job.modules,
         (quantized.input_bytes, quantized.output_bytes),
         setting.device,
@@ -171,11 +171,11 @@ def evaluate(job: Job, setting: Setting, artifact: StoreSource, quantized: Quant
     )
 
 
-def _yardstick(job: Job) -> Yardstick | None:
-    """Plain rounding beside the pass; None where the pass rounds no weight."""
+def _rtn_baseline(job: Job) -> RtnBaseline | None:
+    """RTN on the grid of the pass; None where the pass rounds no weight."""
     if isinstance(job.parameters, QuaRot) and not job.layer_pass.packs:
         return None
-    return Yardstick(job.layer_pass.rtn, job.layer_pass.format, job.layer_pass.converts)
+    return RtnBaseline(job.layer_pass.rtn, job.layer_pass.format, job.layer_pass.converts)
 
 
 def check_goals(workflow: Workflow, measured: Measured) -> None:

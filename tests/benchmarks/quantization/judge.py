@@ -19,7 +19,7 @@ from quantizer.algorithms.quantized_weight import round_to_nearest
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.streamed import Evaluation, compare, evaluate
-from quantizer.evaluation.views import FloatView, RoundedView, Yardstick
+from quantizer.evaluation.views import FloatView, RtnBaseline, RtnView
 from quantizer.formats.gptq import GptqFormat
 
 SCALES = (".scales", ".weight_scale")
@@ -79,15 +79,15 @@ def judge_plain_rounding(
     device: torch.device,
     scratch: Path,
 ) -> Verdict:
-    """The yardstick: every linear rounded to nearest on the same grid."""
-    yardstick = Yardstick(
+    """RTN: every linear rounded to nearest on the same grid."""
+    baseline = RtnBaseline(
         lambda rows: round_to_nearest(rows, group_size, GridRule(bits, sym)),
         GptqFormat(bits, group_size, sym),
         lambda _: True,
     )
     tokens = TokenBatches(tuple(held_out))
     source = DirectorySource(model)
-    rounded = RoundedView(source, yardstick, device)
+    rounded = RtnView(source, baseline, device)
     found = compare(FloatView(source, device), rounded, tokens, lambda *_: None, scratch)
     return _verdict(found, 0, 0)
 

@@ -6,7 +6,7 @@ import pytest
 
 from local_cluster import images
 from quantization_api.passes import PASS_TYPES
-from quantizer.report.model_card import ROUNDED_PREFIX
+from quantizer.report.model_card import RTN_PREFIX
 
 pytestmark = pytest.mark.e2e
 
@@ -43,7 +43,7 @@ def test_a_documented_configuration_ends_ready(name: str, whole: Any) -> None:
     assert metrics["perplexity"]["output"] > metrics["perplexity"]["input"]
     measured = {metric.name: metric.output for metric in whole.manifest(f"olive-{name}").metrics}
     print(f"olive-{name}: {measured}")
-    plain = measured[f"{ROUNDED_PREFIX}kl_divergence"]
+    plain = measured[f"{RTN_PREFIX}kl_divergence"]
     assert 0 < measured["kl_divergence"] < (FEW_BIT_ACTIVATIONS if name == "quarot" else plain)
 
 

@@ -20,14 +20,14 @@ def fold(
 
     def scaled(name: str, rows: Tensor | None, columns: Tensor | None) -> None:
         key = f"{name}.weight"
-        weight = model.turned(index, key, weights[key])
+        weight = model.transposed(index, key, weights[key])
         if rows is not None:
             weight = weight / rows[:, None]
             if f"{name}.bias" in weights:
                 weights[f"{name}.bias"] = weights[f"{name}.bias"] / rows
         if columns is not None:
             weight = weight * columns
-        weights[key] = model.turned(index, key, weight)
+        weights[key] = model.transposed(index, key, weight)
 
     index = 0
     if place.kind == "norm":
@@ -40,7 +40,7 @@ def fold(
                     weights[f"{place.source}.{leaf}"] = weights[f"{place.source}.{leaf}"] / scales
     else:
         assert place.rows is not None
-        source = model.turned(index, f"{place.source}.weight", weights[f"{place.source}.weight"])
+        source = model.transposed(index, f"{place.source}.weight", weights[f"{place.source}.weight"])
         rows = torch.ones(source.shape[0])
         made = torch.unique(place.rows)
         rows[made] = torch.rand(len(made), generator=generator) + 0.5

@@ -73,8 +73,8 @@ def test_gpt2s_linears_are_turned_and_can_be_turned_back(tmp_path: Path) -> None
     layer = model.layer(0, layer_weights(model, 0))
     weight = layer.linear("mlp.c_fc").weight
     assert torch.equal(weight, stored.t())
-    assert torch.equal(model.turned(0, "mlp.c_fc.weight", weight), stored)
-    assert torch.equal(model.turned(0, "ln_1.weight", stored), stored)
+    assert torch.equal(model.transposed(0, "mlp.c_fc.weight", weight), stored)
+    assert torch.equal(model.transposed(0, "ln_1.weight", stored), stored)
 
 
 def test_layers_of_one_model_may_differ(tmp_path: Path) -> None:

@@ -20,10 +20,10 @@ from tests.support.quantized_models import (
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.decoder.architecture import Group, ModuleNames
+from quantizer.decoder.architecture import ModuleNames, SharedInput
 from quantizer.decoder.model import DecoderModel
 from quantizer.evaluation.streamed import compare
-from quantizer.evaluation.views import FloatView, RoundedView, Yardstick, open_view
+from quantizer.evaluation.views import FloatView, RtnBaseline, RtnView, open_view
 from quantizer.passes.interface import LayerPass
 from quantizer.passes.making import make_pass
 
@@ -41,13 +41,13 @@ def linears(model: DecoderModel) -> set[str]:
     return {model.layer_prefix(i) + name for i in range(model.layers) for name in model.linears(i)}
 
 
-def groups(model: DecoderModel) -> list[tuple[str, Group]]:
+def shared_inputs(model: DecoderModel) -> list[tuple[str, SharedInput]]:
     """Linears that share an input, with the prefix of their layer."""
     return [
-        (model.layer_prefix(index), group)
+        (model.layer_prefix(index), shared)
         for index in range(model.layers)
         for stage in model.stages(index)
-        for group in stage.groups
+        for shared in stage.shared_inputs
     ]
 
 
@@ -60,9 +60,9 @@ def check_artifact(
     assert {module.name for module in report.linears} == linears(reference.model)
     assert len(report.linears) == len(linears(reference.model))
     errors = {module.name: (module.error, module.error_rtn) for module in report.linears}
-    for prefix, group in groups(reference.model):
-        ours, nearest = (sum(errors[prefix + name][which] for name in group.names) for which in (0, 1))
-        assert 0 < ours <= 1.02 * nearest < 1, (prefix, group, ours, nearest)
+    for prefix, shared in shared_inputs(reference.model):
+        ours, nearest = (sum(errors[prefix + name][which] for name in shared.names) for which in (0, 1))
+        assert 0 < ours <= 1.02 * nearest < 1, (prefix, shared, ours, nearest)
     held_out = family_batches(4, seed=4)
     as_float(folder / "out", folder / "float", by_inputs=name.startswith("gpt2"))
     tokens = held_out.batches()[0]
@@ -71,10 +71,8 @@ def check_artifact(
     # the float model is another one: what was compared is the rounded one
     assert relative(view_logits(reference, tokens), theirs) > 1e-3
     ours = compare(reference, packed, held_out, ignore_progress, folder)
-    yardstick = Yardstick(layer_pass.rtn, layer_pass.format, layer_pass.converts)
-    plain = compare(
-        reference, RoundedView(source, yardstick, CPU, modules), held_out, ignore_progress, folder
-    )
+    baseline = RtnBaseline(layer_pass.rtn, layer_pass.format, layer_pass.converts)
+    plain = compare(reference, RtnView(source, baseline, CPU, modules), held_out, ignore_progress, folder)
     assert 0 < ours.kl_divergence < 1.5 * plain.kl_divergence
 
 

@@ -29,8 +29,8 @@ from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import Buffer, DirectorySource
-from quantizer.evaluation.streamed import evaluate, evaluate_beside_rounding
-from quantizer.evaluation.views import Yardstick
+from quantizer.evaluation.streamed import evaluate, evaluate_beside_rtn
+from quantizer.evaluation.views import RtnBaseline
 from quantizer.formats.awq import AwqFormat
 from quantizer.formats.gptq import TENSORS, GptqFormat
 from quantizer.passes.awq import AwqLayerPass
@@ -183,17 +183,17 @@ def test_the_next_layer_is_read_while_a_layer_is_quantized(tiny: Path, tmp_path:
 
 
 def check_example_model(layer_pass: LayerPass, samples: int, bound: float, folder: Path) -> QuantizeReport:
-    """The example model is nearer to the float one than plain rounding leaves it, and nearer than the bound (KL)."""
+    """The example model is nearer to the float one than RTN leaves it, and nearer than the bound (KL)."""
     source, out = DirectorySource(STORIES), DirectorySource(folder / "out")
     report = run_layers(
         source, story_batches(CALIBRATION, samples, folder), layer_pass, folder / "out", folder / "scratch"
     )
     held_out = story_batches(VALIDATION, 6, folder)
-    yardstick = Yardstick(layer_pass.rtn, layer_pass.format, layer_pass.converts)
-    ours, plain = evaluate_beside_rounding(source, out, yardstick, held_out, CPU, ignore_progress, folder)
-    assert ours.kl_divergence < 0.85 * plain.kl_divergence
+    baseline = RtnBaseline(layer_pass.rtn, layer_pass.format, layer_pass.converts)
+    ours, rtn = evaluate_beside_rtn(source, out, baseline, held_out, CPU, ignore_progress, folder)
+    assert ours.kl_divergence < 0.85 * rtn.kl_divergence
     assert ours.kl_divergence < bound
-    assert ours.perplexity < plain.perplexity
+    assert ours.perplexity < rtn.perplexity
     return report
 
 

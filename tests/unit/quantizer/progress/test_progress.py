@@ -11,7 +11,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantization_api.status import Progress
 from quantizer.progress.metrics import RunCollector, registry_of
 from quantizer.progress.server import ProgressServer
-from quantizer.progress.tracker import Stage, Tracker
+from quantizer.progress.tracker import PlannedStage, Tracker
 
 pytestmark = pytest.mark.unit
 
@@ -30,7 +30,7 @@ def test_percent_covers_all_stages_and_only_the_end_is_100() -> None:
     assert tracker.snapshot() == Progress(percent=0, stage="")
     with tracker.stage("check"):
         assert tracker.snapshot().stage == "check"
-    tracker.plan([Stage("quantize", 3.0), Stage("evaluate", 1.0)])
+    tracker.plan([PlannedStage("quantize", 3.0), PlannedStage("evaluate", 1.0)])
     percents = []
     with tracker.stage("quantize"):
         for done in range(4):
@@ -51,7 +51,7 @@ def test_the_time_left_is_extrapolated_from_the_work_that_is_done() -> None:
     tracker = Tracker(clock)
     with tracker.stage("check"):
         clock.now += 50  # does not count: it was not planned work
-    tracker.plan([Stage("quantize", 1.0), Stage("evaluate", 1.0)])
+    tracker.plan([PlannedStage("quantize", 1.0), PlannedStage("evaluate", 1.0)])
     with tracker.stage("quantize"):
         clock.now += 1
         tracker.advance(1, 100)
@@ -65,11 +65,11 @@ def test_the_time_left_is_extrapolated_from_the_work_that_is_done() -> None:
 
 def test_percent_never_goes_back() -> None:
     tracker = Tracker(Clock())
-    tracker.plan([Stage("quantize", 1.0)])
+    tracker.plan([PlannedStage("quantize", 1.0)])
     with tracker.stage("quantize"):
         tracker.advance(1, 2)
         assert tracker.snapshot().percent == 50
-        tracker.plan([Stage("quantize", 1.0), Stage("evaluate", 9.0)])
+        tracker.plan([PlannedStage("quantize", 1.0), PlannedStage("evaluate", 9.0)])
         assert tracker.snapshot().percent == 50
 
 
@@ -98,7 +98,7 @@ def get(port: int, path: str) -> tuple[int, str]:
 def test_the_server_tells_progress_metrics_and_health() -> None:
     clock = Clock()
     tracker = Tracker(clock)
-    tracker.plan([Stage("quantize", 1.0)])
+    tracker.plan([PlannedStage("quantize", 1.0)])
     tracker.layers(1, 6)
     tracker.count_bytes("read model", 1000)
     tracker.count_tokens("calibrate", 64)

@@ -12,7 +12,7 @@ from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.model import DecoderModel
 from quantizer.progress.time_left import Current, Finished, seconds_left
-from quantizer.progress.tracker import Stage, Tracker
+from quantizer.progress.tracker import PlannedStage, Tracker
 from quantizer.progress.workload import PUBLISH_SECONDS, plan
 
 pytestmark = pytest.mark.unit
@@ -68,7 +68,7 @@ def test_the_error_is_within_a_fifth_when_the_later_stage_has_begun(evaluation_s
     """A run of 6 layers; its evaluation is planned as twice the layers and takes another time."""
     clock = Clock()
     tracker = Tracker(clock)
-    tracker.plan([Stage("quantize", 1.0), Stage("evaluate", 2.0)])
+    tracker.plan([PlannedStage("quantize", 1.0), PlannedStage("evaluate", 2.0)])
     end = clock.now + 12 + 24 * evaluation_slower
     with tracker.stage("quantize"):
         for layer in range(6):

@@ -1,16 +1,30 @@
 """Who reads which format, and what is told about those who do not."""
 
+import sys
+from dataclasses import replace
+from importlib import util
+from pathlib import Path
+
 import pytest
+from tests.e2e.test_reader_architectures import TRIED, WAYS
 from tests.support.engine import awq_pass, gptq_pass, quarot_pass
 
 from quantization_api.passes import GptqQuantizer
+from quantizer.decoder.families import ARCHITECTURES, LLAMA
+from quantizer.report import readers as table
 from quantizer.report.readers import (
+    ARCHITECTURES_TEST,
     AWQ_WORDS,
     BUILDER,
+    NAMED_TYPES,
     OPTIMUM,
     OTHER_LAYOUT,
     TABLE,
+    Expected,
+    Row,
+    Tried,
     Written,
+    claims,
     readers,
     refusal,
     written_by,
@@ -19,6 +33,7 @@ from quantizer.report.readers import (
 pytestmark = pytest.mark.unit
 
 SERVERS = {"vLLM", "SGLang"}
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +86,49 @@ def test_an_architecture_that_no_reader_was_tried_with_is_read_by_none() -> None
     written = Written("gptq", 4, 128, True, model_type="falcon")
     assert readers(written) == []
     assert refusal(written) == "vLLM and SGLang are not known to read falcon models in this format"
+
+
+def test_an_architecture_that_is_added_is_read_by_none_until_a_row_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "newcomer", replace(LLAMA, model_type="newcomer"))
+    found = util.find_spec(table.__name__)
+    assert found is not None
+    assert found.loader is not None
+    again = util.module_from_spec(found)
+    monkeypatch.setitem(sys.modules, table.__name__, again)
+    found.loader.exec_module(again)
+    assert [row.types for row in again.TABLE] == [row.types for row in TABLE]
+    assert not [row.reader for row in again.TABLE if "newcomer" in row.types]
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.reader}, {row.layout}")
+def test_every_claim_names_known_architectures_and_what_it_rests_on(row: Row) -> None:
+    assert row.types
+    assert row.types <= ARCHITECTURES.keys() | NAMED_TYPES
+    if isinstance(row.rests_on, Tried):
+        assert [name for name in row.rests_on.tests if not (ROOT / name).is_file()] == []
+    else:
+        assert row.rests_on.files
+        assert any(letter.isdigit() for letter in row.rests_on.release)
+
+
+def test_a_claim_that_rests_on_the_test_of_architectures_names_those_that_the_test_tries() -> None:
+    tried: dict[str, set[str]] = {}
+    for model_type, way in TRIED:
+        tried.setdefault(WAYS[way].reader, set()).add(model_type)
+    rows = [
+        row for row in TABLE if isinstance(row.rests_on, Tried) and ARCHITECTURES_TEST in row.rests_on.tests
+    ]
+    assert {row.reader for row in rows} == tried.keys()
+    for row in rows:
+        assert row.types <= tried[row.reader], row.reader
+
+
+def test_what_nobody_ran_here_is_expected_not_tried() -> None:
+    found = claims(Written("gptq", 4, 128, True))
+    assert str(found["gptqmodel"]) == "tried"
+    assert {name for name, rests_on in found.items() if isinstance(rests_on, Expected)} == SERVERS
 
 
 def test_another_layout_is_only_named_where_the_server_reads_the_architecture_in_it() -> None:
