@@ -43,11 +43,11 @@ LISTEN_ENV = "QUANTIZATION_LISTEN"
 def execute(
     options: argparse.Namespace, in_pod: bool, stopping: threading.Event, console: Console
 ) -> Outcome:
-    """Runs what the options ask for; `stopping` ends the run at its next checkpoint."""
+    """Runs what the options ask for; `stopping` ends the run at its next stop check."""
     request = _request(options, in_pod)
     logger.info("run of %s/%s", request.namespace, request.name)
 
-    def checkpoint() -> None:
+    def stop_check() -> None:
         if stopping.is_set():
             raise Terminated
 
@@ -63,9 +63,9 @@ def execute(
         if not in_pod:
             stack.enter_context(progress_bar(tracker, console))
         scratch = Path(stack.enter_context(make_scratch(scratch_parent(options.scratch))))
-        patience = Patience(request.storage.patience_seconds, checkpoint, tracker.storage_away)
+        patience = Patience(request.storage.patience_seconds, stop_check, tracker.storage_away)
         return run(
-            request, Setting(scratch, device, tracker, checkpoint, lambda: datetime.now(UTC), patience)
+            request, Setting(scratch, device, tracker, stop_check, lambda: datetime.now(UTC), patience)
         )
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import MANIFEST_NAME, Manifest, StoredObject
 from quantizer.store.claim import Claim
-from quantizer.store.interface import ObjectInfo, Store
+from quantizer.store.interface import ObjectInfo, StopCheck, Store
 from quantizer.store.manifests import is_ours, manifest_digest, missing_or_changed, parse_manifest
 from quantizer.store.mark import CLAIM_NAME, Decision
 from quantizer.store.promotion import clean_up, drop_dead_attempts, publish
@@ -90,7 +90,7 @@ class ArtifactWriter:
     Args:
         output: what was found there, once the claim was held.
         claim: held while writing.
-        checkpoint: called between blocks; what it raises ends the transfer (a stopped run).
+        stop_check: called between blocks; what it raises ends the transfer (a stopped run).
         on_bytes: called with the bytes that were written.
     """
 
@@ -98,12 +98,12 @@ class ArtifactWriter:
         self,
         output: Output,
         claim: Claim,
-        checkpoint: Callable[[], None],
+        stop_check: StopCheck,
         on_bytes: Callable[[int], None],
     ) -> None:
         self.store = output.store
         self._replaces = manifest_digest(output.manifest_bytes) if output.manifest else ""
-        self._claim, self._checkpoint, self._on_bytes = claim, checkpoint, on_bytes
+        self._claim, self._stop_check, self._on_bytes = claim, stop_check, on_bytes
         self._objects: dict[str, StoredObject] = {}
         drop_dead_attempts(self.store, claim)
 
@@ -125,7 +125,7 @@ class ArtifactWriter:
         digest = hashlib.sha256()
         with path.open("rb") as file:
             while block := file.read(BLOCK):
-                self._checkpoint()
+                self._stop_check()
                 digest.update(block)
         self._objects[key] = self._put(
             key,
@@ -157,7 +157,7 @@ class ArtifactWriter:
 
     def check(self) -> None:
         """Raises what ends the run: a stopped run, or an output that another job has taken over."""
-        self._checkpoint()
+        self._stop_check()
         self._claim.check()
 
     def _put_small(self, key: str, data: bytes) -> StoredObject:

@@ -19,11 +19,11 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.store.interface import (
     DATA,
     Buffer,
-    Checkpoint,
     ObjectInfo,
     Place,
     PreconditionFailedError,
-    keep_going,
+    StopCheck,
+    never_stop,
 )
 from quantizer.store.keys import checked
 from quantizer.store.links import (
@@ -120,11 +120,11 @@ class DirectoryStore:
         return buffer
 
     @_patient
-    def put_file(self, key: str, path: Path, checkpoint: Checkpoint = keep_going) -> None:
+    def put_file(self, key: str, path: Path, stop_check: StopCheck = never_stop) -> None:
         """Copies a file into place."""
         with self._errors(self._uri_of(key)), path.open("rb") as source, self._temporary(key) as file:
             while block := source.read(BLOCK):
-                checkpoint()
+                stop_check()
                 file.write(block)
 
     @_patient

@@ -71,12 +71,12 @@ class PreconditionFailedError(Exception):
     """A conditional write found something else than it asked for; nothing was written."""
 
 
-def keep_going() -> None:
-    """A `Checkpoint` that never stops."""
+StopCheck = Callable[[], None]
+"""Called again and again during long work; raises when the work must stop."""
 
 
-Checkpoint = Callable[[], None]
-"""Called between blocks of a long transfer; what it raises stops the transfer."""
+def never_stop() -> None:
+    """A `StopCheck` that never stops."""
 
 
 class Store(Protocol):
@@ -99,7 +99,7 @@ class Store(Protocol):
         """Exactly `length` bytes from `start`; an error if the object has another version by now."""
         ...
 
-    def put_file(self, key: str, path: Path, checkpoint: Checkpoint = keep_going) -> None:
+    def put_file(self, key: str, path: Path, stop_check: StopCheck = never_stop) -> None:
         """Stores a file, whole or not at all."""
         ...
 

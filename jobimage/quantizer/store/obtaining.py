@@ -12,7 +12,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import STATE_PREFIX, Manifest
 from quantizer.store.artifact import ArtifactWriter, Output
 from quantizer.store.claim import Claim, ClaimLostError
-from quantizer.store.interface import Checkpoint, Store, keep_going
+from quantizer.store.interface import StopCheck, Store, never_stop
 from quantizer.store.promotion import clean_up, settle
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def obtain(
     store: Store,
     asked: Asked,
     make: Make,
-    checkpoint: Checkpoint = keep_going,
+    stop_check: StopCheck = never_stop,
     on_bytes: Callable[[int], None] = lambda _: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Obtained:
@@ -74,13 +74,13 @@ def obtain(
     """
     with Claim(store, asked.uid, asked.job, asked.recipe, asked.has_ended, sleep) as claim:
         try:
-            ended = settle(store, claim, checkpoint)
+            ended = settle(store, claim, stop_check)
             output = Output(store, asked.recipe)
             ours = ended is not None and ended.owner == asked.uid
             if (found := _will_do(output, asked, ours)) is not None:
                 clean_up(store, claim)
                 return found
-            manifest, data = make(ArtifactWriter(output, claim, checkpoint, on_bytes))
+            manifest, data = make(ArtifactWriter(output, claim, stop_check, on_bytes))
         except QuantizationError as error:
             _tell_whether_it_was_lost(claim, error)
             raise

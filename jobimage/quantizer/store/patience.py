@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.spec import PATIENCE_SECONDS
-from quantizer.store.interface import Checkpoint, keep_going
+from quantizer.store.interface import StopCheck, never_stop
 
 logger = logging.getLogger(__name__)
 
@@ -58,21 +58,21 @@ class Patience:
 
     Args:
         seconds: the budget; with 0 every call is tried once.
-        checkpoint: called while waiting; what it raises ends the wait (a stopped run).
+        stop_check: called while waiting; what it raises ends the wait (a stopped run).
         on_outage: called with True when the storage is found to be away and with False when it answers again.
     """
 
     def __init__(
         self,
         seconds: float = PATIENCE_SECONDS,
-        checkpoint: Checkpoint = keep_going,
+        stop_check: StopCheck = never_stop,
         on_outage: Callable[[bool], None] = lambda _: None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
         luck: Callable[[], float] = random.random,
     ) -> None:
         self.seconds = seconds
-        self._checkpoint, self._on_outage = checkpoint, on_outage
+        self._stop_check, self._on_outage = stop_check, on_outage
         self._sleep, self._clock, self._luck = sleep, clock, luck
         self._lock = threading.Lock()
         self._away_since: float | None = None
@@ -138,6 +138,6 @@ class Patience:
     def _rest(self, seconds: float) -> None:
         end = self._clock() + seconds
         while (left := end - self._clock()) > 0:
-            self._checkpoint()
+            self._stop_check()
             self._sleep(min(WAKE_SECONDS, left))
-        self._checkpoint()
+        self._stop_check()

@@ -16,7 +16,7 @@ import logging
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import MANIFEST_NAME, Manifest, StoredObject
 from quantizer.store.claim import Claim, ClaimLostError
-from quantizer.store.interface import Checkpoint, Store, keep_going
+from quantizer.store.interface import StopCheck, Store, never_stop
 from quantizer.store.manifests import is_ours, manifest_digest, manifest_of_digest
 from quantizer.store.mark import ATTEMPTS, Decision, staging_of
 from quantizer.store.small_objects import GONE, read_small, remove_small
@@ -31,7 +31,7 @@ class _SupersededError(QuantizationError):
     """There is a manifest that the decision does not know of."""
 
 
-def publish(store: Store, claim: Claim, decision: Decision, check: Checkpoint) -> None:
+def publish(store: Store, claim: Claim, decision: Decision, stop_check: StopCheck) -> None:
     """Decides, and publishes what was decided.
 
     Raises:
@@ -40,9 +40,9 @@ def publish(store: Store, claim: Claim, decision: Decision, check: Checkpoint) -
     """
     claim.decide(decision)
     try:
-        done = settle(store, claim, check)
+        done = settle(store, claim, stop_check)
     except ClaimLostError as lost:
-        done = _published_by_another(store, claim, decision, check, lost)
+        done = _published_by_another(store, claim, decision, stop_check, lost)
     if done is None and store.head(MANIFEST_NAME) is not None:
         raise QuantizationError(
             Category.ARTIFACT_CONFLICT, f"another job finished an artifact at {store.uri}"
@@ -53,7 +53,7 @@ def publish(store: Store, claim: Claim, decision: Decision, check: Checkpoint) -
         )
 
 
-def settle(store: Store, claim: Claim, check: Checkpoint = keep_going) -> Manifest | None:
+def settle(store: Store, claim: Claim, stop_check: StopCheck = never_stop) -> Manifest | None:
     """Ends what is decided at a claimed output: the manifest that lies there then.
 
     None: nothing is decided, or it cannot be published, so that whoever comes next begins anew.
@@ -61,7 +61,7 @@ def settle(store: Store, claim: Claim, check: Checkpoint = keep_going) -> Manife
     decision = claim.decision
     if decision is None:
         return None
-    manifest = _published(store, decision) or _promoted(store, claim, decision, check)
+    manifest = _published(store, decision) or _promoted(store, claim, decision, stop_check)
     if manifest is not None:
         _remove_what_is_not_listed(store, claim, manifest)
     staged = staging_of(decision.attempt)
@@ -98,26 +98,26 @@ def _published(store: Store, decision: Decision) -> Manifest | None:
 
 
 def _published_by_another(
-    store: Store, claim: Claim, decision: Decision, check: Checkpoint, lost: ClaimLostError
+    store: Store, claim: Claim, decision: Decision, stop_check: StopCheck, lost: ClaimLostError
 ) -> Manifest:
     """Another process took the claim with the decision in it, so it publishes what we decided."""
     manifest = _published(store, decision)
     if manifest is None:
         claim.take()
-        settle(store, claim, check)
+        settle(store, claim, stop_check)
         manifest = _published(store, decision)
     if manifest is None:
         raise lost
     return manifest
 
 
-def _promoted(store: Store, claim: Claim, decision: Decision, check: Checkpoint) -> Manifest | None:
+def _promoted(store: Store, claim: Claim, decision: Decision, stop_check: StopCheck) -> Manifest | None:
     """The manifest that is published now; None when what was decided cannot be."""
     try:
         found = manifest_of_digest(store, staging_of(decision.attempt) + MANIFEST_NAME, decision.manifest)
         if found is None:
             return _published(store, decision)
-        _promote(store, claim, decision, found[0], check)
+        _promote(store, claim, decision, found[0], stop_check)
         return found[0]
     except QuantizationError as error:
         if error.category not in GONE and not isinstance(error, _SupersededError):
@@ -129,11 +129,13 @@ def _promoted(store: Store, claim: Claim, decision: Decision, check: Checkpoint)
         return None
 
 
-def _promote(store: Store, claim: Claim, decision: Decision, manifest: Manifest, check: Checkpoint) -> None:
+def _promote(
+    store: Store, claim: Claim, decision: Decision, manifest: Manifest, stop_check: StopCheck
+) -> None:
     staged = staging_of(decision.attempt)
     _remove_the_replaced(store, decision)
     for item in manifest.objects:
-        check()
+        stop_check()
         claim.check()
         _put_in_place(store, staged, item)
     for _ in range(COPY_ATTEMPTS):

@@ -20,11 +20,11 @@ from quantizer.store import s3_copy
 from quantizer.store.checksum import CRCS
 from quantizer.store.interface import (
     Buffer,
-    Checkpoint,
     ObjectInfo,
     Place,
     PreconditionFailedError,
-    keep_going,
+    StopCheck,
+    never_stop,
 )
 from quantizer.store.keys import checked
 from quantizer.store.patience import AwayError, Patience
@@ -126,9 +126,9 @@ class S3Store:
                 raise
         return buffer
 
-    def put_file(self, key: str, path: Path, checkpoint: Checkpoint = keep_going) -> None:
+    def put_file(self, key: str, path: Path, stop_check: StopCheck = never_stop) -> None:
         """Uploads a file, in parts when it is large; an upload that is stopped is aborted on the server."""
-        upload(self._connection, self._prefix + checked(self._place, key), path, checkpoint)
+        upload(self._connection, self._prefix + checked(self._place, key), path, stop_check)
 
     def put_bytes(self, key: str, data: bytes, if_absent: bool = False, if_version: str | None = None) -> str:
         """One PUT, conditional if asked for (If-None-Match: *, If-Match: ETag).

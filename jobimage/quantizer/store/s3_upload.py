@@ -16,7 +16,7 @@ from botocore.exceptions import HTTPClientError
 from s3transfer.utils import ReadFileChunk
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.store.interface import Checkpoint
+from quantizer.store.interface import StopCheck
 from quantizer.store.s3_connection import Answer, Connection
 from quantizer.store.s3_errors import UploadLostError
 
@@ -39,11 +39,11 @@ class _StoppedError(Exception):
     """Another part failed, or the run was stopped: this one need not be sent to its end."""
 
 
-def upload(connection: Connection, key: str, path: Path, checkpoint: Checkpoint) -> None:
-    """Stores a file under a whole key, all of it or nothing; checkpoint is called every WAKE_SECONDS."""
+def upload(connection: Connection, key: str, path: Path, stop_check: StopCheck) -> None:
+    """Stores a file under a whole key, all of it or nothing; stop_check is called every WAKE_SECONDS."""
     for _ in range(BEGINNINGS):
         try:
-            return _Upload(connection, key, path, checkpoint).run()
+            return _Upload(connection, key, path, stop_check).run()
         except UploadLostError as error:
             logger.warning("the server has forgotten the upload %s; beginning it anew", error)
     raise QuantizationError(
@@ -54,9 +54,9 @@ def upload(connection: Connection, key: str, path: Path, checkpoint: Checkpoint)
 
 
 class _Upload:
-    def __init__(self, connection: Connection, key: str, path: Path, checkpoint: Checkpoint) -> None:
+    def __init__(self, connection: Connection, key: str, path: Path, stop_check: StopCheck) -> None:
         self._connection, self._key, self._path = connection, key, path
-        self._checkpoint = checkpoint
+        self._stop_check = stop_check
         self._size = path.stat().st_size
         self._part_bytes = max(PART_BYTES, -(-self._size // MAX_PARTS))
         self._stopped = threading.Event()
@@ -169,13 +169,13 @@ class _Upload:
             logger.info("dropped uploads whose answer was lost: %d", dropped)
 
     def _all(self, futures: "Sequence[Future[Any]]") -> list[Any]:
-        """The results, in order; the checkpoint is called while they are waited for."""
+        """The results, in order; stop_check is called while they are waited for."""
         pending = set(futures)
         while pending:
             done, pending = wait(pending, WAKE_SECONDS, FIRST_EXCEPTION)
             for future in done:
                 future.result()
-            self._checkpoint()
+            self._stop_check()
         return [future.result() for future in futures]
 
     def _bytes(self, start: int, length: int) -> "AbstractContextManager[IO[bytes]]":

@@ -169,12 +169,12 @@ def test_a_stopped_run_waits_no_longer(clock: Clock) -> None:
 
     began = clock.now
 
-    def checkpoint() -> None:
+    def stop_check() -> None:
         if clock.now >= began + 7:
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        waiting(clock, checkpoint=checkpoint).call(away_until(clock, began + 200))
+        waiting(clock, stop_check=stop_check).call(away_until(clock, began + 200))
     assert clock.now <= began + 8
 
 
