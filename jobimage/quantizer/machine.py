@@ -112,7 +112,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise QuantizationError(
-            Category.INVALID_WORKFLOW, "there is no usable GPU here", "Use --device cpu, or --device auto."
+            Category.INVALID_WORKFLOW, "this machine has no usable GPU", "Use --device cpu, or --device auto."
         )
     return torch.device(name)
 

@@ -52,9 +52,9 @@ class MemoryStore:
         """See Store."""
         data = self.objects.get(key)
         if data is None:
-            raise OUTPUT.change(f"{self.uri}/{key}", "is gone")
+            raise OUTPUT.change(f"{self.uri}/{key}", "was deleted during the run")
         if version is not None and version_of(data) != version:
-            raise OUTPUT.change(f"{self.uri}/{key}", "was replaced while it was read")
+            raise OUTPUT.change(f"{self.uri}/{key}", "was replaced while it was being read")
         return data[start : start + length]
 
     def put_file(self, key: str, path: Path, stop_check: StopCheck = never_stop) -> None:

@@ -56,7 +56,7 @@ def parse_text(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None =
         ValueError: it is too deep, has too many parts, or is no JSON.
     """
     if sum(map(text.count, "[{")) > MOST_CONTAINERS or text.count(",") > MOST_VALUES:
-        raise ValueError("it has more lists, objects or values than are read")
+        raise ValueError("it has too many lists, objects or values")
     try:
         value = json.loads(text, object_pairs_hook=pairs)
     except ValueError as error:
@@ -68,7 +68,7 @@ def parse_text(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None =
 def check_size(size: int, limit: int) -> None:
     """Raises ValueError for a size above the limit; both in bytes."""
     if size > limit:
-        raise ValueError(f"it has {size:,} bytes; at most {limit:,} are read")
+        raise ValueError(f"it has {size:,} bytes; at most {limit:,} are allowed")
 
 
 def check_depth(value: Any, limit: int = MAX_DEPTH) -> None:
@@ -78,7 +78,7 @@ def check_depth(value: Any, limit: int = MAX_DEPTH) -> None:
         level = [item for holder in level for item in _items(holder) if isinstance(item, (dict, list))]
         if not level:
             return
-    raise ValueError(f"it is nested more than {limit} deep")
+    raise ValueError(f"it is nested more than {limit} levels deep")
 
 
 def _items(holder: Any) -> Any:

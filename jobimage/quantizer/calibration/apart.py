@@ -61,16 +61,16 @@ def _result(answer: bytes, code: int, room: int, category: Category, what: str) 
         said = json.loads(rest)
         raise QuantizationError(Category(said["category"] or category), said["message"], said["hint"])
     if code == -signal.SIGXCPU:
-        why = f"a step took more than {STEP_SECONDS} s of processor time"
+        why = f"a step took more than {STEP_SECONDS} s of CPU time"
     elif kind == OUT_OF_MEMORY or code == -signal.SIGABRT:
-        why = f"it takes more than {room // 1_000_000:,} MB of memory"
+        why = f"it needs more than {room // 1_000_000:,} MB of memory"
     elif code == -signal.SIGKILL:
         raise QuantizationError(
             Category.HOST_OUT_OF_MEMORY,
-            f"{what}: the process that read it was killed, most likely for its memory",
+            f"{what}: the process reading it was killed, most likely for using too much memory",
         )
     else:
-        why = f"the process that read it ended with {code}"
+        why = f"the process reading it exited with {code}"
     raise QuantizationError(category, f"{what} cannot be used: {why}")
 
 

@@ -127,7 +127,7 @@ def _load(folder: Path) -> PreTrainedTokenizerBase:
     with reading(Category.MODEL_UNSUPPORTED, "the tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            raise TypeError(f"{type(tokenizer).__name__} is no tokenizer")
+            raise TypeError(f"{type(tokenizer).__name__} is not a tokenizer")
     return tokenizer
 
 
@@ -250,7 +250,7 @@ def batches_of(encoded: Encoded, vocabulary: int) -> TokenBatches:
     if max(largest + 1, encoded.tokens) > vocabulary:
         raise QuantizationError(
             Category.MODEL_UNSUPPORTED,
-            f"the tokenizer has {encoded.tokens} tokens, the model's vocabulary only {vocabulary}",
+            f"the tokenizer has {encoded.tokens} tokens, but the model's vocabulary has only {vocabulary}",
             "Use the tokenizer that belongs to the model.",
         )
     return TokenBatches(tuple(torch.tensor(sequence, dtype=torch.int64) for sequence in encoded.sequences))
@@ -309,7 +309,7 @@ def _line_by_line(
         tokens = sum(len(sequence) for sequence in sequences)
         raise QuantizationError(
             Category.DATA_INSUFFICIENT,
-            f"the text has {len(sequences)} lines that are not empty ({tokens} tokens); "
+            f"the text has {len(sequences)} non-empty lines ({tokens} tokens); "
             f"{wanted or 1} sequences are needed",
         )
     return sequences[:wanted]

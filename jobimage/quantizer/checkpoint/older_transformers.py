@@ -34,7 +34,7 @@ def require_newer(what: str) -> None:
         raise QuantizationError(
             Category.MODEL_UNSUPPORTED,
             f"{what} needs transformers 5; this image has {transformers.__version__}, for the stock packages",
-            "Use the image of the native engine (spec.template.image is best left out).",
+            "Use the native engine's image: leave out spec.template.image.",
         )
 
 
@@ -67,9 +67,9 @@ def model_config(config: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
         raise QuantizationError(
             Category.MODEL_UNSUPPORTED,
-            "config.json has rope_parameters for each kind of layer, which the transformers of this image "
-            "cannot compute",
-            "Use implementation native.",
+            "config.json has rope_parameters for each layer type, which the transformers of this image "
+            "does not support",
+            "Use implementation: native.",
         )
     scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
     if "rope_theta" in rope:

@@ -28,6 +28,6 @@ def delete_command(options: argparse.Namespace) -> int:
         if removed is None:
             print(f"{store.uri}: nothing to delete")
         else:
-            print(f"{store.uri}: deleted {removed} objects and what was left of unfinished runs")
+            print(f"{store.uri}: deleted {removed} objects and the state of unfinished runs")
 
     return guarded(action)

@@ -92,8 +92,6 @@ def _request(options: argparse.Namespace, in_pod: bool) -> RunRequest:
 def _server(listen: str, tracker: Tracker, request: RunRequest) -> ProgressServer:
     host, _, port = listen.rpartition(":")
     if not host or not port.isdigit():
-        raise QuantizationError(
-            Category.INVALID_WORKFLOW, f"the address to listen on, {listen}, is not HOST:PORT"
-        )
+        raise QuantizationError(Category.INVALID_WORKFLOW, f"the listen address {listen} is not HOST:PORT")
     collector = RunCollector(tracker, request.name, request.namespace, peak_memory, gpu_peak_memory)
     return ProgressServer(host.strip("[]"), int(port), tracker, registry_of(collector))

@@ -51,7 +51,7 @@ def load_request(path: Path, endpoint: str | None = None, region: str | None = N
     with reading(Category.INVALID_WORKFLOW, str(path), CORRECT):
         documents = [item for item in yaml_documents(read_file(path)) if item is not None]
     if len(documents) != 1 or not isinstance(documents[0], dict):
-        raise _invalid(f"{path} must hold exactly one {KIND}; it holds {len(documents)} documents")
+        raise _invalid(f"{path} must contain exactly one {KIND}; it contains {len(documents)} documents")
     document = documents[0]
     if (document.get("apiVersion"), document.get("kind")) != (API_VERSION, KIND):
         raise _invalid(

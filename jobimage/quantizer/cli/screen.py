@@ -80,7 +80,7 @@ def summary(outcome: Outcome) -> RenderableType:
     assert result.artifact is not None
     facts = [("artifact", result.artifact.uri)]
     if result.artifact.reused_from:
-        facts.append(("", "was already there with this recipe; nothing was computed"))
+        facts.append(("", "already existed with this recipe; nothing was computed"))
     facts += [
         ("recipe", manifest.recipe),
         ("size", sizes(manifest)),
@@ -104,7 +104,7 @@ def sizes(manifest: Manifest) -> str:
     """Sizes before and after, in words."""
     return (
         f"{manifest.input.size_bytes / 1e6:,.1f} MB -> {manifest.model_bytes() / 1e6:,.1f} MB "
-        f"({manifest.compression_ratio:.2f} times smaller, {manifest.bits_per_weight:.3f} bits a weight)"
+        f"({manifest.compression_ratio:.2f} times smaller, {manifest.bits_per_weight:.3f} bits per weight)"
     )
 
 

@@ -41,17 +41,17 @@ def categorize(error: BaseException) -> QuantizationError:
     if isinstance(error, QuantizationError):
         return error
     if isinstance(error, Terminated):
-        return QuantizationError(Category.DISRUPTED, "the run was stopped by SIGTERM before it was done")
+        return QuantizationError(Category.DISRUPTED, "the run was stopped by SIGTERM before it finished")
     if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
-        return QuantizationError(Category.GPU_OUT_OF_MEMORY, f"the GPU has too little memory: {_line(error)}")
+        return QuantizationError(Category.GPU_OUT_OF_MEMORY, f"the GPU ran out of memory: {_line(error)}")
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error).lower() for words in ALLOCATION_FAILED)
     ):
-        return QuantizationError(Category.HOST_OUT_OF_MEMORY, f"an allocation failed: {_line(error)}")
+        return QuantizationError(Category.HOST_OUT_OF_MEMORY, f"a memory allocation failed: {_line(error)}")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return QuantizationError(Category.SCRATCH_FULL, f"no space left: {_line(error)}")
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return QuantizationError(Category.HOST_OUT_OF_MEMORY, f"an allocation failed: {_line(error)}")
+        return QuantizationError(Category.HOST_OUT_OF_MEMORY, f"a memory allocation failed: {_line(error)}")
     logger.error("unexpected %s\n%s", type(error).__name__, _traceback(error))
     return QuantizationError(Category.INTERNAL, f"{type(error).__name__}: {_line(error)}")
 

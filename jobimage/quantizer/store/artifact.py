@@ -62,8 +62,8 @@ class Output:
             raise QuantizationError(
                 Category.ARTIFACT_CONFLICT,
                 f"{store.uri} holds {foreign[0]}"
-                f"{f' and {len(foreign) - 1} more' if len(foreign) > 1 else ''}, but no manifest and no mark "
-                "of a broken run: these objects are not the quantizer's",
+                f"{f' and {len(foreign) - 1} more' if len(foreign) > 1 else ''}, but neither a manifest "
+                "nor a claim: the quantizer did not write these objects",
                 "Choose an empty output.uri, or remove the objects if nobody needs them.",
             )
 
@@ -176,9 +176,9 @@ class ArtifactWriter:
             stored = self.store.head(self.staged(key))
             if stored is not None and stored.size == size and self._read_back(stored) == digest:
                 return StoredObject(key=key, size=size, sha256=digest)
-            logger.warning("%s/%s is not what was written (attempt %d)", self.store.uri, key, attempt)
+            logger.warning("%s/%s does not read back as written (attempt %d)", self.store.uri, key, attempt)
         raise QuantizationError(
-            Category.ARTIFACT_CORRUPT, f"{self.store.uri}/{key} reads back other bytes than were written"
+            Category.ARTIFACT_CORRUPT, f"{self.store.uri}/{key} does not read back as written"
         )
 
     def _read_back(self, stored: ObjectInfo) -> str:

@@ -125,7 +125,7 @@ class Claim:
                 self._start_renewing()
                 return
             self._pause()
-        raise self._conflict("others claim it again and again")
+        raise self._conflict("other jobs keep claiming it")
 
     def renew(self) -> None:
         """Writes the claim now: when it returns, nobody else had it.
@@ -172,7 +172,7 @@ class Claim:
         A job that has decided is about to end: it is waited for.
         """
         if not self._waits:
-            raise self._conflict(f"{seen.mark.who} may still write to it")
+            raise self._conflict(f"{seen.mark.who} may still be writing to it")
         waited = 0.0
         while waited < PATIENCE_SECONDS:
             self._sleep(LOOK_SECONDS)
@@ -182,7 +182,7 @@ class Claim:
                 return now
             if now.version != seen.version:
                 if now.mark.decision is None:
-                    raise self._conflict(f"{now.mark.who} writes to it right now")
+                    raise self._conflict(f"{now.mark.who} is writing to it")
                 seen, waited = now, 0.0
         return seen
 
@@ -231,7 +231,7 @@ class Claim:
                     return
         raise QuantizationError(
             Category.STORAGE_UNAVAILABLE,
-            f"{self._store.uri}/{CLAIM_NAME} cannot be written: each try is refused",
+            f"{self._store.uri}/{CLAIM_NAME} cannot be written: every attempt was refused",
         )
 
     def _next(self, **changes: Any) -> Mark:
@@ -277,7 +277,7 @@ class Claim:
                     self._store.delete_if(CLAIM_NAME, self._version)
         except QuantizationError as error:
             logger.warning(
-                "what was staged stays at %s until the next run: %s", self._store.uri, error.message
+                "staged objects remain at %s until the next run: %s", self._store.uri, error.message
             )
 
     def _marks_anything(self) -> bool:
@@ -289,7 +289,7 @@ class Claim:
         return (
             Category.ARTIFACT_CONFLICT,
             f"the output {self._store.uri} is in use: {why}",
-            "Give every job an output.uri of its own.",
+            "Give each job its own output.uri.",
         )
 
     def _conflict(self, why: str) -> QuantizationError:

@@ -108,7 +108,7 @@ class DirectoryStore:
         buffer = bytearray(length)
         with self._errors(self._uri_of(key)), self._opened(key) as file:
             if version is not None and _version(os.fstat(file.fileno())) != version:
-                raise self._place.change(self._uri_of(key), "was changed while it was read")
+                raise self._place.change(self._uri_of(key), "changed while it was being read")
             file.seek(start)
             filled = 0
             while filled < length and (count := file.readinto(memoryview(buffer)[filled:])):
@@ -221,7 +221,7 @@ class DirectoryStore:
         """The path of a key; no link on the way to it leads out of the root."""
         path = self._root / checked(self._place, key)
         if not stays_inside(path.parent, self._root):
-            raise self._place.refusal(self._uri_of(key), "lies behind a link that leads out of the folder")
+            raise self._place.refusal(self._uri_of(key), "is behind a link that leads out of the folder")
         return path
 
     def _target(self, key: str) -> Path:
@@ -241,7 +241,7 @@ class DirectoryStore:
         try:
             descriptor = open_regular(self._real(key))
         except FileNotFoundError as error:
-            how = "is gone; it was there when the run began"
+            how = "was deleted during the run"
             raise self._place.change(self._uri_of(key), how) from error
         with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor, not a path
             yield file
@@ -284,22 +284,22 @@ class DirectoryStore:
             raise self._place.refusal(f"file://{error.path}", error.why) from error
         except (NotADirectoryError, FileExistsError) as error:
             raise QuantizationError(
-                self._place.missing, f"{what}: {uri}: a part of the path is a file, not a directory"
+                self._place.missing, f"{what}: {uri}: part of the path is a file, not a directory"
             ) from error
         except PermissionError as error:
             raise QuantizationError(
                 Category.ACCESS_DENIED,
                 f"{what}: {uri}: permission denied",
-                "Let the user of the process into the directory (of a volume: fsGroup, or the files' modes).",
+                "Give the process's user access to the directory (on a volume: fsGroup, or the file modes).",
             ) from error
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise QuantizationError(
-                    Category.SCRATCH_FULL, f"{what}: no space left for {uri}", "Make room on that volume."
+                    Category.SCRATCH_FULL, f"{what}: no space left for {uri}", "Free up space on the volume."
                 ) from error
             if error.errno == errno.EROFS:
                 raise QuantizationError(
-                    Category.ACCESS_DENIED, f"{what}: {uri} lies on a read-only file system"
+                    Category.ACCESS_DENIED, f"{what}: {uri} is on a read-only file system"
                 ) from error
             if error.errno in AWAY:
                 raise AwayError(f"{what}: {uri}: {error.strerror}", "Check the volume.") from error

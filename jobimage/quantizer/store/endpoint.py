@@ -38,8 +38,8 @@ def check_endpoint(access: StorageAccess) -> None:
         if is_refused(address):
             raise QuantizationError(
                 Category.INVALID_WORKFLOW,
-                f"storage.endpoint {access.endpoint} leads to {address}, a link-local or metadata address",
-                "Name the address of an S3 server. An administrator can allow such addresses with the operator's "
+                f"storage.endpoint {access.endpoint} resolves to {address}, a link-local or metadata address",
+                "Use the address of an S3 server. An administrator can allow such addresses with the operator "
                 "setting refuse_link_local_endpoints: false.",
             )
 
@@ -63,8 +63,8 @@ def _host_and_port(endpoint: str) -> tuple[str, int | None]:
     if "@" in endpoint:
         raise QuantizationError(
             Category.INVALID_WORKFLOW,
-            "storage.endpoint must not carry credentials",
-            "Put them into a Secret and name it in spec.storage.credentialsSecret.",
+            "storage.endpoint must not contain credentials",
+            "Put them in a Secret and name it in spec.storage.credentialsSecret.",
         )
     try:
         parts = urlsplit(endpoint)
@@ -77,6 +77,6 @@ def _host_and_port(endpoint: str) -> tuple[str, int | None]:
         raise QuantizationError(
             Category.INVALID_WORKFLOW,
             f"storage.endpoint {endpoint} is not http://HOST[:PORT] or https://HOST[:PORT]",
-            "Write scheme, host and port alone, such as https://s3.example.org:9000.",
+            "Give only the scheme, host and port, for example https://s3.example.org:9000.",
         )
     return unquote(host), port

@@ -39,8 +39,8 @@ class Place:
         return QuantizationError(self.refused, f"{self.what}: {uri} {why}", REFUSED_HINT)
 
 
-CHANGED_HINT = "Let nobody write to the files of a job that runs; the next attempt reads them anew."
-REFUSED_HINT = "Put the file itself there; only files are read, and links to files in the same folder."
+CHANGED_HINT = "Do not write to the files of a running job; the next attempt reads them again."
+REFUSED_HINT = "Put the file itself there: only files, and links to files in the same folder, are read."
 
 MODEL = Place(
     "input model", Category.MODEL_NOT_FOUND, Category.STORAGE_UNAVAILABLE, Category.MODEL_UNSUPPORTED

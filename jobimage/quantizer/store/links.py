@@ -63,12 +63,12 @@ def real_file(path: Path, bounds: Bounds) -> Path:
     try:
         real = path.resolve()
     except RuntimeError:
-        raise RefusedFileError(path, "is a link that leads back to itself") from None
+        raise RefusedFileError(path, "is a link that points back to itself") from None
     if not bounds(real):
-        raise RefusedFileError(path, f"is a link to {real}, which lies outside of the folder")
+        raise RefusedFileError(path, f"is a link to {real}, which is outside the folder")
     found = stat.S_IFMT(_stat(path, real).st_mode)
     if found != stat.S_IFREG:
-        raise RefusedFileError(path, f"is {KINDS.get(found, 'no file')}")
+        raise RefusedFileError(path, f"is {KINDS.get(found, 'not a file')}")
     return real
 
 
@@ -82,11 +82,11 @@ def open_regular(path: Path) -> int:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         if path.is_symlink():
-            raise RefusedFileError(path, "has become a link") from error
+            raise RefusedFileError(path, "was replaced by a link") from error
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise RefusedFileError(path, "is no regular file any more")
+        raise RefusedFileError(path, "is no longer a regular file")
     return descriptor
 
 

@@ -32,7 +32,7 @@ class Location:
             bucket, _, key = uri[len("s3://") :].partition("/")
             if not BUCKET.match(bucket) or not key.strip("/"):
                 raise QuantizationError(
-                    Category.INVALID_WORKFLOW, f"{uri} is not s3://BUCKET/PREFIX with a bucket and a prefix"
+                    Category.INVALID_WORKFLOW, f"{uri} is not of the form s3://BUCKET/PREFIX"
                 )
             return cls(bucket, key.strip("/"))
         if uri.startswith("file://"):

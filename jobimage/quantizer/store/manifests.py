@@ -38,7 +38,7 @@ def parse_manifest(store: Store, data: bytes, broken: Category) -> Manifest:
         where = ".".join(str(part) for part in first["loc"])
         raise QuantizationError(
             broken,
-            f"{store.uri}/{MANIFEST_NAME} is not the manifest of an artifact: "
+            f"{store.uri}/{MANIFEST_NAME} is not an artifact's manifest: "
             f"{clean(where, 256)}: {clean(first['msg'], 256)}",
         ) from error
 

@@ -63,7 +63,7 @@ class Mark(_Document):
     @property
     def who(self) -> str:
         """The job, for messages."""
-        return clean(self.job, 128) or "somebody"
+        return clean(self.job, 128) or "an unknown job"
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def _tidy(store: Store, asked: Asked, sleep: Callable[[float], None]) -> None:
             settle(store, claim)
             clean_up(store, claim)
     except QuantizationError as error:
-        logger.info("the state beside the artifact stays: %s", error.message)
+        logger.info("the state beside the artifact was not removed: %s", error.message)
 
 
 def _tell_whether_it_was_lost(claim: Claim, error: QuantizationError) -> None:

@@ -102,7 +102,7 @@ class Patience:
         pause = next_pause(repeats, waited, self.seconds, error.retry_after, self._luck())
         if pause is None:
             raise QuantizationError(
-                error.category, f"{error.message} (waited for {waited:.0f} s)", error.hint
+                error.category, f"{error.message} (gave up after {waited:.0f} s)", error.hint
             ) from error
         self._tell(error, waited)
         self._rest(pause)
@@ -123,7 +123,7 @@ class Patience:
             self._answered_at = self._clock()
         if since is not None:
             self._on_outage(False)
-            logger.warning("the storage answers again after %.0f s", self._clock() - since)
+            logger.warning("the storage responds again after %.0f s", self._clock() - since)
 
     def _tell(self, error: AwayError, waited: float) -> None:
         with self._lock:
@@ -132,7 +132,10 @@ class Patience:
                 self._told_at = self._clock()
         if due:
             logger.warning(
-                "storage unreachable for %.0f s of %.0f s, trying again: %s", waited, self.seconds, error
+                "storage unreachable for %.0f s (giving up after %.0f s), retrying: %s",
+                waited,
+                self.seconds,
+                error,
             )
 
     def _rest(self, seconds: float) -> None:

@@ -45,11 +45,11 @@ def publish(store: Store, claim: Claim, decision: Decision, stop_check: StopChec
         done = _published_by_another(store, claim, decision, stop_check, lost)
     if done is None and store.head(MANIFEST_NAME) is not None:
         raise QuantizationError(
-            Category.ARTIFACT_CONFLICT, f"another job finished an artifact at {store.uri}"
+            Category.ARTIFACT_CONFLICT, f"another job published an artifact at {store.uri}"
         )
     if done is None:
         raise QuantizationError(
-            Category.ARTIFACT_CORRUPT, f"{store.uri}: what was staged for the artifact is not there any more"
+            Category.ARTIFACT_CORRUPT, f"{store.uri}: the staged objects of the artifact are gone"
         )
 
 
@@ -78,9 +78,9 @@ def clean_up(store: Store, claim: Claim) -> None:
         store.abort_uploads()
         claim.release()
     except ClaimLostError:
-        logger.info("another process has the output %s now, and removes the state", store.uri)
+        logger.info("another process has taken over %s and will remove its state", store.uri)
     except QuantizationError as error:
-        logger.warning("the artifact is whole, but its state stays at %s: %s", store.uri, error.message)
+        logger.warning("the artifact is complete, but its state remains at %s: %s", store.uri, error.message)
 
 
 def drop_dead_attempts(store: Store, claim: Claim) -> None:
@@ -88,7 +88,7 @@ def drop_dead_attempts(store: Store, claim: Claim) -> None:
     left = [key for key in store.list(ATTEMPTS) if not key.startswith(claim.staging)]
     claim.renew()
     if aborted := store.abort_uploads():
-        logger.info("dropped unfinished uploads of an earlier run: %d", aborted)
+        logger.info("dropped %d unfinished uploads of an earlier run", aborted)
     store.delete(left)
 
 
@@ -125,7 +125,7 @@ def _promoted(store: Store, claim: Claim, decision: Decision, stop_check: StopCh
         if (manifest := _published(store, decision)) is not None:
             return manifest
         claim.renew()  # who has lost the claim knows nothing about what is there
-        logger.warning("what was decided cannot be published: %s", error.message)
+        logger.warning("the staged artifact cannot be published: %s", error.message)
         return None
 
 
@@ -145,7 +145,7 @@ def _promote(
             break
     else:
         raise QuantizationError(
-            Category.ARTIFACT_CORRUPT, f"{store.uri}/{MANIFEST_NAME} reads back other bytes than were written"
+            Category.ARTIFACT_CORRUPT, f"{store.uri}/{MANIFEST_NAME} does not read back as written"
         )
 
 
@@ -156,7 +156,8 @@ def _remove_the_replaced(store: Store, decision: Decision) -> None:
     replaced = manifest_digest(there.data) == decision.replaces
     if not replaced or not remove_small(store, MANIFEST_NAME, there.version):
         raise _SupersededError(
-            Category.ARTIFACT_CONFLICT, f"another artifact was put to {store.uri} meanwhile; it stays"
+            Category.ARTIFACT_CONFLICT,
+            f"another artifact was published at {store.uri} in the meantime; it was left alone",
         )
 
 
@@ -168,7 +169,7 @@ def _put_in_place(store: Store, staged: str, item: StoredObject) -> None:
         if _is_there(store, item):
             return
     raise QuantizationError(
-        Category.ARTIFACT_CORRUPT, f"{store.uri}/{item.key} reads back other bytes than were written"
+        Category.ARTIFACT_CORRUPT, f"{store.uri}/{item.key} does not read back as written"
     )
 
 
@@ -179,7 +180,7 @@ def _copy(store: Store, source: str, target: str) -> None:
     except QuantizationError as error:
         if error.category not in GONE or store.head(source) is None:
             raise
-        logger.warning("the copy to %s/%s broke off: %s", store.uri, target, error.message)
+        logger.warning("the copy to %s/%s was interrupted: %s", store.uri, target, error.message)
 
 
 def _is_there(store: Store, item: StoredObject) -> bool:
@@ -199,6 +200,6 @@ def _remove_what_is_not_listed(store: Store, claim: Claim, manifest: Manifest) -
     listed = {item.key for item in manifest.objects}
     left = [key for key in store.list() if is_ours(key) and key not in listed]
     if left:
-        logger.info("removing what an earlier run left: %d objects", len(left))
+        logger.info("removing %d objects left by an earlier run", len(left))
         claim.renew()
         store.delete(left)

@@ -98,7 +98,8 @@ def _remove(store: Store, claim: Claim, found: _Found) -> None:
         claim.renew()
         if not remove_small(store, MANIFEST_NAME, found.version):
             raise QuantizationError(
-                Category.ARTIFACT_CONFLICT, f"another artifact was put to {store.uri} meanwhile; it stays"
+                Category.ARTIFACT_CONFLICT,
+                f"another artifact was published at {store.uri} in the meantime; it was left alone",
             )
     claim.renew()
     store.delete(found.keys)

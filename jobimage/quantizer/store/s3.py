@@ -222,7 +222,7 @@ class S3Store:
             try:
                 filled += self._ask(key, request)
             except PreconditionFailedError:
-                raise self._place.change(self._uri_of(key), "was replaced while it was read") from None
+                raise self._place.change(self._uri_of(key), "was replaced while it was being read") from None
 
     def _fill(self, client: "S3Client", key: str, at: int, target: memoryview, version: str | None) -> int:
         """Bytes of one answer, at least one."""
@@ -233,7 +233,7 @@ class S3Store:
         except ClientError as error:
             if code_of(error) not in MISSING:
                 raise
-            raise self._place.change(self._uri_of(key), "is gone; it was there when the run began") from error
+            raise self._place.change(self._uri_of(key), "was deleted during the run") from error
         filled = 0
         try:
             while block := body.read(MIB):
@@ -245,14 +245,14 @@ class S3Store:
             if not filled:
                 raise
         if not filled:
-            raise self._place.change(self._uri_of(key), f"ends after {at} bytes; more were listed")
+            raise self._place.change(self._uri_of(key), f"ends after {at} bytes, short of its listed size")
         return filled
 
     def _ignores_ranges(self, key: str, asked: str) -> QuantizationError:
         return QuantizationError(
             Category.INVALID_WORKFLOW,
-            f"{self._uri_of(key)}: the server sends more than {asked}; it ignores ranges",
-            "Use an S3 server, or a proxy before it, that supports range requests.",
+            f"{self._uri_of(key)}: the server sent more than {asked}: it ignores ranges",
+            "Use an S3 server, and a proxy if there is one, that supports range requests.",
         )
 
 

@@ -105,9 +105,9 @@ class Connection:
             try:
                 return self._patience.call(once)
             except FlippedError as error:
-                logger.warning("%s: other bytes arrived than were sent; sending again", error)
+                logger.warning("%s: the request arrived corrupted; sending it again", error)
         raise QuantizationError(
             Category.STORAGE_UNAVAILABLE,
-            f"{self.place.what}: {uri}: {SENDINGS} times in a row other bytes arrived at the server than were sent",
-            "Look at the network, and at the proxies between this machine and the storage.",
+            f"{self.place.what}: {uri}: the request arrived corrupted {SENDINGS} times in a row",
+            "Check the network, and the proxies between this machine and the storage.",
         )

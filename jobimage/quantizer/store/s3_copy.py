@@ -37,7 +37,9 @@ def copy(connection: Connection, source: str, target: str) -> None:
             return connection.ask(source, request)
         except UploadLostError:  # somebody dropped its parts
             continue
-    raise connection.place.change(connection.uri(target), "is dropped again and again while it is copied")
+    raise connection.place.change(
+        connection.uri(target), "was dropped again and again while it was being copied"
+    )
 
 
 def delete_if(connection: Connection, key: str, version: str) -> None:

@@ -23,23 +23,23 @@ from quantizer.store.interface import Place, PreconditionFailedError
 from quantizer.store.patience import AwayError
 
 DENIED = {
-    "401": "the server does not accept the credentials",
+    "401": "the server rejected the credentials",
     "403": "access denied",
     "AccessDenied": "access denied",
     "AllAccessDisabled": "access denied",
-    "AccountProblem": "the account is not usable",
+    "AccountProblem": "the account cannot be used",
     "ExpiredToken": "the session token has expired",
     "ExpiredTokenException": "the session token has expired",
     "Forbidden": "access denied",
     "InvalidAccessKeyId": "the server does not know the access key",
     "InvalidToken": "the session token is not valid",
-    "KMS.DisabledException": "the key that the bucket is encrypted with is disabled",
-    "KMS.NotFoundException": "the key that the bucket is encrypted with does not exist",
-    "NotSignedUp": "the account is not usable",
-    "RequestTimeTooSkewed": "the clock of this machine is wrong",
+    "KMS.DisabledException": "the bucket's encryption key is disabled",
+    "KMS.NotFoundException": "the bucket's encryption key does not exist",
+    "NotSignedUp": "the account cannot be used",
+    "RequestTimeTooSkewed": "this machine's clock is wrong",
     "SignatureDoesNotMatch": "the secret key is wrong",
     "TokenRefreshRequired": "the session token has expired",
-    "UnauthorizedAccess": "the server does not accept the credentials",
+    "UnauthorizedAccess": "the server rejected the credentials",
 }
 MISSING = {"404", "NoSuchKey", "NotFound"}
 UPLOAD_LOST = {"NoSuchUpload", "InvalidPart", "InvalidPartOrder"}
@@ -157,7 +157,7 @@ def answered(error: ClientError, place: Place, uri: str) -> Exception:
         return QuantizationError(
             Category.STORAGE_UNAVAILABLE,
             f"{place.what}: {uri}: the storage is full ({code}: {said})",
-            "Make room in the storage, or raise the quota of the bucket; the job tries again until backoffLimit.",
+            "Make room in the storage, or raise the bucket's quota; the job tries again until backoffLimit.",
         )
     if code == "InvalidObjectState":
         return QuantizationError(
@@ -176,14 +176,14 @@ def answered(error: ClientError, place: Place, uri: str) -> Exception:
     if code in MISSING:
         return QuantizationError(place.missing, f"{place.what}: {uri} does not exist")
     if code in CUT_SHORT:
-        return place.change(uri, "is shorter than it was listed")
+        return place.change(uri, "is shorter than its listed size")
     if code in REGION:
         return QuantizationError(
             Category.INVALID_WORKFLOW,
             f"{place.what}: {uri}: the bucket is in another region ({code})",
-            "Write the bucket's region into spec.storage.region.",
+            "Set spec.storage.region to the bucket's region.",
         )
-    sentence = f"{place.what}: {uri}: the server answers {code} (HTTP {status}): {said}"
+    sentence = f"{place.what}: {uri}: the server answered {code} (HTTP {status}): {said}"
     if code in BUSY or status in BUSY_STATUS or (status >= 500 and status != 501):
         return AwayError(sentence, _hint(code), _retry_after(error.response))
     if code in REFUSED:
@@ -202,8 +202,8 @@ def _unanswered(error: Exception, place: Place, uri: str) -> QuantizationError:
         return QuantizationError(
             Category.STORAGE_UNAVAILABLE,
             f"{place.what}: {uri}: no TLS connection: {why}",
-            "Mount the certificate of the storage's authority and name it in AWS_CA_BUNDLE, or write http:// into "
-            "spec.storage.endpoint if the server speaks no TLS.",
+            "Mount the storage's CA certificate and set AWS_CA_BUNDLE to its path, or write http:// in "
+            "spec.storage.endpoint if the server does not use TLS.",
         )
     return AwayError(f"{place.what}: {uri} cannot be reached: {why}")
 
@@ -211,7 +211,7 @@ def _unanswered(error: Exception, place: Place, uri: str) -> QuantizationError:
 def _hint(code: str) -> str:
     if code != "InternalError":
         return ""
-    return "Look at the log and the free space of the storage: some servers answer InternalError when a disk is full."
+    return "Check the storage's log and free space: some servers answer InternalError when a disk is full."
 
 
 def _retry_after(response: Any) -> float | None:

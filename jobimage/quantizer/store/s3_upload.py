@@ -45,11 +45,11 @@ def upload(connection: Connection, key: str, path: Path, stop_check: StopCheck) 
         try:
             return _Upload(connection, key, path, stop_check).run()
         except UploadLostError as error:
-            logger.warning("the server has forgotten the upload %s; beginning it anew", error)
+            logger.warning("the server lost the upload %s; starting it again", error)
     raise QuantizationError(
         Category.STORAGE_UNAVAILABLE,
-        f"{connection.place.what}: {connection.uri(key)}: the server forgot {BEGINNINGS} uploads in a row",
-        "Look at the log of the storage, and at rules that drop unfinished uploads.",
+        f"{connection.place.what}: {connection.uri(key)}: the server lost {BEGINNINGS} uploads in a row",
+        "Check the storage's log, and the bucket's rules that drop unfinished uploads.",
     )
 
 
@@ -157,16 +157,16 @@ class _Upload:
                 self._key, lambda client: client.abort_multipart_upload(**self._object, UploadId=upload_id)
             )
         except (QuantizationError, UploadLostError) as error:
-            logger.warning("an unfinished upload is left at %s: %s", self._connection.uri(self._key), error)
+            logger.warning("an unfinished upload remains at %s: %s", self._connection.uri(self._key), error)
 
     def _drop_strays(self) -> None:
         """Aborts uploads of this key whose ids were never told; ours has ended by now."""
         try:
             dropped = drop_uploads(self._connection.impatient(), self._key, lambda key: key == self._key)
         except QuantizationError as error:
-            logger.warning("unfinished uploads may be left at %s: %s", self._connection.uri(self._key), error)
+            logger.warning("unfinished uploads may remain at %s: %s", self._connection.uri(self._key), error)
         else:
-            logger.info("dropped uploads whose answer was lost: %d", dropped)
+            logger.info("dropped %d uploads whose answer was lost", dropped)
 
     def _all(self, futures: "Sequence[Future[Any]]") -> list[Any]:
         """The results, in order; stop_check is called while they are waited for."""
@@ -230,4 +230,4 @@ def _abort_one(connection: Connection, key: str, upload_id: str) -> None:
             ),
         )
     except UploadLostError:
-        logger.debug("the upload %s had ended already", upload_id)
+        logger.debug("the upload %s had already ended", upload_id)

@@ -40,9 +40,7 @@ def read_small(store: Store, key: str, limit: int | None = None) -> Small | None
         except QuantizationError as error:
             if error.category not in GONE:
                 raise
-    raise UnsteadyError(
-        Category.STORAGE_UNAVAILABLE, f"{store.uri}/{key} changes each time before it can be read"
-    )
+    raise UnsteadyError(Category.STORAGE_UNAVAILABLE, f"{store.uri}/{key} keeps changing while it is read")
 
 
 def remove_small(store: Store, key: str, version: str) -> bool:

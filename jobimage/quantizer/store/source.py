@@ -78,7 +78,7 @@ class StoreSource:
             self._on_bytes(length)
             if readings.agrees(start, data):
                 return data
-            logger.warning("%s: bytes %d to %d are not what they have to be", name, start, start + length)
+            logger.warning("%s: bytes %d to %d do not match their checksum", name, start, start + length)
         raise self._doubt(name)
 
     def prove(self, names: Iterable[str]) -> None:
@@ -122,7 +122,7 @@ class StoreSource:
             sha256, crc = self._digests(info, CRCS[known.algorithm])
             if known.readings.expect(crc):
                 return f"sha256:{sha256}"
-            logger.warning("%s: its bytes are not what they have to be", name)
+            logger.warning("%s: its bytes do not match their checksum", name)
         raise self._doubt(name)
 
     def revision(self, names: Iterable[str]) -> str:
@@ -182,10 +182,10 @@ class StoreSource:
         self.doubtful = True
         return QuantizationError(
             self._place.changed,
-            f"{self._place.what}: {self._store.uri}/{name} was read {READINGS} times with other bytes than before, or "
-            "than its checksum says",
-            "Bits changed in the storage or on the way. The next attempt reads everything anew; if this comes back, "
-            "copy the file to the storage again and check the network and the proxies in between.",
+            f"{self._place.what}: {self._store.uri}/{name} does not match its checksum or an earlier read, "
+            f"after {READINGS} attempts",
+            "Bits changed in the storage or in transit. The next attempt reads everything again; if this comes back, "
+            "upload the file again and check the network and the proxies in between.",
         )
 
 

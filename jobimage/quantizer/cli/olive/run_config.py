@@ -26,10 +26,10 @@ from quantizer.cli.olive.refusals import FIELDS
 Object = dict[str, Any]
 
 FILE_LOADERS = ("json", "text", "csv")
-CHANGE = "Change or remove these fields; --drop NAME leaves a field out wherever it is."
+CHANGE = "Change or remove these fields; --drop NAME leaves out a field wherever it occurs."
 DEFAULT, SEARCHABLE = "DEFAULT_VALUE", "SEARCHABLE_VALUES"
 NATIVE_PASSES = {
-    "gptq": "write GptqQuantizer, whose checkpoint other software reads",
+    "gptq": "write GptqQuantizer, whose checkpoint other software can read",
     "gptqmodel": "write GptqQuantizer",
     "rtn": "write GptqQuantizer, which is better at the same size",
     "kquant": "write GptqQuantizer",
@@ -49,7 +49,7 @@ def load_config(path: Path) -> Object:
         else:
             config = parse(data, MAX_FILE_BYTES, _unique)
         if not isinstance(config, dict):
-            raise ValueError("it holds no object")
+            raise ValueError("it is not an object")
     return config
 
 
@@ -79,7 +79,7 @@ def import_config(
     with reading(Category.INVALID_WORKFLOW, "the run config", CHANGE):
         workflow = translation.workflow(dict(config), model_path)
     if output_uri is None:
-        translation.problems.append("output.uri: a run config does not say where in S3; use --output-uri URI")
+        translation.problems.append("output.uri: a run config has no output in S3; use --output-uri URI")
     if translation.problems:
         raise _refused(translation.problems)
     manifest = {
@@ -118,20 +118,20 @@ class _Translation:
         engine = config.pop("engine", None)
         if isinstance(engine, dict):
             for key in [key for key in engine if key in config]:
-                self.problems.append(f"engine.{key}: is given at the top as well; keep one of them")
+                self.problems.append(f"engine.{key}: is also given at the top level; keep one of them")
             config = {**engine, **config}
         elif engine is not None:
             self.problems.append("engine: must be an object")
         self._refuse("config", config, "")
         if config.pop("evaluate_input_model", True) is not True:
             self.problems.append(
-                "evaluate_input_model: the input model is always evaluated beside the result; leave it out"
+                "evaluate_input_model: the input model is always evaluated too; leave it out"
             )
         workflow: Object = {"input_model": self._input_model(config.pop("input_model", None), model_path)}
         if configs := self._named(config.pop("data_configs", None), "data_configs"):
             workflow["data_configs"] = [self._data_config(item, path) for item, path in configs]
             unknown = set(self.data_names) - {item.get("name") for item in workflow["data_configs"]}
-            self.problems += [f"--data {item}: there is no data config of that name" for item in unknown]
+            self.problems += [f"--data {item}: there is no data config with that name" for item in unknown]
         elif self.data_names:
             self.problems.append("--data: the file has no data_configs")
         workflow["passes"] = self._passes(config.pop("passes", None), config.pop("pass_flows", None))
@@ -139,7 +139,7 @@ class _Translation:
             workflow["evaluators"] = [self._evaluator(item, path) for item, path in evaluators]
         evaluator = config.pop("evaluator", None)
         if isinstance(evaluator, dict):
-            self.problems.append("evaluator: name one of evaluators here and define it there")
+            self.problems.append("evaluator: define it in evaluators and give its name here")
         elif evaluator is not None:
             workflow["evaluator"] = evaluator
         if search := config.pop("search_strategy", None):
@@ -193,7 +193,7 @@ class _Translation:
                 order = flows[0]
             else:
                 self.problems.append(
-                    "pass_flows: one flow with every pass is an order; split others into jobs"
+                    "pass_flows: only one flow with every pass is possible; split other flows into jobs"
                 )
         return [self._pass(name, passes[name]) for name in order]
 
@@ -203,7 +203,7 @@ class _Translation:
             item = item[0]
         if not isinstance(item, dict):
             self.problems.append(
-                f"{path}: alternatives are a search, which is not available; keep one of them"
+                f"{path}: alternatives need a search, which is not available; keep one of them"
             )
             return {}
         item = self._folded(item, "config", path)
@@ -258,7 +258,7 @@ class _Translation:
         higher = sub_type.pop("higher_is_better", None)
         if higher and translated.get("type") in ("perplexity", "size_on_disk"):
             self.problems.append(
-                f"{path}.higher_is_better: of {translated['type']} the lower value is better; write false"
+                f"{path}.higher_is_better: a lower {translated['type']} is better; write false"
             )
         if sub_type.get("goal") is not None:
             translated["goal"] = sub_type.pop("goal")
@@ -298,7 +298,7 @@ class _Translation:
             return outer
         if not isinstance(nested, dict) or set(nested) & set(outer):
             self.problems.append(
-                f"{path}.{inner}: must be an object, with no field that is given beside it too"
+                f"{path}.{inner}: must be an object, and must not repeat a field given beside it"
             )
             return outer
         return {**outer, **nested}
@@ -328,7 +328,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> Object:
     result: Object = {}
     for key, value in pairs:
         if key in result:
-            raise ValueError(f'the key "{key}" is given twice in one object')
+            raise ValueError(f'the key "{key}" appears twice in one object')
         result[key] = value
     return result
 

@@ -184,7 +184,7 @@ def test_a_config_in_older_words_is_left_as_it_is() -> None:
 
 
 def test_rotary_parameters_for_each_kind_of_layer_are_refused() -> None:
-    with pytest.raises(QuantizationError, match="each kind of layer"):
+    with pytest.raises(QuantizationError, match="each layer type"):
         model_config({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}})
 
 
