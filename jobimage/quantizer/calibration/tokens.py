@@ -20,11 +20,11 @@ from quantizer.calibration.encoding import WINDOW, Ids, encode, encode_each
 from quantizer.checkpoint.source import Source, read_whole
 
 BATCH_TOKENS = 1024
-"""Tokens that are in a layer at a time, at least one sequence. On a CPU a product of 512 rows is as fast as one of
-2,048, and its results stay in the processor's caches."""
+"""Tokens that go through a layer at a time, at least one sequence. On a CPU a product of 512 rows is as fast as one of
+2,048, and its results stay in the caches."""
 ROWS_AT_ONCE = 1024
 CHILD_BYTES, TOKENIZER_BYTES = 300_000_000, 48
-"""Memory that a tokenizer may take: in all, and for each byte of its files; Gemma's take 13."""
+"""Memory that a tokenizer may use: a base, and for each byte of its files; Gemma's uses 13."""
 TOKENIZER_FILES = ("tokeniz", "vocab", "merges", "special_tokens", "added_tokens", "spiece", "chat_template")
 
 
@@ -84,7 +84,7 @@ PROBE_STEP = 7919  # a prime: the probe's token ids are spread over the vocabula
 
 
 def probe_tokens(vocabulary: int, max_positions: int) -> TokenBatches:
-    """One short sequence of ids from all over the vocabulary, to see that a model runs."""
+    """One short sequence of ids from all over the vocabulary, to check that a model runs."""
     length = min(PROBE_TOKENS, max_positions)
     return TokenBatches((torch.arange(length, dtype=torch.int64) * PROBE_STEP % vocabulary,))
 
@@ -133,7 +133,7 @@ def _load(folder: Path) -> PreTrainedTokenizerBase:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a tokenizer makes of a text: sequences of ids, and how many tokens it has in all."""
+    """The result of tokenizing a text."""
 
     sequences: list[Ids]
     tokens: int

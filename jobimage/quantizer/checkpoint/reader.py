@@ -2,7 +2,7 @@
 
 Layout of a safetensors file: 8 bytes little-endian length n, n bytes JSON {name: {dtype, shape,
 data_offsets}}, then the data (offsets are relative to its start). Headers are checked against the size
-of their file before anything is read, so a shard that was cut short is named at the start of a run and
+of their file before anything is read, so a truncated shard is reported at the start of a run and
 not after an hour.
 """
 
@@ -74,7 +74,7 @@ class SafetensorsReader:
 
     Raises:
         QuantizationError: ModelNotFound when there are no safetensors or the index names a file that is
-            not there; `broken` when a header is damaged or a file is cut short.
+            not there; `broken` when a header is damaged or a file is truncated.
     """
 
     def __init__(self, source: Source, broken: Category = Category.MODEL_UNSUPPORTED) -> None:
@@ -96,7 +96,7 @@ class SafetensorsReader:
         self.bytes = sum(info.length for info in self.tensors.values())
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor in its own dtype, read from its byte range; KeyError for a name that is not there."""
+        """One tensor in its own dtype, read from its byte range; KeyError for an unknown name."""
         info = self.tensors[name]
         return self._decode(info, info.shape, 0, info.length)
 
@@ -223,7 +223,7 @@ class SafetensorsReader:
 
 
 def _whole(number: Any) -> int:
-    """A size or an offset, which other readers of the format take as it is: neither text, nor true, nor 1.5."""
+    """A size or an offset; text, true and 1.5 are refused, as other readers of the format refuse them."""
     if type(number) is not int:
         raise TypeError(f"{shortened(repr(number), 100)} is not a whole number")
     return number

@@ -29,7 +29,7 @@ class Source(Protocol):
 
 
 MAX_SMALL_BYTES = 256_000_000
-"""Of a file beside the weights; the largest tokenizers have some 30 MB."""
+"""Limit for a file beside the weights; the largest tokenizers have about 30 MB."""
 
 
 def read_whole(source: Source, name: str, limit: int = MAX_SMALL_BYTES) -> bytes:
@@ -73,7 +73,7 @@ class DirectorySource:
         }
 
     def read(self, name: str, start: int, length: int) -> Buffer:
-        """One byte range; ModelNotFound for a file that is gone, AccessDenied for one that is closed to us."""
+        """One byte range; ModelNotFound for a file that is gone, AccessDenied for one that we may not read."""
         buffer = bytearray(length)
         try:
             with (self._root / name).open("rb", buffering=0) as file:

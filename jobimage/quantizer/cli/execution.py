@@ -1,4 +1,4 @@
-"""Sets a run up: request, device, scratch, progress for whoever watches; then runs the workflow."""
+"""Sets up a run (request, device, scratch, progress) and runs the workflow."""
 
 import argparse
 import contextlib
@@ -70,7 +70,7 @@ def execute(
 
 
 def scratch_parent(asked: Path | None) -> Path:
-    """Where temporary files go: as asked, else the pod's scratch volume, else the machine's place."""
+    """Where temporary files go: as asked, else the pod's scratch volume, else the machine's temporary directory."""
     if asked is not None:
         return asked
     volume = Path(SCRATCH_PATH)

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def verify_command(options: argparse.Namespace) -> int:
-    """Verifies; exit code 0 means that the artifact is whole and runs."""
+    """Verifies; exit code 0 means that the artifact is complete and runs."""
 
     def action(console: Console) -> None:
         device = choose_device(options.device)

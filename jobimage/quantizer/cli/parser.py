@@ -1,4 +1,4 @@
-"""The command line: parses, calls, and turns every ending into an exit code."""
+"""The command line: parses the options, runs the command and returns its exit code."""
 
 import argparse
 import os

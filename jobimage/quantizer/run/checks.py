@@ -21,7 +21,7 @@ from quantizer.calibration.tokens import (
     encode_apart,
     naming,
 )
-from quantizer.checkpoint.older_transformers import OlderWords, is_older
+from quantizer.checkpoint.older_transformers import OlderConfigs, is_older
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.export.plan import PROVIDERS, check_model, plan_build
@@ -101,7 +101,7 @@ class Job:
 
 def readable(source: Source) -> Source:
     """A model as the transformers of this image understands it (see implementations.older_transformers)."""
-    return OlderWords(source) if is_older() else source
+    return OlderConfigs(source) if is_older() else source
 
 
 def check(request: RunRequest, setting: Setting) -> Job:

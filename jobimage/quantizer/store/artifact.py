@@ -1,15 +1,15 @@
-"""Writes an artifact so that it is either whole or not there, and so that nobody destroys another one's.
+"""Writes an artifact so that it is either complete or absent, and so that no job destroys another job's.
 
     take the claim                          another job's live claim is a conflict
-    end what was decided before             a run that was killed while it published has its artifact after all
-    stage objects, read each one back       under a prefix of this process alone, while later layers are computed
-    stage the manifest, then decide         by one conditional write of the claim: of two, one can
-    publish                                 on the server (promotion.py); whoever comes can end it
+    finish an earlier decision              a run that was killed while publishing still gets its artifact
+    stage objects, read each one back       under this process's own prefix, while later layers are computed
+    stage the manifest, then decide         by one conditional write of the claim, which only one process can win
+    publish                                 on the server (promotion.py); any process can finish it
     remove the state, the claim last
 
-What a killed run leaves has a claim; the next run removes what was staged and goes on from its finished layers.
-Nothing that is published is ever removed for a conflict or a failure. Objects that nobody claimed are never touched:
-they are somebody's, so they are a conflict.
+What a killed run leaves behind has a claim; the next run removes the staged objects and continues from the finished
+layers. Nothing that is published is ever removed because of a conflict or a failure. Unclaimed objects belong to
+someone else: they are a conflict, and are never touched.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 UPLOAD_ATTEMPTS = 2
 LOOKS = 3
-"""How often a listing is taken that another run's end makes look as if it were somebody else's."""
+"""Listings to take before objects count as foreign: another run that ends meanwhile makes them look so."""
 
 
 class Output:
@@ -54,7 +54,7 @@ class Output:
             foreign = self._foreign()
             if MANIFEST_NAME not in self.listing and not foreign:
                 return
-            # Another run may end right now: what was listed a moment ago is then no longer how it is.
+            # Another run may be ending right now, which makes the listing out of date.
             if (found := read_small(store, MANIFEST_NAME)) is not None:
                 self._take_in(found.data)
                 return
@@ -68,7 +68,7 @@ class Output:
             )
 
     def _foreign(self) -> list[str]:
-        """Objects with an artifact's names that neither a manifest nor a claim says anything about."""
+        """Objects with an artifact's names but without a manifest or a claim."""
         if MANIFEST_NAME in self.listing or CLAIM_NAME in self.listing:
             return []
         return [key for key in self.listing if is_ours(key)]
@@ -88,10 +88,10 @@ class ArtifactWriter:
     """Puts the objects of one artifact into its store.
 
     Args:
-        output: what was found there, once the claim was held.
+        output: what was found there after the claim was taken.
         claim: held while writing.
-        stop_check: called between blocks; what it raises ends the transfer (a stopped run).
-        on_bytes: called with the bytes that were written.
+        stop_check: called between blocks.
+        on_bytes: called with the number of bytes written.
     """
 
     def __init__(
@@ -109,18 +109,18 @@ class ArtifactWriter:
 
     @property
     def objects(self) -> list[StoredObject]:
-        """What was staged so far, by key."""
+        """The objects staged so far, by key."""
         return [self._objects[key] for key in sorted(self._objects)]
 
     def staged(self, key: str) -> str:
-        """Where an object of the artifact, or a folder of it, lies until it is published."""
+        """Where an object or a folder of the artifact is kept until it is published."""
         return self._claim.staging + key
 
     def put_file(self, key: str, path: Path) -> None:
         """Uploads a file and reads it back.
 
         Raises:
-            QuantizationError: ArtifactCorrupt when the store gives other bytes than it was given.
+            QuantizationError: ArtifactCorrupt when the file does not read back as written.
         """
         digest = hashlib.sha256()
         with path.open("rb") as file:
@@ -139,10 +139,10 @@ class ArtifactWriter:
         self._objects[key] = self._put_small(key, data)
 
     def finish(self, manifest: Manifest) -> tuple[Manifest, bytes]:
-        """Publishes `objects` with the manifest over them; returns what lies there then.
+        """Publishes `objects` and their manifest; returns the manifest and its bytes.
 
         Raises:
-            QuantizationError: ArtifactConflict when another job has the output or finished an artifact there meanwhile.
+            QuantizationError: ArtifactConflict when another job has taken the output, or published there.
         """
         self.check()
         manifest = manifest.model_copy(update={"objects": self.objects})
@@ -156,7 +156,7 @@ class ArtifactWriter:
         return manifest, data
 
     def check(self) -> None:
-        """Raises what ends the run: a stopped run, or an output that another job has taken over."""
+        """Raises when the run was stopped, or when another job has taken the output over."""
         self._stop_check()
         self._claim.check()
 

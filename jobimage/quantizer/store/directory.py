@@ -1,6 +1,6 @@
 """A directory as a store: writes are whole or not at all (temporary file, then rename).
 
-Only regular files are read, and links to them that do not lead away (see links.py).
+Only regular files are read, and links that stay inside the folder (see links.py).
 """
 
 import contextlib
@@ -39,10 +39,10 @@ from quantizer.store.patience import AwayError, Patience
 BLOCK = 8 * 1024 * 1024
 TEMPORARY = ".upload-"
 AWAY = {errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN}
-"""What a volume answers whose server is away."""
+"""Errors of a volume whose server is away."""
 
 NO_LINKS = {errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-"""What a file system answers that gives a file one name only, or no further one."""
+"""Errors of a file system that allows a file only one name, or no more names."""
 BEGINNINGS = 8
 
 Arguments = ParamSpec("Arguments")
@@ -77,12 +77,12 @@ class DirectoryStore:
         return f"file://{self._root}"
 
     def impatient(self) -> Self:
-        """See Store: a directory has no rhythm that waiting could break."""
+        """The store itself: waiting for a directory delays no renewal."""
         return self
 
     @_patient
     def list(self, prefix: str = "") -> dict[str, ObjectInfo]:
-        """Every file whose relative path starts with prefix, links followed, unfinished writes left out."""
+        """Every file whose relative path starts with prefix, following links, without unfinished writes."""
         with self._errors(self.uri):
             if not self._root.is_dir():
                 return {}
@@ -91,7 +91,7 @@ class DirectoryStore:
                 for name in names:
                     key = (Path(directory) / name).relative_to(self._root).as_posix()
                     if key.startswith(prefix) and not name.startswith(TEMPORARY):
-                        with contextlib.suppress(FileNotFoundError):  # another process removed it just now
+                        with contextlib.suppress(FileNotFoundError):  # just removed by another process
                             found[key] = self._info(key)
             return dict(sorted(found.items()))
 
@@ -143,7 +143,7 @@ class DirectoryStore:
 
     @_patient
     def copy(self, source: str, target: str) -> None:
-        """A second name for the file where the file system has such, else a copy."""
+        """A hard link where the file system supports it, otherwise a copy."""
         with self._errors(self._uri_of(source)):
             origin, place = self._real(source), self._target(target)
             link = place.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
@@ -196,9 +196,9 @@ class DirectoryStore:
             self._prune(path)
 
     def _prune(self, path: Path) -> None:
-        """Removes the directories below the root that hold no file, but none that somebody is about to write to.
+        """Removes the empty directories below the root, except those that a process is about to write to.
 
-        Those in them go too: a process that was killed between a file and its directory left them.
+        Nested empty ones go too: a process that was killed before removing them left them.
         """
         for parent in path.parents:
             if parent == self._root:
@@ -218,21 +218,21 @@ class DirectoryStore:
                 file.write(block)
 
     def _inside(self, key: str) -> Path:
-        """The path of a key; no link on the way to it leads out of the root."""
+        """The path of a key; refused if a link on the way leads out of the root."""
         path = self._root / checked(self._place, key)
         if not stays_inside(path.parent, self._root):
             raise self._place.refusal(self._uri_of(key), "is behind a link that leads out of the folder")
         return path
 
     def _target(self, key: str) -> Path:
-        """Where a key is written; its directory is there."""
+        """Where a key is written; makes its directory."""
         path = self._inside(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def _real(self, key: str) -> Path:
-        """The regular file that is read for a key, all links followed."""
-        # A text is named by itself, and on a volume that is often a link to the newest version of it.
+        """The regular file behind a key, following all links."""
+        # A text is often given as a link to its newest version elsewhere on the volume.
         bounds = on_volume(self._root) if self._place is DATA else in_folder(self._root)
         return real_file(self._root / checked(self._place, key), bounds)
 
@@ -252,7 +252,7 @@ class DirectoryStore:
 
     @contextlib.contextmanager
     def _temporary(self, key: str) -> Iterator[BinaryIO]:
-        """A file to write to; at the end it is made durable and takes the place of `key`."""
+        """A file to write to; at the end it is synced and renamed to `key`."""
         target, descriptor, name = self._begin(key)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -265,7 +265,10 @@ class DirectoryStore:
             Path(name).unlink(missing_ok=True)
 
     def _begin(self, key: str) -> tuple[Path, int, str]:
-        """The path of a key, and an open temporary file beside it; another process may remove the empty directory."""
+        """The path of a key, and an open temporary file beside it.
+
+        Repeated, since another process may remove the directory while it is empty.
+        """
         for _ in range(BEGINNINGS):
             target = self._target(key)
             with contextlib.suppress(FileNotFoundError):
@@ -274,7 +277,7 @@ class DirectoryStore:
 
     @contextlib.contextmanager
     def _errors(self, uri: str) -> Iterator[None]:
-        """Gives errors of the operating system their category."""
+        """Turns errors of the operating system into categorized ones."""
         what = self._place.what
         try:
             yield
@@ -321,7 +324,7 @@ def _raise(error: OSError) -> None:
 
 
 def _is_hollow(directory: Path) -> bool:
-    """Whether there is no file in it, nor in any directory in it."""
+    """Whether there is no file anywhere below it."""
     return not any(
         names or any((Path(here) / name).is_symlink() for name in folders)
         for here, folders, names in os.walk(directory)
@@ -330,9 +333,9 @@ def _is_hollow(directory: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(directory: Path, wait: bool = True) -> Iterator[None]:
-    """Holds the lock of a directory: of the one that has the name now, not of one that was removed meanwhile.
+    """Holds the lock of the directory that has this name now, not of one that was removed in the meantime.
 
-    wait: whether to make the directory, and to wait for the lock; otherwise OSError where either is needed.
+    wait: make the directory and wait for the lock; if False, raise OSError where either would be needed.
     """
     while True:
         if wait:

@@ -1,7 +1,7 @@
-"""Where storage.endpoint leads, and where it must not.
+"""Checks of storage.endpoint.
 
-A cloud's metadata service hands out the credentials of a node at a link-local address. Whoever may name an endpoint
-could point the quantizer there, so by default the operator asks for a check before anything is sent.
+A cloud's metadata service hands out a node's credentials at a link-local address. A user who may choose the endpoint
+could point the quantizer there, so by default the operator asks for a check before every request.
 """
 
 import ipaddress
@@ -22,7 +22,7 @@ def check_endpoint(access: StorageAccess) -> None:
     """Raises InvalidWorkflow for an endpoint that carries credentials or has no host, and, where the access says so,
     for one with a link-local or metadata address.
 
-    A name that is not known is left to the connection, which waits for it.
+    A name that does not resolve is left to the connection, which retries.
     """
     if access.endpoint is None:
         return

@@ -1,8 +1,8 @@
-"""The one interface to storage. Everything above it is the same for S3 and for a directory.
+"""The one interface to storage, the same for S3 and for a directory.
 
 Keys are relative to the root of a store ("model/config.json"). Every method raises QuantizationError
-for what can go wrong outside (access, network, disk); a precondition that does not hold is no failure
-of the storage and has an exception of its own.
+for failures of the storage (access, network, disk); a precondition that does not hold is not such a
+failure and has its own exception.
 """
 
 from collections.abc import Callable, Iterable
@@ -30,12 +30,12 @@ class Place:
     refused: Category
 
     def change(self, uri: str, how: str) -> QuantizationError:
-        """The error of a file that is not what was listed."""
+        """The error for a file that is no longer what was listed."""
         hint = "" if self.changed is Category.ARTIFACT_CORRUPT else CHANGED_HINT
         return QuantizationError(self.changed, f"{self.what}: {uri} {how}", hint)
 
     def refusal(self, uri: str, why: str) -> QuantizationError:
-        """The error of a file that is not read."""
+        """The error for a file that must not be read."""
         return QuantizationError(self.refused, f"{self.what}: {uri} {why}", REFUSED_HINT)
 
 
@@ -68,7 +68,7 @@ class ObjectInfo:
 
 
 class PreconditionFailedError(Exception):
-    """A conditional write found something else than it asked for; nothing was written."""
+    """The condition of a write does not hold; nothing was written."""
 
 
 StopCheck = Callable[[], None]
@@ -92,43 +92,43 @@ class Store(Protocol):
         ...
 
     def head(self, key: str) -> ObjectInfo | None:
-        """One object, with the checksums that the store keeps; None when it is not there."""
+        """One object, with the checksums that the store keeps; None if there is none."""
         ...
 
     def read(self, key: str, start: int, length: int, version: str | None = None) -> Buffer:
-        """Exactly `length` bytes from `start`; an error if the object has another version by now."""
+        """Exactly `length` bytes from `start`; an error if the object no longer has this version."""
         ...
 
     def put_file(self, key: str, path: Path, stop_check: StopCheck = never_stop) -> None:
-        """Stores a file, whole or not at all."""
+        """Stores a file, completely or not at all."""
         ...
 
     def put_bytes(self, key: str, data: bytes, if_absent: bool = False, if_version: str | None = None) -> str:
-        """Stores a small object, whole or not at all, and returns its version.
+        """Stores a small object, completely or not at all, and returns its version.
 
-        Raises PreconditionFailedError when `if_absent` and it is there, or it is not of `if_version`.
+        Raises PreconditionFailedError if it exists despite `if_absent`, or does not have the version `if_version`.
         """
         ...
 
     def copy(self, source: str, target: str) -> None:
-        """Stores an object under another key as well, whole or not at all, without moving its bytes through here."""
+        """Copies an object to another key, completely or not at all, without moving its bytes through this machine."""
         ...
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Removes objects; those that are not there are no error."""
+        """Removes objects; a missing one is not an error."""
         ...
 
     def delete_if(self, key: str, version: str) -> None:
-        """Removes an object of this version; one that is not there is no error.
+        """Removes an object if it has this version; a missing one is not an error.
 
-        Raises PreconditionFailedError when it is of another version.
+        Raises PreconditionFailedError if it has another version.
         """
         ...
 
     def abort_uploads(self) -> int:
-        """Drops uploads below the root that a killed run left unfinished; returns how many."""
+        """Drops the unfinished uploads of killed runs below the root; returns how many."""
         ...
 
     def impatient(self) -> "Store":
-        """The same place for who does not wait: every call is tried once, whether the storage is away or not."""
+        """The same store without patience: every call is tried once."""
         ...

@@ -60,15 +60,15 @@ class Location:
 
     @property
     def parent(self) -> "Location":
-        """The place that holds this one; of a key without a slash the root of its bucket."""
+        """The location that contains this one; for a key without a slash, the root of its bucket."""
         return Location(self.bucket, self.path.rpartition("/")[0] or ("" if self.bucket else "/"))
 
     def child(self, name: str) -> "Location":
-        """A place below this one."""
+        """A location below this one."""
         return Location(self.bucket, f"{self.path}/{name}".replace("//", "/"))
 
     def overlaps(self, other: "Location") -> bool:
-        """True when one lies in the other or both are the same."""
+        """Whether one contains the other, or both are the same."""
         if self.bucket != other.bucket:
             return False
         one, two = (place.path.rstrip("/") + "/" for place in (self, other))
@@ -80,7 +80,7 @@ def open_store(
 ) -> Store:
     """The store with this root. Nothing is read yet.
 
-    patience: with a storage that is away; a run has one for all its stores. Without: of the access, for this store.
+    patience: shared by all stores of a run; by default, a new one with the access's budget.
 
     Raises:
         QuantizationError: InvalidWorkflow for an endpoint that cannot be used.

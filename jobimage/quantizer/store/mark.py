@@ -1,10 +1,10 @@
-"""What lies in `.state/claim.json`: who works at an output, and what it has decided to publish there.
+"""The contents of `.state/claim.json`: which process is writing to an output, and what it has decided to publish.
 
-    claimed     a process works; it rewrites the mark every claim.RENEW_SECONDS
-    decided     the attempt that `decision` names is to become the artifact: whoever comes next ends that first
-    released    nobody works: what lies there may be taken at once
+    claimed     a process is working; it rewrites the mark every claim.RENEW_SECONDS
+    decided     the attempt named in `decision` becomes the artifact: the next process finishes that first
+    released    no process is working: the output may be taken at once
 
-A process that works has a nonce of its own, so that no two marks are the same text, whoever wrote them.
+Each process has its own nonce, so no two processes write the same mark.
 """
 
 from dataclasses import dataclass
@@ -75,12 +75,12 @@ class Seen:
 
 
 def staging_of(nonce: str) -> str:
-    """The prefix under which the process with this nonce, and nobody else, writes its objects."""
+    """The prefix for the objects of the process with this nonce."""
     return f"{ATTEMPTS}{nonce}/"
 
 
 def look(store: Store) -> Seen | None:
-    """The mark on an output; None where there is no object of that name."""
+    """The mark on an output, or None; an object that is not a valid mark counts as an empty one."""
     found = read_small(store, CLAIM_NAME, MARK_BYTES)
     return None if found is None else Seen(_parsed(found.data), found.version)
 

@@ -1,14 +1,14 @@
-"""Makes an artifact of what an attempt has staged, once that is decided.
+"""Publishes the staged objects of an attempt, once that is decided.
 
-    remove the manifest that is replaced      from here on there is no artifact, until the last step
-    copy each object to its place             on the server; what is there already, byte by byte, stays
-    copy the manifest                         from here on there is the new one
+    remove the manifest that is replaced      there is no artifact until the manifest is copied
+    copy each object to its place             on the server; objects that are already there stay
+    copy the manifest                         now the new artifact exists
     remove the attempt's staged objects, and what an earlier run left beside the artifact
     settle the claim
 
-Any process may do any step at any time, also two at once, also one that slept for hours: what is copied are the bytes
-that were decided, and where they are gone since the work was ended by another, there is nothing to copy. What removes
-something is conditional on a version, or meant for names that are never used again, or follows a renewal of the claim.
+Any process may do any step at any time, even two at once or one that slept for hours: only the bytes that were decided
+are copied, and if another process has finished the work, they are gone and there is nothing to copy. Every removal is
+conditional on a version, concerns names that are never reused, or follows a renewal of the claim.
 """
 
 import logging
@@ -28,15 +28,15 @@ COPY_ATTEMPTS = 3
 
 
 class _SupersededError(QuantizationError):
-    """There is a manifest that the decision does not know of."""
+    """There is a manifest that the decision does not replace."""
 
 
 def publish(store: Store, claim: Claim, decision: Decision, stop_check: StopCheck) -> None:
-    """Decides, and publishes what was decided.
+    """Decides to publish, and publishes.
 
     Raises:
-        QuantizationError: ArtifactConflict when another job has the output, or finished an artifact there;
-            ArtifactCorrupt when the staged objects are not what was staged.
+        QuantizationError: ArtifactConflict when another job has the output, or published there;
+            ArtifactCorrupt when the staged objects have changed or are gone.
     """
     claim.decide(decision)
     try:
@@ -54,9 +54,9 @@ def publish(store: Store, claim: Claim, decision: Decision, stop_check: StopChec
 
 
 def settle(store: Store, claim: Claim, stop_check: StopCheck = never_stop) -> Manifest | None:
-    """Ends what is decided at a claimed output: the manifest that lies there then.
+    """Carries out the decision at a claimed output; returns the published manifest.
 
-    None: nothing is decided, or it cannot be published, so that whoever comes next begins anew.
+    None: nothing was decided, or it cannot be published and the next run starts over.
     """
     decision = claim.decision
     if decision is None:
@@ -65,14 +65,14 @@ def settle(store: Store, claim: Claim, stop_check: StopCheck = never_stop) -> Ma
     if manifest is not None:
         _remove_what_is_not_listed(store, claim, manifest)
     staged = staging_of(decision.attempt)
-    store.delete([staged + MANIFEST_NAME])  # first: without it a process that sleeps publishes nothing
+    store.delete([staged + MANIFEST_NAME])  # first: without it a process that wakes up late publishes nothing
     store.delete(store.list(staged))
     claim.settled()
     return manifest
 
 
 def clean_up(store: Store, claim: Claim) -> None:
-    """Removes the state of a whole artifact. What cannot be removed hinders nobody: it is logged and left."""
+    """Removes the state beside a complete artifact. A failure is only logged: leftover state does no harm."""
     try:
         claim.renew()
         store.abort_uploads()
@@ -84,7 +84,7 @@ def clean_up(store: Store, claim: Claim) -> None:
 
 
 def drop_dead_attempts(store: Store, claim: Claim) -> None:
-    """Removes what earlier processes staged and, since the claim was taken from them, can never publish."""
+    """Removes what earlier processes staged; they have lost the claim and can never publish it."""
     left = [key for key in store.list(ATTEMPTS) if not key.startswith(claim.staging)]
     claim.renew()
     if aborted := store.abort_uploads():
@@ -100,7 +100,7 @@ def _published(store: Store, decision: Decision) -> Manifest | None:
 def _published_by_another(
     store: Store, claim: Claim, decision: Decision, stop_check: StopCheck, lost: ClaimLostError
 ) -> Manifest:
-    """Another process took the claim with the decision in it, so it publishes what we decided."""
+    """The manifest after another process took the claim, and our decision with it, and publishes it."""
     manifest = _published(store, decision)
     if manifest is None:
         claim.take()
@@ -112,7 +112,7 @@ def _published_by_another(
 
 
 def _promoted(store: Store, claim: Claim, decision: Decision, stop_check: StopCheck) -> Manifest | None:
-    """The manifest that is published now; None when what was decided cannot be."""
+    """Publishes; returns the manifest, or None when the decision cannot be carried out."""
     try:
         found = manifest_of_digest(store, staging_of(decision.attempt) + MANIFEST_NAME, decision.manifest)
         if found is None:
@@ -124,7 +124,7 @@ def _promoted(store: Store, claim: Claim, decision: Decision, stop_check: StopCh
             raise
         if (manifest := _published(store, decision)) is not None:
             return manifest
-        claim.renew()  # who has lost the claim knows nothing about what is there
+        claim.renew()  # without the claim we know nothing about what is there
         logger.warning("the staged artifact cannot be published: %s", error.message)
         return None
 
@@ -174,7 +174,7 @@ def _put_in_place(store: Store, staged: str, item: StoredObject) -> None:
 
 
 def _copy(store: Store, source: str, target: str) -> None:
-    """One that another process broke off, which drops what it takes for left over, fails with its source in place."""
+    """Copies; tolerates an interruption by another process, which aborts uploads it takes for leftovers."""
     try:
         store.copy(source, target)
     except QuantizationError as error:
@@ -184,7 +184,7 @@ def _copy(store: Store, source: str, target: str) -> None:
 
 
 def _is_there(store: Store, item: StoredObject) -> bool:
-    """Whether an object reads back as it should; a server's own checksum may be one that it copied unseen."""
+    """Whether an object reads back as recorded. The server's checksum may be a mere copy: it proves nothing."""
     info = store.head(item.key)
     if info is None or info.size != item.size:
         return False

@@ -1,12 +1,12 @@
-"""Errors of an S3 server and of the way to it, as categories with a sentence.
+"""Errors of an S3 server and of the network, each with a category and a sentence.
 
-A table, not a chain: the server's error code decides; what has no code failed before the server answered.
+The server's error code decides; an error without a code happened before the server answered.
 
-    AwayError                the same request may succeed in a while: patience repeats it
-    UploadLostError          the server has forgotten an upload, or parts of it: begun anew
-    FlippedError             the server got other bytes than were sent: sent again at once
+    AwayError                the same request may succeed later: patience.py repeats it
+    UploadLostError          the server lost an upload, or parts of it: it is started again
+    FlippedError             the request arrived corrupted: it is sent again at once
     PreconditionFailedError  for the caller to judge
-    QuantizationError        told at once
+    QuantizationError        raised at once
 """
 
 import contextlib
@@ -102,24 +102,24 @@ NO_ANSWER = (
     boto.HTTPClientError,  # timeouts and connections that were closed
     boto.ResponseStreamingError,
     boto.IncompleteReadError,
-    ResponseParserError,  # an answer that is no XML, as of a proxy on the way
+    ResponseParserError,  # an answer that is not XML, for example from a proxy
     ConnectionError,
 )
 NO_TLS = ("certificate_verify_failed", "certificate verify failed", "wrong_version_number")
-"""Words of TLS errors that no waiting cures."""
+"""Words in TLS errors that waiting does not fix."""
 
 
 class UploadLostError(Exception):
-    """The server knows nothing of a multipart upload, or lacks parts of it."""
+    """The server does not know a multipart upload, or lacks parts of it."""
 
 
 class FlippedError(Exception):
-    """The server's checksum of what it got is another than that of what was sent; nothing was stored."""
+    """The server's checksum differs from that of the bytes sent; nothing was stored."""
 
 
 @contextlib.contextmanager
 def translated(place: Place, uri: str) -> Iterator[None]:
-    """Turns what boto3 raises into the errors of this module."""
+    """Turns errors of boto3 into those listed above."""
     try:
         yield
     except ClientError as error:
@@ -143,7 +143,7 @@ def code_of(error: ClientError) -> str:
 
 
 def answered(error: ClientError, place: Place, uri: str) -> Exception:
-    """What an error that the server answered means."""
+    """The exception for an error that the server answered."""
     code = code_of(error)
     said = clean(str(error.response.get("Error", {}).get("Message", "")), 200)
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -215,6 +215,6 @@ def _hint(code: str) -> str:
 
 
 def _retry_after(response: Any) -> float | None:
-    """The server's Retry-After in seconds; a date, which nobody sends here, counts as none."""
+    """The server's Retry-After in seconds; a date, which S3 servers do not send, counts as none."""
     value = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after", "")
     return float(value) if value.isdecimal() and len(value) < 6 else None

@@ -1,7 +1,7 @@
-"""Fields of Olive's files that have no meaning here, each with the reason; the contract's own come first.
+"""Fields of Olive's run configs that have no equivalent here, each with the reason; the contract's come first.
 
-Keys of FIELDS are kinds of objects in a run config. A field that is neither translated nor named here is
-refused by the contract's models as unknown.
+The keys of FIELDS are the kinds of objects in a run config. A field that is neither translated nor listed here
+is refused as unknown by the contract's models.
 """
 
 from quantization_api.passes import PassBase

@@ -2,8 +2,8 @@
 
 Maps with names become lists whose items carry `name`, in the order of the file; Olive's nested `config`
 and `params` are folded away; accuracy metrics with a perplexity sub-type become the metric type
-perplexity. Nothing is dropped in silence: whatever has no meaning here is refused by name with the
-reason, all of it in one message, and the result is validated by the models of the contract.
+perplexity. Nothing is dropped silently: every field without an equivalent is refused by name with the
+reason, all in one message, and the result is validated by the contract's models.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -68,12 +68,12 @@ def import_config(
         config: as load_config gives it.
         name: metadata.name. output_uri: spec.output.uri.
         model_path: replaces input_model.model_path.
-        data_names: replaces data_name by the name of the data config, and with it what else says where
-            the data come from (subset, data_dir, data_files).
-        drop: names of fields that the user wants left out wherever they are.
+        data_names: data_name to use, by name of the data config; also replaces the other fields that say
+            where the data come from (subset, data_dir, data_files).
+        drop: names of fields to leave out wherever they occur.
 
     Raises:
-        QuantizationError: InvalidWorkflow with every sentence, one a line.
+        QuantizationError: InvalidWorkflow with every problem, one per line.
     """
     translation = _Translation(dict(data_names or {}), frozenset(drop))
     with reading(Category.INVALID_WORKFLOW, "the run config", CHANGE):
@@ -97,7 +97,7 @@ def import_config(
 
 
 def render(manifest: Object, origin: str) -> str:
-    """The manifest as YAML, with a comment that says what it was made of."""
+    """The manifest as YAML, with a comment that names its origin."""
     head = (
         f"# Imported from {origin}. Add spec.storage (endpoint, region, credentialsSecret) and spec.template\n"
         "# (resources) as your cluster needs them.\n"
@@ -106,7 +106,7 @@ def render(manifest: Object, origin: str) -> str:
 
 
 class _Translation:
-    """Translates and collects what is refused."""
+    """Translates a run config and collects the problems."""
 
     def __init__(self, data_names: dict[str, str], drop: frozenset[str]) -> None:
         self.data_names, self.drop = data_names, drop
@@ -229,7 +229,7 @@ class _Translation:
         return evaluator
 
     def _metric(self, metric: Any, path: str) -> list[Object]:
-        """One metric for each of Olive's sub-types."""
+        """One metric for each sub-type."""
         if not isinstance(metric, dict):
             self.problems.append(f"{path}: must be an object")
             return []
@@ -268,7 +268,7 @@ class _Translation:
         return translated
 
     def _named(self, value: Any, path: str) -> list[tuple[Object, str]]:
-        """Items of a map with names, or of a list, each with its place in the file."""
+        """The items of a map with names, or of a list, each with its place in the file."""
         if isinstance(value, dict):
             items = [
                 ({"name": name, **item}, f"{path}.{name}")
@@ -288,7 +288,7 @@ class _Translation:
         return []
 
     def _folded(self, item: Any, inner: str, path: str) -> Object:
-        """An object whose fields may also lie under `inner`."""
+        """An object whose fields may also be nested under `inner`."""
         if not isinstance(item, dict):
             self.problems.append(f"{path}: must be an object")
             return {}
@@ -304,7 +304,7 @@ class _Translation:
         return {**outer, **nested}
 
     def _refuse(self, kind: str, item: Object, path: str) -> None:
-        """Notes and removes every field that has no meaning here; null says nothing and is removed."""
+        """Removes every field without an equivalent and notes the problem; null is removed without one."""
         for key in list(item):
             if key in FIELDS[kind]:
                 if item.pop(key) is not None:
