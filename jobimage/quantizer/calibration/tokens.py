@@ -30,16 +30,14 @@ TOKENIZER_FILES = ("tokeniz", "vocab", "merges", "special_tokens", "added_tokens
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How text becomes sequences (Olive's pre_process_data_config).
-
-    strategy: join puts `joiner` between rows and cuts consecutive sequences of max_seq_len tokens, the
-        rest is left over; line-by-line makes one sequence of each row, cut at max_seq_len.
-    max_samples: sequences to take; None is all there are.
-    """
+    """How text becomes sequences (Olive's pre_process_data_config)."""
 
     strategy: Literal["join", "line-by-line"] = "join"
+    """join: puts `joiner` between rows and cuts consecutive sequences of max_seq_len tokens, without the remainder;
+    line-by-line: makes one sequence of each row, cut at max_seq_len."""
     max_seq_len: int = 1024
     max_samples: int | None = None
+    """Sequences to take; None takes all."""
     joiner: str = "\n\n"
     add_special_tokens: bool = True
 
@@ -89,15 +87,6 @@ def probe_tokens(vocabulary: int, max_positions: int) -> TokenBatches:
     return TokenBatches((torch.arange(length, dtype=torch.int64) * PROBE_STEP % vocabulary,))
 
 
-def load_tokenizer(source: Source, scratch: Path) -> PreTrainedTokenizerBase:
-    """The model's tokenizer; its files are copied to scratch, code of the model is never run.
-
-    Raises:
-        QuantizationError: ModelUnsupported when there is none or it does not load.
-    """
-    return _load(copy_tokenizer(source, scratch)[0])
-
-
 def copy_tokenizer(source: Source, scratch: Path) -> tuple[Path, int]:
     """A folder with the files of the model's tokenizer, and their size in bytes.
 
@@ -123,7 +112,12 @@ def copy_tokenizer(source: Source, scratch: Path) -> tuple[Path, int]:
     return folder, size
 
 
-def _load(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder of its files; code of the model is never run.
+
+    Raises:
+        QuantizationError: ModelUnsupported when it does not load.
+    """
     with reading(Category.MODEL_UNSUPPORTED, "the tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
@@ -137,6 +131,7 @@ class Encoded:
 
     sequences: list[Ids]
     tokens: int
+    """Size of the tokenizer's vocabulary."""
 
 
 def encode_rows(
@@ -165,7 +160,7 @@ def encode_apart(
     folder, size = copy_tokenizer(source, scratch)
 
     def work(step: Callable[[], None]) -> bytes:
-        tokenizer = _load(folder)
+        tokenizer = load_tokenizer(folder)
         parts = []
         for name, (rows, preprocess) in texts.items():
             with naming(name):
@@ -219,19 +214,6 @@ def _unpacked(data: bytes) -> list[Encoded]:
             place += length
         parts.append(Encoded(sequences, tokens))
     return parts
-
-
-def make_batches(
-    rows: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
-    preprocess: Preprocess,
-    *,
-    vocabulary: int,
-    max_positions: int,
-) -> TokenBatches:
-    """Tokenizes rows of text here; see check_length, encode_rows and batches_of."""
-    check_length(preprocess, max_positions)
-    return batches_of(encode_rows(rows, tokenizer, preprocess), vocabulary)
 
 
 def check_length(preprocess: Preprocess, max_positions: int) -> None:

@@ -49,7 +49,7 @@ DTYPE_NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.ite
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where one tensor lies: bytes [start, start + length) of `file`."""
+    """One tensor: bytes [start, start + length) of `file`."""
 
     name: str
     dtype: torch.dtype

@@ -6,6 +6,8 @@ import re
 import sys
 from datetime import UTC, datetime
 
+from typing_extensions import override
+
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Control characters except tabs and newlines."""
 QUIET = ("botocore", "boto3", "s3transfer", "urllib3", "transformers", "matplotlib", "fontTools")
@@ -14,8 +16,8 @@ QUIET = ("botocore", "boto3", "s3transfer", "urllib3", "transformers", "matplotl
 class JsonFormatter(logging.Formatter):
     """A record as JSON: time, level, logger, message, and the traceback if there is one."""
 
+    @override
     def format(self, record: logging.LogRecord) -> str:
-        """See logging.Formatter."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -30,16 +32,16 @@ class JsonFormatter(logging.Formatter):
 class PlainFormatter(logging.Formatter):
     """A record for people."""
 
+    @override
     def format(self, record: logging.LogRecord) -> str:
-        """See logging.Formatter."""
         return writable(super().format(record))
 
 
 class Record(logging.LogRecord):
     """A record whose message is writable, for the handlers of libraries too."""
 
-    def getMessage(self) -> str:  # noqa: N802 - the name of logging.LogRecord's
-        """See logging.LogRecord."""
+    @override
+    def getMessage(self) -> str:
         return writable(super().getMessage())
 
 

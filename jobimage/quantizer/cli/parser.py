@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from typing_extensions import override
+
 from quantization_api import ENGINE_VERSION
 from quantization_api.failures import ExitCode
 from quantization_api.pod import REQUEST_ENV
@@ -17,6 +19,7 @@ EPILOG = """exit codes: 0 done; 64 usage; 65 data; 66 not found; 70 internal; 71
 
 
 class _Parser(argparse.ArgumentParser):
+    @override
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         print(f"{self.prog}: {message}", file=sys.stderr)

@@ -37,9 +37,6 @@ LOOKS = 3
 class Output:
     """What is at the output before anything is written.
 
-    manifest, manifest_bytes: of an artifact of the same recipe, if there is one.
-    whole: all its objects are there with their sizes.
-
     Raises:
         QuantizationError: ArtifactConflict when something else is there.
     """
@@ -47,8 +44,10 @@ class Output:
     def __init__(self, store: Store, recipe: str) -> None:
         self.store, self.recipe = store, recipe
         self.manifest: Manifest | None = None
+        """Of an artifact of the same recipe, if there is one."""
         self.manifest_bytes = b""
         self.whole = False
+        """Whether all its objects are there with their sizes."""
         for _ in range(LOOKS):
             self.listing = store.list()
             foreign = self._foreign()

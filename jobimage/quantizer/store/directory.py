@@ -63,7 +63,7 @@ def _patient(
 class DirectoryStore:
     """Objects are the files below `root`; the directory is made at the first write.
 
-    patience: with a volume whose server is away.
+    patience: for a volume whose server is away.
     """
 
     def __init__(self, root: Path, place: Place, patience: Patience | None = None) -> None:

@@ -17,17 +17,16 @@ Buffer = bytes | bytearray | memoryview
 
 @dataclass(frozen=True)
 class Place:
-    """What a store is to the run; decides the category of what is wrong with it.
-
-    what: words for messages ("input model"). missing: category when there is nothing. changed: category when a file
-    is not what it was when it was listed: gone, cut short, replaced. refused: category of a file that is never read,
-    such as a device or a link that leads away.
-    """
+    """What a store is to the run; decides the category of its errors."""
 
     what: str
+    """Its name in messages ("input model")."""
     missing: Category
+    """Category when there is nothing."""
     changed: Category
+    """Category when a file is no longer what was listed: gone, truncated, replaced."""
     refused: Category
+    """Category of a file that is never read, such as a device or a link out of the folder."""
 
     def change(self, uri: str, how: str) -> QuantizationError:
         """The error for a file that is no longer what was listed."""
@@ -52,19 +51,18 @@ ARTIFACT = Place("artifact", Category.MODEL_NOT_FOUND, Category.ARTIFACT_CORRUPT
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One object as its store lists it.
-
-    version: changes whenever the bytes change (ETag; on disk size and time); what `if_version` takes.
-    sha256: of the whole object in hex, where the store keeps it. crc: algorithm (as in checksum.CRCS) and value of
-    the checksum of the whole object, where the store keeps one. md5: in hex, where the version seems to be that.
-    """
+    """One object as its store lists it."""
 
     key: str
     size: int
     version: str
+    """Changes whenever the bytes change (the ETag; on disk, from size, time and inode); what `if_version` takes."""
     sha256: str | None = None
+    """Of the whole object in hex, if the store keeps it."""
     crc: tuple[str, int] | None = None
+    """Algorithm (as in checksum.CRCS) and value for the whole object, if the store keeps one."""
     md5: str | None = None
+    """In hex, if the version looks like one."""
 
 
 class PreconditionFailedError(Exception):

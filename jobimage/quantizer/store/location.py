@@ -16,10 +16,12 @@ BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
 
 @dataclass(frozen=True)
 class Location:
-    """A parsed URI. bucket is None for a path; path has no leading slash in a bucket."""
+    """A parsed URI."""
 
     bucket: str | None
+    """None for a local path."""
     path: str
+    """In a bucket, without a leading slash."""
 
     @classmethod
     def parse(cls, uri: str) -> "Location":

@@ -31,29 +31,30 @@ class _Document(BaseModel):
 
 
 class Decision(_Document):
-    """What is to be published.
-
-    attempt: nonce of the process that staged it. manifest: digest of the staged manifest. replaces: digest of the
-    manifest in whose place it comes; "" where there is none.
-    """
+    """What is to be published."""
 
     attempt: Nonce
+    """Nonce of the process that staged it."""
     manifest: Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
+    """Digest of the staged manifest."""
     replaces: OptionalDigest = ""
+    """Digest of the manifest that it replaces; "" if there is none."""
 
 
 class Mark(_Document):
-    """Who works; all empty where there is no mark, or what lies there is none.
-
-    job, uid, recipe: of the run. renewed: how often the process has written it.
-    """
+    """Which process is writing to the output; all fields are empty if there is no valid mark."""
 
     job: str = ""
+    """Name of the job, for messages."""
     uid: str = ""
+    """Identity of the job."""
     recipe: str = ""
     nonce: Nonce | None = None
+    """Identity of the process."""
     renewed: Count = 0
+    """How often the process has written the mark."""
     released: bool = False
+    """No process is working."""
     decision: Decision | None = None
 
     def text(self) -> bytes:

@@ -23,26 +23,28 @@ Make = Callable[[ArtifactWriter], tuple[Manifest, bytes]]
 
 @dataclass(frozen=True)
 class Asked:
-    """What a run wants at an output.
-
-    uid, job: of the run, for the claim. reuse: whether an artifact that is there already will do.
-    has_ended: whether the process with a uid is known to be gone.
-    """
+    """What a run wants at an output."""
 
     uid: str
+    """Identity of the job, for the claim."""
     job: str
+    """Name of the job, for the claim."""
     recipe: str
     reuse: bool = True
+    """Whether an existing artifact will do."""
     has_ended: Callable[[str], bool] = lambda _: False
+    """Whether the process with a uid is known to be gone."""
 
 
 @dataclass(frozen=True)
 class Obtained:
-    """The artifact. found: another job made it."""
+    """The artifact."""
 
     manifest: Manifest
     data: bytes
+    """The bytes of the manifest."""
     found: bool
+    """Whether another job made it."""
 
 
 def already_there(store: Store, asked: Asked, sleep: Callable[[float], None] = time.sleep) -> Obtained | None:

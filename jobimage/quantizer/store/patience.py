@@ -27,14 +27,12 @@ Answer = TypeVar("Answer")
 
 
 class AwayError(QuantizationError):
-    """The storage did not answer, or asked to come back later: the same request may succeed in a while.
-
-    retry_after: seconds that the server asked for.
-    """
+    """The storage did not answer, or asked to retry later: the same request may succeed in a while."""
 
     def __init__(self, message: str, hint: str = "", retry_after: float | None = None) -> None:
         super().__init__(Category.STORAGE_UNAVAILABLE, message, hint)
         self.retry_after = retry_after
+        """Seconds that the server asked to wait."""
 
 
 def next_pause(

@@ -27,15 +27,12 @@ REMOVED_MANIFEST = f"{STATE_PREFIX}removed-manifest.json"
 
 @dataclass(frozen=True)
 class Ours:
-    """What may be removed.
-
-    uid: what this job made, by the owner that the manifest records, and what its run left, which the claim tells.
-    recipe: an artifact of this recipe, if its manifest records no owner or no uid is given. With neither: what is
-    there, whoever made it, since somebody named its place.
-    """
+    """What may be removed; with neither field, whatever is at the output, since its location was given explicitly."""
 
     recipe: str | None = None
+    """An artifact of this recipe, if its manifest records no owner or no uid is given."""
     uid: str | None = None
+    """What this job made, by the owner in the manifest, and what its run left, by the claim."""
 
     @property
     def anything(self) -> bool:
@@ -58,12 +55,15 @@ class Ours:
 
 @dataclass(frozen=True)
 class _Found:
-    """What is to be removed: a manifest, if it is still in its place, and objects."""
+    """What is to be removed."""
 
     recipe: str
     manifest: bytes | None
+    """None when it is no longer in its place."""
     version: str
+    """Of the manifest."""
     keys: list[str]
+    """The objects beside it."""
 
 
 def remove(

@@ -48,7 +48,7 @@ DELETE_BATCH = 1000  # the limit of DeleteObjects
 class S3Store:
     """Objects of one bucket below one prefix.
 
-    patience: with a storage that is away; the run's, which all its stores share.
+    patience: shared by all stores of a run; by default, a new one with the access's budget.
     """
 
     def __init__(

@@ -32,9 +32,12 @@ class Noted(TypedDict):
 @dataclass(frozen=True)
 class _Readings:
     algorithm: str
+    """Name of the CRC."""
     sha256: str | None
+    """Of the file, if the store keeps it."""
     readings: Readings
     noted: set[Range] = field(default_factory=set)
+    """The ranges that `noted` has reported."""
 
 
 class StoreSource:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.support.engine import CALIBRATION, STORIES, VALIDATION, save_tiny
+from tests.support.tokens import make_batches, tokenizer_of
 from transformers import PreTrainedTokenizerBase
 
 from quantization_api.failures import Category, QuantizationError
@@ -18,8 +19,6 @@ from quantizer.calibration.tokens import (
     TokenBatches,
     encode_apart,
     encode_rows,
-    load_tokenizer,
-    make_batches,
 )
 from quantizer.checkpoint.source import DirectorySource
 
@@ -29,7 +28,7 @@ pytestmark = pytest.mark.unit
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
     """The example model's tokenizer."""
-    return load_tokenizer(DirectorySource(STORIES), tmp_path_factory.mktemp("tokenizer"))
+    return tokenizer_of(DirectorySource(STORIES), tmp_path_factory.mktemp("tokenizer"))
 
 
 def batches(rows: list[str], tokenizer: PreTrainedTokenizerBase, preprocess: Preprocess) -> TokenBatches:
@@ -157,11 +156,11 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tokenizer: PreTrained
 def test_a_model_without_a_tokenizer_or_with_a_broken_one_is_refused(tmp_path: Path) -> None:
     save_tiny(tmp_path / "model")
     with pytest.raises(QuantizationError, match="has no tokenizer files"):
-        load_tokenizer(DirectorySource(tmp_path / "model"), tmp_path / "one")
+        tokenizer_of(DirectorySource(tmp_path / "model"), tmp_path / "one")
     shutil.copy(STORIES / "tokenizer_config.json", tmp_path / "model")
     (tmp_path / "model/tokenizer.json").write_text("{")
     with pytest.raises(QuantizationError, match=r"tokenizer\.json cannot be used: it is not JSON") as caught:
-        load_tokenizer(DirectorySource(tmp_path / "model"), tmp_path / "two")
+        tokenizer_of(DirectorySource(tmp_path / "model"), tmp_path / "two")
     assert caught.value.category is Category.MODEL_UNSUPPORTED
 
 
