@@ -5,7 +5,6 @@ Only regular files are read, and links that stay inside the folder (see links.py
 
 import contextlib
 import errno
-import fcntl
 import functools
 import os
 import secrets
@@ -15,7 +14,8 @@ from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, Concatenate, ParamSpec, Self, TypeVar
 
-from quantization_api.failures import Category, QuantizationError
+from quantizer.store.directory_errors import translated
+from quantizer.store.directory_locks import locked, prune
 from quantizer.store.interface import (
     DATA,
     Buffer,
@@ -26,21 +26,11 @@ from quantizer.store.interface import (
     never_stop,
 )
 from quantizer.store.keys import checked
-from quantizer.store.links import (
-    RefusedFileError,
-    in_folder,
-    on_volume,
-    open_regular,
-    real_file,
-    stays_inside,
-)
-from quantizer.store.patience import AwayError, Patience
+from quantizer.store.links import in_folder, on_volume, open_regular, real_file, stays_inside
+from quantizer.store.patience import Patience
 
 BLOCK = 8 * 1024 * 1024
 TEMPORARY = ".upload-"
-AWAY = {errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN}
-"""Errors of a volume whose server is away."""
-
 NO_LINKS = {errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 """Errors of a file system that allows a file only one name, or no more names."""
 BEGINNINGS = 8
@@ -83,7 +73,7 @@ class DirectoryStore:
     @_patient
     def list(self, prefix: str = "") -> dict[str, ObjectInfo]:
         """Every file whose relative path starts with prefix, following links, without unfinished writes."""
-        with self._errors(self.uri):
+        with translated(self._place, self.uri):
             if not self._root.is_dir():
                 return {}
             found = {}
@@ -98,7 +88,7 @@ class DirectoryStore:
     @_patient
     def head(self, key: str) -> ObjectInfo | None:
         """One file, or None."""
-        with self._errors(self._uri_of(key)):
+        with translated(self._place, self._uri_of(key)):
             path = self._root / checked(self._place, key)
             return None if path.is_dir() or not os.path.lexists(path) else self._info(key)
 
@@ -106,7 +96,7 @@ class DirectoryStore:
     def read(self, key: str, start: int, length: int, version: str | None = None) -> Buffer:
         """One byte range of a file."""
         buffer = bytearray(length)
-        with self._errors(self._uri_of(key)), self._opened(key) as file:
+        with translated(self._place, self._uri_of(key)), self._opened(key) as file:
             if version is not None and _version(os.fstat(file.fileno())) != version:
                 raise self._place.change(self._uri_of(key), "changed while it was being read")
             file.seek(start)
@@ -122,7 +112,11 @@ class DirectoryStore:
     @_patient
     def put_file(self, key: str, path: Path, stop_check: StopCheck = never_stop) -> None:
         """Copies a file into place."""
-        with self._errors(self._uri_of(key)), path.open("rb") as source, self._temporary(key) as file:
+        with (
+            translated(self._place, self._uri_of(key)),
+            path.open("rb") as source,
+            self._temporary(key) as file,
+        ):
             while block := source.read(BLOCK):
                 stop_check()
                 file.write(block)
@@ -130,9 +124,9 @@ class DirectoryStore:
     @_patient
     def put_bytes(self, key: str, data: bytes, if_absent: bool = False, if_version: str | None = None) -> str:
         """Writes a small file; a condition is checked under a lock on its directory."""
-        with self._errors(self._uri_of(key)):
+        with translated(self._place, self._uri_of(key)):
             target = self._inside(key)
-            with _locked(target.parent):
+            with locked(target.parent):
                 if if_absent and target.exists():
                     raise PreconditionFailedError(self._uri_of(key))
                 if if_version is not None and (not target.exists() or _version(target.stat()) != if_version):
@@ -144,12 +138,12 @@ class DirectoryStore:
     @_patient
     def copy(self, source: str, target: str) -> None:
         """A hard link where the file system supports it, otherwise a copy."""
-        with self._errors(self._uri_of(source)):
+        with translated(self._place, self._uri_of(source)):
             origin, place = self._real(source), self._target(target)
             link = place.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
             try:
                 os.link(origin, link)
-                with _locked(place.parent):
+                with locked(place.parent):
                     link.replace(place)
             except OSError as error:
                 if error.errno not in NO_LINKS:
@@ -161,15 +155,15 @@ class DirectoryStore:
     @_patient
     def delete_if(self, key: str, version: str) -> None:
         """Removes a file; the condition is checked under a lock on its directory."""
-        with self._errors(self._uri_of(key)):
+        with translated(self._place, self._uri_of(key)):
             path = self._inside(key)
             if not path.exists():
                 return
-            with _locked(path.parent):
+            with locked(path.parent):
                 if path.exists() and _version(path.stat()) != version:
                     raise PreconditionFailedError(self._uri_of(key))
                 path.unlink(missing_ok=True)
-            self._prune(path)
+            prune(path, self._root)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Removes files, and the directories below the root that this leaves empty."""
@@ -179,7 +173,7 @@ class DirectoryStore:
     @_patient
     def abort_uploads(self) -> int:
         """Removes temporary files of killed runs."""
-        with self._errors(self.uri):
+        with translated(self._place, self.uri):
             left = list(self._root.rglob(f"{TEMPORARY}*")) if self._root.is_dir() else []
             for path in left:
                 path.unlink(missing_ok=True)
@@ -190,27 +184,10 @@ class DirectoryStore:
 
     @_patient
     def _unlink(self, key: str) -> None:
-        with self._errors(self._uri_of(key)):
+        with translated(self._place, self._uri_of(key)):
             path = self._inside(key)
             path.unlink(missing_ok=True)
-            self._prune(path)
-
-    def _prune(self, path: Path) -> None:
-        """Removes the empty directories below the root, except those that a process is about to write to.
-
-        Nested empty ones go too: a process that was killed before removing them left them.
-        """
-        for parent in path.parents:
-            if parent == self._root:
-                break
-            if not _is_hollow(parent):
-                break
-            for hollow, _, _ in os.walk(parent, topdown=False):
-                with (
-                    contextlib.suppress(OSError),
-                    _locked(Path(hollow), wait=False),
-                ):  # gone already, or in use
-                    Path(hollow).rmdir()
+            prune(path, self._root)
 
     def _copy_bytes(self, origin: Path, key: str) -> None:
         with origin.open("rb") as source, self._temporary(key) as file:
@@ -275,45 +252,6 @@ class DirectoryStore:
                 return target, *tempfile.mkstemp(prefix=TEMPORARY, dir=target.parent)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target.parent))
 
-    @contextlib.contextmanager
-    def _errors(self, uri: str) -> Iterator[None]:
-        """Turns errors of the operating system into categorized ones."""
-        what = self._place.what
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise QuantizationError(self._place.missing, f"{what}: {uri} does not exist") from error
-        except RefusedFileError as error:
-            raise self._place.refusal(f"file://{error.path}", error.why) from error
-        except (NotADirectoryError, FileExistsError) as error:
-            raise QuantizationError(
-                self._place.missing, f"{what}: {uri}: part of the path is a file, not a directory"
-            ) from error
-        except PermissionError as error:
-            raise QuantizationError(
-                Category.ACCESS_DENIED,
-                f"{what}: {uri}: permission denied",
-                "Give the process's user access to the directory (on a volume: fsGroup, or the file modes).",
-            ) from error
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise QuantizationError(
-                    Category.SCRATCH_FULL, f"{what}: no space left for {uri}", "Free up space on the volume."
-                ) from error
-            if error.errno == errno.EROFS:
-                raise QuantizationError(
-                    Category.ACCESS_DENIED, f"{what}: {uri} is on a read-only file system"
-                ) from error
-            if error.errno in AWAY:
-                raise AwayError(f"{what}: {uri}: {error.strerror}", "Check the volume.") from error
-            if error.errno == errno.ENAMETOOLONG:
-                raise QuantizationError(
-                    self._place.missing, f"{what}: {uri}: the name is too long"
-                ) from error
-            raise QuantizationError(
-                Category.STORAGE_UNAVAILABLE, f"{what}: {uri}: {error.strerror or error}", "Check the volume."
-            ) from error
-
 
 def _version(stat: os.stat_result) -> str:
     return f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ino}"
@@ -321,42 +259,3 @@ def _version(stat: os.stat_result) -> str:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _is_hollow(directory: Path) -> bool:
-    """Whether there is no file anywhere below it."""
-    return not any(
-        names or any((Path(here) / name).is_symlink() for name in folders)
-        for here, folders, names in os.walk(directory)
-    )
-
-
-@contextlib.contextmanager
-def _locked(directory: Path, wait: bool = True) -> Iterator[None]:
-    """Holds the lock of the directory that has this name now, not of one that was removed in the meantime.
-
-    wait: make the directory and wait for the lock; if False, raise OSError where either would be needed.
-    """
-    while True:
-        if wait:
-            directory.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
-            if not wait:
-                raise
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _has_name(descriptor, directory):
-                yield
-                return
-        finally:
-            os.close(descriptor)
-
-
-def _has_name(descriptor: int, directory: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), directory.stat())
-    except FileNotFoundError:
-        return False

@@ -14,6 +14,7 @@ from quantizer.store import claim as claims
 from quantizer.store.artifact import ArtifactWriter, Output
 from quantizer.store.claim import Claim, ClaimLostError
 from quantizer.store.directory import DirectoryStore
+from quantizer.store.directory_errors import translated
 from quantizer.store.interface import MODEL, OUTPUT, PreconditionFailedError
 from quantizer.store.location import Location
 from quantizer.store.mark import CLAIM_NAME, Decision, look
@@ -111,8 +112,8 @@ def test_a_path_that_leads_nowhere_is_named(tmp_path: Path) -> None:
     ],
     ids=lambda value: errno.errorcode[value] if isinstance(value, int) else str(value),
 )
-def test_an_error_of_the_file_system_has_its_category(tmp_path: Path, code: int, category: Category) -> None:
-    with pytest.raises(QuantizationError) as caught, DirectoryStore(tmp_path, MODEL)._errors("file:///x"):
+def test_an_error_of_the_file_system_has_its_category(code: int, category: Category) -> None:
+    with pytest.raises(QuantizationError) as caught, translated(MODEL, "file:///x"):
         raise OSError(code, os.strerror(code))
     assert caught.value.category is category
 
