@@ -11,13 +11,13 @@ from quantizer.cli import parser
 def main() -> None:
     """Runs the command line and ends the process with its code.
 
-    Threads of torch that wait do so asleep, unless the user's OMP_WAIT_POLICY says otherwise. By default they spin:
+    Waiting threads of torch sleep, unless the user's OMP_WAIT_POLICY says otherwise. By default they spin:
     on a node with another busy process a run then takes several times as long (137 s instead of 30 s, two runs side
     by side on two cores). Waking costs a run whose batches go one by one (decoder.batchwise) 10 to 25 % where it has
     the processors to itself; OMP_WAIT_POLICY=ACTIVE gives that back. With small batches sleeping is the faster way
     there too (19 s, spinning 23 s). OpenMP reads the variable when torch is imported.
 
-    Without the interpreter's own end: taking torch and transformers apart writes to 90 MB of pages that were only
+    Skips the interpreter's shutdown: taking torch and transformers apart writes to 90 MB of pages that were only
     mapped till then, which would be the peak of a run's memory, in a pod that has done all its work.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -27,7 +27,7 @@ def main() -> None:
         code = error.code if isinstance(error.code, int) else 1
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed by whoever started us
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed by the parent process
             stream.flush()
     os._exit(code)
 

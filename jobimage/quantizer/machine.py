@@ -1,4 +1,4 @@
-"""The machine that a run has: processor share, threads, device, memory used."""
+"""The machine that a run has: CPU share, threads, device, memory used."""
 
 import contextlib
 import ctypes
@@ -16,7 +16,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 RETURNED_BYTES, KEPT_BYTES = 4 * 1024 * 1024, 64 * 1024 * 1024
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # mallopt(3)
 SMALL_WEIGHT = 2**20
-"""Numbers of a weight that is solved in one thread. Its operations are so short that waking a second thread takes
+"""Weights up to this size are solved in one thread: their operations are so short that waking a second thread takes
 longer than its share: weights of the example (288 x 288 to 1,536 x 288) took 1.15 to 1.9 times as long with two
 threads as with one, 1,024 x 1,024 1.2 times, 2,048 x 1,024 the same, 2,048 x 2,048 0.8 times."""
 
@@ -40,7 +40,7 @@ def cpu_share(cgroups: Path = CGROUPS) -> int:
 
 @contextlib.contextmanager
 def threads_for(numbers: int) -> Iterator[None]:
-    """As many threads as are worth waking to solve a weight of so many numbers."""
+    """Inside, torch uses as many threads as are worth waking for a weight of this size."""
     before = torch.get_num_threads()
     torch.set_num_threads(1 if numbers <= SMALL_WEIGHT else before)
     try:
@@ -50,7 +50,7 @@ def threads_for(numbers: int) -> Iterator[None]:
 
 
 def return_freed_memory() -> bool:
-    """Lets the C library give the memory of large freed tensors back to the kernel; False where it cannot.
+    """Makes the C library return the memory of large freed tensors to the kernel; False where it cannot.
 
     glibc raises its own threshold for that up to 32 MiB as a process frees larger blocks, and keeps what is
     smaller in the heap of the thread that asked for it. A run that frees a layer's tensors in one order and
@@ -70,7 +70,7 @@ def return_freed_memory() -> bool:
 
 
 def trim_memory() -> None:
-    """Gives what the C library keeps of freed memory back to the kernel; between the parts of a run."""
+    """Returns freed memory that the C library still holds to the kernel; called between the parts of a run."""
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -92,10 +92,10 @@ def use_whole_vectors() -> bool:
 
 
 def calibration_dtype(device: torch.device) -> torch.dtype:
-    """What activations are computed in where nobody says: bfloat16 where that is faster, else float32.
+    """The default dtype of activations: bfloat16 where that is faster, otherwise float32.
 
     A processor with instructions for its products makes twice as many of them and more, and sums them in float32;
-    one without converts first, which is slower than float32. On a GPU it was never measured.
+    one without them converts first, which is slower than float32. It was never measured on a GPU.
     """
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     at_hand = device.type == "cpu" and torch.backends.mkldnn.is_available()
@@ -112,13 +112,13 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise QuantizationError(
-            Category.INVALID_WORKFLOW, "there is no usable GPU here", "Use --device cpu, or --device auto."
+            Category.INVALID_WORKFLOW, "this machine has no usable GPU", "Use --device cpu, or --device auto."
         )
     return torch.device(name)
 
 
 def device_name(device: torch.device) -> str:
-    """The device in words."""
+    """The device's name, for people."""
     return (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"

@@ -263,7 +263,7 @@ def test_a_pod_deleted_by_hand_is_no_failed_attempt(cluster: Cluster, operator: 
     cluster.phase("by-hand", "Running")
     hold(cluster, first)
     cluster.api.kubectl("delete", "pod", first, "-n", NAMESPACE, "--wait=false")
-    cluster.ends(first, 143, failed_result("Disrupted", "the run was stopped by SIGTERM before it was done"))
+    cluster.ends(first, 143, failed_result("Disrupted", "the run was stopped by SIGTERM before it finished"))
     second = cluster.pod(uid, besides=first)
     until("it is told", lambda: cluster.status("by-hand").get("attempts") == {"failed": 0, "disrupted": 1})
     let_go(cluster, first)

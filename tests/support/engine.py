@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from tests.support.tokens import make_batches, tokenizer_of
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, QuaRot
 from quantizer.calibration.text import read_rows
-from quantizer.calibration.tokens import Preprocess, TokenBatches, load_tokenizer, make_batches
+from quantizer.calibration.tokens import Preprocess, TokenBatches
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.source import DirectorySource, Source
 from quantizer.decoder.architecture import ModuleNames
@@ -61,7 +62,7 @@ def quarot_pass(**parameters: Any) -> QuaRot:
 
 def story_batches(text: Path, samples: int, scratch: Path, length: int = 256) -> TokenBatches:
     """Sequences of one of the example texts, tokenized for the example model."""
-    tokenizer = load_tokenizer(DirectorySource(STORIES), scratch)
+    tokenizer = tokenizer_of(DirectorySource(STORIES), scratch)
     preprocess = Preprocess(max_seq_len=length, max_samples=samples)
     rows = read_rows(text.read_bytes(), text.name)
     return make_batches(rows, tokenizer, preprocess, vocabulary=32000, max_positions=256)

@@ -9,10 +9,10 @@ from quantization_api.failures import QuantizationError
 from quantizer.store.interface import (
     OUTPUT,
     Buffer,
-    Checkpoint,
     ObjectInfo,
     PreconditionFailedError,
-    keep_going,
+    StopCheck,
+    never_stop,
 )
 
 
@@ -52,14 +52,14 @@ class MemoryStore:
         """See Store."""
         data = self.objects.get(key)
         if data is None:
-            raise OUTPUT.change(f"{self.uri}/{key}", "is gone")
+            raise OUTPUT.change(f"{self.uri}/{key}", "was deleted during the run")
         if version is not None and version_of(data) != version:
-            raise OUTPUT.change(f"{self.uri}/{key}", "was replaced while it was read")
+            raise OUTPUT.change(f"{self.uri}/{key}", "was replaced while it was being read")
         return data[start : start + length]
 
-    def put_file(self, key: str, path: Path, checkpoint: Checkpoint = keep_going) -> None:
+    def put_file(self, key: str, path: Path, stop_check: StopCheck = never_stop) -> None:
         """See Store."""
-        checkpoint()
+        stop_check()
         self.objects[key] = path.read_bytes()
 
     def put_bytes(self, key: str, data: bytes, if_absent: bool = False, if_version: str | None = None) -> str:

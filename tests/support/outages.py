@@ -39,5 +39,5 @@ def run_through_an_outage(s3: S3Server, tmp_path: Path, seconds: float, expected
     told = [float(word) for word in re.findall(r"storage unreachable for (\d+) s of 300 s", ended.log)]
     assert told, ended.log
     assert max(told) >= expected
-    assert "the storage answers again after" in ended.log
+    assert "the storage responds again after" in ended.log
     assert ended.result.artifact is not None

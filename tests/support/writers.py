@@ -23,11 +23,11 @@ from quantizer.store import claim as claims
 from quantizer.store.artifact import ArtifactWriter
 from quantizer.store.interface import (
     Buffer,
-    Checkpoint,
     ObjectInfo,
     PreconditionFailedError,
+    StopCheck,
     Store,
-    keep_going,
+    never_stop,
 )
 from quantizer.store.manifests import is_ours
 from quantizer.store.obtaining import Asked, already_there, obtain
@@ -124,9 +124,9 @@ class StepwiseStore:
         """See Store."""
         return self._call("read", lambda: self._store.read(key, start, length, version))
 
-    def put_file(self, key: str, path: Path, checkpoint: Checkpoint = keep_going) -> None:
+    def put_file(self, key: str, path: Path, stop_check: StopCheck = never_stop) -> None:
         """See Store."""
-        self._call("put", lambda: self._store.put_file(key, path, checkpoint))
+        self._call("put", lambda: self._store.put_file(key, path, stop_check))
 
     def put_bytes(self, key: str, data: bytes, if_absent: bool = False, if_version: str | None = None) -> str:
         """See Store."""

@@ -1,1 +1,1 @@
-"""Reading what comes from outside: a fault of an input has a category, and reading takes bounded time and memory."""
+"""Reading input from outside: every fault of an input has a category, and reading takes bounded time and memory."""

@@ -1,4 +1,4 @@
-"""JSON from outside, with bounds on its size and depth, so that reading it takes bounded time and memory."""
+"""JSON from outside, bounded in size and depth, so that reading it takes bounded time and memory."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def read_object(
 
     Args:
         category, what, hint: of the error for anything else, see boundary.reading.reading.
-        limit: bytes that the file may have.
+        limit: the largest size of the file in bytes.
         pairs: as json.loads' object_pairs_hook.
     """
     with reading(category, what, hint):
@@ -40,7 +40,7 @@ def parse(data: bytes, limit: int, pairs: Callable[[list[tuple[str, Any]]], Any]
     """The JSON value in UTF-8 bytes.
 
     Raises:
-        ValueError: it is too large, too deep, no JSON, or has text that UTF-8 cannot write.
+        ValueError: it is too large, too deep, not JSON, or has text that cannot be encoded in UTF-8.
     """
     check_size(len(data), limit)
     value = parse_text(data.decode("utf-8"), pairs)
@@ -50,13 +50,13 @@ def parse(data: bytes, limit: int, pairs: Callable[[list[tuple[str, Any]]], Any]
 
 
 def parse_text(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """The JSON value in a text, with bounds on its depth and its parts, of which each takes up to 100 bytes.
+    """The JSON value in a text, bounded in depth and in the number of its values, each of which takes up to 100 bytes.
 
     Raises:
-        ValueError: it is too deep, has too many parts, or is no JSON.
+        ValueError: it is too deep, has too many values, or is not JSON.
     """
     if sum(map(text.count, "[{")) > MOST_CONTAINERS or text.count(",") > MOST_VALUES:
-        raise ValueError("it has more lists, objects or values than are read")
+        raise ValueError("it has too many lists, objects or values")
     try:
         value = json.loads(text, object_pairs_hook=pairs)
     except ValueError as error:
@@ -68,17 +68,17 @@ def parse_text(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None =
 def check_size(size: int, limit: int) -> None:
     """Raises ValueError for a size above the limit; both in bytes."""
     if size > limit:
-        raise ValueError(f"it has {size:,} bytes; at most {limit:,} are read")
+        raise ValueError(f"it has {size:,} bytes; at most {limit:,} are allowed")
 
 
 def check_depth(value: Any, limit: int = MAX_DEPTH) -> None:
-    """Raises ValueError when containers lie in one another more than `limit` deep; without recursion."""
+    """Raises ValueError for more than `limit` nested containers; without recursion."""
     level = [value]
     for _ in range(limit):
         level = [item for holder in level for item in _items(holder) if isinstance(item, (dict, list))]
         if not level:
             return
-    raise ValueError(f"it is nested more than {limit} deep")
+    raise ValueError(f"it is nested more than {limit} levels deep")
 
 
 def _items(holder: Any) -> Any:

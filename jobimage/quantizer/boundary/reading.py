@@ -1,8 +1,8 @@
-"""Where an input is read: whatever its reading raises is a fault of the input, and is reported as one.
+"""Marks where an input is read: whatever that raises is reported as a fault of the input.
 
-Libraries raise anything for a bad file: pydantic's and huggingface's own errors, RecursionError, OverflowError, a
-panic of Rust, which is no Exception. Naming them one by one would miss the next one. So each input is read inside
-`reading`, and only reading: an error of a computation there would be taken for one of the input.
+Libraries raise anything for a bad file: errors of pydantic and huggingface, RecursionError, OverflowError, even a Rust
+panic, which is not an Exception. A list of them would never be complete. So each input is read inside `reading`, and
+nothing else is done there: an error of a computation would be blamed on the input.
 """
 
 import contextlib
@@ -13,16 +13,15 @@ from quantization_api.failures import Category, QuantizationError
 from quantization_api.text import clean
 
 OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO)
-"""Errors of the operating system that say nothing about the input."""
+"""Errors of the operating system that are not the input's fault."""
 
 
 @contextlib.contextmanager
 def reading(category: Category, what: str, hint: str = "") -> Iterator[None]:
     """Turns what the block raises into `category`: "`what` cannot be used: ", with the reason.
 
-    What says something about the process passes: an error that has a category, the end of the process, a stop
-    signal, memory or disk that is full. Sizes that an input claims are compared with bounds before anything is
-    allocated, so a MemoryError is not the input's.
+    Errors of the process pass through: those that have a category already, exits, stop signals, full memory or disk.
+    Sizes claimed by an input are checked before anything is allocated, so a MemoryError is not the input's fault.
     """
     try:
         yield
@@ -33,7 +32,7 @@ def reading(category: Category, what: str, hint: str = "") -> Iterator[None]:
 
 
 def is_of_input(error: BaseException) -> bool:
-    """Whether an error that reading raised says something about the input, and has no category yet."""
+    """Whether an error raised while reading is the input's fault and has no category yet."""
     if isinstance(error, (QuantizationError, MemoryError)) or type(error).__name__ == "OutOfMemoryError":
         return False
     if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
@@ -42,12 +41,12 @@ def is_of_input(error: BaseException) -> bool:
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether it is a panic of a library in Rust; its class is in no module that could be imported."""
+    """Whether it is a panic of a Rust library; its class cannot be imported."""
     return type(error).__module__.startswith("pyo3_runtime")
 
 
 def reason(error: BaseException, limit: int = 512) -> str:
-    """What an error says, in one short line; its type where it says nothing or only a name."""
+    """An error's message in one short line; with its type if the message is empty or only a name."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""Files that a person wrote: YAML or JSON, with bounds, so that no file takes long to read or much memory."""
+"""Files written by people, YAML or JSON, with bounds, so that no file takes long or much memory to read."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ import yaml
 from quantizer.boundary.bounded_json import MAX_DEPTH, check_size
 
 MAX_FILE_BYTES = 2_000_000
-"""The API server takes no larger object either."""
+"""The API server does not accept larger objects either."""
 MAX_ALIASES = 100
 
 
@@ -17,7 +17,7 @@ def read_file(path: Path) -> bytes:
     """The bytes of a file.
 
     Raises:
-        OSError: it cannot be read. ValueError: it is no regular file, or too large.
+        OSError: it cannot be read. ValueError: it is not a regular file, or too large.
     """
     if path.exists() and not path.is_file():
         raise ValueError("it is not a regular file")
@@ -28,11 +28,10 @@ def read_file(path: Path) -> bytes:
 def yaml_documents(data: bytes) -> Iterator[Any]:
     """The documents in YAML.
 
-    The parser's events are looked at first: what is nested too deeply, or refers to itself again and again, is
-    never built.
+    The parser's events are checked first, so that documents with too deep nesting or too many aliases are never built.
 
     Raises:
-        ValueError: it is no YAML, too deep, or has too many aliases.
+        ValueError: it is not YAML, too deep, or has too many aliases.
     """
     text = data.decode("utf-8")
     try:
@@ -48,6 +47,6 @@ def _check_events(text: str) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         aliases += isinstance(event, yaml.AliasEvent)
         if depth > MAX_DEPTH:
-            raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
         if aliases > MAX_ALIASES:
             raise ValueError(f"it has more than {MAX_ALIASES} aliases")

@@ -1,7 +1,7 @@
-"""Work that no limit inside this process would end, in a child with limits of its own.
+"""Runs work that cannot be limited inside this process in a child process with its own limits.
 
-A tokenizer's regular expressions may never come to an end, and its library ends the process when memory is short.
-Both are values in a file of the model. A forked child costs milliseconds: everything is loaded already.
+A tokenizer's regular expressions may never finish, and its library aborts the process when memory is short. Both come
+from a file of the model. A forked child costs milliseconds: everything is already loaded.
 """
 
 import contextlib
@@ -18,20 +18,20 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.boundary.reading import is_of_input, reason
 
 STEP_SECONDS = 10
-"""Of processor time, for a step that takes a tenth of a second."""
+"""CPU time for a step that usually takes a tenth of a second."""
 PR_SET_PDEATHSIG = 1
 DONE, FAILED, OUT_OF_MEMORY = b"+", b"-", b"!"
 
 Step = Callable[[], None]
-"""Called by the work at the beginning of each of its steps."""
+"""Called by the work at the start of each step."""
 
 
 def in_a_child(work: Callable[[Step], bytes], room: int, category: Category, what: str) -> bytes:
     """What `work` returns, computed in a child process.
 
     Args:
-        room: bytes of memory that the work may take beside what this process has.
-        category, what: of the error when a step does not end, when the memory does not suffice, and for whatever
+        room: bytes of memory that the work may use in addition to this process's.
+        category, what: of the error when a step does not finish, when the memory is not enough, and for whatever
             the work raises; see boundary.reading.reading.
     """
     read_end, write_end = os.pipe()
@@ -61,16 +61,16 @@ def _result(answer: bytes, code: int, room: int, category: Category, what: str) 
         said = json.loads(rest)
         raise QuantizationError(Category(said["category"] or category), said["message"], said["hint"])
     if code == -signal.SIGXCPU:
-        why = f"a step took more than {STEP_SECONDS} s of processor time"
+        why = f"a step took more than {STEP_SECONDS} s of CPU time"
     elif kind == OUT_OF_MEMORY or code == -signal.SIGABRT:
-        why = f"it takes more than {room // 1_000_000:,} MB of memory"
+        why = f"it needs more than {room // 1_000_000:,} MB of memory"
     elif code == -signal.SIGKILL:
         raise QuantizationError(
             Category.HOST_OUT_OF_MEMORY,
-            f"{what}: the process that read it was killed, most likely for its memory",
+            f"{what}: the process reading it was killed, most likely for using too much memory",
         )
     else:
-        why = f"the process that read it ended with {code}"
+        why = f"the process reading it exited with {code}"
     raise QuantizationError(category, f"{what} cannot be used: {why}")
 
 

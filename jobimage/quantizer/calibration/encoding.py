@@ -1,8 +1,8 @@
-"""Token ids of text of any length, in bounded memory: a tokenizer takes 200 bytes for each byte that it is given.
+"""Token ids of text of any length in bounded memory: a tokenizer takes 200 bytes for each byte of text.
 
-A text longer than a window is encoded in windows that overlap. What a tokenizer makes of a text depends on what is
-near, so in the middle of an overlap both windows have the same tokens; there the second takes over from the first.
-Where they do not agree, the text is encoded with wider windows, in the end as a whole.
+A text longer than a window is encoded in overlapping windows. Tokens depend only on nearby text, so in the middle of
+an overlap both windows have the same tokens; there the second takes over from the first. If they do not agree, the
+text is encoded with wider windows, and in the end as a whole.
 """
 
 from array import array
@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 WINDOW, OVERLAP = 1 << 18, 1 << 13
 """Characters. A shorter text is encoded as it is."""
 AGREEING = 16
-"""Tokens in a row that both windows must have."""
+"""Consecutive tokens that both windows must share."""
 
 Ids: TypeAlias = "array[int]"
 Token = tuple[int, int, int]
@@ -22,7 +22,7 @@ Token = tuple[int, int, int]
 
 
 class _NoCommonTokensError(Exception):
-    """Two windows do not have the same tokens in the middle of what they share."""
+    """Two windows do not have the same tokens in the middle of their overlap."""
 
 
 def encode(

@@ -41,10 +41,10 @@ def _rows(data: Bytes, file_name: str, text_column: str, by_line: bool) -> list[
     elif suffix in READERS:
         rows = READERS[suffix](data, file_name, text_column)
     else:
-        raise _unreadable(file_name, f"has a suffix that is not known; known are {', '.join(SUFFIXES)}")
+        raise _unreadable(file_name, f"its suffix is unknown; supported are {', '.join(SUFFIXES)}")
     kept = list(islice((row for row in rows if row.strip()), MOST_ROWS + 1))
     if len(kept) > MOST_ROWS:
-        raise _unreadable(file_name, f"has more than {MOST_ROWS:,} rows; give a part of it")
+        raise _unreadable(file_name, f"it has more than {MOST_ROWS:,} rows; use part of it")
     return kept
 
 
@@ -66,7 +66,7 @@ def _json_items(data: Bytes, file_name: str, text_column: str) -> Iterator[str]:
     document = _json(str(data, "utf-8-sig"), file_name, "the file")
     items = document.get("data") if isinstance(document, dict) else document
     if not isinstance(items, list):
-        raise _unreadable(file_name, 'is neither a list of objects nor {"data": [..]}')
+        raise _unreadable(file_name, 'it is neither a list of objects nor {"data": [..]}')
     for number, item in enumerate(items, start=1):
         yield _column(item, text_column, file_name, f"item {number}")
 
@@ -95,7 +95,7 @@ def _column(row: Any, column: str, file_name: str, place: str) -> str:
     value = row.get(column)
     if not isinstance(value, str):
         found = ", ".join(shortened(str(name), 50) for name in list(row)[:10])
-        raise _unreadable(file_name, f"{place} has no text in column {column!r}; it has: {found}")
+        raise _unreadable(file_name, f"{place} has no text in column {column!r}; found: {found}")
     value.encode()  # a lone surrogate, which no tokenizer takes: UnicodeEncodeError
     return value
 

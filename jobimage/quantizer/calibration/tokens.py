@@ -20,26 +20,24 @@ from quantizer.calibration.encoding import WINDOW, Ids, encode, encode_each
 from quantizer.checkpoint.source import Source, read_whole
 
 BATCH_TOKENS = 1024
-"""Tokens that are in a layer at a time, at least one sequence. On a CPU a product of 512 rows is as fast as one of
-2,048, and its results stay in the processor's caches."""
+"""Tokens that go through a layer at a time, at least one sequence. On a CPU a product of 512 rows is as fast as one of
+2,048, and its results stay in the caches."""
 ROWS_AT_ONCE = 1024
 CHILD_BYTES, TOKENIZER_BYTES = 300_000_000, 48
-"""Memory that a tokenizer may take: in all, and for each byte of its files; Gemma's take 13."""
+"""Memory that a tokenizer may use: a base, and for each byte of its files; Gemma's uses 13."""
 TOKENIZER_FILES = ("tokeniz", "vocab", "merges", "special_tokens", "added_tokens", "spiece", "chat_template")
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How text becomes sequences (Olive's pre_process_data_config).
-
-    strategy: join puts `joiner` between rows and cuts consecutive sequences of max_seq_len tokens, the
-        rest is left over; line-by-line makes one sequence of each row, cut at max_seq_len.
-    max_samples: sequences to take; None is all there are.
-    """
+    """How text becomes sequences (Olive's pre_process_data_config)."""
 
     strategy: Literal["join", "line-by-line"] = "join"
+    """join: puts `joiner` between rows and cuts consecutive sequences of max_seq_len tokens, without the remainder;
+    line-by-line: makes one sequence of each row, cut at max_seq_len."""
     max_seq_len: int = 1024
     max_samples: int | None = None
+    """Sequences to take; None takes all."""
     joiner: str = "\n\n"
     add_special_tokens: bool = True
 
@@ -84,18 +82,9 @@ PROBE_STEP = 7919  # a prime: the probe's token ids are spread over the vocabula
 
 
 def probe_tokens(vocabulary: int, max_positions: int) -> TokenBatches:
-    """One short sequence of ids from all over the vocabulary, to see that a model runs."""
+    """One short sequence of ids from all over the vocabulary, to check that a model runs."""
     length = min(PROBE_TOKENS, max_positions)
     return TokenBatches((torch.arange(length, dtype=torch.int64) * PROBE_STEP % vocabulary,))
-
-
-def load_tokenizer(source: Source, scratch: Path) -> PreTrainedTokenizerBase:
-    """The model's tokenizer; its files are copied to scratch, code of the model is never run.
-
-    Raises:
-        QuantizationError: ModelUnsupported when there is none or it does not load.
-    """
-    return _load(copy_tokenizer(source, scratch)[0])
 
 
 def copy_tokenizer(source: Source, scratch: Path) -> tuple[Path, int]:
@@ -123,20 +112,26 @@ def copy_tokenizer(source: Source, scratch: Path) -> tuple[Path, int]:
     return folder, size
 
 
-def _load(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder of its files; code of the model is never run.
+
+    Raises:
+        QuantizationError: ModelUnsupported when it does not load.
+    """
     with reading(Category.MODEL_UNSUPPORTED, "the tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            raise TypeError(f"{type(tokenizer).__name__} is no tokenizer")
+            raise TypeError(f"{type(tokenizer).__name__} is not a tokenizer")
     return tokenizer
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a tokenizer makes of a text: sequences of ids, and how many tokens it has in all."""
+    """The result of tokenizing a text."""
 
     sequences: list[Ids]
     tokens: int
+    """Size of the tokenizer's vocabulary."""
 
 
 def encode_rows(
@@ -165,7 +160,7 @@ def encode_apart(
     folder, size = copy_tokenizer(source, scratch)
 
     def work(step: Callable[[], None]) -> bytes:
-        tokenizer = _load(folder)
+        tokenizer = load_tokenizer(folder)
         parts = []
         for name, (rows, preprocess) in texts.items():
             with naming(name):
@@ -221,19 +216,6 @@ def _unpacked(data: bytes) -> list[Encoded]:
     return parts
 
 
-def make_batches(
-    rows: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
-    preprocess: Preprocess,
-    *,
-    vocabulary: int,
-    max_positions: int,
-) -> TokenBatches:
-    """Tokenizes rows of text here; see check_length, encode_rows and batches_of."""
-    check_length(preprocess, max_positions)
-    return batches_of(encode_rows(rows, tokenizer, preprocess), vocabulary)
-
-
 def check_length(preprocess: Preprocess, max_positions: int) -> None:
     """Raises InvalidWorkflow when max_seq_len is more than the model takes (its max_position_embeddings)."""
     if preprocess.max_seq_len > max_positions:
@@ -250,7 +232,7 @@ def batches_of(encoded: Encoded, vocabulary: int) -> TokenBatches:
     if max(largest + 1, encoded.tokens) > vocabulary:
         raise QuantizationError(
             Category.MODEL_UNSUPPORTED,
-            f"the tokenizer has {encoded.tokens} tokens, the model's vocabulary only {vocabulary}",
+            f"the tokenizer has {encoded.tokens} tokens, but the model's vocabulary has only {vocabulary}",
             "Use the tokenizer that belongs to the model.",
         )
     return TokenBatches(tuple(torch.tensor(sequence, dtype=torch.int64) for sequence in encoded.sequences))
@@ -309,7 +291,7 @@ def _line_by_line(
         tokens = sum(len(sequence) for sequence in sequences)
         raise QuantizationError(
             Category.DATA_INSUFFICIENT,
-            f"the text has {len(sequences)} lines that are not empty ({tokens} tokens); "
+            f"the text has {len(sequences)} non-empty lines ({tokens} tokens); "
             f"{wanted or 1} sequences are needed",
         )
     return sequences[:wanted]

@@ -1,7 +1,7 @@
-"""A model's files in the words of transformers 4, which the packages need and which misreads those of version 5.
+"""A model's configs as transformers 4 expects them: the stock packages need it, and it misreads those of version 5.
 
-`OlderWords` shows a source so that the tokenizer, the decoder and the packages of the legacy image understand it;
-what goes into the artifact is always copied from the source itself.
+`OlderConfigs` presents a source so that the tokenizer, the decoder and the packages of the legacy image understand it;
+files of the artifact are always copied from the source itself.
 """
 
 import json
@@ -16,7 +16,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.checkpoint.source import Buffer, Source, read_whole
 
 OLDER_MODEL_TYPES = frozenset({"gpt_neox", "llama", "mistral", "opt", "phi3", "qwen2", "qwen3"})
-"""Those that the legacy image is for: what any of its packages quantizes (implementations.model_types)."""
+"""What the packages of the legacy image quantize (implementations.model_types)."""
 
 
 def is_older() -> bool:
@@ -25,7 +25,7 @@ def is_older() -> bool:
 
 
 def require_newer(what: str) -> None:
-    """Refuses what is written for transformers 5, and cannot even be imported on another.
+    """Refuses what needs transformers 5 and cannot even be imported without it.
 
     Raises:
         QuantizationError: ModelUnsupported, on the transformers of the legacy image.
@@ -34,15 +34,15 @@ def require_newer(what: str) -> None:
         raise QuantizationError(
             Category.MODEL_UNSUPPORTED,
             f"{what} needs transformers 5; this image has {transformers.__version__}, for the stock packages",
-            "Use the image of the native engine (spec.template.image is best left out).",
+            "Use the native engine's image: leave out spec.template.image.",
         )
 
 
 def compute_rotary(module: Any, device: torch.device) -> None:
     """Gives a rotary embedding on the meta device its frequencies, as its class does when it is made.
 
-    Version 5 computes them with the model's first weights, version 4 in the constructor only. Nothing is done to
-    another module, or to one that has them.
+    Version 5 computes them with the model's first weights, version 4 in the constructor only. Other modules,
+    and those that have them already, are left alone.
     """
     frequencies = getattr(module, "inv_freq", None)
     if isinstance(frequencies, Tensor) and frequencies.is_meta and hasattr(module, "rope_init_fn"):
@@ -53,10 +53,10 @@ def compute_rotary(module: Any, device: torch.device) -> None:
 def model_config(config: dict[str, Any]) -> dict[str, Any]:
     """config.json: rope_parameters becomes rope_theta and rope_scaling, dtype becomes torch_dtype.
 
-    rope_parameters would be ignored, and the model computed with the default rotary embedding: wrong in silence.
+    rope_parameters would be ignored, and the model would silently compute with the default rotary embedding.
 
     Raises:
-        QuantizationError: ModelUnsupported for rotary parameters that differ by kind of layer.
+        QuantizationError: ModelUnsupported for rotary parameters that differ by layer type.
     """
     older = {key: value for key, value in config.items() if key not in ("rope_parameters", "dtype")}
     if "dtype" in config:
@@ -67,9 +67,9 @@ def model_config(config: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
         raise QuantizationError(
             Category.MODEL_UNSUPPORTED,
-            "config.json has rope_parameters for each kind of layer, which the transformers of this image "
-            "cannot compute",
-            "Use implementation native.",
+            "config.json has rope_parameters for each layer type, which the transformers of this image "
+            "does not support",
+            "Use implementation: native.",
         )
     scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
     if "rope_theta" in rope:
@@ -100,7 +100,7 @@ TRANSLATED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 }
 
 
-class OlderWords:
+class OlderConfigs:
     """A source whose configs are translated; every other file is the source's own."""
 
     def __init__(self, source: Source) -> None:
@@ -124,7 +124,7 @@ class OlderWords:
         return {name for name in TRANSLATED if name in files and needed[name] in files}
 
     def _translation(self, name: str) -> bytes:
-        """Bytes that are no JSON object are left as they are: whoever reads them says so best."""
+        """Bytes that are not a JSON object are passed through: their reader reports that best."""
         if name not in self._translated:
             data = read_whole(self._source, name)
             try:

@@ -2,7 +2,7 @@
 
 Layout of a safetensors file: 8 bytes little-endian length n, n bytes JSON {name: {dtype, shape,
 data_offsets}}, then the data (offsets are relative to its start). Headers are checked against the size
-of their file before anything is read, so a shard that was cut short is named at the start of a run and
+of their file before anything is read, so a truncated shard is reported at the start of a run and
 not after an hour.
 """
 
@@ -49,7 +49,7 @@ DTYPE_NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.ite
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where one tensor lies: bytes [start, start + length) of `file`."""
+    """One tensor: bytes [start, start + length) of `file`."""
 
     name: str
     dtype: torch.dtype
@@ -74,7 +74,7 @@ class SafetensorsReader:
 
     Raises:
         QuantizationError: ModelNotFound when there are no safetensors or the index names a file that is
-            not there; `broken` when a header is damaged or a file is cut short.
+            not there; `broken` when a header is damaged or a file is truncated.
     """
 
     def __init__(self, source: Source, broken: Category = Category.MODEL_UNSUPPORTED) -> None:
@@ -87,16 +87,16 @@ class SafetensorsReader:
             for info in self._read_header(file, files[file]):
                 if info.name in self.tensors:
                     raise self._damaged(
-                        file, f"holds {info.name}, which {self.tensors[info.name].file} has too"
+                        file, f"holds {info.name}, which is also in {self.tensors[info.name].file}"
                     )
                 self.tensors[info.name] = info
         for name, file in wanted.items():
             if name not in self.tensors or self.tensors[name].file != file:
-                raise self._damaged(file, f"lacks {name}, which {INDEX_NAME} says it has")
+                raise self._damaged(file, f"lacks {name}, which {INDEX_NAME} lists")
         self.bytes = sum(info.length for info in self.tensors.values())
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor in its own dtype, read from its byte range; KeyError for a name that is not there."""
+        """One tensor in its own dtype, read from its byte range; KeyError for an unknown name."""
         info = self.tensors[name]
         return self._decode(info, info.shape, 0, info.length)
 
@@ -151,7 +151,7 @@ class SafetensorsReader:
                     f"the model has neither {SINGLE_NAME} nor {INDEX_NAME}; it has {', '.join(others[:5])}",
                     "Save the model again with save_pretrained(..., safe_serialization=True).",
                 )
-            found = ", ".join(sorted(files)[:5]) or "no file at all"
+            found = ", ".join(sorted(files)[:5]) or "no files"
             raise QuantizationError(
                 Category.MODEL_NOT_FOUND,
                 f"the model has no {SINGLE_NAME} and no {INDEX_NAME}; found: {found}",
@@ -164,7 +164,7 @@ class SafetensorsReader:
         for name in sorted(shards):
             if not name.endswith(".safetensors") or not name.isprintable():
                 raise self._damaged(
-                    INDEX_NAME, f"names {shortened(ascii(name), 100)}, which is no safetensors file"
+                    INDEX_NAME, f"names {shortened(ascii(name), 100)}, which is not a safetensors file"
                 )
         missing = sorted(shards - set(files))
         if missing:
@@ -180,9 +180,11 @@ class SafetensorsReader:
             raise self._damaged(file, f"has {size} bytes and no header")
         (length,) = struct.unpack("<Q", self._source.read(file, 0, 8))
         if length > size - 8:
-            raise self._damaged(file, f"says that its header has {length} bytes, but the file has {size}")
+            raise self._damaged(file, f"claims a header of {length} bytes, but the file has {size}")
         if length > MAX_HEADER_BYTES:
-            raise self._damaged(file, f"has a header of {length} bytes; at most {MAX_HEADER_BYTES} are read")
+            raise self._damaged(
+                file, f"has a header of {length} bytes; at most {MAX_HEADER_BYTES} are allowed"
+            )
         header = self._json_object(file, bytes(self._source.read(file, 8, length)), MAX_HEADER_BYTES)
         infos = [
             self._parse_entry(file, name, entry, 8 + length)
@@ -195,9 +197,9 @@ class SafetensorsReader:
                 raise self._damaged(file, f"has overlapping tensors {one.name} and {two.name}")
         end = max((info.start + info.length for info in infos), default=8 + length)
         if end > size:
-            raise self._damaged(file, f"is cut short: its header needs {end} bytes, the file has {size}")
+            raise self._damaged(file, f"is truncated: its header describes {end} bytes, the file has {size}")
         if end < size:
-            raise self._damaged(file, f"has {size} bytes, of which its header explains only {end}")
+            raise self._damaged(file, f"has {size} bytes, but its header describes only {end}")
         return infos
 
     def _parse_entry(self, file: str, name: str, entry: Any, data_start: int) -> TensorInfo:
@@ -210,7 +212,7 @@ class SafetensorsReader:
             )
         dtype = DTYPES[dtype_name]
         if min(shape, default=0) < 0 or start < 0 or end - start != math.prod(shape) * dtype.itemsize:
-            raise self._damaged(file, f"says that {name} {shape} {dtype_name} has {end - start} bytes")
+            raise self._damaged(file, f"gives {name} {shape} {dtype_name} a size of {end - start} bytes")
         return TensorInfo(name, dtype, shape, file, data_start + start, end - start)
 
     def _json_object(self, file: str, data: bytes, limit: int) -> dict[str, Any]:
@@ -221,7 +223,7 @@ class SafetensorsReader:
 
 
 def _whole(number: Any) -> int:
-    """A size or an offset, which other readers of the format take as it is: neither text, nor true, nor 1.5."""
+    """A size or an offset; text, true and 1.5 are refused, as other readers of the format refuse them."""
     if type(number) is not int:
-        raise TypeError(f"{shortened(repr(number), 100)} is no whole number")
+        raise TypeError(f"{shortened(repr(number), 100)} is not a whole number")
     return number

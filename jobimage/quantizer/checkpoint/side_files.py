@@ -16,7 +16,7 @@ REPLACED = ("config.json", "quantize_config.json")
 def side_files(source: Source) -> list[str]:
     """Names of the files that are copied byte for byte: tokenizer, generation config, licence, templates.
 
-    Weights and their index are written anew; code (.py) is never copied, since it is never run.
+    Weights and their index are rewritten; code (.py) is never copied, since it is never run.
     """
     return [
         name

@@ -29,7 +29,7 @@ class Source(Protocol):
 
 
 MAX_SMALL_BYTES = 256_000_000
-"""Of a file beside the weights; the largest tokenizers have some 30 MB."""
+"""Limit for a file beside the weights; the largest tokenizers have about 30 MB."""
 
 
 def read_whole(source: Source, name: str, limit: int = MAX_SMALL_BYTES) -> bytes:
@@ -51,7 +51,7 @@ def check_small(name: str, size: int, limit: int = MAX_SMALL_BYTES) -> None:
     if size > limit:
         raise QuantizationError(
             Category.MODEL_UNSUPPORTED,
-            f"{name} has {size:,} bytes; a file of its kind has at most {limit:,}",
+            f"{name} has {size:,} bytes; at most {limit:,} are expected",
             "The file is damaged, or does not belong to the model: copy it again, or remove it.",
         )
 
@@ -73,7 +73,7 @@ class DirectorySource:
         }
 
     def read(self, name: str, start: int, length: int) -> Buffer:
-        """One byte range; ModelNotFound for a file that is gone, AccessDenied for one that is closed to us."""
+        """One byte range; ModelNotFound for a file that is gone, AccessDenied for one that we may not read."""
         buffer = bytearray(length)
         try:
             with (self._root / name).open("rb", buffering=0) as file:
@@ -88,13 +88,13 @@ class DirectorySource:
         except PermissionError as error:
             raise QuantizationError(
                 Category.ACCESS_DENIED,
-                f"{self._root / name} may not be read",
-                "Let the pod's user read the volume (fsGroup, or the modes of the files).",
+                f"{self._root / name} cannot be read: permission denied",
+                "Give the pod's user read access to the volume (fsGroup, or the file modes).",
             ) from error
         if filled != length:
             raise QuantizationError(
                 Category.MODEL_UNSUPPORTED,
                 f"{name} ends after {start + filled} bytes; {start + length} were expected",
-                "The file is cut short: copy it again.",
+                "The file is truncated: copy it again.",
             )
         return buffer

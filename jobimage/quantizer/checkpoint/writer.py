@@ -50,13 +50,15 @@ class PlannedTensor:
 
 @dataclass
 class Shard:
-    """One planned file: header bytes, and for each tensor its offset in the file."""
+    """One planned file."""
 
     name: str
     header: bytes
     offsets: dict[str, int]
+    """Of each tensor in the file."""
     size: int
-    missing: dict[str, int] = field(default_factory=dict)  # tensor -> bytes still to come
+    missing: dict[str, int] = field(default_factory=dict)
+    """Bytes of each tensor that are still to come."""
 
 
 def plan_shards(groups: Sequence[Sequence[PlannedTensor]], max_shard_bytes: int) -> list[Shard]:

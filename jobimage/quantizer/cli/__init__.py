@@ -1,1 +1,1 @@
-"""The command line: what a person types and sees, and how a process begins and ends."""
+"""The command line: options, output, and how a process starts and ends."""

@@ -1,4 +1,4 @@
-"""`quantizer delete`: removes an artifact, and nothing that lies beside it."""
+"""`quantizer delete`: removes an artifact, and nothing else."""
 
 import argparse
 
@@ -13,7 +13,7 @@ from quantizer.store.removal import Ours, remove
 
 
 def delete_command(options: argparse.Namespace) -> int:
-    """Deletes; exit code 0 means that nothing of what was meant is there any more."""
+    """Deletes; exit code 0 means that everything asked for is gone."""
 
     def action(_: Console) -> None:
         access = StorageAccess(
@@ -28,6 +28,6 @@ def delete_command(options: argparse.Namespace) -> int:
         if removed is None:
             print(f"{store.uri}: nothing to delete")
         else:
-            print(f"{store.uri}: deleted {removed} objects and what was left of unfinished runs")
+            print(f"{store.uri}: deleted {removed} objects and the state of unfinished runs")
 
     return guarded(action)

@@ -1,4 +1,4 @@
-"""How a command that is not a run ends: an exit code, and for what went wrong a sentence."""
+"""How a command other than `run` ends: with an exit code, and with a sentence if it failed."""
 
 import contextlib
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from quantizer.cli.termination import categorize, in_words, must_end
 
 
 def show(console: Console, text: str) -> None:
-    """Prints a failure. A standard error that is closed or full changes no exit code."""
+    """Prints a failure. A closed or full standard error does not change the exit code."""
     with contextlib.suppress(OSError, ValueError):
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def guarded(action: Callable[[Console], None]) -> int:
-    """Runs the action, with a console for what is not its result; the exit code."""
+    """Runs the action and returns the exit code; the console is for everything but its result."""
     logs.set_up(as_json=False)
     console = Console(stderr=True)
     try:

@@ -1,4 +1,4 @@
-"""Sets a run up: request, device, scratch, progress for whoever watches; then runs the workflow."""
+"""Sets up a run (request, device, scratch, progress) and runs the workflow."""
 
 import argparse
 import contextlib
@@ -43,11 +43,11 @@ LISTEN_ENV = "QUANTIZATION_LISTEN"
 def execute(
     options: argparse.Namespace, in_pod: bool, stopping: threading.Event, console: Console
 ) -> Outcome:
-    """Runs what the options ask for; `stopping` ends the run at its next checkpoint."""
+    """Runs what the options ask for; `stopping` ends the run at its next stop check."""
     request = _request(options, in_pod)
     logger.info("run of %s/%s", request.namespace, request.name)
 
-    def checkpoint() -> None:
+    def stop_check() -> None:
         if stopping.is_set():
             raise Terminated
 
@@ -63,14 +63,14 @@ def execute(
         if not in_pod:
             stack.enter_context(progress_bar(tracker, console))
         scratch = Path(stack.enter_context(make_scratch(scratch_parent(options.scratch))))
-        patience = Patience(request.storage.patience_seconds, checkpoint, tracker.storage_away)
+        patience = Patience(request.storage.patience_seconds, stop_check, tracker.storage_away)
         return run(
-            request, Setting(scratch, device, tracker, checkpoint, lambda: datetime.now(UTC), patience)
+            request, Setting(scratch, device, tracker, stop_check, lambda: datetime.now(UTC), patience)
         )
 
 
 def scratch_parent(asked: Path | None) -> Path:
-    """Where temporary files go: as asked, else the pod's scratch volume, else the machine's place."""
+    """Where temporary files go: as asked, else the pod's scratch volume, else the machine's temporary directory."""
     if asked is not None:
         return asked
     volume = Path(SCRATCH_PATH)
@@ -92,8 +92,6 @@ def _request(options: argparse.Namespace, in_pod: bool) -> RunRequest:
 def _server(listen: str, tracker: Tracker, request: RunRequest) -> ProgressServer:
     host, _, port = listen.rpartition(":")
     if not host or not port.isdigit():
-        raise QuantizationError(
-            Category.INVALID_WORKFLOW, f"the address to listen on, {listen}, is not HOST:PORT"
-        )
+        raise QuantizationError(Category.INVALID_WORKFLOW, f"the listen address {listen} is not HOST:PORT")
     collector = RunCollector(tracker, request.name, request.namespace, peak_memory, gpu_peak_memory)
     return ProgressServer(host.strip("[]"), int(port), tracker, registry_of(collector))

@@ -11,7 +11,7 @@ from quantizer.cli.termination import categorize, must_end
 
 
 def import_command(options: argparse.Namespace) -> int:
-    """Writes the manifest, or says on standard error everything that stands in its way."""
+    """Writes the manifest, or prints every problem to standard error."""
     try:
         data = dict(_pair(text) for text in options.data)
         manifest = import_config(
@@ -40,7 +40,7 @@ def import_command(options: argparse.Namespace) -> int:
 
 
 def _lines(error: QuantizationError) -> list[str]:
-    """The error for a person; every field that stands in the way on a line of its own."""
+    """The error for people, with one line for each field."""
     first, *others = error.message.splitlines() or [""]
     return [f"{error.category}: {clean(first)}", *map(clean, others), error.hint]
 
@@ -54,6 +54,6 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _dns_name(text: str) -> str:
-    """A name that Kubernetes takes, made from the name of a file."""
+    """A valid Kubernetes name made from a file name."""
     cleaned = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in text.lower())
     return cleaned.strip("-")[:63].rstrip("-") or "imported"

@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line in a pod, plain lines for a person."""
+"""Logs: one JSON object per line in a pod, plain lines for people."""
 
 import json
 import logging
@@ -6,16 +6,18 @@ import re
 import sys
 from datetime import UTC, datetime
 
+from typing_extensions import override
+
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""All but tabs and line ends."""
+"""Control characters except tabs and newlines."""
 QUIET = ("botocore", "boto3", "s3transfer", "urllib3", "transformers", "matplotlib", "fontTools")
 
 
 class JsonFormatter(logging.Formatter):
     """A record as JSON: time, level, logger, message, and the traceback if there is one."""
 
+    @override
     def format(self, record: logging.LogRecord) -> str:
-        """See logging.Formatter."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -28,29 +30,28 @@ class JsonFormatter(logging.Formatter):
 
 
 class PlainFormatter(logging.Formatter):
-    """A record for a person."""
+    """A record for people."""
 
+    @override
     def format(self, record: logging.LogRecord) -> str:
-        """See logging.Formatter."""
         return writable(super().format(record))
 
 
 class Record(logging.LogRecord):
-    """A record whose message is writable, also for the handlers that libraries bring."""
+    """A record whose message is writable, for the handlers of libraries too."""
 
-    def getMessage(self) -> str:  # noqa: N802 - the name of logging.LogRecord's
-        """See logging.LogRecord."""
+    @override
+    def getMessage(self) -> str:
         return writable(super().getMessage())
 
 
 def writable(text: str) -> str:
-    """Text that any stream takes and no terminal obeys.
+    """Text that is safe for any stream and any terminal.
 
-    Lone surrogates, of names of files that are no text, and control characters, of what a library quotes from an
-    input, are written as escapes.
+    Lone surrogates (from file names that are not text) and control characters (from quoted input) are escaped.
     """
-    told = text.encode("utf-8", "backslashreplace").decode()
-    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", told)
+    escaped = text.encode("utf-8", "backslashreplace").decode()
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", escaped)
 
 
 def set_up(as_json: bool) -> None:

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def verify_command(options: argparse.Namespace) -> int:
-    """Verifies; exit code 0 means that the artifact is whole and runs."""
+    """Verifies; exit code 0 means that the artifact is complete and runs."""
 
     def action(console: Console) -> None:
         device = choose_device(options.device)
@@ -36,12 +36,12 @@ def verify_command(options: argparse.Namespace) -> int:
                 lambda stage, done, total: status.update(f"{stage} {100 * done // max(1, total)} %"),
             )
         Console().print(
-            f"verified: {len(verified.manifest.objects)} objects, {verified.bytes / 1e6:,.1f} MB, all as the "
-            f"manifest says; the model loads and runs\n{verified.digest}",
+            f"verified: {len(verified.manifest.objects)} objects, {verified.bytes / 1e6:,.1f} MB match the "
+            f"manifest; the model loads and runs\n{verified.digest}",
             soft_wrap=True,
         )
         for key in verified.unlisted:
-            Console().print(f"beside the artifact, not of it: {key}", soft_wrap=True, markup=False)
+            Console().print(f"not part of the artifact: {key}", soft_wrap=True, markup=False)
 
     return guarded(action)
 
@@ -79,7 +79,7 @@ def _model(model: dict[str, Any]) -> RenderableType:
         ("size", f"{model['sizeBytes'] / 1e6:,.1f} MB ({dtypes})"),
         ("group sizes", ", ".join(map(str, model["groupSizes"])) + " divide every linear"),
     ]
-    table = Table("linear of a layer", box=None, pad_edge=False)
+    table = Table("linear in a layer", box=None, pad_edge=False)
     table.add_column("outputs", justify="right")
     table.add_column("inputs", justify="right")
     for linear in model["linears"]:

@@ -1,4 +1,4 @@
-"""A QuantizationJob manifest in a file, for runs without a cluster: the same models, the same sentences."""
+"""A QuantizationJob manifest in a file, for runs without a cluster: the same validation and the same messages."""
 
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,7 @@ from quantizer.boundary.yaml_file import read_file, yaml_documents
 from quantizer.run.local_identity import local_uid
 
 SENTENCES = ("refused", "rule", "foreign")
-"""Types of errors whose message is already the sentence that a user should read."""
-
-
+"""Types of errors whose message is already written for the user."""
 MOST_FAULTS = 100
 CORRECT = "Correct the manifest as the message says."
 
@@ -39,19 +37,19 @@ class _Job(BaseModel):
 
 
 def load_request(path: Path, endpoint: str | None = None, region: str | None = None) -> RunRequest:
-    """The request that the operator would make of the manifest.
+    """The request that the operator would make from the manifest.
 
-    Paths that begin with ./ or ../ are relative to the file (a cluster knows no such paths, it refuses
-    them). endpoint and region replace those of spec.storage, whose names may mean nothing outside the
-    cluster; credentials come from the environment, never from spec.storage.credentialsSecret.
+    Paths that begin with ./ or ../ are relative to the file (a cluster refuses such paths). endpoint and
+    region replace those of spec.storage, whose names may not resolve outside the cluster; credentials
+    come from the environment, never from spec.storage.credentialsSecret.
 
     Raises:
-        QuantizationError: InvalidWorkflow with the field and the sentence.
+        QuantizationError: InvalidWorkflow with the field and what is wrong with it.
     """
     with reading(Category.INVALID_WORKFLOW, str(path), CORRECT):
         documents = [item for item in yaml_documents(read_file(path)) if item is not None]
     if len(documents) != 1 or not isinstance(documents[0], dict):
-        raise _invalid(f"{path} must hold exactly one {KIND}; it holds {len(documents)} documents")
+        raise _invalid(f"{path} must contain exactly one {KIND}; it contains {len(documents)} documents")
     document = documents[0]
     if (document.get("apiVersion"), document.get("kind")) != (API_VERSION, KIND):
         raise _invalid(
@@ -68,19 +66,19 @@ def load_request(path: Path, endpoint: str | None = None, region: str | None = N
 
 
 def reached_by(request: RunRequest, endpoint: str | None, region: str | None) -> RunRequest:
-    """The request with what was said beside it about the way to the storage."""
-    said = {"endpoint": endpoint, "region": region}
-    changed = {name: value for name, value in said.items() if value}
+    """The request with its storage's endpoint and region replaced, where they are given."""
+    given = {"endpoint": endpoint, "region": region}
+    changed = {name: value for name, value in given.items() if value}
     return request.model_copy(update={"storage": request.storage.model_copy(update=changed)})
 
 
 def describe(error: ValidationError) -> str:
-    """A validation error as sentences "field: what is wrong", in one line."""
+    """A validation error in one line, as "field: what is wrong" for each fault."""
     return "; ".join(sentences(error))
 
 
 def sentences(error: ValidationError) -> list[str]:
-    """Each fault as "field: what is wrong", as kubectl prints what the API server refuses; the first hundred."""
+    """Each fault as "field: what is wrong", as kubectl prints them; at most MOST_FAULTS."""
     return [
         clean(_sentence(_field(item["loc"]), str(item["type"]), item["msg"]))
         for item in error.errors(include_url=False, include_input=False)[:MOST_FAULTS]
@@ -88,7 +86,7 @@ def sentences(error: ValidationError) -> list[str]:
 
 
 def _field(location: tuple[int | str, ...]) -> str:
-    """Dotted path; the tag that pydantic adds for a pass type is no field."""
+    """Dotted path, without the tag that pydantic adds for the pass type."""
     text = ""
     for position, part in enumerate(location):
         if isinstance(part, int):

@@ -1,4 +1,4 @@
-"""The command line: parses, calls, and turns every ending into an exit code."""
+"""The command line: parses the options, runs the command and returns its exit code."""
 
 import argparse
 import os
@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
+
+from typing_extensions import override
 
 from quantization_api import ENGINE_VERSION
 from quantization_api.failures import ExitCode
@@ -17,6 +19,7 @@ EPILOG = """exit codes: 0 done; 64 usage; 65 data; 66 not found; 70 internal; 71
 
 
 class _Parser(argparse.ArgumentParser):
+    @override
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         print(f"{self.prog}: {message}", file=sys.stderr)
@@ -37,8 +40,8 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run",
         help="run a QuantizationJob",
-        description=f"Runs the manifest FILE on this machine, or, without -f, the request in ${REQUEST_ENV}, "
-        "as a pod of the operator does.",
+        description=f"Runs the manifest FILE on this machine. Without -f, runs the request in ${REQUEST_ENV}, "
+        "as the operator's pods do.",
     )
     run.add_argument("-f", "--filename", type=Path, metavar="FILE", help="manifest of a QuantizationJob")
     _storage(run)
@@ -46,19 +49,19 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--default-calibration",
         metavar="URI",
-        help="text for a pass that names no data config (in a pod the operator's setting)",
+        help="calibration text for passes without a data config (in a pod, the operator sets it)",
     )
     run.add_argument(
         "--listen",
         metavar="HOST:PORT",
-        help="serve /progress, /metrics and /healthz there (in a pod 0.0.0.0:8080, else off)",
+        help="serve /progress, /metrics and /healthz at this address (default: 0.0.0.0:8080 in a pod, else off)",
     )
 
     verify = commands.add_parser(
         "verify",
         help="check an artifact against its manifest and load it",
-        description="Reads every object of an artifact again, compares it with the manifest, loads the model "
-        "and runs it.",
+        description="Reads every object of an artifact, compares it with the manifest, then loads and runs "
+        "the model.",
     )
     verify.add_argument("uri", metavar="URI", help="s3://BUCKET/PREFIX, file:///PATH or a path")
     _storage(verify)
@@ -76,13 +79,17 @@ def parser() -> argparse.ArgumentParser:
     delete = commands.add_parser(
         "delete",
         help="remove an artifact",
-        description="Removes what the manifest of an artifact lists, the manifest itself, and the state of unfinished "
-        "runs; never an object that lies beside them. With --recipe or --uid, only what is of that recipe or job.",
+        description="Removes the objects that an artifact's manifest lists, the manifest itself and the state of "
+        "unfinished runs, and nothing else. With --recipe or --uid, only what belongs to that recipe or job.",
     )
     delete.add_argument("uri", metavar="URI", help="s3://BUCKET/PREFIX, file:///PATH or a path")
-    delete.add_argument("--recipe", metavar="DIGEST", help="only an artifact of this recipe (sha256:...)")
     delete.add_argument(
-        "--uid", metavar="UID", help="only what the QuantizationJob of this uid made or left unfinished"
+        "--recipe", metavar="DIGEST", help="delete only an artifact of this recipe (sha256:...)"
+    )
+    delete.add_argument(
+        "--uid",
+        metavar="UID",
+        help="delete only what the QuantizationJob with this uid made or left unfinished",
     )
     _storage(delete)
     delete.add_argument(
@@ -90,22 +97,22 @@ def parser() -> argparse.ArgumentParser:
         type=_seconds,
         default=PATIENCE_SECONDS,
         metavar="SECONDS",
-        help=f"how long to wait for a storage that is away (default: {PATIENCE_SECONDS})",
+        help=f"how long to wait for storage that does not answer (default: {PATIENCE_SECONDS})",
     )
     delete.add_argument(
         "--refuse-link-local",
         action="store_true",
-        help="refuse an endpoint whose address is link-local, as those of clouds' metadata are",
+        help="refuse an endpoint with a link-local address, such as a cloud's metadata service",
     )
 
     importer = commands.add_parser(
         "import",
         help="turn an Olive run config into a manifest",
         description="Turns a run config of Microsoft Olive (0.7 or newer, JSON or YAML) into a QuantizationJob. "
-        "What has no meaning here is refused by name, never dropped.",
+        "Fields with no equivalent are refused by name, never dropped.",
     )
     importer.add_argument("config", type=Path, metavar="FILE", help="the run config")
-    importer.add_argument("-o", "--output", type=Path, metavar="FILE", help="write there instead of stdout")
+    importer.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of stdout")
     importer.add_argument("--output-uri", metavar="URI", help="spec.output.uri of the manifest")
     importer.add_argument("--name", metavar="NAME", help="metadata.name (default: the name of the file)")
     importer.add_argument("--model-path", metavar="URI", help="replaces input_model.model_path")
@@ -121,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FIELD",
-        help="leave a field out wherever it is; repeatable",
+        help="leave out this field wherever it occurs; repeatable",
     )
     return top
 

@@ -1,4 +1,4 @@
-"""`quantizer run`: however it ends, the result is left where it belongs and the exit code says what it was."""
+"""`quantizer run`: however it ends, it writes the termination message and returns the matching exit code."""
 
 import argparse
 import contextlib
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_command(options: argparse.Namespace) -> int:
-    """Runs the manifest of -f, or as a pod the request in the environment. Nothing escapes."""
+    """Runs the manifest of -f, or in a pod the request in the environment. No exception escapes."""
     in_pod = options.filename is None
     logs.set_up(as_json=in_pod)
     path = termination_path(in_pod)
@@ -32,7 +32,7 @@ def run_command(options: argparse.Namespace) -> int:
     console = Console(stderr=True)
     try:
         with terminated_by_sigterm(lambda: leave_message(stopped, path)) as stopping:
-            # Imported in here, where an import that fails (too little memory, a broken image) is categorized.
+            # Imported here, so that a failing import (too little memory, a broken image) gets a category.
             from quantizer.cli.execution import execute
             from quantizer.cli.screen import summary
 
@@ -50,9 +50,7 @@ def run_command(options: argparse.Namespace) -> int:
             logger.error("%s: %s (%s)", known.category, result.failure.message, result.failure.hint)
         return int(known.exit_code)
     leave_message(outcome.result, path)
-    with contextlib.suppress(
-        OSError, ValueError
-    ):  # a standard output that is closed does not undo the artifact
+    with contextlib.suppress(OSError, ValueError):  # a closed standard output does not undo the artifact
         if shown is None:
             logger.info("done: %s", outcome.result.to_message())
         else:

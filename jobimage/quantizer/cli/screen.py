@@ -1,4 +1,4 @@
-"""What a person sees of a run on this machine: a progress bar, a summary, a failure."""
+"""The terminal output of a run on this machine: a progress bar and a summary."""
 
 import contextlib
 import threading
@@ -20,7 +20,7 @@ REFRESH_SECONDS = 0.2
 
 @contextlib.contextmanager
 def progress_bar(tracker: Tracker, console: Console) -> Iterator[None]:
-    """Shows the tracker's progress until the block ends; without a terminal a line for each stage."""
+    """Shows the tracker's progress until the block ends; without a terminal, prints a line for each stage."""
     done = threading.Event()
     if not console.is_terminal:
         watcher = threading.Thread(target=_print_stages, args=(tracker, console, done), daemon=True)
@@ -75,12 +75,12 @@ def _print_stages(tracker: Tracker, console: Console, done: threading.Event) -> 
 
 
 def summary(outcome: Outcome) -> RenderableType:
-    """Sizes, metrics before and after beside plain rounding's, and where the artifact lies."""
+    """Where the artifact is, its sizes, and its metrics beside those of the input and of plain rounding."""
     result, manifest = outcome.result, outcome.manifest
     assert result.artifact is not None
     facts = [("artifact", result.artifact.uri)]
     if result.artifact.reused_from:
-        facts.append(("", "was already there with this recipe; nothing was computed"))
+        facts.append(("", "already existed with this recipe; nothing was computed"))
     facts += [
         ("recipe", manifest.recipe),
         ("size", sizes(manifest)),
@@ -93,7 +93,7 @@ def summary(outcome: Outcome) -> RenderableType:
 
 
 def facts_text(facts: Sequence[tuple[str, str]]) -> Text:
-    """Names and values, one pair a line; long values run on, so that they can be copied."""
+    """Names and values, one pair per line; long values are not wrapped, so that they can be copied."""
     width = max(len(name) for name, _ in facts) + 2
     return Text(
         "\n".join(f"{name:<{width}}{value}" for name, value in facts), overflow="ignore", no_wrap=True
@@ -101,10 +101,10 @@ def facts_text(facts: Sequence[tuple[str, str]]) -> Text:
 
 
 def sizes(manifest: Manifest) -> str:
-    """Sizes before and after, in words."""
+    """Sizes before and after, for people."""
     return (
         f"{manifest.input.size_bytes / 1e6:,.1f} MB -> {manifest.model_bytes() / 1e6:,.1f} MB "
-        f"({manifest.compression_ratio:.2f} times smaller, {manifest.bits_per_weight:.3f} bits a weight)"
+        f"({manifest.compression_ratio:.2f} times smaller, {manifest.bits_per_weight:.3f} bits per weight)"
     )
 
 

@@ -1,4 +1,4 @@
-"""How a run ends: exceptions to a result, the termination message, and SIGTERM."""
+"""How a run ends: from exceptions to a result, the termination message, and SIGTERM."""
 
 import contextlib
 import errno
@@ -24,45 +24,45 @@ TERMINATION_ENV = "QUANTIZATION_TERMINATION_LOG"
 GRACE_SECONDS = 8.0
 TEXT_LIMIT = 1024
 SHOWN_LIMIT = 8192
-"""Characters of a message on a screen: of what rich is given, since it takes seconds for a long text."""
+"""Characters of a message on a terminal: rich takes seconds for a long text."""
 TRACEBACK_LIMIT = 20_000
 ALLOCATION_FAILED = ("can't allocate memory", "not enough memory", "cannot allocate memory")
 
 
 class Terminated(BaseException):
-    """SIGTERM came: unwind now."""
+    """SIGTERM was received: unwind now."""
 
 
 def categorize(error: BaseException) -> QuantizationError:
     """The one place where every exception gets its category.
 
-    A traceback is logged only for what nobody raised on purpose.
+    A traceback is logged only for unexpected exceptions.
     """
     if isinstance(error, QuantizationError):
         return error
     if isinstance(error, Terminated):
-        return QuantizationError(Category.DISRUPTED, "the run was stopped by SIGTERM before it was done")
+        return QuantizationError(Category.DISRUPTED, "the run was stopped by SIGTERM before it finished")
     if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
-        return QuantizationError(Category.GPU_OUT_OF_MEMORY, f"the GPU has too little memory: {_line(error)}")
+        return QuantizationError(Category.GPU_OUT_OF_MEMORY, f"the GPU ran out of memory: {_line(error)}")
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error).lower() for words in ALLOCATION_FAILED)
     ):
-        return QuantizationError(Category.HOST_OUT_OF_MEMORY, f"an allocation failed: {_line(error)}")
+        return QuantizationError(Category.HOST_OUT_OF_MEMORY, f"a memory allocation failed: {_line(error)}")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return QuantizationError(Category.SCRATCH_FULL, f"no space left: {_line(error)}")
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return QuantizationError(Category.HOST_OUT_OF_MEMORY, f"an allocation failed: {_line(error)}")
+        return QuantizationError(Category.HOST_OUT_OF_MEMORY, f"a memory allocation failed: {_line(error)}")
     logger.error("unexpected %s\n%s", type(error).__name__, _traceback(error))
     return QuantizationError(Category.INTERNAL, f"{type(error).__name__}: {_line(error)}")
 
 
 def must_end(error: BaseException) -> bool:
-    """Whether an exception ends a command with a category; others (SystemExit) are meant for the interpreter."""
+    """Whether an exception ends a command with a category; others (SystemExit) are left to the interpreter."""
     return isinstance(error, (Exception, KeyboardInterrupt, Terminated)) or is_panic(error)
 
 
 def failed(error: QuantizationError) -> RunResult:
-    """The result that says so; its texts are one line each, printable and bounded."""
+    """The result of a failed run; its texts are single printable lines of bounded length."""
     return RunResult(
         failure=Failure(
             category=error.category,
@@ -74,12 +74,12 @@ def failed(error: QuantizationError) -> RunResult:
 
 
 def in_words(error: QuantizationError) -> str:
-    """The error for a person: what happened, and on the next line what to change."""
+    """The error for people: what happened, and on the next line what to change."""
     return f"{error.category}: {clean(error.message, SHOWN_LIMIT)}\n{clean(error.hint, TEXT_LIMIT)}"
 
 
 def termination_path(in_pod: bool) -> Path | None:
-    """Where the result goes: the file that the environment names, else in a pod Kubernetes' own."""
+    """Where the result is written: the file named in the environment, else in a pod Kubernetes' default."""
     named = os.environ.get(TERMINATION_ENV)
     if named:
         return Path(named)
@@ -87,7 +87,7 @@ def termination_path(in_pod: bool) -> Path | None:
 
 
 def leave_message(result: RunResult, path: Path | None) -> None:
-    """Writes the termination message. A path that is not writable is logged: the exit code still tells."""
+    """Writes the termination message. A failure is only logged: the exit code still tells the category."""
     if path is None:
         return
     try:
@@ -98,15 +98,15 @@ def leave_message(result: RunResult, path: Path | None) -> None:
 
 @contextlib.contextmanager
 def terminated_by_sigterm(last_words: Callable[[], None]) -> Iterator[threading.Event]:
-    """Inside, SIGTERM raises Terminated in the main thread and sets the event that is given.
+    """Inside, SIGTERM raises Terminated in the main thread and sets the event that is yielded.
 
-    A long product of matrices holds the main thread back: if the block has not ended GRACE_SECONDS after
-    the signal, `last_words` is called and the process ends where it is, which is safe at any instant
-    (objects are stored whole or not at all, the manifest last).
+    A long matrix product can delay the main thread: if the block has not ended GRACE_SECONDS after the
+    signal, `last_words` is called and the process exits at once, which is always safe (objects are stored
+    completely or not at all, the manifest last).
     """
     stopping, ended = threading.Event(), threading.Event()
-    # The handler itself runs in the main thread and may be held back too; the wake-up descriptor is
-    # written at once, so the clock starts with the signal.
+    # The handler runs in the main thread and may be delayed too; the wake-up descriptor is written at
+    # once, so the clock starts with the signal.
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(write_end, False)
 

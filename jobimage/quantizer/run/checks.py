@@ -21,7 +21,7 @@ from quantizer.calibration.tokens import (
     encode_apart,
     naming,
 )
-from quantizer.checkpoint.older_transformers import OlderWords, is_older
+from quantizer.checkpoint.older_transformers import OlderConfigs, is_older
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.export.plan import PROVIDERS, check_model, plan_build
@@ -40,6 +40,7 @@ from quantizer.run.inputs import (
     read_text,
     used_data_configs,
 )
+from quantizer.store.interface import StopCheck
 from quantizer.store.location import Location
 from quantizer.store.patience import Patience
 
@@ -50,14 +51,14 @@ logger = logging.getLogger(__name__)
 class Setting:
     """Where and how a run computes; nothing here changes the result.
 
-    scratch: directory of this run. checkpoint: called often; what it raises ends the run. patience: with a storage that
+    scratch: directory of this run. stop_check: called often; what it raises ends the run. patience: with a storage that
     is away, of all stores of the run together.
     """
 
     scratch: Path
     device: torch.device
     tracker: Tracker
-    checkpoint: Callable[[], None]
+    stop_check: StopCheck
     now: Callable[[], datetime]
     patience: Patience = field(default_factory=Patience)
 
@@ -100,7 +101,7 @@ class Job:
 
 def readable(source: Source) -> Source:
     """A model as the transformers of this image understands it (see implementations.older_transformers)."""
-    return OlderWords(source) if is_older() else source
+    return OlderConfigs(source) if is_older() else source
 
 
 def check(request: RunRequest, setting: Setting) -> Job:
@@ -123,7 +124,7 @@ def check(request: RunRequest, setting: Setting) -> Job:
         modules,
         setting.patience,
     )
-    setting.checkpoint()
+    setting.stop_check()
     check_revision(workflow.input_model, model)
     if stock is not None:
         model_types.check_model(stock, model.decoder.architecture.model_type)
@@ -154,7 +155,7 @@ def _read_texts(
     texts: dict[str, tuple[list[str], Preprocess]] = {}
     revisions: dict[str, str] = {}
     for name, config in configs.items():
-        setting.checkpoint()
+        setting.stop_check()
         text = read_text(
             config,
             request.storage,

@@ -26,7 +26,7 @@ from safetensors.torch import load, save_file
 from quantization_api.manifest import STATE_PREFIX, LinearReport
 from quantizer.checkpoint.writer import scratch_errors
 from quantizer.passes.interface import FinishedLayer
-from quantizer.store.interface import Checkpoint, Store, keep_going
+from quantizer.store.interface import StopCheck, Store, never_stop
 from quantizer.store.small_objects import UnsteadyError, read_small
 from quantizer.store.source import Noted
 
@@ -64,7 +64,7 @@ class FinishedLayers:
     Args:
         store: of the artifact. recipe: digest of what is computed.
         scratch: directory for the file that is being stored.
-        check: called before and during transfers; what it raises ends the run (stopped, claim lost).
+        stop_check: called before and during transfers; what it raises ends the run (stopped, claim lost).
         model: what is read, to keep its checksums with the layers.
     """
 
@@ -73,10 +73,10 @@ class FinishedLayers:
         store: Store,
         recipe: str,
         scratch: Path,
-        check: Checkpoint = keep_going,
+        stop_check: StopCheck = never_stop,
         model: Remembering | None = None,
     ) -> None:
-        self._store, self._scratch, self._check, self._model = store, scratch, check, model
+        self._store, self._scratch, self._stop_check, self._model = store, scratch, stop_check, model
         self._prefix = prefix_of(recipe)
         self._records = {key for key in store.list(self._prefix) if key.endswith(".json")}
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")
@@ -136,8 +136,8 @@ class FinishedLayers:
     def _put(self, index: int, path: Path, said: dict[str, Any]) -> None:
         data = path.read_bytes()
         record = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), **said}
-        self._check()
-        self._store.put_file(self._key(index, "safetensors"), path, self._check)
+        self._stop_check()
+        self._store.put_file(self._key(index, "safetensors"), path, self._stop_check)
         self._store.put_bytes(self._key(index, "json"), json.dumps(record).encode())
 
     def _wait(self) -> None:

@@ -83,7 +83,7 @@ def _package(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeRepo
 
 
 def _tell(setting: Setting, done: int, total: int) -> None:
-    setting.checkpoint()
+    setting.stop_check()
     setting.tracker.layers(done, total)
     setting.tracker.advance(done, total)
 
@@ -109,7 +109,7 @@ def export(
     parts = {"onnx": 0.0, "onnx-integers": 0.8, "onnx-logits": 0.9}
 
     def on_progress(stage: str, done: int, total: int) -> None:
-        setting.checkpoint()
+        setting.stop_check()
         following = min((start for start in parts.values() if start > parts[stage]), default=1.0)
         setting.tracker.advance(parts[stage] + (following - parts[stage]) * done / max(1, total), 1)
 
@@ -138,7 +138,7 @@ def _fetch(artifact: StoreSource, folder: Path, setting: Setting) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with scratch_errors(), path.open("wb") as file:
             for start in range(0, size, block):
-                setting.checkpoint()
+                setting.stop_check()
                 file.write(artifact.read(name, start, min(block, size - start)))
 
 
@@ -146,7 +146,7 @@ def evaluate(job: Job, setting: Setting, artifact: StoreSource, quantized: Quant
     """The metrics of the workflow, on the stored checkpoint."""
 
     def on_progress(share: float) -> None:
-        setting.checkpoint()
+        setting.stop_check()
         setting.tracker.advance(share, 1)
 
     metrics, decoder = job.request.workflow.metrics(), job.model.decoder

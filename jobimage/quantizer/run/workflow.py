@@ -58,7 +58,7 @@ def run(request: RunRequest, setting: Setting) -> Outcome:
             store,
             asked,
             lambda writer: _compute(job, setting, writer),
-            setting.checkpoint,
+            setting.stop_check,
             lambda count: tracker.count_bytes("written artifact", count),
         )
     tracker.finish()

@@ -1,1 +1,1 @@
-"""Where models, texts and artifacts lie: one interface over S3 and local directories."""
+"""Storage of models, texts and artifacts: one interface to S3 and local directories."""

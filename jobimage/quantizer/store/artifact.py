@@ -1,15 +1,15 @@
-"""Writes an artifact so that it is either whole or not there, and so that nobody destroys another one's.
+"""Writes an artifact so that it is either complete or absent, and so that no job destroys another job's.
 
     take the claim                          another job's live claim is a conflict
-    end what was decided before             a run that was killed while it published has its artifact after all
-    stage objects, read each one back       under a prefix of this process alone, while later layers are computed
-    stage the manifest, then decide         by one conditional write of the claim: of two, one can
-    publish                                 on the server (promotion.py); whoever comes can end it
+    finish an earlier decision              a run that was killed while publishing still gets its artifact
+    stage objects, read each one back       under this process's own prefix, while later layers are computed
+    stage the manifest, then decide         by one conditional write of the claim, which only one process can win
+    publish                                 on the server (promotion.py); any process can finish it
     remove the state, the claim last
 
-What a killed run leaves has a claim; the next run removes what was staged and goes on from its finished layers.
-Nothing that is published is ever removed for a conflict or a failure. Objects that nobody claimed are never touched:
-they are somebody's, so they are a conflict.
+What a killed run leaves behind has a claim; the next run removes the staged objects and continues from the finished
+layers. Nothing that is published is ever removed because of a conflict or a failure. Unclaimed objects belong to
+someone else: they are a conflict, and are never touched.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from pathlib import Path
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import MANIFEST_NAME, Manifest, StoredObject
 from quantizer.store.claim import Claim
-from quantizer.store.interface import ObjectInfo, Store
+from quantizer.store.interface import ObjectInfo, StopCheck, Store
 from quantizer.store.manifests import is_ours, manifest_digest, missing_or_changed, parse_manifest
 from quantizer.store.mark import CLAIM_NAME, Decision
 from quantizer.store.promotion import clean_up, drop_dead_attempts, publish
@@ -31,14 +31,11 @@ logger = logging.getLogger(__name__)
 
 UPLOAD_ATTEMPTS = 2
 LOOKS = 3
-"""How often a listing is taken that another run's end makes look as if it were somebody else's."""
+"""Listings to take before objects count as foreign: another run that ends meanwhile makes them look so."""
 
 
 class Output:
     """What is at the output before anything is written.
-
-    manifest, manifest_bytes: of an artifact of the same recipe, if there is one.
-    whole: all its objects are there with their sizes.
 
     Raises:
         QuantizationError: ArtifactConflict when something else is there.
@@ -47,14 +44,16 @@ class Output:
     def __init__(self, store: Store, recipe: str) -> None:
         self.store, self.recipe = store, recipe
         self.manifest: Manifest | None = None
+        """Of an artifact of the same recipe, if there is one."""
         self.manifest_bytes = b""
         self.whole = False
+        """Whether all its objects are there with their sizes."""
         for _ in range(LOOKS):
             self.listing = store.list()
             foreign = self._foreign()
             if MANIFEST_NAME not in self.listing and not foreign:
                 return
-            # Another run may end right now: what was listed a moment ago is then no longer how it is.
+            # Another run may be ending right now, which makes the listing out of date.
             if (found := read_small(store, MANIFEST_NAME)) is not None:
                 self._take_in(found.data)
                 return
@@ -62,13 +61,13 @@ class Output:
             raise QuantizationError(
                 Category.ARTIFACT_CONFLICT,
                 f"{store.uri} holds {foreign[0]}"
-                f"{f' and {len(foreign) - 1} more' if len(foreign) > 1 else ''}, but no manifest and no mark "
-                "of a broken run: these objects are not the quantizer's",
+                f"{f' and {len(foreign) - 1} more' if len(foreign) > 1 else ''}, but neither a manifest "
+                "nor a claim: the quantizer did not write these objects",
                 "Choose an empty output.uri, or remove the objects if nobody needs them.",
             )
 
     def _foreign(self) -> list[str]:
-        """Objects with an artifact's names that neither a manifest nor a claim says anything about."""
+        """Objects with an artifact's names but without a manifest or a claim."""
         if MANIFEST_NAME in self.listing or CLAIM_NAME in self.listing:
             return []
         return [key for key in self.listing if is_ours(key)]
@@ -88,44 +87,44 @@ class ArtifactWriter:
     """Puts the objects of one artifact into its store.
 
     Args:
-        output: what was found there, once the claim was held.
+        output: what was found there after the claim was taken.
         claim: held while writing.
-        checkpoint: called between blocks; what it raises ends the transfer (a stopped run).
-        on_bytes: called with the bytes that were written.
+        stop_check: called between blocks.
+        on_bytes: called with the number of bytes written.
     """
 
     def __init__(
         self,
         output: Output,
         claim: Claim,
-        checkpoint: Callable[[], None],
+        stop_check: StopCheck,
         on_bytes: Callable[[int], None],
     ) -> None:
         self.store = output.store
         self._replaces = manifest_digest(output.manifest_bytes) if output.manifest else ""
-        self._claim, self._checkpoint, self._on_bytes = claim, checkpoint, on_bytes
+        self._claim, self._stop_check, self._on_bytes = claim, stop_check, on_bytes
         self._objects: dict[str, StoredObject] = {}
         drop_dead_attempts(self.store, claim)
 
     @property
     def objects(self) -> list[StoredObject]:
-        """What was staged so far, by key."""
+        """The objects staged so far, by key."""
         return [self._objects[key] for key in sorted(self._objects)]
 
     def staged(self, key: str) -> str:
-        """Where an object of the artifact, or a folder of it, lies until it is published."""
+        """Where an object or a folder of the artifact is kept until it is published."""
         return self._claim.staging + key
 
     def put_file(self, key: str, path: Path) -> None:
         """Uploads a file and reads it back.
 
         Raises:
-            QuantizationError: ArtifactCorrupt when the store gives other bytes than it was given.
+            QuantizationError: ArtifactCorrupt when the file does not read back as written.
         """
         digest = hashlib.sha256()
         with path.open("rb") as file:
             while block := file.read(BLOCK):
-                self._checkpoint()
+                self._stop_check()
                 digest.update(block)
         self._objects[key] = self._put(
             key,
@@ -139,10 +138,10 @@ class ArtifactWriter:
         self._objects[key] = self._put_small(key, data)
 
     def finish(self, manifest: Manifest) -> tuple[Manifest, bytes]:
-        """Publishes `objects` with the manifest over them; returns what lies there then.
+        """Publishes `objects` and their manifest; returns the manifest and its bytes.
 
         Raises:
-            QuantizationError: ArtifactConflict when another job has the output or finished an artifact there meanwhile.
+            QuantizationError: ArtifactConflict when another job has taken the output, or published there.
         """
         self.check()
         manifest = manifest.model_copy(update={"objects": self.objects})
@@ -156,8 +155,8 @@ class ArtifactWriter:
         return manifest, data
 
     def check(self) -> None:
-        """Raises what ends the run: a stopped run, or an output that another job has taken over."""
-        self._checkpoint()
+        """Raises when the run was stopped, or when another job has taken the output over."""
+        self._stop_check()
         self._claim.check()
 
     def _put_small(self, key: str, data: bytes) -> StoredObject:
@@ -176,9 +175,9 @@ class ArtifactWriter:
             stored = self.store.head(self.staged(key))
             if stored is not None and stored.size == size and self._read_back(stored) == digest:
                 return StoredObject(key=key, size=size, sha256=digest)
-            logger.warning("%s/%s is not what was written (attempt %d)", self.store.uri, key, attempt)
+            logger.warning("%s/%s does not read back as written (attempt %d)", self.store.uri, key, attempt)
         raise QuantizationError(
-            Category.ARTIFACT_CORRUPT, f"{self.store.uri}/{key} reads back other bytes than were written"
+            Category.ARTIFACT_CORRUPT, f"{self.store.uri}/{key} does not read back as written"
         )
 
     def _read_back(self, stored: ObjectInfo) -> str:

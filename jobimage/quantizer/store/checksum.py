@@ -25,13 +25,12 @@ Words = NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Crc:
-    """A reflected CRC whose register begins with ones and is inverted at the end, as all of S3's are.
-
-    width: in bits, at most 64. polynomial: reflected, without its highest term.
-    """
+    """A reflected CRC whose register starts with ones and is inverted at the end, as all of S3's are."""
 
     width: int
+    """In bits, at most 64."""
     polynomial: int
+    """Reflected, without its highest term."""
 
     def of(self, data: bytes | bytearray | memoryview) -> int:
         """The checksum of a buffer; of an empty one it is 0."""

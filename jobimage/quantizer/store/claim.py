@@ -1,9 +1,9 @@
-"""The claim on an output: who works there, so that of several jobs one publishes and none destroys.
+"""The claim on an output: of several jobs that write to it, one publishes and none destroys anything.
 
-A claim is an object (mark.py) that its owner rewrites every RENEW_SECONDS. Whoever finds the claim of another job
-watches it for PATIENCE_SECONDS: a claim that changes is alive, one that does not is what a killed run left behind and
-is taken over. No clocks are compared. Every write is conditional on the version seen before, so of two that try at
-the same time one wins, and who was taken over is refused at its next write, however late that comes.
+A claim is an object (mark.py) that its owner rewrites every RENEW_SECONDS. A job that finds another job's claim
+watches it for PATIENCE_SECONDS: a claim that changes is alive; one that does not was left by a killed run and is
+taken over. No clocks are compared. Every write is conditional on the version seen before, so only one of two
+simultaneous writers wins, and a job that lost its claim is refused at its next write, however late that comes.
 """
 
 import contextlib
@@ -33,21 +33,21 @@ JOIN_SECONDS = 10.0
 
 
 def make_nonce() -> str:
-    """What no other process has: 32 hexadecimal digits."""
+    """A random name for this process: 32 hexadecimal digits."""
     return secrets.token_hex(16)
 
 
 class ClaimLostError(QuantizationError):
-    """Another process has the output now. Nothing there is ours any more, what we staged apart."""
+    """Another process has the output now. Nothing there is ours any more except what we staged."""
 
 
 class Claim:
-    """`with Claim(store, uid, job, recipe) as claim:` - `claim.check()` fails when another took it over.
+    """`with Claim(store, uid, job, recipe) as claim:` - `claim.check()` raises once another job has taken it over.
 
     Args:
-        uid: identity of the job; another attempt of the same job takes its own claim over at once.
-        has_ended: whether the owner with this uid is known to be gone, so that nobody need watch its claim.
-        waits: whether to watch the claim of another job; otherwise it is a conflict at once.
+        uid: identity of the job; another attempt of the same job takes the claim over at once.
+        has_ended: whether the owner with this uid is known to be gone, so that its claim need not be watched.
+        waits: whether to watch another job's claim; if not, it is a conflict at once.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Claim:
         self._stop = threading.Event()
         self._thread = threading.Thread()
         self.found = Mark()
-        """The mark that this claim took the place of."""
+        """The mark that this claim replaced."""
 
     def __enter__(self) -> Self:
         """Takes the claim.
@@ -87,7 +87,7 @@ class Claim:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Lets go: what was finished stays, marked as free; what was only staged goes."""
+        """Lets go: finished layers stay and the output is marked as free; staged objects go."""
         self._stop_renewing()
         away = isinstance(error, QuantizationError) and error.category is Category.STORAGE_UNAVAILABLE
         if not self._ended and not away:
@@ -95,21 +95,21 @@ class Claim:
 
     @property
     def decision(self) -> Decision | None:
-        """What is decided and not yet ended, by this process or the one before it."""
+        """A decision that was not carried out yet, by this process or the one before it."""
         return self._mark.decision
 
     @property
     def staging(self) -> str:
-        """The prefix that belongs to this process alone."""
+        """The prefix of this process's own objects."""
         return staging_of(self.nonce)
 
     def check(self) -> None:
-        """Raises what the last renewal found out: ArtifactConflict when another job has taken the output over."""
+        """Raises what the last renewal found: ArtifactConflict when another job has taken the output over."""
         if self._lost is not None:
             raise self._lost
 
     def take(self) -> None:
-        """Takes the claim, or takes it again after it was lost. A decision that is there goes with it.
+        """Takes the claim, or takes it again after it was lost, together with any decision in it.
 
         Raises:
             QuantizationError: ArtifactConflict while another job holds it.
@@ -125,40 +125,40 @@ class Claim:
                 self._start_renewing()
                 return
             self._pause()
-        raise self._conflict("others claim it again and again")
+        raise self._conflict("other jobs keep claiming it")
 
     def renew(self) -> None:
-        """Writes the claim now: when it returns, nobody else had it.
+        """Writes the claim now; on return, no other process has it.
 
         Raises:
-            ClaimLostError: another has it.
+            ClaimLostError: another process has it.
         """
         self._swap()
 
     def decide(self, decision: Decision) -> None:
-        """From here on the attempt is what will lie there, even if this process ends now."""
+        """Decides: from now on this attempt becomes the artifact, even if this process ends."""
         self._swap(decision=decision)
 
     def settled(self) -> None:
-        """Nothing is decided any more: it is published, or cannot be."""
+        """Clears the decision: it was published, or cannot be."""
         self._swap(decision=None)
 
     def give_back(self) -> None:
-        """Leaves everything to the one who had it before: nothing there is ours."""
+        """Returns the claim to its previous owner: nothing there is ours."""
         before = self.found
         self._swap(job=before.job, uid=before.uid, recipe=before.recipe, released=True)
         self._stop_renewing()
         self._ended = True
 
     def release(self, last: Sequence[str] = ()) -> None:
-        """Removes everything else of the state, then the claim, then `last`, which is needed until then."""
+        """Removes the rest of the state, then the claim, then `last`, which is needed until then."""
         self._stop_renewing()
         kept = (CLAIM_NAME, *last)
         listed = [key for key in self._store.list(STATE_PREFIX) if key not in kept]
-        self.renew()  # what was listed before belongs to nobody who works now, however late the deletion arrives
+        self.renew()  # so what was listed belongs to no live run, however late the deletion arrives
         self._store.delete(listed)
         self._swap(released=True, decision=None)
-        with contextlib.suppress(PreconditionFailedError):  # somebody begins already
+        with contextlib.suppress(PreconditionFailedError):  # another run has already begun
             self._store.delete_if(CLAIM_NAME, self._version)
         self._store.delete(last)
         self._ended = True
@@ -169,10 +169,10 @@ class Claim:
     def _watch(self, seen: Seen) -> Seen | None:
         """Watches another job's claim until it may be taken; None when it is gone by then.
 
-        A job that has decided is about to end: it is waited for.
+        A job that has decided is about to finish, so it is waited for.
         """
         if not self._waits:
-            raise self._conflict(f"{seen.mark.who} may still write to it")
+            raise self._conflict(f"{seen.mark.who} may still be writing to it")
         waited = 0.0
         while waited < PATIENCE_SECONDS:
             self._sleep(LOOK_SECONDS)
@@ -182,12 +182,12 @@ class Claim:
                 return now
             if now.version != seen.version:
                 if now.mark.decision is None:
-                    raise self._conflict(f"{now.mark.who} writes to it right now")
+                    raise self._conflict(f"{now.mark.who} is writing to it")
                 seen, waited = now, 0.0
         return seen
 
     def _seize(self, seen: Seen | None) -> bool:
-        """One try to put our mark in the place of what was seen; False when somebody was quicker."""
+        """Tries once to replace what was seen with our mark; False when another process was faster."""
         with self._lock:
             mark = self._next(released=False, decision=seen.mark.decision if seen else None)
             try:
@@ -208,8 +208,8 @@ class Claim:
     def _swap(self, patient: bool = True, **changes: Any) -> None:
         """Rewrites our claim.
 
-        A refusal is no loss where our own mark lies there: the answer to an earlier write was lost on its way, or the
-        server had two requests at once and asks for another try.
+        A refusal is not a loss if the mark there is our own: the answer to an earlier write was lost, or the server got
+        two requests at once and asks for a retry.
         """
         store = self._store if patient else self._store.impatient()
         with self._lock:
@@ -231,7 +231,7 @@ class Claim:
                     return
         raise QuantizationError(
             Category.STORAGE_UNAVAILABLE,
-            f"{self._store.uri}/{CLAIM_NAME} cannot be written: each try is refused",
+            f"{self._store.uri}/{CLAIM_NAME} cannot be written: every attempt was refused",
         )
 
     def _next(self, **changes: Any) -> Mark:
@@ -259,10 +259,10 @@ class Claim:
                 if error.category is not Category.STORAGE_UNAVAILABLE:
                     self._lost = error
                     return
-                # The next renewal, or the run itself, finds out whether the storage stays away.
+                # If the storage stays away, the next renewal or the run itself reports it.
 
     def _let_go(self) -> None:
-        """Marks the output as free and removes our staged objects, unless they are decided upon."""
+        """Marks the output as free and removes our staged objects, unless they are decided on."""
         try:
             try:
                 self._swap(released=True)
@@ -273,15 +273,15 @@ class Claim:
             if mark.decision is None or mark.decision.attempt != self.nonce:
                 self._store.delete(self._store.list(self.staging))
             if mark.nonce == self.nonce and not self._marks_anything():
-                with contextlib.suppress(PreconditionFailedError):  # somebody begins already
+                with contextlib.suppress(PreconditionFailedError):  # another run has already begun
                     self._store.delete_if(CLAIM_NAME, self._version)
         except QuantizationError as error:
             logger.warning(
-                "what was staged stays at %s until the next run: %s", self._store.uri, error.message
+                "staged objects remain at %s until the next run: %s", self._store.uri, error.message
             )
 
     def _marks_anything(self) -> bool:
-        """Whether something lies there of which the claim says whose it is."""
+        """Whether there are objects whose owner only the claim tells."""
         left = [key for key in self._store.list() if is_ours(key) or key.startswith(STATE_PREFIX)]
         return left != [CLAIM_NAME]
 
@@ -289,7 +289,7 @@ class Claim:
         return (
             Category.ARTIFACT_CONFLICT,
             f"the output {self._store.uri} is in use: {why}",
-            "Give every job an output.uri of its own.",
+            "Give each job its own output.uri.",
         )
 
     def _conflict(self, why: str) -> QuantizationError:

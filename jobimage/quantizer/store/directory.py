@@ -1,11 +1,10 @@
 """A directory as a store: writes are whole or not at all (temporary file, then rename).
 
-Only regular files are read, and links to them that do not lead away (see links.py).
+Only regular files are read, and links that stay inside the folder (see links.py).
 """
 
 import contextlib
 import errno
-import fcntl
 import functools
 import os
 import secrets
@@ -15,34 +14,25 @@ from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, Concatenate, ParamSpec, Self, TypeVar
 
-from quantization_api.failures import Category, QuantizationError
+from quantizer.store.directory_errors import translated
+from quantizer.store.directory_locks import locked, prune
 from quantizer.store.interface import (
     DATA,
     Buffer,
-    Checkpoint,
     ObjectInfo,
     Place,
     PreconditionFailedError,
-    keep_going,
+    StopCheck,
+    never_stop,
 )
 from quantizer.store.keys import checked
-from quantizer.store.links import (
-    RefusedFileError,
-    in_folder,
-    on_volume,
-    open_regular,
-    real_file,
-    stays_inside,
-)
-from quantizer.store.patience import AwayError, Patience
+from quantizer.store.links import in_folder, on_volume, open_regular, real_file, stays_inside
+from quantizer.store.patience import Patience
 
 BLOCK = 8 * 1024 * 1024
 TEMPORARY = ".upload-"
-AWAY = {errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN}
-"""What a volume answers whose server is away."""
-
 NO_LINKS = {errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-"""What a file system answers that gives a file one name only, or no further one."""
+"""Errors of a file system that allows a file only one name, or no more names."""
 BEGINNINGS = 8
 
 Arguments = ParamSpec("Arguments")
@@ -63,7 +53,7 @@ def _patient(
 class DirectoryStore:
     """Objects are the files below `root`; the directory is made at the first write.
 
-    patience: with a volume whose server is away.
+    patience: for a volume whose server is away.
     """
 
     def __init__(self, root: Path, place: Place, patience: Patience | None = None) -> None:
@@ -77,13 +67,13 @@ class DirectoryStore:
         return f"file://{self._root}"
 
     def impatient(self) -> Self:
-        """See Store: a directory has no rhythm that waiting could break."""
+        """The store itself: waiting for a directory delays no renewal."""
         return self
 
     @_patient
     def list(self, prefix: str = "") -> dict[str, ObjectInfo]:
-        """Every file whose relative path starts with prefix, links followed, unfinished writes left out."""
-        with self._errors(self.uri):
+        """Every file whose relative path starts with prefix, following links, without unfinished writes."""
+        with translated(self._place, self.uri):
             if not self._root.is_dir():
                 return {}
             found = {}
@@ -91,14 +81,14 @@ class DirectoryStore:
                 for name in names:
                     key = (Path(directory) / name).relative_to(self._root).as_posix()
                     if key.startswith(prefix) and not name.startswith(TEMPORARY):
-                        with contextlib.suppress(FileNotFoundError):  # another process removed it just now
+                        with contextlib.suppress(FileNotFoundError):  # just removed by another process
                             found[key] = self._info(key)
             return dict(sorted(found.items()))
 
     @_patient
     def head(self, key: str) -> ObjectInfo | None:
         """One file, or None."""
-        with self._errors(self._uri_of(key)):
+        with translated(self._place, self._uri_of(key)):
             path = self._root / checked(self._place, key)
             return None if path.is_dir() or not os.path.lexists(path) else self._info(key)
 
@@ -106,9 +96,9 @@ class DirectoryStore:
     def read(self, key: str, start: int, length: int, version: str | None = None) -> Buffer:
         """One byte range of a file."""
         buffer = bytearray(length)
-        with self._errors(self._uri_of(key)), self._opened(key) as file:
+        with translated(self._place, self._uri_of(key)), self._opened(key) as file:
             if version is not None and _version(os.fstat(file.fileno())) != version:
-                raise self._place.change(self._uri_of(key), "was changed while it was read")
+                raise self._place.change(self._uri_of(key), "changed while it was being read")
             file.seek(start)
             filled = 0
             while filled < length and (count := file.readinto(memoryview(buffer)[filled:])):
@@ -120,19 +110,23 @@ class DirectoryStore:
         return buffer
 
     @_patient
-    def put_file(self, key: str, path: Path, checkpoint: Checkpoint = keep_going) -> None:
+    def put_file(self, key: str, path: Path, stop_check: StopCheck = never_stop) -> None:
         """Copies a file into place."""
-        with self._errors(self._uri_of(key)), path.open("rb") as source, self._temporary(key) as file:
+        with (
+            translated(self._place, self._uri_of(key)),
+            path.open("rb") as source,
+            self._temporary(key) as file,
+        ):
             while block := source.read(BLOCK):
-                checkpoint()
+                stop_check()
                 file.write(block)
 
     @_patient
     def put_bytes(self, key: str, data: bytes, if_absent: bool = False, if_version: str | None = None) -> str:
         """Writes a small file; a condition is checked under a lock on its directory."""
-        with self._errors(self._uri_of(key)):
+        with translated(self._place, self._uri_of(key)):
             target = self._inside(key)
-            with _locked(target.parent):
+            with locked(target.parent):
                 if if_absent and target.exists():
                     raise PreconditionFailedError(self._uri_of(key))
                 if if_version is not None and (not target.exists() or _version(target.stat()) != if_version):
@@ -143,13 +137,13 @@ class DirectoryStore:
 
     @_patient
     def copy(self, source: str, target: str) -> None:
-        """A second name for the file where the file system has such, else a copy."""
-        with self._errors(self._uri_of(source)):
+        """A hard link where the file system supports it, otherwise a copy."""
+        with translated(self._place, self._uri_of(source)):
             origin, place = self._real(source), self._target(target)
             link = place.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
             try:
                 os.link(origin, link)
-                with _locked(place.parent):
+                with locked(place.parent):
                     link.replace(place)
             except OSError as error:
                 if error.errno not in NO_LINKS:
@@ -161,15 +155,15 @@ class DirectoryStore:
     @_patient
     def delete_if(self, key: str, version: str) -> None:
         """Removes a file; the condition is checked under a lock on its directory."""
-        with self._errors(self._uri_of(key)):
+        with translated(self._place, self._uri_of(key)):
             path = self._inside(key)
             if not path.exists():
                 return
-            with _locked(path.parent):
+            with locked(path.parent):
                 if path.exists() and _version(path.stat()) != version:
                     raise PreconditionFailedError(self._uri_of(key))
                 path.unlink(missing_ok=True)
-            self._prune(path)
+            prune(path, self._root)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Removes files, and the directories below the root that this leaves empty."""
@@ -179,7 +173,7 @@ class DirectoryStore:
     @_patient
     def abort_uploads(self) -> int:
         """Removes temporary files of killed runs."""
-        with self._errors(self.uri):
+        with translated(self._place, self.uri):
             left = list(self._root.rglob(f"{TEMPORARY}*")) if self._root.is_dir() else []
             for path in left:
                 path.unlink(missing_ok=True)
@@ -190,27 +184,10 @@ class DirectoryStore:
 
     @_patient
     def _unlink(self, key: str) -> None:
-        with self._errors(self._uri_of(key)):
+        with translated(self._place, self._uri_of(key)):
             path = self._inside(key)
             path.unlink(missing_ok=True)
-            self._prune(path)
-
-    def _prune(self, path: Path) -> None:
-        """Removes the directories below the root that hold no file, but none that somebody is about to write to.
-
-        Those in them go too: a process that was killed between a file and its directory left them.
-        """
-        for parent in path.parents:
-            if parent == self._root:
-                break
-            if not _is_hollow(parent):
-                break
-            for hollow, _, _ in os.walk(parent, topdown=False):
-                with (
-                    contextlib.suppress(OSError),
-                    _locked(Path(hollow), wait=False),
-                ):  # gone already, or in use
-                    Path(hollow).rmdir()
+            prune(path, self._root)
 
     def _copy_bytes(self, origin: Path, key: str) -> None:
         with origin.open("rb") as source, self._temporary(key) as file:
@@ -218,21 +195,21 @@ class DirectoryStore:
                 file.write(block)
 
     def _inside(self, key: str) -> Path:
-        """The path of a key; no link on the way to it leads out of the root."""
+        """The path of a key; refused if a link on the way leads out of the root."""
         path = self._root / checked(self._place, key)
         if not stays_inside(path.parent, self._root):
-            raise self._place.refusal(self._uri_of(key), "lies behind a link that leads out of the folder")
+            raise self._place.refusal(self._uri_of(key), "is behind a link that leads out of the folder")
         return path
 
     def _target(self, key: str) -> Path:
-        """Where a key is written; its directory is there."""
+        """Where a key is written; makes its directory."""
         path = self._inside(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def _real(self, key: str) -> Path:
-        """The regular file that is read for a key, all links followed."""
-        # A text is named by itself, and on a volume that is often a link to the newest version of it.
+        """The regular file behind a key, following all links."""
+        # A text is often given as a link to its newest version elsewhere on the volume.
         bounds = on_volume(self._root) if self._place is DATA else in_folder(self._root)
         return real_file(self._root / checked(self._place, key), bounds)
 
@@ -241,7 +218,7 @@ class DirectoryStore:
         try:
             descriptor = open_regular(self._real(key))
         except FileNotFoundError as error:
-            how = "is gone; it was there when the run began"
+            how = "was deleted during the run"
             raise self._place.change(self._uri_of(key), how) from error
         with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor, not a path
             yield file
@@ -252,7 +229,7 @@ class DirectoryStore:
 
     @contextlib.contextmanager
     def _temporary(self, key: str) -> Iterator[BinaryIO]:
-        """A file to write to; at the end it is made durable and takes the place of `key`."""
+        """A file to write to; at the end it is synced and renamed to `key`."""
         target, descriptor, name = self._begin(key)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -265,51 +242,15 @@ class DirectoryStore:
             Path(name).unlink(missing_ok=True)
 
     def _begin(self, key: str) -> tuple[Path, int, str]:
-        """The path of a key, and an open temporary file beside it; another process may remove the empty directory."""
+        """The path of a key, and an open temporary file beside it.
+
+        Repeated, since another process may remove the directory while it is empty.
+        """
         for _ in range(BEGINNINGS):
             target = self._target(key)
             with contextlib.suppress(FileNotFoundError):
                 return target, *tempfile.mkstemp(prefix=TEMPORARY, dir=target.parent)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target.parent))
-
-    @contextlib.contextmanager
-    def _errors(self, uri: str) -> Iterator[None]:
-        """Gives errors of the operating system their category."""
-        what = self._place.what
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise QuantizationError(self._place.missing, f"{what}: {uri} does not exist") from error
-        except RefusedFileError as error:
-            raise self._place.refusal(f"file://{error.path}", error.why) from error
-        except (NotADirectoryError, FileExistsError) as error:
-            raise QuantizationError(
-                self._place.missing, f"{what}: {uri}: a part of the path is a file, not a directory"
-            ) from error
-        except PermissionError as error:
-            raise QuantizationError(
-                Category.ACCESS_DENIED,
-                f"{what}: {uri}: permission denied",
-                "Let the user of the process into the directory (of a volume: fsGroup, or the files' modes).",
-            ) from error
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise QuantizationError(
-                    Category.SCRATCH_FULL, f"{what}: no space left for {uri}", "Make room on that volume."
-                ) from error
-            if error.errno == errno.EROFS:
-                raise QuantizationError(
-                    Category.ACCESS_DENIED, f"{what}: {uri} lies on a read-only file system"
-                ) from error
-            if error.errno in AWAY:
-                raise AwayError(f"{what}: {uri}: {error.strerror}", "Check the volume.") from error
-            if error.errno == errno.ENAMETOOLONG:
-                raise QuantizationError(
-                    self._place.missing, f"{what}: {uri}: the name is too long"
-                ) from error
-            raise QuantizationError(
-                Category.STORAGE_UNAVAILABLE, f"{what}: {uri}: {error.strerror or error}", "Check the volume."
-            ) from error
 
 
 def _version(stat: os.stat_result) -> str:
@@ -318,42 +259,3 @@ def _version(stat: os.stat_result) -> str:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _is_hollow(directory: Path) -> bool:
-    """Whether there is no file in it, nor in any directory in it."""
-    return not any(
-        names or any((Path(here) / name).is_symlink() for name in folders)
-        for here, folders, names in os.walk(directory)
-    )
-
-
-@contextlib.contextmanager
-def _locked(directory: Path, wait: bool = True) -> Iterator[None]:
-    """Holds the lock of a directory: of the one that has the name now, not of one that was removed meanwhile.
-
-    wait: whether to make the directory, and to wait for the lock; otherwise OSError where either is needed.
-    """
-    while True:
-        if wait:
-            directory.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
-            if not wait:
-                raise
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _has_name(descriptor, directory):
-                yield
-                return
-        finally:
-            os.close(descriptor)
-
-
-def _has_name(descriptor: int, directory: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), directory.stat())
-    except FileNotFoundError:
-        return False

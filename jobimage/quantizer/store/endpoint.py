@@ -1,7 +1,7 @@
-"""Where storage.endpoint leads, and where it must not.
+"""Checks of storage.endpoint.
 
-A cloud's metadata service hands out the credentials of a node at a link-local address. Whoever may name an endpoint
-could point the quantizer there, so by default the operator asks for a check before anything is sent.
+A cloud's metadata service hands out a node's credentials at a link-local address. A user who may choose the endpoint
+could point the quantizer there, so by default the operator asks for a check before every request.
 """
 
 import ipaddress
@@ -22,7 +22,7 @@ def check_endpoint(access: StorageAccess) -> None:
     """Raises InvalidWorkflow for an endpoint that carries credentials or has no host, and, where the access says so,
     for one with a link-local or metadata address.
 
-    A name that is not known is left to the connection, which waits for it.
+    A name that does not resolve is left to the connection, which retries.
     """
     if access.endpoint is None:
         return
@@ -38,8 +38,8 @@ def check_endpoint(access: StorageAccess) -> None:
         if is_refused(address):
             raise QuantizationError(
                 Category.INVALID_WORKFLOW,
-                f"storage.endpoint {access.endpoint} leads to {address}, a link-local or metadata address",
-                "Name the address of an S3 server. An administrator can allow such addresses with the operator's "
+                f"storage.endpoint {access.endpoint} resolves to {address}, a link-local or metadata address",
+                "Use the address of an S3 server. An administrator can allow such addresses with the operator "
                 "setting refuse_link_local_endpoints: false.",
             )
 
@@ -63,8 +63,8 @@ def _host_and_port(endpoint: str) -> tuple[str, int | None]:
     if "@" in endpoint:
         raise QuantizationError(
             Category.INVALID_WORKFLOW,
-            "storage.endpoint must not carry credentials",
-            "Put them into a Secret and name it in spec.storage.credentialsSecret.",
+            "storage.endpoint must not contain credentials",
+            "Put them in a Secret and name it in spec.storage.credentialsSecret.",
         )
     try:
         parts = urlsplit(endpoint)
@@ -77,6 +77,6 @@ def _host_and_port(endpoint: str) -> tuple[str, int | None]:
         raise QuantizationError(
             Category.INVALID_WORKFLOW,
             f"storage.endpoint {endpoint} is not http://HOST[:PORT] or https://HOST[:PORT]",
-            "Write scheme, host and port alone, such as https://s3.example.org:9000.",
+            "Give only the scheme, host and port, for example https://s3.example.org:9000.",
         )
     return unquote(host), port

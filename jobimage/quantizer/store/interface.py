@@ -1,8 +1,8 @@
-"""The one interface to storage. Everything above it is the same for S3 and for a directory.
+"""The one interface to storage, the same for S3 and for a directory.
 
 Keys are relative to the root of a store ("model/config.json"). Every method raises QuantizationError
-for what can go wrong outside (access, network, disk); a precondition that does not hold is no failure
-of the storage and has an exception of its own.
+for failures of the storage (access, network, disk); a precondition that does not hold is not such a
+failure and has its own exception.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,30 +17,29 @@ Buffer = bytes | bytearray | memoryview
 
 @dataclass(frozen=True)
 class Place:
-    """What a store is to the run; decides the category of what is wrong with it.
-
-    what: words for messages ("input model"). missing: category when there is nothing. changed: category when a file
-    is not what it was when it was listed: gone, cut short, replaced. refused: category of a file that is never read,
-    such as a device or a link that leads away.
-    """
+    """What a store is to the run; decides the category of its errors."""
 
     what: str
+    """Its name in messages ("input model")."""
     missing: Category
+    """Category when there is nothing."""
     changed: Category
+    """Category when a file is no longer what was listed: gone, truncated, replaced."""
     refused: Category
+    """Category of a file that is never read, such as a device or a link out of the folder."""
 
     def change(self, uri: str, how: str) -> QuantizationError:
-        """The error of a file that is not what was listed."""
+        """The error for a file that is no longer what was listed."""
         hint = "" if self.changed is Category.ARTIFACT_CORRUPT else CHANGED_HINT
         return QuantizationError(self.changed, f"{self.what}: {uri} {how}", hint)
 
     def refusal(self, uri: str, why: str) -> QuantizationError:
-        """The error of a file that is not read."""
+        """The error for a file that must not be read."""
         return QuantizationError(self.refused, f"{self.what}: {uri} {why}", REFUSED_HINT)
 
 
-CHANGED_HINT = "Let nobody write to the files of a job that runs; the next attempt reads them anew."
-REFUSED_HINT = "Put the file itself there; only files are read, and links to files in the same folder."
+CHANGED_HINT = "Do not write to the files of a running job; the next attempt reads them again."
+REFUSED_HINT = "Put the file itself there: only files, and links to files in the same folder, are read."
 
 MODEL = Place(
     "input model", Category.MODEL_NOT_FOUND, Category.STORAGE_UNAVAILABLE, Category.MODEL_UNSUPPORTED
@@ -52,31 +51,30 @@ ARTIFACT = Place("artifact", Category.MODEL_NOT_FOUND, Category.ARTIFACT_CORRUPT
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One object as its store lists it.
-
-    version: changes whenever the bytes change (ETag; on disk size and time); what `if_version` takes.
-    sha256: of the whole object in hex, where the store keeps it. crc: algorithm (as in checksum.CRCS) and value of
-    the checksum of the whole object, where the store keeps one. md5: in hex, where the version seems to be that.
-    """
+    """One object as its store lists it."""
 
     key: str
     size: int
     version: str
+    """Changes whenever the bytes change (the ETag; on disk, from size, time and inode); what `if_version` takes."""
     sha256: str | None = None
+    """Of the whole object in hex, if the store keeps it."""
     crc: tuple[str, int] | None = None
+    """Algorithm (as in checksum.CRCS) and value for the whole object, if the store keeps one."""
     md5: str | None = None
+    """In hex, if the version looks like one."""
 
 
 class PreconditionFailedError(Exception):
-    """A conditional write found something else than it asked for; nothing was written."""
+    """The condition of a write does not hold; nothing was written."""
 
 
-def keep_going() -> None:
-    """A `Checkpoint` that never stops."""
+StopCheck = Callable[[], None]
+"""Called again and again during long work; raises when the work must stop."""
 
 
-Checkpoint = Callable[[], None]
-"""Called between blocks of a long transfer; what it raises stops the transfer."""
+def never_stop() -> None:
+    """A `StopCheck` that never stops."""
 
 
 class Store(Protocol):
@@ -92,43 +90,43 @@ class Store(Protocol):
         ...
 
     def head(self, key: str) -> ObjectInfo | None:
-        """One object, with the checksums that the store keeps; None when it is not there."""
+        """One object, with the checksums that the store keeps; None if there is none."""
         ...
 
     def read(self, key: str, start: int, length: int, version: str | None = None) -> Buffer:
-        """Exactly `length` bytes from `start`; an error if the object has another version by now."""
+        """Exactly `length` bytes from `start`; an error if the object no longer has this version."""
         ...
 
-    def put_file(self, key: str, path: Path, checkpoint: Checkpoint = keep_going) -> None:
-        """Stores a file, whole or not at all."""
+    def put_file(self, key: str, path: Path, stop_check: StopCheck = never_stop) -> None:
+        """Stores a file, completely or not at all."""
         ...
 
     def put_bytes(self, key: str, data: bytes, if_absent: bool = False, if_version: str | None = None) -> str:
-        """Stores a small object, whole or not at all, and returns its version.
+        """Stores a small object, completely or not at all, and returns its version.
 
-        Raises PreconditionFailedError when `if_absent` and it is there, or it is not of `if_version`.
+        Raises PreconditionFailedError if it exists despite `if_absent`, or does not have the version `if_version`.
         """
         ...
 
     def copy(self, source: str, target: str) -> None:
-        """Stores an object under another key as well, whole or not at all, without moving its bytes through here."""
+        """Copies an object to another key, completely or not at all, without moving its bytes through this machine."""
         ...
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Removes objects; those that are not there are no error."""
+        """Removes objects; a missing one is not an error."""
         ...
 
     def delete_if(self, key: str, version: str) -> None:
-        """Removes an object of this version; one that is not there is no error.
+        """Removes an object if it has this version; a missing one is not an error.
 
-        Raises PreconditionFailedError when it is of another version.
+        Raises PreconditionFailedError if it has another version.
         """
         ...
 
     def abort_uploads(self) -> int:
-        """Drops uploads below the root that a killed run left unfinished; returns how many."""
+        """Drops the unfinished uploads of killed runs below the root; returns how many."""
         ...
 
     def impatient(self) -> "Store":
-        """The same place for who does not wait: every call is tried once, whether the storage is away or not."""
+        """The same store without patience: every call is tried once."""
         ...

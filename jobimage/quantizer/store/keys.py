@@ -15,5 +15,5 @@ def checked(place: Place, key: str) -> str:
         QuantizationError: the place's `refused` for a key that leads elsewhere.
     """
     if not is_inside(key):
-        raise place.refusal(repr(key), "is not the name of a file below the root")
+        raise place.refusal(repr(key), "is not a path below the root")
     return key

@@ -1,9 +1,9 @@
-"""Which files of a folder are read: regular ones, and links to regular ones that lie where they may.
+"""Which files of a folder are read: regular files, and links to regular files within bounds.
 
-A folder that came from elsewhere can hold a link to any file of this machine, which would then be copied into an
-artifact, and a FIFO or a device, which would never end. So links stay in their folder, with one exception: the hub's
-client keeps models--NAME/snapshots/REVISION/FILE as links into models--NAME/blobs. (A ConfigMap or Secret that is
-mounted has links too, which stay in the folder.)
+A folder from elsewhere can hold a link to any file on this machine, which would then be copied into an artifact, or a
+FIFO or a device, whose reading would never end. So links must stay in their folder, with one exception: the hub
+client stores models--NAME/snapshots/REVISION/FILE as links into models--NAME/blobs. (Mounted ConfigMaps and Secrets
+have links too; those stay in the folder.)
 """
 
 import os
@@ -21,7 +21,7 @@ KINDS = {
 
 
 class RefusedFileError(Exception):
-    """A file that is not read. why: goes on where the path ends ("is a FIFO")."""
+    """A file that must not be read. why: the rest of a sentence that begins with the path ("is a FIFO")."""
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(f"{path} {why}")
@@ -29,24 +29,24 @@ class RefusedFileError(Exception):
 
 
 Bounds = Callable[[Path], bool]
-"""Whether a resolved path is one that may be read."""
+"""Whether a resolved path may be read."""
 
 
 def in_folder(root: Path) -> Bounds:
-    """The files of a folder, which is the link's own or the hub's client's."""
+    """The files of a folder, and of the hub client's blobs folder if it is a snapshot."""
     real = root.resolve()
     roots = (real, real.parent.parent / "blobs") if real.parent.name == "snapshots" else (real,)
     return lambda path: any(path.is_relative_to(each) for each in roots)
 
 
 def on_volume(root: Path) -> Bounds:
-    """The files of the volume that a folder lies on, which other volumes may be mounted on."""
+    """The files of a folder's volume, but not of volumes mounted inside it."""
     volume = _volume_of(root.resolve())
     return lambda path: _volume_of(path.parent) == volume
 
 
 def stays_inside(path: Path, root: Path) -> bool:
-    """Whether a path, with all links followed as far as it exists, lies in the root or is it."""
+    """Whether a path, with all links followed, is the root or inside it."""
     try:
         return path.resolve().is_relative_to(root.resolve())
     except RuntimeError:  # links in a circle
@@ -54,39 +54,39 @@ def stays_inside(path: Path, root: Path) -> bool:
 
 
 def real_file(path: Path, bounds: Bounds) -> Path:
-    """The regular file behind a path, all links followed. Nothing is opened.
+    """The regular file behind a path, following all links. Nothing is opened.
 
     Raises:
-        RefusedFileError: it is something else, lies out of bounds, or is a link that leads nowhere.
-        FileNotFoundError: it is not there.
+        RefusedFileError: it is something else, out of bounds, or a broken link.
+        FileNotFoundError: it does not exist.
     """
     try:
         real = path.resolve()
     except RuntimeError:
-        raise RefusedFileError(path, "is a link that leads back to itself") from None
+        raise RefusedFileError(path, "is a link that points back to itself") from None
     if not bounds(real):
-        raise RefusedFileError(path, f"is a link to {real}, which lies outside of the folder")
+        raise RefusedFileError(path, f"is a link to {real}, which is outside the folder")
     found = stat.S_IFMT(_stat(path, real).st_mode)
     if found != stat.S_IFREG:
-        raise RefusedFileError(path, f"is {KINDS.get(found, 'no file')}")
+        raise RefusedFileError(path, f"is {KINDS.get(found, 'not a file')}")
     return real
 
 
 def open_regular(path: Path) -> int:
-    """A descriptor to read a resolved path with. Never waits, whatever has taken the file's place meanwhile.
+    """A descriptor for reading a resolved path. Never blocks, whatever has replaced the file in the meantime.
 
     Raises:
-        RefusedFileError: it is no regular file any more.
+        RefusedFileError: it is no longer a regular file.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         if path.is_symlink():
-            raise RefusedFileError(path, "has become a link") from error
+            raise RefusedFileError(path, "was replaced by a link") from error
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise RefusedFileError(path, "is no regular file any more")
+        raise RefusedFileError(path, "is no longer a regular file")
     return descriptor
 
 

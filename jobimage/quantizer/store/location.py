@@ -16,10 +16,12 @@ BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
 
 @dataclass(frozen=True)
 class Location:
-    """A parsed URI. bucket is None for a path; path has no leading slash in a bucket."""
+    """A parsed URI."""
 
     bucket: str | None
+    """None for a local path."""
     path: str
+    """In a bucket, without a leading slash."""
 
     @classmethod
     def parse(cls, uri: str) -> "Location":
@@ -32,7 +34,7 @@ class Location:
             bucket, _, key = uri[len("s3://") :].partition("/")
             if not BUCKET.match(bucket) or not key.strip("/"):
                 raise QuantizationError(
-                    Category.INVALID_WORKFLOW, f"{uri} is not s3://BUCKET/PREFIX with a bucket and a prefix"
+                    Category.INVALID_WORKFLOW, f"{uri} is not of the form s3://BUCKET/PREFIX"
                 )
             return cls(bucket, key.strip("/"))
         if uri.startswith("file://"):
@@ -60,15 +62,15 @@ class Location:
 
     @property
     def parent(self) -> "Location":
-        """The place that holds this one; of a key without a slash the root of its bucket."""
+        """The location that contains this one; for a key without a slash, the root of its bucket."""
         return Location(self.bucket, self.path.rpartition("/")[0] or ("" if self.bucket else "/"))
 
     def child(self, name: str) -> "Location":
-        """A place below this one."""
+        """A location below this one."""
         return Location(self.bucket, f"{self.path}/{name}".replace("//", "/"))
 
     def overlaps(self, other: "Location") -> bool:
-        """True when one lies in the other or both are the same."""
+        """Whether one contains the other, or both are the same."""
         if self.bucket != other.bucket:
             return False
         one, two = (place.path.rstrip("/") + "/" for place in (self, other))
@@ -80,7 +82,7 @@ def open_store(
 ) -> Store:
     """The store with this root. Nothing is read yet.
 
-    patience: with a storage that is away; a run has one for all its stores. Without: of the access, for this store.
+    patience: shared by all stores of a run; by default, a new one with the access's budget.
 
     Raises:
         QuantizationError: InvalidWorkflow for an endpoint that cannot be used.

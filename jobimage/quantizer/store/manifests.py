@@ -1,4 +1,4 @@
-"""The manifest as it lies at an output, and what it says about the objects beside it."""
+"""The manifest at an output, and what it says about the objects beside it."""
 
 import hashlib
 
@@ -19,18 +19,18 @@ from quantizer.store.small_objects import read_small
 
 
 def is_ours(key: str) -> bool:
-    """True for the keys that an artifact consists of, its manifest apart."""
+    """Whether a key is one of an artifact's, other than its manifest."""
     return key == MODEL_CARD_NAME or key.startswith((MODEL_PREFIX, ONNX_PREFIX, REPORT_PREFIX))
 
 
 def read_manifest(store: Store, info: ObjectInfo, broken: Category) -> tuple[Manifest, bytes]:
-    """The manifest that lies there, and its bytes; `broken` is the category when it is none of ours."""
+    """The manifest and its bytes; `broken` is the category if it is not a valid one."""
     data = bytes(store.read(info.key, 0, info.size, info.version))
     return parse_manifest(store, data, broken), data
 
 
 def parse_manifest(store: Store, data: bytes, broken: Category) -> Manifest:
-    """What the bytes of a manifest say."""
+    """The manifest in these bytes; `broken` is the category if it is not a valid one."""
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
@@ -38,7 +38,7 @@ def parse_manifest(store: Store, data: bytes, broken: Category) -> Manifest:
         where = ".".join(str(part) for part in first["loc"])
         raise QuantizationError(
             broken,
-            f"{store.uri}/{MANIFEST_NAME} is not the manifest of an artifact: "
+            f"{store.uri}/{MANIFEST_NAME} is not an artifact's manifest: "
             f"{clean(where, 256)}: {clean(first['msg'], 256)}",
         ) from error
 
@@ -57,7 +57,7 @@ def manifest_of_digest(store: Store, key: str, digest: str) -> tuple[Manifest, b
 
 
 def missing_or_changed(manifest: Manifest, listing: dict[str, ObjectInfo]) -> list[str]:
-    """Keys of the manifest that are not in the listing, or not with their size."""
+    """Keys of the manifest that are missing from the listing or have another size there."""
     return [
         item.key
         for item in manifest.objects

@@ -1,10 +1,10 @@
-"""What lies in `.state/claim.json`: who works at an output, and what it has decided to publish there.
+"""The contents of `.state/claim.json`: which process is writing to an output, and what it has decided to publish.
 
-    claimed     a process works; it rewrites the mark every claim.RENEW_SECONDS
-    decided     the attempt that `decision` names is to become the artifact: whoever comes next ends that first
-    released    nobody works: what lies there may be taken at once
+    claimed     a process is working; it rewrites the mark every claim.RENEW_SECONDS
+    decided     the attempt named in `decision` becomes the artifact: the next process finishes that first
+    released    no process is working: the output may be taken at once
 
-A process that works has a nonce of its own, so that no two marks are the same text, whoever wrote them.
+Each process has its own nonce, so no two processes write the same mark.
 """
 
 from dataclasses import dataclass
@@ -31,29 +31,30 @@ class _Document(BaseModel):
 
 
 class Decision(_Document):
-    """What is to be published.
-
-    attempt: nonce of the process that staged it. manifest: digest of the staged manifest. replaces: digest of the
-    manifest in whose place it comes; "" where there is none.
-    """
+    """What is to be published."""
 
     attempt: Nonce
+    """Nonce of the process that staged it."""
     manifest: Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
+    """Digest of the staged manifest."""
     replaces: OptionalDigest = ""
+    """Digest of the manifest that it replaces; "" if there is none."""
 
 
 class Mark(_Document):
-    """Who works; all empty where there is no mark, or what lies there is none.
-
-    job, uid, recipe: of the run. renewed: how often the process has written it.
-    """
+    """Which process is writing to the output; all fields are empty if there is no valid mark."""
 
     job: str = ""
+    """Name of the job, for messages."""
     uid: str = ""
+    """Identity of the job."""
     recipe: str = ""
     nonce: Nonce | None = None
+    """Identity of the process."""
     renewed: Count = 0
+    """How often the process has written the mark."""
     released: bool = False
+    """No process is working."""
     decision: Decision | None = None
 
     def text(self) -> bytes:
@@ -63,7 +64,7 @@ class Mark(_Document):
     @property
     def who(self) -> str:
         """The job, for messages."""
-        return clean(self.job, 128) or "somebody"
+        return clean(self.job, 128) or "an unknown job"
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,12 @@ class Seen:
 
 
 def staging_of(nonce: str) -> str:
-    """The prefix under which the process with this nonce, and nobody else, writes its objects."""
+    """The prefix for the objects of the process with this nonce."""
     return f"{ATTEMPTS}{nonce}/"
 
 
 def look(store: Store) -> Seen | None:
-    """The mark on an output; None where there is no object of that name."""
+    """The mark on an output, or None; an object that is not a valid mark counts as an empty one."""
     found = read_small(store, CLAIM_NAME, MARK_BYTES)
     return None if found is None else Seen(_parsed(found.data), found.version)
 

@@ -1,6 +1,6 @@
-"""From a recipe to the artifact at an output: found there, taken over from a run that was killed, or made.
+"""From a recipe to the artifact at an output: found there, finished for a killed run, or made.
 
-The one order of steps, free of what is computed: workflow.py hands in the computation.
+Only the order of the steps; workflow.py passes the computation in.
 """
 
 import logging
@@ -12,41 +12,43 @@ from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import STATE_PREFIX, Manifest
 from quantizer.store.artifact import ArtifactWriter, Output
 from quantizer.store.claim import Claim, ClaimLostError
-from quantizer.store.interface import Checkpoint, Store, keep_going
+from quantizer.store.interface import StopCheck, Store, never_stop
 from quantizer.store.promotion import clean_up, settle
 
 logger = logging.getLogger(__name__)
 
 Make = Callable[[ArtifactWriter], tuple[Manifest, bytes]]
-"""Computes, and finishes the writer: the manifest that is published then, and its bytes."""
+"""Computes the artifact and finishes the writer; returns the published manifest and its bytes."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a run wants at an output.
-
-    uid, job: of the run, for the claim. reuse: whether an artifact that is there already will do.
-    has_ended: whether the process with a uid is known to be gone.
-    """
+    """What a run wants at an output."""
 
     uid: str
+    """Identity of the job, for the claim."""
     job: str
+    """Name of the job, for the claim."""
     recipe: str
     reuse: bool = True
+    """Whether an existing artifact will do."""
     has_ended: Callable[[str], bool] = lambda _: False
+    """Whether the process with a uid is known to be gone."""
 
 
 @dataclass(frozen=True)
 class Obtained:
-    """The artifact. found: another job made it."""
+    """The artifact."""
 
     manifest: Manifest
     data: bytes
+    """The bytes of the manifest."""
     found: bool
+    """Whether another job made it."""
 
 
 def already_there(store: Store, asked: Asked, sleep: Callable[[float], None] = time.sleep) -> Obtained | None:
-    """The artifact if it is there and will do.
+    """The artifact, if it already exists and may be reused.
 
     Raises:
         QuantizationError: ArtifactConflict when something else is there.
@@ -63,32 +65,32 @@ def obtain(
     store: Store,
     asked: Asked,
     make: Make,
-    checkpoint: Checkpoint = keep_going,
+    stop_check: StopCheck = never_stop,
     on_bytes: Callable[[int], None] = lambda _: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Obtained:
-    """The artifact, made unless another run has published it by the time that the claim is ours.
+    """The artifact; made, unless another run has published it by the time we hold the claim.
 
     Raises:
         QuantizationError: ArtifactConflict when another job has the output; what `make` raises.
     """
     with Claim(store, asked.uid, asked.job, asked.recipe, asked.has_ended, sleep) as claim:
         try:
-            ended = settle(store, claim, checkpoint)
+            ended = settle(store, claim, stop_check)
             output = Output(store, asked.recipe)
             ours = ended is not None and ended.owner == asked.uid
             if (found := _will_do(output, asked, ours)) is not None:
                 clean_up(store, claim)
                 return found
-            manifest, data = make(ArtifactWriter(output, claim, checkpoint, on_bytes))
+            manifest, data = make(ArtifactWriter(output, claim, stop_check, on_bytes))
         except QuantizationError as error:
-            _tell_whether_it_was_lost(claim, error)
+            _raise_if_lost(claim, error)
             raise
     return Obtained(manifest, data, found=False)
 
 
 def _will_do(output: Output, asked: Asked, ours: bool = False) -> Obtained | None:
-    """What is there, if it is what was asked for. ours: an earlier attempt of this job decided on it."""
+    """What is there, if it is what was asked for. ours: an earlier attempt of this job decided to publish it."""
     if output.manifest is None or not output.whole or not (asked.reuse or ours):
         return None
     logger.info("an artifact of this recipe is already at %s", output.store.uri)
@@ -96,17 +98,17 @@ def _will_do(output: Output, asked: Asked, ours: bool = False) -> Obtained | Non
 
 
 def _tidy(store: Store, asked: Asked, sleep: Callable[[float], None]) -> None:
-    """Removes what a run left that was killed after it had published, unless that run may still live."""
+    """Removes the state of a run that was killed after publishing, unless that run may still be alive."""
     try:
         with Claim(store, asked.uid, asked.job, asked.recipe, asked.has_ended, sleep, waits=False) as claim:
             settle(store, claim)
             clean_up(store, claim)
     except QuantizationError as error:
-        logger.info("the state beside the artifact stays: %s", error.message)
+        logger.info("the state beside the artifact was not removed: %s", error.message)
 
 
-def _tell_whether_it_was_lost(claim: Claim, error: QuantizationError) -> None:
-    """What a run that lost the output finds wrong there is another one's doing: the loss is told instead."""
+def _raise_if_lost(claim: Claim, error: QuantizationError) -> None:
+    """Raises the loss of the claim instead, if that explains the error: another run has changed the output."""
     if error.category is Category.STORAGE_UNAVAILABLE or isinstance(error, ClaimLostError):
         return
     try:

@@ -1,8 +1,8 @@
-"""One budget of patience with a storage that is away, for every call of every store of a run.
+"""One budget for waiting out storage outages, shared by every call of every store of a run.
 
-A storage that restarts, moves to another node or is overloaded is away for seconds to minutes. That must not cost an
-attempt of the job, so a call that finds nobody is repeated until the budget is spent. What counts is the outage, not
-the call: threads that wait for the same storage share the time since it last answered.
+Storage that restarts, moves to another node or is overloaded is away for seconds or minutes. That must not cost an
+attempt of the job, so calls that get no answer are repeated until the budget is spent. The budget is for the outage,
+not for each call: threads that wait for the same storage share the time since it last answered.
 """
 
 import logging
@@ -14,27 +14,25 @@ from typing import TypeVar
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.spec import PATIENCE_SECONDS
-from quantizer.store.interface import Checkpoint, keep_going
+from quantizer.store.interface import StopCheck, never_stop
 
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 WAKE_SECONDS = 0.5
-"""How long a waiting thread sleeps before it looks whether the run was stopped."""
-TOLD_EVERY = 15.0
+"""How long a waiting thread sleeps between stop checks."""
+LOG_EVERY = 15.0
 
-Told = TypeVar("Told")
+Answer = TypeVar("Answer")
 
 
 class AwayError(QuantizationError):
-    """The storage did not answer, or asked to come back later: the same request may succeed in a while.
-
-    retry_after: seconds that the server asked for.
-    """
+    """The storage did not answer, or asked to retry later: the same request may succeed in a while."""
 
     def __init__(self, message: str, hint: str = "", retry_after: float | None = None) -> None:
         super().__init__(Category.STORAGE_UNAVAILABLE, message, hint)
         self.retry_after = retry_after
+        """Seconds that the server asked to wait."""
 
 
 def next_pause(
@@ -42,8 +40,8 @@ def next_pause(
 ) -> float | None:
     """Seconds until the next try, or None when the budget is spent.
 
-    The pauses double; `luck`, from 0 to 1, spreads each over its second half, so that a storage that comes back does
-    not meet everybody at once. The server's own word is a lower bound. The last try comes when the budget ends.
+    The pauses double. `luck`, from 0 to 1, spreads each pause over its second half, so that clients do not all return
+    at once. The server's Retry-After is a lower bound. The last try comes when the budget ends.
     """
     if waited >= budget:
         return None
@@ -58,29 +56,29 @@ class Patience:
 
     Args:
         seconds: the budget; with 0 every call is tried once.
-        checkpoint: called while waiting; what it raises ends the wait (a stopped run).
-        on_outage: called with True when the storage is found to be away and with False when it answers again.
+        stop_check: called while waiting.
+        on_outage: called with True when an outage begins, and with False when it ends.
     """
 
     def __init__(
         self,
         seconds: float = PATIENCE_SECONDS,
-        checkpoint: Checkpoint = keep_going,
+        stop_check: StopCheck = never_stop,
         on_outage: Callable[[bool], None] = lambda _: None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
         luck: Callable[[], float] = random.random,
     ) -> None:
         self.seconds = seconds
-        self._checkpoint, self._on_outage = checkpoint, on_outage
+        self._stop_check, self._on_outage = stop_check, on_outage
         self._sleep, self._clock, self._luck = sleep, clock, luck
         self._lock = threading.Lock()
         self._away_since: float | None = None
         self._answered_at = clock()
-        self._told_at = 0.0
+        self._logged_at = 0.0
 
-    def call(self, action: Callable[[], Told]) -> Told:
-        """What the action returns, which is repeated while it raises AwayError.
+    def call(self, action: Callable[[], Answer]) -> Answer:
+        """The result of the action, which is repeated while it raises AwayError.
 
         Raises:
             QuantizationError: StorageUnavailable when the budget is spent; anything else that the action raises.
@@ -97,23 +95,23 @@ class Patience:
                 return result
 
     def _wait(self, error: AwayError, began: float, repeats: int) -> None:
-        # A call is away from its own beginning on, even if others are answered: writes may fail where reads do not.
+        # Counted from this call's start even if others are answered: writes may fail where reads do not.
         waited = self._clock() - min(began, self._failed(began))
         pause = next_pause(repeats, waited, self.seconds, error.retry_after, self._luck())
         if pause is None:
             raise QuantizationError(
-                error.category, f"{error.message} (waited for {waited:.0f} s)", error.hint
+                error.category, f"{error.message} (gave up after {waited:.0f} s)", error.hint
             ) from error
-        self._tell(error, waited)
+        self._log(error, waited)
         self._rest(pause)
 
     def _failed(self, began: float) -> float:
-        """Since when the storage is away."""
+        """When the outage began."""
         with self._lock:
             if self._away_since is not None:
                 return self._away_since
             self._away_since = since = max(began, self._answered_at)
-            self._told_at = since - TOLD_EVERY
+            self._logged_at = since - LOG_EVERY
         self._on_outage(True)
         return since
 
@@ -123,21 +121,24 @@ class Patience:
             self._answered_at = self._clock()
         if since is not None:
             self._on_outage(False)
-            logger.warning("the storage answers again after %.0f s", self._clock() - since)
+            logger.warning("the storage responds again after %.0f s", self._clock() - since)
 
-    def _tell(self, error: AwayError, waited: float) -> None:
+    def _log(self, error: AwayError, waited: float) -> None:
         with self._lock:
-            due = self._clock() >= self._told_at + TOLD_EVERY
+            due = self._clock() >= self._logged_at + LOG_EVERY
             if due:
-                self._told_at = self._clock()
+                self._logged_at = self._clock()
         if due:
             logger.warning(
-                "storage unreachable for %.0f s of %.0f s, trying again: %s", waited, self.seconds, error
+                "storage unreachable for %.0f s (giving up after %.0f s), retrying: %s",
+                waited,
+                self.seconds,
+                error,
             )
 
     def _rest(self, seconds: float) -> None:
         end = self._clock() + seconds
         while (left := end - self._clock()) > 0:
-            self._checkpoint()
+            self._stop_check()
             self._sleep(min(WAKE_SECONDS, left))
-        self._checkpoint()
+        self._stop_check()

@@ -1,13 +1,13 @@
-"""What was read of an object, so that a bit that changes on the way is noticed wherever it can be.
+"""Checksums of the ranges read from an object, so that bits that flip in transit are noticed wherever possible.
 
-A model is read in ranges, tensor by tensor, and no answer to a range carries a checksum. So the checksum of every range
-is kept, and compared
+A model is read in ranges, tensor by tensor, and the answer to a range request has no checksum. So the checksum of
+every range is kept and compared
 
     with that of the same bytes when they are read again (evaluation reads the model a second time), and
-    with that of the whole object, where somebody knows it, once the ranges cover the object.
+    with that of the whole object, if it is known, once the ranges cover the object.
 
-Ranges that were read never overlap here. Where a later reading begins with one but ends within it, the checksum of
-what is left of it follows from the two.
+The kept ranges never overlap. Where a later read ends inside one of them, the checksum of the rest follows from the
+two.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Known:
-    """What the store, or an earlier reading, says of the whole object: its checksums, as far as there are any."""
+    """The checksums of the whole object, from the store or an earlier read, as far as they are known."""
 
     crc: int | None = None
     sha256: str | None = None
@@ -39,7 +39,7 @@ class Known:
 
 
 class Readings:
-    """The ranges of one object that were read; safe to share between threads.
+    """The ranges read from one object; safe to share between threads.
 
     size: of the object, in bytes. crc: the algorithm of every checksum here.
     """
@@ -52,7 +52,7 @@ class Readings:
         self._lock = threading.Lock()
 
     def agrees(self, start: int, data: Buffer) -> bool:
-        """Whether bytes that were just read fit to everything that is known; if so they are kept in mind."""
+        """Whether bytes that were just read match everything known so far; if so, they are recorded."""
         view = memoryview(data).cast("B")
         with self._lock:
             ranges = self._with(start, view)
@@ -62,7 +62,7 @@ class Readings:
             return True
 
     def expect(self, crc: int) -> bool:
-        """Notes the checksum of the whole object as another reading found it; whether it fits to what was read."""
+        """Records the checksum of the whole object, found by another read; whether it matches what was read."""
         with self._lock:
             if self._known.crc is not None:
                 return self._known.crc == crc
@@ -73,7 +73,7 @@ class Readings:
 
     @property
     def is_known(self) -> bool:
-        """Whether somebody knows the checksum of the whole."""
+        """Whether the checksum of the whole object is known."""
         return self._known.crc is not None
 
     def gaps(self) -> Iterator[tuple[int, int]]:
@@ -92,7 +92,7 @@ class Readings:
             return list(self._ranges)
 
     def recall(self, earlier: Iterable[Range]) -> bool:
-        """Adds what an earlier run of the same job read; whether it fits to what this one read."""
+        """Adds what an earlier run of the same job read; whether it matches what this one read."""
         with self._lock:
             ranges = list(self._ranges)
             for each in earlier:
@@ -108,13 +108,13 @@ class Readings:
             return True
 
     def _with(self, start: int, view: memoryview) -> list[Range] | None:
-        """The ranges with those of a new reading among them; None when bytes are others than before."""
+        """The ranges with a new read merged in; None when the bytes differ from before."""
         ranges, at, end = list(self._ranges), start, start + len(view)
         while at < end:
             index = _first_behind(ranges, at)
             found = ranges[index] if index < len(ranges) else Range(end, end, 0)
             stop = min(end, found.start if found.start > at else found.end)
-            if found.start < at:  # bytes in the middle of a range say nothing of it
+            if found.start < at:  # the middle of a range cannot be compared
                 at = stop
                 continue
             crc = self._crc.of(view[at - start : stop - start])
@@ -130,7 +130,7 @@ class Readings:
         return ranges
 
     def _fits(self, ranges: list[Range]) -> bool:
-        """Whether the ranges together are what the whole is known to be; True while they do not cover it."""
+        """Whether the ranges together match the known checksum; True while they do not cover the object."""
         if self._known.crc is None or not self._covered(ranges) or self._covered(self._ranges):
             return True
         return self._joined(ranges) == self._known.crc
@@ -145,19 +145,19 @@ class Readings:
         return total
 
     def _is_whole(self, start: int, view: memoryview) -> bool:
-        """Compares an object that was read in one piece with digests that cannot be put together from ranges."""
+        """Compares an object that was read in one piece with digests that cannot be combined from ranges."""
         if (start, len(view)) != (0, self._size) or self._known.crc is not None:
             return True
         if self._known.sha256 is not None:
             return hashlib.sha256(view).hexdigest() == self._known.sha256
         if self._known.md5 is None or hashlib.md5(view, usedforsecurity=False).hexdigest() == self._known.md5:
             return True
-        # Not every ETag is an MD5: the same bytes twice are what the store has.
+        # Not every ETag is an MD5: if two reads agree, the store has these bytes.
         crc, before = self._crc.of(view), self._odd
         self._odd = crc
         return crc == before
 
 
 def _first_behind(ranges: list[Range], at: int) -> int:
-    """Index of the first range that ends behind a byte."""
+    """Index of the first range that ends after a byte."""
     return bisect_right(ranges, at, key=lambda one: one.end)

@@ -1,13 +1,13 @@
-"""Removes an artifact: exactly what its manifest lists, so that it is gone, or can be removed by the next try.
+"""Removes an artifact: exactly what its manifest lists. If interrupted, the next try removes the rest.
 
     claim the output                         a live run of another job is a conflict, and nothing is touched
-    end what was decided                     a result that another job has decided to publish is its own
-    copy the manifest into .state            what is left to remove is known from here on, whatever happens
-    remove the manifest                      from here on there is no artifact, only what is left of one
+    finish an earlier decision               a result that another job has decided to publish belongs to it
+    copy the manifest into .state            from now on the rest can be removed, whatever happens
+    remove the manifest                      from now on there is no artifact, only leftovers
     remove what the manifest lists
     remove the state, the claim, and that copy last
 
-Of a run that did not end there is no manifest; there the claim says whose the objects are.
+An unfinished run has no manifest; there the claim tells who owns the objects.
 """
 
 from collections.abc import Callable
@@ -27,23 +27,20 @@ REMOVED_MANIFEST = f"{STATE_PREFIX}removed-manifest.json"
 
 @dataclass(frozen=True)
 class Ours:
-    """What may be removed.
-
-    uid: what this job made, by the owner that the manifest records, and what its run left, which the claim tells.
-    recipe: an artifact of this recipe, if its manifest records no owner or no uid is given. With neither: what is
-    there, whoever made it, since somebody named its place.
-    """
+    """What may be removed; with neither field, whatever is at the output, since its location was given explicitly."""
 
     recipe: str | None = None
+    """An artifact of this recipe, if its manifest records no owner or no uid is given."""
     uid: str | None = None
+    """What this job made, by the owner in the manifest, and what its run left, by the claim."""
 
     @property
     def anything(self) -> bool:
-        """Whether the place alone says what is meant."""
+        """Whether the location alone says what to remove."""
         return self.recipe is None and self.uid is None
 
     def includes(self, manifest: Manifest, mark: Mark) -> bool:
-        """Whether the artifact is meant. Another job may use it, but who made it decides."""
+        """Whether the artifact may be removed. Another job may use it, but its owner decides."""
         if self.anything:
             return True
         if self.uid is not None and manifest.owner:
@@ -52,29 +49,32 @@ class Ours:
         return manifest.recipe == self.recipe or written
 
     def claimed(self, mark: Mark) -> bool:
-        """Whether the claim on the output is that of our job."""
+        """Whether the claim on the output is our job's."""
         return self.uid is not None and mark.uid == self.uid
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What is to be removed: a manifest, if it is still in its place, and objects."""
+    """What is to be removed."""
 
     recipe: str
     manifest: bytes | None
+    """None when it is no longer in its place."""
     version: str
+    """Of the manifest."""
     keys: list[str]
+    """The objects beside it."""
 
 
 def remove(
     store: Store, ours: Ours, uid: str, name: str, has_ended: Callable[[str], bool] = lambda _: False
 ) -> int | None:
-    """Removes what is ours at the output; the number of objects, the state apart. None: nothing there is ours.
+    """Removes what is ours at the output; returns the number of objects, without the state. None: nothing is ours.
 
-    uid, name: who removes, for the claim: the job itself where it is known, so that its own claim is no conflict.
+    uid, name: for the claim; those of the job if known, so that its own claim is not a conflict.
 
     Raises:
-        QuantizationError: ArtifactConflict when another job writes there, or what is named manifest.json is none;
+        QuantizationError: ArtifactConflict when another job is writing there, or manifest.json is not a manifest;
             AccessDenied, StorageUnavailable.
     """
     seen = look(store)
@@ -98,7 +98,8 @@ def _remove(store: Store, claim: Claim, found: _Found) -> None:
         claim.renew()
         if not remove_small(store, MANIFEST_NAME, found.version):
             raise QuantizationError(
-                Category.ARTIFACT_CONFLICT, f"another artifact was put to {store.uri} meanwhile; it stays"
+                Category.ARTIFACT_CONFLICT,
+                f"another artifact was published at {store.uri} in the meantime; it was left alone",
             )
     claim.renew()
     store.delete(found.keys)
@@ -111,11 +112,11 @@ def _find(store: Store, ours: Ours, mark: Mark) -> _Found | None:
         manifest = parse_manifest(store, there.data, Category.ARTIFACT_CONFLICT)
         if ours.includes(manifest, mark):
             return _Found(manifest.recipe, there.data, there.version, _listed(manifest, listing))
-        # else only the state: the artifact is another's
+        # otherwise only the state is ours
         return _Found(manifest.recipe, None, "", []) if ours.claimed(mark) else None
     free = not mark.uid or ours.anything or ours.claimed(mark)
     if free and (removed := read_small(store, REMOVED_MANIFEST)):
-        # A removal was killed. Nobody can have what it left, so whoever comes ends it.
+        # A removal was killed. Its leftovers belong to no one, so any removal may finish it.
         manifest = parse_manifest(store, removed.data, Category.ARTIFACT_CONFLICT)
         return _Found(manifest.recipe, None, "", _listed(manifest, listing))
     state = any(key.startswith(STATE_PREFIX) for key in listing)

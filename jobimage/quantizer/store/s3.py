@@ -1,8 +1,8 @@
 """A prefix of an S3 bucket as a store (AWS, MinIO, SeaweedFS, Ceph, ...).
 
-Facts that shape it: botocore retries requests but neither for minutes nor a body that breaks off, so it tries once and
-all repeating is done here, by one budget (patience.py); some servers accept a wrong checksum, so nothing here claims
-that what was written is intact (the artifact writer reads it back).
+What shapes it: botocore does not retry for minutes, nor when a body breaks off, so it tries once and all retries are
+done here, with one budget (patience.py); some servers accept wrong checksums, so nothing here claims that what was
+written is intact (the artifact writer reads it back).
 """
 
 import base64
@@ -20,11 +20,11 @@ from quantizer.store import s3_copy
 from quantizer.store.checksum import CRCS
 from quantizer.store.interface import (
     Buffer,
-    Checkpoint,
     ObjectInfo,
     Place,
     PreconditionFailedError,
-    keep_going,
+    StopCheck,
+    never_stop,
 )
 from quantizer.store.keys import checked
 from quantizer.store.patience import AwayError, Patience
@@ -48,7 +48,7 @@ DELETE_BATCH = 1000  # the limit of DeleteObjects
 class S3Store:
     """Objects of one bucket below one prefix.
 
-    patience: with a storage that is away; the run's, which all its stores share.
+    patience: shared by all stores of a run; by default, a new one with the access's budget.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class S3Store:
         return self._connection.uri(self._prefix)
 
     def impatient(self) -> "S3Store":
-        """See Store."""
+        """The same bucket without patience."""
         store = object.__new__(S3Store)
         store._connection, store._prefix, store._place = (
             self._connection.impatient(),
@@ -75,7 +75,7 @@ class S3Store:
         return store
 
     def list(self, prefix: str = "") -> dict[str, ObjectInfo]:
-        """Every object below the root whose key starts with prefix; markers of folders are left out."""
+        """Every object below the root whose key starts with prefix; without folder markers."""
         found = {}
         for page in self._pages(self._prefix + prefix):
             for item in page.get("Contents", []):
@@ -85,7 +85,7 @@ class S3Store:
         return dict(sorted(found.items()))
 
     def head(self, key: str) -> ObjectInfo | None:
-        """One object with the checksums that S3 keeps of it, or None."""
+        """One object with the checksums that S3 keeps, or None."""
 
         def request(client: "S3Client") -> "HeadObjectOutputTypeDef | None":
             try:
@@ -126,15 +126,15 @@ class S3Store:
                 raise
         return buffer
 
-    def put_file(self, key: str, path: Path, checkpoint: Checkpoint = keep_going) -> None:
+    def put_file(self, key: str, path: Path, stop_check: StopCheck = never_stop) -> None:
         """Uploads a file, in parts when it is large; an upload that is stopped is aborted on the server."""
-        upload(self._connection, self._prefix + checked(self._place, key), path, checkpoint)
+        upload(self._connection, self._prefix + checked(self._place, key), path, stop_check)
 
     def put_bytes(self, key: str, data: bytes, if_absent: bool = False, if_version: str | None = None) -> str:
         """One PUT, conditional if asked for (If-None-Match: *, If-Match: ETag).
 
-        A PUT whose answer was lost is repeated, so a condition may fail because of its own first try: whoever asks for
-        one reads what is there before believing that it is another's.
+        A PUT whose answer was lost is repeated, so its condition may fail because of its own first try: the caller must
+        read what is there before blaming another process.
         """
         condition: dict[str, Any] = {}
         if if_absent:
@@ -176,7 +176,7 @@ class S3Store:
         return self._connection.ask(self._prefix + key, request, quick)
 
     def _pages(self, prefix: str) -> "Iterator[ListObjectsV2OutputTypeDef]":
-        """Each page is a call of its own: one that fails late does not begin a long listing anew."""
+        """Each page is a separate call, so that a late failure does not restart a long listing."""
         following: dict[str, Any] = {}
         while True:
 
@@ -190,7 +190,7 @@ class S3Store:
             following = {"ContinuationToken": page["NextContinuationToken"]}
 
     def _delete(self, keys: "Sequence[str]") -> None:
-        """One batch; the server may refuse some of it."""
+        """One batch; the server may refuse parts of it."""
         objects: list[ObjectIdentifierTypeDef] = [{"Key": key} for key in keys]
 
         def request(client: "S3Client") -> None:
@@ -211,7 +211,7 @@ class S3Store:
         return QuantizationError(Category.STORAGE_UNAVAILABLE, sentence)
 
     def _read_range(self, key: str, start: int, target: memoryview, version: str | None) -> None:
-        """Fills `target`; a body that breaks off is asked for again from where it broke."""
+        """Fills `target`; a body that breaks off is requested again from where it broke."""
         filled = 0
         while filled < len(target):
             rest, at = target[filled:], start + filled
@@ -222,10 +222,10 @@ class S3Store:
             try:
                 filled += self._ask(key, request)
             except PreconditionFailedError:
-                raise self._place.change(self._uri_of(key), "was replaced while it was read") from None
+                raise self._place.change(self._uri_of(key), "was replaced while it was being read") from None
 
     def _fill(self, client: "S3Client", key: str, at: int, target: memoryview, version: str | None) -> int:
-        """Bytes of one answer, at least one."""
+        """Number of bytes received in one answer, at least one."""
         asked = f"bytes={at}-{at + len(target) - 1}"
         condition: dict[str, Any] = {"IfMatch": version} if version else {}
         try:
@@ -233,7 +233,7 @@ class S3Store:
         except ClientError as error:
             if code_of(error) not in MISSING:
                 raise
-            raise self._place.change(self._uri_of(key), "is gone; it was there when the run began") from error
+            raise self._place.change(self._uri_of(key), "was deleted during the run") from error
         filled = 0
         try:
             while block := body.read(MIB):
@@ -245,25 +245,25 @@ class S3Store:
             if not filled:
                 raise
         if not filled:
-            raise self._place.change(self._uri_of(key), f"ends after {at} bytes; more were listed")
+            raise self._place.change(self._uri_of(key), f"ends after {at} bytes, short of its listed size")
         return filled
 
     def _ignores_ranges(self, key: str, asked: str) -> QuantizationError:
         return QuantizationError(
             Category.INVALID_WORKFLOW,
-            f"{self._uri_of(key)}: the server sends more than {asked}; it ignores ranges",
-            "Use an S3 server, or a proxy before it, that supports range requests.",
+            f"{self._uri_of(key)}: the server sent more than {asked}: it ignores ranges",
+            "Use an S3 server, and a proxy if there is one, that supports range requests.",
         )
 
 
 def _full_sha256(answer: dict[str, Any]) -> str | None:
-    """sha256 in hex of a whole object; the checksum of a multipart upload is one of its parts' checksums."""
+    """sha256 in hex of a whole object; None for a multipart upload, whose checksum is over its parts' checksums."""
     digest = _full(answer, "ChecksumSHA256", 32)
     return None if digest is None else digest.hex()
 
 
 def _full_crc(answer: dict[str, Any]) -> tuple[str, int] | None:
-    """The best checksum of a whole object that can be put together from those of its ranges."""
+    """The cheapest checksum of a whole object that can be combined from those of its ranges."""
     for name, crc in CRCS.items():
         digest = _full(answer, f"Checksum{name}", crc.width // 8)
         if digest is not None:
@@ -283,7 +283,7 @@ def _full(answer: dict[str, Any], field: str, length: int) -> bytes | None:
 
 
 def _md5(answer: dict[str, Any]) -> str | None:
-    """What the ETag seems to be where an object came in one piece and is not encrypted with a key of its own."""
+    """The ETag, where it looks like an MD5: the object came in one piece and is not encrypted with its own key."""
     tag = str(answer.get("ETag", "")).strip('"')
     encrypted = answer.get("SSEKMSKeyId") or answer.get("SSECustomerAlgorithm")
     plain = len(tag) == 32 and all(letter in "0123456789abcdef" for letter in tag)

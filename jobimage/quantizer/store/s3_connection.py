@@ -1,4 +1,4 @@
-"""A connection to one bucket: the client, and how a request is repeated that was not answered or arrived damaged."""
+"""A connection to one bucket: the clients, and how requests that fail or arrive corrupted are repeated."""
 
 import logging
 from collections.abc import Callable
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 READERS = 8
 CONNECT_TIMEOUT = 5.0
 QUICK_SECONDS, SLOW_SECONDS = 10.0, 60.0
-"""Without a byte for so long, a request counts as not answered: a listing or a look at one object, and one that moves
-bytes or lets the server move them."""
+"""Seconds without a byte after which a request counts as unanswered: quick for listings and heads, slow for requests
+that move bytes or make the server move them."""
 SENDINGS = 3
 DEFAULT_REGION = "us-east-1"
 
@@ -31,7 +31,7 @@ Answer = TypeVar("Answer")
 
 
 def connect(access: StorageAccess, read_timeout: float) -> "S3Client":
-    """A client with the ordinary credential chain of the AWS SDK. It tries once: patience is elsewhere.
+    """A client with the usual credential chain of the AWS SDK. It tries once; patience.py does the retries.
 
     read_timeout: seconds without a byte after which a request is given up.
 
@@ -57,7 +57,7 @@ def connect(access: StorageAccess, read_timeout: float) -> "S3Client":
         raise QuantizationError(
             Category.INVALID_WORKFLOW, f"storage.endpoint {access.endpoint} cannot be used: {error}"
         ) from error
-    if access.refuse_link_local:  # a name may lead elsewhere by the next request
+    if access.refuse_link_local:  # a name may resolve to another address by the next request
         client.meta.events.register("before-send.s3", lambda **_: check_endpoint(access))
     return client
 
@@ -81,7 +81,7 @@ class Connection:
         return cls(bucket, place, *clients, patience)
 
     def impatient(self) -> "Connection":
-        """The same connection for who does not wait: every request is tried once."""
+        """The same connection without patience: every request is tried once."""
         return Connection(self.bucket, self.place, self._quick, self._slow, Patience(0))
 
     def uri(self, key: str) -> str:
@@ -89,8 +89,8 @@ class Connection:
         return f"s3://{self.bucket}/{key}".rstrip("/")
 
     def ask(self, key: str, request: Callable[["S3Client"], Answer], quick: bool = False) -> Answer:
-        """What the server answers. The request is repeated while the storage is away, and at once when it arrived
-        damaged; so it must be one that may be done twice.
+        """The server's answer. The request is repeated while the storage is away, and at once if it arrived corrupted,
+        so it must be safe to send twice.
 
         Raises:
             QuantizationError, PreconditionFailedError, UploadLostError: see s3_errors.
@@ -105,9 +105,9 @@ class Connection:
             try:
                 return self._patience.call(once)
             except FlippedError as error:
-                logger.warning("%s: other bytes arrived than were sent; sending again", error)
+                logger.warning("%s: the request arrived corrupted; sending it again", error)
         raise QuantizationError(
             Category.STORAGE_UNAVAILABLE,
-            f"{self.place.what}: {uri}: {SENDINGS} times in a row other bytes arrived at the server than were sent",
-            "Look at the network, and at the proxies between this machine and the storage.",
+            f"{self.place.what}: {uri}: the request arrived corrupted {SENDINGS} times in a row",
+            "Check the network, and the proxies between this machine and the storage.",
         )

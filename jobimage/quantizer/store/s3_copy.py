@@ -1,4 +1,4 @@
-"""Copies and removes objects of one bucket, where the server alone can do it in one step."""
+"""Copying and conditional removal of objects in one bucket, done by the server."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 COPIES = TransferConfig(multipart_threshold=1024 * MIB, multipart_chunksize=256 * MIB, max_concurrency=4)
-"""The server is silent while it copies: each request is one that it does well before the client gives up."""
+"""The server is silent while it copies, so each part is small enough to finish well before the client's timeout."""
 CHECKSUM: Literal["SHA256"] = "SHA256"
 BEGINNINGS = 3
 NO_CONDITIONS = {"NotImplemented", "501"}
@@ -35,13 +35,15 @@ def copy(connection: Connection, source: str, target: str) -> None:
     for _ in range(BEGINNINGS):
         try:
             return connection.ask(source, request)
-        except UploadLostError:  # somebody dropped its parts
+        except UploadLostError:  # another process dropped its parts
             continue
-    raise connection.place.change(connection.uri(target), "is dropped again and again while it is copied")
+    raise connection.place.change(
+        connection.uri(target), "was dropped again and again while it was being copied"
+    )
 
 
 def delete_if(connection: Connection, key: str, version: str) -> None:
-    """Removes an object of this ETag. A server without conditional deletes is asked for the ETag just before.
+    """Removes an object if it has this ETag. Without conditional deletes, the ETag is compared just before.
 
     Raises:
         PreconditionFailedError: it has another one.

@@ -1,12 +1,12 @@
-"""Errors of an S3 server and of the way to it, as categories with a sentence.
+"""Errors of an S3 server and of the network, each with a category and a sentence.
 
-A table, not a chain: the server's error code decides; what has no code failed before the server answered.
+The server's error code decides; an error without a code happened before the server answered.
 
-    AwayError                the same request may succeed in a while: patience repeats it
-    UploadLostError          the server has forgotten an upload, or parts of it: begun anew
-    FlippedError             the server got other bytes than were sent: sent again at once
+    AwayError                the same request may succeed later: patience.py repeats it
+    UploadLostError          the server lost an upload, or parts of it: it is started again
+    FlippedError             the request arrived corrupted: it is sent again at once
     PreconditionFailedError  for the caller to judge
-    QuantizationError        told at once
+    QuantizationError        raised at once
 """
 
 import contextlib
@@ -23,23 +23,23 @@ from quantizer.store.interface import Place, PreconditionFailedError
 from quantizer.store.patience import AwayError
 
 DENIED = {
-    "401": "the server does not accept the credentials",
+    "401": "the server rejected the credentials",
     "403": "access denied",
     "AccessDenied": "access denied",
     "AllAccessDisabled": "access denied",
-    "AccountProblem": "the account is not usable",
+    "AccountProblem": "the account cannot be used",
     "ExpiredToken": "the session token has expired",
     "ExpiredTokenException": "the session token has expired",
     "Forbidden": "access denied",
     "InvalidAccessKeyId": "the server does not know the access key",
     "InvalidToken": "the session token is not valid",
-    "KMS.DisabledException": "the key that the bucket is encrypted with is disabled",
-    "KMS.NotFoundException": "the key that the bucket is encrypted with does not exist",
-    "NotSignedUp": "the account is not usable",
-    "RequestTimeTooSkewed": "the clock of this machine is wrong",
+    "KMS.DisabledException": "the bucket's encryption key is disabled",
+    "KMS.NotFoundException": "the bucket's encryption key does not exist",
+    "NotSignedUp": "the account cannot be used",
+    "RequestTimeTooSkewed": "this machine's clock is wrong",
     "SignatureDoesNotMatch": "the secret key is wrong",
     "TokenRefreshRequired": "the session token has expired",
-    "UnauthorizedAccess": "the server does not accept the credentials",
+    "UnauthorizedAccess": "the server rejected the credentials",
 }
 MISSING = {"404", "NoSuchKey", "NotFound"}
 UPLOAD_LOST = {"NoSuchUpload", "InvalidPart", "InvalidPartOrder"}
@@ -102,24 +102,24 @@ NO_ANSWER = (
     boto.HTTPClientError,  # timeouts and connections that were closed
     boto.ResponseStreamingError,
     boto.IncompleteReadError,
-    ResponseParserError,  # an answer that is no XML, as of a proxy on the way
+    ResponseParserError,  # an answer that is not XML, for example from a proxy
     ConnectionError,
 )
 NO_TLS = ("certificate_verify_failed", "certificate verify failed", "wrong_version_number")
-"""Words of TLS errors that no waiting cures."""
+"""Words in TLS errors that waiting does not fix."""
 
 
 class UploadLostError(Exception):
-    """The server knows nothing of a multipart upload, or lacks parts of it."""
+    """The server does not know a multipart upload, or lacks parts of it."""
 
 
 class FlippedError(Exception):
-    """The server's checksum of what it got is another than that of what was sent; nothing was stored."""
+    """The server's checksum differs from that of the bytes sent; nothing was stored."""
 
 
 @contextlib.contextmanager
 def translated(place: Place, uri: str) -> Iterator[None]:
-    """Turns what boto3 raises into the errors of this module."""
+    """Turns errors of boto3 into those listed above."""
     try:
         yield
     except ClientError as error:
@@ -143,7 +143,7 @@ def code_of(error: ClientError) -> str:
 
 
 def answered(error: ClientError, place: Place, uri: str) -> Exception:
-    """What an error that the server answered means."""
+    """The exception for an error that the server answered."""
     code = code_of(error)
     said = clean(str(error.response.get("Error", {}).get("Message", "")), 200)
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -157,7 +157,7 @@ def answered(error: ClientError, place: Place, uri: str) -> Exception:
         return QuantizationError(
             Category.STORAGE_UNAVAILABLE,
             f"{place.what}: {uri}: the storage is full ({code}: {said})",
-            "Make room in the storage, or raise the quota of the bucket; the job tries again until backoffLimit.",
+            "Make room in the storage, or raise the bucket's quota; the job tries again until backoffLimit.",
         )
     if code == "InvalidObjectState":
         return QuantizationError(
@@ -176,14 +176,14 @@ def answered(error: ClientError, place: Place, uri: str) -> Exception:
     if code in MISSING:
         return QuantizationError(place.missing, f"{place.what}: {uri} does not exist")
     if code in CUT_SHORT:
-        return place.change(uri, "is shorter than it was listed")
+        return place.change(uri, "is shorter than its listed size")
     if code in REGION:
         return QuantizationError(
             Category.INVALID_WORKFLOW,
             f"{place.what}: {uri}: the bucket is in another region ({code})",
-            "Write the bucket's region into spec.storage.region.",
+            "Set spec.storage.region to the bucket's region.",
         )
-    sentence = f"{place.what}: {uri}: the server answers {code} (HTTP {status}): {said}"
+    sentence = f"{place.what}: {uri}: the server answered {code} (HTTP {status}): {said}"
     if code in BUSY or status in BUSY_STATUS or (status >= 500 and status != 501):
         return AwayError(sentence, _hint(code), _retry_after(error.response))
     if code in REFUSED:
@@ -202,8 +202,8 @@ def _unanswered(error: Exception, place: Place, uri: str) -> QuantizationError:
         return QuantizationError(
             Category.STORAGE_UNAVAILABLE,
             f"{place.what}: {uri}: no TLS connection: {why}",
-            "Mount the certificate of the storage's authority and name it in AWS_CA_BUNDLE, or write http:// into "
-            "spec.storage.endpoint if the server speaks no TLS.",
+            "Mount the storage's CA certificate and set AWS_CA_BUNDLE to its path, or write http:// in "
+            "spec.storage.endpoint if the server does not use TLS.",
         )
     return AwayError(f"{place.what}: {uri} cannot be reached: {why}")
 
@@ -211,10 +211,10 @@ def _unanswered(error: Exception, place: Place, uri: str) -> QuantizationError:
 def _hint(code: str) -> str:
     if code != "InternalError":
         return ""
-    return "Look at the log and the free space of the storage: some servers answer InternalError when a disk is full."
+    return "Check the storage's log and free space: some servers answer InternalError when a disk is full."
 
 
 def _retry_after(response: Any) -> float | None:
-    """The server's Retry-After in seconds; a date, which nobody sends here, counts as none."""
+    """The server's Retry-After in seconds; a date, which S3 servers do not send, counts as none."""
     value = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after", "")
     return float(value) if value.isdecimal() and len(value) < 6 else None

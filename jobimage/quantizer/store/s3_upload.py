@@ -1,7 +1,7 @@
-"""Uploads a file to S3, in parts when it is large: each part has patience of its own, and nothing is left behind.
+"""Uploads a file to S3, large ones in parts: each part is retried separately, and nothing is left behind.
 
-An upload that was begun but whose answer was lost is an orphan: nobody knows its id, and its parts cost storage. So
-after a lost answer the uploads of the key are listed, and those that are not ours are dropped.
+An upload that was started but whose answer was lost is an orphan: its id is unknown, and its parts cost storage. So
+after a lost answer the key's uploads are listed, and those that are not ours are dropped.
 """
 
 import logging
@@ -16,7 +16,7 @@ from botocore.exceptions import HTTPClientError
 from s3transfer.utils import ReadFileChunk
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.store.interface import Checkpoint
+from quantizer.store.interface import StopCheck
 from quantizer.store.s3_connection import Answer, Connection
 from quantizer.store.s3_errors import UploadLostError
 
@@ -36,27 +36,27 @@ CHECKSUM: Literal["SHA256"] = "SHA256"
 
 
 class _StoppedError(Exception):
-    """Another part failed, or the run was stopped: this one need not be sent to its end."""
+    """Another part failed, or the run was stopped: this one need not be finished."""
 
 
-def upload(connection: Connection, key: str, path: Path, checkpoint: Checkpoint) -> None:
-    """Stores a file under a whole key, all of it or nothing; checkpoint is called every WAKE_SECONDS."""
+def upload(connection: Connection, key: str, path: Path, stop_check: StopCheck) -> None:
+    """Stores a file under a full key, completely or not at all; stop_check is called every WAKE_SECONDS."""
     for _ in range(BEGINNINGS):
         try:
-            return _Upload(connection, key, path, checkpoint).run()
+            return _Upload(connection, key, path, stop_check).run()
         except UploadLostError as error:
-            logger.warning("the server has forgotten the upload %s; beginning it anew", error)
+            logger.warning("the server lost the upload %s; starting it again", error)
     raise QuantizationError(
         Category.STORAGE_UNAVAILABLE,
-        f"{connection.place.what}: {connection.uri(key)}: the server forgot {BEGINNINGS} uploads in a row",
-        "Look at the log of the storage, and at rules that drop unfinished uploads.",
+        f"{connection.place.what}: {connection.uri(key)}: the server lost {BEGINNINGS} uploads in a row",
+        "Check the storage's log, and the bucket's rules that drop unfinished uploads.",
     )
 
 
 class _Upload:
-    def __init__(self, connection: Connection, key: str, path: Path, checkpoint: Checkpoint) -> None:
+    def __init__(self, connection: Connection, key: str, path: Path, stop_check: StopCheck) -> None:
         self._connection, self._key, self._path = connection, key, path
-        self._checkpoint = checkpoint
+        self._stop_check = stop_check
         self._size = path.stat().st_size
         self._part_bytes = max(PART_BYTES, -(-self._size // MAX_PARTS))
         self._stopped = threading.Event()
@@ -92,7 +92,7 @@ class _Upload:
             self._stopped.set()
             pool.shutdown(
                 wait=True, cancel_futures=True
-            )  # a part that arrives after the end would be left there
+            )  # a part that arrives after the abort would be left behind
             self._abort(upload_id)
             raise
         finally:
@@ -100,7 +100,7 @@ class _Upload:
                 self._drop_strays()
 
     def _begin(self) -> tuple[str, bool]:
-        """The id of the upload, and whether an answer was lost, so that there may be a second one."""
+        """The id of the upload, and whether an answer was lost, so that there may be an orphan."""
         tries = 0
 
         def request(client: "S3Client") -> str:
@@ -138,7 +138,7 @@ class _Upload:
         try:
             self._ask(request)
         except UploadLostError:
-            # The first answer may have been lost, and the upload be complete. Whoever stores an artifact reads it back.
+            # The upload may be complete, and the first answer lost. The artifact writer reads it back in any case.
             if not self._is_there():
                 raise
 
@@ -151,31 +151,31 @@ class _Upload:
         )
 
     def _abort(self, upload_id: str) -> None:
-        """Best effort: who is here has an error to tell; what is left the next run drops."""
+        """Best effort: another error is already on its way, and the next run drops leftovers."""
         try:
             self._connection.impatient().ask(
                 self._key, lambda client: client.abort_multipart_upload(**self._object, UploadId=upload_id)
             )
         except (QuantizationError, UploadLostError) as error:
-            logger.warning("an unfinished upload is left at %s: %s", self._connection.uri(self._key), error)
+            logger.warning("an unfinished upload remains at %s: %s", self._connection.uri(self._key), error)
 
     def _drop_strays(self) -> None:
-        """Aborts uploads of this key whose ids were never told; ours has ended by now."""
+        """Aborts the uploads of this key whose ids we never got; ours has ended by now."""
         try:
             dropped = drop_uploads(self._connection.impatient(), self._key, lambda key: key == self._key)
         except QuantizationError as error:
-            logger.warning("unfinished uploads may be left at %s: %s", self._connection.uri(self._key), error)
+            logger.warning("unfinished uploads may remain at %s: %s", self._connection.uri(self._key), error)
         else:
-            logger.info("dropped uploads whose answer was lost: %d", dropped)
+            logger.info("dropped %d uploads whose answer was lost", dropped)
 
     def _all(self, futures: "Sequence[Future[Any]]") -> list[Any]:
-        """The results, in order; the checkpoint is called while they are waited for."""
+        """The results, in order; stop_check is called while waiting."""
         pending = set(futures)
         while pending:
             done, pending = wait(pending, WAKE_SECONDS, FIRST_EXCEPTION)
             for future in done:
                 future.result()
-            self._checkpoint()
+            self._stop_check()
         return [future.result() for future in futures]
 
     def _bytes(self, start: int, length: int) -> "AbstractContextManager[IO[bytes]]":
@@ -195,7 +195,7 @@ class _Upload:
             try:
                 return request(client)
             except HTTPClientError as error:
-                if self._stopped.is_set():  # the body said so: botocore takes it for a broken connection
+                if self._stopped.is_set():  # raised by the body; botocore reports a broken connection
                     raise _StoppedError from error
                 raise
 
@@ -230,4 +230,4 @@ def _abort_one(connection: Connection, key: str, upload_id: str) -> None:
             ),
         )
     except UploadLostError:
-        logger.debug("the upload %s had ended already", upload_id)
+        logger.debug("the upload %s had already ended", upload_id)

@@ -1,4 +1,4 @@
-"""Small objects that others may rewrite or remove at any moment, read whole and with the version that was read."""
+"""Small objects that other processes may rewrite or remove at any moment, read together with their version."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from quantizer.store.interface import OUTPUT, PreconditionFailedError, Store
 
 READ_ATTEMPTS = 8
 GONE = (OUTPUT.missing, OUTPUT.changed)
-"""Categories of an object of the output that is not, or no longer, what was seen a moment ago."""
+"""Categories for an object of the output that has changed or disappeared since it was seen."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class Small:
 
 
 class UnsteadyError(QuantizationError):
-    """An object is listed, and is another or not there each time it is read."""
+    """An object that changes or disappears each time it is read."""
 
 
 def read_small(store: Store, key: str, limit: int | None = None) -> Small | None:
-    """An object as it is now; None when it is not there. Of one that is longer than `limit` bytes, nothing is read.
+    """An object as it is now, or None. One longer than `limit` bytes is not read: its data is empty.
 
     Raises:
         UnsteadyError: it changes again and again.
@@ -40,13 +40,11 @@ def read_small(store: Store, key: str, limit: int | None = None) -> Small | None
         except QuantizationError as error:
             if error.category not in GONE:
                 raise
-    raise UnsteadyError(
-        Category.STORAGE_UNAVAILABLE, f"{store.uri}/{key} changes each time before it can be read"
-    )
+    raise UnsteadyError(Category.STORAGE_UNAVAILABLE, f"{store.uri}/{key} keeps changing while it is read")
 
 
 def remove_small(store: Store, key: str, version: str) -> bool:
-    """Removes an object if it has this version; whether it is gone, also by an earlier request of ours."""
+    """Removes an object if it has this version; whether it is gone, perhaps by an earlier request of ours."""
     try:
         store.delete_if(key, version)
     except PreconditionFailedError:

@@ -22,7 +22,7 @@ BLOCK = 16 * 1024 * 1024
 
 
 class Noted(TypedDict):
-    """The checksums of one file: [start, end, CRC] of every range that was read."""
+    """The checksums of one file: [start, end, CRC] of every range read."""
 
     version: str
     crc: str
@@ -32,21 +32,24 @@ class Noted(TypedDict):
 @dataclass(frozen=True)
 class _Readings:
     algorithm: str
+    """Name of the CRC."""
     sha256: str | None
+    """Of the file, if the store keeps it."""
     readings: Readings
     noted: set[Range] = field(default_factory=set)
+    """The ranges that `noted` has reported."""
 
 
 class StoreSource:
     """The engine's view of a model in a store: names, sizes, byte ranges.
 
-    The files are listed once; a file that is replaced while the run reads is an error, not a mixture
-    of two models. Bytes that are others than before, or than the store's checksum, are read again (see
-    readings.py). `on_bytes` hears of every byte that was read.
+    The files are listed once; a file that is replaced during the run is an error, not a mixture of two
+    models. Bytes that differ from before, or from the store's checksum, are read again (see readings.py).
+    `on_bytes` is called with the number of bytes read.
 
     Attributes:
         files: what was listed.
-        doubtful: bytes were handed out that may have been wrong: nothing that was computed from them is to be kept.
+        doubtful: wrong bytes may have been handed out: nothing computed from them may be kept.
 
     Raises:
         QuantizationError: the place's `missing` when there is no file at all.
@@ -69,8 +72,8 @@ class StoreSource:
         """Exactly `length` bytes of a file from offset `start`.
 
         Raises:
-            QuantizationError: what the store raises; the place's `changed` when the bytes stay others than they
-                have to be.
+            QuantizationError: what the store raises; the place's `changed` when the bytes still do not match
+                after several reads.
         """
         readings = self._of(name).readings
         for _ in range(READINGS):
@@ -78,11 +81,11 @@ class StoreSource:
             self._on_bytes(length)
             if readings.agrees(start, data):
                 return data
-            logger.warning("%s: bytes %d to %d are not what they have to be", name, start, start + length)
+            logger.warning("%s: bytes %d to %d do not match their checksum", name, start, start + length)
         raise self._doubt(name)
 
     def prove(self, names: Iterable[str]) -> None:
-        """Reads what was not read yet of these files, so that their checksums can be compared.
+        """Reads the rest of these files, so that their checksums can be compared.
 
         Raises:
             QuantizationError: as `read` does.
@@ -94,15 +97,13 @@ class StoreSource:
                     self.read(name, at, min(BLOCK, end - at))
 
     def noted(self) -> dict[str, Noted]:
-        """The checksums of what was read since the last call, as JSON can write them; for `recall` in another
-        process.
-        """
+        """The checksums of what was read since the last call, ready for JSON; for `recall` in another process."""
         with self._lock:
             known = dict(self._readings)
         return {name: self._news(name, of) for name, of in known.items()}
 
     def recall(self, noted: dict[str, Noted]) -> bool:
-        """Takes over what another process has noted; whether its bytes were those of this one."""
+        """Takes over what another process noted; whether it read the same bytes as this one."""
         return all(self._recalled(name, said) for name, said in noted.items() if name in self.files)
 
     def content_id(self, name: str) -> str:
@@ -122,7 +123,7 @@ class StoreSource:
             sha256, crc = self._digests(info, CRCS[known.algorithm])
             if known.readings.expect(crc):
                 return f"sha256:{sha256}"
-            logger.warning("%s: its bytes are not what they have to be", name)
+            logger.warning("%s: its bytes do not match their checksum", name)
         raise self._doubt(name)
 
     def revision(self, names: Iterable[str]) -> str:
@@ -158,7 +159,7 @@ class StoreSource:
     def _new_readings(self, name: str) -> "_Readings":
         info, head = self.files[name], self._store.head(name)
         if head is None or head.version != info.version:
-            head = info  # reading tells that it was replaced
+            head = info  # reading will report that it was replaced
         algorithm, value = head.crc or (PLAIN_CRC, None)
         known = Known(value, head.sha256, head.md5)
         return _Readings(algorithm, head.sha256, Readings(info.size, CRCS[algorithm], known))
@@ -175,17 +176,17 @@ class StoreSource:
         if (said["version"], said["crc"]) != (self.files[name].version, known.algorithm):
             return True  # nothing can be compared
         ranges = [Range(*(int(number) for number in each)) for each in said["ranges"]]
-        known.noted.update(ranges)  # the layer that they come from keeps them
+        known.noted.update(ranges)  # they are kept with the layer that they come from
         return known.readings.recall(ranges)
 
     def _doubt(self, name: str) -> QuantizationError:
         self.doubtful = True
         return QuantizationError(
             self._place.changed,
-            f"{self._place.what}: {self._store.uri}/{name} was read {READINGS} times with other bytes than before, or "
-            "than its checksum says",
-            "Bits changed in the storage or on the way. The next attempt reads everything anew; if this comes back, "
-            "copy the file to the storage again and check the network and the proxies in between.",
+            f"{self._place.what}: {self._store.uri}/{name} does not match its checksum or an earlier read, "
+            f"after {READINGS} attempts",
+            "Bits changed in the storage or in transit. The next attempt reads everything again; if this comes back, "
+            "upload the file again and check the network and the proxies in between.",
         )
 
 

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import torch
+from tests.support.tokens import make_batches, tokenizer_of
 from torch import Tensor
 
 from quantizer.calibration.text import read_rows
-from quantizer.calibration.tokens import Preprocess, load_tokenizer, make_batches
+from quantizer.calibration.tokens import Preprocess
 from quantizer.checkpoint.source import DirectorySource
 
 
@@ -14,7 +15,7 @@ def text_sequences(
     model: Path, text: Path, count: int, length: int, vocabulary: int, scratch: Path
 ) -> Tensor:
     """The first `count` sequences of a text, tokenized for the model: int64 [count, length]."""
-    tokenizer = load_tokenizer(DirectorySource(model), scratch)
+    tokenizer = tokenizer_of(DirectorySource(model), scratch)
     rows = read_rows(text.read_bytes(), text.name)
     preprocess = Preprocess(max_seq_len=length, max_samples=count)
     batches = make_batches(rows, tokenizer, preprocess, vocabulary=vocabulary, max_positions=length)

@@ -1,1 +1,1 @@
-"""Olive's run configurations, as far as a QuantizationJob can say the same."""
+"""Import of Olive's run configs, as far as a QuantizationJob can express them."""

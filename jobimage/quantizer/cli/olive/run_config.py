@@ -2,11 +2,11 @@
 
 Maps with names become lists whose items carry `name`, in the order of the file; Olive's nested `config`
 and `params` are folded away; accuracy metrics with a perplexity sub-type become the metric type
-perplexity. Nothing is dropped in silence: whatever has no meaning here is refused by name with the
-reason, all of it in one message, and the result is validated by the models of the contract.
+perplexity. Nothing is dropped silently: every field without an equivalent is refused by name with the
+reason, all in one message, and the result is validated by the contract's models.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +15,14 @@ from pydantic import ValidationError
 
 from quantization_api import API_VERSION, KIND
 from quantization_api.failures import Category, QuantizationError
-from quantization_api.passes import PASS_TYPES
 from quantization_api.spec import QuantizationJobSpec
 from quantizer.boundary.bounded_json import parse
 from quantizer.boundary.reading import reading
 from quantizer.boundary.yaml_file import MAX_FILE_BYTES, read_file, yaml_documents
 from quantizer.cli.manifest_file import sentences
-from quantizer.cli.olive.refusals import FIELDS
+from quantizer.cli.olive.translation import Object, Translation
 
-Object = dict[str, Any]
-
-FILE_LOADERS = ("json", "text", "csv")
-CHANGE = "Change or remove these fields; --drop NAME leaves a field out wherever it is."
-DEFAULT, SEARCHABLE = "DEFAULT_VALUE", "SEARCHABLE_VALUES"
-NATIVE_PASSES = {
-    "gptq": "write GptqQuantizer, whose checkpoint other software reads",
-    "gptqmodel": "write GptqQuantizer",
-    "rtn": "write GptqQuantizer, which is better at the same size",
-    "kquant": "write GptqQuantizer",
-}
+CHANGE = "Change or remove these fields; --drop NAME leaves out a field wherever it occurs."
 
 
 def load_config(path: Path) -> Object:
@@ -49,7 +38,7 @@ def load_config(path: Path) -> Object:
         else:
             config = parse(data, MAX_FILE_BYTES, _unique)
         if not isinstance(config, dict):
-            raise ValueError("it holds no object")
+            raise ValueError("it is not an object")
     return config
 
 
@@ -68,18 +57,18 @@ def import_config(
         config: as load_config gives it.
         name: metadata.name. output_uri: spec.output.uri.
         model_path: replaces input_model.model_path.
-        data_names: replaces data_name by the name of the data config, and with it what else says where
-            the data come from (subset, data_dir, data_files).
-        drop: names of fields that the user wants left out wherever they are.
+        data_names: data_name to use, by name of the data config; also replaces the other fields that say
+            where the data come from (subset, data_dir, data_files).
+        drop: names of fields to leave out wherever they occur.
 
     Raises:
-        QuantizationError: InvalidWorkflow with every sentence, one a line.
+        QuantizationError: InvalidWorkflow with every problem, one per line.
     """
-    translation = _Translation(dict(data_names or {}), frozenset(drop))
+    translation = Translation(dict(data_names or {}), frozenset(drop))
     with reading(Category.INVALID_WORKFLOW, "the run config", CHANGE):
         workflow = translation.workflow(dict(config), model_path)
     if output_uri is None:
-        translation.problems.append("output.uri: a run config does not say where in S3; use --output-uri URI")
+        translation.problems.append("output.uri: a run config has no output in S3; use --output-uri URI")
     if translation.problems:
         raise _refused(translation.problems)
     manifest = {
@@ -97,7 +86,7 @@ def import_config(
 
 
 def render(manifest: Object, origin: str) -> str:
-    """The manifest as YAML, with a comment that says what it was made of."""
+    """The manifest as YAML, with a comment that names its origin."""
     head = (
         f"# Imported from {origin}. Add spec.storage (endpoint, region, credentialsSecret) and spec.template\n"
         "# (resources) as your cluster needs them.\n"
@@ -105,230 +94,11 @@ def render(manifest: Object, origin: str) -> str:
     return head + yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True, width=110)
 
 
-class _Translation:
-    """Translates and collects what is refused."""
-
-    def __init__(self, data_names: dict[str, str], drop: frozenset[str]) -> None:
-        self.data_names, self.drop = data_names, drop
-        self.problems: list[str] = []
-
-    def workflow(self, config: Object, model_path: str | None) -> Object:
-        """The whole config."""
-        config = self._without_dropped(config)
-        engine = config.pop("engine", None)
-        if isinstance(engine, dict):
-            for key in [key for key in engine if key in config]:
-                self.problems.append(f"engine.{key}: is given at the top as well; keep one of them")
-            config = {**engine, **config}
-        elif engine is not None:
-            self.problems.append("engine: must be an object")
-        self._refuse("config", config, "")
-        if config.pop("evaluate_input_model", True) is not True:
-            self.problems.append(
-                "evaluate_input_model: the input model is always evaluated beside the result; leave it out"
-            )
-        workflow: Object = {"input_model": self._input_model(config.pop("input_model", None), model_path)}
-        if configs := self._named(config.pop("data_configs", None), "data_configs"):
-            workflow["data_configs"] = [self._data_config(item, path) for item, path in configs]
-            unknown = set(self.data_names) - {item.get("name") for item in workflow["data_configs"]}
-            self.problems += [f"--data {item}: there is no data config of that name" for item in unknown]
-        elif self.data_names:
-            self.problems.append("--data: the file has no data_configs")
-        workflow["passes"] = self._passes(config.pop("passes", None), config.pop("pass_flows", None))
-        if evaluators := self._named(config.pop("evaluators", None), "evaluators"):
-            workflow["evaluators"] = [self._evaluator(item, path) for item, path in evaluators]
-        evaluator = config.pop("evaluator", None)
-        if isinstance(evaluator, dict):
-            self.problems.append("evaluator: name one of evaluators here and define it there")
-        elif evaluator is not None:
-            workflow["evaluator"] = evaluator
-        if search := config.pop("search_strategy", None):
-            workflow["search_strategy"] = {} if search is True else search
-        return {**workflow, **config}  # what is left is unknown, and the models say so
-
-    def _input_model(self, item: Any, model_path: str | None) -> Object:
-        model: Object = self._folded(item, "config", "input_model")
-        self._refuse("input_model", model, "input_model.")
-        if str(model.get("type", "")).lower() == "hfmodel":
-            model["type"] = "HfModel"
-        if model_path is not None:
-            model["model_path"] = model_path
-        return model
-
-    def _data_config(self, config: Object, path: str) -> Object:
-        self._refuse("data_config", config, f"{path}.")
-        if str(config.get("type", "")).lower() == "huggingfacecontainer":
-            config["type"] = "HuggingfaceContainer"
-        for part in ("load_dataset_config", "pre_process_data_config"):
-            if part in config:
-                config[part] = self._folded(config[part], "params", f"{path}.{part}")
-        load = config.setdefault("load_dataset_config", {})
-        replaced = self.data_names.get(str(config.get("name")))
-        files = load.get("data_files")
-        if replaced is not None:
-            load["data_name"] = replaced
-            for key in ("subset", "data_dir", "data_files"):
-                load.pop(key, None)
-        elif load.get("data_name") in FILE_LOADERS and isinstance(files, str):
-            load["data_name"] = load.pop("data_files")
-        self._refuse("load_dataset_config", load, f"{path}.load_dataset_config.")
-        if isinstance(options := config.get("pre_process_data_config"), dict):
-            self._refuse("pre_process_data_config", options, f"{path}.pre_process_data_config.")
-        return config
-
-    def _passes(self, passes: Any, flows: Any) -> list[Object]:
-        if not isinstance(passes, dict) or not passes:
-            self.problems.append(
-                "passes: the file has none; write a GptqQuantizer, AutoAWQQuantizer or QuaRot"
-            )
-            return []
-        order = list(passes)
-        if flows is not None:
-            if (
-                isinstance(flows, list)
-                and len(flows) == 1
-                and isinstance(flows[0], list)
-                and sorted(flows[0]) == sorted(order)
-            ):
-                order = flows[0]
-            else:
-                self.problems.append(
-                    "pass_flows: one flow with every pass is an order; split others into jobs"
-                )
-        return [self._pass(name, passes[name]) for name in order]
-
-    def _pass(self, name: str, item: Any) -> Object:
-        path = f"passes.{name}"
-        if isinstance(item, list) and len(item) == 1:
-            item = item[0]
-        if not isinstance(item, dict):
-            self.problems.append(
-                f"{path}: alternatives are a search, which is not available; keep one of them"
-            )
-            return {}
-        item = self._folded(item, "config", path)
-        self._refuse("pass", item, f"{path}.")
-        kind = str(item.pop("type", ""))
-        types = {cls.__name__.lower(): cls.__name__ for cls in PASS_TYPES}
-        if kind.lower() in NATIVE_PASSES:
-            self.problems.append(f"{path}.type: {kind} is not available; {NATIVE_PASSES[kind.lower()]}")
-        for key in [key for key, value in item.items() if value == SEARCHABLE]:
-            self.problems.append(f"{path}.{key}: searches are not available in this release; write one value")
-        given = {key: value for key, value in item.items() if value is not None and value != DEFAULT}
-        return {"name": name, "type": types.get(kind.lower(), kind), **given}
-
-    def _evaluator(self, evaluator: Object, path: str) -> Object:
-        self._refuse("evaluator", evaluator, f"{path}.")
-        metrics = evaluator.get("metrics")
-        if isinstance(metrics, list):
-            evaluator["metrics"] = [
-                translated
-                for number, metric in enumerate(metrics)
-                for translated in self._metric(metric, f"{path}.metrics[{number}]")
-            ]
-        return evaluator
-
-    def _metric(self, metric: Any, path: str) -> list[Object]:
-        """One metric for each of Olive's sub-types."""
-        if not isinstance(metric, dict):
-            self.problems.append(f"{path}: must be an object")
-            return []
-        metric = dict(metric)
-        self._refuse("metric", metric, f"{path}.")
-        sub_types = metric.pop("sub_types", None) or [{}]
-        result = []
-        for number, sub_type in enumerate(sub_types):
-            where = f"{path}.sub_types[{number}]"
-            sub_type = {"name": sub_type} if isinstance(sub_type, str) else dict(sub_type)
-            self._refuse("sub_type", sub_type, f"{where}.")
-            result.append(self._sub_type(metric, sub_type, where, len(sub_types) > 1))
-        return result
-
-    def _sub_type(self, metric: Object, sub_type: Object, path: str, several: bool) -> Object:
-        kind = sub_type.pop("name", None)
-        translated = dict(metric)
-        if several and kind:
-            translated["name"] = f"{metric.get('name')}-{kind}"
-        if metric.get("type") == "accuracy" and kind == "perplexity":
-            translated["type"] = "perplexity"
-        elif metric.get("type") == "accuracy" and kind is not None:
-            self.problems.append(f"{path}.name: {kind} is not available in this release; write perplexity")
-        elif metric.get("type") == "size_on_disk" and kind not in (None, "bytes"):
-            self.problems.append(f"{path}.name: size_on_disk is measured in bytes, not in {kind}")
-        higher = sub_type.pop("higher_is_better", None)
-        if higher and translated.get("type") in ("perplexity", "size_on_disk"):
-            self.problems.append(
-                f"{path}.higher_is_better: of {translated['type']} the lower value is better; write false"
-            )
-        if sub_type.get("goal") is not None:
-            translated["goal"] = sub_type.pop("goal")
-        self.problems += [
-            f'{path}: unknown field "{key}"' for key, value in sub_type.items() if value is not None
-        ]
-        return translated
-
-    def _named(self, value: Any, path: str) -> list[tuple[Object, str]]:
-        """Items of a map with names, or of a list, each with its place in the file."""
-        if isinstance(value, dict):
-            items = [
-                ({"name": name, **item}, f"{path}.{name}")
-                for name, item in value.items()
-                if isinstance(item, dict)
-            ]
-            if len(items) < len(value):
-                self.problems.append(f"{path}: every item must be an object")
-            return items
-        if isinstance(value, list):
-            if not all(isinstance(item, dict) for item in value):
-                self.problems.append(f"{path}: every item must be an object")
-                return []
-            return [(dict(item), f"{path}[{number}]") for number, item in enumerate(value)]
-        if value is not None:
-            self.problems.append(f"{path}: must be a map or a list")
-        return []
-
-    def _folded(self, item: Any, inner: str, path: str) -> Object:
-        """An object whose fields may also lie under `inner`."""
-        if not isinstance(item, dict):
-            self.problems.append(f"{path}: must be an object")
-            return {}
-        outer: Object = dict(item)
-        nested = outer.pop(inner, None)
-        if nested is None:
-            return outer
-        if not isinstance(nested, dict) or set(nested) & set(outer):
-            self.problems.append(
-                f"{path}.{inner}: must be an object, with no field that is given beside it too"
-            )
-            return outer
-        return {**outer, **nested}
-
-    def _refuse(self, kind: str, item: Object, path: str) -> None:
-        """Notes and removes every field that has no meaning here; null says nothing and is removed."""
-        for key in list(item):
-            if key in FIELDS[kind]:
-                if item.pop(key) is not None:
-                    self.problems.append(f"{path}{key}: {FIELDS[kind][key]}")
-            elif item[key] is None:
-                del item[key]
-
-    def _without_dropped(self, value: Any) -> Any:
-        return _walk(value, lambda key: key not in self.drop)
-
-
-def _walk(value: Any, keep: Callable[[str], bool]) -> Any:
-    if isinstance(value, dict):
-        return {key: _walk(item, keep) for key, item in value.items() if keep(key)}
-    if isinstance(value, list):
-        return [_walk(item, keep) for item in value]
-    return value
-
-
 def _unique(pairs: list[tuple[str, Any]]) -> Object:
     result: Object = {}
     for key, value in pairs:
         if key in result:
-            raise ValueError(f'the key "{key}" is given twice in one object')
+            raise ValueError(f'the key "{key}" appears twice in one object')
         result[key] = value
     return result
 

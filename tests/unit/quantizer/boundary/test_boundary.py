@@ -85,7 +85,7 @@ def test_what_is_not_about_the_input_passes(error: BaseException) -> None:
         (b'{"a": "\\ud800"}', "surrogates"),
         (json.dumps({"a": 1}).encode("utf-16"), "UTF-8"),
         (b'{"a": ' + b"9" * 5000 + b"}", "digits"),
-        (b"{" + b" " * 2000 + b"}", "at most 1,000 are read"),
+        (b"{" + b" " * 2000 + b"}", "at most 1,000 are allowed"),
     ],
     ids=lambda value: value[:20].decode("latin-1") if isinstance(value, bytes) else value,
 )
@@ -100,7 +100,7 @@ def test_a_yaml_bomb_is_refused_before_it_is_built() -> None:
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
     with pytest.raises(ValueError, match="more than 100 aliases"):
         list(yaml_documents("\n".join(lines).encode()))
-    with pytest.raises(ValueError, match="more than 100 deep"):
+    with pytest.raises(ValueError, match="more than 100 levels deep"):
         list(yaml_documents(b"- " * 2000))
 
 
@@ -149,7 +149,7 @@ def test_work_that_takes_too_much_memory_is_ended() -> None:
 
 
 def test_work_that_ends_with_a_signal_is_reported() -> None:
-    assert "ended with -11" in ends(lambda _: os.kill(os.getpid(), signal.SIGSEGV) or b"").message
+    assert "exited with -11" in ends(lambda _: os.kill(os.getpid(), signal.SIGSEGV) or b"").message
     killed = ends(lambda _: os.kill(os.getpid(), signal.SIGKILL) or b"")
     assert killed.category is Category.HOST_OUT_OF_MEMORY
 
@@ -157,7 +157,7 @@ def test_work_that_ends_with_a_signal_is_reported() -> None:
 def test_a_step_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     assert STEP_SECONDS <= 10
     monkeypatch.setattr("quantizer.calibration.apart.STEP_SECONDS", 1)
-    assert "processor time" in ends(forever).message
+    assert "CPU time" in ends(forever).message
 
 
 def test_a_child_leaves_no_process_behind(tmp_path: Path) -> None:

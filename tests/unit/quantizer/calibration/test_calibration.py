@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.support.engine import CALIBRATION, STORIES, VALIDATION, save_tiny
+from tests.support.tokens import make_batches, tokenizer_of
 from transformers import PreTrainedTokenizerBase
 
 from quantization_api.failures import Category, QuantizationError
@@ -18,8 +19,6 @@ from quantizer.calibration.tokens import (
     TokenBatches,
     encode_apart,
     encode_rows,
-    load_tokenizer,
-    make_batches,
 )
 from quantizer.checkpoint.source import DirectorySource
 
@@ -29,7 +28,7 @@ pytestmark = pytest.mark.unit
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
     """The example model's tokenizer."""
-    return load_tokenizer(DirectorySource(STORIES), tmp_path_factory.mktemp("tokenizer"))
+    return tokenizer_of(DirectorySource(STORIES), tmp_path_factory.mktemp("tokenizer"))
 
 
 def batches(rows: list[str], tokenizer: PreTrainedTokenizerBase, preprocess: Preprocess) -> TokenBatches:
@@ -65,13 +64,13 @@ def test_rows_come_from_the_text_column_of_every_table_format() -> None:
             "a.jsonl",
             "line 2 of the data file a.jsonl cannot be used: it is not JSON",
         ),
-        (b'{"story": "x"}', "a.jsonl", "line 1 has no text in column 'text'; it has: story"),
+        (b'{"story": "x"}', "a.jsonl", "line 1 has no text in column 'text'; found: story"),
         (b'{"text": 3}', "a.jsonl", "line 1 has no text in column 'text'"),
         (b'"x"', "a.jsonl", "line 1 is not an object"),
         (b'{"rows": []}', "a.json", "neither a list of objects"),
-        (b"story\nx", "a.csv", "line 2 has no text in column 'text'; it has: story"),
+        (b"story\nx", "a.csv", "line 2 has no text in column 'text'; found: story"),
         (b"\xff\xfe", "a.txt", "is not UTF-8 text"),
-        (b"x", "a.parquet", "suffix that is not known; known are .txt, .jsonl, .json, .csv"),
+        (b"x", "a.parquet", "its suffix is unknown; supported are .txt, .jsonl, .json, .csv"),
     ],
 )
 def test_what_cannot_be_read_is_named_with_its_place(data: bytes, name: str, sentence: str) -> None:
@@ -132,7 +131,7 @@ def test_fewer_sequences_than_asked_for_are_refused(tokenizer: PreTrainedTokeniz
     with pytest.raises(QuantizationError, match=r"tokens; 1000 sequences of 256 need 256000") as caught:
         batches(rows, tokenizer, Preprocess(max_seq_len=256, max_samples=1000))
     assert caught.value.category is Category.DATA_INSUFFICIENT
-    with pytest.raises(QuantizationError, match=r"has 1 lines that are not empty .*; 2 sequences are needed"):
+    with pytest.raises(QuantizationError, match=r"has 1 non-empty lines .*; 2 sequences are needed"):
         batches(["x"], tokenizer, Preprocess(strategy="line-by-line", max_seq_len=8, max_samples=2))
 
 
@@ -148,7 +147,7 @@ def test_sequences_longer_than_the_model_takes_are_an_invalid_workflow(
 
 def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(
-        QuantizationError, match="has 32000 tokens, the model's vocabulary only 31999"
+        QuantizationError, match="has 32000 tokens, but the model's vocabulary has only 31999"
     ) as caught:
         make_batches(["x " * 50], tokenizer, Preprocess(max_seq_len=8), vocabulary=31999, max_positions=256)
     assert caught.value.category is Category.MODEL_UNSUPPORTED
@@ -157,11 +156,11 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tokenizer: PreTrained
 def test_a_model_without_a_tokenizer_or_with_a_broken_one_is_refused(tmp_path: Path) -> None:
     save_tiny(tmp_path / "model")
     with pytest.raises(QuantizationError, match="has no tokenizer files"):
-        load_tokenizer(DirectorySource(tmp_path / "model"), tmp_path / "one")
+        tokenizer_of(DirectorySource(tmp_path / "model"), tmp_path / "one")
     shutil.copy(STORIES / "tokenizer_config.json", tmp_path / "model")
     (tmp_path / "model/tokenizer.json").write_text("{")
     with pytest.raises(QuantizationError, match=r"tokenizer\.json cannot be used: it is not JSON") as caught:
-        load_tokenizer(DirectorySource(tmp_path / "model"), tmp_path / "two")
+        tokenizer_of(DirectorySource(tmp_path / "model"), tmp_path / "two")
     assert caught.value.category is Category.MODEL_UNSUPPORTED
 
 
@@ -212,7 +211,7 @@ def test_a_tokenizer_whose_pattern_never_ends_is_refused(
     with pytest.raises(QuantizationError) as caught:
         encode_apart(DirectorySource(tmp_path / "model"), tmp_path, {"a": (rows, Preprocess())})
     assert caught.value.category is Category.MODEL_UNSUPPORTED
-    assert caught.value.message == "the tokenizer cannot be used: a step took more than 2 s of processor time"
+    assert caught.value.message == "the tokenizer cannot be used: a step took more than 2 s of CPU time"
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.txt"])

@@ -181,13 +181,13 @@ def index_names_absent_tensor(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "category", "sentence"),
     [
-        (truncate, Category.MODEL_UNSUPPORTED, "model.safetensors is cut short: its header needs"),
-        (header_too_long, Category.MODEL_UNSUPPORTED, "says that its header has 1000000000000 bytes"),
+        (truncate, Category.MODEL_UNSUPPORTED, "model.safetensors is truncated: its header describes"),
+        (header_too_long, Category.MODEL_UNSUPPORTED, "claims a header of 1000000000000 bytes"),
         (header_no_json, Category.MODEL_UNSUPPORTED, "the JSON of model.safetensors cannot be used"),
-        (wrong_size, Category.MODEL_UNSUPPORTED, r"says that a \(5,\) F32 has 16 bytes"),
+        (wrong_size, Category.MODEL_UNSUPPORTED, r"gives a \(5,\) F32 a size of 16 bytes"),
         (unknown_dtype, Category.MODEL_UNSUPPORTED, "unsupported dtype F3X"),
         (only_bin, Category.MODEL_UNSUPPORTED, "it has pytorch_model.bin"),
-        (nothing, Category.MODEL_NOT_FOUND, "no model.safetensors and no .*; found: no file at all"),
+        (nothing, Category.MODEL_NOT_FOUND, "no model.safetensors and no .*; found: no files"),
         (
             missing_shard,
             Category.MODEL_NOT_FOUND,

@@ -176,7 +176,7 @@ CASES: dict[str, Bad] = {
     "an expert without a token": Bad(
         with_an_idle_expert, Category.DATA_INSUFFICIENT, "model.layers.1.block_sparse_moe.experts.2.", ALL
     ),
-    "a shard cut short": Bad(cut_short, Category.MODEL_UNSUPPORTED, "is cut short"),
+    "a shard cut short": Bad(cut_short, Category.MODEL_UNSUPPORTED, "is truncated"),
     "half a header": Bad(with_half_a_header, Category.MODEL_UNSUPPORTED, "model.safetensors"),
     "an index that names a missing file": Bad(
         without_a_shard, Category.MODEL_NOT_FOUND, "which the model does not have"
@@ -185,7 +185,7 @@ CASES: dict[str, Bad] = {
         with_a_broken_index, Category.MODEL_UNSUPPORTED, "model.safetensors.index.json"
     ),
     "a tokenizer of another vocabulary": Bad(
-        of_few_tokens, Category.MODEL_UNSUPPORTED, "has 32000 tokens, the model's vocabulary only 96"
+        of_few_tokens, Category.MODEL_UNSUPPORTED, "has 32000 tokens, but the model's vocabulary has only 96"
     ),
     "float64": Bad(retyped(torch.float64), Category.MODEL_UNSUPPORTED, f"{LINEAR} has dtype float64"),
     "int8": Bad(retyped(torch.int8), Category.MODEL_UNSUPPORTED, f"{LINEAR} has dtype int8"),

@@ -183,7 +183,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "alternatives",
         {"passes": {"q": [{"type": "A"}, {"type": "B"}]}},
-        "passes.q: alternatives are a search",
+        "passes.q: alternatives need a search",
     ),
     ("native pass", {"passes": {"q": {"type": "Gptq"}}}, "Gptq is not available; write GptqQuantizer"),
     (
@@ -204,7 +204,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "lm-eval",
         {"evaluators": {"e": {"type": "LMEvaluator", "tasks": ["x"]}}},
-        "evaluators.e.tasks: tasks of lm-eval",
+        "evaluators.e.tasks: lm-eval tasks",
     ),
     (
         "priority",
@@ -242,7 +242,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
             },
             "evaluator": "e",
         },
-        "the lower value is better",
+        "a lower perplexity is better",
     ),
     (
         "unknown reference",
@@ -289,7 +289,7 @@ def test_a_field_is_left_out_when_the_user_says_so() -> None:
 def test_a_key_given_twice_is_no_valid_file(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('{"passes": {}, "passes": {}}')
-    with pytest.raises(QuantizationError, match="given twice"):
+    with pytest.raises(QuantizationError, match="appears twice"):
         load_config(path)
 
 

@@ -127,8 +127,8 @@ def test_the_endpoint_of_the_cluster_can_be_replaced(tmp_path: Path) -> None:
 
 def test_a_file_with_anything_else_is_refused(tmp_path: Path) -> None:
     wrong: list[tuple[tuple[object, ...], str]] = [
-        ((), "holds 0 documents"),
-        ((VALID, VALID), "holds 2 documents"),
+        ((), "contains 0 documents"),
+        ((VALID, VALID), "contains 2 documents"),
         (({**VALID, "kind": "Job"},), "expected quantization.dev/v1alpha1 QuantizationJob"),
         (({**VALID, "metadata": {}},), "metadata.name: field required"),
         (({**VALID, "specc": {}},), 'unknown field "specc"'),

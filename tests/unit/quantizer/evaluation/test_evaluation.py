@@ -118,7 +118,7 @@ def test_a_damaged_artifact_is_corrupt_by_name(tmp_path: Path) -> None:
         assert caught.value.category is Category.ARTIFACT_CORRUPT
 
     (artifact / "model.safetensors").write_bytes(whole[:-100])
-    refused("is cut short")
+    refused("is truncated")
     del tensors["model.layers.1.mlp.up_proj.g_idx"]
     save_file(tensors, artifact / "model.safetensors")
     refused(r"lacks the tensor model.layers.1.mlp.up_proj.g_idx")

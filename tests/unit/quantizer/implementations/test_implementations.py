@@ -17,7 +17,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer
 from quantizer.checkpoint import older_transformers
 from quantizer.checkpoint.older_transformers import (
-    OlderWords,
+    OlderConfigs,
     compute_rotary,
     model_config,
     tokenizer_config,
@@ -142,7 +142,7 @@ def test_a_config_in_older_words_is_left_as_it_is() -> None:
 
 
 def test_rotary_parameters_for_each_kind_of_layer_are_refused() -> None:
-    with pytest.raises(QuantizationError, match="each kind of layer"):
+    with pytest.raises(QuantizationError, match="each layer type"):
         model_config({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}})
 
 
@@ -159,12 +159,12 @@ def test_only_the_configs_are_shown_in_older_words(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"dtype": "float16"}')
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
     (tmp_path / "notes.txt").write_text("as it is")
-    shown = OlderWords(DirectorySource(tmp_path))
+    shown = OlderConfigs(DirectorySource(tmp_path))
     assert json.loads(read_whole(shown, "config.json")) == {"torch_dtype": "float16"}
     assert json.loads(read_whole(shown, "tokenizer_config.json")) == {"tokenizer_class": "LlamaTokenizer"}
     assert read_whole(shown, "notes.txt") == b"as it is"
     (tmp_path / "tokenizer.json").write_text("{}")
-    shown = OlderWords(DirectorySource(tmp_path))
+    shown = OlderConfigs(DirectorySource(tmp_path))
     assert (
         json.loads(read_whole(shown, "tokenizer_config.json"))["tokenizer_class"] == "PreTrainedTokenizerFast"
     )

@@ -260,7 +260,7 @@ def save_sharded(folder: Path) -> list[Path]:
 def test_a_shard_that_is_cut_short_is_named(tmp_path: Path) -> None:
     shard = save_sharded(tmp_path / "model")[1]
     shard.write_bytes(shard.read_bytes()[:-10])
-    assert refused(tmp_path, f"{shard.name} is cut short") is Category.MODEL_UNSUPPORTED
+    assert refused(tmp_path, f"{shard.name} is truncated") is Category.MODEL_UNSUPPORTED
 
 
 def test_a_shard_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -66,12 +66,12 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     "a config that is nested deeply": (written("config.json", DEEP), "config.json cannot be used: it is nested"),
     "a config of a terabyte": (sparse("config.json"), "config.json has 1,000,000,000,000 bytes"),
     "a file beside the weights of a terabyte": (sparse("README.md"), "README.md has 1,000,000,000,000 bytes"),
-    "weights with a hole behind them": (sparse(SINGLE_NAME), "of which its header explains only"),
+    "weights with a hole behind them": (sparse(SINGLE_NAME), "but its header describes only"),
     "an index of 100,000 tensors": (written(INDEX_NAME, index_of(10**5)), "lacks tensor.0, which"),
     "an index of a terabyte": (sparse(INDEX_NAME), f"{INDEX_NAME} has 1,000,000,000,000 bytes"),
     "an index that names no weights": (
         written(INDEX_NAME, '{"weight_map": {"a": "../outside\\n"}}'),
-        "which is no safetensors file",
+        "which is not a safetensors file",
     ),
     "a name of two lines": (written("a\nb.json", "{}"), r"whose name is no printable text: 'a\\nb.json'"),
     "a generation config that is none": (
@@ -120,7 +120,7 @@ def test_a_sound_model_is_taken(family: str, tmp_path: Path) -> None:
             "line 1 of the data file a.jsonl cannot be used",
         ),
         ("a.json", written("a.json", '[{"text": "x", "more": ' + DEEP + "}]"), "nested"),
-        ("a.json", written("a.json", "[" + "{}," * (5 * 10**6) + "{}]"), "more lists, objects or values"),
+        ("a.json", written("a.json", "[" + "{}," * (5 * 10**6) + "{}]"), "too many lists, objects or values"),
         ("a.jsonl", written("a.jsonl", '{"text": "\\ud800"}'), "surrogates"),
         (
             "a.csv",

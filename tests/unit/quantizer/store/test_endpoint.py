@@ -49,7 +49,7 @@ def test_a_name_is_judged_by_every_address_it_has(monkeypatch: pytest.MonkeyPatc
         "getaddrinfo",
         lambda *_, **__: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (it, 80)) for it in addresses],
     )
-    with pytest.raises(QuantizationError, match=r"leads to 169\.254\.169\.254"):
+    with pytest.raises(QuantizationError, match=r"resolves to 169\.254\.169\.254"):
         check_endpoint(StorageAccess(endpoint="http://s3.example.org", refuse_link_local=True))
 
 
@@ -64,7 +64,7 @@ def test_a_name_that_leads_elsewhere_later_is_refused_then(monkeypatch: pytest.M
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     access = StorageAccess(endpoint="http://s3.example.org", refuse_link_local=True, patience_seconds=0)
     store = S3Store("bucket", "key", OUTPUT, access)
-    with pytest.raises(QuantizationError, match=r"leads to 169\.254\.169\.254"):
+    with pytest.raises(QuantizationError, match=r"resolves to 169\.254\.169\.254"):
         store.list()
 
 

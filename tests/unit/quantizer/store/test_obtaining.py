@@ -219,7 +219,7 @@ def test_an_artifact_that_is_made_anew_is_replaced_whole(store: Store) -> None:
 
 def test_a_manifest_that_somebody_put_there_meanwhile_stays(store: Store) -> None:
     foreign = manifest(RECIPES[0], "somebody", 1).model_dump_json().encode()
-    with pytest.raises(QuantizationError, match="another job finished an artifact") as caught:
+    with pytest.raises(QuantizationError, match="another job published an artifact") as caught:
         obtain(store, asked(), Making(asked(), lambda: store.put_bytes(MANIFEST_NAME, foreign)))
     assert caught.value.category is Category.ARTIFACT_CONFLICT
     assert bytes_of(store)[MANIFEST_NAME] == foreign

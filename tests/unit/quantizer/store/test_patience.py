@@ -81,7 +81,7 @@ def test_an_outage_within_the_budget_costs_time_alone(clock: Clock, seconds: flo
 
 def test_an_outage_that_lasts_is_an_error_with_the_first_cause(clock: Clock) -> None:
     began = clock.now
-    with pytest.raises(QuantizationError, match=r"nobody answers \(waited for 300 s\)") as caught:
+    with pytest.raises(QuantizationError, match=r"nobody answers \(gave up after 300 s\)") as caught:
         waiting(clock).call(away_until(clock, began + 400))
     assert not isinstance(caught.value, AwayError)
     assert caught.value.category is Category.STORAGE_UNAVAILABLE
@@ -169,12 +169,12 @@ def test_a_stopped_run_waits_no_longer(clock: Clock) -> None:
 
     began = clock.now
 
-    def checkpoint() -> None:
+    def stop_check() -> None:
         if clock.now >= began + 7:
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        waiting(clock, checkpoint=checkpoint).call(away_until(clock, began + 200))
+        waiting(clock, stop_check=stop_check).call(away_until(clock, began + 200))
     assert clock.now <= began + 8
 
 
@@ -193,9 +193,11 @@ def test_an_outage_is_told_in_progress_and_in_the_log(clock: Clock, caplog: pyte
     assert "quantize" in stages
     assert any(stage.startswith("quantize: storage unreachable for 3") for stage in stages)
     lines = [record.getMessage() for record in caplog.records]
-    assert lines[0].startswith("storage unreachable for 0 s of 300 s, trying again: nobody answers")
+    assert lines[0].startswith(
+        "storage unreachable for 0 s (giving up after 300 s), retrying: nobody answers"
+    )
     assert 2 < len(lines) < 6
-    assert lines[-1].startswith("the storage answers again after 4")
+    assert lines[-1].startswith("the storage responds again after 4")
 
 
 def test_threads_that_wait_for_the_same_storage_share_the_budget_and_one_is_enough_to_end_the_outage() -> (

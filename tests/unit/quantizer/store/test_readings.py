@@ -165,7 +165,7 @@ def test_a_flip_in_a_range_is_noticed_when_the_file_was_read(folder: Path, whole
     store.flips["model.safetensors"] = 1
     source.read("model.safetensors", 0, 100)
     source.read("model.safetensors", 100, 400)
-    with pytest.raises(QuantizationError, match="other bytes than before") as caught:
+    with pytest.raises(QuantizationError, match="does not match its checksum or an earlier read") as caught:
         source.prove(["model.safetensors"])
     assert caught.value.category is Category.STORAGE_UNAVAILABLE
     assert source.doubtful
@@ -177,7 +177,7 @@ def test_without_a_checksum_the_revision_s_own_reading_is_one(folder: Path) -> N
     source.revision(["model.safetensors"])
     store.flips["model.safetensors"] = 1
     source.read("model.safetensors", 0, 100)
-    with pytest.raises(QuantizationError, match="other bytes than before"):
+    with pytest.raises(QuantizationError, match="does not match its checksum or an earlier read"):
         source.prove(["model.safetensors"])
     assert source.doubtful
 

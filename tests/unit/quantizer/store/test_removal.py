@@ -279,5 +279,5 @@ def test_the_command_says_what_it_did(store: DirectoryStore, capsys: pytest.Capt
 def test_the_command_fails_with_a_sentence(store: DirectoryStore, capsys: pytest.CaptureFixture[str]) -> None:
     store.put_bytes(MANIFEST_NAME, b"{}")
     assert parser.main(["delete", store.uri]) == ExitCode.CANNOT_CREATE_OUTPUT
-    assert "is not the manifest of an artifact" in " ".join(capsys.readouterr().err.split())
+    assert "is not an artifact's manifest" in " ".join(capsys.readouterr().err.split())
     assert MANIFEST_NAME in left(store)

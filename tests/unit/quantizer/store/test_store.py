@@ -14,6 +14,7 @@ from quantizer.store import claim as claims
 from quantizer.store.artifact import ArtifactWriter, Output
 from quantizer.store.claim import Claim, ClaimLostError
 from quantizer.store.directory import DirectoryStore
+from quantizer.store.directory_errors import translated
 from quantizer.store.interface import MODEL, OUTPUT, PreconditionFailedError
 from quantizer.store.location import Location
 from quantizer.store.mark import CLAIM_NAME, Decision, look
@@ -89,7 +90,7 @@ def test_a_file_that_changes_or_ends_early_is_damaged(store: DirectoryStore) -> 
 
 def test_a_path_that_leads_nowhere_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(QuantizationError, match="it was there when the run began") as caught:
+    with pytest.raises(QuantizationError, match="was deleted during the run") as caught:
         DirectoryStore(tmp_path, MODEL).read("nothing", 0, 1)  # what is read was listed
     assert caught.value.category is Category.STORAGE_UNAVAILABLE
     with pytest.raises(QuantizationError, match="not a directory") as caught:
@@ -111,8 +112,8 @@ def test_a_path_that_leads_nowhere_is_named(tmp_path: Path) -> None:
     ],
     ids=lambda value: errno.errorcode[value] if isinstance(value, int) else str(value),
 )
-def test_an_error_of_the_file_system_has_its_category(tmp_path: Path, code: int, category: Category) -> None:
-    with pytest.raises(QuantizationError) as caught, DirectoryStore(tmp_path, MODEL)._errors("file:///x"):
+def test_an_error_of_the_file_system_has_its_category(code: int, category: Category) -> None:
+    with pytest.raises(QuantizationError) as caught, translated(MODEL, "file:///x"):
         raise OSError(code, os.strerror(code))
     assert caught.value.category is category
 
@@ -199,7 +200,7 @@ def dies(claim: Claim) -> None:
 
 def test_the_claim_of_a_living_job_is_a_conflict(store: DirectoryStore) -> None:
     with Claim(store, "a", "default/a", "r") as living:
-        with pytest.raises(QuantizationError, match="default/a writes to it right now") as caught:
+        with pytest.raises(QuantizationError, match="default/a is writing to it") as caught:
             Claim(store, "b", "default/b", "r", sleep=Watching(living.renew)).take()
         assert caught.value.category is Category.ARTIFACT_CONFLICT
 
