@@ -1,5 +1,6 @@
 """What a mutation may end with: a named category and its exit code, or a sound result; in time, within memory."""
 
+import contextlib
 import json
 import os
 import re
@@ -143,11 +144,24 @@ def _last_error(log: str) -> str:
 
 def _outside(folder: Path) -> dict[str, tuple[int, int]]:
     """Size and time of every file that no command may write to."""
+    asked = _asked(folder)
     return {
         path.relative_to(folder).as_posix(): (path.lstat().st_size, path.lstat().st_mtime_ns)
         for path in sorted(folder.rglob("*"))
-        if path.relative_to(folder).parts[0] not in WRITTEN and not path.is_dir()
+        if path.relative_to(folder).parts[0] not in WRITTEN
+        and not path.is_dir()
+        and not any(place in path.parents for place in asked)
     }
+
+
+def _asked(folder: Path) -> list[Path]:
+    """Places within the folder that a spoiled job names as its output."""
+    found = []
+    for name in (bases.JOB, "request.json"):
+        with contextlib.suppress(OSError):
+            text = (folder / name).read_bytes().decode(errors="replace")
+            found += re.findall(r"""uri["']?: *["']?file://([^\s"',}]+)""", text)
+    return [place for place in map(Path, found) if folder in place.parents]
 
 
 def _trespass(folder: Path, before: dict[str, tuple[int, int]]) -> str:
