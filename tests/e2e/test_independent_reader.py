@@ -22,7 +22,8 @@ from tests.support.reference import interpreter_from, run_reference
 
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.views import open_view
-from quantizer.passes.making import WeightPass, make_pass
+from quantizer.passes.making import make_pass
+from quantizer.passes.weight_pass import WeightParameters
 
 pytestmark = pytest.mark.e2e
 
@@ -34,12 +35,12 @@ LINEARS = 6 * 7
 class Case:
     """A pass, the largest shard, and how the result is loaded (see reference/format_reader.py)."""
 
-    parameters: WeightPass
+    parameters: WeightParameters
     max_shard_bytes: int = 10**9
     loader: str = "transformers"
 
 
-def gptq(**parameters: Any) -> WeightPass:
+def gptq(**parameters: Any) -> WeightParameters:
     """GPTQ in groups of 32 unless said otherwise."""
     return gptq_pass(**{"group_size": GROUP, **parameters})
 

@@ -26,7 +26,7 @@ from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.families import ARCHITECTURES
 from quantizer.evaluation.views import open_view
-from quantizer.passes.making import make_pass, module_names
+from quantizer.passes.making import PASSES, make_pass
 from quantizer.report.readers import COMPRESSED, DEQUANTIZED, NAMED_TYPES, OPTIMUM, readers, written_by
 
 pytestmark = pytest.mark.e2e
@@ -125,11 +125,12 @@ def readings(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
             save_wide(CASE_OF.get(model_type, model_type), source)
             plain[model_type] = transformers_logits(source, tokens)
         parameters = WAYS[way].parameters_of(model_type)
-        target = folder / model_type / written_by(parameters, model_type).layout.replace(" ", "-")
+        chosen = PASSES[type(parameters)](parameters)
+        target = folder / model_type / chosen.written.layout.replace(" ", "-")
         target = target.with_name(
             f"{target.name}-{'symmetric' if WAYS[way].parameters.get('sym') else 'zeros'}"
         )
-        modules = module_names(parameters)
+        modules = chosen.modules
         if not target.exists():
             run_layers(
                 DirectorySource(source), family_batches(), make_pass(parameters), target, folder / "scratch",
@@ -154,6 +155,7 @@ def test_a_reader_is_listed_exactly_where_it_computes_what_we_do(
 ) -> None:
     reading = readings[model_type, way]
     assert float((reading.plain - reading.ours).abs().max()) > 0.1  # or rounding could not be seen
-    listed = WAYS[way].reader in readers(written_by(WAYS[way].parameters_of(model_type), model_type))
+    made = WAYS[way].parameters_of(model_type)
+    listed = WAYS[way].reader in readers(written_by(PASSES[type(made)](made), model_type))
     print(reading.said)
     assert listed is reading.right, reading.said

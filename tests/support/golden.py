@@ -31,7 +31,8 @@ from quantization_api import ENGINE_VERSION
 from quantization_api.manifest import MODEL_PREFIX
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.passes.making import WeightPass, make_pass
+from quantizer.passes.making import make_pass
+from quantizer.passes.weight_pass import WeightParameters
 
 RECORD = Path(__file__).parents[1] / "unit/quantizer/golden_bytes.json"
 RECORD_COMMAND = "python -m tests.support.golden"
@@ -39,7 +40,7 @@ RECORD_COMMAND = "python -m tests.support.golden"
 Digests = dict[str, str]
 """Of each file, by its name."""
 
-TINY: dict[str, Callable[[], WeightPass]] = {
+TINY: dict[str, Callable[[], WeightParameters]] = {
     "gptq": lambda: gptq_pass(group_size=32),
     "gptq, sym": lambda: gptq_pass(group_size=32, sym=True),
     "gptq, sym, act order": lambda: gptq_pass(group_size=32, sym=True, desc_act=True),
@@ -84,7 +85,7 @@ SIZES = {
 FAMILIES = ("qwen3_moe", "gemma3", "gpt2, scaled by layer", "opt", "phi3")
 """Architectures whose layers differ in kind: experts, windows, transposed weights, biases, fused linears."""
 
-FAMILY_PASSES: dict[str, Callable[[], WeightPass]] = {
+FAMILY_PASSES: dict[str, Callable[[], WeightParameters]] = {
     "gptq": lambda: gptq_pass(group_size=16),
     "awq": lambda: awq_pass(q_group_size=16),
 }
@@ -156,7 +157,7 @@ def _example(folder: Path) -> Path:
     return folder / "out" / MODEL_PREFIX
 
 
-def _quantized(model: Path, tokens: TokenBatches, parameters: WeightPass, target: Path) -> Path:
+def _quantized(model: Path, tokens: TokenBatches, parameters: WeightParameters, target: Path) -> Path:
     run_layers(DirectorySource(model), tokens, make_pass(parameters), target, target.with_name("scratch"))
     return target
 

@@ -15,7 +15,7 @@ from quantizer.algorithms.quarot.parameters import FULL, QuarotParameters, needs
 from quantizer.algorithms.quarot.rotation_layout import ModelLayout, llama_layout
 from quantizer.algorithms.quarot.stages import QuarotPass, StageResult
 from quantizer.formats.quarot.artifact import CODE_FILE, artifact_config, modeling_code
-from quantizer.passes.quarot import QuarotLayerPass
+from quantizer.passes.quarot_layers import QuarotLayerPass
 from quantizer.passes.rounding import pack_linear
 
 STAGES = (

@@ -26,7 +26,7 @@ FORWARD_TOKENS = 8192
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 
 
-def dtype(parameters: AutoAWQQuantizer) -> torch.dtype:
+def dtype(parameters: AutoAWQQuantizer, _device: torch.device) -> torch.dtype:
     """What the package computes in."""
     return DTYPES[parameters.input_model_dtype]
 

@@ -1,7 +1,6 @@
 """The models that each package quantizes. What else a package cannot do, the contract refuses."""
 
 from quantization_api.failures import Category, QuantizationError
-from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer
 
 MODEL_TYPES: dict[str, tuple[str, ...]] = {
     "auto-gptq": ("gpt_neox", "llama", "mistral", "opt", "qwen2"),
@@ -11,13 +10,13 @@ MODEL_TYPES: dict[str, tuple[str, ...]] = {
 tests/e2e/test_implementations.py). With others a package stops halfway, or its transformers cannot load them."""
 
 
-def check_model(parameters: GptqQuantizer | AutoAWQQuantizer, model_type: str) -> None:
+def check_model(package: str, model_type: str) -> None:
     """Raises ModelUnsupported for a model that the package cannot quantize."""
-    known = MODEL_TYPES[parameters.implementation]
+    known = MODEL_TYPES[package]
     if model_type not in known:
         raise QuantizationError(
             Category.MODEL_UNSUPPORTED,
-            f"implementation {parameters.implementation} quantizes models of type {', '.join(known)}; "
+            f"implementation {package} quantizes models of type {', '.join(known)}; "
             f"this one is of type {model_type}",
             "Use implementation native.",
         )

@@ -1,7 +1,9 @@
 """The entry: a package runs on a local copy of the model and leaves an artifact in a directory."""
 
 import time
+from importlib import import_module
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -13,6 +15,25 @@ from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.implementations import result
 from quantizer.implementations.interface import OnProgress, QuantizedModel, package_version
 from quantizer.implementations.local_model import load
+
+MODULES = {
+    "auto-gptq": "quantizer.implementations.auto_gptq",
+    "autoawq": "quantizer.implementations.auto_awq",
+}
+
+
+class Package(Protocol):
+    """The module that runs a package."""
+
+    def dtype(self, parameters: Any, device: torch.device) -> torch.dtype:
+        """What the package computes in."""
+        ...
+
+    def quantize(
+        self, model: Any, tokens: TokenBatches, parameters: Any, on_progress: OnProgress, device: torch.device
+    ) -> QuantizedModel:
+        """Runs the package on a model in memory, which is used up. Raises what the package raises."""
+        ...
 
 
 def quantize(
@@ -74,21 +95,15 @@ def _run(
 ) -> QuantizedModel:
     """Imports the package here: it is in one of the two images only, and takes seconds."""
     try:
-        if isinstance(parameters, GptqQuantizer):
-            from quantizer.implementations import auto_gptq as gptq
-        else:
-            from quantizer.implementations import auto_awq as awq
+        package: Package = import_module(MODULES[parameters.implementation])
     except ModuleNotFoundError as error:
         raise QuantizationError(
             Category.INVALID_WORKFLOW,
             f"this image has no {error.name}, which implementation {parameters.implementation} needs",
             "Use the legacy image (spec.template.image is best left out), or implementation native.",
         ) from error
-    if isinstance(parameters, GptqQuantizer):
-        model = _load(model_dir, gptq.dtype(device), report)
-        return gptq.quantize(model, tokens, parameters, on_progress, device)
-    model = _load(model_dir, awq.dtype(parameters), report)
-    return awq.quantize(model, tokens, parameters, on_progress, device)
+    model = _load(model_dir, package.dtype(parameters, device), report)
+    return package.quantize(model, tokens, parameters, on_progress, device)
 
 
 def _load(model_dir: Path, dtype: torch.dtype, report: QuantizeReport) -> nn.Module:

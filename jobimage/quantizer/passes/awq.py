@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from quantization_api.failures import QuantizationError
 from quantization_api.manifest import LinearReport
+from quantization_api.passes import AutoAWQQuantizer
 from quantizer.algorithms.awq.clip import search_clip
 from quantizer.algorithms.awq.folding import fold_into_norm, fold_into_rows, scale_columns, scaled_gram
 from quantizer.algorithms.awq.rounding import AwqConfig, awq_round, clip_weight
@@ -33,6 +35,8 @@ from quantizer.passes.rounding import (
     put_quantized,
 )
 from quantizer.passes.statistics import InputStatistics, gather
+from quantizer.passes.weight_pass import DTYPES, WeightPass
+from quantizer.passes.written import Words, Written
 
 UNCLIPPED = ("q_proj", "k_proj", "qkv", "query", "c_attn")
 """Linears whose outputs meet in a product, by parts of their names: clipping them is known to hurt."""
@@ -239,3 +243,54 @@ def _tensor(module: nn.Module, leaf: str) -> Tensor:
     value = getattr(module, leaf)
     assert isinstance(value, Tensor)
     return value
+
+
+WORDS = Words("w_bit", "q_group_size", "zero_point: false", "zero_point: true", "modules_to_not_convert")
+
+
+@dataclass(frozen=True)
+class Awq(WeightPass[AutoAWQQuantizer]):
+    """AutoAWQQuantizer."""
+
+    name = "AWQ"
+
+    @override
+    def _make(self) -> AwqLayerPass:
+        p, bits = self.parameters, self._bits
+        return AwqLayerPass(
+            AwqConfig(bits, p.q_group_size, p.zero_point, p.duo_scaling),
+            AwqFormat(p.version, bits, p.q_group_size, p.zero_point),
+            tuple(p.modules_to_not_convert),
+            packs=not p.export_compatible,
+            dtype=DTYPES[p.input_model_dtype],
+        )
+
+    @property
+    @override
+    def written(self) -> Written:
+        p = self.parameters
+        if p.export_compatible:
+            return Written("float", 16, p.q_group_size, not p.zero_point, words=WORDS)
+        part = bool(p.modules_to_not_convert)
+        return Written(
+            f"awq {p.version}", self._bits, p.q_group_size, not p.zero_point, part=part, words=WORDS
+        )
+
+    @property
+    @override
+    def data_config(self) -> str | None:
+        return self.parameters.data_config
+
+    @property
+    @override
+    def package(self) -> str | None:
+        return None if self.parameters.implementation == "native" else self.parameters.implementation
+
+    @property
+    @override
+    def is_for_onnx(self) -> bool:
+        return self.parameters.pack_model_for_onnx_conversion
+
+    @property
+    def _bits(self) -> int:
+        return self.parameters.w_bit or self.parameters.bits or 4

@@ -5,19 +5,25 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from quantization_api.failures import QuantizationError
 from quantization_api.manifest import LinearReport
+from quantization_api.passes import GptqQuantizer
 from quantizer.algorithms.gptq.solver import GptqConfig, gptq
 from quantizer.algorithms.grid import GroupedGrid
 from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_nearest
-from quantizer.decoder.architecture import SharedInput, Stage
+from quantizer.decoder.architecture import ModuleNames, SharedInput, Stage
+from quantizer.formats.compressed_tensors import CompressedTensorsFormat
+from quantizer.formats.gptq import GptqFormat
 from quantizer.formats.interface import WeightFormat
 from quantizer.machine import threads_for
 from quantizer.passes.interface import FinishedLayer, LayerContext
 from quantizer.passes.plain import PlainPass
 from quantizer.passes.rounding import check_quality, error_baseline, pack_linear, put_quantized
 from quantizer.passes.statistics import InputStatistics, gather
+from quantizer.passes.weight_pass import DTYPES, WeightPass
+from quantizer.passes.written import Written
 
 REFIT_BITS = 4
 """Up to so many bits scales are fitted again. At 8 a grid is so fine that a short calibration's noise is all that is
@@ -110,3 +116,69 @@ class GptqLayerPass(PlainPass):
 def _stacked(weights: Sequence[Tensor]) -> Tensor:
     """Linears that share an input as one, by rows; no copy of a single one."""
     return weights[0].float() if len(weights) == 1 else torch.cat([weight.float() for weight in weights])
+
+
+@dataclass(frozen=True)
+class Gptq(WeightPass[GptqQuantizer]):
+    """GptqQuantizer."""
+
+    name = "GPTQ"
+
+    @override
+    def _make(self) -> GptqLayerPass:
+        p = self.parameters
+        dtype = None if p.calibration_dtype == "auto" else DTYPES[p.calibration_dtype]
+        config = GptqConfig(
+            bits=p.bits,
+            group_size=p.group_size,
+            damp_percent=p.damp_percent,
+            desc_act=p.desc_act,
+            static_groups=p.static_groups,
+            true_sequential=p.true_sequential,
+            sym=p.sym,
+        )
+        return GptqLayerPass(config, self._format(), calibration_dtype=dtype)
+
+    def _format(self) -> WeightFormat:
+        p = self.parameters
+        if p.checkpoint_format == "compressed-tensors":
+            return CompressedTensorsFormat(p.bits, p.group_size, p.sym, p.desc_act, p.static_groups)
+        inside = p.inside_layer_modules
+        return GptqFormat(
+            bits=p.bits,
+            group_size=p.group_size,
+            sym=p.sym,
+            desc_act=p.desc_act,
+            damp_percent=p.damp_percent,
+            static_groups=p.static_groups,
+            true_sequential=p.true_sequential,
+            version=2 if p.checkpoint_format == "gptq_v2" else 1,
+            inside_layer_modules=None if inside is None else tuple(tuple(names) for names in inside),
+        )
+
+    @property
+    @override
+    def written(self) -> Written:
+        p = self.parameters
+        part = p.inside_layer_modules is not None
+        return Written(p.checkpoint_format, p.bits, p.group_size, p.sym, p.desc_act, part)
+
+    @property
+    @override
+    def data_config(self) -> str:
+        return self.parameters.data_config
+
+    @property
+    @override
+    def modules(self) -> ModuleNames | None:
+        p = self.parameters
+        inside, outside = p.inside_layer_modules, p.outside_layer_modules
+        if p.layers_block_name is None and inside is None and outside is None:
+            return None
+        names = tuple(tuple(names) for names in inside or ())
+        return ModuleNames(p.layers_block_name, names, tuple(outside or ()))
+
+    @property
+    @override
+    def package(self) -> str | None:
+        return None if self.parameters.implementation == "native" else self.parameters.implementation

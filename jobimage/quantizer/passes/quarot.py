@@ -1,207 +1,72 @@
-"""QuaRot over a model (algorithms.quarot): rotations before, rounding in, and online operations after each layer.
+"""QuaRot as a run asks it. The layer pass itself is imported when it is made: it needs a newer transformers."""
 
-Layers are calibrated as ordinary layers of their architecture: where a linear's input is rotated online, its
-Hessian is rotated instead, and the rounded weight is rotated back for the next stage.
-"""
+from dataclasses import dataclass, fields
 
-from dataclasses import dataclass, replace
-from typing import Any
+from typing_extensions import override
 
-import torch
-from torch import Tensor
+from quantization_api.failures import Category, QuantizationError
+from quantization_api.passes import QuaRot
+from quantizer.algorithms.quarot.parameters import FULL, QuarotParameters, needs_own_code
+from quantizer.calibration.tokens import TokenBatches
+from quantizer.checkpoint.older_transformers import require_newer
+from quantizer.passes.interface import LayerPass
+from quantizer.passes.weight_pass import DTYPES, WeightPass
+from quantizer.passes.written import Words, Written
 
-from quantization_api.manifest import LinearReport
-from quantizer.algorithms.grid import GroupedGrid
-from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_nearest
-from quantizer.algorithms.quarot.parameters import FULL, QuarotParameters, check_model, group, needs_own_code
-from quantizer.algorithms.quarot.stages import QuarotPass, StageResult
-from quantizer.decoder.architecture import SharedInput
-from quantizer.decoder.model import DecoderModel
-from quantizer.formats.gptq import GptqFormat
-from quantizer.formats.interface import WeightFormat
-from quantizer.formats.quarot.artifact import CODE_FILE, artifact_config, modeling_code
-from quantizer.formats.quarot.weights import QuarotFormat
-from quantizer.machine import threads_for
-from quantizer.passes.interface import FinishedLayer, GroupSizes, LayerContext
-from quantizer.passes.rotation_layouts import layer_layout, model_layout
-from quantizer.passes.rounding import check_quality, pack_linear
-from quantizer.passes.statistics import InputStatistics, gather
-from quantizer.passes.transform import Transform, Unchanged
+WORDS = Words("w_bits", "w_groupsize", "w_asym: false", "w_asym: true", "")
 
 
 @dataclass(frozen=True)
-class QuarotLayerPass:
-    """See passes.interface.LayerPass. dtype: what is not quantized is stored in; bound: see `bind`."""
+class Quarot(WeightPass[QuaRot]):
+    """QuaRot."""
 
-    parameters: QuarotParameters
-    dtype: torch.dtype
-    bound: "RotatedModel | None" = None
-    replays_unrounded: bool = False
+    name = "QuaRot"
+
+    @override
+    def _make(self) -> LayerPass:
+        require_newer("QuaRot")
+        from quantizer.passes.quarot_layers import QuarotLayerPass
+
+        return QuarotLayerPass(self._parameters, DTYPES[self.parameters.input_model_dtype])
 
     @property
-    def packs(self) -> bool:
-        """See LayerPass."""
+    @override
+    def written(self) -> Written:
+        p = self.parameters
+        layout = "gptq" if self.rounds else "float"
+        if needs_own_code(self._parameters):
+            layout = "quarot"
+        return Written(layout, p.w_bits, p.w_groupsize or -1, not p.w_asym, words=WORDS)
+
+    @property
+    @override
+    def data_config(self) -> str | None:
+        return self.parameters.calibration_data_config
+
+    @property
+    @override
+    def needs_text(self) -> bool:
+        return self.parameters.w_gptq
+
+    @property
+    @override
+    def rounds(self) -> bool:
         return self.parameters.w_bits < FULL
 
-    @property
-    def grid(self) -> GroupedGrid:
-        """Of the weights; without meaning where they are not rounded."""
-        rule = self.parameters.weight_rule
-        return GroupedGrid(rule.grid, rule.group_size)
-
-    @property
-    def group_sizes(self) -> GroupSizes:
-        """See LayerPass."""
-        return GroupSizes("w_groupsize")
-
-    @property
-    def format(self) -> WeightFormat:
-        """The artifact's own where it carries its code, else the standard GPTQ format."""
-        p, size = self.parameters, group(self.parameters.w_groupsize) or -1
-        if needs_own_code(p):
-            return QuarotFormat(min(p.w_bits, 8), size, p.w_asym, p.s_bits)
-        return GptqFormat(min(p.w_bits, 8), size, sym=not p.w_asym, damp_percent=p.gptq_damping)
-
-    @property
-    def calibration_dtype(self) -> torch.dtype:
-        """See LayerPass."""
-        return torch.float32
-
-    @property
-    def transform(self) -> Transform:
-        """See LayerPass."""
-        return self.bound or Unchanged()
-
-    def bind(self, model: DecoderModel) -> "QuarotLayerPass":
-        """See LayerPass."""
-        layout = model_layout(model)
-        widths = {name: shape[1] for name, shape in model.linear_shapes(0).items()}
-        check_model(self.parameters, layout, model.architecture.model_type, widths)
-        return replace(self, bound=RotatedModel(self.parameters, model, self.dtype))
-
-    def rtn(self, weight: Tensor) -> QuantizedWeight:
-        """See LayerPass; without the rotation."""
-        return round_to_nearest(weight, self.grid.group_size, self.grid.rule)
-
-    def converts(self, name: str) -> bool:  # noqa: ARG002 - every linear of the decoder layers
-        """See LayerPass."""
-        return self.packs
-
-    def divisors(self, model: DecoderModel, index: int) -> dict[str, int]:  # noqa: ARG002 - none
-        """See LayerPass."""
-        return {}
-
-    def replayed(self, name: str, weight: Tensor) -> Tensor:
-        """See LayerPass."""
-        assert self.bound is not None
-        return self.bound.quarot.restored(name, weight)
-
-    def run(self, layer: LayerContext) -> FinishedLayer:
-        """See LayerPass. Statistics of a stage come from the rounded stages before it."""
-        finished = FinishedLayer()
-        for stage in layer.walk.stages:
-            with layer.timed("calibrate"):
-                statistics = gather(layer.walk, [stage], layer.device) if self.parameters.w_gptq else {}
-            with layer.timed("solve"):
-                for shared in stage.shared_inputs:
-                    with threads_for(layer.numbers(shared)):
-                        self._round_linears(layer, shared, statistics.get(shared), finished)
-            with layer.timed("calibrate"):
-                layer.walk.finish([stage])
-        return finished
-
-    def _round_linears(
-        self,
-        layer: LayerContext,
-        shared: SharedInput,
-        statistics: InputStatistics | None,
-        finished: FinishedLayer,
-    ) -> None:
-        assert self.bound is not None
-        hessian = statistics.hessian(layer.prefix + shared.names[0]) if statistics else None
-        weights = {f"{name}.weight": layer.walk.linear(name).weight for name in shared.names}
-        results = self.bound.quarot.round_stage(shared.names, weights, hessian)
-        reports: list[LinearReport] = []
-        tokens = statistics.tokens if statistics else None
-        for name, result in results.items():
-            full, linear = layer.prefix + name, layer.walk.linear(name)
-            if result.quantized is None:
-                assert result.stored is not None
-                finished.tensors[f"{full}.weight"] = layer.stored(f"{name}.weight", result.stored)
-                continue
-            reports.append(self._report(full, linear.weight, result, tokens))
-            finished.tensors |= pack_linear(full, result.quantized, self.format)
-            seen = self.format.as_read(result.quantized)
-            linear.weight.copy_(self.bound.quarot.restored(name, seen))
-        if reports:
-            check_quality(reports, "Raise gptq_damping, or calibrate with more text.")
-        finished.linears += reports
-
-    def _report(self, name: str, weight: Tensor, result: StageResult, tokens: int | None) -> LinearReport:
-        """Without a Hessian errors are relative squares of the weight itself; RTN is the pass then."""
-        error, error_rtn = result.error, result.error_rtn
-        if error is None or error_rtn is None:
-            whole = float(weight.double().square().sum())
-            change = float((result.propagated.double() - weight.double()).square().sum())
-            error = error_rtn = change / whole if whole > 0 else 0.0
-        return LinearReport(
-            name=name,
-            shape=(weight.shape[0], weight.shape[1]),
-            error=error,
-            error_rtn=error_rtn,
-            damping=result.damp_percent,
-            tokens=tokens,
-        )
-
-
-class RotatedModel:
-    """The rotations of one model; see passes.transform.Transform."""
-
-    def __init__(self, parameters: QuarotParameters, model: DecoderModel, dtype: torch.dtype) -> None:
-        self._parameters, self._model, self._dtype = parameters, model, dtype
-        self._layout = model_layout(model)
-        self.quarot = QuarotPass(parameters, self._layout)
-
-    @property
-    def added(self) -> dict[str, str]:
-        """See Transform: a head of its own, where it was the embedding and is that no longer."""
-        own = self._model.own_head_name()
-        unties = self.quarot.unties and own not in self._model.reader.tensors
-        return {own: self._layout.head} if unties else {}
-
-    def hidden(self, states: Tensor) -> Tensor:
-        """See Transform."""
-        return self.quarot.table_rows(states)
-
-    def layer(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See Transform."""
-        model = self._model
-        turned = {name: model.transposed(index, name, weights.pop(name)) for name in list(weights)}
-        rotated = self.quarot.rotate_layer(index, turned, layer_layout(model, index))
-        return {name: model.transposed(index, name, rotated.pop(name)) for name in list(rotated)}
-
-    def outside(self, name: str, rows: Tensor) -> Tensor:
-        """See Transform."""
-        norm = self._layout.final_norm.name
-        if name == self._model.own_head_name():
-            return self.quarot.head_rows(rows, self._model.reader.tensor(f"{norm}.weight"))
-        if name == f"{norm}.weight":
-            return self.quarot.final_norm(rows)[0]
-        if name == f"{norm}.bias":
-            weight = self._model.reader.tensor(f"{norm}.weight")
-            bias = self.quarot.final_norm(weight, rows)[1]
-            assert bias is not None
-            return bias
-        return self.quarot.table_rows(rows) if name in self._layout.tables else rows
-
-    def config(self, config: dict[str, Any]) -> dict[str, Any]:
-        """See Transform."""
-        if needs_own_code(self._parameters):
-            return artifact_config(
-                config, self._parameters, self.quarot.sites, self.quarot.unties, self._dtype
+    @override
+    def calibration(self, tokens: TokenBatches) -> TokenBatches:
+        p, found = self.parameters, len(tokens.sequences)
+        if found < p.calibration_nsamples:
+            raise QuantizationError(
+                Category.DATA_INSUFFICIENT,
+                f"data config {p.calibration_data_config} makes {found} sequences, calibration_nsamples is "
+                f"{p.calibration_nsamples}",
+                f"Write calibration_nsamples: {found} or less, or have the data config make more.",
             )
-        return {**config, "tie_word_embeddings": False} if self.quarot.unties else config
+        return tokens.sample(p.calibration_nsamples, p.seed, p.calibration_batch_size)
 
-    def files(self) -> dict[str, bytes]:
-        """See Transform."""
-        return {CODE_FILE: modeling_code().encode()} if needs_own_code(self._parameters) else {}
+    @property
+    def _parameters(self) -> QuarotParameters:
+        """What is computed; how the calibration text is cut is the workflow's."""
+        names = [field.name for field in fields(QuarotParameters)]
+        return QuarotParameters(**{name: getattr(self.parameters, name) for name in names})

@@ -1,22 +1,18 @@
 """README.md of an artifact: what it is, how good it is, who reads it, how to load it."""
 
 from shlex import quote
-from typing import Annotated
 
 import yaml
-from pydantic import Field, TypeAdapter
 
 from quantization_api.manifest import Manifest
-from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, QuaRot
 from quantization_api.status import MetricResult
 from quantization_api.text import clean
-from quantizer.passes.making import WeightPass
+from quantizer.passes.making import recorded_pass
+from quantizer.passes.written import Written
 from quantizer.report.few_tokens import few_tokens
 from quantizer.report.markdown import block, code, plain
-from quantizer.report.readers import Written, claims, refusal, written_by
+from quantizer.report.readers import claims, refusal, written_by
 
-_PASS: TypeAdapter[WeightPass] = TypeAdapter(Annotated[WeightPass, Field(discriminator="type")])
-METHODS: dict[type, str] = {GptqQuantizer: "GPTQ", AutoAWQQuantizer: "AWQ", QuaRot: "QuaRot"}
 NEEDS = {
     "gptq": "optimum gptqmodel",
     "gptq_v2": "optimum gptqmodel",
@@ -38,9 +34,9 @@ def model_card(manifest: Manifest, uri: str) -> str:
         manifest: of the artifact; its list of objects is not used (the card is one of them).
         uri: where the artifact will lie.
     """
-    parameters = _PASS.validate_python(manifest.workflow["passes"][0])
-    written = written_by(parameters, manifest.input.model_type or "")
-    method = METHODS[type(parameters)]
+    chosen = recorded_pass(manifest.workflow["passes"][0])
+    written = written_by(chosen, manifest.input.model_type or "")
+    method = chosen.name
     name = manifest.input.model_path.rstrip("/").rpartition("/")[2]
     front = yaml.safe_dump(
         {

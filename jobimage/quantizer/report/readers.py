@@ -7,12 +7,13 @@ What the model builder takes is decided in export.plan, which asks it.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
-from quantization_api.passes import GptqQuantizer, QuaRot
 from quantizer.algorithms.quarot.parameters import OWN_CODE_TYPES
 from quantizer.decoder.families import ARCHITECTURES
 from quantizer.export.plan import BITS, BLOCK_SIZES, MODEL_TYPES
-from quantizer.passes.making import WeightPass
+from quantizer.passes.weight_pass import WeightPass
+from quantizer.passes.written import GPTQ_WORDS, Written
 
 ALL_BITS = (2, 3, 4, 8)
 SERVER_GROUPS = (-1, 32, 64, 128)
@@ -130,41 +131,6 @@ SGLANG_SOURCE = Expected(
     ),
 )
 AUTOAWQ_SOURCE = Expected("AutoAWQ 0.2.9", ("awq/models/auto.py", "awq/modules/linear"))
-
-
-@dataclass(frozen=True)
-class Words:
-    """How a pass says what a reader needs."""
-
-    bits: str
-    group_size: str
-    symmetric: str
-    asymmetric: str
-    part: str
-
-
-GPTQ_WORDS = Words("bits", "group_size", "sym: true", "sym: false", "inside_layer_modules")
-AWQ_WORDS = Words("w_bit", "q_group_size", "zero_point: false", "zero_point: true", "modules_to_not_convert")
-QUAROT_WORDS = Words("w_bits", "w_groupsize", "w_asym: false", "w_asym: true", "")
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a reader must be able to read."""
-
-    layout: str
-    """float, gptq, gptq_v2, compressed-tensors, quarot, or awq and its version, as in "awq gemm"."""
-    bits: int
-    group_size: int
-    symmetric: bool
-    desc_act: bool = False
-    part: bool = False
-    """Whether some linears of the decoder layers stay as they are."""
-    model_type: str = "llama"
-    windowed: bool = False
-    """Whether layers attend within a sliding window."""
-    words: Words = GPTQ_WORDS
-    """Of the pass."""
 
 
 @dataclass(frozen=True)
@@ -299,40 +265,14 @@ def _rows(reader: str, written: Written) -> list[Row]:
     ]
 
 
-def written_by(parameters: WeightPass, model_type: str, *, windowed: bool = False) -> Written:
-    """What a pass with these parameters writes of a model of that type; windowed: see Written."""
-    return replace(_written(parameters), model_type=model_type, windowed=windowed)
+def written_by(chosen: WeightPass[Any], model_type: str, *, windowed: bool = False) -> Written:
+    """What the pass writes of a model of that type; windowed: see Written."""
+    return replace(chosen.written, model_type=model_type, windowed=windowed)
 
 
-def not_read_by(parameters: WeightPass, model_type: str) -> str | None:
+def not_read_by(chosen: WeightPass[Any], model_type: str) -> str | None:
     """A sentence that says which servers refuse the artifact and what would change that, or None."""
-    return refusal(written_by(parameters, model_type))
-
-
-def _written(parameters: WeightPass) -> Written:
-    if isinstance(parameters, GptqQuantizer):
-        return Written(
-            parameters.checkpoint_format,
-            parameters.bits,
-            parameters.group_size,
-            parameters.sym,
-            parameters.desc_act,
-            part=parameters.inside_layer_modules is not None,
-        )
-    if isinstance(parameters, QuaRot):
-        online = (parameters.a_bits, parameters.k_bits, parameters.v_bits, parameters.s_bits)
-        layout = "quarot" if min(online) < 16 else "gptq" if parameters.w_bits < 16 else "float"
-        size, symmetric = parameters.w_groupsize or -1, not parameters.w_asym
-        return Written(layout, parameters.w_bits, size, symmetric, words=QUAROT_WORDS)
-    bits, size, symmetric = (
-        parameters.w_bit or parameters.bits or 4,
-        parameters.q_group_size,
-        not parameters.zero_point,
-    )
-    if parameters.export_compatible:
-        return Written("float", 16, size, symmetric, words=AWQ_WORDS)
-    part = bool(parameters.modules_to_not_convert)
-    return Written(f"awq {parameters.version}", bits, size, symmetric, part=part, words=AWQ_WORDS)
+    return refusal(written_by(chosen, model_type))
 
 
 def _either(values: tuple[int, ...]) -> str:

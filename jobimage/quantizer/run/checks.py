@@ -5,11 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from quantization_api.failures import Category, QuantizationError
-from quantization_api.passes import AutoAWQQuantizer, ModelBuilder, QuaRot
+from quantization_api.passes import ModelBuilder
 from quantization_api.pod import RunRequest
 from quantization_api.recipe import recipe_digest
 from quantization_api.workflow import Workflow
@@ -23,12 +24,11 @@ from quantizer.calibration.tokens import (
 )
 from quantizer.checkpoint.older_transformers import OlderConfigs, is_older
 from quantizer.checkpoint.source import Source
-from quantizer.decoder.architecture import ModuleNames
 from quantizer.export.plan import PROVIDERS, check_model, plan_build
 from quantizer.implementations import model_types
-from quantizer.passes.interface import LayerPass
-from quantizer.passes.making import WeightPass, calibration_of, make_pass, module_names, needs_text
+from quantizer.passes.making import weight_pass
 from quantizer.passes.sizes import check_sizes
+from quantizer.passes.weight_pass import WeightPass
 from quantizer.progress.tracker import Tracker
 from quantizer.report.readers import not_read_by
 from quantizer.run.inputs import (
@@ -65,38 +65,19 @@ class Setting:
 
 @dataclass(frozen=True)
 class Job:
-    """A request whose inputs were found and checked.
-
-    parameters: of the pass that rounds weights. builder: of the ONNX step after it, if there is one.
-    """
+    """A request whose inputs were found and checked."""
 
     request: RunRequest
-    parameters: WeightPass
+    weight_pass: WeightPass[Any]
+    """The pass that rounds weights."""
     builder: ModelBuilder | None
-    layer_pass: LayerPass
-    modules: ModuleNames | None
+    """The ONNX step after it, if there is one."""
     model: Model
     tokens: dict[str, TokenBatches]
+    """By data config."""
+    calibration: TokenBatches
+    """What the pass calibrates with; nothing for a pass that does not."""
     recipe: str
-
-    @property
-    def calibration(self) -> TokenBatches:
-        """What the pass calibrates with; nothing for a pass that does not."""
-        if not needs_text(self.parameters):
-            return TokenBatches(())
-        tokens = self.tokens[calibration_of(self.parameters) or DEFAULT_CALIBRATION]
-        if not isinstance(self.parameters, QuaRot):
-            return tokens
-        return tokens.sample(
-            self.parameters.calibration_nsamples,
-            self.parameters.seed,
-            self.parameters.calibration_batch_size,
-        )
-
-    @property
-    def native(self) -> bool:
-        """Whether the engine itself computes, not a stock package."""
-        return isinstance(self.parameters, QuaRot) or self.parameters.implementation == "native"
 
 
 def readable(source: Source) -> Source:
@@ -112,43 +93,42 @@ def check(request: RunRequest, setting: Setting) -> Job:
             AccessDenied, StorageUnavailable.
     """
     workflow, tracker = request.workflow, setting.tracker
-    parameters, builder = _the_passes(workflow)
-    stock = None if isinstance(parameters, QuaRot) or parameters.implementation == "native" else parameters
-    layer_pass, modules = make_pass(parameters), module_names(parameters)
-    for_onnx = _asks_for_onnx(parameters, builder, layer_pass)
+    chosen, builder = _the_passes(workflow)
+    for_onnx = _asks_for_onnx(chosen, builder)
     _check_places(request)
     model = open_model(
         workflow.input_model.model_path,
         request.storage,
         lambda count: tracker.count_bytes("read model", count),
-        modules,
+        chosen.modules,
         setting.patience,
     )
     setting.stop_check()
     check_revision(workflow.input_model, model)
-    if stock is not None:
-        model_types.check_model(stock, model.decoder.architecture.model_type)
+    if chosen.package is not None:
+        model_types.check_model(chosen.package, model.decoder.architecture.model_type)
     if for_onnx:
         check_model(model.decoder)
-    check_sizes(model.decoder, layer_pass)
-    layer_pass.bind(model.decoder)
-    if sentence := not_read_by(parameters, model.decoder.model_type):
+    check_sizes(model.decoder, chosen.layer_pass)
+    chosen.layer_pass.bind(model.decoder)
+    if sentence := not_read_by(chosen, model.decoder.model_type):
         logger.info("%s", sentence)
-    tokens, revisions = _read_texts(request, setting, parameters, model)
-    if isinstance(parameters, QuaRot) and needs_text(parameters):
-        _check_samples(parameters, tokens)
+    tokens, revisions = _read_texts(request, setting, chosen, model)
+    calibration = TokenBatches(())
+    if chosen.needs_text:
+        calibration = chosen.calibration(tokens[chosen.data_config or DEFAULT_CALIBRATION])
     recipe = recipe_digest(workflow, model.revision, data_revisions=revisions)
     logger.info("recipe %s", recipe)
-    return Job(request, parameters, builder, layer_pass, modules, model, tokens, recipe)
+    return Job(request, chosen, builder, model, tokens, calibration, recipe)
 
 
 def _read_texts(
-    request: RunRequest, setting: Setting, parameters: WeightPass, model: Model
+    request: RunRequest, setting: Setting, chosen: WeightPass[Any], model: Model
 ) -> tuple[dict[str, TokenBatches], dict[str, str]]:
     """Token batches and the text's revision, by name of the data config."""
     workflow = request.workflow
     configs = {name: workflow.data_config(name) for name in used_data_configs(workflow)}
-    if needs_text(parameters) and calibration_of(parameters) is None:
+    if chosen.needs_text and chosen.data_config is None:
         configs[DEFAULT_CALIBRATION] = default_calibration(
             request.default_calibration, model.decoder.max_positions
         )
@@ -174,26 +154,11 @@ def _read_texts(
     return tokens, revisions
 
 
-def _check_samples(parameters: QuaRot, tokens: dict[str, TokenBatches]) -> None:
-    name, wanted = str(parameters.calibration_data_config), parameters.calibration_nsamples
-    found = len(tokens[name].sequences)
-    if found < wanted:
-        raise QuantizationError(
-            Category.DATA_INSUFFICIENT,
-            f"data config {name} makes {found} sequences, calibration_nsamples is {wanted}",
-            f"Write calibration_nsamples: {found} or less, or have the data config make more.",
-        )
-
-
-def _the_passes(workflow: Workflow) -> tuple[WeightPass, ModelBuilder | None]:
+def _the_passes(workflow: Workflow) -> tuple[WeightPass[Any], ModelBuilder | None]:
     first, *others = workflow.passes
-    last = others[0] if others else None
-    if (
-        isinstance(first, WeightPass)
-        and len(others) <= 1
-        and (last is None or isinstance(last, ModelBuilder))
-    ):
-        return first, last
+    chosen, last = weight_pass(first), others[0] if others else None
+    if chosen is not None and len(others) <= 1 and (last is None or isinstance(last, ModelBuilder)):
+        return chosen, last
     types = ", ".join(item.type for item in workflow.passes)
     raise QuantizationError(
         Category.INVALID_WORKFLOW,
@@ -203,15 +168,16 @@ def _the_passes(workflow: Workflow) -> tuple[WeightPass, ModelBuilder | None]:
     )
 
 
-def _asks_for_onnx(parameters: WeightPass, builder: ModelBuilder | None, layer_pass: LayerPass) -> bool:
+def _asks_for_onnx(chosen: WeightPass[Any], builder: ModelBuilder | None) -> bool:
     """Whether the result is to become an ONNX graph; InvalidWorkflow for a format that none is made of."""
+    layer_pass = chosen.layer_pass
     quantization = layer_pass.format.quantization_config() if layer_pass.packs else {}
     if builder is not None:
         from quantizer.export.model_builder import check_export  # brings onnx, which only this step needs
 
         check_export(quantization, builder)
         return True
-    if not isinstance(parameters, AutoAWQQuantizer) or not parameters.pack_model_for_onnx_conversion:
+    if not chosen.is_for_onnx:
         return False
     plan_build(
         {"quantization_config": quantization}, ModelBuilder(type="ModelBuilder"), tuple(PROVIDERS.values())

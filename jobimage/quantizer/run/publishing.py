@@ -23,7 +23,7 @@ def make_manifest(
 ) -> Manifest:
     """The manifest, without the list of objects, which the writer knows."""
     model = job.model.decoder
-    written = written_by(job.parameters, model.model_type, windowed=model.windowed)
+    written = written_by(job.weight_pass, model.model_type, windowed=model.windowed)
     versions = {name: version(name) for name in PACKAGES} | quantized.versions
     return Manifest(
         recipe=job.recipe,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import MODEL_PREFIX, ONNX_PREFIX, ExportRecord
-from quantization_api.passes import ModelBuilder, QuaRot
+from quantization_api.passes import ModelBuilder
 from quantization_api.workflow import Workflow
 from quantizer.calibration.tokens import probe_tokens
 from quantizer.checkpoint.quantize_report import QuantizeReport
@@ -14,8 +14,8 @@ from quantizer.checkpoint.writer import scratch_errors
 from quantizer.evaluation.views import RtnBaseline
 from quantizer.implementations import package
 from quantizer.implementations.local_model import copy_model
-from quantizer.passes.making import DTYPES
 from quantizer.passes.streaming import quantize as stream
+from quantizer.passes.weight_pass import DTYPES
 from quantizer.progress.workload import head_share
 from quantizer.report.few_tokens import few_tokens
 from quantizer.run.checks import Job, Setting, readable
@@ -36,7 +36,9 @@ STAGED = replace(ARTIFACT, missing=Category.ARTIFACT_CORRUPT)
 def quantize(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeReport:
     """Rounds the weights and hands the checkpoint to the writer."""
     setting.tracker.count_tokens("calibrate", job.calibration.tokens)
-    quantized = _native(job, setting, writer) if job.native else _package(job, setting, writer)
+    quantized = (
+        _native(job, setting, writer) if job.weight_pass.package is None else _package(job, setting, writer)
+    )
     if told := few_tokens(quantized.linears):
         logger.warning("%s", told)
     return quantized
@@ -48,12 +50,12 @@ def _native(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeRepor
         report = stream(
             source,
             job.calibration,
-            job.layer_pass,
+            job.weight_pass.layer_pass,
             lambda name, path: writer.put_file(f"{MODEL_PREFIX}{name}", path),
             lambda _, done, total: _tell(setting, done, total),
             setting.device,
             setting.scratch,
-            modules=job.modules,
+            modules=job.weight_pass.modules,
             finished=finished,
         )
     source.prove({info.file for info in job.model.decoder.reader.tensors.values()})
@@ -66,13 +68,12 @@ def _native(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeRepor
 
 def _package(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeReport:
     """The stock package on a copy of the whole model; it cannot stream, nor go on where it was stopped."""
-    assert not isinstance(job.parameters, QuaRot)
     model_dir = copy_model(job.model.source, setting.scratch / "model")
     target = setting.scratch / "artifact"
     report = package.quantize(
         model_dir,
         job.calibration,
-        job.parameters,
+        job.weight_pass.parameters,
         target,
         lambda _, done, total: _tell(setting, done, total),
         setting.device,
@@ -162,7 +163,7 @@ def evaluate(job: Job, setting: Setting, artifact: StoreSource, quantized: Quant
         job.tokens,
         calibration,
         _rtn_baseline(job),
-        job.modules,
+        job.weight_pass.modules,
         (quantized.input_bytes, quantized.output_bytes),
         setting.device,
         setting.scratch,
@@ -173,9 +174,10 @@ def evaluate(job: Job, setting: Setting, artifact: StoreSource, quantized: Quant
 
 def _rtn_baseline(job: Job) -> RtnBaseline | None:
     """RTN on the grid of the pass; None where the pass rounds no weight."""
-    if isinstance(job.parameters, QuaRot) and not job.layer_pass.packs:
+    if not job.weight_pass.rounds:
         return None
-    return RtnBaseline(job.layer_pass.rtn, job.layer_pass.format, job.layer_pass.converts)
+    layer_pass = job.weight_pass.layer_pass
+    return RtnBaseline(layer_pass.rtn, layer_pass.format, layer_pass.converts)
 
 
 def check_goals(workflow: Workflow, measured: Measured) -> None:

@@ -17,7 +17,7 @@ from quantizer.checkpoint.reader import SafetensorsReader, rows_within
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.evaluation.streamed import compare
 from quantizer.evaluation.views import open_view
-from quantizer.passes.making import module_names
+from quantizer.passes.making import weight_pass
 from quantizer.run.checks import readable
 from quantizer.store.interface import ARTIFACT
 from quantizer.store.location import Location, open_store
@@ -89,7 +89,8 @@ def _module_names(manifest: Manifest) -> ModuleNames | None:
         raise QuantizationError(
             Category.ARTIFACT_CORRUPT, f"the manifest's workflow is not valid: {error.errors()[0]['msg']}"
         ) from error
-    return module_names(workflow.passes[0])
+    chosen = weight_pass(workflow.passes[0])
+    return chosen.modules if chosen else None
 
 
 def load(

@@ -14,11 +14,12 @@ from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.model import DecoderModel
 from quantizer.machine import return_freed_memory, use_whole_vectors
-from quantizer.passes.making import WeightPass, make_pass
+from quantizer.passes.making import make_pass
 from quantizer.passes.streaming import quantize
+from quantizer.passes.weight_pass import WeightParameters
 
 
-def parameters(request: dict[str, Any]) -> WeightPass:
+def parameters(request: dict[str, Any]) -> WeightParameters:
     """The pass of the contract."""
     if request["method"] == "gptq":
         return GptqQuantizer(

@@ -92,7 +92,7 @@ def test_the_examples_of_the_stock_packages_are_what_these_can_do(package: str) 
     assert isinstance(parameters, GptqQuantizer | AutoAWQQuantizer)
     assert parameters.implementation == package
     model_types.check_model(
-        parameters, json.loads((EXAMPLES / "stories15m/config.json").read_text())["model_type"]
+        package, json.loads((EXAMPLES / "stories15m/config.json").read_text())["model_type"]
     )
 
 

@@ -31,7 +31,7 @@ from quantizer.algorithms.quarot.weights import round_weights
 from quantizer.formats.quarot.artifact import modeling_code
 from quantizer.formats.quarot.modeling_quarot import dequantize, pack, quantize, unpack, words
 from quantizer.kernels.bit_packing import pack_bits
-from quantizer.passes.quarot import QuarotLayerPass
+from quantizer.passes.quarot_layers import QuarotLayerPass
 
 pytestmark = pytest.mark.unit
 

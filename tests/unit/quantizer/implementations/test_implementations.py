@@ -48,11 +48,11 @@ def pass_of(kind: type[GptqQuantizer] | type[AutoAWQQuantizer], **parameters: An
 
 
 def test_a_model_type_that_a_package_does_not_quantize_is_refused_with_those_that_it_does() -> None:
-    check_model(pass_of(AutoAWQQuantizer), "qwen3")
+    check_model(pass_of(AutoAWQQuantizer).implementation, "qwen3")
     with pytest.raises(
         QuantizationError, match=r"gpt_neox, llama, mistral, opt, qwen2; this one is of type qwen3"
     ) as caught:
-        check_model(pass_of(GptqQuantizer), "qwen3")
+        check_model(pass_of(GptqQuantizer).implementation, "qwen3")
     assert caught.value.category is Category.MODEL_UNSUPPORTED
 
 

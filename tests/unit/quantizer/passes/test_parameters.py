@@ -26,7 +26,7 @@ from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.streamed import evaluate
 from quantizer.evaluation.views import open_view
 from quantizer.formats.reading import stored_format
-from quantizer.passes.making import make_pass, module_names
+from quantizer.passes.making import PASSES, make_pass
 
 pytestmark = pytest.mark.unit
 
@@ -64,7 +64,7 @@ class Made:
             make_pass(parameters),
             self.folder,
             model.parent / "scratch",
-            modules=module_names(parameters),
+            modules=PASSES[type(parameters)](parameters).modules,
         )
         self.tensors = load_file(self.folder / "model.safetensors")
         self.config = json.loads((self.folder / "config.json").read_text())
@@ -241,7 +241,7 @@ def test_an_unknown_architecture_needs_the_names(tmp_path: Path) -> None:
             make_pass(parameters),
             tmp_path / "out",
             tmp_path / "scratch",
-            modules=module_names(parameters),
+            modules=PASSES[type(parameters)](parameters).modules,
         )
     assert caught.value.category is Category.MODEL_UNSUPPORTED
     assert "inside_layer_modules" in (caught.value.hint or "")

@@ -22,7 +22,7 @@ from quantizer.algorithms.quarot.parameters import QuarotParameters
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.families import ARCHITECTURES
 from quantizer.evaluation.views import open_view
-from quantizer.passes.quarot import QuarotLayerPass
+from quantizer.passes.quarot_layers import QuarotLayerPass
 
 pytestmark = pytest.mark.unit
 

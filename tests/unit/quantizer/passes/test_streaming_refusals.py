@@ -25,7 +25,8 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.views import FloatView, open_view
 from quantizer.passes.interface import LayerPass
-from quantizer.passes.making import WeightPass, make_pass
+from quantizer.passes.making import make_pass
+from quantizer.passes.weight_pass import WeightParameters
 
 pytestmark = pytest.mark.unit
 
@@ -73,7 +74,7 @@ ANY = "sizes that fit every layer of this model: -1, 16, 32, 64"
     ],
 )
 def test_a_group_size_that_does_not_fit_names_the_layer_and_the_sizes_that_the_pass_takes_and_that_do(
-    parameters: WeightPass, sentence: str, hint: str, tiny: Path, tmp_path: Path
+    parameters: WeightParameters, sentence: str, hint: str, tiny: Path, tmp_path: Path
 ) -> None:
     source, layer_pass = DirectorySource(tiny), make_pass(parameters)
     with pytest.raises(QuantizationError) as caught:

@@ -11,10 +11,12 @@ from tests.support.engine import awq_pass, gptq_pass, quarot_pass
 
 from quantization_api.passes import GptqQuantizer
 from quantizer.decoder.families import ARCHITECTURES, LLAMA
+from quantizer.passes.awq import WORDS as AWQ_WORDS
+from quantizer.passes.making import weight_pass
+from quantizer.passes.written import Written
 from quantizer.report import readers as table
 from quantizer.report.readers import (
     ARCHITECTURES_TEST,
-    AWQ_WORDS,
     BUILDER,
     NAMED_TYPES,
     OPTIMUM,
@@ -23,7 +25,6 @@ from quantizer.report.readers import (
     Expected,
     Row,
     Tried,
-    Written,
     claims,
     readers,
     refusal,
@@ -147,18 +148,23 @@ def test_the_model_builder_is_not_listed_for_a_sliding_window() -> None:
 
 def test_readers_that_want_every_linear_are_not_listed_where_some_stay_as_they_are() -> None:
     some = gptq_pass(sym=True, inside_layer_modules=[["self_attn.q_proj"]])
-    written = written_by(some, "llama")
+    written = written_by(weight_pass(some), "llama")
     assert readers(written) == [OPTIMUM, "vLLM"]
     assert refusal(written) == "SGLang refuses this artifact; it needs no inside_layer_modules"
-    left_out = written_by(awq_pass(modules_to_not_convert=["down_proj"]), "llama")
-    assert {"gptqmodel", BUILDER} <= set(readers(written_by(awq_pass(), "llama"))) - set(readers(left_out))
+    left_out = written_by(weight_pass(awq_pass(modules_to_not_convert=["down_proj"])), "llama")
+    assert {"gptqmodel", BUILDER} <= set(readers(written_by(weight_pass(awq_pass()), "llama"))) - set(
+        readers(left_out)
+    )
 
 
 def test_what_servers_need_is_told_in_the_words_of_the_pass() -> None:
     parameters = quarot_pass(w_bits=3, w_groupsize=16, w_asym=True)
     needed = "they need w_asym: false, w_bits: 4 or 8, w_groupsize: -1, 32, 64 or 128"
-    assert refusal(written_by(parameters, "llama")) == f"vLLM and SGLang refuse this artifact; {needed}"
-    told = refusal(written_by(awq_pass(q_group_size=16, zero_point=False), "llama"))
+    assert (
+        refusal(written_by(weight_pass(parameters), "llama"))
+        == f"vLLM and SGLang refuse this artifact; {needed}"
+    )
+    told = refusal(written_by(weight_pass(awq_pass(q_group_size=16, zero_point=False)), "llama"))
     assert told is not None
     assert "they need zero_point: true, q_group_size: -1, 32, 64 or 128" in told
 
@@ -198,4 +204,4 @@ def test_layouts_that_no_server_reads_have_an_alternative() -> None:
 
 def test_the_layout_of_a_pass_is_its_checkpoint_format() -> None:
     parameters = GptqQuantizer.model_validate({"type": "GptqQuantizer", "data_config": "d", "sym": True})
-    assert written_by(parameters, "llama") == Written("gptq", 4, 128, True)
+    assert written_by(weight_pass(parameters), "llama") == Written("gptq", 4, 128, True)

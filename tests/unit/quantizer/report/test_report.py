@@ -13,10 +13,13 @@ from quantization_api.manifest import InputRecord, LinearReport, Manifest
 from quantization_api.passes import GptqQuantizer, ModelBuilder
 from quantization_api.status import MetricResult
 from quantizer.export.plan import plan_build
+from quantizer.passes.gptq import Gptq
+from quantizer.passes.making import weight_pass
+from quantizer.passes.written import Written
 from quantizer.report.document import report_files
 from quantizer.report.few_tokens import few_tokens
 from quantizer.report.model_card import format_value, model_card
-from quantizer.report.readers import Written, not_read_by, readers, written_by
+from quantizer.report.readers import not_read_by, readers, written_by
 from quantizer.run.inspection import group_sizes
 
 pytestmark = pytest.mark.unit
@@ -40,7 +43,7 @@ def a_manifest(model_type: str = "llama", **options: Any) -> Manifest:
         checkpoint_format="gptq",
         bits_per_weight=4.625,
         compression_ratio=3.2,
-        readers=readers(written_by(GptqQuantizer.model_validate(parameters), model_type)),
+        readers=readers(written_by(Gptq(GptqQuantizer.model_validate(parameters)), model_type)),
         metrics=[
             MetricResult(name="ppl", input=6.75, output=7.16),
             MetricResult(name="rtn_ppl", input=6.75, output=7.41),
@@ -166,8 +169,8 @@ def test_readers_are_those_that_take_the_parameters(
     options: dict[str, Any], vllm: bool, needs: str | None
 ) -> None:
     parameters = GptqQuantizer.model_validate({"type": "GptqQuantizer", "data_config": "d", **options})
-    assert ("vLLM" in readers(written_by(parameters, "llama"))) is vllm
-    sentence = not_read_by(parameters, "llama")
+    assert ("vLLM" in readers(written_by(weight_pass(parameters), "llama"))) is vllm
+    sentence = not_read_by(weight_pass(parameters), "llama")
     assert (sentence is None) is vllm
     if needs:
         assert needs in str(sentence)

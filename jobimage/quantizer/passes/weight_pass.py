@@ -1,0 +1,86 @@
+"""The pass of a workflow that rounds weights: everything a run asks of it, in one object."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Generic, TypeVar
+
+import torch
+
+from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, QuaRot
+from quantizer.calibration.tokens import TokenBatches
+from quantizer.decoder.architecture import ModuleNames
+from quantizer.passes.interface import LayerPass
+from quantizer.passes.written import Written
+
+WeightParameters = GptqQuantizer | AutoAWQQuantizer | QuaRot
+"""The passes of the contract that round weights layer by layer."""
+Parameters = TypeVar("Parameters", bound=WeightParameters)
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
+
+
+@dataclass(frozen=True)
+class WeightPass(ABC, Generic[Parameters]):
+    """A pass with the parameters of its workflow; a subclass for each type of the contract, listed in making.PASSES."""
+
+    name: ClassVar[str]
+    """What the method is called, in the model card."""
+
+    parameters: Parameters
+
+    @cached_property
+    def layer_pass(self) -> LayerPass:
+        """The pass as the streaming loop runs it.
+
+        Raises:
+            QuantizationError: InvalidWorkflow for a combination that its format cannot hold; ModelUnsupported for what
+                the transformers of this image cannot compute.
+        """
+        return self._make()
+
+    @abstractmethod
+    def _make(self) -> LayerPass: ...
+
+    @property
+    @abstractmethod
+    def written(self) -> Written:
+        """What it writes, but for the model's part of it."""
+
+    @property
+    @abstractmethod
+    def data_config(self) -> str | None:
+        """The data config that it calibrates with; None: the default text, where it needs one."""
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether it calibrates at all."""
+        return True
+
+    @property
+    def modules(self) -> ModuleNames | None:
+        """The module names that it gives for an architecture that is not in the table."""
+        return None
+
+    @property
+    def package(self) -> str | None:
+        """The stock package that computes in the place of the engine; None: the engine."""
+        return None
+
+    @property
+    def rounds(self) -> bool:
+        """Whether weights are rounded, so that RTN beside it says something."""
+        return True
+
+    @property
+    def is_for_onnx(self) -> bool:
+        """Whether the checkpoint is meant to become an ONNX graph elsewhere."""
+        return False
+
+    def calibration(self, tokens: TokenBatches) -> TokenBatches:
+        """What it calibrates with, of its data config's sequences.
+
+        Raises:
+            QuantizationError: DataInsufficient when there are too few.
+        """
+        return tokens

@@ -1,0 +1,37 @@
+"""What a pass writes, as far as it decides who can read it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Words:
+    """How a pass says what a reader needs; parameters of the workflow."""
+
+    bits: str
+    group_size: str
+    symmetric: str
+    asymmetric: str
+    part: str
+    """What leaves linears out; "" where nothing does."""
+
+
+GPTQ_WORDS = Words("bits", "group_size", "sym: true", "sym: false", "inside_layer_modules")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a reader must be able to read."""
+
+    layout: str
+    """float, gptq, gptq_v2, compressed-tensors, quarot, or awq and its version, as in "awq gemm"."""
+    bits: int
+    group_size: int
+    symmetric: bool
+    desc_act: bool = False
+    part: bool = False
+    """Whether some linears of the decoder layers stay as they are."""
+    model_type: str = "llama"
+    windowed: bool = False
+    """Whether layers attend within a sliding window."""
+    words: Words = GPTQ_WORDS
+    """Of the pass."""
