@@ -12,7 +12,9 @@ from quantization_api.rules import KubernetesModel
 
 Values = Annotated[list[LabelValue], Field(max_length=64)]
 Keys = Annotated[list[LabelKey], Field(max_length=16)]
-Weight = Annotated[int, Field(ge=1, le=100, description="From 1 to 100; the sum over all that hold decides.")]
+Weight = Annotated[
+    int, Field(ge=1, le=100, description="From 1 to 100; the highest sum of the terms that match wins.")
+]
 
 
 class NodeSelectorRequirement(KubernetesModel):
@@ -27,20 +29,20 @@ NodeSelectorRequirements = Annotated[list[NodeSelectorRequirement], Field(max_le
 
 
 class NodeSelectorTerm(KubernetesModel):
-    """Conditions that must all hold of a node."""
+    """Conditions that a node must all meet."""
 
     match_expressions: NodeSelectorRequirements = Field(default_factory=list)
     match_fields: NodeSelectorRequirements = Field(default_factory=list)
 
 
 class NodeSelector(KubernetesModel):
-    """Terms of which one must hold."""
+    """Terms of which a node must meet at least one."""
 
     node_selector_terms: Annotated[list[NodeSelectorTerm], Field(max_length=8)]
 
 
 class PreferredNodes(KubernetesModel):
-    """Nodes that are better than others."""
+    """Nodes that are preferred."""
 
     weight: Weight
     preference: NodeSelectorTerm
@@ -64,7 +66,7 @@ class LabelSelectorRequirement(KubernetesModel):
 
 
 class LabelSelector(KubernetesModel):
-    """Conditions on labels that must all hold; one without any holds always."""
+    """Conditions on labels that must all hold; an empty selector matches everything."""
 
     match_labels: Labels = Field(default_factory=dict)
     match_expressions: Annotated[list[LabelSelectorRequirement], Field(max_length=16)] = Field(
@@ -73,7 +75,7 @@ class LabelSelector(KubernetesModel):
 
 
 class PodAffinityTerm(KubernetesModel):
-    """Pods, and what counts as the same place."""
+    """Which pods, and the node label that defines the same place."""
 
     topology_key: LabelKey
     label_selector: LabelSelector | None = None
@@ -84,14 +86,14 @@ class PodAffinityTerm(KubernetesModel):
 
 
 class WeightedPodAffinityTerm(KubernetesModel):
-    """Pods that it is better, or worse, to be beside."""
+    """Pods that this pod prefers to run next to, or away from."""
 
     weight: Weight
     pod_affinity_term: PodAffinityTerm
 
 
 class PodAffinity(KubernetesModel):
-    """Which pods the pod is put beside, or away from."""
+    """Which pods this pod runs next to, or away from."""
 
     required_during_scheduling_ignored_during_execution: Annotated[
         list[PodAffinityTerm], Field(max_length=8)

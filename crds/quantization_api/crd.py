@@ -52,7 +52,7 @@ def flat_pass_schema() -> Schema:
     properties |= {name: refused[name] for name in PassBase.REFUSED}
     return {
         "type": "object",
-        "description": "One pass: its type, and the parameters that the type has.",
+        "description": "One pass: its type and the parameters of that type.",
         "required": ["type"],
         "properties": {
             "type": {

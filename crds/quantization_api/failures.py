@@ -74,7 +74,7 @@ CATALOGUE: dict[Category, Entry] = {
         True,
     ),
     Category.MODEL_NOT_FOUND: Entry(
-        "Nothing, or no model (config.json and safetensors), lies at input_model.model_path.",
+        "There is nothing, or no model (config.json and safetensors), at input_model.model_path.",
         "Check the path and, for a mounted volume, spec.template.volumes; list the place with the same credentials.",
         ExitCode.NOT_FOUND,
         True,
@@ -92,7 +92,7 @@ CATALOGUE: dict[Category, Entry] = {
         True,
     ),
     Category.DATA_INSUFFICIENT: Entry(
-        "The data set gives fewer sequences than asked for, for example a text shorter than one sequence.",
+        "The data set yields fewer sequences than requested, for example a text shorter than one sequence.",
         "Give more text, or lower max_samples or max_seq_len.",
         ExitCode.DATA,
         True,
@@ -104,15 +104,15 @@ CATALOGUE: dict[Category, Entry] = {
         True,
     ),
     Category.STORAGE_UNAVAILABLE: Entry(
-        "The storage cannot be reached, answers with server errors, is full, or gives other bytes than it has: a file "
-        "was replaced while it was read, or bits changed on the way.",
+        "The storage cannot be reached, answers with server errors, is full, or returns the wrong bytes: a file was "
+        "replaced while it was read, or bits flipped on the way.",
         "Check spec.storage.endpoint and the storage itself; a run waits for spec.storage.patienceSeconds, then the "
         "job tries again by itself until backoffLimit.",
         ExitCode.TRY_AGAIN,
         False,
     ),
     Category.ARTIFACT_CORRUPT: Entry(
-        "What was stored does not match its checksum or does not load.",
+        "What was stored does not match its checksum, or does not load.",
         "Delete the output and run again; if it comes back, suspect the storage.",
         ExitCode.TRY_AGAIN,
         False,
@@ -172,14 +172,14 @@ CATALOGUE: dict[Category, Entry] = {
         True,
     ),
     Category.DISRUPTED: Entry(
-        "Pods of the job were evicted, preempted or drained and no new one came to an end.",
+        "Pods of the job were evicted, preempted or drained, and no new one finished.",
         "Nothing is wrong with the job: apply it again when the cluster is calm.",
         ExitCode.TERMINATED,
         False,
     ),
     Category.NODE_LOST: Entry(
         "The node that ran the pod stopped answering.",
-        "Bring the node back; or, when it is off, taint it as out of service, so that a new pod is made.",
+        "Bring the node back; or, if it is off, taint it as out of service, so that a new pod is created.",
         None,
         False,
     ),
@@ -190,7 +190,7 @@ CATALOGUE: dict[Category, Entry] = {
         True,
     ),
     Category.INTERNAL: Entry(
-        "A defect of the operator or the quantizer, or an end that nothing explains.",
+        "A bug in the operator or the quantizer, or an ending that nothing explains.",
         "Report it with the message and the log of the pod.",
         ExitCode.INTERNAL,
         False,

@@ -63,8 +63,8 @@ class PassBase(ContractModel):
     REFUSED: ClassVar[dict[str, str]] = {
         "user_script": NO_CODE,
         "script_dir": NO_CODE,
-        "host": "where a job runs is said in spec.template; leave it out",
-        "evaluator": "the evaluator of a workflow is spec.workflow.evaluator; leave it out here",
+        "host": "spec.template says where a job runs; leave it out",
+        "evaluator": "a workflow has one evaluator, spec.workflow.evaluator; leave it out here",
     }
 
     REFUSALS: ClassVar[tuple[Refusal, ...]] = ()
@@ -92,38 +92,46 @@ class GptqQuantizer(PassBase):
 
     type: Literal["GptqQuantizer"]
     data_config: Name = Field(description="Name of the data config to calibrate with.")
-    bits: Bits = Field(4, description="Bits of a weight: 2, 3, 4 or 8.")
-    group_size: GroupSize = Field(128, description="Input channels that share a scale; -1: all of a row.")
-    damp_percent: float = Field(
-        0.01, gt=0, lt=1, description="Share of the mean Hessian diagonal that is added to the diagonal."
+    bits: Bits = Field(4, description="Bits per weight: 2, 3, 4 or 8.")
+    group_size: GroupSize = Field(
+        128, description="Input channels that share a scale; -1: one group per row."
     )
-    static_groups: bool = Field(False, description="Fix the grids of all groups before the first column.")
+    damp_percent: float = Field(
+        0.01,
+        gt=0,
+        lt=1,
+        description="Dampening: fraction of the mean Hessian diagonal that is added to the diagonal.",
+    )
+    static_groups: bool = Field(
+        False, description="Compute the grids of all groups before the first column is rounded."
+    )
     true_sequential: bool = Field(
-        False, description="Quantize the linears of a layer one stage after another, each on rounded inputs."
+        False,
+        description="Quantize the linears of a layer stage by stage, each on inputs from the quantized stages.",
     )
     desc_act: bool = Field(
         False, description="Quantize columns in order of decreasing activation (act-order)."
     )
     sym: bool = Field(False, description="Symmetric grid, without zero points.")
     layers_block_name: ModulePath | None = Field(
-        None, description="Dotted name of the list of decoder layers."
+        None, description="Dotted path to the list of decoder layers."
     )
     outside_layer_modules: Modules | None = Field(
-        None, description="Modules beside the decoder layers that calibration needs."
+        None, description="Modules outside the decoder layers that calibration needs."
     )
     inside_layer_modules: Annotated[list[Modules], Field(max_length=16)] | None = Field(
         None, description="Linears of a decoder layer, grouped in execution order."
     )
     checkpoint_format: Literal["gptq", "gptq_v2", "compressed-tensors"] = Field(
-        "gptq", description="How the quantized tensors lie on disk."
+        "gptq", description="Format of the quantized tensors on disk."
     )
     calibration_dtype: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
-        description="Data type that calibration runs the model in; weights are rounded as they are either way. "
-        "auto: bf16 on a processor that multiplies it faster, else fp32.",
+        description="Data type in which the model runs during calibration; the weights are rounded as they are either "
+        "way. auto: bf16 on a processor that multiplies it faster, else fp32.",
     )
     implementation: Literal["native", "auto-gptq", "autoawq"] = Field(
-        "native", description="Who computes: native, or the package itself in its own image."
+        "native", description="What computes the pass: native, or the stock package in its own image."
     )
     REFUSALS: ClassVar[tuple[Refusal, ...]] = GPTQ
     PACKAGES: ClassVar[dict[str, tuple[Refusal, ...]]] = {"auto-gptq": AUTO_GPTQ}
@@ -135,11 +143,13 @@ class AutoAWQQuantizer(PassBase):
     type: Literal["AutoAWQQuantizer"]
     data_config: Name | None = Field(
         None,
-        description="Name of the data config to calibrate with; none: the text that the operator's setting "
+        description="Name of the data config to calibrate with. If unset: the text that the operator's setting "
         "default_calibration names.",
     )
-    w_bit: Bits | None = Field(None, description="Bits of a weight: 4, which is what AWQ's formats hold.")
-    bits: Bits | None = Field(None, description="The same as w_bit, in the words of newer Olive releases.")
+    w_bit: Bits | None = Field(
+        None, description="Bits per weight: 4, the only width that AWQ's formats hold."
+    )
+    bits: Bits | None = Field(None, description="Another name for w_bit, from newer Olive releases.")
     q_group_size: GroupSize = Field(128, description="Input channels that share a scale.")
     zero_point: bool = Field(True, description="Asymmetric grid, with zero points.")
     version: Literal["gemm", "gemv", "gemv_fast", "marlin"] = Field(
@@ -148,17 +158,18 @@ class AutoAWQQuantizer(PassBase):
     duo_scaling: bool = Field(True, description="Scales from weights and activations, not activations alone.")
     modules_to_not_convert: Modules = Field([], description="Modules that stay unquantized.")
     export_compatible: bool = Field(
-        False, description="Apply scales and clipping limits only: the result is an ordinary float model."
+        False, description="Only apply scales and clipping; the result is an ordinary float model."
     )
     pack_model_for_onnx_conversion: bool = Field(
-        False, description="Make sure that the result can be converted to ONNX; refused where it cannot."
+        False,
+        description="Require a result that can be converted to ONNX; what cannot be converted is refused.",
     )
     input_model_dtype: Dtype = Field(
         "fp16",
-        description="Data type that the model is loaded in, and that what stays unquantized is stored in.",
+        description="Data type in which the model is loaded, and in which unquantized tensors are stored.",
     )
     implementation: Literal["native", "auto-gptq", "autoawq"] = Field(
-        "native", description="Who computes: native, or the package itself in its own image."
+        "native", description="What computes the pass: native, or the stock package in its own image."
     )
     REFUSALS: ClassVar[tuple[Refusal, ...]] = AWQ
     PACKAGES: ClassVar[dict[str, tuple[Refusal, ...]]] = {"autoawq": AUTOAWQ}
@@ -173,32 +184,34 @@ class QuaRot(PassBase):
     """QuaRot (arXiv 2404.00456): rotations that remove outliers, then low bits everywhere."""
 
     type: Literal["QuaRot"]
-    input_model_dtype: Dtype = Field("fp16", description="Data type that the model is loaded in.")
-    calibration_data_config: Name | None = Field(None, description="Data config; needed by w_gptq.")
-    calibration_nsamples: int = Field(128, ge=1, le=65536, description="Calibration sequences.")
-    calibration_batch_size: int = Field(16, ge=1, le=4096, description="Sequences in a batch.")
-    seed: int = Field(42, ge=0, le=2147483647, description="Seed of the choice of sequences.")
+    input_model_dtype: Dtype = Field("fp16", description="Data type in which the model is loaded.")
+    calibration_data_config: Name | None = Field(
+        None, description="Name of the data config to calibrate with; required by w_gptq."
+    )
+    calibration_nsamples: int = Field(128, ge=1, le=65536, description="Number of calibration sequences.")
+    calibration_batch_size: int = Field(16, ge=1, le=4096, description="Sequences per batch.")
+    seed: int = Field(42, ge=0, le=2147483647, description="Seed for choosing the calibration sequences.")
     rotate: bool = Field(True, description="Rotate the model.")
-    rotation_seed: int = Field(0, ge=0, le=2147483647, description="Seed of the rotation.")
+    rotation_seed: int = Field(0, ge=0, le=2147483647, description="Seed for the rotation.")
     w_rtn: bool = Field(False, description="Round the weights to nearest.")
     w_gptq: bool = Field(False, description="Quantize the weights with GPTQ.")
-    gptq_damping: float = Field(0.01, gt=0, lt=1, description="As damp_percent of GptqQuantizer.")
+    gptq_damping: float = Field(0.01, gt=0, lt=1, description="Same as damp_percent of GptqQuantizer.")
     gptq_opt_scales: bool = Field(
-        False, description="Search the scales before GPTQ, fit them again after it."
+        False, description="Search for the scales before GPTQ and refit them after it."
     )
     w_bits: Bits = Field(16, description="Bits of weights.")
     w_asym: bool = Field(False, description="Asymmetric weights.")
-    w_groupsize: GroupSize | None = Field(None, description="Group size of weights; none: per row.")
+    w_groupsize: GroupSize | None = Field(None, description="Group size of weights. If unset: per row.")
     a_bits: Bits = Field(16, description="Bits of activations.")
     a_asym: bool = Field(False, description="Asymmetric activations.")
     a_clip_ratio: ClipRatio = Field(1.0, description="Clip ratio of activations.")
-    a_groupsize: GroupSize | None = Field(None, description="Group size of activations; none: per token.")
+    a_groupsize: GroupSize | None = Field(None, description="Group size of activations. If unset: per token.")
     k_bits: Bits = Field(16, description="Bits of cached keys.")
     k_clip_ratio: ClipRatio = Field(1.0, description="Clip ratio of keys.")
-    k_groupsize: GroupSize | None = Field(None, description="Group size of keys; none: per head.")
+    k_groupsize: GroupSize | None = Field(None, description="Group size of keys. If unset: per head.")
     v_bits: Bits = Field(16, description="Bits of cached values.")
     v_clip_ratio: ClipRatio = Field(1.0, description="Clip ratio of values.")
-    v_groupsize: GroupSize | None = Field(None, description="Group size of values; none: per head.")
+    v_groupsize: GroupSize | None = Field(None, description="Group size of values. If unset: per head.")
     s_bits: Bits = Field(16, description="Bits of the weights' scales.")
     REFUSALS: ClassVar[tuple[Refusal, ...]] = QUAROT
 
@@ -211,9 +224,11 @@ class ModelBuilder(PassBase):
     int4_block_size: Literal[16, 32, 64, 128, 256] | None = Field(
         None, description="Block size of MatMulNBits."
     )
-    int4_accuracy_level: Annotated[int, Field(ge=1, le=4)] | None = Field(None, description="Accuracy level.")
+    int4_accuracy_level: Annotated[int, Field(ge=1, le=4)] | None = Field(
+        None, description="Accuracy level of MatMulNBits."
+    )
     execution_provider: Annotated[str, StringConstraints(max_length=32, pattern="^[a-z]+$")] = Field(
-        "cpu", description="Execution provider that the graph is made for."
+        "cpu", description="ONNX Runtime execution provider that the graph is built for."
     )
     REFUSALS: ClassVar[tuple[Refusal, ...]] = MODEL_BUILDER
 

@@ -14,7 +14,7 @@ def failures_page() -> str:
     lines = [
         GENERATED,
         "# Failures\n",
-        "The category of a failure stands in `status.failure.category`, in the reason of the `Stalled` condition",
+        "The category of a failure is in `status.failure.category`, in the reason of the `Stalled` condition",
         "and in the label `category` of the metrics. Exit codes are those of the quantizer.\n",
     ]
     for category, entry in CATALOGUE.items():

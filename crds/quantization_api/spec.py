@@ -18,14 +18,14 @@ OUTPUT_SENTENCE = (
 )
 ENDPOINT_SENTENCE = "storage.endpoint must be http(s)://HOST[:PORT], without a user, a path or anything else"
 MOUNT_SENTENCE = (
-    "mountPath must be an absolute path other than /, without //, . or .., and without a slash at its end"
+    "mountPath must be an absolute path other than /, without //, . or .., and without a trailing slash"
 )
 OWN_SENTENCE = (
-    "mountPath must not lie in, or above, a folder of the image or the system, such as /scratch, /opt/app, /usr or "
-    "/etc; choose one of its own, such as /models"
+    "mountPath must not be inside or above a folder of the image or the system, such as /scratch, /opt/app, /usr or "
+    "/etc; choose a folder of its own, such as /models"
 )
 SCRATCH_VOLUME = "quantizer-scratch"
-TAKEN_NAME = f"the name {SCRATCH_VOLUME} is that of the scratch volume; choose another"
+TAKEN_NAME = f"the name {SCRATCH_VOLUME} belongs to the scratch volume; choose another"
 SAME_MOUNT = "two volumes have the same mountPath"
 ONE_SOURCE = "a volume needs exactly one of persistentVolumeClaim and configMap"
 
@@ -57,36 +57,41 @@ class SecretReference(KubernetesModel):
 class CredentialKeys(KubernetesModel):
     """Names of the keys in the Secret."""
 
-    access_key_id: SecretKey = Field("AWS_ACCESS_KEY_ID", description="Key of the access key's id.")
-    secret_access_key: SecretKey = Field("AWS_SECRET_ACCESS_KEY", description="Key of the secret access key.")
+    access_key_id: SecretKey = Field(
+        "AWS_ACCESS_KEY_ID", description="Name of the key that holds the access key ID."
+    )
+    secret_access_key: SecretKey = Field(
+        "AWS_SECRET_ACCESS_KEY", description="Name of the key that holds the secret access key."
+    )
     session_token: SecretKey = Field(
-        "AWS_SESSION_TOKEN", description="Key of the session token; the Secret need not have it."
+        "AWS_SESSION_TOKEN",
+        description="Name of the key that holds the session token; optional in the Secret.",
     )
 
 
 class CredentialsSecret(KubernetesModel):
     """A Secret of the same namespace, and which of its keys are read. No other key reaches the pod."""
 
-    name: DnsName
+    name: DnsName = Field(description="Name of the Secret.")
     keys: CredentialKeys = Field(
-        default_factory=CredentialKeys, description="Names of the keys, where they are not the AWS SDK's."
+        default_factory=CredentialKeys, description="Names of the keys, if they differ from the AWS SDK's."
     )
 
 
 class Storage(KubernetesModel):
     """How s3:// URIs are reached. Without it: AWS, with the workload identity of the service account."""
 
-    endpoint: Uri | None = Field(None, description="URL of an S3 server; none: AWS.")
+    endpoint: Uri | None = Field(None, description="URL of the S3 server. If unset: AWS.")
     region: ShortText | None = Field(None, description="Region of the buckets.")
     credentials_secret: CredentialsSecret | None = Field(
         None,
-        description="Secret whose keys AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where there is one, "
-        "AWS_SESSION_TOKEN become environment variables of the pod. None: the identity of the service account.",
+        description="Secret whose keys AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if present, AWS_SESSION_TOKEN "
+        "become environment variables of the pod. If unset: the workload identity of the service account.",
     )
     patience_seconds: PatienceSeconds = Field(
         PATIENCE_SECONDS,
-        description="How long a run waits, in all, for a storage that cannot be reached or answers that it is busy, "
-        "before that costs an attempt.",
+        description="Seconds that a run waits, in total, for storage that is unreachable or busy before the attempt "
+        "fails.",
     )
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -169,14 +174,14 @@ class MountedVolume(KubernetesModel):
 
 
 class PodTemplate(KubernetesModel):
-    """What of the pod a user may choose; the rest is fixed by the operator (restricted, no token)."""
+    """What users may choose about the pod; the operator fixes the rest (restricted, no token)."""
 
-    image: Uri | None = Field(None, description="Image of the quantizer; none: the operator's default.")
+    image: Uri | None = Field(None, description="Image of the quantizer. If unset: the operator's default.")
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     image_pull_secrets: Annotated[list[SecretReference], Field(max_length=8)] = Field(default_factory=list)
     resources: ResourceRequirements = Field(default_factory=ResourceRequirements)
     scratch_size: Quantity | None = Field(
-        None, description="Size limit of /scratch; none: the operator's default."
+        None, description="Size limit of /scratch. If unset: the operator's default."
     )
     node_selector: Labels = Field(default_factory=dict)
     tolerations: Annotated[list[Toleration], Field(max_length=16)] = Field(default_factory=list)
@@ -185,7 +190,7 @@ class PodTemplate(KubernetesModel):
     scheduler_name: ShortText | None = None
     runtime_class_name: ShortText | None = None
     service_account_name: ShortText | None = Field(
-        None, description="For workload identity; its Kubernetes token is never mounted."
+        None, description="Service account, for workload identity; its Kubernetes token is never mounted."
     )
     volumes: Annotated[list[MountedVolume], Field(max_length=8)] = Field(
         default_factory=list, json_schema_extra={"x-map-key": "name"}
@@ -201,7 +206,7 @@ class PodTemplate(KubernetesModel):
     )
 
 
-VANISHES = "a file:// output must lie on a writable claim of template.volumes, or it vanishes with the pod"
+VANISHES = "a file:// output must be on a writable claim of template.volumes, or it is lost with the pod"
 _OUTLIVES_THE_POD = (
     "has(self.template.volumes) && self.template.volumes.exists(v, "
     "has(v.persistentVolumeClaim) && !(has(v.readOnly) && v.readOnly) && "
@@ -218,7 +223,7 @@ class QuantizationJobSpec(KubernetesModel):
     workflow: Workflow = Field(
         description="What is computed, in Olive's words. Immutable.",
         json_schema_extra={
-            "x-immutable": "workflow is immutable: it names the result; delete the object and apply the new one"
+            "x-immutable": "workflow is immutable: it identifies the result; delete the object and apply the new one"
         },
     )
     output: Output = Field(
@@ -226,34 +231,34 @@ class QuantizationJobSpec(KubernetesModel):
         json_schema_extra={"x-immutable": "output is immutable: delete the object and apply the new one"},
     )
     storage: Storage = Field(default_factory=Storage, description="How s3:// URIs are reached.")
-    template: PodTemplate = Field(default_factory=PodTemplate, description="The pod.")
+    template: PodTemplate = Field(default_factory=PodTemplate, description="The pod that quantizes.")
     suspend: bool = Field(
         False,
-        description="Pause the job: its Job is deleted, no pod runs, finished layers and the count of attempts are "
-        "kept. false: it goes on.",
+        description="Pause the job: its Job is deleted and no pod runs; finished layers and the count of failed "
+        "attempts are kept. Set it to false to resume.",
     )
     backoff_limit: Annotated[int, Field(ge=0, le=100)] = Field(
-        3, description="Failed attempts before the job fails, over all pauses; disruptions are not counted."
+        3, description="Retries before the job fails, counted across pauses; disruptions do not count."
     )
     active_deadline_seconds: Annotated[int, Field(ge=1, le=31536000)] | None = Field(
         None,
-        description="Longest time that the Job may be active, in seconds; begins anew after a pause or preemption.",
+        description="Seconds that the Job may be active; the clock restarts after a pause or a preemption.",
     )
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31536000)] | None = Field(
         None,
-        description="Time after its end until the object is deleted, in seconds; none: it stays. The artifact stays, "
-        "unless artifactPolicy is Delete.",
+        description="Seconds from the end of the job until the object is deleted. If unset, it is kept. The artifact "
+        "is kept unless artifactPolicy is Delete.",
     )
     artifact_policy: Literal["Retain", "Delete"] = Field(
         "Retain",
-        description="Delete: deleting the object first stops the job and removes its artifact, by a pod; if that "
-        "fails, the object goes and an event says what was left.",
+        description="Delete: before the object is deleted, its job is stopped and a pod removes the artifact; if "
+        "that fails, the object is deleted anyway and an event says what was left behind.",
     )
     reuse: Literal["Allowed", "Never", "Trusted"] = Field(
         "Allowed",
-        description="Allowed: an artifact of the same recipe that is already at the output is the result; a pod looks. "
-        "Trusted: as Allowed, and the job of this namespace that succeeded last at the output is believed, if it has "
-        "the same workflow, image, endpoint and volumes: its result is this job's, no pod is started, nothing is read.",
+        description="Allowed: a pod looks at the output first; an artifact of the same recipe that is already there is "
+        "the result. Trusted: like Allowed, but if the last job of this namespace that succeeded at the output has "
+        "the same workflow, image, endpoint and volumes, its result is taken over: no pod is started, nothing is read.",
     )
     managed_by: (
         Annotated[
@@ -263,8 +268,9 @@ class QuantizationJobSpec(KubernetesModel):
         | None
     ) = Field(
         None,
-        description="The controller that this object is for; none, or quantization.dev/operator: this operator, which "
-        "leaves others' alone, as with a Job (for example kueue.x-k8s.io/multikueue). Immutable.",
+        description="Controller that manages this object, as for a Job (for example kueue.x-k8s.io/multikueue); this "
+        "operator leaves the objects of others alone. "
+        "If unset, or quantization.dev/operator, that is this operator. Immutable.",
     )
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -1,6 +1,6 @@
 """The status of a QuantizationJob: the kstatus contract, and what a person wants to see.
 
-Conditions decide, `phase` is derived from them for eyes. Every list and string is bounded.
+Conditions decide; `phase` is derived from them for people. Every list and string is bounded.
 """
 
 from typing import Annotated, Literal
@@ -28,15 +28,13 @@ class Condition(KubernetesModel):
 
 
 class Progress(KubernetesModel):
-    """How far the run is."""
+    """How far the run has come."""
 
     percent: Annotated[int, Field(ge=0, le=100)] = Field(0, description="Share of the work that is done.")
-    stage: ShortText = Field(
-        "", description="What is done now: read, calibrate, quantize, evaluate, upload ..."
-    )
+    stage: ShortText = Field("", description="Current stage: read, calibrate, quantize, evaluate, upload ...")
     layer: Count = Field(0, description="Decoder layers that are finished.")
     layers: Count = Field(0, description="Decoder layers of the model.")
-    eta_seconds: Count | None = Field(None, description="Estimated time to the end.")
+    eta_seconds: Count | None = Field(None, description="Estimated seconds to the end.")
 
 
 class Attempts(KubernetesModel):
@@ -49,29 +47,31 @@ class Attempts(KubernetesModel):
 class Artifact(KubernetesModel):
     """The verified result."""
 
-    uri: Uri
+    uri: Uri = Field(description="Where the artifact is.")
     manifest_digest: Digest = Field(description="sha256 of manifest.json.")
-    size_bytes: Count = Field(description="Size of the model's safetensors.")
+    size_bytes: Count = Field(description="Bytes of the model's safetensors.")
     compression_ratio: Positive = Field(description="Input size over output size.")
     bits_per_weight: Positive = Field(
-        description="Bits of a quantized weight, scales and zero points included."
+        description="Bits per quantized weight, including scales and zero points."
     )
     readers: Annotated[list[ShortText], Field(max_length=16)] = Field(
-        default_factory=list, description="Software that reads the artifact as it is."
+        default_factory=list, description="Software that loads the artifact as is."
     )
-    reused_from: Uri | None = Field(None, description="Where the result was already, found or trusted.")
+    reused_from: Uri | None = Field(
+        None, description="Where the result already was, if it was found there or taken over."
+    )
 
 
 class MetricResult(KubernetesModel):
     """A metric of the input model and of the result."""
 
-    name: Name
-    input: Finite | None = None
-    output: Finite | None = None
+    name: Name = Field(description="Name of the metric in the workflow.")
+    input: Finite | None = Field(None, description="Value of the input model.")
+    output: Finite | None = Field(None, description="Value of the result.")
 
 
 class Trial(KubernetesModel):
-    """One point of a search, best first."""
+    """One point of a search."""
 
     parameters: Text
     metrics: Annotated[list[MetricResult], Field(max_length=8)] = Field(default_factory=list)
@@ -81,29 +81,40 @@ class Failure(KubernetesModel):
     """Why a job failed and what to do."""
 
     category: Category
-    message: Text
-    hint: Text = ""
-    exit_code: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = None
-    pod_name: ShortText | None = None
+    message: Text = Field(description="What went wrong.")
+    hint: Text = Field("", description="What to do about it.")
+    exit_code: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = Field(
+        None, description="Exit code of the quantizer."
+    )
+    pod_name: ShortText | None = Field(None, description="Pod that failed.")
 
 
 class QuantizationJobStatus(KubernetesModel):
     """What the operator says about a job."""
 
-    observed_generation: Count | None = None
-    phase: Phase | None = Field(None, description="For eyes; derived from the conditions.")
+    observed_generation: Count | None = Field(
+        None, description="Generation of the spec that this status describes."
+    )
+    phase: Phase | None = Field(None, description="Summary for people, derived from the conditions.")
     conditions: Annotated[list[Condition], Field(max_length=8)] = Field(
-        default_factory=list, json_schema_extra={"x-map-key": "type"}
+        default_factory=list,
+        description="State as kstatus reads it.",
+        json_schema_extra={"x-map-key": "type"},
     )
     progress: Progress | None = None
     attempts: Attempts | None = None
     start_time: Timestamp | None = Field(None, description="When the Job was created.")
     completion_time: Timestamp | None = Field(None, description="When the job succeeded or failed.")
-    recipe: Digest | None = Field(None, description="Identity of the result.")
-    passes: ShortText | None = Field(None, description="The pass types, for eyes.")
-    job_name: ShortText | None = Field(None, description="The child Job.")
-    job_uid: ShortText | None = Field(None, description="The uid of the Job whose pods are believed.")
+    recipe: Digest | None = Field(None, description="Digest that identifies the result.")
+    passes: ShortText | None = Field(None, description="Types of the passes, joined by +.")
+    job_name: ShortText | None = Field(None, description="Name of the child Job.")
+    job_uid: ShortText | None = Field(None, description="uid of the child Job; only its pods count.")
     artifact: Artifact | None = None
-    metrics: Annotated[list[MetricResult], Field(max_length=16)] = Field(default_factory=list)
-    trials: Annotated[list[Trial], Field(max_length=16)] = Field(default_factory=list)
+    metrics: Annotated[list[MetricResult], Field(max_length=16)] = Field(
+        default_factory=list, description="Metrics of the chosen evaluator."
+    )
+    trials: Annotated[list[Trial], Field(max_length=16)] = Field(
+        default_factory=list,
+        description="Points of a search, best first. Empty in this release: search_strategy is refused for now.",
+    )
     failure: Failure | None = None

@@ -34,11 +34,13 @@ def path_rule(field: str, what: str) -> Rule:
 class InputModel(ContractModel):
     """The model to quantize."""
 
-    type: Literal["HfModel"] = Field("HfModel", description="A model as transformers stores it.")
+    type: Literal["HfModel"] = Field(
+        "HfModel", description="A model in the format of Hugging Face transformers."
+    )
     model_path: Uri = Field(description="s3://BUCKET/PREFIX, or a path in the pod such as /models/NAME.")
     revision: ShortText | None = Field(
         None,
-        description="Expected revision: sha256 digest that `quantizer inspect` prints. Another one is refused.",
+        description="Expected revision: the sha256 digest that `quantizer inspect` prints. Any other is refused.",
     )
     task: Literal["text-generation", "text-generation-with-past"] = Field(
         "text-generation-with-past", description="Olive's name of the task."
@@ -60,7 +62,8 @@ class LoadDatasetConfig(ContractModel):
         description="s3:// URI or path of a file (.txt, .jsonl, .json, .csv), or of a folder with SPLIT.EXT files."
     )
     split: ShortText = Field(
-        "validation", description="File of a folder to read, without its extension; unused for a single file."
+        "validation",
+        description="Name of the file to read from a folder, without its extension; ignored for a single file.",
     )
     REFUSED: ClassVar[dict[str, str]] = {
         "subset": "a subset exists only on a hub; name its folder in data_name",
@@ -77,14 +80,16 @@ class PreProcessDataConfig(ContractModel):
 
     strategy: Literal["join", "line-by-line"] = Field(
         "join",
-        description="join: rows are joined and cut into consecutive sequences; line-by-line: one sequence a row.",
+        description="join: rows are joined and cut into consecutive sequences; line-by-line: one sequence per row.",
     )
-    max_seq_len: Annotated[int, Field(ge=8, le=1048576)] = Field(1024, description="Tokens of a sequence.")
+    max_seq_len: Annotated[int, Field(ge=8, le=1048576)] = Field(1024, description="Tokens per sequence.")
     max_samples: Annotated[int, Field(ge=1, le=1048576)] | None = Field(
-        None, description="Sequences to take; none: all. A data set with fewer is refused."
+        None, description="Number of sequences; a data set with fewer is refused. If unset: all."
     )
-    text_cols: ShortText = Field("text", description="Column of the text in .jsonl, .json and .csv files.")
-    joiner: ShortText = Field("\n\n", description="Text between rows when they are joined.")
+    text_cols: ShortText = Field(
+        "text", description="Column that holds the text in .jsonl, .json and .csv files."
+    )
+    joiner: ShortText = Field("\n\n", description="Text inserted between rows when they are joined.")
     add_special_tokens: bool = Field(True, description="Let the tokenizer add its special tokens to a text.")
     REFUSED: ClassVar[dict[str, str]] = {
         "text_formatting_func": NO_CODE,
@@ -98,7 +103,7 @@ class PreProcessDataConfig(ContractModel):
 class DataConfig(ContractModel):
     """A named data set: where it lies and how it becomes tokens."""
 
-    name: Name = Field(description="Name that passes and metrics refer to.")
+    name: Name = Field(description="Name by which passes and metrics refer to it.")
     type: Literal["HuggingfaceContainer"] = Field(
         "HuggingfaceContainer", description="Olive's container type."
     )
@@ -110,7 +115,7 @@ class DataConfig(ContractModel):
 
 
 class Goal(ContractModel):
-    """What a metric of the result must reach; degradations are against the input model."""
+    """What a metric of the result must reach; improvement and degradation are relative to the input model."""
 
     type: Literal[
         "threshold",
@@ -118,8 +123,8 @@ class Goal(ContractModel):
         "percent-min-improvement",
         "max-degradation",
         "percent-max-degradation",
-    ]
-    value: float = Field(description="In units of the metric, or in percent.")
+    ] = Field(description="threshold is absolute; the others compare with the input model.")
+    value: float = Field(description="In the unit of the metric, or in percent.")
 
 
 METRIC_TYPES = ("perplexity", "kl_divergence", "accuracy", "latency", "throughput", "size_on_disk")
@@ -131,10 +136,10 @@ NEEDS_NO_BASELINE = ("threshold",)
 class Metric(ContractModel):
     """One thing that is measured of the input model and of the result."""
 
-    name: Name
+    name: Name = Field(description="Name of the metric in the status.")
     type: Literal["perplexity", "kl_divergence", "accuracy", "latency", "throughput", "size_on_disk"] = Field(
-        description="perplexity and kl_divergence (nats a token, against the input model) on held-out text; "
-        "size_on_disk in bytes."
+        description="perplexity or kl_divergence (nats per token, against the input model) on held-out text, or "
+        "size_on_disk in bytes. The others are not available in this release and are refused."
     )
     data_config: Name | None = Field(None, description="Name of the data config to measure on.")
     goal: Goal | None = Field(None, description="A result that misses it is not published.")
@@ -173,9 +178,9 @@ class Metric(ContractModel):
         ),
         Rule(
             cel="self.type != 'kl_divergence' || !has(self.goal) || self.goal.type == 'threshold'",
-            message="kl_divergence is already a difference to the input model; its goal type must be threshold",
+            message="kl_divergence already compares with the input model; its goal type must be threshold",
             check=lambda m: (
-                "kl_divergence is already a difference to the input model; its goal type must be threshold"
+                "kl_divergence already compares with the input model; its goal type must be threshold"
                 if m.type == "kl_divergence" and m.goal is not None and m.goal.type != "threshold"
                 else None
             ),
@@ -186,8 +191,10 @@ class Metric(ContractModel):
 class Evaluator(ContractModel):
     """A named list of metrics."""
 
-    name: Name
-    metrics: Annotated[list[Metric], Field(min_length=1, max_length=8)]
+    name: Name = Field(description="Name by which the workflow chooses it.")
+    metrics: Annotated[list[Metric], Field(min_length=1, max_length=8)] = Field(
+        description="What to measure."
+    )
 
 
 SearchValue = Annotated[str, Field(max_length=64)]
@@ -220,11 +227,11 @@ def _unknown_reference(workflow: "Workflow") -> str | None:
         for field in ("data_config", "calibration_data_config"):
             wanted = getattr(item, field, None)
             if wanted is not None and wanted not in names:
-                return f"a pass names a {field} that data_configs does not have"
+                return f"a pass names a {field} that is not in data_configs"
     for evaluator in workflow.evaluators:
         for metric in evaluator.metrics:
             if metric.data_config is not None and metric.data_config not in names:
-                return "a metric names a data_config that data_configs does not have"
+                return "a metric names a data_config that is not in data_configs"
     return None
 
 
@@ -237,7 +244,7 @@ def _reference_rule(field: str) -> Rule:
     return Rule(
         cel=f"self.passes.all(p, !has(p.{field}) || (has(self.data_configs) && "
         f"self.data_configs.exists(d, d.name == p.{field})))",
-        message=f"a pass names a {field} that data_configs does not have",
+        message=f"a pass names a {field} that is not in data_configs",
         check=None,  # all references are checked by one Python function
         field="passes",
     )
@@ -248,27 +255,30 @@ class Workflow(ContractModel):
 
     input_model: InputModel
     data_configs: Annotated[list[DataConfig], Field(max_length=8)] = Field(
-        default_factory=list, description="Data sets, by name.", json_schema_extra={"x-map-key": "name"}
+        default_factory=list, description="Named data sets.", json_schema_extra={"x-map-key": "name"}
     )
     passes: Annotated[list[Pass], Field(min_length=1, max_length=8)] = Field(
         description="What to do, in order."
     )
     evaluators: Annotated[list[Evaluator], Field(max_length=4)] = Field(
         default_factory=list,
-        description="Lists of metrics, by name.",
+        description="Named lists of metrics.",
         json_schema_extra={"x-map-key": "name"},
     )
     evaluator: Name | None = Field(None, description="Name of the evaluator that judges the result.")
-    search_strategy: SearchStrategy | None = Field(None, description="Search over parameters of the passes.")
+    search_strategy: SearchStrategy | None = Field(
+        None,
+        description="Search over parameters of the passes. Not available in this release: refused for now.",
+    )
     REFUSED: ClassVar[dict[str, str]] = {
-        "systems": "where a job runs is said in spec.template; leave it out",
-        "engine": "write its fields evaluator and search_strategy directly into the workflow",
-        "azureml_client": "there is no AzureML here; leave it out",
-        "host": "where a job runs is said in spec.template; leave it out",
-        "target": "where a job runs is said in spec.template; leave it out",
-        "cache_dir": "results are kept in spec.output.uri; leave it out",
+        "systems": "spec.template says where a job runs; leave it out",
+        "engine": "write its field evaluator directly into the workflow",
+        "azureml_client": "AzureML is not used; leave it out",
+        "host": "spec.template says where a job runs; leave it out",
+        "target": "spec.template says where a job runs; leave it out",
+        "cache_dir": "results are stored at spec.output.uri; leave it out",
         "output_dir": "write spec.output.uri",
-        "packaging_config": "the artifact has one layout; leave it out",
+        "packaging_config": "the artifact has a fixed layout; leave it out",
         "user_script": NO_CODE,
         "script_dir": NO_CODE,
     }
@@ -278,16 +288,16 @@ class Workflow(ContractModel):
         Rule(
             cel="!has(self.evaluators) || self.evaluators.all(e, e.metrics.all(m, !has(m.data_config) || "
             "(has(self.data_configs) && self.data_configs.exists(d, d.name == m.data_config))))",
-            message="a metric names a data_config that data_configs does not have",
+            message="a metric names a data_config that is not in data_configs",
             check=_unknown_reference,
             field="evaluators",
         ),
         Rule(
             cel="!has(self.evaluator) || (has(self.evaluators) && "
             "self.evaluators.exists(e, e.name == self.evaluator))",
-            message="evaluator names an evaluator that evaluators does not have",
+            message="evaluator names an evaluator that is not in evaluators",
             check=lambda w: (
-                "evaluator names an evaluator that evaluators does not have"
+                "evaluator names an evaluator that is not in evaluators"
                 if w.evaluator is not None and w.evaluator not in {e.name for e in w.evaluators}
                 else None
             ),
@@ -295,9 +305,9 @@ class Workflow(ContractModel):
         ),
         Rule(
             cel="!has(self.evaluators) || self.evaluators.size() == 0 || has(self.evaluator)",
-            message="evaluators are given but evaluator chooses none; write evaluator: NAME",
+            message="evaluators are given, but evaluator names none of them; write evaluator: NAME",
             check=lambda w: (
-                "evaluators are given but evaluator chooses none; write evaluator: NAME"
+                "evaluators are given, but evaluator names none of them; write evaluator: NAME"
                 if w.evaluators and w.evaluator is None
                 else None
             ),

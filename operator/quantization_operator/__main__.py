@@ -95,7 +95,7 @@ async def operate(settings: OperatorSettings) -> int:
 
     async def control() -> None:
         await sweeper.synchronize(settings.sync_timeout_seconds)
-        logger.info("synchronized: %d jobs are known", len(cache))
+        logger.info("synchronized: %d jobs known", len(cache))
         for number in (signal.SIGTERM, signal.SIGINT):  # in place of kopf's, which takes 5 s to end our tasks
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with asyncio.TaskGroup() as group:
@@ -206,7 +206,7 @@ def _told(error: BaseException) -> str:
     if isinstance(error, ApiError) and error.code == 404:
         return f"{error}; is the CustomResourceDefinition installed? kubectl apply -k deploy/base"
     if isinstance(error, ApiError) and error.code == 403:
-        return f"{error}; the ClusterRole of deploy/base has what the operator needs"
+        return f"{error}; the ClusterRole in deploy/base grants what the operator needs"
     if isinstance(error, NotSyncedError | LeaseLostError):
         return str(error)
     return type(error).__name__ + f": {error}"
@@ -228,7 +228,7 @@ def main() -> None:
     try:
         code = asyncio.run(operate(settings))
     except ConfigException as error:
-        logger.error("no cluster: neither a service account nor a kubeconfig was found (%s)", error)
+        logger.error("no cluster: found neither a service account nor a kubeconfig (%s)", error)
         code = 78
     except (KeyboardInterrupt, asyncio.CancelledError):
         code = 0

@@ -12,7 +12,7 @@ Table = Sequence[tuple[str, str]]
 IMAGE: Table = (
     (
         r"^InvalidImageName",
-        "Correct spec.template.image: it is not the name of an image (REGISTRY/NAME:TAG, lower case, no https://).",
+        "Correct spec.template.image: it is not an image name (REGISTRY/NAME:TAG, lower case, no https://).",
     ),
     (
         r"unauthorized|authentication|denied|\b40[13]\b|no basic auth",
@@ -86,11 +86,11 @@ REFUSED_POD: Table = (
     ),
     (
         r"""admission webhook .* denied|[Pp]olicy ['"].* denied request""",
-        "Change what the message names in spec.template, or ask who set that policy for an exception.",
+        "Change what the message names in spec.template, or ask the owner of that policy for an exception.",
     ),
     (
         r"failed calling webhook",
-        "The policy server does not answer: tell who runs it. Nothing in the manifest is wrong.",
+        "The policy server does not answer: ask its administrator. Nothing is wrong with the manifest.",
     ),
     (
         r"serviceaccount",
@@ -103,26 +103,29 @@ REFUSED_POD: Table = (
 REFUSED_JOB: Table = (
     (
         r"cannot create resource",
-        "The operator may not create Jobs here: whoever installed it must grant it the role of deploy/base.",
+        "The operator may not create Jobs here: its administrator must grant it the role of deploy/base.",
     ),
     (r"is being terminated", "The namespace is being deleted: apply the job in another one."),
     (
         r"count/jobs",
-        "Delete Jobs of the namespace that are not needed any more, or have its ResourceQuota raised.",
+        "Delete Jobs of the namespace that are no longer needed, or raise its ResourceQuota.",
     ),
     *REFUSED_POD,
-    (r"", "The message says who refused the Job: ask them. It is made as soon as it is allowed."),
+    (
+        r"",
+        "The message says what rejected the Job: ask its owner. The Job is created as soon as it is allowed.",
+    ),
 )
 
 DISRUPTION: Table = (
     (
         r"low on resource: (ephemeral-storage|nodefs|imagefs|inodes)",
-        "Raise spec.template.resources.requests (ephemeral-storage) to what the job needs, so that a node with room "
-        "is chosen.",
+        "Raise spec.template.resources.requests (ephemeral-storage) to what the job needs, so that a node with "
+        "enough room is chosen.",
     ),
     (
         r"low on resource: memory",
-        "Raise spec.template.resources.requests.memory to what the job needs, so that it is not the first to go.",
+        "Raise spec.template.resources.requests.memory to what the job needs, so that it is not evicted first.",
     ),
     (
         r"^PreemptionByScheduler",

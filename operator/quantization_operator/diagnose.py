@@ -83,11 +83,11 @@ def forged(result: RunResult, output: str, recipe: str | None) -> Failure | None
     """
     made = result.artifact
     if made is None or made.uri != output or made.reused_from not in (None, output):
-        said = f"the pod told of an artifact at {made.uri if made else '-'}, and its job writes to {output}"
+        said = f"the pod reported an artifact at {made.uri if made else '-'}, but its job writes to {output}"
     elif not DIGEST.match(result.recipe or ""):
-        said = f"the pod told of an artifact whose recipe is {result.recipe or 'missing'}, which is no digest"
+        said = f"the pod reported an artifact with the recipe {result.recipe or '-'}, which is not a digest"
     elif recipe not in (None, result.recipe):
-        said = f"the pod told of recipe {result.recipe}, and the result of this object is of recipe {recipe}"
+        said = f"the pod reported recipe {result.recipe}, but the result of this object has recipe {recipe}"
     else:
         return None
     return failure(Category.INTERNAL, said, hint=NOT_THE_QUANTIZER)
@@ -95,8 +95,8 @@ def forged(result: RunResult, output: str, recipe: str | None) -> Failure | None
 
 READER_LIMIT = 256
 NOT_THE_QUANTIZER = (
-    "Something else than the quantizer wrote this: look at spec.template.image, and at who may write pods and Jobs in "
-    "this namespace; then delete the object and apply it again."
+    "Something other than the quantizer wrote this: check spec.template.image and who may write pods and Jobs in this "
+    "namespace, then delete the object and apply it again."
 )
 
 
@@ -155,7 +155,7 @@ def _refused_by_node(pod: ChildPod) -> Failure | None:
         Category.DISRUPTED,
         f"the node refused the pod: {pod.reason}: {pod.message}".rstrip(": "),
         pod,
-        hint="If it comes back, have the node's devices looked at, or avoid it with spec.template.nodeSelector.",
+        hint="If it happens again, check the node's devices, or avoid the node with spec.template.nodeSelector.",
     )
 
 
@@ -172,7 +172,7 @@ def _node_forgot(pod: ChildPod) -> Failure | None:
     """After a restart of its node the container is gone, and 137 says nothing about the job."""
     if pod.ended_reason == "ContainerStatusUnknown":
         return failure(
-            Category.DISRUPTED, "the node restarted and does not know how the container ended", pod
+            Category.DISRUPTED, "the node restarted and no longer knows how the container ended", pod
         )
     return None
 
@@ -198,7 +198,7 @@ def _exit_code(pod: ChildPod) -> Failure | None:
             Category.DISRUPTED,
             f"the container was killed from outside (exit code 137){said}",
             pod,
-            hint="If it comes back on a calm node, suspect memory: raise spec.template.resources.limits.memory.",
+            hint="If it happens again on an idle node, suspect memory: raise spec.template.resources.limits.memory.",
         )
     category = CATEGORY_OF_EXIT_CODE.get(pod.exit_code, Category.INTERNAL)
     return failure(
@@ -258,7 +258,7 @@ def job_failure(job: ChildJob, pods: Sequence[ChildPod]) -> Failure:
     attempts = job.failed_before + job.failed
     if job.ended_reason == "BackoffLimitExceeded" and attempts > 1:
         return last.model_copy(
-            update={"message": clean(f"{attempts} attempts failed, the last: {last.message}")}
+            update={"message": clean(f"{attempts} attempts failed; the last one: {last.message}")}
         )
     return last
 
@@ -360,9 +360,9 @@ def _lost_node(pod: ChildPod) -> Problem | None:
         return None
     found = failure(
         Category.NODE_LOST,
-        f"node {pod.node} stopped answering; pod {pod.name} is terminating and is replaced when it is gone",
+        f"node {pod.node} stopped answering; pod {pod.name} is terminating and will be replaced once it is gone",
         pod,
-        hint="Bring the node back; or, when it is off: "
+        hint="Bring the node back; or, if it is off: "
         f"kubectl taint node {pod.node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
     )
     return Problem("NodeLost", found, "never")

@@ -200,7 +200,7 @@ def _listed(response: urllib3.HTTPResponse, each: Each) -> dict[str, Any]:
             items += reader.feed(data)
         items += reader.close()
     except ValueError as error:
-        raise urllib3.exceptions.ProtocolError(f"the answer is no list: {error}") from error
+        raise urllib3.exceptions.ProtocolError(f"the answer is not a list: {error}") from error
     return reader.rest | {"items": items}
 
 
@@ -215,7 +215,7 @@ def _object(data: bytes, request: str) -> dict[str, Any]:
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        raise ApiError(NO_ANSWER, f"{request}: the answer is no JSON object")
+        raise ApiError(NO_ANSWER, f"{request}: the answer is not a JSON object")
     return answer
 
 

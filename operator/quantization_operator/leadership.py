@@ -149,7 +149,7 @@ class Leadership:
 
     def _complain(self, error: ApiError) -> None:
         """Once, and not with every try."""
-        cure = "; the Role of deploy/base has what the operator needs" if error.code == 403 else ""
+        cure = "; the Role in deploy/base grants what the operator needs" if error.code == 403 else ""
         if (said := f"{error}{cure}") != self._complaint:
             logger.log(logging.WARNING if error.temporary else logging.ERROR, said)
         self._complaint = said

@@ -30,20 +30,20 @@ PASS_NAMES = frozenset(name for kind in PASS_TYPES for name in get_args(kind.mod
 LIVE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "quantization_is_leader": (
         "gauge",
-        "1 while this process acts, 0 while it waits for the lease; at most one process has 1.",
+        "1 while this process leads, 0 while it waits for the lease; at most one replica reports 1.",
         (),
     ),
     "quantization_jobs": (
         "gauge",
-        "QuantizationJobs that exist, by phase; told by the leader only, so that a sum over replicas is right.",
+        "QuantizationJobs by phase. Only the leader reports them, so a sum over replicas is right.",
         ("phase", "namespace"),
     ),
-    "quantization_workqueue_depth": ("gauge", "Jobs that wait for a worker of the operator.", ()),
-    "quantization_workqueue_oldest_seconds": ("gauge", "How long the first of them has waited.", ()),
-    "quantization_workqueue_retries_total": ("counter", "Reconciliations put back after an error.", ()),
+    "quantization_workqueue_depth": ("gauge", "Jobs waiting for a worker of the operator.", ()),
+    "quantization_workqueue_oldest_seconds": ("gauge", "How long the oldest of them has been waiting.", ()),
+    "quantization_workqueue_retries_total": ("counter", "Reconciliations queued again after an error.", ()),
     "quantization_watch_age_seconds": (
         "gauge",
-        "Time since the watch was last proven alive: an event came, or a sweep found nothing that it had missed.",
+        "Seconds since the watch last proved alive: it delivered an event, or a sweep found nothing missed.",
         (),
     ),
 }
@@ -57,14 +57,14 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.job_seconds = Histogram(
             "quantization_job_duration_seconds",
-            "From the creation of the Job to its end.",
+            "Seconds from the creation of the Job to its end.",
             ("passes", "outcome"),
             buckets=JOB_SECONDS,
             registry=self.registry,
         )
         self.queue_seconds = Histogram(
             "quantization_job_queue_seconds",
-            "From the creation of the QuantizationJob to its first running pod.",
+            "Seconds from the creation of the QuantizationJob to its first running pod.",
             buckets=QUEUE_SECONDS,
             registry=self.registry,
         )
@@ -73,28 +73,30 @@ class Metrics:
         )
         self.reused = Counter(
             "quantization_jobs_reused_total",
-            "Jobs whose result was already there: a pod found it, or reuse Trusted took it over.",
+            "Jobs whose result already existed: a pod found it, or reuse: Trusted took it over.",
             registry=self.registry,
         )
         self.artifact_bytes = Counter(
-            "quantization_artifact_bytes_total", "Bytes of the models written.", registry=self.registry
+            "quantization_artifact_bytes_total",
+            "Bytes of the models that were written.",
+            registry=self.registry,
         )
         self.reconcile_seconds = Histogram(
             "quantization_reconcile_seconds",
-            "Time of one reconciliation with its requests, by the rule that decided, or error.",
+            "Seconds of one reconciliation, including its requests, by the rule that decided, or error.",
             ("outcome",),
             buckets=RECONCILE_SECONDS,
             registry=self.registry,
         )
         self.api_requests = Counter(
             "quantization_api_requests_total",
-            "Requests of the operator to the API server, without its watches; code 0: no answer.",
+            "Requests to the API server, without watches; code 0: no answer.",
             ("verb", "code"),
             registry=self.registry,
         )
         self.unreadable = Counter(
             "quantization_unreadable_objects_total",
-            "Objects that were left alone: they do not say which QuantizationJob they are or belong to.",
+            "Objects that were ignored, because they do not say which QuantizationJob they are or belong to.",
             ("kind",),
             registry=self.registry,
         )

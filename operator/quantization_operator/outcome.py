@@ -107,7 +107,7 @@ def taken_over(rule: str, case: Case, owner: str, found: QuantizationJobStatus) 
         rule,
         case,
         case.now,
-        f"the result of QuantizationJob {owner} is trusted, nothing was read: the artifact is at {output}",
+        f"took over the result of QuantizationJob {owner} without reading it: the artifact is at {output}",
         recipe=found.recipe,
         artifact=found.artifact and found.artifact.model_copy(update={"uri": output, "reused_from": output}),
         metrics=found.metrics,
@@ -180,7 +180,9 @@ def told(case: Case, after: QuantizationJobStatus | None) -> tuple[Event, ...]:
             Event("Warning", "AttemptFailed", cause.message if cause else f"{now.failed} attempts failed")
         )
     if now and now.disrupted > (was.disrupted if was else 0):
-        news.append(Event("Normal", "Disrupted", "a pod was disrupted; this is not counted as an attempt"))
+        news.append(
+            Event("Normal", "Disrupted", "a pod was disrupted; this does not count as a failed attempt")
+        )
     ready = next(c for c in after.conditions if c.type == "Ready")
     starts = ready.reason == RUNNING_REASON != reason(before.conditions)
     created = f"created Job {after.job_name}" if before.job_name is None and after.job_name else ""
@@ -194,7 +196,7 @@ def told(case: Case, after: QuantizationJobStatus | None) -> tuple[Event, ...]:
         and before.observed_generation < case.qjob.generation
     ):
         news.append(
-            Event("Warning", "ChangeIgnored", "the Job is already made; the change has no effect on it")
+            Event("Warning", "ChangeIgnored", "the Job already exists; the change has no effect on it")
         )
     if ready.reason != reason(before.conditions):
         if after.phase == "Succeeded":

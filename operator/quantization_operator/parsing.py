@@ -103,11 +103,11 @@ def moment(value: Any) -> datetime | None:
 def kept(value: Any, what: str) -> tuple[str, str]:
     """A JSON object as text, and why it is not kept: "" or a sentence. Of one that is not kept the text is empty."""
     if not isinstance(value, dict):
-        return "{}", "" if value is None else f"{what} is no object"
+        return "{}", "" if value is None else f"{what} is not an object"
     try:
         told = json.dumps(value)
     except (RecursionError, ValueError):
-        return "", f"{what} is nested too deep to be read"
+        return "", f"{what} is nested too deeply to be read"
     if len(told) > LARGEST_KEPT:
         return "", f"{what} has {len(told)} characters of JSON; at most {LARGEST_KEPT} are read"
     if TOO_DEEP in told or _deeper(told, DEEPEST_KEPT):

@@ -75,9 +75,9 @@ class Health:
         if self.watch_missed:
             found.append(f"the watch missed {self.watch_missed}")
         if self.synced and queue.oldest_seconds > QUEUE_LIMIT_SECONDS:
-            found.append(f"a job has waited for a worker for {queue.oldest_seconds:.0f} s")
+            found.append(f"a job has been waiting for a worker for {queue.oldest_seconds:.0f} s")
         if (silence := self._lease_silence()) > LEASE_LIMIT_SECONDS:
-            found.append(f"nothing was heard of the lease for {silence:.0f} s")
+            found.append(f"no answer about the lease for {silence:.0f} s")
         return found
 
 
@@ -130,7 +130,7 @@ def serve(
                 case "/readyz":
                     self._say(*((200, "ok") if health.synced else (503, "the first listing is not complete")))
                 case _:
-                    self._say(404, "there are /metrics, /healthz and /readyz")
+                    self._say(404, "only /metrics, /healthz and /readyz are served")
 
         def _say(self, code: int, text: str) -> None:
             self._answer(code, f"{text}\n".encode(), "text/plain; charset=utf-8")

@@ -93,7 +93,7 @@ class Poller:
         if len(self._refused) > REMEMBERED_REFUSALS:
             del self._refused[next(iter(self._refused))]
         extra = {"namespace": key.namespace, "uid": key.uid}
-        logger.warning("the progress that the pod at %s serves is left alone: %s", address, why, extra=extra)
+        logger.warning("the progress served by the pod at %s is ignored: %s", address, why, extra=extra)
 
 
 async def fetch(session: aiohttp.ClientSession, host: str) -> Progress | str | None:

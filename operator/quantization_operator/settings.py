@@ -26,28 +26,28 @@ class OperatorSettings(BaseSettings):
     )
 
     quantizer_image: str = Field(
-        "quantizer:dev", min_length=1, description="Image of the quantizer for jobs that name none."
+        "quantizer:dev", min_length=1, description="Image of the quantizer, for jobs that name none."
     )
     legacy_image: str = Field(
         "quantizer-legacy:dev",
         min_length=1,
         description="Image of the quantizer with auto-gptq and autoawq, for jobs that name none and have a pass "
-        "whose implementation is one of them.",
+        "with one of them as its implementation.",
     )
     default_calibration: str = Field(
         "",
         pattern=f"^$|{PATH_PATTERN}",
-        description="Text (s3://BUCKET/KEY, or a path in the job's pod) that a pass calibrates with when it names no "
-        "data_config; read with the job's own storage access. Empty: none, such a pass fails with DataNotFound.",
+        description="Text (s3://BUCKET/KEY, or a path in the pod) to calibrate with when a pass names no data_config; "
+        "read with the job's own storage access. Empty: such a pass fails with DataNotFound.",
     )
     namespaces: list[str] = Field(
         default_factory=list,
-        description="Namespaces to serve, as a JSON list; empty: all. Other namespaces need no permissions.",
+        description="Namespaces to serve, as a JSON list; empty: all. The operator needs no permissions in others.",
     )
     allowed_images: list[str] | None = Field(
         None,
         description="Images that spec.template.image may name, as a JSON list; an entry that ends in * is a prefix. "
-        "Unset: any; []: none, so that every job runs the images named above.",
+        "Unset: any; []: none, so that every job runs the images above.",
     )
     allowed_service_accounts: list[str] | None = Field(
         None,
@@ -61,73 +61,77 @@ class OperatorSettings(BaseSettings):
     )
     refuse_link_local_endpoints: bool = Field(
         True,
-        description="Refuse a spec.storage.endpoint whose address is link-local, or another where clouds serve "
-        "instance metadata: as a number by the operator, as a name by the pod, which resolves it.",
+        description="Refuse a spec.storage.endpoint at a link-local address or another one where clouds serve instance "
+        "metadata. The operator checks addresses; the pod checks what a name resolves to.",
     )
-    scratch_size: str = Field("10Gi", description="Size limit of /scratch for jobs that set none.")
+    scratch_size: str = Field("10Gi", description="Size limit of /scratch, for jobs that set none.")
     image_pull_patience_seconds: Seconds = Field(
-        120, description="How long an image that cannot be pulled is tried before the job fails."
+        120, description="How long to keep trying an image that cannot be pulled before the job fails."
     )
     start_patience_seconds: Seconds = Field(
         45,
-        description="How long a container that cannot start (a missing Secret or volume, a pod that "
-        "admission refuses) is tried before the job fails.",
+        description="How long to keep trying a container that cannot start (a missing Secret or volume, a pod that "
+        "admission rejects) before the job fails.",
     )
     unschedulable_patience_seconds: Seconds | None = Field(
         None,
-        description="How long a pod may wait for a node or for quota before the job fails; unset: for ever.",
+        description="How long a pod may wait for a node or for quota before the job fails; unset: forever.",
     )
     cleanup_deadline_seconds: Seconds = Field(
         600,
-        description="With artifactPolicy Delete: how long the Job of a deleted object may take to stop, and then "
-        "the removal of the artifact, before the object goes and an event says what was left; and how long after the "
-        "deletion both are tried while the API server refuses them.",
+        description="With artifactPolicy: Delete, how long the Job of a deleted object may take to stop, and then how "
+        "long removing the artifact may take, before the object is released and an event says what was left behind; "
+        "also how long both are retried while the API server rejects them.",
     )
     progress_interval_seconds: Annotated[float, Field(ge=1)] = Field(
-        5, description="Least time between two progress reports of one job."
+        5, description="Minimum time between two progress reports of a job."
     )
-    progress_polls_per_second: Seconds = Field(20, description="Most progress requests to pods in a second.")
+    progress_polls_per_second: Seconds = Field(
+        20, description="Maximum number of progress requests to pods per second."
+    )
     sweep_interval_seconds: Annotated[float, Field(ge=5)] = Field(
         120,
-        description="Time between two comparisons of the cache with the API server; more where there are more than "
-        "100 objects for each of these seconds.",
+        description="Time between two comparisons of the cache with the API server; longer if there are more than 100 "
+        "objects for each of these seconds.",
     )
     sync_timeout_seconds: Seconds = Field(
-        120, description="How long the first listing may take before the process gives up and is restarted."
+        120, description="How long the first listing may take before the process exits and is restarted."
     )
-    workers: Count = Field(16, description="Jobs that are reconciled at the same time.")
+    workers: Count = Field(16, description="Number of jobs reconciled at the same time.")
     api_threads: Count = Field(
-        16, description="Requests to the API server that are under way at the same time."
+        16, description="Number of requests to the API server in flight at the same time."
     )
-    api_timeout_seconds: Seconds = Field(15, description="Longest time of one request to the API server.")
+    api_timeout_seconds: Seconds = Field(15, description="Timeout of one request to the API server.")
     lease_namespace: str = Field(
         "",
-        description="Namespace of the Lease by which replicas agree on who acts; empty: none, for a process that is "
-        "alone, such as one outside of the cluster. deploy/base sets it to the operator's own namespace.",
+        description="Namespace of the Lease by which replicas elect a leader. Empty: no election, for a single process "
+        "such as one outside the cluster. deploy/base sets it to the operator's own namespace.",
     )
     lease_name: str = Field(
         "quantization-operator-leader",
         min_length=1,
-        description="Name of the Lease: the same for all replicas that serve the same namespaces.",
+        description="Name of the Lease; the same for all replicas that serve the same namespaces.",
     )
     lease_duration_seconds: Count = Field(
-        15, description="How long the other replicas leave the lease to a leader that does not renew it."
+        15,
+        description="How long the other replicas wait before they take the lease from a leader that does not renew it.",
     )
     lease_renew_deadline_seconds: Seconds = Field(
         10,
-        description="How long after its last renewal a leader still writes; then it ends. Shorter than the duration: "
-        "the rest is for requests under way.",
+        description="How long after its last renewal a leader still writes; then it exits. Must be shorter than the "
+        "duration: the rest is for requests in flight.",
     )
     lease_interval_seconds: Seconds = Field(
         1.5,
-        description="Time between two renewals of the leader, and between two looks of the others; at most a third "
+        description="Time between two renewals by the leader, and between two checks by the others; at most a third "
         "of the renew deadline.",
     )
     http_host: str = Field(
-        "127.0.0.1", description="Address of /metrics, /healthz and /readyz; in a pod, the pod's address."
+        "127.0.0.1",
+        description="Address to serve /metrics, /healthz and /readyz on; in a pod, the pod's address.",
     )
     http_port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        8081, description="Port of /metrics, /healthz and /readyz; 0: a free one, which the log names."
+        8081, description="Port of /metrics, /healthz and /readyz; 0: a free port, which is logged."
     )
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = Field(
         "INFO", description="DEBUG, INFO, WARNING or ERROR."

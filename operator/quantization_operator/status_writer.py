@@ -32,7 +32,7 @@ def reduced(status: QuantizationJobStatus) -> Iterator[tuple[str, QuantizationJo
     conditions = [condition.model_copy(update={"message": ""}) for condition in status.conditions]
     failure = status.failure and status.failure.model_copy(
         update={
-            "message": "the message was refused by the API server; see the log of the pod",
+            "message": "the API server rejected the message; see the log of the pod",
             "hint": "",
             "pod_name": None,
         }

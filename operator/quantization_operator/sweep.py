@@ -126,7 +126,7 @@ class Sweeper:
             await asyncio.sleep(POLL_SECONDS + POLL_SECONDS_EACH * len(missing or ()))
         names = [_said(kind, listed) for kind, _, listed in (missing or ())[:1]]
         raise NotSyncedError(
-            f"after {limit:.0f} s the watch has not told of {len(missing or ())} objects, such as {names}"
+            f"after {limit:.0f} s the watch has not delivered {len(missing or ())} objects, such as {names}"
         )
 
     async def _everything(self) -> list[tuple[Kind, str, Listed]]:
@@ -159,7 +159,7 @@ class Sweeper:
             listed += len(listing.objects)
             for uid in ghosts(self._cache, kind, listing):
                 if key := self._cache.drop(kind, uid):
-                    logger.info("%s %s disappeared unseen", kind, uid, extra={"namespace": key.namespace})
+                    logger.info("%s %s disappeared unnoticed", kind, uid, extra={"namespace": key.namespace})
                     self._queue.add(key)
             missed += await self._missed(kind, listing)
         self._health.swept(f"{len(missed)} objects, such as {missed[0]}" if missed else "")

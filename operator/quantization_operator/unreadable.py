@@ -33,7 +33,7 @@ class Unreadable:
             self._named.popitem(last=False)
         self._count(kind)
         logger.warning(
-            "%s %s is left alone: its labels or its metadata do not say which QuantizationJob it belongs to",
+            "%s %s is ignored: its labels or its metadata do not say which QuantizationJob it belongs to",
             kind,
             name,
             extra={"namespace": namespace, "uid": uid},

@@ -179,7 +179,7 @@ def _job(answer: Mapping[str, Any]) -> ChildJob:
     """
     made = ChildJob.of(answer)
     if made is None:
-        raise ApiError(NO_ANSWER, "the answer to the creation of a Job shows no Job of a QuantizationJob")
+        raise ApiError(NO_ANSWER, "the answer to the creation of a Job is not a Job of a QuantizationJob")
     return made
 
 
@@ -191,5 +191,5 @@ def _qjob(answer: Mapping[str, Any]) -> QuantizationJob:
     """
     changed = QuantizationJob.of(answer)
     if changed is None:
-        raise ApiError(NO_ANSWER, "the answer to the change of a QuantizationJob shows none")
+        raise ApiError(NO_ANSWER, "the answer to the change of a QuantizationJob is not one")
     return changed

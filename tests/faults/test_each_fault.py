@@ -97,7 +97,7 @@ def test_a_job_that_quota_refuses_is_told_and_made_later(cluster: Cluster) -> No
     until("quota", lambda: cluster.read("resourcequota", "no-jobs").get("status", {}).get("hard"))
     with cluster.operator():
         uid = cluster.submit("no-quota")
-        assert "have its ResourceQuota raised" in told(cluster, "no-quota")
+        assert "or raise its ResourceQuota" in told(cluster, "no-quota")
         assert cluster.status("no-quota")["phase"] == "Pending"
         assert not cluster.jobs(uid)
         kubectl(cluster, "delete", "resourcequota", "no-jobs")
@@ -110,7 +110,7 @@ def test_while_an_admission_webhook_does_not_answer_the_job_waits(cluster: Clust
             uid = cluster.submit("unanswered")
             message = told(cluster, "unanswered")
             assert 'failed calling webhook "nobody.example.com"' in message
-            assert "tell who runs it" in message
+            assert "ask its administrator" in message
             assert cluster.status("unanswered")["phase"] == "Pending"
             assert operator.metric(r'quantization_api_requests_total\{code="500",verb="POST"')
             assert not cluster.jobs(uid)
@@ -125,7 +125,7 @@ def test_a_job_that_a_webhook_denies_without_a_code_is_told_and_made_later(
             uid = cluster.submit("denied")
             message = told(cluster, "denied")
             assert 'webhook "noon.example.com" denied the request: no GPU jobs before noon' in message
-            assert "ask who set that policy for an exception" in message
+            assert "ask the owner of that policy for an exception" in message
             assert cluster.status("denied")["phase"] == "Pending"
             assert operator.metric(r'quantization_api_requests_total\{code="400",verb="POST"')
             assert not cluster.jobs(uid)
@@ -170,7 +170,7 @@ def test_a_job_that_a_policy_forbids_is_told_and_made_later(cluster: Cluster, re
         uid = cluster.submit(name)
         message = told(cluster, name)
         assert "no Jobs today" in message
-        assert "ask who set that policy for an exception" in message
+        assert "ask the owner of that policy for an exception" in message
         cluster.api.kubectl("delete", "validatingadmissionpolicybinding", "no-jobs-today")
         cluster.api.kubectl("delete", "validatingadmissionpolicy", "no-jobs-today")
         until("the Job", lambda: cluster.jobs(uid))

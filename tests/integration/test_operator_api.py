@@ -280,7 +280,7 @@ def test_a_sweep_sees_that_the_watch_is_silent(server: Server) -> None:
 def test_nothing_is_decided_before_the_watch_has_told_all(server: Server) -> None:
     server.submit("first")
     queue, health = WorkQueue(time.monotonic, lambda: 0.0), Health(time.monotonic, 120)
-    with pytest.raises(NotSyncedError, match="has not told of"):
+    with pytest.raises(NotSyncedError, match="has not delivered"):
         run(lambda: Sweeper(Cache(), queue, Reader(server.kube), health).synchronize(0.2))
     assert not health.synced
     run(lambda: Sweeper(full(server), queue, Reader(server.kube), health).synchronize(10))

@@ -107,7 +107,7 @@ def test_objects_that_say_nonsense_stop_nothing(cluster: Cluster, evil: Tenant) 
         is_well(operator, cluster, "beside-nonsense")
         cluster.succeeds(pod)
         cluster.phase("before-nonsense", "Succeeded")
-        named = [line for line in operator.log if "is left alone" in line["message"]]
+        named = [line for line in operator.log if "is ignored" in line["message"]]
         assert len(named) == 3
         assert not defects(operator)
     with operator_of(cluster) as operator:
@@ -304,7 +304,7 @@ def test_progress_is_asked_of_the_own_pod_only_and_nothing_in_it_blocks_the_end(
         evil.status("Pod", "poison", {"phase": "Running", "containerStatuses": [container], **address})
         cluster.kubelet_says(pod, "Running", RUNS, podIP=POD_ADDRESS, podIPs=[{"ip": POD_ADDRESS}])
         until("the own pod is asked a few times", lambda: pages[POD_ADDRESS].asked >= 3)
-        refused = [line for line in operator.log if "is left alone: layer" in line["message"]]
+        refused = [line for line in operator.log if "is ignored: layer" in line["message"]]
         assert len(refused) == 1
         assert "progress" not in cluster.status("poisoned")
         Page.told = json.dumps({"percent": 12, "stage": "FORGED\nline2 \x1b[31mred"}).encode()

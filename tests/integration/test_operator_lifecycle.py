@@ -138,7 +138,7 @@ def test_a_failure_that_may_heal_is_tried_again_until_the_limit(cluster: Cluster
     cluster.wait("storage-down", "Stalled")
     failure = cluster.status("storage-down")["failure"]
     assert failure["category"] == "StorageUnavailable"
-    assert failure["message"] == "2 attempts failed, the last: no answer"
+    assert failure["message"] == "2 attempts failed; the last one: no answer"
 
 
 def test_an_image_that_cannot_be_pulled_ends_the_job_when_patience_does(

@@ -119,7 +119,7 @@ def test_a_pause_ends_the_job_and_what_was_counted_is_kept(cluster: Cluster, ope
     until("two attempts", lambda: cluster.status("paused").get("attempts", {}).get("failed") == 2)
     cluster.ends(cluster.pod(uid, besides=third), 75, failed_result("StorageUnavailable", "no answer"))
     cluster.wait("paused", "Stalled")
-    assert cluster.status("paused")["failure"]["message"] == "3 attempts failed, the last: no answer"
+    assert cluster.status("paused")["failure"]["message"] == "3 attempts failed; the last one: no answer"
     assert cluster.status("paused")["attempts"]["failed"] == 3
 
 
@@ -200,7 +200,7 @@ def test_of_two_jobs_with_one_output_the_later_is_refused(cluster: Cluster, oper
     cluster.wait("second", "Stalled")
     failure = cluster.status("second")["failure"]
     assert failure["category"] == "ArtifactConflict"
-    assert "QuantizationJob first has the output" in failure["message"]
+    assert "QuantizationJob first uses the output" in failure["message"]
     assert not cluster.jobs(second)
     succeed(cluster, "first", uid)
     third = cluster.submit("third", at("one-place"))
@@ -350,7 +350,7 @@ def test_a_clean_up_that_cannot_be_made_holds_nobody_up(cluster: Cluster) -> Non
             delete(cluster, "no-clean-up")
             gone(cluster, "qj", "no-clean-up")
         message = left(cluster, "no-clean-up")
-        assert "s3://artifacts/no-clean-up may still hold the artifact" in message
+        assert "the artifact may still be at s3://artifacts/no-clean-up" in message
         assert "failed calling webhook" in message
         assert not cluster.read("job", cleanup_name("no-clean-up", uid))
         warnings = [line["message"] for line in operator.log if line["level"] == "warning"]
@@ -367,7 +367,7 @@ def test_a_job_that_cannot_be_stopped_holds_nobody_up(cluster: Cluster) -> None:
             delete(cluster, "unstoppable")
             gone(cluster, "qj", "unstoppable")
             message = left(cluster, "unstoppable")
-            assert "s3://artifacts/unstoppable may still hold the artifact" in message
+            assert "the artifact may still be at s3://artifacts/unstoppable" in message
             assert "failed calling webhook" in message
             assert cluster.read("job", job), "nobody could delete it"
         until("its Job is collected", lambda: not cluster.jobs(uid))

@@ -222,7 +222,7 @@ INVALID: tuple[Invalid, ...] = (
         modules_to_not_convert=["down_proj"],
     ),
     awq("GPTQ's bits on AWQ", "group_size is not a parameter of AutoAWQQuantizer", group_size=64),
-    awq("AWQ's data of nothing", "a pass names a data_config that data_configs does not", data_config="tran"),
+    awq("AWQ's data of nothing", "a pass names a data_config that is not", data_config="tran"),
     bad(
         "unknown pass", f"{PASS}.type", "Gptq", "Unsupported value", "does not match any of the expected tags"
     ),
@@ -238,7 +238,7 @@ INVALID: tuple[Invalid, ...] = (
         "data_config of nothing",
         f"{PASS}.data_config",
         "tran",
-        "a pass names a data_config that data_configs does not",
+        "a pass names a data_config that is not",
     ),
     bad("script of a pass", f"{PASS}.user_script", "x.py", NOT_RUN),
     bad(
@@ -308,16 +308,19 @@ INVALID: tuple[Invalid, ...] = (
         "evaluator of nothing",
         "workflow.evaluator",
         "speed",
-        "evaluator names an evaluator that evaluators does not",
+        "evaluator names an evaluator that is not",
     ),
     bad(
-        "no evaluator chosen", "workflow.evaluator", REMOVED, "evaluator chooses none; write evaluator: NAME"
+        "no evaluator chosen",
+        "workflow.evaluator",
+        REMOVED,
+        "evaluator names none of them; write evaluator: NAME",
     ),
     bad(
         "metric data of nothing",
         "workflow.evaluators.0.metrics.0.data_config",
         "validation",
-        "a metric names a data_config that data_configs does not have",
+        "a metric names a data_config that is not in data_configs",
     ),
     bad(
         "metric without data",
@@ -330,7 +333,7 @@ INVALID: tuple[Invalid, ...] = (
         "degradation of KL",
         "workflow.evaluators.0.metrics.1.goal",
         {"type": "max-degradation", "value": 1},
-        "kl_divergence is already a difference",
+        "kl_divergence already compares with the input model",
     ),
     bad(
         "unknown goal",
@@ -349,13 +352,13 @@ INVALID: tuple[Invalid, ...] = (
         "systems",
         "workflow.systems",
         {"local": {"type": "LocalSystem"}},
-        "where a job runs is said in spec.template",
+        "spec.template says where a job runs",
     ),
-    bad("host", "workflow.host", "local", "where a job runs is said in spec.template"),
-    bad("target", "workflow.target", "local", "where a job runs is said in spec.template"),
-    bad("cache folder", "workflow.cache_dir", "cache", "results are kept in spec.output.uri"),
+    bad("host", "workflow.host", "local", "spec.template says where a job runs"),
+    bad("target", "workflow.target", "local", "spec.template says where a job runs"),
+    bad("cache folder", "workflow.cache_dir", "cache", "results are stored at spec.output.uri"),
     bad("output folder", "workflow.output_dir", "out", "write spec.output.uri"),
-    bad("engine", "workflow.engine", {}, "write its fields evaluator and search_strategy directly"),
+    bad("engine", "workflow.engine", {}, "write its field evaluator directly"),
     bad("script", "workflow.user_script", "x.py", NOT_RUN),
     bad("no output", "output", REMOVED, "spec.output: Required", "Field required"),
     bad("output without a bucket", "output.uri", "s3:///stories", "output.uri must be s3://BUCKET/PREFIX"),
@@ -365,7 +368,7 @@ INVALID: tuple[Invalid, ...] = (
         "output that vanishes",
         "output.uri",
         "file:///tmp/out",
-        "a file:// output must lie on a writable claim",
+        "a file:// output must be on a writable claim",
         None,
     ),
     bad(
@@ -413,7 +416,7 @@ INVALID: tuple[Invalid, ...] = (
             f"volume over {path}",
             "template.volumes",
             [configured(path)],
-            "mountPath must not lie in, or above",
+            "mountPath must not be inside or above",
         )
         for path in (
             "/scratch",
@@ -440,7 +443,7 @@ INVALID: tuple[Invalid, ...] = (
         "a volume named as scratch",
         "template.volumes",
         [claimed("/data") | {"name": "quantizer-scratch"}],
-        "the name quantizer-scratch is that of the scratch volume",
+        "the name quantizer-scratch belongs to the scratch volume",
     ),
     bad(
         "two volumes at one place",
@@ -455,7 +458,7 @@ INVALID: tuple[Invalid, ...] = (
         Invalid(
             f"output {uri} with volumes {[volume['mountPath'] for volume in volumes]}",
             (("output.uri", uri), ("template.volumes", volumes)),
-            "a file:// output must lie on a writable claim",
+            "a file:// output must be on a writable claim",
             None,
         )
         for uri, volumes in VANISHING

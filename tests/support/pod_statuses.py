@@ -26,7 +26,7 @@ RECORDED: Expected = {
     "oom-killed-in-a-sidecar": (C.HOST_OUT_OF_MEMORY, "istio-proxy", "where it is added"),
     "oom-killed-in-an-init-container": (C.HOST_OUT_OF_MEMORY, "model-cache", "where it is added"),
     "failed-for-good": (C.MODEL_NOT_FOUND, "nothing-here", "Check the path"),
-    "backoff-limit": (C.STORAGE_UNAVAILABLE, "2 attempts failed, the last:", "spec.storage"),
+    "backoff-limit": (C.STORAGE_UNAVAILABLE, "2 attempts failed; the last one:", "spec.storage"),
     "deadline-exceeded": (C.DEADLINE_EXCEEDED, "longer than specified deadline", "activeDeadlineSeconds"),
     "no-such-program": (C.INTERNAL, "no such file or directory", "spec.template.image"),
     "other-architecture": (C.INTERNAL, "exec format error", "architecture"),
@@ -36,7 +36,7 @@ RECORDED: Expected = {
     "image-pull-back-off": (C.IMAGE_PULL_FAILED, "ImagePullBackOff: ", "no such image or tag"),
     "image-registry-unreachable": (C.IMAGE_PULL_FAILED, "registry.invalid", "cannot reach the registry"),
     "image-wrong-platform": (C.IMAGE_PULL_FAILED, "no match for platform", "architecture"),
-    "invalid-image-name": (C.IMAGE_PULL_FAILED, "InvalidImageName", "not the name of an image"),
+    "invalid-image-name": (C.IMAGE_PULL_FAILED, "InvalidImageName", "not an image name"),
     "unschedulable-gpu": (C.UNSCHEDULABLE, "1 Insufficient nvidia.com/gpu", "nvidia.com/gpu"),
     "unschedulable-selector": (C.UNSCHEDULABLE, "node affinity/selector", "spec.template.nodeSelector"),
     "unschedulable-taint": (C.UNSCHEDULABLE, "untolerated taint", "spec.template.tolerations"),
@@ -55,7 +55,7 @@ RECORDED: Expected = {
         "violates PodSecurity",
         "pod-security.kubernetes.io/enforce",
     ),
-    "refused-by-policy": (C.UNSCHEDULABLE, "cost-center is required", "who set that policy"),
+    "refused-by-policy": (C.UNSCHEDULABLE, "cost-center is required", "the owner of that policy"),
     "refused-without-service-account": (
         C.UNSCHEDULABLE,
         'serviceaccount "no-such-account" not found',
@@ -71,7 +71,7 @@ RECORDED: Expected = {
         "no-such-runtime",
         "spec.template.runtimeClassName",
     ),
-    "webhook-unreachable": (C.UNSCHEDULABLE, "connection refused", "Nothing in the manifest is wrong"),
+    "webhook-unreachable": (C.UNSCHEDULABLE, "connection refused", "Nothing is wrong with the manifest"),
 }
 """Real ones, taken from a cluster of one node by the tests that provoke them."""
 
@@ -84,11 +84,15 @@ COMPOSED: Expected = {
     "evicted-node-disk": (C.DISRUPTED, "low on resource: ephemeral-storage", "requests (ephemeral-storage)"),
     "evicted-node-memory": (C.DISRUPTED, "low on resource: memory", "requests.memory"),
     "node-removed": (C.NODE_LOST, "node no longer exists", "node"),
-    "node-restarted": (C.DISRUPTED, "does not know how the container ended", "Nothing is wrong with the job"),
+    "node-restarted": (
+        C.DISRUPTED,
+        "no longer knows how the container ended",
+        "Nothing is wrong with the job",
+    ),
     "node-refused-a-device": (C.DISRUPTED, "no healthy devices", "spec.template.nodeSelector"),
     "node-shutdown": (C.DISRUPTED, "imminent node shutdown", "Nothing is wrong with the job"),
     "refused-by-webhook": (C.UNSCHEDULABLE, "cost-center is required", "spec.template"),
-    "job-deleted": (C.JOB_DELETED, "was deleted before it ended", "apply it again"),
+    "job-deleted": (C.JOB_DELETED, "was deleted before it finished", "apply it again"),
 }
 """What a cluster of one node, with this runtime and without other software, does not show."""
 

@@ -15,7 +15,7 @@ from quantization_api.status import Failure
 from quantization_operator.diagnose import failure
 
 SMALLER = (
-    "Delete the object and apply one whose spec has the fields of the reference, as small as they need to be."
+    "Delete the object and apply one whose spec has the fields of the reference, and no more than it needs."
 )
 
 
@@ -27,7 +27,7 @@ def admit(spec: str, problem: str = "") -> QuantizationJobSpec | Failure:
     decisions ask several times. They are not to be changed.
     """
     if problem or not spec:
-        return failure(Category.INVALID_WORKFLOW, problem or "the stored spec is not known", hint=SMALLER)
+        return failure(Category.INVALID_WORKFLOW, problem or "the stored spec cannot be read", hint=SMALLER)
     try:
         return QuantizationJobSpec.model_validate(json.loads(spec))
     except ValidationError as error:

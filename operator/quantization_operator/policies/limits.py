@@ -26,7 +26,7 @@ def refusal(spec: QuantizationJobSpec, settings: OperatorSettings) -> Failure | 
     sentence = next(_sentences(spec, settings), None)
     if sentence is None:
         return None
-    hint = "Write what is allowed, or ask the administrator of the operator to allow it."
+    hint = "Use what is allowed, or ask the operator's administrator to allow it."
     return failure(Category.INVALID_WORKFLOW, sentence, hint=hint)
 
 
@@ -61,7 +61,7 @@ def _sentences(spec: QuantizationJobSpec, settings: OperatorSettings) -> Iterato
     endpoint = spec.storage.endpoint
     if endpoint and settings.refuse_link_local_endpoints and is_metadata(urlsplit(endpoint).hostname or ""):
         yield (
-            f"spec.storage.endpoint: {endpoint} is link-local, or where a cloud serves metadata; write the address of "
+            f"spec.storage.endpoint: {endpoint} is link-local, or serves a cloud's metadata; write the address of "
             f"an S3 server ({_variable('refuse_link_local_endpoints')})"
         )
 

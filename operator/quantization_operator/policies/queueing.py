@@ -37,7 +37,7 @@ def state(child: ChildJob, entry: QueueEntry | None, before: str) -> State:
         return State("in progress", reason, _untold(child, entry))
     line = _line(child.queue, entry)
     if not entry.active:
-        again = f"set spec.active of Workload {entry.workload} to true, and it waits in line again"
+        again = f"set spec.active of Workload {entry.workload} to true to queue it again"
         return State("in progress", "Deactivated", f"deactivated in LocalQueue {child.queue}; {again}")
     if entry.evicted == "Preempted":
         return State("in progress", "Preempted", f"{line}; {entry.evicted_message}")
@@ -48,14 +48,14 @@ def state(child: ChildJob, entry: QueueEntry | None, before: str) -> State:
 
 def _untold(child: ChildJob, entry: QueueEntry | None) -> str:
     if not child.queue:
-        return "the Job is suspended: it waits for whoever suspended it"
+        return "the Job is suspended: it starts when it is resumed"
     unread = f" ({entry.message})" if entry and entry.message else ""
-    return f"waits for admission by LocalQueue {child.queue}{unread}"
+    return f"waiting for admission by LocalQueue {child.queue}{unread}"
 
 
 def _line(queue: str, entry: QueueEntry) -> str:
     if entry.reserved:
-        waits_for = f"admission check {', '.join(entry.checks)}" if entry.checks else "its Job to be started"
-        return f"has its quota in LocalQueue {queue} and waits for {waits_for}"
+        waits_for = f"admission check {', '.join(entry.checks)}" if entry.checks else "the start of its Job"
+        return f"has its quota in LocalQueue {queue}; waiting for {waits_for}"
     place = f"position {entry.position} in LocalQueue {queue}" if entry.position else f"in LocalQueue {queue}"
     return f"{place}: {entry.message}" if entry.message else place

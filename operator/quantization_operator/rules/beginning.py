@@ -40,7 +40,7 @@ def paused(case: Case) -> Decision | None:
     if not case.qjob.suspend:
         return None
     child = case.child or case.observed.stray
-    state = State("suspended", SUSPENDED_REASON, "spec.suspend is true; set it to false to go on")
+    state = State("suspended", SUSPENDED_REASON, "spec.suspend is true; set it to false to resume")
     status = next_status(case, state, job_name=None, job_uid=None)
     stop = child if child is not None and not child.deleting else None
     return Decision("paused", status=status, delete=stop, adopted="", events=told(case, status))
@@ -51,7 +51,7 @@ def stopping(case: Case) -> Decision | None:
     child = case.child
     if child is None or not pause.left_over(case.qjob, child):
         return None
-    state = State("in progress", "Stopping", f"waits until the pod of Job {child.name} has ended")
+    state = State("in progress", "Stopping", f"waiting for the pod of Job {child.name} to end")
     status = next_status(case, state, job_name=None, job_uid=None)
     stop = None if child.deleting else child
     return Decision("stopping", status=status, delete=stop, adopted="", events=told(case, status))
@@ -63,12 +63,12 @@ def output_taken(case: Case) -> Decision | None:
         return None
     if holder := conflict.holder(case.qjob, case.observed.peers):
         sentence = (
-            f"QuantizationJob {holder.name} has the output {case.qjob.output} and has not ended; "
+            f"QuantizationJob {holder.name} uses the output {case.qjob.output} and has not finished; "
             "wait for it, or delete it"
         )
         return failed("output taken", case, failure(Category.ARTIFACT_CONFLICT, sentence))
     if leaving := conflict.leaving(case.observed.peers):
-        message = f"waits until QuantizationJob {leaving.name}, which has the same output, is deleted"
+        message = f"waiting for QuantizationJob {leaving.name}, which has the same output, to be deleted"
         status = next_status(case, State("in progress", "OutputInUse", message))
         return Decision(
             "output in use", status=status, events=told(case, status), requeue_after=LOOK_AGAIN_SECONDS
@@ -113,7 +113,7 @@ def create(case: Case) -> Decision | None:
     if rejection.taken:
         return failed("name taken", case, failure(Category.INTERNAL, rejection.message))
     if rejected.for_good(rejection):
-        hint = "Correct spec.template: the API server does not accept the Job that follows from it."
+        hint = "Correct spec.template: the API server rejects the Job built from it."
         return failed("refused job", case, failure(Category.INVALID_WORKFLOW, rejection.message, hint=hint))
     cure = cures.cure(cures.REFUSED_JOB, rejection.message)
     cause = failure(Category.UNSCHEDULABLE, rejection.message, hint=cure)

@@ -98,7 +98,7 @@ def job_deleted(case: Case) -> Decision | None:
     if not case.observed.fresh:
         return Decision("job deleted", look="objects")
     name = case.qjob.job_name or workload.job_name(case.qjob.name, case.qjob.uid)
-    cause = failure(Category.JOB_DELETED, f"Job {name} was deleted before it ended")
+    cause = failure(Category.JOB_DELETED, f"Job {name} was deleted before it finished")
     believed = case.qjob.job_uid or adopted or None
     stray = child or case.observed.stray
     return failed("job deleted", case, cause, stop=stray, job_name=name, job_uid=believed)

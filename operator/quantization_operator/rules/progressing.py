@@ -82,17 +82,19 @@ def _state(case: Case) -> State:
     if living:
         pod = living[-1]
         if pod.running:
-            return State("in progress", RUNNING_REASON, f"pod {pod.name} runs on node {pod.node}")
+            return State("in progress", RUNNING_REASON, f"pod {pod.name} is running on node {pod.node}")
         if pod.node:
             return State("in progress", STARTING_REASON, f"pod {pod.name} is starting on node {pod.node}")
     ended = by_age(case.observed.pods)
     cause = pod_failure(ended[-1]) if ended else None
     if living or cause is None:
-        return State("in progress", STARTING_REASON, f"Job {child.name} waits for its pod to be scheduled")
+        return State(
+            "in progress", STARTING_REASON, f"Job {child.name} is waiting for its pod to be scheduled"
+        )
     if cause.category in (Category.DISRUPTED, Category.NODE_LOST):
-        return State("in progress", "Disrupted", f"waits for a new pod: {cause.message}")
+        return State("in progress", "Disrupted", f"waiting for a new pod: {cause.message}")
     return State(
-        "in progress", "Retrying", f"waits for the next attempt after {cause.category}: {cause.message}"
+        "in progress", "Retrying", f"waiting for the next attempt after {cause.category}: {cause.message}"
     )
 
 

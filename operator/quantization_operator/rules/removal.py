@@ -37,7 +37,7 @@ def clean_up(case: Case) -> Decision:
     if kept_for is None and observed.cleanup is None:
         kept_for = reuse.heir(qjob, observed.peers)
     if kept_for is not None:
-        message = f"the artifact at {qjob.output} stays: it is also that of QuantizationJob {kept_for.name}"
+        message = f"the artifact at {qjob.output} is kept: it also belongs to QuantizationJob {kept_for.name}"
         return _release(case, Event("Normal", KEPT, message))
     job, bound = observed.cleanup, case.settings.cleanup_deadline_seconds
     if job is not None and job.ended == "Complete":
@@ -56,7 +56,7 @@ def clean_up(case: Case) -> Decision:
         return Decision("stop", requeue_after=left)
     if job is not None:
         if (left := artifact.left(job.created, case.settings, case.now)) == 0:
-            return _give_up(case, f"Job {job.name} did not end within {bound:.0f} s")
+            return _give_up(case, f"Job {job.name} did not finish within {bound:.0f} s")
         return Decision("clean up", requeue_after=left)
     if not observed.fresh:
         return Decision("clean up", look="objects")  # a pod that the cache does not know of may still write
@@ -67,7 +67,7 @@ def _make_clean_up(case: Case) -> Decision:
     qjob = case.qjob
     spec = admission.admit(qjob.spec, qjob.problem)
     if isinstance(spec, Failure):
-        return _give_up(case, f"the stored spec is not understood: {spec.message}")
+        return _give_up(case, f"the stored spec is not valid: {spec.message}")
     if not_allowed := limits.refusal(spec, case.settings):
         return _give_up(case, not_allowed.message)
     if (rejection := case.observed.rejection) is None:
@@ -93,7 +93,7 @@ def _rejected(rule: str, case: Case, rejection: Rejection) -> Decision:
 
 
 def _give_up(case: Case, why: str) -> Decision:
-    message = f"{case.qjob.output} may still hold the artifact, remove it by hand: {why}"
+    message = f"the artifact may still be at {case.qjob.output}, remove it by hand: {why}"
     return _release(case, Event("Warning", LEFT, message))
 
 

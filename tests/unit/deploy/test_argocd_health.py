@@ -18,10 +18,10 @@ FOLDER = Path(__file__).parents[3] / "deploy/argocd"
 KEY = "resource.customizations.health.quantization.dev_QuantizationJob"
 
 EXPECTED: dict[Phase, tuple[str, str]] = {
-    "Pending": ("Progressing", "Starting: Job pending-0123456789 waits for its pod to be scheduled"),
-    "Queued": ("Progressing", "Queued: waits for admission by LocalQueue team-queue"),
-    "Running": ("Progressing", "Running: pod running-0123456789-abcde runs on node node-1 (40 %)"),
-    "Suspended": ("Suspended", "spec.suspend is true; set it to false to go on"),
+    "Pending": ("Progressing", "Starting: Job pending-0123456789 is waiting for its pod to be scheduled"),
+    "Queued": ("Progressing", "Queued: waiting for admission by LocalQueue team-queue"),
+    "Running": ("Progressing", "Running: pod running-0123456789-abcde is running on node node-1 (40 %)"),
+    "Suspended": ("Suspended", "spec.suspend is true; set it to false to resume"),
     "Succeeded": ("Healthy", "the artifact is at s3://artifacts/succeeded"),
     "Failed": (
         "Degraded",

@@ -289,7 +289,7 @@ def test_what_a_webhook_asks_to_wait_is_waited(refusing: Refusing) -> None:
     [
         ("POST", True, "500 : a fault"),
         ("DELETE", False, "500 : a fault"),
-        ("DELETE", True, "did not end within 600 s"),
+        ("DELETE", True, "did not finish within 600 s"),
     ],
     ids=["no clean-up can be made", "its Job cannot be stopped", "its clean-up can not be stopped either"],
 )
@@ -309,5 +309,5 @@ def test_what_is_deleted_goes_whatever_the_api_server_refuses(
     assert refusing.tries >= (1 if ended and refused == "DELETE" else 10)
     (event,) = (e for e in refusing.cluster.server.events.values() if e["reason"] == "ArtifactLeft")
     assert event["type"] == "Warning"
-    assert "s3://artifacts/job may still hold the artifact" in event["message"]
+    assert "the artifact may still be at s3://artifacts/job" in event["message"]
     assert said in event["message"]

@@ -169,7 +169,7 @@ JOBS: dict[str, tuple[dict[str, Any], list[dict[str, Any]], Category, str]] = {
             terminated(143, name="b", conditions=[disruption()], creationTimestamp="2026-01-01T00:05:00Z"),
         ],
         Category.STORAGE_UNAVAILABLE,
-        "2 attempts failed, the last: no answer",
+        "2 attempts failed; the last one: no answer",
     ),
     "only disruptions": (
         ended("Failed", "BackoffLimitExceeded", "limit", failed=1),

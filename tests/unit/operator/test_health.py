@@ -115,7 +115,7 @@ def test_a_job_that_waits_for_a_worker_is_told(clock: Clock, queue: WorkQueue) -
     queue.add(Key("a", "1"))
     clock.time += 301
     health.beat()
-    assert "waited for a worker" in health.complaints(queue)[0]
+    assert "waiting for a worker" in health.complaints(queue)[0]
 
 
 def test_a_lease_of_which_nothing_is_heard_is_told(clock: Clock, queue: WorkQueue) -> None:
@@ -123,7 +123,7 @@ def test_a_lease_of_which_nothing_is_heard_is_told(clock: Clock, queue: WorkQueu
     health = Health(clock, sweep_interval=120, lease_silence=lambda: silence)
     assert health.complaints(queue) == []
     silence = 61.0
-    assert health.complaints(queue) == ["nothing was heard of the lease for 61 s"]
+    assert health.complaints(queue) == ["no answer about the lease for 61 s"]
 
 
 @pytest.fixture

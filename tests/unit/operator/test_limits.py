@@ -122,7 +122,7 @@ def test_an_output_that_vanishes_with_the_pod_is_refused_also_when_it_was_stored
 ) -> None:
     found = refused(("output.uri", uri), ("template.volumes", volumes))
     assert found is not None
-    assert "or it vanishes with the pod" in found.message
+    assert "or it is lost with the pod" in found.message
 
 
 def test_an_output_on_the_innermost_claim_stays() -> None:

@@ -144,7 +144,7 @@ def test_every_function_of_parsing_is_total(value: Any) -> None:
     assert when is None or (when - NOW) + NOW + timedelta(days=365_000) > NOW
     told, problem = parsing.kept(value, "spec")
     assert isinstance(json.loads(told or "{}"), dict)
-    assert (told == "") == (problem != "") or problem.endswith("is no object")
+    assert (told == "") == (problem != "") or problem.endswith("is not an object")
 
 
 @settings(max_examples=200)

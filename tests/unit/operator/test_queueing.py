@@ -34,7 +34,7 @@ EXPECTED: dict[str, tuple[str, tuple[str, ...]]] = {
     "preempted": ("Preempted", ("position 2", QUOTA, "due to prioritization in the ClusterQueue")),
     "preempted-then-held": ("Preempted", ("LocalQueue lq is inactive",)),
     "queue-drained": ("Evicted", ("ClusterQueueStopped: The ClusterQueue is stopped",)),
-    "admitted-again": ("Queued", ("has its quota", "its Job to be started")),
+    "admitted-again": ("Queued", ("has its quota", "the start of its Job")),
     "deactivated": ("Deactivated", ("spec.active of Workload job-a",)),
     "admission-check": ("Queued", ("admission check budget",)),
 }
@@ -74,13 +74,13 @@ def test_a_workload_tells_how_the_job_stands(name: str) -> None:
 @pytest.mark.parametrize(
     ("queue", "entry", "before", "reason", "said"),
     [
-        ("lq", None, "", "Queued", "waits for admission by LocalQueue lq"),
-        ("lq", QueueEntry(NOW), "", "Queued", "waits for admission by LocalQueue lq"),
+        ("lq", None, "", "Queued", "waiting for admission by LocalQueue lq"),
+        ("lq", QueueEntry(NOW), "", "Queued", "waiting for admission by LocalQueue lq"),
         ("lq", QueueEntry(NOW, message="Kueue is not installed"), "", "Queued", "(Kueue is not installed)"),
-        ("lq", QueueEntry(NOW), "Running", "Preempted", "waits for admission"),
-        ("lq", QueueEntry(NOW), "Preempted", "Preempted", "waits for admission"),
-        ("", None, "", "Queued", "whoever suspended it"),
-        ("", None, "Running", "Preempted", "whoever suspended it"),
+        ("lq", QueueEntry(NOW), "Running", "Preempted", "waiting for admission"),
+        ("lq", QueueEntry(NOW), "Preempted", "Preempted", "waiting for admission"),
+        ("", None, "", "Queued", "it starts when it is resumed"),
+        ("", None, "Running", "Preempted", "it starts when it is resumed"),
     ],
 )
 def test_without_a_workload_the_state_before_tells(

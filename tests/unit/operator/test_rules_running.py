@@ -58,7 +58,7 @@ CASES: dict[str, Case] = {
         rule="waiting",
         phase="Pending",
         reason="NodeLost",
-        said="Bring the node back; or, when it is off: kubectl taint node node-1 node.kubernetes.io/out-of-service",
+        said="Bring the node back; or, if it is off: kubectl taint node node-1 node.kubernetes.io/out-of-service",
         events=("Disrupted", "NodeLost"),
     ),
     "evicted, a new pod is not there yet": Case(

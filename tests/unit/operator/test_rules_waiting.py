@@ -1,4 +1,4 @@
-"""A Job that waits for its pod, or its pod for a node, an image, a queue (`rules/progressing.py`)."""
+"""A Job that waiting for its pod, or its pod for a node, an image, a queue (`rules/progressing.py`)."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -50,7 +50,7 @@ CASES: dict[str, Case] = {
         rule="waiting",
         phase="Pending",
         reason="Starting",
-        said="waits for its pod",
+        said="waiting for its pod",
         events=("JobCreated",),
         requeued=3.0,
         now=NOW - timedelta(seconds=10),

@@ -77,7 +77,7 @@ def test_a_failure_keeps_its_category_when_its_message_is_refused() -> None:
     written = write(Picky(422, "no", '"h"'), FAILED)
     assert written.failure is not None
     assert written.failure.category == "Internal"
-    assert "refused by the API server" in written.failure.message
+    assert "the API server rejected" in written.failure.message
 
 
 def test_a_decoding_error_is_a_refusal_and_other_troubles_are_not() -> None:

@@ -214,7 +214,7 @@ def test_an_object_that_is_nobodys_is_counted_and_named_once(caplog: pytest.LogC
     assert handled.unreadable == 1
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert "is left alone" in record.getMessage()
+    assert "is ignored" in record.getMessage()
     assert len(handled.cache) == 0
     assert handled.queue.depth == 0
 

@@ -159,9 +159,9 @@ def test_a_local_file_loader_names_its_file() -> None:
 
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("systems", {"systems": {"local": {"type": "LocalSystem"}}}, "systems: where a job runs"),
-    ("target", {"target": "local"}, "target: where a job runs"),
-    ("cache_dir", {"cache_dir": "cache"}, "cache_dir: results are kept"),
+    ("systems", {"systems": {"local": {"type": "LocalSystem"}}}, "systems: spec.template says where"),
+    ("target", {"target": "local"}, "target: spec.template says where"),
+    ("cache_dir", {"cache_dir": "cache"}, "cache_dir: results are stored"),
     ("output_dir", {"engine": {"output_dir": "out"}}, "output_dir: write spec.output.uri"),
     ("log level", {"log_severity_level": 0}, "log_severity_level: logs are JSON"),
     ("search", {"search_strategy": {"sampler": "tpe"}}, "search_strategy is not available"),
@@ -247,7 +247,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "unknown reference",
         {"evaluator": "nothing"},
-        "evaluator names an evaluator that evaluators does not have",
+        "evaluator names an evaluator that is not in evaluators",
     ),
 ]
 
