@@ -128,12 +128,12 @@ def check(request: RunRequest, setting: Setting) -> Job:
     setting.checkpoint()
     check_revision(workflow.input_model, model)
     if stock is not None:
-        refusals.check_model(stock, model.decoder.architecture.model_type)
+        refusals.check_model(stock, model.layout.architecture.model_type)
     if for_onnx:
-        check_model(model.decoder)
-    check_sizes(model.decoder, layer_pass)
-    layer_pass.bind(model.decoder)
-    if sentence := not_read_by(parameters, model.decoder.model_type):
+        check_model(model.layout)
+    check_sizes(model.layout, layer_pass)
+    layer_pass.bind(model.layout)
+    if sentence := not_read_by(parameters, model.layout.model_type):
         logger.info("%s", sentence)
     tokens, revisions = _read_texts(request, setting, parameters, model)
     if isinstance(parameters, QuaRot) and needs_text(parameters):
@@ -151,7 +151,7 @@ def _read_texts(
     configs = {name: workflow.data_config(name) for name in used_data_configs(workflow)}
     if needs_text(parameters) and calibration_of(parameters) is None:
         configs[DEFAULT_CALIBRATION] = default_calibration(
-            request.default_calibration, model.decoder.max_positions
+            request.default_calibration, model.layout.max_positions
         )
     texts: dict[str, tuple[list[str], Preprocess]] = {}
     revisions: dict[str, str] = {}
@@ -164,14 +164,14 @@ def _read_texts(
             setting.patience,
         )
         with naming(name):
-            check_length(text.preprocess, model.decoder.max_positions)
+            check_length(text.preprocess, model.layout.max_positions)
         revisions[name] = text.revision
         texts[name] = (text.rows, text.preprocess)
     encoded = encode_apart(readable(model.source), setting.scratch, texts)
     tokens: dict[str, TokenBatches] = {}
     for name in texts:
         with naming(name):
-            tokens[name] = batches_of(encoded[name], model.decoder.vocabulary)
+            tokens[name] = batches_of(encoded[name], model.layout.vocabulary)
     return tokens, revisions
 
 
