@@ -48,9 +48,8 @@ from pathlib import Path
 import quantizer.run.workflow
 import torch
 from quantizer.calibration.tokens import BATCH_TOKENS
-from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.decoder.model import DecoderModel
+from quantizer.decoder.layout import DecoderLayout
 from transformers.models.llama import modeling_llama
 
 torch.ones(2, 2) @ torch.ones(2, 2)
@@ -58,15 +57,15 @@ lines = Path("/proc/self/status").read_text().splitlines()
 imported = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
 model_path, true_sequential = json.loads(sys.argv[1])
 source = DirectorySource(Path(model_path))
-model = DecoderModel(source, SafetensorsReader(source), torch.device("cpu"))
-shapes = model.layer_shapes(0)
-grams = [4 * shapes[names[0] + ".weight"][1] ** 2 for names in model.architecture.stages]
+layout = DecoderLayout.open(source)
+shapes = layout.layer_shapes(0)
+grams = [4 * shapes[names[0] + ".weight"][1] ** 2 for names in layout.architecture.stages]
 inner = max(shapes["mlp.gate_proj.weight"][0], shapes["self_attn.q_proj.weight"][0])
 print(json.dumps({
     "import": imported,
     "layer": 4 * sum(torch.Size(shape).numel() for shape in shapes.values()),
     "Hessians": (max(grams) if true_sequential else sum(grams)) + max(grams),
-    "batch": 4 * BATCH_TOKENS * (2 * model.width + 3 * inner),
+    "batch": 4 * BATCH_TOKENS * (2 * layout.width + 3 * inner),
 }))
 """
 

@@ -14,6 +14,7 @@ from quantizer.algorithms.gptq.solver import GptqConfig, gptq
 from quantizer.algorithms.hessian import GramMatrix
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.blocks import BlockLayer
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.views import FloatView
 
 pytestmark = pytest.mark.e2e
@@ -101,14 +102,14 @@ def test_random_weights_get_the_same_integers_with_every_option(legacy_python: s
 
 
 def test_a_real_layer_gets_the_same_integers(legacy_python: str, tmp_path: Path) -> None:
-    view = FloatView(DirectorySource(STORIES), CPU)
+    view = FloatView(DecoderLayout.open(DirectorySource(STORIES)), CPU)
     tokens = story_batches(CALIBRATION, 16, tmp_path).batches()
     cases: list[dict[str, Any]] = []
     with torch.inference_mode():
         layer = next(view.layers())
         assert isinstance(layer, BlockLayer)
         running = layer.blocks[1]
-        gram = GramMatrix(view.model.width, CPU)
+        gram = GramMatrix(view.model.layout.width, CPU)
         for hidden in view.model.embed(tokens):
             gram.add(running.normed(hidden))
         hessian = gram.hessian()

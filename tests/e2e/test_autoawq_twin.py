@@ -17,6 +17,7 @@ from quantizer.algorithms.awq.scales import RATIOS, ScaleChoice, search_scales
 from quantizer.algorithms.grid import dequantize
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.blocks import BlockLayer
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.views import FloatView
 
 pytestmark = pytest.mark.e2e
@@ -73,7 +74,7 @@ def search_ourselves(case: dict[str, Any]) -> ScaleChoice:
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """All groups of the example model's second layer with every option, and its MLP as a whole."""
-    view = FloatView(DirectorySource(STORIES), CPU)
+    view = FloatView(DecoderLayout.open(DirectorySource(STORIES)), CPU)
     tokens = story_batches(CALIBRATION, 1, tmp_path_factory.mktemp("tokens")).batches()
     assert len(tokens) == 1
     with torch.inference_mode():

@@ -16,6 +16,7 @@ from quantization_api.failures import ExitCode
 from quantization_api.manifest import MANIFEST_NAME, Manifest
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.cli import parser
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.streamed import evaluate
 from quantizer.report.model_card import RTN_PREFIX
 
@@ -138,7 +139,14 @@ def test_its_metrics_are_those_that_the_newer_transformers_measures(
     assert {f"{RTN_PREFIX}kl_divergence", f"{RTN_PREFIX}perplexity"} <= set(measured)
     text = story_batches(VALIDATION, SEQUENCES, tmp_path, LENGTH)
     model, artifact = jobs.folder / "model", jobs.folder / f"out-{name}/model"
-    ours = evaluate(DirectorySource(model), DirectorySource(artifact), text, CPU, ignore_progress, tmp_path)
+    ours = evaluate(
+        DecoderLayout.open(DirectorySource(model)),
+        DirectorySource(artifact),
+        text,
+        CPU,
+        ignore_progress,
+        tmp_path,
+    )
     assert 0 < ours.kl_divergence < 0.2
     assert measured["kl_divergence"].output == pytest.approx(ours.kl_divergence, rel=1e-3)
     assert measured["perplexity"].input == pytest.approx(ours.reference_perplexity, rel=1e-3)

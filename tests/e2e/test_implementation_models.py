@@ -10,6 +10,7 @@ from tests.support.quantized_models import family_batches, save_family
 
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.streamed import evaluate
 from quantizer.implementations.model_types import MODEL_TYPES
 
@@ -81,7 +82,7 @@ def test_the_package_quantizes_it_and_both_transformers_measure_the_same(
     assert result["error"] is None
     assert sum(module[2] for module in result["modules"]) < sum(module[3] for module in result["modules"])
     ours = evaluate(
-        DirectorySource(runs.folder / model),
+        DecoderLayout.open(DirectorySource(runs.folder / model)),
         DirectorySource(runs.target(implementation, model)),
         runs.tokens, CPU, ignore_progress, tmp_path,
     )  # fmt: skip

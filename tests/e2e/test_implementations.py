@@ -15,6 +15,7 @@ from quantization_api.failures import QuantizationError
 from quantization_api.passes import AutoAWQQuantizer
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.streamed import evaluate
 
 pytestmark = pytest.mark.e2e
@@ -97,7 +98,9 @@ class Runs:
         tokens = TokenBatches(tuple(self.sequences))
         artifact = DirectorySource(self.target(name))
         source = DirectorySource(self.source)
-        return evaluate(source, artifact, tokens, CPU, ignore_progress, scratch).kl_divergence
+        return evaluate(
+            DecoderLayout.open(source), artifact, tokens, CPU, ignore_progress, scratch
+        ).kl_divergence
 
     def awq_divergence(self, name: str) -> float:
         """The same for an AWQ artifact, unpacked here."""

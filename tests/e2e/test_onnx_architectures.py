@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.engine import CPU, gptq_pass, run_layers
+from tests.support.engine import gptq_pass, run_layers
 from tests.support.quantized_models import CASE_OF, family_batches, save_wide
 
 from quantization_api.failures import QuantizationError
 from quantization_api.passes import ModelBuilder
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.families import ARCHITECTURES
-from quantizer.decoder.model import read_config
-from quantizer.evaluation.views import FloatView
+from quantizer.decoder.layout import DecoderLayout, read_config
 from quantizer.export.builder import ENVIRONMENT
 from quantizer.export.graph import check_integers
 from quantizer.export.logits import compare_logits, require_agreement
@@ -109,7 +108,7 @@ def test_a_graph_that_works_is_made_of_exactly_the_models_that_are_not_refused(
     wrong = works(folder / name, json.loads((folder / "answers.json").read_text())[name])
     print(f"{name}: {wrong or 'works'}")
     try:
-        check_model(FloatView(DirectorySource(folder / name / "model"), CPU).model)
+        check_model(DecoderLayout.open(DirectorySource(folder / name / "model")))
         refused = False
     except QuantizationError:
         refused = True

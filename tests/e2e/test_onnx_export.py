@@ -156,7 +156,7 @@ def test_onnxruntime_genai_writes_the_text_that_the_checkpoint_finds_most_likely
         hidden = next(view.model.embed([sequence.unsqueeze(0)]))
         for layer in view.layers():
             hidden = layer.forward(hidden)
-        head = view.model.reader.tensor(view.model.head_name()).float()
+        head = view.model.layout.reader.tensor(view.model.layout.head_name()).float()
         likely = view.model.logits(view.model.final(hidden), 0, head)[0].argmax(1)
     written = sequence[len(prompt) :]
     assert len(written) == 32

@@ -11,10 +11,10 @@ from tests.support.engine import CPU
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import ModuleNames, SharedInput, Stage
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.decoder.model import DecoderModel
 from quantizer.decoder.walk import LayerWalk
 
@@ -194,13 +194,15 @@ def make_model(model_type: str, fields: dict[str, Any], seed: int = 0) -> Any:
 def open_model(folder: Path, modules: ModuleNames | None = None) -> DecoderModel:
     """The model as the engine has it."""
     source = DirectorySource(folder)
-    return DecoderModel(source, SafetensorsReader(source), CPU, modules=modules)
+    return DecoderModel(DecoderLayout.open(source, modules), CPU)
 
 
 def layer_weights(model: DecoderModel, index: int) -> dict[str, Tensor]:
     """The tensors of a layer by their names in it."""
-    prefix = model.layer_prefix(index)
-    return {name: model.reader.tensor(prefix + name).clone() for name in model.layer_shapes(index)}
+    prefix = model.layout.layer_prefix(index)
+    return {
+        name: model.layout.reader.tensor(prefix + name).clone() for name in model.layout.layer_shapes(index)
+    }
 
 
 def token_batches(generator_seed: int = 3) -> list[Tensor]:

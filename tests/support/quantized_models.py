@@ -115,7 +115,9 @@ def view_logits(view: View, tokens: Tensor) -> Tensor:
         hidden = next(model.embed([tokens]))
         for layer in view.layers():
             hidden = layer.forward(hidden)
-        return model.logits(model.final(hidden), 0, model.reader.tensor(model.head_name()).float())
+        return model.logits(
+            model.final(hidden), 0, model.layout.reader.tensor(model.layout.head_name()).float()
+        )
 
 
 def to_half(folder: Path) -> None:

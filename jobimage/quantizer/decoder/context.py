@@ -77,7 +77,7 @@ class ModelContext:
     """The model around its layers, on real weights.
 
     Args:
-        skeleton: the model; its layers are replaced by catchers.
+        skeleton: the model; it is copied, with catchers in the place of its layers.
         parameter: reads a parameter outside the layers by its name in the model.
         device, dtype: of the computation.
 
@@ -87,12 +87,12 @@ class ModelContext:
     def __init__(
         self, skeleton: Skeleton, parameter: Callable[[str], Tensor], device: torch.device, dtype: torch.dtype
     ) -> None:
-        self._causal, self._base = skeleton.causal, skeleton.base
+        catchers = nn.ModuleList(_Catcher(index, layer, self) for index, layer in enumerate(skeleton.layers))
+        layers = skeleton.causal.get_submodule(skeleton.layers_name)
+        self._causal: Any = copy.deepcopy(skeleton.causal, {id(layers): catchers})
+        self._base: Any = self._causal.base_model
         self._prefix, self._head_name = skeleton.prefix, skeleton.head_name
         self._device, self._dtype = device, dtype
-        catchers = [_Catcher(index, layer, self) for index, layer in enumerate(skeleton.layers)]
-        parent, _, name = skeleton.layers_name.rpartition(".")
-        setattr(self._causal.get_submodule(parent), name, nn.ModuleList(catchers))
         self._last = len(catchers) - 1
         self._returns_tuple = skeleton.architecture.returns_tuple
         self._embedding: Any = self._causal.get_input_embeddings()

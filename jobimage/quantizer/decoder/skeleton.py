@@ -136,7 +136,7 @@ class Skeleton:
         modules: names of the modules; needed for an unknown type. With inside_layer_modules a known type
             takes the generic path as well.
 
-    Attributes: causal (the whole model), base (without head), layers (the pattern of each decoder layer),
+    Attributes: causal (the whole model), layers (the pattern of each decoder layer),
     layers_name, embedding_name, head_name (dotted names in the model, without ".weight"), outside_shapes
     (of the other parameters outside the layers).
 
@@ -155,7 +155,6 @@ class Skeleton:
         self.causal.requires_grad_(False).eval()
         self.config = config
         self.prefix: str = self.causal.base_model_prefix
-        self.base: Any = self.causal.base_model
         names = {id(module): name for name, module in self.causal.named_modules()}
         self.architecture = self._resolve(architecture, modules or ModuleNames())
         self.layers_name = self._full(self.architecture.layers)

@@ -9,7 +9,8 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.blocks import ArgumentsOf
-from quantizer.decoder.model import DecoderModel, read_config
+from quantizer.decoder.layout import DecoderLayout, read_config
+from quantizer.decoder.model import DecoderModel
 from quantizer.formats.quarot.modeling_quarot import convert_layer
 
 MODEL_TYPE_PREFIX = "quarot_"
@@ -44,14 +45,14 @@ class QuarotView:
         plain = {key: value for key, value in config.items() if key not in ("auto_map", "architectures")}
         plain["model_type"] = str(config["model_type"]).removeprefix(MODEL_TYPE_PREFIX)
         reader = SafetensorsReader(source, broken=Category.ARTIFACT_CORRUPT)
-        self.model = DecoderModel(source, reader, device, config=plain)
-        self.model.config.quarot = settings
+        self.model = DecoderModel(DecoderLayout(reader, plain), device)
+        self.model.layout.config.quarot = settings
 
     def names(self, index: int) -> list[str]:
         """See View."""
-        prefix = self.model.layer_prefix(index)
+        prefix = self.model.layout.layer_prefix(index)
         names = [prefix + name for name in self._layer(index)[0].state_dict()]
-        missing = [name for name in names if name not in self.model.reader.tensors]
+        missing = [name for name in names if name not in self.model.layout.reader.tensors]
         if missing:
             raise QuantizationError(Category.ARTIFACT_CORRUPT, f"the artifact lacks the tensor {missing[0]}")
         return names
@@ -59,10 +60,10 @@ class QuarotView:
     def layers(self) -> Iterator[OnlineLayer]:
         """See View."""
         model = self.model
-        groups = [self.names(index) for index in range(model.layers)]
-        for index, stored in enumerate(model.reader.prefetched(groups)):
+        groups = [self.names(index) for index in range(model.layout.layers)]
+        for index, stored in enumerate(model.layout.reader.prefetched(groups)):
             module, arguments_of = self._layer(index)
-            prefix = model.layer_prefix(index)
+            prefix = model.layout.layer_prefix(index)
             plain = {name for name, _ in module.named_parameters()}
             state = {
                 name.removeprefix(prefix): value.to(
@@ -76,5 +77,5 @@ class QuarotView:
     def _layer(self, index: int) -> tuple[nn.Module, ArgumentsOf]:
         module, arguments_of = self.model.stock_layer(index)
         with torch.device("meta"):
-            convert_layer(module, self.model.config)
+            convert_layer(module, self.model.layout.config)
         return module, arguments_of

@@ -21,6 +21,7 @@ from quantizer.checkpoint.source import Source
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.batchwise import Batchwise
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.divergence import BatchDivergence, Candidate, Logits
 from quantizer.evaluation.views import FloatView, RtnBaseline, RtnView, RunnableLayer, View, open_view
 from quantizer.machine import trim_memory
@@ -51,7 +52,7 @@ class Evaluation:
 
 
 def evaluate(
-    reference: Source,
+    reference: DecoderLayout,
     quantized: Source | None,
     tokens: TokenBatches,
     device: torch.device,
@@ -62,15 +63,15 @@ def evaluate(
     """Perplexity of a model, or of a quantized one beside the model it was made from.
 
     Raises:
-        QuantizationError: ModelUnsupported for the reference, ArtifactCorrupt for the quantized model,
+        QuantizationError: ArtifactCorrupt for the quantized model, ModelUnsupported for code of its own,
             NumericalFailure when a figure is not finite, DataInsufficient without a token to predict.
     """
     candidate = open_view(quantized, device, modules) if quantized is not None else None
-    return compare(FloatView(reference, device, modules), candidate, tokens, on_progress, scratch)
+    return compare(FloatView(reference, device), candidate, tokens, on_progress, scratch)
 
 
 def evaluate_beside_rtn(
-    reference: Source,
+    reference: DecoderLayout,
     quantized: Source,
     baseline: RtnBaseline,
     tokens: TokenBatches,
@@ -80,8 +81,8 @@ def evaluate_beside_rtn(
     modules: ModuleNames | None = None,
 ) -> tuple[Evaluation, Evaluation]:
     """The figures of a quantized model, and those of RTN on its pass's grid: what it has to beat."""
-    candidates = [open_view(quantized, device, modules), RtnView(reference, baseline, device, modules)]
-    ours, rtn = compare_all(FloatView(reference, device, modules), candidates, tokens, on_progress, scratch)
+    candidates = [open_view(quantized, device, modules), RtnView(reference, baseline, device)]
+    ours, rtn = compare_all(FloatView(reference, device), candidates, tokens, on_progress, scratch)
     return ours, rtn
 
 
@@ -109,7 +110,7 @@ def compare_all(
     if predictions == 0:
         raise QuantizationError(Category.DATA_INSUFFICIENT, "no sequence has a second token to predict")
     views = [reference, *candidates]
-    total = sum(view.model.layers for view in views)
+    total = sum(view.model.layout.layers for view in views)
     shapes = [(batch.shape[0], batch.shape[1]) for batch in batches]
     with torch.inference_mode(), ExitStack() as stack:
         stores: list[ActivationStore] = []
@@ -118,7 +119,7 @@ def compare_all(
             model = view.model
             path = scratch / f"evaluation-{number}.hidden"
             hidden = stack.enter_context(
-                ActivationStore(path, shapes, model.width, model.dtype, model.device)
+                ActivationStore(path, shapes, model.layout.width, model.dtype, model.device)
             )
             for index, batch in enumerate(model.embed(batches)):
                 hidden.write(index, batch)
@@ -153,9 +154,9 @@ def _targets(batch: Tensor, device: torch.device) -> Tensor:
 def _apply_heads(
     views: list[View], stores: list[ActivationStore], parts: list[BatchDivergence], on_progress: OnProgress
 ) -> None:
-    vocabulary = views[0].model.vocabulary
+    vocabulary = views[0].model.layout.vocabulary
     batchwise = Batchwise(stores[0])
-    heads = [view.model.table_slices(view.model.head_name(), HEAD_ROWS) for view in views]
+    heads = [view.model.table_slices(view.model.layout.head_name(), HEAD_ROWS) for view in views]
     for slices in zip(*heads, strict=True):
         trim_memory()
 

@@ -13,7 +13,8 @@ from quantizer.checkpoint.older_transformers import require_newer
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.architecture import ModuleNames
-from quantizer.decoder.model import DecoderLayer, DecoderModel, read_config
+from quantizer.decoder.layout import DecoderLayout, read_config
+from quantizer.decoder.model import DecoderLayer, DecoderModel
 from quantizer.formats.interface import WeightFormat
 from quantizer.formats.reading import stored_format
 from quantizer.passes.quantized import QuantizedLayers
@@ -54,21 +55,22 @@ class View(Protocol):
 
 
 class FloatView:
-    """An unquantized checkpoint; modules: names of an architecture that is not in the table."""
+    """An unquantized checkpoint, whose tensors were checked."""
 
-    def __init__(self, source: Source, device: torch.device, modules: ModuleNames | None = None) -> None:
-        self.model = DecoderModel(source, SafetensorsReader(source), device, modules=modules)
-        self.model.check_tensors()
+    def __init__(self, layout: DecoderLayout, device: torch.device) -> None:
+        self.model = DecoderModel(layout, device)
 
     def names(self, index: int) -> list[str]:
         """See View; they were compared with the config when the view was made."""
-        return [self.model.layer_prefix(index) + name for name in self.model.layer_shapes(index)]
+        return [
+            self.model.layout.layer_prefix(index) + name for name in self.model.layout.layer_shapes(index)
+        ]
 
     def layers(self) -> Iterator[DecoderLayer]:
         """See View."""
-        groups = [self.names(index) for index in range(self.model.layers)]
-        for index, stored in enumerate(self.model.reader.prefetched(groups)):
-            prefix = self.model.layer_prefix(index)
+        groups = [self.names(index) for index in range(self.model.layout.layers)]
+        for index, stored in enumerate(self.model.layout.reader.prefetched(groups)):
+            prefix = self.model.layout.layer_prefix(index)
             yield self.model.layer(
                 index, self.change(index, {n.removeprefix(prefix): v for n, v in stored.items()})
             )
@@ -83,24 +85,23 @@ class RtnView(FloatView):
 
     def __init__(
         self,
-        source: Source,
+        layout: DecoderLayout,
         baseline: RtnBaseline,
         device: torch.device,
-        modules: ModuleNames | None = None,
     ) -> None:
-        super().__init__(source, device, modules)
+        super().__init__(layout, device)
         self._baseline = baseline
 
     def change(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Rounds every linear that the pass rounds."""
         changed = dict(weights)
-        prefix = self.model.layer_prefix(index)
-        for name in self.model.linears(index):
+        prefix = self.model.layout.layer_prefix(index)
+        for name in self.model.layout.linears(index):
             if not self._baseline.converts(prefix + name):
                 continue
-            weight = self.model.transposed(index, f"{name}.weight", weights[f"{name}.weight"])
+            weight = self.model.layout.transposed(index, f"{name}.weight", weights[f"{name}.weight"])
             seen = self._baseline.format.as_read(self._baseline.round(weight.float()))
-            changed[f"{name}.weight"] = self.model.transposed(index, f"{name}.weight", seen)
+            changed[f"{name}.weight"] = self.model.layout.transposed(index, f"{name}.weight", seen)
         return changed
 
 
@@ -120,7 +121,7 @@ def open_view(source: Source, device: torch.device, modules: ModuleNames | None 
     if "quantization_config" in config:
         return _complete(PackedView(source, device, modules))
     try:
-        return FloatView(source, device, modules)
+        return FloatView(DecoderLayout.open(source, modules), device)
     except QuantizationError as error:
         if error.category is not Category.MODEL_UNSUPPORTED:
             raise
@@ -132,8 +133,8 @@ def open_view(source: Source, device: torch.device, modules: ModuleNames | None 
 
 def _complete(view: View) -> View:
     """The view of an artifact that has what is needed beside the layers: embedding, norms, and a head not tied."""
-    for name, shape in view.model.needed_outside().items():
-        found = view.model.reader.tensors.get(name)
+    for name, shape in view.model.layout.needed_outside().items():
+        found = view.model.layout.reader.tensors.get(name)
         if found is None:
             raise QuantizationError(Category.ARTIFACT_CORRUPT, f"the artifact lacks the tensor {name}")
         if found.shape != shape:
@@ -156,13 +157,13 @@ class PackedView:
         stored = stored_format(config)
         del config["quantization_config"]
         reader = SafetensorsReader(source, broken=Category.ARTIFACT_CORRUPT)
-        self.model = DecoderModel(source, reader, device, config=config, modules=modules)
-        self._quantized = QuantizedLayers(self.model, stored.format, stored.grid, stored.converts)
+        self.model = DecoderModel(DecoderLayout(reader, config, modules), device)
+        self._quantized = QuantizedLayers(self.model.layout, stored.format, stored.grid, stored.converts)
 
     def names(self, index: int) -> list[str]:
         """The tensors of layer `index` in the checkpoint, which have the dtypes and shapes that config.json makes."""
         packed, kept = self._quantized.planned(index)
-        found = self.model.reader.tensors
+        found = self.model.layout.reader.tensors
         names = [*packed, *kept]
         missing = [name for name in names if name not in found]
         if missing:
@@ -178,6 +179,6 @@ class PackedView:
 
     def layers(self) -> Iterator[DecoderLayer]:
         """See View."""
-        groups = [self.names(index) for index in range(self.model.layers)]
-        for index, stored in enumerate(self.model.reader.prefetched(groups)):
+        groups = [self.names(index) for index in range(self.model.layout.layers)]
+        for index, stored in enumerate(self.model.layout.reader.prefetched(groups)):
             yield self.model.layer(index, self._quantized.weights_as_read(index, stored))

@@ -82,9 +82,9 @@ def check_integers(
             are not the checkpoint's, or that the graph has not, or has too many of.
     """
     expected = {
-        (index, linear.rpartition(".")[2]): f"{checkpoint.model.layer_prefix(index)}{linear}"
-        for index in range(checkpoint.model.layers)
-        for linear in checkpoint.model.linears(index)
+        (index, linear.rpartition(".")[2]): f"{checkpoint.model.layout.layer_prefix(index)}{linear}"
+        for index in range(checkpoint.model.layout.layers)
+        for linear in checkpoint.model.layout.linears(index)
     }
     done: set[tuple[int, Piece]] = set()
     for stored in stored_linears(folder):

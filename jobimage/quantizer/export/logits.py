@@ -89,7 +89,7 @@ class _Graph:
             )
         except runtime_errors() as error:
             raise _not_run("does not load the graph", error) from error
-        config = view.model.config
+        config = view.model.layout.config
         heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
         width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
         self._empty: dict[str, Any] = {
@@ -122,5 +122,5 @@ def _hidden_states(view: View, sequences: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _logits(view: View, read: Tensor) -> Tensor:
-    slices = view.model.table_slices(view.model.head_name())
+    slices = view.model.table_slices(view.model.layout.head_name())
     return torch.cat([view.model.logits(read, first, rows)[0] for first, rows in slices], dim=1)

@@ -20,7 +20,7 @@ from torch import Tensor
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.passes import ModelBuilder
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.decoder.model import read_config
+from quantizer.decoder.layout import read_config
 from quantizer.export.builder import OnProgress, run_builder
 from quantizer.export.graph import check_integers
 from quantizer.export.logits import Agreement, compare_logits, require_agreement
@@ -80,7 +80,7 @@ def export(
     config = read_config(source)
     plan = plan_build(config, parameters, load_silently("onnxruntime").get_available_providers())
     checkpoint = QuantizedCheckpoint(source)
-    check_model(checkpoint.model)
+    check_model(checkpoint.model.layout)
     sequences = [sequence[:CHECK_TOKENS] for sequence in tokens[:CHECK_SEQUENCES] if len(sequence)]
     if not sequences:
         raise QuantizationError(Category.DATA_INSUFFICIENT, "there are no tokens to check the ONNX graph on")
@@ -90,7 +90,7 @@ def export(
     shown, cache = scratch / "onnx-input", scratch / "onnx-cache"
     try:
         show_checkpoint(model_dir, config, shown)
-        peak = run_builder(shown, target, cache, plan, checkpoint.model.layers, on_progress)
+        peak = run_builder(shown, target, cache, plan, checkpoint.model.layout.layers, on_progress)
     finally:
         for folder in (shown, cache):
             shutil.rmtree(folder, ignore_errors=True)

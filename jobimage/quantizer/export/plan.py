@@ -198,7 +198,7 @@ REFUSALS: tuple[Refusal, ...] = (
 
 
 class Model(Protocol):
-    """What is asked of a model; see decoder.model.DecoderModel."""
+    """What is asked of a model; see decoder.layout.DecoderLayout."""
 
     config: Any
     max_positions: int

@@ -5,7 +5,7 @@ import torch
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.checkpoint.source import Source
-from quantizer.decoder.model import read_config
+from quantizer.decoder.layout import read_config
 from quantizer.evaluation.views import PackedView
 from quantizer.formats.gptq import GptqFormat
 from quantizer.formats.reading import stored_format
@@ -22,28 +22,30 @@ class QuantizedCheckpoint(PackedView):
     def __init__(self, source: Source) -> None:
         super().__init__(source, torch.device("cpu"))
         self._stored = stored_format(read_config(source))
-        for index in range(self.model.layers):
+        for index in range(self.model.layout.layers):
             self.names(index)
-            for linear in self.model.linears(index):
-                self._check(self.model.layer_prefix(index) + linear)
+            for linear in self.model.layout.linears(index):
+                self._check(self.model.layout.layer_prefix(index) + linear)
 
     @property
     def linears(self) -> list[str]:
         """Full names of all linears, in execution order."""
-        model = self.model
+        layout = self.model.layout
         return [
-            model.layer_prefix(index) + name for index in range(model.layers) for name in model.linears(index)
+            layout.layer_prefix(index) + name
+            for index in range(layout.layers)
+            for name in layout.linears(index)
         ]
 
     def linear(self, name: str) -> QuantizedWeight:
         """A linear by its full name: integers [N, K], scales and zeros [N, G], group of each column [K]."""
         layout = self._stored.format
         return layout.unpack(
-            name, {kind: self.model.reader.tensor(f"{name}.{kind}") for kind in layout.tensors}
+            name, {kind: self.model.layout.reader.tensor(f"{name}.{kind}") for kind in layout.tensors}
         )
 
     def _check(self, name: str) -> None:
-        tensors, group_size = self.model.reader.tensors, self._stored.grid.group_size
+        tensors, group_size = self.model.layout.reader.tensors, self._stored.grid.group_size
         if f"{name}.weight" in tensors:
             raise QuantizationError(
                 Category.INVALID_WORKFLOW,
@@ -52,7 +54,7 @@ class QuantizedCheckpoint(PackedView):
             )
         columns = tensors[f"{name}.qweight"].shape[0]
         if isinstance(self._stored.format, GptqFormat):
-            groups = self.model.reader.tensor(f"{name}.g_idx")
+            groups = self.model.layout.reader.tensor(f"{name}.g_idx")
             columns = groups.numel()
             if not torch.equal(groups.long(), torch.arange(columns) // group_size):
                 raise QuantizationError(

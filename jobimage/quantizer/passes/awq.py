@@ -22,7 +22,7 @@ from quantizer.algorithms.grid import GridRule, GroupedGrid
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.decoder.architecture import SharedInput
 from quantizer.decoder.folding import FoldPlace
-from quantizer.decoder.model import DecoderModel
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.formats.awq import GROUP_SIZES, AwqFormat
 from quantizer.machine import threads_for
 from quantizer.passes.interface import FinishedLayer, GroupSizes, LayerContext
@@ -91,7 +91,7 @@ class AwqLayerPass(PlainPass):
         """See LayerPass; a name is left out when any of not_converted occurs in it, as in AutoAWQ."""
         return not any(part in name for part in self.not_converted)
 
-    def divisors(self, model: DecoderModel, index: int) -> dict[str, int]:
+    def divisors(self, model: DecoderLayout, index: int) -> dict[str, int]:
         """See LayerPass; the search folds no scale into an activation, but the format has a place for one."""
         activation = model.architecture.scaled_activation
         if activation is None or not self.packs:

@@ -13,7 +13,7 @@ from quantizer.algorithms.grid import GroupedGrid
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.decoder.architecture import SharedInput
 from quantizer.decoder.folding import FoldPlace
-from quantizer.decoder.model import DecoderModel
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.decoder.walk import LayerWalk
 from quantizer.formats.interface import WeightFormat
 from quantizer.passes.transform import Transform
@@ -107,7 +107,7 @@ class LayerPass(Protocol):
     @property
     def transform(self) -> Transform: ...
 
-    def bind(self, model: DecoderModel) -> "LayerPass":
+    def bind(self, model: DecoderLayout) -> "LayerPass":
         """The pass for this model; InvalidWorkflow or ModelUnsupported when they do not go together."""
         ...
 
@@ -119,7 +119,7 @@ class LayerPass(Protocol):
         """Whether the linear of that full name is rounded."""
         ...
 
-    def divisors(self, model: DecoderModel, index: int) -> dict[str, int]:
+    def divisors(self, model: DecoderLayout, index: int) -> dict[str, int]:
         """Tensors that a reader of layer `index` divides activations by, full name -> length; they are ones here."""
         ...
 

@@ -4,7 +4,7 @@ from typing import Self
 
 from torch import Tensor
 
-from quantizer.decoder.model import DecoderModel
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.passes.interface import GroupSizes
 from quantizer.passes.transform import Unchanged
 
@@ -22,11 +22,11 @@ class PlainPass:
         """See LayerPass."""
         return GroupSizes()
 
-    def bind(self, model: DecoderModel) -> Self:  # noqa: ARG002 - any model will do
+    def bind(self, model: DecoderLayout) -> Self:  # noqa: ARG002 - any model will do
         """See LayerPass."""
         return self
 
-    def divisors(self, model: DecoderModel, index: int) -> dict[str, int]:  # noqa: ARG002 - none
+    def divisors(self, model: DecoderLayout, index: int) -> dict[str, int]:  # noqa: ARG002 - none
         """See LayerPass."""
         return {}
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from quantizer.algorithms.grid import GroupedGrid
-from quantizer.decoder.model import DecoderModel
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.formats.interface import TensorShapes, WeightFormat
 
 UNPACKED_BITS = 16.0  # of a weight, where no linear is packed
@@ -19,7 +19,7 @@ class QuantizedLayers:
     """
 
     def __init__(
-        self, model: DecoderModel, layout: WeightFormat, grid: GroupedGrid, converts: Callable[[str], bool]
+        self, model: DecoderLayout, layout: WeightFormat, grid: GroupedGrid, converts: Callable[[str], bool]
     ) -> None:
         self._model, self._layout, self._grid, self._converts = model, layout, grid, converts
 

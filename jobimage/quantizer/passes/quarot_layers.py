@@ -16,7 +16,7 @@ from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_near
 from quantizer.algorithms.quarot.parameters import FULL, QuarotParameters, check_model, group, needs_own_code
 from quantizer.algorithms.quarot.stages import QuarotPass, StageResult
 from quantizer.decoder.architecture import SharedInput
-from quantizer.decoder.model import DecoderModel
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.formats.gptq import GptqFormat
 from quantizer.formats.interface import WeightFormat
 from quantizer.formats.quarot.artifact import CODE_FILE, artifact_config, modeling_code
@@ -72,7 +72,7 @@ class QuarotLayerPass:
         """See LayerPass."""
         return self.bound or Unchanged()
 
-    def bind(self, model: DecoderModel) -> "QuarotLayerPass":
+    def bind(self, model: DecoderLayout) -> "QuarotLayerPass":
         """See LayerPass."""
         layout = model_layout(model)
         widths = {name: shape[1] for name, shape in model.linear_shapes(0).items()}
@@ -87,7 +87,7 @@ class QuarotLayerPass:
         """See LayerPass."""
         return self.packs
 
-    def divisors(self, model: DecoderModel, index: int) -> dict[str, int]:  # noqa: ARG002 - none
+    def divisors(self, model: DecoderLayout, index: int) -> dict[str, int]:  # noqa: ARG002 - none
         """See LayerPass."""
         return {}
 
@@ -157,7 +157,7 @@ class QuarotLayerPass:
 class RotatedModel:
     """The rotations of one model; see passes.transform.Transform."""
 
-    def __init__(self, parameters: QuarotParameters, model: DecoderModel, dtype: torch.dtype) -> None:
+    def __init__(self, parameters: QuarotParameters, model: DecoderLayout, dtype: torch.dtype) -> None:
         self._parameters, self._model, self._dtype = parameters, model, dtype
         self._layout = model_layout(model)
         self.quarot = QuarotPass(parameters, self._layout)

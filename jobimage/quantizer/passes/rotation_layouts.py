@@ -4,12 +4,12 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.quarot.rotation_layout import HeadSite, LayerLayout, ModelLayout, NormKind, NormSite
 from quantizer.decoder.architecture import Block
 from quantizer.decoder.folding import FoldPlace
-from quantizer.decoder.model import DecoderModel
+from quantizer.decoder.layout import DecoderLayout
 
 KINDS: dict[str, NormKind] = {"rms": "rms", "rms_plus_one": "rms_plus_one", "layer_norm": "layer"}
 
 
-def model_layout(model: DecoderModel) -> ModelLayout:
+def model_layout(model: DecoderLayout) -> ModelLayout:
     """The layout of a model of the table.
 
     Raises:
@@ -39,7 +39,7 @@ def model_layout(model: DecoderModel) -> ModelLayout:
     )
 
 
-def layer_layout(model: DecoderModel, index: int) -> LayerLayout:
+def layer_layout(model: DecoderLayout, index: int) -> LayerLayout:
     """The layout of one layer; layers may differ (experts in some)."""
     architecture, stages = model.architecture, model.stages(index)
     blocks = architecture.blocks
@@ -63,7 +63,7 @@ def layer_layout(model: DecoderModel, index: int) -> LayerLayout:
     )
 
 
-def _heads(model: DecoderModel, attention: Block, folds: tuple[FoldPlace, ...]) -> HeadSite:
+def _heads(model: DecoderLayout, attention: Block, folds: tuple[FoldPlace, ...]) -> HeadSite:
     """From the fold of values into the output linear: its rows say where each head's values are made."""
     place = next(p for p in folds if p.kind == "linear" and p.readers == (attention.output_name,))
     assert place.rows is not None

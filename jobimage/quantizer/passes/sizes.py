@@ -3,14 +3,14 @@
 import math
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.decoder.model import DecoderModel
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.passes.interface import GroupSizes, LayerPass
 
 OFFERED = (-1, *(2**power for power in range(4, 15)))
 """What is named where a pass takes any size."""
 
 
-def check_sizes(model: DecoderModel, layer_pass: LayerPass) -> None:
+def check_sizes(model: DecoderLayout, layer_pass: LayerPass) -> None:
     """Raises InvalidWorkflow when the group size does not divide a linear, ModelUnsupported when it cannot be packed.
 
     The message names the layer, and the sizes that the pass takes and that fit every linear of the model.

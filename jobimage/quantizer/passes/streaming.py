@@ -27,7 +27,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.finite import all_finite
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.quantize_report import QuantizeReport
-from quantizer.checkpoint.reader import SafetensorsReader, rows_within
+from quantizer.checkpoint.reader import rows_within
 from quantizer.checkpoint.side_files import (
     json_file,
     quantized_config,
@@ -38,6 +38,7 @@ from quantizer.checkpoint.source import Source, read_whole
 from quantizer.checkpoint.writer import MAX_SHARD_BYTES, PlannedTensor, ShardWriter, Sink
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import ModuleNames
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.decoder.model import TABLE_BYTES, DecoderModel
 from quantizer.decoder.walk import LayerWalk
 from quantizer.machine import calibration_dtype, trim_memory
@@ -143,17 +144,18 @@ class _Run:
     ) -> None:
         self.source, self.device, self.scratch = source, device, scratch
         self.on_progress = on_progress
-        self.reader = SafetensorsReader(source)
-        self.model = DecoderModel(source, self.reader, device, dtype, modules=modules)
+        self.layout = DecoderLayout.open(source, modules)
+        self.reader = self.layout.reader
+        self.model = DecoderModel(self.layout, device, dtype)
         self.report = QuantizeReport(
             input_bytes=self.reader.bytes, calibration_tokens=tokens.tokens, calibration_dtype=dtype
         )
-        self.report.left_out = self.model.check_tensors()
-        check_sizes(self.model, layer_pass)
-        self.layer_pass = layer_pass.bind(self.model)
+        self.report.left_out = list(self.layout.check_tensors())
+        check_sizes(self.layout, layer_pass)
+        self.layer_pass = layer_pass.bind(self.layout)
         self.transform = self.layer_pass.transform
         self.quantized = QuantizedLayers(
-            self.model,
+            self.layout,
             layer_pass.format,
             layer_pass.grid,
             lambda name: layer_pass.packs and layer_pass.converts(name),
@@ -164,14 +166,14 @@ class _Run:
 
     def run(self, sink: Sink, finished: Finished, max_shard_bytes: int) -> QuantizeReport:
         """The whole model."""
-        model = self.model
-        self.on_progress("quantize", 0, model.layers)
+        model, layout = self.model, self.layout
+        self.on_progress("quantize", 0, layout.layers)
         with ShardWriter(self._plan(), self.scratch, sink, max_shard_bytes) as writer:
             self.report.output_bytes, self.report.files = writer.bytes, list(writer.files)
             self._write_side_files(writer)
             for name in self._tables():
                 self._copy(name, writer)
-            with self._store("hidden", self.shapes, model.width) as hidden:
+            with self._store("hidden", self.shapes, layout.width) as hidden:
                 with self._timed("calibrate"):
                     for number, batch in enumerate(model.embed(self.batches)):
                         hidden.write(number, self.transform.hidden(batch))
@@ -179,22 +181,22 @@ class _Run:
                 layers = self.reader.prefetched(
                     [
                         self.quantized.stored(index)
-                        for index in range(self.report.resumed_layers, model.layers)
+                        for index in range(self.report.resumed_layers, layout.layers)
                     ]
                 )
-                for index in range(self.report.resumed_layers, model.layers):
+                for index in range(self.report.resumed_layers, layout.layers):
                     layer = self._run_layer(index, layers, hidden)
                     self._keep(layer, writer)
                     finished.save(index, layer)
                     del layer
                     trim_memory()  # else what is left of each layer adds up over many
-                    self.on_progress("quantize", index + 1, model.layers)
+                    self.on_progress("quantize", index + 1, layout.layers)
         self.report.bits_per_weight = self.quantized.bits_per_weight()
         return self.report
 
     def _replay(self, finished: Finished, hidden: ActivationStore, writer: ShardWriter) -> None:
         """Takes over the leading layers that are finished; `hidden` becomes the input of the next one."""
-        for index in range(self.model.layers):
+        for index in range(self.layout.layers):
             with self._timed("read"):
                 layer = finished.load(index)
             if layer is None or not self._fits(index, layer):
@@ -209,12 +211,12 @@ class _Run:
                 walk.finish(walk.stages)
             self._keep(layer, writer)
             self.report.resumed_layers = index + 1
-            self.on_progress("quantize", index + 1, self.model.layers)
+            self.on_progress("quantize", index + 1, self.layout.layers)
 
     def _run_layer(
         self, index: int, layers: Iterator[dict[str, Tensor]], hidden: ActivationStore
     ) -> FinishedLayer:
-        model, prefix = self.model, self.model.layer_prefix(index)
+        layout, prefix = self.layout, self.layout.layer_prefix(index)
         with self._timed("read"):
             weights = self._loaded(index, next(layers))
         kept = {
@@ -225,7 +227,7 @@ class _Run:
 
         def stored(name: str, parameter: Tensor) -> Tensor:
             # a copy always: the pass goes on to change the parameter in place
-            turned = model.transposed(index, name, parameter)
+            turned = layout.transposed(index, name, parameter)
             return self._stored(prefix + name, turned).to("cpu", copy=True)
 
         finer = self._finer(index, weights)
@@ -234,13 +236,13 @@ class _Run:
             def weight(name: str) -> Tensor:
                 if name not in finer:
                     return walk.linear(name).weight
-                return model.transposed(index, f"{name}.weight", finer.pop(name).to(self.device))
+                return layout.transposed(index, f"{name}.weight", finer.pop(name).to(self.device))
 
             layer = self.layer_pass.run(
-                LayerContext(prefix, walk, model.folds(index), weight, stored, self.device, self._timed)
+                LayerContext(prefix, walk, layout.folds(index), weight, stored, self.device, self._timed)
             )
         layer.tensors = kept | layer.tensors | self._divisors(index)
-        layer.calibration_dtype = model.dtype
+        layer.calibration_dtype = self.model.dtype
         return layer
 
     def _finer(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -261,7 +263,7 @@ class _Run:
     def _plan(self) -> list[list[PlannedTensor]]:
         """Every tensor of the output: embedding, layers, norm and head, in the order of the checkpoint."""
         tables = [[self._planned(name)] for name in self._tables()]
-        return tables + [self._planned_layer(index) for index in range(self.model.layers)]
+        return tables + [self._planned_layer(index) for index in range(self.layout.layers)]
 
     def _planned_layer(self, index: int) -> list[PlannedTensor]:
         packed, kept = self.quantized.planned(index)
@@ -271,7 +273,7 @@ class _Run:
         return tensors + [self._planned(name) for name in kept]
 
     def _divisors(self, index: int) -> dict[str, Tensor]:
-        lengths = self.layer_pass.divisors(self.model, index)
+        lengths = self.layer_pass.divisors(self.layout, index)
         return {name: torch.ones(length, dtype=torch.float16) for name, length in lengths.items()}
 
     def _fits(self, index: int, layer: FinishedLayer) -> bool:
@@ -290,7 +292,7 @@ class _Run:
 
     def _tables(self) -> list[str]:
         """Tensors outside the decoder layers."""
-        layers = f"{self.model.layers_name}."
+        layers = f"{self.layout.layers_name}."
         left_out = set(self.report.left_out)
         names = [name for name in self.reader.tensors if not name.startswith(layers)]
         return [name for name in names if name not in left_out] + list(self.transform.added)
@@ -305,7 +307,7 @@ class _Run:
                 offset += rows.nbytes
 
     def _write_side_files(self, writer: ShardWriter) -> None:
-        config, layout = self.model.raw_config, self.layer_pass.format
+        config, layout = self.layout.raw_config, self.layer_pass.format
         if self.layer_pass.dtype is not None:
             config = with_dtype(config, self.layer_pass.dtype)
         config = self.transform.config(config)
@@ -324,14 +326,14 @@ class _Run:
             self.report.files.append(name)
 
     def _walk(self, index: int, weights: dict[str, Tensor], hidden: ActivationStore) -> LayerWalk:
-        wants_output = index + 1 < self.model.layers  # behind the last layer is nothing to be rounded
+        wants_output = index + 1 < self.layout.layers  # behind the last layer is nothing to be rounded
         return self.model.walk(index, weights, hidden, self._store, wants_output=wants_output)
 
     def _loaded(self, index: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a layer by their names in it; `tensors` is emptied, so that none exists twice."""
-        prefix = self.model.layer_prefix(index)
+        prefix = self.layout.layer_prefix(index)
         weights = {name.removeprefix(prefix): self._load(name, tensors.pop(name)) for name in list(tensors)}
-        linears = self.model.linears(index)
+        linears = self.layout.linears(index)
         return {
             name: value if name.removesuffix(".weight") in linears else self._stored(prefix + name, value)
             for name, value in self.transform.layer(index, weights).items()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from quantization_api.workflow import Metric
 from quantizer.calibration.tokens import TokenBatches
-from quantizer.decoder.model import DecoderModel
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.progress.tracker import PlannedStage
 
 SOLVE_FACTOR = 2.0  # rounding a column costs more than its multiply-adds: it is not one large product
@@ -18,7 +18,7 @@ EXPORT_SHARE = 0.5  # of the rest: the model builder takes long on a small model
 
 
 def plan(
-    decoder: DecoderModel,
+    layout: DecoderLayout,
     calibration: TokenBatches,
     tokens: Mapping[str, TokenBatches],
     metrics: Sequence[Metric],
@@ -32,17 +32,17 @@ def plan(
     seconds, whatever the model: what is large was stored, and read back, while it was quantized.
     """
     weights = grams = solve = 0.0
-    for index in range(decoder.layers):
-        shapes = decoder.linear_shapes(index)
+    for index in range(layout.layers):
+        shapes = layout.linear_shapes(index)
         weights += sum(rows * columns for rows, columns in shapes.values())
         solve += SOLVE_FACTOR * sum(rows * columns**2 for rows, columns in shapes.values())
         grams += sum(
             shapes[shared.names[0]][1] ** 2
-            for stage in decoder.stages(index)
+            for stage in layout.stages(index)
             for shared in stage.shared_inputs
         )
     quantize = calibration.tokens * (2 * weights + grams) + solve
-    forward = weights + _head(decoder)
+    forward = weights + _head(layout)
     names = {metric.data_config for metric in metrics if metric.data_config}
     first = calibration.sequences[0] if calibration.sequences else ()
     evaluated = 3 * sum(tokens[name].tokens for name in names) or 2 * len(first)
@@ -56,14 +56,14 @@ def plan(
     ]
 
 
-def head_share(decoder: DecoderModel) -> float:
+def head_share(layout: DecoderLayout) -> float:
     """Share of an evaluation that is spent on the heads and the figures over the vocabulary."""
     weights = sum(
-        math.prod(shape) for index in range(decoder.layers) for shape in decoder.linear_shapes(index).values()
+        math.prod(shape) for index in range(layout.layers) for shape in layout.linear_shapes(index).values()
     )
-    head = _head(decoder)
+    head = _head(layout)
     return head / (weights + head)
 
 
-def _head(decoder: DecoderModel) -> int:
-    return decoder.vocabulary * (decoder.width + LOGIT_COST)
+def _head(layout: DecoderLayout) -> int:
+    return layout.vocabulary * (layout.width + LOGIT_COST)

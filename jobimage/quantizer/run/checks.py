@@ -106,12 +106,12 @@ def check(request: RunRequest, setting: Setting) -> Job:
     setting.stop_check()
     check_revision(workflow.input_model, model)
     if chosen.package is not None:
-        model_types.check_model(chosen.package, model.decoder.architecture.model_type)
+        model_types.check_model(chosen.package, model.layout.architecture.model_type)
     if for_onnx:
-        check_model(model.decoder)
-    check_sizes(model.decoder, chosen.layer_pass)
-    chosen.layer_pass.bind(model.decoder)
-    if sentence := not_read_by(chosen, model.decoder.model_type):
+        check_model(model.layout)
+    check_sizes(model.layout, chosen.layer_pass)
+    chosen.layer_pass.bind(model.layout)
+    if sentence := not_read_by(chosen, model.layout.model_type):
         logger.info("%s", sentence)
     tokens, revisions = _read_texts(request, setting, chosen, model)
     calibration = TokenBatches(())
@@ -130,7 +130,7 @@ def _read_texts(
     configs = {name: workflow.data_config(name) for name in used_data_configs(workflow)}
     if chosen.needs_text and chosen.data_config is None:
         configs[DEFAULT_CALIBRATION] = default_calibration(
-            request.default_calibration, model.decoder.max_positions
+            request.default_calibration, model.layout.max_positions
         )
     texts: dict[str, tuple[list[str], Preprocess]] = {}
     revisions: dict[str, str] = {}
@@ -143,14 +143,14 @@ def _read_texts(
             setting.patience,
         )
         with naming(name):
-            check_length(text.preprocess, model.decoder.max_positions)
+            check_length(text.preprocess, model.layout.max_positions)
         revisions[name] = text.revision
         texts[name] = (text.rows, text.preprocess)
     encoded = encode_apart(readable(model.source), setting.scratch, texts)
     tokens: dict[str, TokenBatches] = {}
     for name in texts:
         with naming(name):
-            tokens[name] = batches_of(encoded[name], model.decoder.vocabulary)
+            tokens[name] = batches_of(encoded[name], model.layout.vocabulary)
     return tokens, revisions
 
 

@@ -23,7 +23,8 @@ from quantizer.checkpoint.reader import INDEX_NAME, SafetensorsReader
 from quantizer.checkpoint.side_files import side_files
 from quantizer.checkpoint.source import check_small, read_whole
 from quantizer.decoder.architecture import ModuleNames
-from quantizer.decoder.model import MAX_CONFIG_BYTES, DecoderModel
+from quantizer.decoder.layout import MAX_CONFIG_BYTES, DecoderLayout
+from quantizer.decoder.model import DecoderModel
 from quantizer.store.interface import DATA, MODEL, ObjectInfo, Store
 from quantizer.store.location import Location, open_store
 from quantizer.store.patience import Patience
@@ -40,21 +41,21 @@ class Model:
 
     location: Location
     source: StoreSource
-    decoder: DecoderModel
+    layout: DecoderLayout
     revision: str
 
     @property
     def architecture(self) -> str:
         """The architecture's name as config.json has it."""
-        names = self.decoder.raw_config.get("architectures")
+        names = self.layout.raw_config.get("architectures")
         if not isinstance(names, list) or not names:
-            return self.decoder.architecture.model_type
+            return self.layout.architecture.model_type
         return clean(str(names[0]), NAME_LIMIT)
 
     @property
     def bytes(self) -> int:
         """Size of the tensors."""
-        return self.decoder.reader.bytes
+        return self.layout.reader.bytes
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,10 @@ def open_model(
         raise QuantizationError(
             Category.MODEL_NOT_FOUND, f"input model: {store.uri} has no config.json; it has {found}"
         )
-    reader = SafetensorsReader(source)
-    decoder = DecoderModel(source, reader, torch.device("cpu"), modules=modules)
-    decoder.check_tensors()
-    decoder.try_out()
+    layout = DecoderLayout.open(source, modules)
+    DecoderModel(layout, torch.device("cpu")).try_out()
     _check_side_files(source)
-    return Model(location, source, decoder, model_revision(source, reader))
+    return Model(location, source, layout, model_revision(source, layout.reader))
 
 
 def _check_side_files(source: StoreSource) -> None:

@@ -36,25 +36,25 @@ def inspect(uri: str, access: StorageAccess) -> dict[str, Any]:
 
 def describe_model(model: Model) -> dict[str, Any]:
     """Architecture, linears with their shapes, group sizes that divide all of them, revision."""
-    decoder = model.decoder
-    linears = decoder.linear_shapes()
-    reader = decoder.reader
+    layout = model.layout
+    linears = layout.linear_shapes()
+    reader = layout.reader
     dtypes: dict[str, int] = {}
     for info in reader.tensors.values():
         name = str(info.dtype).removeprefix("torch.")
         dtypes[name] = dtypes.get(name, 0) + info.length
-    layers = [decoder.linear_shapes(index) for index in range(decoder.layers)]
+    layers = [layout.linear_shapes(index) for index in range(layout.layers)]
     weights = sum(math.prod(shape) for layer in layers for shape in layer.values())
     return {
         "kind": "model",
         "uri": model.location.uri,
         "revision": model.revision,
         "architecture": model.architecture,
-        "modelType": decoder.architecture.model_type,
-        "layers": decoder.layers,
-        "hiddenSize": decoder.width,
-        "vocabulary": decoder.vocabulary,
-        "maxPositions": decoder.max_positions,
+        "modelType": layout.architecture.model_type,
+        "layers": layout.layers,
+        "hiddenSize": layout.width,
+        "vocabulary": layout.vocabulary,
+        "maxPositions": layout.max_positions,
         "sizeBytes": model.bytes,
         "dtypes": dtypes,
         "linears": [{"name": name, "shape": list(shape)} for name, shape in linears.items()],

@@ -12,6 +12,7 @@ from quantization_api.workflow import Metric
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.architecture import ModuleNames
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.streamed import Evaluation, evaluate, evaluate_beside_rtn
 from quantizer.evaluation.views import RtnBaseline
 from quantizer.report.model_card import RTN_PREFIX
@@ -52,20 +53,21 @@ def measure(
     Raises:
         QuantizationError: ArtifactCorrupt when what was stored does not load, NumericalFailure.
     """
+    layout = DecoderLayout.open(model, modules)
     names = list(dict.fromkeys(metric.data_config for metric in metrics if metric.data_config))
     progress = _Progress(max(1, len(names)), head_share, on_progress)
     if not names:
         first = TokenBatches(calibration.sequences[:1])
-        evaluate(model, artifact, first, device, progress.step, scratch, modules)
+        evaluate(layout, artifact, first, device, progress.step, scratch, modules)
     ours: dict[str, Evaluation] = {}
     rtn: dict[str, Evaluation] = {}
     for name in names:
         text = tokens[name]
         if baseline is None:
-            ours[name] = evaluate(model, artifact, text, device, progress.step, scratch, modules)
+            ours[name] = evaluate(layout, artifact, text, device, progress.step, scratch, modules)
         else:
             ours[name], rtn[name] = evaluate_beside_rtn(
-                model, artifact, baseline, text, device, progress.step, scratch, modules
+                layout, artifact, baseline, text, device, progress.step, scratch, modules
             )
         progress.next()
     results: list[MetricResult] = []

@@ -22,8 +22,8 @@ def make_manifest(
     job: Job, setting: Setting, quantized: QuantizeReport, exported: ExportRecord | None, measured: Measured
 ) -> Manifest:
     """The manifest, without the list of objects, which the writer knows."""
-    model = job.model.decoder
-    written = written_by(job.weight_pass, model.model_type, windowed=model.windowed)
+    layout = job.model.layout
+    written = written_by(job.weight_pass, layout.model_type, windowed=layout.windowed)
     versions = {name: version(name) for name in PACKAGES} | quantized.versions
     return Manifest(
         recipe=job.recipe,
@@ -34,7 +34,7 @@ def make_manifest(
             model_path=job.request.workflow.input_model.model_path,
             revision=job.model.revision,
             architecture=job.model.architecture,
-            model_type=model.model_type,
+            model_type=layout.model_type,
             size_bytes=quantized.input_bytes,
         ),
         workflow=job.request.workflow.model_dump(mode="json", by_alias=True, exclude_none=True),

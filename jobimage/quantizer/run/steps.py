@@ -58,7 +58,7 @@ def _native(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeRepor
             modules=job.weight_pass.modules,
             finished=finished,
         )
-    source.prove({info.file for info in job.model.decoder.reader.tensors.values()})
+    source.prove({info.file for info in job.model.layout.reader.tensors.values()})
     if report.resumed_layers:
         logger.info("%d layers were taken over from an earlier attempt", report.resumed_layers)
     calibrated_in = next(word for word, dtype in DTYPES.items() if dtype is report.calibration_dtype)
@@ -150,10 +150,10 @@ def evaluate(job: Job, setting: Setting, artifact: StoreSource, quantized: Quant
         setting.stop_check()
         setting.tracker.advance(share, 1)
 
-    metrics, decoder = job.request.workflow.metrics(), job.model.decoder
+    metrics, layout = job.request.workflow.metrics(), job.model.layout
     calibration = job.calibration
     if not calibration.sequences:
-        calibration = probe_tokens(decoder.vocabulary, decoder.max_positions)
+        calibration = probe_tokens(layout.vocabulary, layout.max_positions)
     for name in dict.fromkeys(metric.data_config for metric in metrics if metric.data_config):
         setting.tracker.count_tokens("evaluate", job.tokens[name].tokens)
     return measure(
@@ -167,7 +167,7 @@ def evaluate(job: Job, setting: Setting, artifact: StoreSource, quantized: Quant
         (quantized.input_bytes, quantized.output_bytes),
         setting.device,
         setting.scratch,
-        head_share(decoder),
+        head_share(layout),
         on_progress,
     )
 

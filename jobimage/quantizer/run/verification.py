@@ -107,13 +107,13 @@ def load(
             finite, or the logits are not.
     """
     view = open_view(readable(source), device, modules)
-    for index in range(view.model.layers):
+    for index in range(view.model.layout.layers):
         view.names(index)  # all tensors are there before any is read
-    reader = view.model.reader
+    reader = view.model.layout.reader
     for name in reader.tensors:
         if reader.tensors[name].dtype.is_floating_point and not _finite(reader, name):
             raise QuantizationError(Category.ARTIFACT_CORRUPT, f"{name} has values that are not finite")
-    probe = probe_tokens(view.model.vocabulary, view.model.max_positions)
+    probe = probe_tokens(view.model.layout.vocabulary, view.model.layout.max_positions)
     try:
         compare(
             view,

@@ -48,10 +48,10 @@ def run(request: RunRequest, setting: Setting) -> Outcome:
         asked = Asked(request.uid, name, job.recipe, request.reuse == "Allowed", has_ended)
         obtained = already_there(store, asked)
         if obtained is None:
-            tracker.layers(0, job.model.decoder.layers)
+            tracker.layers(0, job.model.layout.layers)
             metrics = request.workflow.metrics()
             tracker.plan(
-                plan(job.model.decoder, job.calibration, job.tokens, metrics, job.builder is not None)
+                plan(job.model.layout, job.calibration, job.tokens, metrics, job.builder is not None)
             )
     if obtained is None:
         obtained = obtain(

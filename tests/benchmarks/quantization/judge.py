@@ -18,6 +18,7 @@ from quantizer.algorithms.grid import GridRule
 from quantizer.algorithms.quantized_weight import round_to_nearest
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.streamed import Evaluation, compare, evaluate
 from quantizer.evaluation.views import FloatView, RtnBaseline, RtnView
 from quantizer.formats.gptq import GptqFormat
@@ -63,7 +64,9 @@ def judge(model: Path, output: Path, held_out: torch.Tensor, device: torch.devic
     tokens = TokenBatches(tuple(held_out))
     try:
         candidate = DirectorySource(readable(model, output, scratch / "readable"))
-        found = evaluate(DirectorySource(model), candidate, tokens, device, lambda *_: None, scratch)
+        found = evaluate(
+            DecoderLayout.open(DirectorySource(model)), candidate, tokens, device, lambda *_: None, scratch
+        )
     except QuantizationError as error:
         return Verdict(reason=f"the result cannot be read: {error.message}")
     files = sum(path.stat().st_size for path in output.glob("*.safetensors"))
@@ -87,15 +90,17 @@ def judge_plain_rounding(
     )
     tokens = TokenBatches(tuple(held_out))
     source = DirectorySource(model)
-    rounded = RtnView(source, baseline, device)
-    found = compare(FloatView(source, device), rounded, tokens, lambda *_: None, scratch)
+    rounded = RtnView(DecoderLayout.open(source), baseline, device)
+    found = compare(FloatView(DecoderLayout.open(source), device), rounded, tokens, lambda *_: None, scratch)
     return _verdict(found, 0, 0)
 
 
 def judge_float(model: Path, held_out: torch.Tensor, device: torch.device, scratch: Path) -> float:
     """Perplexity of the model itself."""
     tokens = TokenBatches(tuple(held_out))
-    return evaluate(DirectorySource(model), None, tokens, device, lambda *_: None, scratch).perplexity
+    return evaluate(
+        DecoderLayout.open(DirectorySource(model)), None, tokens, device, lambda *_: None, scratch
+    ).perplexity
 
 
 def readable(model: Path, output: Path, target: Path) -> Path:

@@ -21,6 +21,7 @@ import torch
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.streamed import evaluate
 from quantizer.implementations import local_model, package, repairs
 from quantizer.run.checks import readable
@@ -87,7 +88,9 @@ def divergence(request: dict[str, Any]) -> float:
     tokens = TokenBatches(tuple(request["sequences"]))
     with tempfile.TemporaryDirectory() as scratch:
         cpu = torch.device("cpu")
-        return evaluate(model, artifact, tokens, cpu, lambda *_: None, Path(scratch)).kl_divergence
+        return evaluate(
+            DecoderLayout.open(model), artifact, tokens, cpu, lambda *_: None, Path(scratch)
+        ).kl_divergence
 
 
 def main() -> None:

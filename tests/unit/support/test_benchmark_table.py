@@ -20,7 +20,7 @@ from tests.benchmarks.quantization.text import random_sequences
 from tests.support.engine import STORIES
 
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.decoder.model import read_config
+from quantizer.decoder.layout import read_config
 
 pytestmark = pytest.mark.unit
 

@@ -10,8 +10,8 @@ from runner_protocol import Clock, serve
 
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer
 from quantizer.calibration.tokens import TokenBatches
-from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.decoder.model import DecoderModel
 from quantizer.machine import return_freed_memory, use_whole_vectors
 from quantizer.passes.making import make_pass
@@ -47,7 +47,7 @@ def run(request: dict[str, Any], clock: Clock) -> None:
     use_whole_vectors()
     source = DirectorySource(Path(request["model"]))
     with clock.stage("load"):  # imports the model's code, as loading a model does in the other engines
-        DecoderModel(source, SafetensorsReader(source), torch.device("meta"))
+        DecoderModel(DecoderLayout.open(source), torch.device("meta"))
     tokens = torch.load(request["tokens"], weights_only=True)
     output = Path(request["output"])
 

@@ -123,7 +123,7 @@ def test_a_visit_that_was_broken_off_is_not_taken_for_complete(tmp_path: Path) -
     make_model(model_type, fields).save_pretrained(tmp_path / "model")
     model, stores, batches = open_model(tmp_path / "model", modules), Stores(tmp_path), token_batches()
     shapes = [(batch.shape[0], batch.shape[1]) for batch in batches]
-    with torch.inference_mode(), stores("hidden", shapes, model.width) as hidden:
+    with torch.inference_mode(), stores("hidden", shapes, model.layout.width) as hidden:
         for number, embedded in enumerate(model.embed(batches)):
             hidden.write(number, embedded)
         with model.walk(0, layer_weights(model, 0), hidden, stores) as walk:
@@ -139,10 +139,10 @@ def walked(folder: Path, modules: ModuleNames | None, propagate: bool) -> list[T
     model, stores, batches = open_model(folder / "model", modules), Stores(folder), token_batches() * 2
     shapes = [(batch.shape[0], batch.shape[1]) for batch in batches]
     found: list[Tensor] = []
-    with torch.inference_mode(), stores("hidden", shapes, model.width) as hidden:
+    with torch.inference_mode(), stores("hidden", shapes, model.layout.width) as hidden:
         for number, embedded in enumerate(model.embed(batches)):
             hidden.write(number, embedded)
-        for index in range(model.layers):
+        for index in range(model.layout.layers):
             with model.walk(index, layer_weights(model, index), hidden, stores) as walk:
                 for span in [walk.stages] if propagate else [(stage,) for stage in walk.stages]:
                     found += [
@@ -192,7 +192,7 @@ def test_statistics_of_batches_side_by_side_are_those_of_all(
 
         monkeypatch.setattr(Batchwise, "__init__", so_many_at_once)
         found = []
-        with torch.inference_mode(), stores("hidden", shapes, model.width) as hidden:
+        with torch.inference_mode(), stores("hidden", shapes, model.layout.width) as hidden:
             for number, embedded in enumerate(model.embed(batches)):
                 hidden.write(number, embedded)
             with model.walk(0, layer_weights(model, 0), hidden, stores) as walk:

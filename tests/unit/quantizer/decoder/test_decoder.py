@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.families import LLAMA
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.decoder.model import DecoderModel
 
 pytestmark = pytest.mark.unit
@@ -23,19 +23,19 @@ pytestmark = pytest.mark.unit
 
 def open_model(folder: Path) -> DecoderModel:
     source = DirectorySource(folder)
-    return DecoderModel(source, SafetensorsReader(source), CPU)
+    return DecoderModel(DecoderLayout.open(source), CPU)
 
 
 def our_logits(model: DecoderModel, tokens: Tensor) -> Tensor:
-    names = list(model.layer_shapes())
+    names = list(model.layout.layer_shapes())
     with torch.inference_mode():
         hidden = next(model.embed([tokens]))
-        for index in range(model.layers):
-            prefix = model.layer_prefix(index)
-            layer = model.layer(index, {name: model.reader.tensor(prefix + name) for name in names})
+        for index in range(model.layout.layers):
+            prefix = model.layout.layer_prefix(index)
+            layer = model.layer(index, {name: model.layout.reader.tensor(prefix + name) for name in names})
             hidden = layer.forward(hidden)
         read = model.final(hidden)
-        slices = model.table_slices(model.head_name(), step=7)
+        slices = model.table_slices(model.layout.head_name(), step=7)
         return torch.cat([model.logits(read, first, rows) for first, rows in slices], dim=-1)
 
 
@@ -62,7 +62,7 @@ def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     theirs = save_tiny(tmp_path, **VARIANTS[name])
     tokens = torch.stack(random_batches(3, 40).sequences)
     model = open_model(tmp_path)
-    assert model.check_tensors() == []
+    assert model.layout.check_tensors() == ()
     with torch.inference_mode():
         expected = theirs(tokens).logits
     assert torch.allclose(our_logits(model, tokens), expected, atol=1e-5)
@@ -88,6 +88,19 @@ def test_the_example_models_logits_are_those_of_transformers() -> None:
     with torch.inference_mode():
         expected = theirs(tokens).logits
     assert torch.allclose(our_logits(open_model(STORIES), tokens), expected, atol=1e-4)
+
+
+def test_models_that_share_a_layout_leave_each_other_alone(tmp_path: Path) -> None:
+    save_tiny(tmp_path)
+    tokens = random_batches().batches()[0]
+    layout = DecoderLayout.open(DirectorySource(tmp_path))
+    first, coarse = DecoderModel(layout, CPU), DecoderModel(layout, CPU, torch.bfloat16)
+    expected = our_logits(first, tokens)
+    rounded = our_logits(coarse, tokens)
+    assert rounded.dtype == torch.bfloat16
+    assert 0 < (rounded.float() - expected).abs().max() < 0.1 * expected.abs().max()
+    assert torch.equal(our_logits(first, tokens), expected)
+    assert all(value.is_meta for value in layout.skeleton.causal.parameters())
 
 
 def test_llamas_stages_are_the_linears_of_a_layer_in_execution_order() -> None:
@@ -173,7 +186,7 @@ def test_what_is_not_supported_is_refused_with_what_was_found(
     change(config, tensors)
     save_checkpoint(tmp_path / "out", config, tensors)
     with pytest.raises(QuantizationError, match=sentence) as caught:
-        open_model(tmp_path / "out").check_tensors()
+        open_model(tmp_path / "out")
     assert caught.value.category is Category.MODEL_UNSUPPORTED
 
 
@@ -199,7 +212,7 @@ def test_frequencies_that_old_checkpoints_store_are_left_out(tmp_path: Path) -> 
     config = json.loads((tmp_path / "in/config.json").read_text())
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
     save_checkpoint(tmp_path / "out", config, {**model.state_dict(), name: torch.ones(8)})
-    assert open_model(tmp_path / "out").check_tensors() == [name]
+    assert open_model(tmp_path / "out").layout.check_tensors() == (name,)
 
 
 def test_activations_come_back_from_their_file_which_is_removed(tmp_path: Path) -> None:

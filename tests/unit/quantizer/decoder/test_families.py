@@ -56,11 +56,11 @@ def run_layers(
     stores = Stores(folder)
     shapes = [(batch.shape[0], batch.shape[1]) for batch in batches]
     states: list[list[Tensor]] = [[] for _ in batches]
-    with torch.inference_mode(), stores("hidden", shapes, model.width) as hidden:
+    with torch.inference_mode(), stores("hidden", shapes, model.layout.width) as hidden:
         for number, embedded in enumerate(model.embed(batches)):
             hidden.write(number, embedded)
             states[number].append(embedded)
-        for index in range(model.layers):
+        for index in range(model.layout.layers):
             with model.walk(index, layer_weights(model, index), hidden, stores) as walk:
                 run_walk(walk, way)
             for number in range(len(batches)):
@@ -68,7 +68,7 @@ def run_layers(
         logits: list[Tensor] = []
         for number in range(len(batches)):
             read = model.final(hidden.read(number))
-            slices = model.table_slices(model.head_name(), step=7)
+            slices = model.table_slices(model.layout.head_name(), step=7)
             logits.append(torch.cat([model.logits(read, first, rows) for first, rows in slices], dim=-1))
     return states, logits
 
@@ -82,7 +82,7 @@ def test_the_walk_is_transformers_own_forward_pass(name: str, tmp_path: Path) ->
     expected_states, expected_logits = theirs(whole, batches)
     for way in WAYS:
         model = open_model(tmp_path / "model", modules)
-        assert model.check_tensors() == []
+        assert model.layout.check_tensors() == ()
         states, logits = run_layers(model, batches, way, tmp_path)
         for number in range(len(batches)):
             for ours, expected in zip(states[number], expected_states[number], strict=True):
@@ -95,14 +95,14 @@ def watched_inputs(
     whole: Any, model: DecoderModel, batches: list[Tensor]
 ) -> dict[tuple[int, str, int], Tensor]:
     """(layer, linear, batch) -> what hooks on transformers' whole model see; fused experts are not modules."""
-    from_name = model.stored_name
+    from_name = model.layout.stored_name
     seen: dict[tuple[int, str, int], Tensor] = {}
     modules = {from_name(name): module for name, module in whole.named_modules()}
     with ExitStack() as stack, torch.no_grad():
         number = 0
-        for index in range(model.layers):
-            for linear in model.linears(index):
-                module = modules.get(model.layer_prefix(index) + linear)
+        for index in range(model.layout.layers):
+            for linear in model.layout.linears(index):
+                module = modules.get(model.layout.layer_prefix(index) + linear)
                 if module is not None:
 
                     def hook(_m: nn.Module, args: Any, index: int = index, linear: str = linear) -> None:
@@ -126,12 +126,12 @@ def test_the_inputs_are_what_hooks_on_the_whole_model_see(name: str, way: str, t
     shapes = [(batch.shape[0], batch.shape[1]) for batch in batches]
     stores = Stores(tmp_path)
     compared = 0
-    with torch.inference_mode(), stores("hidden", shapes, model.width) as hidden:
+    with torch.inference_mode(), stores("hidden", shapes, model.layout.width) as hidden:
         for number, embedded in enumerate(model.embed(batches)):
             hidden.write(number, embedded)
-        for index in range(model.layers):
+        for index in range(model.layout.layers):
             order: Counter[str] = Counter()
-            last = index + 1 == model.layers
+            last = index + 1 == model.layout.layers
             before = hidden.read(0).clone()
             weights = layer_weights(model, index)
             with model.walk(index, weights, hidden, stores, wants_output=not last) as walk:
@@ -146,7 +146,7 @@ def test_the_inputs_are_what_hooks_on_the_whole_model_see(name: str, way: str, t
                                 compared += 1
                     if way != "propagated":
                         walk.finish(span)
-            assert set(order) == set(model.linears(index))
+            assert set(order) == set(model.layout.linears(index))
             assert set(order.values()) == {len(batches)}
             if way != "staged":  # there the states between attention and MLP are put in their place
                 assert torch.equal(hidden.read(0), before) == last, "the last layer's output is not made"
@@ -162,17 +162,17 @@ def test_each_linear_runs_once_in_staged_use(name: str, tmp_path: Path) -> None:
     batches = token_batches()
     shapes = [(batch.shape[0], batch.shape[1]) for batch in batches]
     stores = Stores(tmp_path)
-    with torch.inference_mode(), stores("hidden", shapes, model.width) as hidden:
+    with torch.inference_mode(), stores("hidden", shapes, model.layout.width) as hidden:
         for number, embedded in enumerate(model.embed(batches)):
             hidden.write(number, embedded)
-        for index in range(model.layers):
+        for index in range(model.layout.layers):
             calls: Counter[str] = Counter()
             with model.walk(index, layer_weights(model, index), hidden, stores) as walk:
-                for linear in model.linears(index):
+                for linear in model.layout.linears(index):
                     walk.linear(linear).register_forward_hook(
                         lambda _m, _i, _o, linear=linear, calls=calls: calls.update([linear])
                     )
-                rows = dict.fromkeys(model.linears(index), 0)
+                rows = dict.fromkeys(model.layout.linears(index), 0)
                 for stage in walk.stages:
                     for group, inputs in inputs_of(walk, [stage]):
                         for linear in group.names:
@@ -193,12 +193,12 @@ def test_a_later_stage_sees_the_final_weights_of_the_stages_before(tmp_path: Pat
             model = open_model(folder, modules)
             stores = Stores(tmp_path)
             seen: list[Tensor] = []
-            with torch.inference_mode(), stores("hidden", shapes, model.width) as hidden:
+            with torch.inference_mode(), stores("hidden", shapes, model.layout.width) as hidden:
                 for number, embedded in enumerate(model.embed(batches)):
                     hidden.write(number, embedded)
                 weights = layer_weights(model, 0)
                 if early:
-                    for linear in model.linears(0):
+                    for linear in model.layout.linears(0):
                         weights[f"{linear}.weight"] *= 0.5
                 with model.walk(0, weights, hidden, stores) as walk:
                     for stage in walk.stages:
@@ -218,8 +218,8 @@ def test_stages_are_taken_in_their_order(tmp_path: Path) -> None:
     make_model(model_type, fields).save_pretrained(tmp_path / "model")
     model = open_model(tmp_path / "model")
     stores = Stores(tmp_path)
-    with stores("hidden", [(1, 4)], model.width) as hidden, torch.inference_mode():
-        hidden.write(0, torch.zeros(1, 4, model.width))
+    with stores("hidden", [(1, 4)], model.layout.width) as hidden, torch.inference_mode():
+        hidden.write(0, torch.zeros(1, 4, model.layout.width))
         with model.walk(0, layer_weights(model, 0), hidden, stores) as walk:
             with pytest.raises(ValueError, match="next stage is number 0 of 4"):
                 walk.finish([walk.stages[1]])
@@ -236,9 +236,11 @@ def test_a_walk_that_is_left_early_leaves_nothing_on_scratch(tmp_path: Path) -> 
         make_model(model_type, fields).save_pretrained(tmp_path / name)
         model = open_model(tmp_path / name)
         (scratch := tmp_path / f"scratch {name}").mkdir()
-        hidden = ActivationStore(tmp_path / "h", [(1, 4)], model.width, torch.float32, torch.device("cpu"))
+        hidden = ActivationStore(
+            tmp_path / "h", [(1, 4)], model.layout.width, torch.float32, torch.device("cpu")
+        )
         with hidden, torch.inference_mode():
-            hidden.write(0, torch.zeros(1, 4, model.width))
+            hidden.write(0, torch.zeros(1, 4, model.layout.width))
             with model.walk(0, layer_weights(model, 0), hidden, Stores(scratch)) as walk:
                 for stage in walk.stages[:2]:
                     inputs_of(walk, [stage])

@@ -20,19 +20,19 @@ def fold(
 
     def scaled(name: str, rows: Tensor | None, columns: Tensor | None) -> None:
         key = f"{name}.weight"
-        weight = model.transposed(index, key, weights[key])
+        weight = model.layout.transposed(index, key, weights[key])
         if rows is not None:
             weight = weight / rows[:, None]
             if f"{name}.bias" in weights:
                 weights[f"{name}.bias"] = weights[f"{name}.bias"] / rows
         if columns is not None:
             weight = weight * columns
-        weights[key] = model.transposed(index, key, weight)
+        weights[key] = model.layout.transposed(index, key, weight)
 
     index = 0
     if place.kind == "norm":
         scales = torch.rand(weights[f"{place.source}.weight"].shape, generator=generator) + 0.5
-        if model.architecture.norm == "rms_plus_one":
+        if model.layout.architecture.norm == "rms_plus_one":
             weights[f"{place.source}.weight"] = (1 + weights[f"{place.source}.weight"]) / scales - 1
         else:
             for leaf in ("weight", "bias"):
@@ -40,7 +40,7 @@ def fold(
                     weights[f"{place.source}.{leaf}"] = weights[f"{place.source}.{leaf}"] / scales
     else:
         assert place.rows is not None
-        source = model.transposed(index, f"{place.source}.weight", weights[f"{place.source}.weight"])
+        source = model.layout.transposed(index, f"{place.source}.weight", weights[f"{place.source}.weight"])
         rows = torch.ones(source.shape[0])
         made = torch.unique(place.rows)
         rows[made] = torch.rand(len(made), generator=generator) + 0.5
@@ -56,10 +56,10 @@ def test_every_place_that_is_said_to_be_usable_is(name: str, tmp_path: Path) -> 
     make_model(model_type, fields).save_pretrained(tmp_path)
     model = open_model(tmp_path)
     generator = torch.Generator().manual_seed(5)
-    hidden = torch.randn(2, 11, model.width, generator=generator)
+    hidden = torch.randn(2, 11, model.layout.width, generator=generator)
     with torch.inference_mode():
         plain = model.layer(0, layer_weights(model, 0)).forward(hidden)
-        usable = [place for place in model.folds(0) if place.obstacle is None]
+        usable = [place for place in model.layout.folds(0) if place.obstacle is None]
         assert len(usable) >= 3
         for place in usable:
             weights = layer_weights(model, 0)
@@ -84,7 +84,7 @@ def test_every_place_that_is_said_to_be_usable_is(name: str, tmp_path: Path) -> 
 def test_an_activation_that_no_scale_passes_is_an_obstacle(name: str, sentence: str, tmp_path: Path) -> None:
     model_type, fields = FAMILIES[name]
     make_model(model_type, fields).save_pretrained(tmp_path)
-    obstacles = [place.obstacle for place in open_model(tmp_path).folds(0) if place.obstacle]
+    obstacles = [place.obstacle for place in open_model(tmp_path).layout.folds(0) if place.obstacle]
     assert len(obstacles) == 1
     assert sentence in obstacles[0]
 
@@ -93,16 +93,16 @@ def test_every_linear_that_reads_a_scaled_input_is_a_reader(tmp_path: Path) -> N
     for name, (model_type, fields) in FAMILIES.items():
         make_model(model_type, fields).save_pretrained(tmp_path / name)
         model = open_model(tmp_path / name)
-        for index in range(model.layers):
-            readers = [reader for place in model.folds(index) for reader in place.readers]
+        for index in range(model.layout.layers):
+            readers = [reader for place in model.layout.folds(index) for reader in place.readers]
             assert len(readers) == len(set(readers)), name
-            assert set(model.linears(index)) <= set(readers), name
+            assert set(model.layout.linears(index)) <= set(readers), name
 
 
 def test_grouped_heads_share_the_row_that_makes_them(tmp_path: Path) -> None:
     model_type, fields = FAMILIES["llama"]
     make_model(model_type, fields).save_pretrained(tmp_path)
-    place = next(p for p in open_model(tmp_path).folds(0) if p.source == "self_attn.v_proj")
+    place = next(p for p in open_model(tmp_path).layout.folds(0) if p.source == "self_attn.v_proj")
     assert place.rows is not None
     head = WIDTH // 4
     assert place.rows.tolist() == [*range(head), *range(head), *range(head, 2 * head), *range(head, 2 * head)]

@@ -20,7 +20,7 @@ from tests.support.engine import CPU
 from torch import nn
 
 from quantizer.decoder.context import ModelContext
-from quantizer.decoder.model import read_config
+from quantizer.decoder.layout import read_config
 from quantizer.decoder.skeleton import Skeleton, find_architecture, make_config
 
 pytestmark = pytest.mark.unit
@@ -56,17 +56,17 @@ def test_parameters_of_one_layer_exist(name: str, tmp_path: Path) -> None:
     batches = [batch % 5 for batch in token_batches()]  # five rows of the embedding
     shapes = [(batch.shape[0], batch.shape[1]) for batch in batches]
     stores = Stores(tmp_path)
-    layers_prefix = model.layer_prefix(0).removesuffix("0.")
-    tables = (model.embedding_name(), model.head_name())
+    layers_prefix = model.layout.layer_prefix(0).removesuffix("0.")
+    tables = (model.layout.embedding_name(), model.layout.head_name())
     outside = sum(
         torch.Size(info.shape).numel()
-        for key, info in model.reader.tensors.items()
+        for key, info in model.layout.reader.tensors.items()
         if not key.startswith(layers_prefix) and key not in tables
     )
-    with torch.inference_mode(), stores("hidden", shapes, model.width) as hidden:
+    with torch.inference_mode(), stores("hidden", shapes, model.layout.width) as hidden:
         for number, embedded in enumerate(model.embed(batches)):
             hidden.write(number, embedded)
-        for index in range(model.layers):
+        for index in range(model.layout.layers):
             weights = layer_weights(model, index)
             of_layer = sum(value.numel() for value in weights.values())
             with model.walk(index, weights, hidden, stores) as walk:
@@ -74,7 +74,7 @@ def test_parameters_of_one_layer_exist(name: str, tmp_path: Path) -> None:
                 for stage in walk.stages:
                     inputs_of(walk, [stage])
                     walk.finish([stage])
-                assert real_parameters() == of_layer + outside + 5 * model.width
+                assert real_parameters() == of_layer + outside + 5 * model.layout.width
             del walk
 
 
@@ -84,7 +84,7 @@ def test_logits_wait_for_no_collection_of_cycles(name: str, tmp_path: Path) -> N
     model_type, fields, *names = FAMILIES[name] if name in FAMILIES else UNKNOWN[name]
     make_model(model_type, fields).save_pretrained(tmp_path)
     model = open_model(tmp_path, *names)
-    read = model.final(torch.zeros(1, 3, model.width))
+    read = model.final(torch.zeros(1, 3, model.layout.width))
 
     def held() -> int:
         found = [item for item in gc.get_objects() if isinstance(item, torch.Tensor | nn.Module)]
@@ -94,7 +94,7 @@ def test_logits_wait_for_no_collection_of_cycles(name: str, tmp_path: Path) -> N
     gc.disable()
     try:
         before = held()
-        for first, rows in model.table_slices(model.head_name(), 16):
+        for first, rows in model.table_slices(model.layout.head_name(), 16):
             assert model.logits(read, first, rows).shape == (1, 3, rows.shape[0])
         del rows
         assert held() == before
@@ -104,7 +104,7 @@ def test_logits_wait_for_no_collection_of_cycles(name: str, tmp_path: Path) -> N
 
 def test_layers_of_a_kind_share_their_arguments(tmp_path: Path) -> None:
     make_model(*FAMILIES["gemma3"]).save_pretrained(tmp_path)
-    reader, source = open_model(tmp_path).reader, open_model(tmp_path).reader._source
+    reader, source = open_model(tmp_path).layout.reader, open_model(tmp_path).layout.reader._source
     raw = read_config(source)
     known = find_architecture(raw)
     context = ModelContext(Skeleton(make_config(raw, known), known, None), reader.tensor, CPU, torch.float32)

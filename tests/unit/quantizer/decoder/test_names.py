@@ -44,15 +44,15 @@ def test_a_checkpoint_of_the_model_without_its_head_has_names_without_the_prefix
     assert bare.keys() != tensors.keys()
     save_checkpoint(tmp_path / "out", config, bare)
     model = open_model(tmp_path / "out")
-    assert model.check_tensors() == []
-    assert not model.layer_prefix(0).startswith(prefix)
+    assert model.layout.check_tensors() == ()
+    assert not model.layout.layer_prefix(0).startswith(prefix)
     batch = token_batches()[0]
     states, logits = theirs(whole, [batch])
     with torch.inference_mode():
         hidden = next(model.embed([batch]))
-        for index in range(model.layers):
+        for index in range(model.layout.layers):
             hidden = model.layer(index, layer_weights(model, index)).forward(hidden)
-        head = model.reader.tensor(model.head_name())
+        head = model.layout.reader.tensor(model.layout.head_name())
         assert relative(model.logits(model.final(hidden), 0, head), logits[0]) < 1e-5
     assert relative(hidden, states[0][-1]) < 1e-5
 
@@ -61,31 +61,34 @@ def test_the_causal_masks_that_old_gpt2_checkpoints_hold_are_left_out(tmp_path: 
     _, config, tensors = saved(tmp_path / "in", "gpt2")
     name = "transformer.h.1.attn.bias"
     save_checkpoint(tmp_path / "out", config, {**tensors, name: torch.ones(1, 1, 64, 64)})
-    assert open_model(tmp_path / "out").check_tensors() == [name]
+    assert open_model(tmp_path / "out").layout.check_tensors() == (name,)
 
 
 def test_gpt2s_linears_are_turned_and_can_be_turned_back(tmp_path: Path) -> None:
     _, _, tensors = saved(tmp_path, "gpt2, scaled by layer")
     model = open_model(tmp_path)
     stored = tensors["transformer.h.0.mlp.c_fc.weight"]
-    assert model.layer_shapes(0)["mlp.c_fc.weight"] == tuple(stored.shape) == (32, 40)
-    assert model.linear_shapes(0)["mlp.c_fc"] == (40, 32)
+    assert model.layout.layer_shapes(0)["mlp.c_fc.weight"] == tuple(stored.shape) == (32, 40)
+    assert model.layout.linear_shapes(0)["mlp.c_fc"] == (40, 32)
     layer = model.layer(0, layer_weights(model, 0))
     weight = layer.linear("mlp.c_fc").weight
     assert torch.equal(weight, stored.t())
-    assert torch.equal(model.transposed(0, "mlp.c_fc.weight", weight), stored)
-    assert torch.equal(model.transposed(0, "ln_1.weight", stored), stored)
+    assert torch.equal(model.layout.transposed(0, "mlp.c_fc.weight", weight), stored)
+    assert torch.equal(model.layout.transposed(0, "ln_1.weight", stored), stored)
 
 
 def test_layers_of_one_model_may_differ(tmp_path: Path) -> None:
     saved(tmp_path, "qwen3_moe")
     model = open_model(tmp_path)
-    kinds = ["mlp.down_proj" in model.linears(index) for index in range(model.layers)]
+    kinds = ["mlp.down_proj" in model.layout.linears(index) for index in range(model.layout.layers)]
     assert kinds == [True, False, True, True]
-    assert len(model.stages(1)[2].groups) == len(model.stages(1)[3].groups) == 5
-    assert model.stages(1)[2].groups[4].names == ("mlp.experts.4.gate_proj", "mlp.experts.4.up_proj")
-    assert "mlp.gate.weight" in model.layer_shapes(1)
-    assert "mlp.gate" not in model.linears(1)
+    assert len(model.layout.stages(1)[2].shared_inputs) == len(model.layout.stages(1)[3].shared_inputs) == 5
+    assert model.layout.stages(1)[2].shared_inputs[4].names == (
+        "mlp.experts.4.gate_proj",
+        "mlp.experts.4.up_proj",
+    )
+    assert "mlp.gate.weight" in model.layout.layer_shapes(1)
+    assert "mlp.gate" not in model.layout.linears(1)
 
 
 def test_an_expert_that_no_token_is_sent_to_hands_out_no_rows(tmp_path: Path) -> None:
@@ -98,7 +101,7 @@ def test_an_expert_that_no_token_is_sent_to_hands_out_no_rows(tmp_path: Path) ->
     model = open_model(tmp_path / "out")
     layer = model.layer(0, layer_weights(model, 0))
     assert isinstance(layer, BlockLayer)
-    hidden = torch.randn(2, 17, model.width, generator=torch.Generator().manual_seed(0))
+    hidden = torch.randn(2, 17, model.layout.width, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         running = layer.blocks[1]
         normed = running.normed(hidden)
@@ -120,7 +123,7 @@ def test_experts_in_one_fused_tensor_are_refused(tmp_path: Path) -> None:
         with pytest.raises(
             QuantizationError, match=r"fused tensor \(model\.layers\.0\.mlp\.experts\."
         ) as caught:
-            open_model(tmp_path / name / "out").check_tensors()
+            open_model(tmp_path / name / "out")
         assert caught.value.category is Category.MODEL_UNSUPPORTED
 
 
@@ -144,5 +147,5 @@ def test_a_model_of_one_layer_ends_as_transformers_does(name: str, layers: str, 
     _, logits = theirs(whole, [batch])
     with torch.inference_mode():
         hidden = model.layer(0, layer_weights(model, 0)).forward(next(model.embed([batch])))
-        ours = model.logits(model.final(hidden), 0, model.reader.tensor(model.head_name()))
+        ours = model.logits(model.final(hidden), 0, model.layout.reader.tensor(model.layout.head_name()))
     assert relative(ours, logits[0]) < 1e-5

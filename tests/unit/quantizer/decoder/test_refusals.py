@@ -143,8 +143,8 @@ def test_linears_listed_against_how_they_run_are_refused(
     make_model("stablelm", UNKNOWN["stablelm"][1]).save_pretrained(tmp_path)
     model = open_model(tmp_path, ModuleNames("model.layers", stages))
     stores = Stores(tmp_path)
-    with stores("hidden", [(1, 4)], model.width) as hidden, torch.inference_mode():
-        hidden.write(0, torch.randn(1, 4, model.width))
+    with stores("hidden", [(1, 4)], model.layout.width) as hidden, torch.inference_mode():
+        hidden.write(0, torch.randn(1, 4, model.layout.width))
         with (
             model.walk(0, layer_weights(model, 0), hidden, stores) as walk,
             pytest.raises(QuantizationError, match=sentence) as caught,
@@ -156,8 +156,8 @@ def test_linears_listed_against_how_they_run_are_refused(
 def test_a_known_type_with_linears_of_its_own_choice_takes_the_generic_path(tmp_path: Path) -> None:
     make_model(*FAMILIES["llama"]).save_pretrained(tmp_path)
     model = open_model(tmp_path, ModuleNames(None, (("self_attn.v_proj",), ("mlp.down_proj",))))
-    assert model.linears(1) == ("self_attn.v_proj", "mlp.down_proj")
-    assert model.check_tensors() == []
+    assert model.layout.linears(1) == ("self_attn.v_proj", "mlp.down_proj")
+    assert model.layout.check_tensors() == ()
 
 
 def test_the_generic_path_stops_a_layer_behind_the_linears_that_were_asked_for(tmp_path: Path) -> None:
@@ -166,9 +166,9 @@ def test_the_generic_path_stops_a_layer_behind_the_linears_that_were_asked_for(t
     model = open_model(tmp_path, modules)
     stores = Stores(tmp_path)
     calls: list[int] = []
-    with stores("hidden", [(1, 4)] * 3, model.width) as hidden, torch.inference_mode():
+    with stores("hidden", [(1, 4)] * 3, model.layout.width) as hidden, torch.inference_mode():
         for number in range(3):
-            hidden.write(number, torch.randn(1, 4, model.width))
+            hidden.write(number, torch.randn(1, 4, model.layout.width))
         with model.walk(0, layer_weights(model, 0), hidden, stores) as walk:
             walk.linear("mlp.down_proj").register_forward_hook(lambda *_: calls.append(1))
             inputs_of(walk, walk.stages[:1])

@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM
 from quantization_api.failures import Category, QuantizationError
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation import streamed
 from quantizer.evaluation.streamed import compare, compare_all, evaluate
 from quantizer.evaluation.views import FloatView
@@ -44,7 +45,7 @@ def test_figures_are_those_of_the_plain_formulas(tmp_path: Path, monkeypatch: py
     ragged = TokenBatches(
         (*random_batches(5, 32).sequences, *random_batches(3, 9).sequences), batch_tokens=64
     )
-    views = [FloatView(DirectorySource(tmp_path / name), CPU) for name in ("one", "two")]
+    views = [FloatView(DecoderLayout.open(DirectorySource(tmp_path / name)), CPU) for name in ("one", "two")]
     ours = compare(views[0], views[1], ragged, ignore_progress, tmp_path)
     perplexity, divergence, largest = plain_figures(one, two, ragged)
     assert ours.perplexity == pytest.approx(perplexity, rel=1e-5)
@@ -58,7 +59,7 @@ def test_candidates_beside_each_other_have_the_figures_that_each_has_alone(tmp_p
     views = []
     for seed, name in enumerate(("reference", "one", "two")):
         save_tiny(tmp_path / name, seed=seed, initializer_range=0.3)
-        views.append(FloatView(DirectorySource(tmp_path / name), CPU))
+        views.append(FloatView(DecoderLayout.open(DirectorySource(tmp_path / name)), CPU))
     both = compare_all(views[0], views[1:], random_batches(), ignore_progress, tmp_path)
     alone = [compare(views[0], view, random_batches(), ignore_progress, tmp_path) for view in views[1:]]
     assert both == alone
@@ -67,7 +68,7 @@ def test_candidates_beside_each_other_have_the_figures_that_each_has_alone(tmp_p
 
 def test_a_model_diverges_from_itself_by_nothing(tmp_path: Path) -> None:
     save_tiny(tmp_path)
-    views = [FloatView(DirectorySource(tmp_path), CPU) for _ in range(2)]
+    views = [FloatView(DecoderLayout.open(DirectorySource(tmp_path)), CPU) for _ in range(2)]
     ours = compare(views[0], views[1], random_batches(), ignore_progress, tmp_path)
     assert abs(ours.kl_divergence) < 1e-7
     assert ours.max_abs_dlogit == 0.0
@@ -78,7 +79,12 @@ def test_one_model_alone_has_a_perplexity_and_tells_its_progress(tmp_path: Path)
     save_tiny(tmp_path)
     steps: list[tuple[str, int, int]] = []
     ours = evaluate(
-        DirectorySource(tmp_path), None, random_batches(), CPU, lambda *step: steps.append(step), tmp_path
+        DecoderLayout.open(DirectorySource(tmp_path)),
+        None,
+        random_batches(),
+        CPU,
+        lambda *step: steps.append(step),
+        tmp_path,
     )
     assert ours.perplexity == ours.reference_perplexity > 1
     assert ours.kl_divergence == 0.0
@@ -91,7 +97,14 @@ def test_one_model_alone_has_a_perplexity_and_tells_its_progress(tmp_path: Path)
 def test_no_token_to_predict_is_insufficient(tmp_path: Path) -> None:
     save_tiny(tmp_path)
     with pytest.raises(QuantizationError, match="no sequence has a second token") as caught:
-        evaluate(DirectorySource(tmp_path), None, random_batches(4, 1), CPU, ignore_progress, tmp_path)
+        evaluate(
+            DecoderLayout.open(DirectorySource(tmp_path)),
+            None,
+            random_batches(4, 1),
+            CPU,
+            ignore_progress,
+            tmp_path,
+        )
     assert caught.value.category is Category.DATA_INSUFFICIENT
 
 
@@ -101,7 +114,14 @@ def test_figures_that_are_not_finite_are_a_numerical_failure(tmp_path: Path) -> 
     tensors["model.norm.weight"][0] = float("nan")
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(QuantizationError, match="not finite") as caught:
-        evaluate(DirectorySource(tmp_path), None, random_batches(), CPU, ignore_progress, tmp_path)
+        evaluate(
+            DecoderLayout.open(DirectorySource(tmp_path)),
+            None,
+            random_batches(),
+            CPU,
+            ignore_progress,
+            tmp_path,
+        )
     assert caught.value.category is Category.NUMERICAL_FAILURE
 
 
@@ -114,7 +134,14 @@ def test_a_damaged_artifact_is_corrupt_by_name(tmp_path: Path) -> None:
 
     def refused(sentence: str) -> None:
         with pytest.raises(QuantizationError, match=sentence) as caught:
-            evaluate(source, DirectorySource(artifact), random_batches(), CPU, ignore_progress, tmp_path)
+            evaluate(
+                DecoderLayout.open(source),
+                DirectorySource(artifact),
+                random_batches(),
+                CPU,
+                ignore_progress,
+                tmp_path,
+            )
         assert caught.value.category is Category.ARTIFACT_CORRUPT
 
     (artifact / "model.safetensors").write_bytes(whole[:-100])

@@ -65,7 +65,10 @@ def test_scales_far_from_one_do_so_too(name: str, tmp_path: Path, monkeypatch: p
     scale(tmp_path / "model", tmp_path / "out", tmp_path / "scratch")
     model = open_model(tmp_path / "model")
     usable = [
-        place for index in range(model.layers) for place in model.folds(index) if place.obstacle is None
+        place
+        for index in range(model.layout.layers)
+        for place in model.layout.folds(index)
+        if place.obstacle is None
     ]
     assert len(places) == len(usable)
     check_function(name, tmp_path)

@@ -18,9 +18,9 @@ from tests.support.quantized_models import (
 )
 
 from quantizer.checkpoint.quantize_report import QuantizeReport
-from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.architecture import ModuleNames, SharedInput
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.decoder.model import DecoderModel
 from quantizer.evaluation.streamed import compare
 from quantizer.evaluation.views import FloatView, RtnBaseline, RtnView, open_view
@@ -38,15 +38,16 @@ PASSES: dict[str, LayerPass] = {
 
 def linears(model: DecoderModel) -> set[str]:
     """Every linear that a pass works on."""
-    return {model.layer_prefix(i) + name for i in range(model.layers) for name in model.linears(i)}
+    layout = model.layout
+    return {layout.layer_prefix(i) + name for i in range(layout.layers) for name in layout.linears(i)}
 
 
 def shared_inputs(model: DecoderModel) -> list[tuple[str, SharedInput]]:
     """Linears that share an input, with the prefix of their layer."""
     return [
-        (model.layer_prefix(index), shared)
-        for index in range(model.layers)
-        for stage in model.stages(index)
+        (model.layout.layer_prefix(index), shared)
+        for index in range(model.layout.layers)
+        for stage in model.layout.stages(index)
         for shared in stage.shared_inputs
     ]
 
@@ -56,7 +57,7 @@ def check_artifact(
 ) -> None:
     """The artifact reads back, as transformers' whole model on its weights, and every linear is reported."""
     source, out = DirectorySource(folder / "model"), DirectorySource(folder / "out")
-    reference, packed = FloatView(source, CPU, modules), open_view(out, CPU, modules)
+    reference, packed = FloatView(DecoderLayout.open(source, modules), CPU), open_view(out, CPU, modules)
     assert {module.name for module in report.linears} == linears(reference.model)
     assert len(report.linears) == len(linears(reference.model))
     errors = {module.name: (module.error, module.error_rtn) for module in report.linears}
@@ -72,7 +73,13 @@ def check_artifact(
     assert relative(view_logits(reference, tokens), theirs) > 1e-3
     ours = compare(reference, packed, held_out, ignore_progress, folder)
     baseline = RtnBaseline(layer_pass.rtn, layer_pass.format, layer_pass.converts)
-    plain = compare(reference, RtnView(source, baseline, CPU, modules), held_out, ignore_progress, folder)
+    plain = compare(
+        reference,
+        RtnView(DecoderLayout.open(source, modules), baseline, CPU),
+        held_out,
+        ignore_progress,
+        folder,
+    )
     assert 0 < ours.kl_divergence < 1.5 * plain.kl_divergence
 
 
@@ -152,8 +159,9 @@ def test_awq_writes_the_scales_of_activations_where_readers_want_them(
     source = DirectorySource(tmp_path / "model")
     run_layers(source, family_batches(), layer_pass, tmp_path / "out", tmp_path / "scratch")
     stored = load_file(tmp_path / "out/model.safetensors")
-    model = DecoderModel(source, SafetensorsReader(source), CPU)
-    names = {f"{model.layer_prefix(index)}{activation}.scales" for index in range(model.layers)}
+    model = DecoderModel(DecoderLayout.open(source), CPU)
+    names = {f"{model.layout.layer_prefix(index)}{activation}.scales" for index in range(model.layout.layers)}
     assert {key for key in stored if key.endswith(f"{activation}.scales")} == (names if expected else set())
+    inputs = model.layout.linear_shapes(0)[model.layout.linears(0)[-1]][1]
     for key in names if expected else ():
-        assert torch.equal(stored[key], torch.ones(model.linear_shapes(0)[model.linears(0)[-1]][1]).half())
+        assert torch.equal(stored[key], torch.ones(inputs).half())

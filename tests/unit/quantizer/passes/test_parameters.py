@@ -23,6 +23,7 @@ from torch import Tensor
 from quantization_api.failures import Category, QuantizationError
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.source import DirectorySource
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.streamed import evaluate
 from quantizer.evaluation.views import open_view
 from quantizer.formats.reading import stored_format
@@ -79,7 +80,12 @@ class Made:
         """Whether the artifact's logits are finite, and near those of the float model."""
         source = DirectorySource(self.folder.parent / "model")
         figures = evaluate(
-            source, DirectorySource(self.folder), random_batches(4, seed=2), CPU, ignore_progress, self.folder
+            DecoderLayout.open(source),
+            DirectorySource(self.folder),
+            random_batches(4, seed=2),
+            CPU,
+            ignore_progress,
+            self.folder,
         )
         return figures.kl_divergence < 0.5
 

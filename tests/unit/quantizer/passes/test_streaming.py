@@ -29,6 +29,7 @@ from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import Buffer, DirectorySource
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.streamed import evaluate, evaluate_beside_rtn
 from quantizer.evaluation.views import RtnBaseline
 from quantizer.formats.awq import AwqFormat
@@ -108,8 +109,8 @@ def test_tied_embeddings_stay_tied(tmp_path: Path) -> None:
     )
     assert "lm_head.weight" not in load_file(tmp_path / "out/model.safetensors")
     evaluate(
-        DirectorySource(tmp_path / "model"), DirectorySource(tmp_path / "out"), random_batches(), CPU,
-        ignore_progress, tmp_path,
+        DecoderLayout.open(DirectorySource(tmp_path / "model")), DirectorySource(tmp_path / "out"),
+        random_batches(), CPU, ignore_progress, tmp_path,
     )  # fmt: skip
 
 
@@ -121,7 +122,7 @@ def test_biases_and_grouped_queries_survive(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "model")
     source, out = DirectorySource(tmp_path / "model"), DirectorySource(tmp_path / "out")
     run_pass(source, random_batches(), tmp_path / "out", tmp_path / "s", bits=8, group_size=32)
-    result = evaluate(source, out, random_batches(seed=2), CPU, ignore_progress, tmp_path)
+    result = evaluate(DecoderLayout.open(source), out, random_batches(seed=2), CPU, ignore_progress, tmp_path)
     assert result.max_abs_dlogit < 0.01
 
 
@@ -190,7 +191,9 @@ def check_example_model(layer_pass: LayerPass, samples: int, bound: float, folde
     )
     held_out = story_batches(VALIDATION, 6, folder)
     baseline = RtnBaseline(layer_pass.rtn, layer_pass.format, layer_pass.converts)
-    ours, rtn = evaluate_beside_rtn(source, out, baseline, held_out, CPU, ignore_progress, folder)
+    ours, rtn = evaluate_beside_rtn(
+        DecoderLayout.open(source), out, baseline, held_out, CPU, ignore_progress, folder
+    )
     assert ours.kl_divergence < 0.85 * rtn.kl_divergence
     assert ours.kl_divergence < bound
     assert ours.perplexity < rtn.perplexity

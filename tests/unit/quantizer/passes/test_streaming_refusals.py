@@ -23,6 +23,7 @@ from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.checkpoint.source import DirectorySource
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.views import FloatView, open_view
 from quantizer.passes.interface import LayerPass
 from quantizer.passes.making import make_pass
@@ -178,7 +179,7 @@ def test_channels_that_are_always_zero_are_no_failure(kind: str, tmp_path: Path)
     run_layers(source, random_batches(), PASSES[kind], tmp_path / "out", tmp_path / "scratch")
     tokens = random_batches(4, seed=2).batches()[0]
     ours = view_logits(open_view(DirectorySource(tmp_path / "out"), CPU), tokens)
-    assert relative(ours, view_logits(FloatView(source, CPU), tokens)) < (
+    assert relative(ours, view_logits(FloatView(DecoderLayout.open(source), CPU), tokens)) < (
         0.02 if kind == "gptq" else 0.5
     )  # of 8 and of 4 bits
 

@@ -3,14 +3,12 @@
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.engine import random_batches, save_tiny
 
-from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.decoder.model import DecoderModel
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.progress.time_left import Current, Finished, seconds_left
 from quantizer.progress.tracker import PlannedStage, Tracker
 from quantizer.progress.workload import PUBLISH_SECONDS, plan
@@ -91,8 +89,7 @@ def test_the_last_quarter_is_right_after_a_short_run_and_a_long_one(
     """Publishing takes its seconds, however long the run was."""
     save_tiny(tmp_path)
     source = DirectorySource(tmp_path)
-    decoder = DecoderModel(source, SafetensorsReader(source), torch.device("cpu"))
-    stages = plan(decoder, random_batches(), {}, [])
+    stages = plan(DecoderLayout.open(source), random_batches(), {}, [])
     unit = seconds_for_all / sum(stage.weight for stage in stages)
     clock = Clock()
     tracker = Tracker(clock)

@@ -107,7 +107,7 @@ def test_more_experts_than_tensors_are_refused_at_once(tmp_path: Path) -> None:
 def test_a_sound_model_is_taken(family: str, tmp_path: Path) -> None:
     model_type, fields = FAMILIES[family]
     make_model(model_type, fields).save_pretrained(tmp_path)
-    assert open_model(f"file://{tmp_path}", StorageAccess()).decoder.layers >= 2
+    assert open_model(f"file://{tmp_path}", StorageAccess()).layout.layers >= 2
 
 
 @pytest.mark.parametrize(

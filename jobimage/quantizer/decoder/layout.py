@@ -1,0 +1,258 @@
+"""What a checkpoint holds, known from its config.json and the headers of its safetensors alone.
+
+Names, shapes, stages of linears and the places where scales fold away: everything that needs neither a weight nor a
+device. It is made once, and whoever computes, counts or checks takes it from there.
+"""
+
+import re
+import sys
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from quantization_api.failures import Category
+from quantizer.boundary.bounded_json import read_object
+from quantizer.boundary.reading import reading
+from quantizer.checkpoint.reader import SafetensorsReader, TensorInfo
+from quantizer.checkpoint.source import Source, read_whole
+from quantizer.decoder.architecture import ModuleNames, Stage
+from quantizer.decoder.folding import FoldPlace, fold_places
+from quantizer.decoder.pattern import LayerPattern
+from quantizer.decoder.skeleton import Skeleton, check_counts, find_architecture, make_config, unsupported
+
+MAX_CONFIG_BYTES = 4_000_000
+WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+COMPUTED = (r"rotary_emb\.inv_freq$",)  # tensors of old checkpoints that are computed, not stored, today
+FUSED_EXPERTS = (".experts.gate_up_proj", ".experts.down_proj")
+
+
+def read_config(source: Source) -> dict[str, Any]:
+    """config.json as it lies there; ModelNotFound without one, ModelUnsupported when it is no JSON object."""
+    data = read_whole(source, "config.json", MAX_CONFIG_BYTES)
+    return read_object(data, Category.MODEL_UNSUPPORTED, "config.json", limit=MAX_CONFIG_BYTES)
+
+
+@dataclass(frozen=True)
+class _LayerFacts:
+    """What is asked about a layer again and again; see the methods of DecoderLayout."""
+
+    shapes: dict[str, tuple[int, ...]]
+    stages: tuple[Stage, ...]
+    linear_shapes: dict[str, tuple[int, int]]
+
+
+class DecoderLayout:
+    """The layout of a checkpoint's decoder.
+
+    Args:
+        reader: the checkpoint's tensors.
+        raw_config: its config.json (a quantized artifact's without the quantization_config).
+        modules: names of the modules, for an architecture that is not in the table.
+
+    Raises:
+        QuantizationError: ModelUnsupported (with what was found and what is supported) for an unknown
+            architecture or an already quantized model.
+    """
+
+    def __init__(
+        self, reader: SafetensorsReader, raw_config: dict[str, Any], modules: ModuleNames | None = None
+    ) -> None:
+        self.reader, self.raw_config = reader, raw_config
+        known = find_architecture(raw_config)
+        if found := self.raw_config.get("quantization_config"):
+            method = found.get("quant_method", "unknown") if isinstance(found, dict) else found
+            raise unsupported(
+                f"the model is already quantized (quant_method {method})",
+                "Start from the model's fp16, bf16 or fp32 checkpoint.",
+            )
+        with reading(Category.MODEL_UNSUPPORTED, "config.json"):
+            config_of_model = make_config(self.raw_config, known)
+            check_counts(config_of_model, len(reader.tensors))
+            self.skeleton = Skeleton(config_of_model, known, modules)
+            self.config, self.architecture = self.skeleton.config, self.skeleton.architecture
+            self.layers = len(self.skeleton.layers)
+            self.vocabulary = int(self.config.vocab_size)
+            self.width = int(self.config.hidden_size)
+            positions = getattr(self.config, "max_position_embeddings", None)
+            self.max_positions = int(positions or self.raw_config.get("seq_length") or sys.maxsize)
+        # some checkpoints (gpt2's, bloom's) were saved without the head, so names lack the model's prefix
+        prefixed = f"{self.skeleton.layers_name}.0."
+        self._bare = not any(name.startswith(prefixed) for name in reader.tensors) and any(
+            name.startswith(self.architecture.layers + ".0.") for name in reader.tensors
+        )
+        self._facts: dict[int, _LayerFacts] = {}
+        self._last_pattern: tuple[int, LayerPattern] | None = None
+        self._ignored: tuple[str, ...] | None = None
+
+    @classmethod
+    def open(cls, source: Source, modules: ModuleNames | None = None) -> Self:
+        """The layout of an unquantized model, its tensors checked.
+
+        Raises:
+            QuantizationError: ModelNotFound without config.json; ModelUnsupported, also where the tensors do not
+                fit it.
+        """
+        layout = cls(SafetensorsReader(source), read_config(source), modules)
+        layout.check_tensors()
+        return layout
+
+    @property
+    def model_type(self) -> str:
+        """The architecture in config.json's word."""
+        return self.architecture.model_type
+
+    @property
+    def windowed(self) -> bool:
+        """Whether layers attend to the last tokens only, within fewer than the model has positions."""
+        window = getattr(self.config, "sliding_window", None)
+        return window is not None and int(window) < self.max_positions
+
+    # names
+
+    def stored_name(self, name: str) -> str:
+        """The name in the checkpoint of a module or tensor of the model."""
+        other, head = self.architecture.head_as, self.skeleton.head_name
+        if other and f"{other}.weight" in self.reader.tensors and name.startswith(f"{head}."):
+            return other + name.removeprefix(head)
+        return name.removeprefix(f"{self.skeleton.prefix}.") if self._bare else name
+
+    @property
+    def layers_name(self) -> str:
+        """Dotted name of the list of layers in the checkpoint."""
+        return self.stored_name(self.skeleton.layers_name)
+
+    def layer_prefix(self, index: int) -> str:
+        """Dotted name of layer `index` in the checkpoint, with the closing dot."""
+        return f"{self.layers_name}.{index}."
+
+    def embedding_name(self) -> str:
+        """The tensor that the token embedding is."""
+        return self.stored_name(f"{self.skeleton.embedding_name}.weight")
+
+    def own_head_name(self) -> str:
+        """The tensor that a head of its own is, or would be."""
+        return self.stored_name(f"{self.skeleton.head_name}.weight")
+
+    def head_name(self) -> str:
+        """The tensor that the head is: its own, or the embedding when they are tied."""
+        own = self.own_head_name()
+        return self.embedding_name() if self._tied() or own not in self.reader.tensors else own
+
+    def final_norm_name(self) -> str | None:
+        """Dotted name of the norm before the head; None on the generic path, which does not know it."""
+        name = self.architecture.final_norm
+        return self.stored_name(f"{self.skeleton.prefix}.{name}") if name else None
+
+    def outside_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the parameters outside the layers, but for token embedding and head."""
+        return {self.stored_name(name): shape for name, shape in self.skeleton.outside_shapes.items()}
+
+    def needed_outside(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of all that the checkpoint must have outside the layers; a tied head is not among it."""
+        needed = self.outside_shapes()
+        needed[self.embedding_name()] = (self.vocabulary, self.width)
+        if not self._tied() or self.own_head_name() in self.reader.tensors:
+            needed[self.own_head_name()] = (self.vocabulary, self.width)
+        return needed
+
+    # layers
+
+    def layer_shapes(self, index: int = 0) -> dict[str, tuple[int, ...]]:
+        """Names (in the layer) and shapes, as the checkpoint has them, of the parameters of layer `index`."""
+        return dict(self._layer_facts(index).shapes)
+
+    def stages(self, index: int = 0) -> tuple[Stage, ...]:
+        """The linears of layer `index`, stage by stage; layers may differ (experts in some)."""
+        return self._layer_facts(index).stages
+
+    def linears(self, index: int = 0) -> tuple[str, ...]:
+        """All linears of layer `index` that a pass works on, in execution order."""
+        return tuple(self._layer_facts(index).linear_shapes)
+
+    def ignored_linears(self, index: int = 0) -> tuple[str, ...]:
+        """Linears of layer `index` that no pass works on, since the names of modules that were given lack them."""
+        return self.pattern(index).ignored
+
+    def linear_shapes(self, index: int = 0) -> dict[str, tuple[int, int]]:
+        """(N, K) of each of them: outputs, inputs; whatever the checkpoint's orientation."""
+        return dict(self._layer_facts(index).linear_shapes)
+
+    def transposed(self, index: int, name: str, weight: Tensor) -> Tensor:
+        """A parameter of layer `index` between the checkpoint's orientation and [N, K], either way."""
+        return self.pattern(index).transposed(name, weight)
+
+    def folds(self, index: int = 0) -> tuple[FoldPlace, ...]:
+        """Where scales of input channels can be folded away in layer `index`; empty on the generic path."""
+        pattern = self.pattern(index)
+        folds = self.architecture.sparse_folds if pattern.sparse else self.architecture.folds
+        return fold_places(folds, pattern, self.config, self.architecture.norm)
+
+    def pattern(self, index: int) -> LayerPattern:
+        """Of one layer at a time: it is asked for again and again, and a pattern of many experts is slow to make."""
+        if self._last_pattern is None or self._last_pattern[0] != index:
+            made = LayerPattern(self.skeleton.layers[index], self.architecture, self.config)
+            self._last_pattern = (index, made)
+        return self._last_pattern[1]
+
+    def _layer_facts(self, index: int) -> _LayerFacts:
+        if index not in self._facts:
+            pattern = self.pattern(index)
+            linears: dict[str, tuple[int, int]] = {}
+            for stage in pattern.stages:
+                for name in stage.names:
+                    rows, columns = pattern.transposed_shape(f"{name}.weight")
+                    linears[name] = (rows, columns)
+            self._facts[index] = _LayerFacts(pattern.shapes, pattern.stages, linears)
+        return self._facts[index]
+
+    # the checkpoint against the config
+
+    def check_tensors(self) -> tuple[str, ...]:
+        """Compares the checkpoint with the config, once; returns the tensors to be ignored, which are computed today.
+
+        Raises ModelUnsupported for a tensor that is missing, has another shape or dtype, or is unknown.
+        """
+        if self._ignored is None:
+            self._ignored = self._checked()
+        return self._ignored
+
+    def _checked(self) -> tuple[str, ...]:
+        fused = [name for name in self.reader.tensors if name.endswith(FUSED_EXPERTS)]
+        if fused and self.architecture.experts:
+            raise unsupported(
+                f"the checkpoint holds the experts of a layer in one fused tensor ({fused[0]}); "
+                "experts with a linear each are supported",
+                "Save the model again with save_pretrained of transformers 5, which writes a linear for each expert.",
+            )
+        with reading(Category.MODEL_UNSUPPORTED, "config.json"):
+            expected = self.needed_outside()
+            for index in range(self.layers):
+                prefix = self.layer_prefix(index)
+                expected |= {prefix + name: shape for name, shape in self._layer_facts(index).shapes.items()}
+        for name, shape in expected.items():
+            self._check_tensor(name, shape, self.reader.tensors.get(name))
+        extra = sorted(set(self.reader.tensors) - set(expected))
+        computed = (*COMPUTED, *(self.skeleton.causal._keys_to_ignore_on_load_unexpected or ()))
+        unknown = [name for name in extra if not any(re.search(pattern, name) for pattern in computed)]
+        if unknown:
+            raise unsupported(
+                f"the checkpoint has {len(unknown)} tensors that a {self.architecture.model_type} model with "
+                f"{self.layers} layers does not have, the first is {unknown[0]}",
+            )
+        return tuple(extra)
+
+    def _check_tensor(self, name: str, shape: tuple[int, ...], found: TensorInfo | None) -> None:
+        if found is None:
+            raise unsupported(f"the checkpoint lacks the tensor {name}")
+        if found.shape != shape:
+            raise unsupported(f"{name} has shape {list(found.shape)}, config.json makes it {list(shape)}")
+        if found.dtype not in WEIGHT_DTYPES:
+            supported = ", ".join(str(dtype).removeprefix("torch.") for dtype in WEIGHT_DTYPES)
+            raise unsupported(
+                f"{name} has dtype {str(found.dtype).removeprefix('torch.')}; supported: {supported}"
+            )
+
+    def _tied(self) -> bool:
+        return bool(getattr(self.config, "tie_word_embeddings", False))
