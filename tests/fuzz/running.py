@@ -44,8 +44,12 @@ def load() -> None:
 
 
 def in_a_process(action: Callable[[], int], log: Path, seconds: float = SECONDS) -> Ended:
-    """Runs `action`, whose result is the exit code, with standard output and standard error in the file `log`."""
+    """Runs `action`, whose result is the exit code, with standard output and standard error in the file `log`.
+
+    seconds: after which it is killed, on a machine that does nothing else; with other work beside it, as much longer.
+    """
     began = time.monotonic()
+    seconds *= max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
     child = os.fork()
     if child == 0:
         _child(action, log)
