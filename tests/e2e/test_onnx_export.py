@@ -27,6 +27,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantization_api.passes import AutoAWQQuantizer, ModelBuilder
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.export import model_builder
 from quantizer.export.graph import check_integers
 from quantizer.export.logits import compare_logits
@@ -74,7 +75,9 @@ def save_awq(tokens: TokenBatches, target: Path, scratch: Path, **parameters: An
     """The example model as the engine's AWQ pass writes it."""
     awq = AutoAWQQuantizer(type="AutoAWQQuantizer", q_group_size=GROUP, **parameters)
     source = DirectorySource(STORIES)
-    quantize(source, tokens, make_pass(awq), copier(target), ignore_progress, CPU, scratch)
+    quantize(
+        DecoderLayout.open(source), tokens, make_pass(awq), copier(target), ignore_progress, CPU, scratch
+    )
 
 
 @pytest.fixture(scope="module")

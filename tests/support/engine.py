@@ -18,6 +18,7 @@ from quantizer.calibration.tokens import Preprocess, TokenBatches
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.source import DirectorySource, Source
 from quantizer.decoder.architecture import ModuleNames
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.passes.interface import LayerPass
 from quantizer.passes.making import make_pass
 from quantizer.passes.streaming import Finished, OnProgress, quantize
@@ -78,13 +79,14 @@ def run_layers(
     modules: ModuleNames | None = None,
     finished: Finished | None = None,
     on_progress: OnProgress = ignore_progress,
+    dtype: torch.dtype | None = None,
     max_shard_bytes: int = 10**9,
 ) -> QuantizeReport:
     """Quantizes into a directory, with a pass as the streaming loop takes it."""
     scratch.mkdir(parents=True, exist_ok=True)
     return quantize(
-        source, tokens, layer_pass, copier(target), on_progress, CPU, scratch,
-        modules=modules, finished=finished, max_shard_bytes=max_shard_bytes,
+        DecoderLayout.open(source, modules), tokens, layer_pass, copier(target), on_progress, CPU, scratch,
+        finished=finished, dtype=dtype, max_shard_bytes=max_shard_bytes,
     )  # fmt: skip
 
 

@@ -78,7 +78,7 @@ class SafetensorsReader:
     """
 
     def __init__(self, source: Source, broken: Category = Category.MODEL_UNSUPPORTED) -> None:
-        self._source = source
+        self.source = source
         self._broken = broken
         files = source.list()
         wanted = self._weight_files(files)
@@ -132,7 +132,7 @@ class SafetensorsReader:
     def _decode(self, info: TensorInfo, shape: tuple[int, ...], offset: int, length: int) -> Tensor:
         if length == 0:
             return torch.empty(shape, dtype=info.dtype)
-        buffer = self._source.read(info.file, info.start + offset, length)
+        buffer = self.source.read(info.file, info.start + offset, length)
         if memoryview(buffer).readonly:
             buffer = bytearray(buffer)  # torch wants memory that it may write to
         return torch.frombuffer(buffer, dtype=info.dtype).view(shape)
@@ -156,7 +156,7 @@ class SafetensorsReader:
                 Category.MODEL_NOT_FOUND,
                 f"the model has no {SINGLE_NAME} and no {INDEX_NAME}; found: {found}",
             )
-        data = read_whole(self._source, INDEX_NAME, MAX_INDEX_BYTES)
+        data = read_whole(self.source, INDEX_NAME, MAX_INDEX_BYTES)
         weight_map = self._json_object(INDEX_NAME, data, MAX_INDEX_BYTES).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise self._damaged(INDEX_NAME, "has no weight_map")
@@ -178,14 +178,14 @@ class SafetensorsReader:
     def _read_header(self, file: str, size: int) -> list[TensorInfo]:
         if size < 8:
             raise self._damaged(file, f"has {size} bytes and no header")
-        (length,) = struct.unpack("<Q", self._source.read(file, 0, 8))
+        (length,) = struct.unpack("<Q", self.source.read(file, 0, 8))
         if length > size - 8:
             raise self._damaged(file, f"claims a header of {length} bytes, but the file has {size}")
         if length > MAX_HEADER_BYTES:
             raise self._damaged(
                 file, f"has a header of {length} bytes; at most {MAX_HEADER_BYTES} are allowed"
             )
-        header = self._json_object(file, bytes(self._source.read(file, 8, length)), MAX_HEADER_BYTES)
+        header = self._json_object(file, bytes(self.source.read(file, 8, length)), MAX_HEADER_BYTES)
         infos = [
             self._parse_entry(file, name, entry, 8 + length)
             for name, entry in header.items()

@@ -34,10 +34,9 @@ from quantizer.checkpoint.side_files import (
     side_files,
     with_dtype,
 )
-from quantizer.checkpoint.source import Source, read_whole
+from quantizer.checkpoint.source import read_whole
 from quantizer.checkpoint.writer import MAX_SHARD_BYTES, PlannedTensor, ShardWriter, Sink
 from quantizer.decoder.activations import ActivationStore
-from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.decoder.model import TABLE_BYTES, DecoderModel
 from quantizer.decoder.walk import LayerWalk
@@ -86,7 +85,7 @@ class NothingFinished:
 
 
 def quantize(
-    model_source: Source,
+    layout: DecoderLayout,
     tokens: TokenBatches,
     layer_pass: LayerPass,
     sink: Sink,
@@ -94,21 +93,22 @@ def quantize(
     device: torch.device,
     scratch: Path,
     *,
-    modules: ModuleNames | None = None,
     finished: Finished | None = None,
+    dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> QuantizeReport:
     """Quantizes a model and gives every file of the result to the sink.
 
     Args:
-        model_source: the model's files.
+        layout: the model, its tensors checked.
         tokens: the calibration set.
         sink: takes finished files by their name in the model directory, from a background thread.
         on_progress: called with ("quantize", layers done, layers in all).
         device: where layers run.
         scratch: directory for files under construction and for activations.
-        modules: names of the modules of an architecture that is not in the table.
         finished: what an earlier attempt finished; by default nothing, and nothing is kept.
+        dtype: what activations are computed in where neither the pass nor an earlier attempt says; by default what
+            suits the device.
         max_shard_bytes: bound of a shard.
 
     Raises:
@@ -118,9 +118,11 @@ def quantize(
     """
     finished = finished or NothingFinished()
     # an earlier attempt may have had another processor: half a run in each type would be no run of either
-    dtype = layer_pass.calibration_dtype or finished.calibration_dtype or calibration_dtype(device)
+    computed_in = (
+        layer_pass.calibration_dtype or finished.calibration_dtype or dtype or calibration_dtype(device)
+    )
     with torch.inference_mode():
-        run = _Run(model_source, tokens, layer_pass, device, dtype, scratch, on_progress, modules)
+        run = _Run(layout, tokens, layer_pass, device, computed_in, scratch, on_progress)
         try:
             return run.run(sink, finished, max_shard_bytes)
         finally:
@@ -133,19 +135,17 @@ class _Run:
 
     def __init__(
         self,
-        source: Source,
+        layout: DecoderLayout,
         tokens: TokenBatches,
         layer_pass: LayerPass,
         device: torch.device,
         dtype: torch.dtype,
         scratch: Path,
         on_progress: OnProgress,
-        modules: ModuleNames | None,
     ) -> None:
-        self.source, self.device, self.scratch = source, device, scratch
+        self.device, self.scratch = device, scratch
         self.on_progress = on_progress
-        self.layout = DecoderLayout.open(source, modules)
-        self.reader = self.layout.reader
+        self.layout, self.reader = layout, layout.reader
         self.model = DecoderModel(self.layout, device, dtype)
         self.report = QuantizeReport(
             input_bytes=self.reader.bytes, calibration_tokens=tokens.tokens, calibration_dtype=dtype
@@ -318,8 +318,8 @@ class _Run:
         if quantization:  # transformers takes an empty one for a format that it does not know
             files["config.json"] = quantized_config(config, quantization)
             files |= layout.side_files(quantization)
-        for name in side_files(self.source):
-            files[name] = read_whole(self.source, name)
+        for name in side_files(self.reader.source):
+            files[name] = read_whole(self.reader.source, name)
         files |= self.transform.files()
         for name, data in files.items():
             writer.put_file(name, data)

@@ -1,21 +1,19 @@
 """The metrics of a workflow, measured on the stored artifact, and what RTN would give."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-
-import torch
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.status import MetricResult
 from quantization_api.workflow import Metric
-from quantizer.calibration.tokens import TokenBatches
+from quantizer.calibration.tokens import TokenBatches, probe_tokens
 from quantizer.checkpoint.source import Source
-from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.streamed import Evaluation, evaluate, evaluate_beside_rtn
 from quantizer.evaluation.views import RtnBaseline
+from quantizer.progress.workload import head_share
 from quantizer.report.model_card import RTN_PREFIX
+from quantizer.run.checks import Job, Setting, readable
 
 
 @dataclass(frozen=True)
@@ -27,42 +25,34 @@ class Measured:
 
 
 def measure(
-    metrics: Sequence[Metric],
-    model: Source,
-    artifact: Source,
-    tokens: Mapping[str, TokenBatches],
-    calibration: TokenBatches,
-    baseline: RtnBaseline | None,
-    modules: ModuleNames | None,
-    sizes: tuple[int, int],
-    device: torch.device,
-    scratch: Path,
-    head_share: float,
-    on_progress: Callable[[float], None],
+    job: Job, setting: Setting, artifact: Source, sizes: tuple[int, int], on_progress: Callable[[float], None]
 ) -> Measured:
     """Measures every metric; models run once for each data config, not once for each metric.
 
+    Without a metric that needs text one sequence is run, so that every artifact was loaded and run before it is
+    published.
+
     Args:
-        tokens: by name of the data config. calibration: of the pass; one sequence of it is run when no
-            metric needs text, so that every artifact was loaded and run before it is published.
-        baseline: RTN beside it, where there is one.
-        modules: names of an architecture that is not in the table.
+        artifact: the stored checkpoint.
         sizes: bytes of the safetensors before and after.
-        head_share: share of an evaluation that its heads take. on_progress: called with the share done.
+        on_progress: called with the share done.
 
     Raises:
         QuantizationError: ArtifactCorrupt when what was stored does not load, NumericalFailure.
     """
-    layout = DecoderLayout.open(model, modules)
+    layout, device, scratch = _readable_layout(job), setting.device, setting.scratch
+    metrics, modules, baseline = job.request.workflow.metrics(), job.weight_pass.modules, _rtn_baseline(job)
     names = list(dict.fromkeys(metric.data_config for metric in metrics if metric.data_config))
-    progress = _Progress(max(1, len(names)), head_share, on_progress)
+    progress = _Progress(max(1, len(names)), head_share(layout), on_progress)
     if not names:
-        first = TokenBatches(calibration.sequences[:1])
-        evaluate(layout, artifact, first, device, progress.step, scratch, modules)
+        sequences = (
+            job.calibration.sequences or probe_tokens(layout.vocabulary, layout.max_positions).sequences
+        )
+        evaluate(layout, artifact, TokenBatches(sequences[:1]), device, progress.step, scratch, modules)
     ours: dict[str, Evaluation] = {}
     rtn: dict[str, Evaluation] = {}
     for name in names:
-        text = tokens[name]
+        text = job.tokens[name]
         if baseline is None:
             ours[name] = evaluate(layout, artifact, text, device, progress.step, scratch, modules)
         else:
@@ -79,6 +69,22 @@ def measure(
             _, rounded = _values(metric, rtn, sizes)
             beside.append(MetricResult(name=_beside_name(metric.name), input=before, output=rounded))
     return Measured(results, beside)
+
+
+def _readable_layout(job: Job) -> DecoderLayout:
+    """The input model, as the transformers of this image understands it."""
+    source = readable(job.model.source)
+    if source is job.model.source:
+        return job.model.layout
+    return DecoderLayout.open(source, job.weight_pass.modules)
+
+
+def _rtn_baseline(job: Job) -> RtnBaseline | None:
+    """RTN on the grid of the pass; None where the pass rounds no weight."""
+    if not job.weight_pass.rounds:
+        return None
+    layer_pass = job.weight_pass.layer_pass
+    return RtnBaseline(layer_pass.rtn, layer_pass.format, layer_pass.converts)
 
 
 class _Progress:

@@ -8,15 +8,12 @@ from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import MODEL_PREFIX, ONNX_PREFIX, ExportRecord
 from quantization_api.passes import ModelBuilder
 from quantization_api.workflow import Workflow
-from quantizer.calibration.tokens import probe_tokens
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.writer import scratch_errors
-from quantizer.evaluation.views import RtnBaseline
 from quantizer.implementations import package
 from quantizer.implementations.local_model import copy_model
 from quantizer.passes.streaming import quantize as stream
 from quantizer.passes.weight_pass import DTYPES
-from quantizer.progress.workload import head_share
 from quantizer.report.few_tokens import few_tokens
 from quantizer.run.checks import Job, Setting, readable
 from quantizer.run.finished_layers import FinishedLayers
@@ -48,14 +45,13 @@ def _native(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeRepor
     source = job.model.source
     with FinishedLayers(writer.store, job.recipe, setting.scratch, writer.check, source) as finished:
         report = stream(
-            source,
+            job.model.layout,
             job.calibration,
             job.weight_pass.layer_pass,
             lambda name, path: writer.put_file(f"{MODEL_PREFIX}{name}", path),
             lambda _, done, total: _tell(setting, done, total),
             setting.device,
             setting.scratch,
-            modules=job.weight_pass.modules,
             finished=finished,
         )
     source.prove({info.file for info in job.model.layout.reader.tensors.values()})
@@ -150,34 +146,11 @@ def evaluate(job: Job, setting: Setting, artifact: StoreSource, quantized: Quant
         setting.stop_check()
         setting.tracker.advance(share, 1)
 
-    metrics, layout = job.request.workflow.metrics(), job.model.layout
-    calibration = job.calibration
-    if not calibration.sequences:
-        calibration = probe_tokens(layout.vocabulary, layout.max_positions)
+    metrics = job.request.workflow.metrics()
     for name in dict.fromkeys(metric.data_config for metric in metrics if metric.data_config):
         setting.tracker.count_tokens("evaluate", job.tokens[name].tokens)
-    return measure(
-        metrics,
-        readable(job.model.source),
-        readable(artifact),
-        job.tokens,
-        calibration,
-        _rtn_baseline(job),
-        job.weight_pass.modules,
-        (quantized.input_bytes, quantized.output_bytes),
-        setting.device,
-        setting.scratch,
-        head_share(layout),
-        on_progress,
-    )
-
-
-def _rtn_baseline(job: Job) -> RtnBaseline | None:
-    """RTN on the grid of the pass; None where the pass rounds no weight."""
-    if not job.weight_pass.rounds:
-        return None
-    layer_pass = job.weight_pass.layer_pass
-    return RtnBaseline(layer_pass.rtn, layer_pass.format, layer_pass.converts)
+    sizes = (quantized.input_bytes, quantized.output_bytes)
+    return measure(job, setting, readable(artifact), sizes, on_progress)
 
 
 def check_goals(workflow: Workflow, measured: Measured) -> None:

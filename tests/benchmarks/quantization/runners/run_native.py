@@ -56,7 +56,7 @@ def run(request: dict[str, Any], clock: Clock) -> None:
 
     with tempfile.TemporaryDirectory(dir=output.parent) as scratch, clock.stage("quantize"):
         quantize(
-            source,
+            DecoderLayout.open(source),
             TokenBatches(tuple(tokens)),
             make_pass(parameters(request)),
             keep,

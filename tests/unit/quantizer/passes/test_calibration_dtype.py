@@ -16,7 +16,6 @@ from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.passes import gptq as layerwise_gptq
-from quantizer.passes import streaming
 from quantizer.passes.making import make_pass
 from quantizer.run.finished_layers import FinishedLayers
 from quantizer.store.directory import DirectoryStore
@@ -35,8 +34,13 @@ def tiny(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def quantized(folder: Path, out: str, asked: str, layers: int = LAYERS) -> QuantizeReport:
-    """One attempt, its state in the folder's store; it is stopped when so many layers are done."""
+def quantized(
+    folder: Path, out: str, asked: str, layers: int = LAYERS, dtype: torch.dtype | None = None
+) -> QuantizeReport:
+    """One attempt, its state in the folder's store; it is stopped when so many layers are done.
+
+    dtype: what suits the machine; None: find out.
+    """
 
     def on_progress(_stage: str, done: int, _total: int) -> None:
         if done == layers < LAYERS:
@@ -52,6 +56,7 @@ def quantized(folder: Path, out: str, asked: str, layers: int = LAYERS) -> Quant
             folder / "scratch",
             finished=finished,
             on_progress=on_progress,
+            dtype=dtype,
         )
 
 
@@ -82,11 +87,10 @@ def test_auto_is_bfloat16_where_the_processor_multiplies_it(
     assert machine.calibration_dtype(torch.device(device)) is expected
 
 
-def test_a_manifest_overrules_the_machine(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "calibration_dtype", lambda _: torch.float32)
-    assert quantized(tiny, "a", "auto").calibration_dtype is torch.float32
+def test_a_manifest_overrules_the_machine(tiny: Path) -> None:
+    assert quantized(tiny, "a", "auto", dtype=torch.float32).calibration_dtype is torch.float32
     forget(tiny)
-    assert quantized(tiny, "b", "bf16").calibration_dtype is torch.bfloat16
+    assert quantized(tiny, "b", "bf16", dtype=torch.float32).calibration_dtype is torch.bfloat16
     assert written(tiny, "a") != written(tiny, "b")
 
 
@@ -141,15 +145,13 @@ def test_the_weights_that_are_rounded_are_the_checkpoints(
     ("first", "later"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)]
 )
 def test_a_run_keeps_to_what_it_began_with_on_another_processor(
-    first: torch.dtype, later: torch.dtype, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    first: torch.dtype, later: torch.dtype, tiny: Path
 ) -> None:
-    monkeypatch.setattr(streaming, "calibration_dtype", lambda _: first)
-    quantized(tiny, "whole", "auto")
+    quantized(tiny, "whole", "auto", dtype=first)
     forget(tiny)
     with pytest.raises(InterruptedError):
-        quantized(tiny, "stopped", "auto", layers=1)
-    monkeypatch.setattr(streaming, "calibration_dtype", lambda _: later)
-    report = quantized(tiny, "resumed", "auto")
+        quantized(tiny, "stopped", "auto", layers=1, dtype=first)
+    report = quantized(tiny, "resumed", "auto", dtype=later)
     assert (report.resumed_layers, report.calibration_dtype) == (1, first)
     assert written(tiny, "resumed") == written(tiny, "whole")
 
@@ -165,14 +167,11 @@ def test_a_layer_that_was_computed_otherwise_is_computed_again(said: str | None,
     assert written(tiny, "again") == written(tiny, "whole")
 
 
-def test_a_first_record_that_does_not_say_leaves_it_to_the_machine(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_first_record_that_does_not_say_leaves_it_to_the_machine(tiny: Path) -> None:
     quantized(tiny, "whole", "bf16")
     path = next((tiny / "store").rglob("layer-00000.json"))
     path.write_text("{}")
-    monkeypatch.setattr(streaming, "calibration_dtype", lambda _: torch.float32)
-    report = quantized(tiny, "again", "auto")
+    report = quantized(tiny, "again", "auto", dtype=torch.float32)
     assert (report.resumed_layers, report.calibration_dtype) == (0, torch.float32)
 
 
