@@ -28,11 +28,13 @@ SUCCEEDED_REASON = "Succeeded"
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where a job stands. reason: CamelCase, for programs; message: for a person."""
+    """Where a job stands."""
 
     kind: Literal["in progress", "succeeded", "failed", "suspended"]
     reason: str
+    """CamelCase, for programs."""
     message: str
+    """For a person."""
 
 
 def rfc3339(moment: datetime) -> str:
