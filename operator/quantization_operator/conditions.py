@@ -1,4 +1,4 @@
-"""The state of a job as kstatus conditions, and the phase for eyes derived from them.
+"""The state of a job as kstatus conditions, and the phase that is derived from them for people.
 
     state        Ready   Reconciling   Stalled    kstatus reads
     in progress  False   True          False      InProgress
