@@ -45,5 +45,5 @@ Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 """A number of things; every JSON reader, whatever its numbers are, reads it exactly."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 """A number that JSON can write: neither infinite nor NaN."""
-Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A finite number that is not below zero."""

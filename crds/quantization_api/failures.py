@@ -53,16 +53,14 @@ class Category(StrEnum):
 
 @dataclass(frozen=True)
 class Entry:
-    """What the catalogue says of one category.
-
-    exit_code is the one the quantizer ends with; None where only Kubernetes can see the failure.
-    permanent: the same manifest on the same cluster would fail again, so the Job ends at once.
-    """
+    """What the catalogue says of one category."""
 
     cause: str
     cure: str
     exit_code: ExitCode | None
+    """With which the quantizer ends; None where only Kubernetes can see the failure."""
     permanent: bool
+    """The same manifest on the same cluster would fail again, so the Job ends at once."""
 
 
 CATALOGUE: dict[Category, Entry] = {

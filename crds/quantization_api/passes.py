@@ -1,6 +1,6 @@
 """The passes: Olive's parameter names, types and defaults (v0.7), one typed model for each pass type.
 
-In the CRD all types share one flat object (`flatten` in crd.py); rules generated from these models
+In the CRD all types share one flat object (`flat_pass_schema` in crd.py); rules generated from these models
 refuse a parameter that belongs to another type. Defaults live here and in the descriptions, never as
 `default:` in the CRD: a server-side default of a flat object would be drift for GitOps tools.
 """

@@ -19,10 +19,12 @@ Value = bool | int | float | str
 
 @dataclass(frozen=True)
 class Scope:
-    """Whose parameters are meant. path: of the object in CEL. model: whose defaults count."""
+    """Whose parameters are meant."""
 
     path: str
+    """Of the object, in CEL."""
     model: type[BaseModel]
+    """Whose defaults count."""
 
     def default(self, name: str) -> Any:
         """The value of a parameter that is not given; None: it has none."""
@@ -121,9 +123,10 @@ def _literal(value: Value) -> str:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A combination of parameters that is refused with a sentence, reported at `field`."""
+    """A combination of parameters that is refused with a sentence."""
 
     field: str
+    """Where the error is reported."""
     refused: Predicate
     sentence: str
 

@@ -19,20 +19,17 @@ from pydantic_core import CoreSchema, PydanticCustomError
 
 @dataclass(frozen=True)
 class Rule:
-    """One cross-field rule of a model.
-
-    cel: expression over `self` that is true when the object is valid (CEL of Kubernetes 1.29+).
-    message: the sentence shown; a CEL string expression when `dynamic`.
-    check: returns the same sentence for a model that breaks the rule, else None. None instead of a
-        function marks a rule that has a meaning only on the API server (transitions, cluster-only).
-    field: the property that the error is reported at.
-    """
+    """One cross-field rule of a model."""
 
     cel: str
+    """Expression over `self` that is true when the object is valid (CEL of Kubernetes 1.29+)."""
     message: str
+    """The sentence shown; a CEL string expression when `dynamic`."""
     check: Callable[[Any], str | None] | None
+    """Returns the same sentence for a model that breaks the rule, else None. None: only the API server checks it."""
     dynamic: bool = False
     field: str | None = None
+    """The property that the error is reported at."""
 
     @property
     def expression(self) -> str:

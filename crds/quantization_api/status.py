@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from quantization_api.bounded import Count, Digest, Finite, Name, Positive, ShortText, Text, Uri
+from quantization_api.bounded import Count, Digest, Finite, Name, NonNegative, ShortText, Text, Uri
 from quantization_api.failures import Category
 from quantization_api.rules import KubernetesModel
 
@@ -50,8 +50,8 @@ class Artifact(KubernetesModel):
     uri: Uri = Field(description="Where the artifact is.")
     manifest_digest: Digest = Field(description="sha256 of manifest.json.")
     size_bytes: Count = Field(description="Bytes of the model's safetensors.")
-    compression_ratio: Positive = Field(description="Input size over output size.")
-    bits_per_weight: Positive = Field(
+    compression_ratio: NonNegative = Field(description="Input size over output size.")
+    bits_per_weight: NonNegative = Field(
         description="Bits per quantized weight, including scales and zero points."
     )
     readers: Annotated[list[ShortText], Field(max_length=16)] = Field(

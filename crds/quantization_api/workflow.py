@@ -127,10 +127,8 @@ class Goal(ContractModel):
     value: float = Field(description="In the unit of the metric, or in percent.")
 
 
-METRIC_TYPES = ("perplexity", "kl_divergence", "accuracy", "latency", "throughput", "size_on_disk")
 AVAILABLE_METRICS = ("perplexity", "kl_divergence", "size_on_disk")
 NEEDS_DATA = ("perplexity", "kl_divergence")
-NEEDS_NO_BASELINE = ("threshold",)
 
 
 class Metric(ContractModel):

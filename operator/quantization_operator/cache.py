@@ -24,12 +24,7 @@ REMEMBERED_DROPS = 4096
 
 @dataclass(slots=True)
 class Record:
-    """All that is known of one QuantizationJob, and the little that only this process remembers.
-
-    disruptions: uids of pods that were seen taken away. disruptions_before: those that an earlier process counted.
-    adopted: uid of the Job that was taken for the job's own last. problem: what the job waits for and since when; it
-    decides when patience ends. queue: Kueue's last answer.
-    """
+    """All that is known of one QuantizationJob, and the little that only this process remembers."""
 
     qjob: QuantizationJob | None = None
     jobs: dict[str, ChildJob] = field(default_factory=dict)
@@ -37,10 +32,15 @@ class Record:
     progress: Progress | None = None
     progress_written: datetime | None = None
     disruptions: set[str] = field(default_factory=set)
+    """uids of pods that were seen taken away."""
     disruptions_before: int | None = None
+    """Pods that an earlier process counted as taken away."""
     adopted: str = ""
+    """uid of the Job that was last taken for its own."""
     problem: tuple[str, datetime] | None = None
+    """What the job waits for, and since when: it decides when patience ends."""
     queue: QueueEntry | None = None
+    """Kueue's last answer."""
 
     @property
     def believed(self) -> str:

@@ -1,4 +1,4 @@
-"""The state of a job as kstatus conditions, and the phase for eyes derived from them.
+"""The state of a job as kstatus conditions, and the phase that is derived from them for people.
 
     state        Ready   Reconciling   Stalled    kstatus reads
     in progress  False   True          False      InProgress
@@ -28,11 +28,13 @@ SUCCEEDED_REASON = "Succeeded"
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where a job stands. reason: CamelCase, for programs; message: for a person."""
+    """Where a job stands."""
 
     kind: Literal["in progress", "succeeded", "failed", "suspended"]
     reason: str
+    """CamelCase, for programs."""
     message: str
+    """For a person."""
 
 
 def rfc3339(moment: datetime) -> str:

@@ -36,12 +36,12 @@ MOST_STEPS = 7
 EVENTS_SHARE, EVENTS_AT_ONCE = 0.05, 2.0
 """Of all time, and seconds in a row, that reading events may take: see TimeBudget."""
 EVENTS_LATER_SECONDS = 15.0
-"""So long a job waits that would be told why it waits, when that time is used up."""
+"""How long a job waits for the reason why it waits, when that time is used up."""
 PASSING_SHARE, PASSING_AT_ONCE = 0.2, 2.0
 """The same of writing what is likely over soon. When pods start slowly because the API server has too much to do, each
 job would give it two writes more, and the pods would start more slowly still."""
 PASSING_LATER_SECONDS = 5.0
-"""So long such a status waits, when that time is used up."""
+"""How long such a status waits, when that time is used up."""
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ class Controller:
         self._passing_time = TimeBudget(clock, PASSING_SHARE, PASSING_AT_ONCE)
 
     async def work(self) -> None:
-        """One worker: take jobs from the queue for ever."""
+        """One worker: take jobs from the queue forever."""
         while True:
             key = await self._queue.get()
             started = self._clock()

@@ -13,23 +13,19 @@ from quantization_operator.snapshots import ChildJob, ChildPod, KubernetesWarnin
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """The API server's answer to the creation or the deletion of a Job that it did not do.
-
-    taken: the name belongs to a Job of somebody else. retry_after: seconds that it asked to wait.
-    """
+    """The API server's answer to the creation or the deletion of a Job that it did not do."""
 
     code: int
     message: str
     taken: bool = False
+    """The name belongs to somebody else's Job."""
     retry_after: float = 0.0
+    """Seconds that the server asked to wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another QuantizationJob of the namespace whose output is the same place, and that has not failed.
-
-    completed: when it ended. spec: as JSON, while a decision about it may need it, else "".
-    """
+    """Another QuantizationJob of the namespace whose output is the same place, and that has not failed."""
 
     name: str
     uid: str
@@ -38,41 +34,48 @@ class Peer:
     finished: bool
     deleting: bool
     completed: datetime | None = None
+    """When it ended."""
     spec: str = ""
+    """As JSON, while a decision about it may need it, else ""."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """All that a decision may depend on.
-
-    child: the Job that is believed to be its own. proven: its uid was recorded when it was made, or it was read just
-    now. stray: a Job that has its name and is another. pods: of the child. cleanup, cleanup_pods: the Job that removes
-    the artifact, and its pods. peers: others with the same output. earlier: the peer that succeeded last, with its
-    spec and status; None when it was not read, () when it is gone. fresh: the Jobs and pods were read from the API
-    server just now. warnings: Warning events of the child or its pod, None when they were not read. rejection: of what
-    was tried for this decision. queue: how the child stood in its queue when Kueue was asked last. adopted: uid of the
-    Job that was taken for the child last, by this process or by the status; "" for none. progress_written, disruptions
-    and problem: what this process remembers beside it.
-    """
+    """All that a decision may depend on."""
 
     qjob: QuantizationJob
     child: ChildJob | None = None
+    """The Job that is believed to be its own."""
     proven: bool = True
+    """The uid of the child was recorded when it was made, or it was read just now."""
     stray: ChildJob | None = None
+    """A Job that has the name of its own, and is another."""
     pods: tuple[ChildPod, ...] = ()
+    """Of the child."""
     cleanup: ChildJob | None = None
+    """The Job that removes the artifact."""
     cleanup_pods: tuple[ChildPod, ...] = ()
     peers: tuple[Peer, ...] = ()
+    """Others with the same output."""
     earlier: tuple[QuantizationJob, ...] | None = None
+    """The peer that succeeded last, with its spec and status; None: not read, (): gone."""
     fresh: bool = False
+    """The Jobs and pods were read from the API server just now."""
     warnings: tuple[KubernetesWarning, ...] | None = None
+    """Warning events of the child or its pod; None: not read."""
     rejection: Rejection | None = None
+    """Of what was tried for this decision."""
     queue: QueueEntry | None = None
+    """How the child stood in its queue when Kueue was last asked."""
     adopted: str = ""
+    """uid of the Job that was last taken for the child, by this process or by the status; "": none."""
     progress: Progress | None = None
     progress_written: datetime | None = None
+    """When this process last wrote progress."""
     disruptions: int = 0
+    """Pods that were taken away so far."""
     problem: tuple[str, datetime] | None = None
+    """What the job waits for, and since when."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,32 +89,35 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do. Effects happen in the order of the fields; the events only after the status was written.
-
-    look: read these from the API server and decide again. finalizers: those that the object must have from now on;
-    decide again after it. create: manifest of a Job; decide again after it. status: the new status, None when it
-    stays. adopted: uid of the Job that is the job's own from now on, "" where it has none any more by intent, None
-    where that stays; to be remembered. passing: what the status says is likely over soon, so that it may be written
-    later, or never. delete: a Job that must not go on. release: remove the operator's finalizer, after the events were
-    told, since the object may be gone with it. remove: delete the object. problem: to be remembered. retry: the same
-    must be tried again, with back-off, and not before retry_after seconds.
-    """
+    """What to do. Effects happen in the order of the fields; events are posted after the status was written."""
 
     rule: str
     look: Literal["", "objects", "events", "queue", "earlier"] = ""
+    """Read these from the API server and decide again."""
     finalizers: tuple[str, ...] | None = None
+    """Those that the object must have from now on; decide again after it."""
     create: Mapping[str, Any] | None = None
+    """Manifest of a Job; decide again after it."""
     status: QuantizationJobStatus | None = None
+    """The new status; None: it stays."""
     adopted: str | None = None
+    """uid of the Job that is its own from now on; "": it has none any more, by intent; None: as before. Remembered."""
     passing: bool = False
+    """What the status says is likely over soon: it may be written later, or never."""
     delete: ChildJob | None = None
+    """A Job that must not go on."""
     events: tuple[Event, ...] = ()
     release: bool = False
+    """Remove the operator's finalizer, after the events were posted: the object may be gone with it."""
     remove: bool = False
+    """Delete the object."""
     problem: tuple[str, datetime] | None = None
+    """What the job waits for, and since when; remembered."""
     requeue_after: float | None = None
     retry: bool = False
+    """The same must be tried again, with back-off."""
     retry_after: float = 0.0
+    """Not before so many seconds."""
 
 
 @dataclass(frozen=True, slots=True)

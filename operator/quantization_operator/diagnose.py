@@ -289,11 +289,12 @@ Patience = Literal["image", "start", "schedule", "never"]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why nothing runs yet. patience: which setting says how long that is tolerated; key: same key, same problem."""
+    """Why nothing runs yet."""
 
     reason: str
     failure: Failure
     patience: Patience
+    """Which setting says how long that is tolerated."""
 
     @property
     def key(self) -> str:

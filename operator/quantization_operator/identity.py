@@ -30,7 +30,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """An object of the API server. key: of the QuantizationJob that it is, or says that it belongs to."""
+    """An object of the API server."""
 
     uid: str
     namespace: str
@@ -38,6 +38,7 @@ class Identity:
     resource_version: int
     created: datetime
     key: Key
+    """Of the QuantizationJob that it is, or says that it belongs to."""
 
 
 def identify(kind: Kind, body: Any) -> Identity | None:

@@ -29,7 +29,7 @@ Each = Callable[[Any], Any]
 
 
 class ApiError(Exception):
-    """The API server rejected, or did not answer (code 0). retry_after: seconds that it asked to wait."""
+    """The API server rejected a request, or did not answer (code 0). retry_after: seconds that it asked to wait."""
 
     def __init__(self, code: int, message: str, reason: str = "", retry_after: float = 0.0) -> None:
         message = clean(message)

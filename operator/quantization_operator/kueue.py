@@ -15,7 +15,7 @@ from quantization_operator.queue_entry import QueueEntry, pending_position
 from quantization_operator.snapshots import ChildJob
 
 SHARED_SECONDS = 2.0
-"""So long the list of a LocalQueue serves all who ask for it."""
+"""How long the list of a LocalQueue serves all who ask for it."""
 _NOT_FOUND = 404
 _JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
 

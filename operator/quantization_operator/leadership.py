@@ -20,7 +20,7 @@ from quantization_operator.lease import LeaseRecord, View, written
 logger = logging.getLogger(__name__)
 
 EXIT_GRACE_SECONDS = 5.0
-"""So long the event loop may take to end the process after the lease was lost."""
+"""How long the event loop may take to end the process after the lease was lost."""
 _NOT_FOUND, _CONFLICT = 404, 409
 _RETRY_SECONDS = 0.2
 """Least time between two requests, whatever the answers are."""
@@ -43,7 +43,7 @@ def seconds_since_boot() -> float:
 class Leadership:
     """One process's part in the election. `clock`: `seconds_since_boot`; `now`: the wall clock, for people to read.
 
-    on_lead: called in the thread when the process begins to lead. `lost` says why it does so no more, for ever.
+    on_lead: called in the thread when the process begins to lead. `lost` says why it does so no more, forever.
     """
 
     def __init__(

@@ -27,11 +27,14 @@ Action = Literal["read", "write", "wait", "lost"]
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds: how long others leave a silent leader its lease; when the leader stops by itself; between two tries."""
+    """Times of the election, in seconds."""
 
     duration: int
+    """How long others leave a silent leader its lease."""
     renew_deadline: float
+    """When the leader stops by itself."""
     interval: float
+    """Between two tries."""
 
     @property
     def writes_end(self) -> float:
@@ -46,14 +49,16 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRecord:
-    """A Lease as it is stored. holder is "" when it was released; metadata is kept as others left it."""
+    """A Lease as it is stored."""
 
     version: str
     holder: str = ""
+    """Empty when it was released."""
     duration: float = 0.0
     transitions: int = 0
     acquired: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Kept as others left it."""
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "LeaseRecord":
@@ -71,19 +76,18 @@ class LeaseRecord:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one process knows. Times are its monotonic seconds.
-
-    record: as last seen, None when there is none. seen_at: since when it is known in this version.
-    renewed_at: when the request of the last successful renewal was about to be sent; None: does not lead.
-    current: the record was read or written since the last wait or failure.
-    """
+    """What one process knows. Times are its monotonic seconds."""
 
     identity: str
     timing: Timing
     record: LeaseRecord | None = None
+    """As last seen; None: there is none."""
     seen_at: float | None = None
+    """Since when it is known in this version."""
     renewed_at: float | None = None
+    """When the request of the last successful renewal was about to be sent; None: does not lead."""
     current: bool = False
+    """The record was read or written since the last wait or failure."""
 
     def leads(self, now: float) -> bool:
         """Whether a write may be started now."""

@@ -31,21 +31,16 @@ LONGEST_RESULT = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ChildPod:
-    """A pod of a child Job; the container is the quantizer's.
-
-    job_uid: of the Job that made it.
-    waiting_container: whose waiting_reason and waiting_message are told: the quantizer's, and while that has not
-    started the first that an error keeps from starting, of it, the init containers, and what else is in the pod.
-    disruption: reason of the DisruptionTarget condition, "" without one.
-    oom_killed: name of a container that the kernel killed, now or before, the quantizer's first; "" without one.
-    """
+    """A pod of a child Job; the container is the quantizer's."""
 
     uid: str
     namespace: str
     name: str
     resource_version: int
     qjob_uid: str
+    """Of the QuantizationJob that it says it works for."""
     job_uid: str
+    """Of the Job that made it."""
     created: datetime
     deleting: bool
     phase: str
@@ -54,9 +49,12 @@ class ChildPod:
     reason: str
     message: str
     disruption: str
+    """Reason of the DisruptionTarget condition, "" without one."""
     disruption_message: str
     unscheduled_message: str
     waiting_container: str
+    """Whose waiting_reason and waiting_message these are: the quantizer's, or, while that has not started, those of the
+    first container of the pod that an error keeps from starting."""
     waiting_reason: str
     waiting_message: str
     running: bool
@@ -65,6 +63,7 @@ class ChildPod:
     ended_message: str
     ended_at: datetime | None
     oom_killed: str
+    """Name of a container that the kernel killed, now or before, the quantizer's first; "" without one."""
 
     @classmethod
     def of(cls, body: Any) -> "ChildPod | None":

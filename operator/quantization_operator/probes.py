@@ -104,7 +104,7 @@ class Verdict:
 
 
 async def heartbeat(health: Health, interval: float = 1.0) -> None:
-    """Beat for ever."""
+    """Beat forever."""
     while True:
         health.beat()
         await asyncio.sleep(interval)

@@ -62,7 +62,7 @@ class Poller:
         self._refused: dict[Key, str] = {}
 
     async def run(self, clock: Callable[[], float]) -> None:
-        """Poll for ever."""
+        """Poll forever."""
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
         async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
             while True:

@@ -13,23 +13,25 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 @dataclass(frozen=True, slots=True)
 class QueueEntry:
-    """How a Job stands in its queue.
-
-    read: when Kueue was asked. workload: its name, "" where there is none (yet), or none can be read; `message` then
-    says why. active: somebody deactivated it otherwise. evicted: the reason why it had to stop, "" when it has not
-    run, or was admitted again since. reserved: it has its quota. checks: admission checks that it still waits for.
-    position: how many Jobs of its LocalQueue are before it, and itself; None when that is not known.
-    """
+    """How a Job stands in its queue."""
 
     read: datetime
+    """When Kueue was asked."""
     workload: str = ""
+    """Its name; "" where there is none (yet), or none can be read."""
     message: str = ""
+    """Why it waits, or why no Workload can be read."""
     active: bool = True
+    """False: somebody deactivated it."""
     evicted: str = ""
+    """Why it had to stop; "" when it has not run, or was admitted again since."""
     evicted_message: str = ""
     reserved: bool = False
+    """It has its quota."""
     checks: tuple[str, ...] = ()
+    """Admission checks that it still waits for."""
     position: int | None = None
+    """In its LocalQueue, from 1; None: not known."""
 
     @classmethod
     def of(cls, body: Any, pending: Mapping[str, int], read: datetime) -> "QueueEntry":

@@ -7,15 +7,12 @@
 import math
 from typing import Annotated
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from quantization_api.workflow import PATH_PATTERN
 
 ENV_PREFIX = "QUANTIZATION_OPERATOR_"
-
-Seconds = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class OperatorSettings(BaseSettings):
@@ -65,19 +62,19 @@ class OperatorSettings(BaseSettings):
         "metadata. The operator checks addresses; the pod checks what a name resolves to.",
     )
     scratch_size: str = Field("10Gi", description="Size limit of /scratch, for jobs that set none.")
-    image_pull_patience_seconds: Seconds = Field(
+    image_pull_patience_seconds: PositiveFloat = Field(
         120, description="How long to keep trying an image that cannot be pulled before the job fails."
     )
-    start_patience_seconds: Seconds = Field(
+    start_patience_seconds: PositiveFloat = Field(
         45,
         description="How long to keep trying a container that cannot start (a missing Secret or volume, a pod that "
         "admission rejects) before the job fails.",
     )
-    unschedulable_patience_seconds: Seconds | None = Field(
+    unschedulable_patience_seconds: PositiveFloat | None = Field(
         None,
         description="How long a pod may wait for a node or for quota before the job fails; unset: forever.",
     )
-    cleanup_deadline_seconds: Seconds = Field(
+    cleanup_deadline_seconds: PositiveFloat = Field(
         600,
         description="With artifactPolicy: Delete, how long the Job of a deleted object may take to stop, and then how "
         "long removing the artifact may take, before the object is released and an event says what was left behind; "
@@ -86,7 +83,7 @@ class OperatorSettings(BaseSettings):
     progress_interval_seconds: Annotated[float, Field(ge=1)] = Field(
         5, description="Minimum time between two progress reports of a job."
     )
-    progress_polls_per_second: Seconds = Field(
+    progress_polls_per_second: PositiveFloat = Field(
         20, description="Maximum number of progress requests to pods per second."
     )
     sweep_interval_seconds: Annotated[float, Field(ge=5)] = Field(
@@ -94,14 +91,14 @@ class OperatorSettings(BaseSettings):
         description="Time between two comparisons of the cache with the API server; longer if there are more than 100 "
         "objects for each of these seconds.",
     )
-    sync_timeout_seconds: Seconds = Field(
+    sync_timeout_seconds: PositiveFloat = Field(
         120, description="How long the first listing may take before the process exits and is restarted."
     )
-    workers: Count = Field(16, description="Number of jobs reconciled at the same time.")
-    api_threads: Count = Field(
+    workers: PositiveInt = Field(16, description="Number of jobs reconciled at the same time.")
+    api_threads: PositiveInt = Field(
         16, description="Number of requests to the API server in flight at the same time."
     )
-    api_timeout_seconds: Seconds = Field(15, description="Timeout of one request to the API server.")
+    api_timeout_seconds: PositiveFloat = Field(15, description="Timeout of one request to the API server.")
     lease_namespace: str = Field(
         "",
         description="Namespace of the Lease by which replicas elect a leader. Empty: no election, for a single process "
@@ -112,16 +109,16 @@ class OperatorSettings(BaseSettings):
         min_length=1,
         description="Name of the Lease; the same for all replicas that serve the same namespaces.",
     )
-    lease_duration_seconds: Count = Field(
+    lease_duration_seconds: PositiveInt = Field(
         15,
         description="How long the other replicas wait before they take the lease from a leader that does not renew it.",
     )
-    lease_renew_deadline_seconds: Seconds = Field(
+    lease_renew_deadline_seconds: PositiveFloat = Field(
         10,
         description="How long after its last renewal a leader still writes; then it exits. Must be shorter than the "
         "duration: the rest is for requests in flight.",
     )
-    lease_interval_seconds: Seconds = Field(
+    lease_interval_seconds: PositiveFloat = Field(
         1.5,
         description="Time between two renewals by the leader, and between two checks by the others; at most a third "
         "of the renew deadline.",

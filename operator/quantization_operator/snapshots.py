@@ -84,14 +84,7 @@ def _uri(spec: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class QuantizationJob:
-    """A QuantizationJob; `qjob` in the code, where `job` is Kubernetes' batch Job.
-
-    `spec` and `status` are JSON text, and empty when no decision can need them.
-
-    place: what the output is compared by; equal for two jobs that write to the same place. completed: when it
-    ended. job_uid: of the Job that was believed to be its own. problem: why the spec cannot be read, "" when it can.
-    The fields of the spec beside them are those that a decision may need at any time.
-    """
+    """A QuantizationJob; `qjob` in the code, where `job` is Kubernetes' batch Job."""
 
     uid: str
     namespace: str
@@ -104,21 +97,27 @@ class QuantizationJob:
     queue_labels: Mapping[str, str]
     queue_annotations: Mapping[str, str]
     spec: str
+    """As JSON, empty when no decision can need it. What a decision may need at any time has a field of its own."""
     problem: str
+    """Why the spec cannot be read, "" when it can."""
     status: str
+    """As JSON, empty when no decision can need it."""
     suspend: bool
     ttl_seconds: int | None
     deletes_artifact: bool
     managed_by: str
     output: str
     place: str
+    """What the output is compared by: equal for two jobs that write to the same place."""
     observed_generation: int
     job_name: str
     job_uid: str
+    """Of the Job that was believed to be its own."""
     phase: str
     passes: str
     finished: Finished
     completed: datetime | None
+    """When it ended."""
 
     @property
     def deleting(self) -> bool:
@@ -222,27 +221,28 @@ def _condition(raw: Mapping[str, Any]) -> Condition | None:
 
 @dataclass(frozen=True, slots=True)
 class ChildJob:
-    """A batch/v1 Job. `ended` is the type of its final condition, "" while it has none.
-
-    owner_uid: of the QuantizationJob that controls it, "" when nothing does, FOREIGN when something else does.
-    queue: Kueue's LocalQueue that it is in, "" without one. generation: of the QuantizationJob that it was made for.
-    """
+    """A batch/v1 Job."""
 
     uid: str
     namespace: str
     name: str
     resource_version: int
     qjob_uid: str
+    """Of the QuantizationJob that it says it works for."""
     owner_uid: str
+    """Of the QuantizationJob that controls it; "" when nothing does, FOREIGN when something else does."""
     generation: int
+    """Of the QuantizationJob that it was made for."""
     created: datetime
     completion_time: datetime | None
     deleted: datetime | None
     suspended: bool
     queue: str
+    """Kueue's LocalQueue that it is in, "" without one."""
     failed: int
     failed_before: int
     ended: Literal["", "Complete", "Failed"]
+    """Type of its final condition, "" while it has none."""
     ended_reason: str
     ended_message: str
     ended_at: datetime | None

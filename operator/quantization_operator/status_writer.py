@@ -1,7 +1,7 @@
 """Writes a status so that it is taken: what the API server refuses is written with less, for an end must be told.
 
 A number or a text that a pod told may be refused where nobody thought of it, and all later statuses of the job with it:
-it would run for ever in everybody's eyes. So a refused status loses its progress, then its metrics, then its messages.
+it would seem to run forever. So a refused status loses its progress, then its metrics, then its messages.
 """
 
 import logging

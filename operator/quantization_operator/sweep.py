@@ -25,7 +25,7 @@ POLL_SECONDS = 0.05
 POLL_SECONDS_EACH = 5e-5
 """Longer for each object that is missing: looking for ten thousands must not take the time that the watch needs."""
 LIST_AGAIN_SECONDS = 5.0
-"""So long the watch may tell of nothing that is missing at start, before there is another listing."""
+"""How long the watch may deliver nothing that is missing at start, before there is another listing."""
 SETTLE_SECONDS = 2.0
 """A watch that begins anew tells of many objects at once: one sweep after all of them."""
 GRACE_SECONDS = 10.0
@@ -134,7 +134,7 @@ class Sweeper:
         return [(kind, uid, item) for kind in KINDS for uid, item in listings[kind].objects.items()]
 
     async def run(self, interval: float) -> None:
-        """Sweep for ever, `interval` seconds apart or more (OBJECTS_A_SECOND).
+        """Sweep forever, `interval` seconds apart or more (OBJECTS_A_SECOND).
 
         A sweep that cannot be made is told to the probes by its absence.
         """

@@ -22,7 +22,7 @@ from quantization_operator.unreadable import Unreadable
 from quantization_operator.workload import MANAGED_BY_SELECTOR
 
 IDLE_SECONDS = 0.1
-"""So long kopf keeps a task, and with it the whole last object, for each object that it has told of. Its 5 s would
+"""How long kopf keeps a task, and with it the whole last object, for each object that it has told of. Its 5 s would
 hold everything that exists in memory at each start."""
 
 RESOURCES: tuple[tuple[Kind, tuple[str, ...], Callable[[Any], Snapshot | None]], ...] = (

@@ -43,7 +43,7 @@ def read_whole(
 
 @dataclass(frozen=True)
 class Case:
-    """What is observed, and the decision that must follow. `said` is a part of the Ready condition's message."""
+    """What is observed, and the decision that must follow."""
 
     qjob: dict[str, Any] = field(default_factory=lambda: quantization_job(status=MADE))
     child: dict[str, Any] | None = None
@@ -54,6 +54,7 @@ class Case:
     phase: str | None = None
     reason: str = ""
     said: str = ""
+    """A part of the Ready condition's message."""
     category: Category | None = None
     look: str = ""
     creates: bool = False

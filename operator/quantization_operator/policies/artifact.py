@@ -12,7 +12,7 @@ NAMESPACE_GOES = "is being terminated"
 """Part of the API server's rejection to create anything in a namespace that is being deleted."""
 
 LEAST_TRY_SECONDS = 60.0
-"""So long a process tries at least, also one that was down until the bound had passed."""
+"""How long a process tries at least, also one that was down until the bound had passed."""
 
 
 def finalizers(qjob: QuantizationJob, makes_artifact: bool) -> tuple[str, ...] | None:

@@ -10,7 +10,7 @@ from quantization_api.spec import QuantizationJobSpec
 
 
 def job_fields(spec: QuantizationJobSpec) -> dict[str, Any]:
-    """The field of the Job's spec, or nothing: without a deadline a job may run for ever."""
+    """The field of the Job's spec, or nothing: without a deadline a job may run forever."""
     if spec.active_deadline_seconds is None:
         return {}
     return {"activeDeadlineSeconds": spec.active_deadline_seconds}

@@ -1,6 +1,6 @@
 """How long a job may wait for something that may never come.
 
-Kubernetes retries an image, a mount and a pod's admission for ever, and the Job stays "running" without a
+Kubernetes retries an image, a mount and a pod's admission forever, and the Job stays "running" without a
 pod that runs. What is likely to heal by itself (a node, quota) may be waited for without end; what is likely
 to be a mistake in the manifest gets a patience.
 """
@@ -12,7 +12,7 @@ from quantization_operator.settings import OperatorSettings
 
 
 def seconds(problem: Problem, settings: OperatorSettings) -> float | None:
-    """How long this problem is tolerated; None: for ever."""
+    """How long this problem is tolerated; None: forever."""
     match problem.patience:
         case "image":
             return settings.image_pull_patience_seconds

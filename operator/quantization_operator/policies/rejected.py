@@ -24,5 +24,5 @@ def answers(code: int, message: str) -> bool:
 
 
 def for_good(rejection: Rejection) -> bool:
-    """Whether the same Job would be refused for ever."""
+    """Whether the same Job would be refused forever."""
     return rejection.taken or (rejection.code in _OF_THE_MANIFEST and not _DENIED.search(rejection.message))

@@ -89,7 +89,7 @@ def job_deleted(case: Case) -> Decision | None:
     """The Job was made, and is gone without having ended, and not by a pause: that takes its name out of status.
 
     One that this process knew may be gone before its name is in the status; and a request to create it that was given
-    up may arrive when it is gone, so that another has its name. That one goes too: whoever deleted it wants none.
+    up may arrive when it is gone, so that another has its name. That one goes too: the user wanted none.
     """
     child, adopted = case.child, case.observed.adopted
     gone = bool(case.qjob.job_name or adopted) if child is None else bool(adopted) and child.uid != adopted

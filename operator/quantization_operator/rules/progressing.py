@@ -13,12 +13,12 @@ from quantization_operator.policies import patience, queueing
 from quantization_operator.snapshots import ChildJob
 
 NO_POD_GRACE_SECONDS = 5.0
-"""So long a Job may be without a pod before its events are read."""
+"""How long a Job may be without a pod before its events are read."""
 SLOW_START_SECONDS = 20.0
-"""So long a pod may be starting before its events are read."""
+"""How long a pod may be starting before its events are read."""
 NEXT_POD_SECONDS = 20.0
-"""So long after the end of a pod the next one may take to be made before the Job's events are read. The back-off of the
-Job controller may be longer: then the events say nothing, and are looked at more and more rarely."""
+"""How long after the end of a pod the next one may take to be created before the Job's events are read. The back-off of
+the Job controller may be longer: then the events say nothing, and are looked at more and more rarely."""
 LOOK_AT_EVENTS_SECONDS = (15.0, 300.0)
 """Least and longest time between two looks at the events of a job that does not get on."""
 PASSING_SECONDS = 1.5
