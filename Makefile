@@ -49,7 +49,7 @@ unit: setup ## Pure code
 	OMP_NUM_THREADS=1 pytest -q -m unit -n 2 --dist worksteal  # two workers: torch's threads would only get in their way
 
 .PHONY: coverage
-coverage: setup ## The unit tests, and how much of each room they run (a third slower than `make unit`)
+coverage: setup ## The unit tests, and how much of each room they run (up to twice as slow as `make unit`)
 	OMP_NUM_THREADS=1 pytest -q -m unit -n 2 --dist worksteal --cov --cov-report=
 	$(RUN) tests.support.coverage_by_room
 
