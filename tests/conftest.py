@@ -36,8 +36,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make faults` runs what docs/faults.md names."""
+    """`make faults` runs what docs/faults.md names. Warnings are errors in unit tests.
+
+    Elsewhere libraries talk to real servers, and a socket that one of them leaves to the garbage collector would fail
+    whichever test runs when it is collected.
+    """
     for item in items:
+        if item.get_closest_marker("unit") is None:
+            item.add_marker(pytest.mark.filterwarnings("default"))
         if fault_table.names(fault_table.file_of(item.path), item.name.partition("[")[0]):
             item.add_marker(pytest.mark.faults)
 

@@ -39,18 +39,19 @@ def test_what_a_killed_run_left_is_removed_by_the_next_and_what_a_living_one_has
 ) -> None:
     killed, left = start(tmp_path)
     living, used = start(tmp_path)
-    try:
-        killed.send_signal(signal.SIGKILL)
-        killed.wait()
-        assert (left / "shard").exists()
-        with make_scratch(tmp_path) as scratch:
-            assert not left.exists()
-            assert (used / "shard").exists()
-            assert sorted(tmp_path.iterdir()) == sorted([used, Path(scratch)])
-            assert remove_ownerless(tmp_path) == 0
-    finally:
-        living.kill()
-        living.wait()
+    with killed, living:
+        try:
+            killed.send_signal(signal.SIGKILL)
+            killed.wait()
+            assert (left / "shard").exists()
+            with make_scratch(tmp_path) as scratch:
+                assert not left.exists()
+                assert (used / "shard").exists()
+                assert sorted(tmp_path.iterdir()) == sorted([used, Path(scratch)])
+                assert remove_ownerless(tmp_path) == 0
+        finally:
+            killed.kill()
+            living.kill()
     assert remove_ownerless(tmp_path) == 1
     assert list(tmp_path.iterdir()) == []
 
