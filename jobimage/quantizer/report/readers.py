@@ -141,6 +141,7 @@ class Words:
     symmetric: str
     asymmetric: str
     part: str
+    """The option that leaves some linears as they are; "" where there is none."""
 
 
 GPTQ_WORDS = Words("bits", "group_size", "sym: true", "sym: false", "inside_layer_modules")
