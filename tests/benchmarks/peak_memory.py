@@ -59,7 +59,8 @@ model_path, true_sequential = json.loads(sys.argv[1])
 source = DirectorySource(Path(model_path))
 layout = DecoderLayout.open(source)
 shapes = layout.layer_shapes(0)
-grams = [4 * shapes[names[0] + ".weight"][1] ** 2 for names in layout.architecture.stages]
+names = [shared.names[0] for stage in layout.stages() for shared in stage.shared_inputs]
+grams = [4 * shapes[name + ".weight"][1] ** 2 for name in names]
 inner = max(shapes["mlp.gate_proj.weight"][0], shapes["self_attn.q_proj.weight"][0])
 print(json.dumps({
     "import": imported,

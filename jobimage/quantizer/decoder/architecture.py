@@ -48,21 +48,23 @@ class Stage:
 
 @dataclass(frozen=True)
 class Block:
-    """One residual block of a decoder layer.
-
-    norm, post_norm: names in the layer. module: name in the layer; "" where the linears lie in the layer
-    itself and `activation` is all that is between them. inputs, output: linears, relative to module.
-    residual_argument: the module's forward wants the residual and adds it itself (Bloom).
-    """
+    """One residual block of a decoder layer."""
 
     kind: Literal["attention", "mlp", "experts"]
     norm: str
+    """Name in the layer."""
     module: str
+    """Name in the layer; "" where the linears lie in the layer itself, with only `activation` between them."""
     inputs: tuple[str, ...]
+    """The linears that read norm(x), relative to `module`."""
     output: str
+    """The closing linear, relative to `module`."""
     post_norm: str | None = None
+    """Name in the layer."""
     activation: str = "activation_fn"
+    """Name in the layer; used without a `module` only."""
     residual_argument: bool = False
+    """Whether the module's forward takes the residual and adds it itself (Bloom)."""
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -80,39 +82,39 @@ class Block:
 
 @dataclass(frozen=True)
 class Experts:
-    """A sparse MLP as checkpoints have it: one linear for each expert, beside a router.
-
-    found_as: the module that transformers has in its place. count, inner: fields of the config.
-    normalized: the config's field that says whether the chosen experts' weights are divided by their sum;
-    None: they always are. cast: the weights are rounded to the computation dtype before they are used.
-    """
+    """A sparse MLP as checkpoints have it: a router, and gate, up and down of each expert as linears."""
 
     found_as: str
+    """The module that transformers has in its place."""
     router: str
     gate: str
     up: str
     down: str
     count: str
+    """The config's field with the number of experts."""
     inner: str
+    """The config's field with the inner width of an expert."""
     normalized: str | None
+    """The config's field that says whether the chosen experts' weights are divided by their sum; None: they are."""
     cast: bool
+    """Whether these weights are rounded to the computation dtype before they are used."""
 
 
 @dataclass(frozen=True)
 class Fold:
-    """A place where scales of input channels can be folded away: source(x) / s, then reader.weight * s.
-
-    source, readers: names in the layer; readers are all that read what source makes (a router too).
-    activation: the config's field that names the activation between; only ReLU lets a positive scale pass.
-    obstacle: why the place can never be used.
-    """
+    """A place where scales of input channels can be folded away: source(x) / s, then reader.weight * s."""
 
     kind: Literal["norm", "linear"]
+    """Of the source."""
     source: str
+    """Name in the layer."""
     readers: tuple[str, ...]
+    """Names in the layer of all that read what the source makes (a router too)."""
     rows: RowRule = "same"
     activation: str | None = None
+    """The config's field that names the activation between; only ReLU lets a positive scale pass."""
     obstacle: str | None = None
+    """Why the place can never be used."""
 
 
 @dataclass(frozen=True)
@@ -126,58 +128,44 @@ class UnsupportedFeature:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Where the parts of a model are.
-
-    layers, final_norm: names in the model's base class ("layers": model.layers of the checkpoint).
-    blocks: of a layer; in a layer with experts `sparse_block` takes the place of the last one.
-    parallel: the config's field that says whether every block reads the layer's input.
-    returns_tuple: whether a layer's forward returns a tuple.
-    head_as: what checkpoints call the head, where transformers 5 gave it another name.
-    scaled_activation: name in the layer of the activation before the last linear, where readers of AWQ files
-        divide what it makes by a stored tensor, `NAME.scales`.
-    listed_stages: for a model without blocks (generic path), the linears as the user listed them.
-    """
+    """Where the parts of a model are."""
 
     model_type: str
     layers: str
+    """Name in the model's base class ("layers": model.layers of the checkpoint)."""
     final_norm: str
+    """Name in the model's base class; "" on the generic path."""
     norm: NormKind
     blocks: tuple[Block, ...]
+    """Of a dense layer; empty on the generic path."""
     folds: tuple[Fold, ...] = ()
+    """Of a dense layer."""
     experts: Experts | None = None
     sparse_block: Block | None = None
+    """Takes the place of the last block in a layer with experts."""
     sparse_folds: tuple[Fold, ...] = ()
+    """Of a layer with experts."""
     parallel: str | None = None
+    """The config's field that says whether every block reads the layer's input."""
     returns_tuple: bool = False
+    """Whether a layer's forward returns a tuple."""
     unsupported: tuple[UnsupportedFeature, ...] = ()
     head_as: str | None = None
+    """What checkpoints call the head, where transformers 5 gave it another name."""
     scaled_activation: str | None = None
+    """Name in the layer of the activation before the last linear, where readers of AWQ files divide what it makes by
+    a stored tensor, `NAME.scales`."""
     listed_stages: tuple[tuple[str, ...], ...] = ()
-
-    @property
-    def stages(self) -> tuple[tuple[str, ...], ...]:
-        """The linears of a dense layer in execution order, those that share an input together."""
-        from_blocks = tuple(
-            names for block in self.blocks for names in (block.input_names, (block.output_name,))
-        )
-        return from_blocks or self.listed_stages
-
-    @property
-    def linears(self) -> tuple[str, ...]:
-        """All linears of a dense layer, in execution order; DecoderModel.linears knows every layer."""
-        return tuple(name for stage in self.stages for name in stage)
+    """On the generic path: the linears as the user listed them."""
 
 
 @dataclass(frozen=True)
 class ModuleNames:
-    """The modules of an architecture that is not in the table, as Olive's GptqQuantizer takes them.
-
-    layers_block_name: dotted name of the list of decoder layers, as in the checkpoint.
-    inside_layer_modules: linears of a layer, those that share an input together, in execution order.
-    outside_layer_modules: modules beside the layers. All of them are loaded whether named or not; a name
-        that the model does not have is refused.
-    """
+    """The modules of an architecture that is not in the table, as Olive's GptqQuantizer takes them."""
 
     layers_block_name: str | None = None
+    """Dotted name of the list of decoder layers, as in the checkpoint."""
     inside_layer_modules: tuple[tuple[str, ...], ...] = ()
+    """Linears of a layer, those that share an input together, in execution order."""
     outside_layer_modules: tuple[str, ...] = ()
+    """Modules beside the layers. All of them are loaded, named or not; a name that the model lacks is refused."""

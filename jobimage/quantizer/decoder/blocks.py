@@ -100,7 +100,7 @@ class SparseBlock:
         self._mlp = mlp
 
     def normed(self, source: Tensor) -> Tensor:
-        """See DenseBlock."""
+        """norm(source)."""
         result: Tensor = self._norm(source)
         return result
 
@@ -117,7 +117,7 @@ class SparseBlock:
         return residual + output.reshape(residual.shape)
 
     def inner_shape(self, batch: int, tokens: int) -> tuple[int, int, int]:
-        """See DenseBlock."""
+        """Shape of the core's output for hidden states [batch, tokens, width]."""
         return batch, tokens * self._mlp.top_k, self._mlp.inner_width
 
     def inputs(self, normed: Tensor) -> Iterator[tuple[SharedInput, Tensor]]:

@@ -14,21 +14,19 @@ PASSES_SCALES = ("relu",)  # activations f with f(s x) = s f(x) for s > 0
 
 @dataclass(frozen=True)
 class FoldPlace:
-    """One place of one layer: readers.weight[:, k] * s[k], source / s.
-
-    kind: "norm": weight (and bias) of the norm `source` take 1/s. "linear": rows (and bias) of a linear do.
-    rows: [K], for a linear the row of the source that makes channel k. Where a row appears more than once
-        (grouped-query attention) its channels must share one scale.
-    obstacle: why the place cannot be used; None: it can.
-    unit_offset: the norm multiplies by 1 + weight.
-    """
+    """One place of one layer: readers.weight[:, k] * s[k], source / s."""
 
     kind: Literal["norm", "linear"]
+    """What takes 1/s: weight (and bias) of a norm, or rows (and bias) of a linear."""
     source: str
     readers: tuple[str, ...]
     rows: Tensor | None
+    """[K], of a linear: the row of the source that makes channel k. Where a row appears more than once (grouped-query
+    attention) its channels must share one scale."""
     obstacle: str | None
+    """Why the place cannot be used; None: it can."""
     unit_offset: bool = False
+    """Whether the norm multiplies by 1 + weight."""
 
 
 def fold_places(

@@ -10,13 +10,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import Stage
 from quantizer.decoder.batchwise import Batchwise
 from quantizer.decoder.blocks import ArgumentsOf
-from quantizer.decoder.walk import Look, Progress
+from quantizer.decoder.walk import LayerWalk, Look, StageOrder
 
 
 class _Reached(BaseException):
@@ -90,8 +91,8 @@ class GenericLayer:
         return caught, output
 
 
-class GenericWalk:
-    """See LayerWalk; made for a GenericLayer, whose hooks see one batch at a time.
+class GenericWalk(LayerWalk):
+    """The walk over a GenericLayer, whose hooks see one batch at a time.
 
     Raises InvalidWorkflow when linears that are listed together do not read the same input, or when an
     earlier stage runs behind a later one.
@@ -101,19 +102,19 @@ class GenericWalk:
         self.stages = layer.stages
         self.side_by_side = 1
         self._layer, self._hidden, self._wants_output = layer, hidden, wants_output
-        self._progress = Progress(self.stages)
+        self._progress = StageOrder(self.stages)
         self._checked = False
 
+    @override
     def linear(self, name: str) -> nn.Linear:
-        """See LayerWalk."""
         return self._layer.linear(name)
 
+    @override
     def module(self, name: str) -> nn.Module:
-        """See LayerWalk."""
         return self._layer.module(name)
 
+    @override
     def visit(self, stages: Sequence[Stage], look: Look, *, propagate_unrounded: bool = False) -> None:
-        """See LayerWalk."""
         _, last = self._progress.span(stages)
         if propagate_unrounded:
             self._progress.to_the_end(last)
@@ -134,16 +135,19 @@ class GenericWalk:
         if propagate_unrounded:
             self._progress.done = last
 
+    @override
     def finish(self, stages: Sequence[Stage]) -> None:
-        """See LayerWalk. Before the last stage there is nothing to do."""
+        # before the last stage there is nothing to do
         _, last = self._progress.span(stages)
         if last == len(self.stages) and self._wants_output:
             Batchwise(self._hidden).each(self._forward)
         self._progress.done = last
 
+    @override
     def __enter__(self) -> Self:
         return self
 
+    @override
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

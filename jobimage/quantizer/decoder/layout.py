@@ -36,7 +36,7 @@ def read_config(source: Source) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _LayerFacts:
-    """What is asked about a layer again and again; see the methods of DecoderLayout."""
+    """What is asked about a layer again and again, as the methods of DecoderLayout return it."""
 
     shapes: dict[str, tuple[int, ...]]
     stages: tuple[Stage, ...]

@@ -20,15 +20,14 @@ from quantizer.decoder.architecture import Experts
 
 @dataclass(frozen=True)
 class Routing:
-    """Which token goes to which expert.
-
-    token [tokens * top_k]: the token of each row, rows in the order of the experts. weight: that row's
-    share in the token's output. bounds: rows bounds[e] .. bounds[e + 1] are expert e's.
-    """
+    """Which token goes to which expert."""
 
     token: Tensor
+    """[tokens * top_k]: the token of each row, rows in the order of the experts."""
     weight: Tensor
+    """[tokens * top_k]: the row's share in the token's output."""
     bounds: tuple[int, ...]
+    """Rows bounds[e] .. bounds[e + 1] are those of expert e."""
 
     def rows(self, expert: int) -> slice:
         """The rows of an expert."""

@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import SharedInput, Stage
@@ -81,7 +82,7 @@ class LayerWalk(Protocol):
     ) -> None: ...
 
 
-class Progress:
+class StageOrder:
     """Which stages of a layer are finished; keeps callers to the order."""
 
     def __init__(self, stages: tuple[Stage, ...]) -> None:
@@ -105,15 +106,18 @@ class Progress:
 
 @dataclass
 class _State:
-    """A batch on its way: what norms read, what outputs are added to, the core's output."""
+    """A batch on its way through the blocks of a layer."""
 
     source: Tensor
+    """What the norm of the block reads."""
     residual: Tensor
+    """What the block's output is added to."""
     normed: Tensor | None = None
     inner: Tensor | None = None
+    """The core's output."""
 
 
-class BlockWalk:
+class BlockWalk(LayerWalk):
     """The walk over a layer of blocks: stage 2 b reads block b's norm, stage 2 b + 1 its core.
 
     Between the two stages of a block the core's output lies on scratch; with a parallel residual the sum so
@@ -130,23 +134,24 @@ class BlockWalk:
         self.stages = layer.stages
         self._layer, self._hidden, self._factory = layer, hidden, store_factory
         self._wants_output = wants_output
-        self._progress = Progress(self.stages)
+        self._progress = StageOrder(self.stages)
         self._inner: ActivationStore | None = None
         self._inner_complete = False
         self._batchwise = Batchwise(hidden)
         self.side_by_side = self._batchwise.workers
         self._total: ActivationStore | None = None
 
+    @override
     def linear(self, name: str) -> nn.Linear:
-        """See LayerWalk."""
         return self._layer.linear(name)
 
+    @override
     def module(self, name: str) -> nn.Module:
-        """See LayerWalk."""
         return self._layer.module(name)
 
+    @override
     def visit(self, stages: Sequence[Stage], look: Look, *, propagate_unrounded: bool = False) -> None:
-        """See LayerWalk. What a single second stage of a block reads is kept on scratch for finish."""
+        # what a single second stage of a block reads is kept on scratch for finish
         first, last = self._progress.span(stages)
         if propagate_unrounded:
             self._progress.to_the_end(last)
@@ -181,8 +186,9 @@ class BlockWalk:
             self._progress.done = last
             self._drop()
 
+    @override
     def finish(self, stages: Sequence[Stage]) -> None:
-        """See LayerWalk. Finishing a block's first half computes nothing yet; its second half closes it."""
+        # finishing a block's first half computes nothing yet; its second half closes it
         first, last = self._progress.span(stages)
         closed = range(first // 2, last // 2)
         if last == len(self.stages) and not self._wants_output:
@@ -209,9 +215,11 @@ class BlockWalk:
             self._drop(total=end)
         self._progress.done = last
 
+    @override
     def __enter__(self) -> Self:
         return self
 
+    @override
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

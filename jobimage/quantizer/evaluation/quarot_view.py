@@ -31,7 +31,7 @@ class OnlineLayer:
 
 
 class QuarotView:
-    """See views.View.
+    """An artifact of QuaRot with code of its own, as a views.View.
 
     Raises:
         QuantizationError: ArtifactCorrupt when something is missing or not as config.json says.
@@ -49,7 +49,7 @@ class QuarotView:
         self.model.layout.config.quarot = settings
 
     def names(self, index: int) -> list[str]:
-        """See View."""
+        """The tensors of layer `index` in the checkpoint."""
         prefix = self.model.layout.layer_prefix(index)
         names = [prefix + name for name in self._layer(index)[0].state_dict()]
         missing = [name for name in names if name not in self.model.layout.reader.tensors]
@@ -58,7 +58,7 @@ class QuarotView:
         return names
 
     def layers(self) -> Iterator[OnlineLayer]:
-        """See View."""
+        """Every decoder layer, in order; one exists at a time."""
         model = self.model
         groups = [self.names(index) for index in range(model.layout.layers)]
         for index, stored in enumerate(model.layout.reader.prefetched(groups)):

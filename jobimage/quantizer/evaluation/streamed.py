@@ -35,20 +35,17 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures over all batches.
-
-    perplexity: of the candidate (of the reference, when it is alone), over next-token predictions.
-    reference_perplexity: of the reference.
-    kl_divergence: mean KL(reference | candidate) over all tokens, in nats; 0 for one model alone.
-    max_abs_dlogit: largest difference of a logit.
-    tokens: how many tokens were seen.
-    """
+    """Figures over all batches."""
 
     perplexity: float
+    """Of the candidate (of the reference, when it is alone), over next-token predictions."""
     reference_perplexity: float
     kl_divergence: float
+    """Mean KL(reference | candidate) over all tokens, in nats; 0 for one model alone."""
     max_abs_dlogit: float
+    """Largest difference of a logit."""
     tokens: int
+    """How many tokens were seen."""
 
 
 def evaluate(

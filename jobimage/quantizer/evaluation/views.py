@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.quantized_weight import QuantizedWeight
@@ -54,20 +55,20 @@ class View(Protocol):
         ...
 
 
-class FloatView:
+class FloatView(View):
     """An unquantized checkpoint, whose tensors were checked."""
 
     def __init__(self, layout: DecoderLayout, device: torch.device) -> None:
         self.model = DecoderModel(layout, device)
 
+    @override
     def names(self, index: int) -> list[str]:
-        """See View; they were compared with the config when the view was made."""
         return [
             self.model.layout.layer_prefix(index) + name for name in self.model.layout.layer_shapes(index)
         ]
 
+    @override
     def layers(self) -> Iterator[DecoderLayer]:
-        """See View."""
         groups = [self.names(index) for index in range(self.model.layout.layers)]
         for index, stored in enumerate(self.model.layout.reader.prefetched(groups)):
             prefix = self.model.layout.layer_prefix(index)
@@ -92,8 +93,8 @@ class RtnView(FloatView):
         super().__init__(layout, device)
         self._baseline = baseline
 
+    @override
     def change(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rounds every linear that the pass rounds."""
         changed = dict(weights)
         prefix = self.model.layout.layer_prefix(index)
         for name in self.model.layout.linears(index):
@@ -145,7 +146,7 @@ def _complete(view: View) -> View:
     return view
 
 
-class PackedView:
+class PackedView(View):
     """A quantized checkpoint, read back from what was written.
 
     Raises:
@@ -160,8 +161,8 @@ class PackedView:
         self.model = DecoderModel(DecoderLayout(reader, config, modules), device)
         self._quantized = QuantizedLayers(self.model.layout, stored.format, stored.grid, stored.converts)
 
+    @override
     def names(self, index: int) -> list[str]:
-        """The tensors of layer `index` in the checkpoint, which have the dtypes and shapes that config.json makes."""
         packed, kept = self._quantized.planned(index)
         found = self.model.layout.reader.tensors
         names = [*packed, *kept]
@@ -177,8 +178,8 @@ class PackedView:
                 )
         return names
 
+    @override
     def layers(self) -> Iterator[DecoderLayer]:
-        """See View."""
         groups = [self.names(index) for index in range(self.model.layout.layers)]
         for index, stored in enumerate(self.model.layout.reader.prefetched(groups)):
             yield self.model.layer(index, self._quantized.weights_as_read(index, stored))

@@ -29,7 +29,7 @@ def build(request: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """See the module."""
+    """One build, as the command line asks for it."""
     build(json.loads(sys.argv[1]))
     print(json.dumps({"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
 

@@ -29,20 +29,23 @@ HALVES = {"gate_proj": ("gate_up_proj", 0), "up_proj": ("gate_up_proj", 1)}
 
 @dataclass(frozen=True)
 class Piece:
-    """Some outputs of one of the checkpoint's linears: part `part` of `parts` equal ones."""
+    """Some outputs of one of the checkpoint's linears."""
 
     linear: str
     part: int = 0
+    """Which of `parts` equal ones."""
     parts: int = 1
 
 
 @dataclass(frozen=True)
 class StoredLinear:
-    """One MatMulNBits node: name of the node, its layer, the linear's last name, and its three tensors."""
+    """One MatMulNBits node and its three tensors, which the module describes."""
 
     node: str
+    """Name of the node."""
     layer: int
     linear: str
+    """The last part of the linear's name."""
     bits: int
     packed: Tensor
     scales: Tensor

@@ -20,13 +20,16 @@ CACHE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 @dataclass(frozen=True)
 class Agreement:
-    """Over `tokens` tokens: share with the same most likely next token, mean KL(checkpoint | graph) in nats,
-    largest difference of a logit."""
+    """How near a graph is to its checkpoint."""
 
     tokens: int
+    """How many were compared."""
     top1_agreement: float
+    """Share of them with the same most likely next token."""
     kl_divergence: float
+    """Mean KL(checkpoint | graph), in nats."""
     max_abs_dlogit: float
+    """Largest difference of a logit."""
 
 
 def compare_logits(

@@ -35,18 +35,16 @@ EXPECTED_FILES = ("model.onnx", "model.onnx.data", "genai_config.json", "tokeniz
 
 @dataclass(frozen=True)
 class OnnxReport:
-    """What was made and how close it is.
-
-    files: name -> bytes, in the target directory.
-    linears: how many were compared with the checkpoint, integer by integer.
-    builder_peak_bytes: the most memory that the builder's process held.
-    """
+    """What was made and how close it is."""
 
     plan: BuildPlan
     files: dict[str, int]
+    """Bytes of each file in the target directory."""
     linears: int
+    """How many were compared with the checkpoint, integer by integer."""
     agreement: Agreement
     builder_peak_bytes: int
+    """The most memory that the builder's process held."""
 
 
 def export(

@@ -36,10 +36,12 @@ TABLES = ("/lm_head/MatMul", "/model/embed_tokens/Gather")  # stay as the checkp
 
 @dataclass(frozen=True)
 class Bound:
-    """How far the graph may be from the checkpoint: mean KL in nats, share of tokens with the same top-1."""
+    """How far the graph may be from the checkpoint."""
 
     kl_divergence: float
+    """Mean, in nats."""
     top1_agreement: float
+    """Share of tokens with the same top-1."""
 
 
 BOUNDS = {1: Bound(1e-3, 0.99), 4: Bound(1e-2, 0.95)}
@@ -48,22 +50,20 @@ BOUNDS = {1: Bound(1e-3, 0.99), 4: Bound(1e-2, 0.95)}
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """One run of the builder on one checkpoint.
-
-    method, bits, group_size: of the checkpoint, and so of the graph.
-    accuracy_level: what MatMulNBits computes with, 1 (fp32) or 4 (int8 activations).
-    """
+    """One run of the builder on one checkpoint."""
 
     method: str
+    """Of the checkpoint, and so of the graph; likewise the two below."""
     bits: int
     group_size: int
     precision: str
     execution_provider: str
     accuracy_level: int
+    """What MatMulNBits computes with: 1 (fp32) or 4 (int8 activations)."""
 
     @property
     def bound(self) -> Bound:
-        """See BOUNDS."""
+        """How far the graph may be from the checkpoint with this accuracy level."""
         return BOUNDS[self.accuracy_level]
 
     def options(self) -> dict[str, Any]:

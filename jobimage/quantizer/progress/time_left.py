@@ -14,25 +14,28 @@ PRIOR = 0.03
 
 @dataclass(frozen=True)
 class Finished:
-    """A stage that is done: its planned work, and the seconds that it took."""
+    """A stage that is done."""
 
     weight: float
+    """Its planned work."""
     seconds: float
+    """How long it took."""
 
 
 @dataclass(frozen=True)
 class Current:
-    """The stage that runs.
-
-    weight, fixed: its planned work, and seconds beside it. fraction: of it that is done.
-    advanced, elapsed: seconds from its beginning until that was done, and until now.
-    """
+    """The stage that runs."""
 
     weight: float
+    """Its planned work."""
     fraction: float
+    """Of its work that is done."""
     advanced: float
+    """Seconds from its beginning until that was done."""
     elapsed: float
+    """Seconds from its beginning until now."""
     fixed: float = 0.0
+    """Seconds that it takes beside its work."""
 
 
 def seconds_left(

@@ -23,11 +23,13 @@ MIN_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """One stage of a run, its estimated work, and the seconds that it takes beside the work, however small that is."""
+    """One stage of a run."""
 
     name: str
     weight: float
+    """Its estimated work."""
     fixed: float = 0.0
+    """Seconds that it takes beside its work, however small that is."""
 
 
 class Tracker:
