@@ -19,9 +19,9 @@ from quantizer.store.directory import DirectoryStore
 from quantizer.store.interface import OUTPUT, Store
 from quantizer.store.location import Location, open_store
 
-SMALL = range(12)
-WHOLE = [range(first, first + 20) for first in range(12, 212, 20)]
-STOPS_SMALL, STOPS = 6, 60
+SMALL, SMALL_IN_A_DIRECTORY, IN_A_DIRECTORY = range(6), 20, 200
+WHOLE = [range(first, first + 20) for first in range(6, 206, 20)]
+STOPS_SMALL, STOPS = 4, 60
 LIMIT_SECONDS = 60.0
 LIVES = {"s3": 0.9, "file": 0.12}
 """Seconds that a writer alone takes, and a little more."""
@@ -58,7 +58,7 @@ def played(s3: S3Server, seeds: range) -> set[str]:
 
 @pytest.mark.integration
 @pytest.mark.faults
-def test_twelve_schedules_on_s3_leave_a_whole_artifact_or_none(s3: S3Server) -> None:
+def test_six_schedules_on_s3_leave_a_whole_artifact_or_none(s3: S3Server) -> None:
     assert played(s3, SMALL)
 
 
@@ -68,10 +68,13 @@ def test_two_hundred_schedules_on_s3_leave_a_whole_artifact_or_none(s3: S3Server
     assert len(played(s3, seeds)) > 5
 
 
-@pytest.mark.integration
 @pytest.mark.faults
-def test_schedules_in_a_directory_leave_a_whole_artifact_or_none(tmp_path: Path) -> None:
-    for seed in range(60):
+@pytest.mark.parametrize(
+    "count",
+    [pytest.param(SMALL_IN_A_DIRECTORY, marks=pytest.mark.integration), IN_A_DIRECTORY],
+)
+def test_schedules_in_a_directory_leave_a_whole_artifact_or_none(tmp_path: Path, count: int) -> None:
+    for seed in range(count):
         play(seed, DirectoryStore(tmp_path / str(seed), OUTPUT))
 
 

@@ -1,6 +1,5 @@
 """Runs that are killed at any moment, in processes of their own: the next one goes on to the same artifact."""
 
-import json
 import random
 import time
 from multiprocessing.process import BaseProcess
@@ -9,31 +8,18 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.support.commands import command
-from tests.support.engine import EXAMPLES, STORIES, edit_tensors, files
-from torch import Tensor
+from tests.support.engine import EXAMPLES, files, save_tiny_reader
 
-KILLS, MANY_KILLS = 10, 100
-LAYERS = 3
+KILLS, MANY_KILLS = 5, 100
+LAYERS, LENGTH = 3, 128
 LIMIT_SECONDS = 240
 LOOK_SECONDS = 0.005
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """The example model's first layers."""
     folder = tmp_path / "model"
-    folder.mkdir()
-    for name, data in files(STORIES).items():
-        (folder / name).write_bytes(data)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": LAYERS}))
-
-    def cut(tensors: dict[str, Tensor]) -> None:
-        for name in [name for name in tensors if name.startswith("model.layers.")]:
-            if int(name.split(".")[2]) >= LAYERS:
-                del tensors[name]
-
-    edit_tensors(folder, cut)
+    save_tiny_reader(folder, num_hidden_layers=LAYERS, max_position_embeddings=LENGTH)
     return folder
 
 
@@ -54,7 +40,7 @@ def start(model: Path, out: Path, scratch: Path) -> BaseProcess:
                         "load_dataset_config": {
                             "data_name": f"file://{EXAMPLES}/text/tinystories-calibration.txt"
                         },
-                        "pre_process_data_config": {"max_seq_len": 128, "max_samples": 12},
+                        "pre_process_data_config": {"max_seq_len": LENGTH, "max_samples": 12},
                     }
                 ],
                 "passes": [

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tests.support.engine import save_tiny_reader
 from tests.support.quantizer_requests import MODEL, TEXT, Ended, Request, end, run, run_here, start
 from tests.support.s3 import S3Server
 
@@ -26,13 +27,17 @@ from quantizer.passes.interface import FinishedLayer, LayerContext
 pytestmark = pytest.mark.integration
 
 WAIT_SECONDS = 120.0
-LAYERS = 6  # of the example model
+LAYERS = 6  # of the example model, and of the tiny one
+EXAMPLE = "s3://models/stories15m"
+"""Where the figures of the result count, or a run must last: a run of it takes seconds longer."""
 
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     with S3Server(tmp_path_factory.mktemp("s3")) as server:
         server.upload("models", "stories15m", MODEL)
+        save_tiny_reader(tiny := tmp_path_factory.mktemp("tiny"), num_hidden_layers=LAYERS)
+        server.upload("models", "tiny", tiny)
         server.upload("datasets", "tinystories", TEXT)
         server.client().create_bucket(Bucket="artifacts")
         yield server
@@ -45,7 +50,7 @@ def request_to(s3: S3Server, request: pytest.FixtureRequest) -> Callable[..., Re
     def make(**changes: object) -> Request:
         values: dict[str, object] = {
             "output": f"s3://artifacts/{re.sub('[^a-z0-9]+', '-', request.node.name)}",
-            "model": "s3://models/stories15m",
+            "model": "s3://models/tiny",
             "calibration": "s3://datasets/tinystories/tinystories-calibration.txt",
             "validation": "s3://datasets/tinystories/tinystories-validation.txt",
             "endpoint": s3.endpoint,
@@ -92,7 +97,7 @@ def test_a_model_goes_from_s3_to_a_verified_artifact_in_s3(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    request = request_to()
+    request = request_to(model=EXAMPLE)
     ended = run(request, tmp_path, s3)
     assert ended.code == 0, ended.log
     artifact = ended.result.artifact
@@ -185,7 +190,7 @@ def test_the_same_recipe_again_is_reused_unless_the_manifest_says_never(
 def test_a_run_that_is_killed_leaves_no_manifest_and_the_next_one_succeeds(
     s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
 ) -> None:
-    request = request_to(samples=64)
+    request = request_to(model=EXAMPLE, samples=64)
     process = start(request, tmp_path / "1", s3.environment())
     try:
         until(lambda: staged(s3, request, "model/config.json"), "the first objects are stored")
@@ -267,7 +272,7 @@ def test_finished_layers_in_s3_are_taken_over_by_a_run_with_nothing_on_scratch(
 def test_sigterm_ends_a_run_cleanly_with_143(
     s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
 ) -> None:
-    request = request_to(samples=64)
+    request = request_to(model=EXAMPLE, samples=64)
     process = start(request, tmp_path, s3.environment())
     try:
         until(lambda: staged(s3, request, "model/config.json"), "the first objects are stored")
@@ -285,7 +290,7 @@ def test_a_goal_that_is_missed_publishes_nothing(
 ) -> None:
     goal = {"type": "threshold", "value": 0.0001}
     metric = {"name": "kl", "type": "kl_divergence", "data_config": "held_out", "goal": goal}
-    request = request_to(metrics=[metric])
+    request = request_to(model=EXAMPLE, metrics=[metric])
     ended = run_here(request, tmp_path, s3)
     failed_with(ended, Category.QUALITY_GOAL_MISSED, ExitCode.DATA, "kl", "0.0001")
     left = [key.removeprefix(f"{prefix(request)}/") for key in s3.keys("artifacts", f"{prefix(request)}/")]
@@ -374,7 +379,7 @@ def test_a_text_that_is_not_there_is_data_not_found(
 def test_a_group_size_that_does_not_fit_stops_before_anything_is_written(
     s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
 ) -> None:
-    request = request_to(pass_options={"group_size": 128})
+    request = request_to(model=EXAMPLE, pass_options={"group_size": 128})
     ended = run_here(request, tmp_path, s3)
     failed_with(ended, Category.INVALID_WORKFLOW, ExitCode.INVALID_WORKFLOW, "128", "288")
     assert s3.keys("artifacts", prefix(request)) == []
@@ -412,7 +417,7 @@ def test_progress_and_metrics_are_served_while_it_runs(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     extra = {**s3.environment(), "QUANTIZATION_LISTEN": f"127.0.0.1:{port}"}
-    process = start(request_to(samples=64), tmp_path, extra)
+    process = start(request_to(model=EXAMPLE, samples=16), tmp_path, extra)
     seen: list[dict[str, object]] = []
     scraped: list[str] = []
 

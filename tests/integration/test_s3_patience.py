@@ -13,7 +13,7 @@ from tests.support.s3_proxy import S3Proxy
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import StorageAccess
-from quantizer.store import s3_upload
+from quantizer.store import patience, s3_upload
 from quantizer.store.interface import MODEL as MODEL_PLACE
 from quantizer.store.interface import OUTPUT, PreconditionFailedError
 from quantizer.store.patience import Patience
@@ -39,6 +39,7 @@ def proxy(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
     for name, value in s3.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(s3_upload, "PART_BYTES", PART)
+    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.02)
     with S3Proxy(s3.endpoint) as made:
         yield made
 

@@ -5,7 +5,9 @@ import os
 from multiprocessing.process import BaseProcess
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["quantizer.run.workflow", "transformers.models.llama.modeling_llama"])
+_forks.set_forkserver_preload(
+    ["quantizer.cli.execution", "quantizer.report.document", "transformers.models.llama.modeling_llama"]
+)
 
 
 def command(*arguments: str) -> BaseProcess:

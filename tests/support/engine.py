@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tests.support.tokens import make_batches, tokenizer_of
+from tests.support.tokens import make_batches, save_byte_tokenizer, tokenizer_of
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -128,6 +128,12 @@ def save_tiny(target: Path, seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     model.train(False)
     model.save_pretrained(target)
     return model
+
+
+def save_tiny_reader(target: Path, **changes: Any) -> None:
+    """Writes a tiny model with a tiny tokenizer: a run of it takes a fraction of the example's time."""
+    tokens = save_byte_tokenizer(target)
+    save_tiny(target, **{"vocab_size": tokens, "tie_word_embeddings": True, **changes})
 
 
 def save_checkpoint(target: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -1,9 +1,10 @@
-"""Token batches made in the test's own process; a run tokenizes in a child process."""
+"""Tokenizers and token batches made in the test's own process; a run tokenizes in a child process."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from quantizer.calibration.tokens import (
     Preprocess,
@@ -20,6 +21,18 @@ from quantizer.checkpoint.source import Source
 def tokenizer_of(source: Source, scratch: Path) -> PreTrainedTokenizerBase:
     """The model's tokenizer, loaded from a copy of its files."""
     return load_tokenizer(copy_tokenizer(source, scratch)[0])
+
+
+def save_byte_tokenizer(folder: Path) -> int:
+    """Writes a tokenizer with a token for each byte, and returns how many tokens it has."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate(["<unk>", "<s>", "</s>", *letters])}
+    made = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    PreTrainedTokenizerFast(tokenizer_object=made, **special).save_pretrained(folder)
+    return len(vocabulary)
 
 
 def make_batches(

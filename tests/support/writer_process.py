@@ -22,12 +22,13 @@ _forks.set_forkserver_preload(["tests.support.writer_process"])
 
 def writer(uri: str, endpoint: str | None, uid: str, number: int) -> BaseProcess:
     """Starts one. It ends with 0 when its artifact is there, else with the exit code of its failure."""
-    process = _forks.Process(target=_run, args=(uri, endpoint, uid, number), daemon=True)
+    process = _forks.Process(target=_run, args=(uri, endpoint, uid, number, dict(os.environ)), daemon=True)
     process.start()
     return process
 
 
-def _run(uri: str, endpoint: str | None, uid: str, number: int) -> None:
+def _run(uri: str, endpoint: str | None, uid: str, number: int, environment: dict[str, str]) -> None:
+    os.environ.update(environment)  # a fork has that of the time when the server of forks began
     claims.PATIENCE_SECONDS, claims.LOOK_SECONDS, claims.RENEW_SECONDS = PATIENCE_SECONDS, 0.1, 0.1
     access = StorageAccess(endpoint=endpoint, region="us-east-1")
     store = open_store(Location.parse(uri), OUTPUT, access)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from tests.support.decoder_families import SPARSE, make_model
-from tests.support.engine import STORIES, edit_tensors, save_tiny
+from tests.support.engine import edit_tensors, save_tiny, save_tiny_reader
 from tests.support.quantizer_requests import Request, run_here
+from tests.support.tokens import save_byte_tokenizer
 from torch import Tensor
 
 from quantization_api.failures import CATALOGUE, Category
@@ -18,8 +19,6 @@ from quantizer.cli import parser
 
 pytestmark = pytest.mark.unit
 
-VOCABULARY = 32000  # of the example's tokenizer
-SIZES: dict[str, Any] = {"vocab_size": VOCABULARY, "tie_word_embeddings": True}
 GROUP = 16
 PASSES: dict[str, dict[str, Any]] = {
     "gptq": {"type": "GptqQuantizer", "data_config": "calibration", "group_size": GROUP},
@@ -42,22 +41,11 @@ PASSES: dict[str, dict[str, Any]] = {
 LINEAR = "model.layers.1.mlp.up_proj.weight"
 
 
-def save(folder: Path, **changes: Any) -> None:
-    """A tiny random model with the example's tokenizer."""
-    save_tiny(folder, **{**SIZES, **changes})
-    add_tokenizer(folder)
-
-
-def add_tokenizer(folder: Path) -> None:
-    for path in STORIES.glob("tokenizer*"):
-        (folder / path.name).write_bytes(path.read_bytes())
-
-
 def spoiled(name: str, change: Callable[[Tensor], object]) -> Callable[[Path], None]:
     """A tiny model with one tensor changed in place."""
 
     def make(folder: Path) -> None:
-        save(folder)
+        save_tiny_reader(folder)
         edit_tensors(folder, lambda tensors: change(tensors[name]))  # type: ignore[arg-type, return-value]
 
     return make
@@ -67,16 +55,16 @@ def retyped(dtype: torch.dtype) -> Callable[[Path], None]:
     """A tiny model with one tensor of another type."""
 
     def make(folder: Path) -> None:
-        save(folder)
+        save_tiny_reader(folder)
         edit_tensors(folder, lambda tensors: tensors.update({LINEAR: tensors[LINEAR].to(dtype)}))
 
     return make
 
 
 def sharded(folder: Path) -> list[Path]:
-    save_tiny(folder, **SIZES).save_pretrained(folder, max_shard_size="200KB")
+    tokens = save_byte_tokenizer(folder)
+    save_tiny(folder, vocab_size=tokens).save_pretrained(folder, max_shard_size="200KB")
     (folder / "model.safetensors").unlink(missing_ok=True)
-    add_tokenizer(folder)
     shards = sorted(folder.glob("model-*.safetensors"))
     assert len(shards) > 1
     return shards
@@ -97,20 +85,20 @@ def with_a_broken_index(folder: Path) -> None:
 
 
 def with_half_a_header(folder: Path) -> None:
-    save(folder)
+    save_tiny_reader(folder)
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:40])
 
 
 def of_few_tokens(folder: Path) -> None:
-    save(folder, vocab_size=96)
+    save_tiny_reader(folder, vocab_size=96)
 
 
 def quantized_by(kind: str) -> Callable[[Path], None]:
     """The artifact of a run of another pass."""
 
     def make(folder: Path) -> None:
-        save(folder.parent / "float")
+        save_tiny_reader(folder.parent / "float")
         first = folder.parent / "first"
         online = {"a_bits": 8} if kind == "quarot" else {}
         ended = run_here(
@@ -129,9 +117,9 @@ def quantized_by(kind: str) -> Callable[[Path], None]:
 
 
 def with_an_idle_expert(folder: Path) -> None:
-    fields = {**SPARSE, "vocab_size": VOCABULARY, "num_local_experts": 4, "num_experts_per_tok": 1}
+    tokens = save_byte_tokenizer(folder)
+    fields = {**SPARSE, "vocab_size": tokens, "num_local_experts": 4, "num_experts_per_tok": 1}
     make_model("mixtral", fields).save_pretrained(folder)
-    add_tokenizer(folder)
 
     def starve(tensors: dict[str, Tensor]) -> None:
         router = tensors["model.layers.1.block_sparse_moe.gate.weight"]
@@ -185,7 +173,7 @@ CASES: dict[str, Bad] = {
         with_a_broken_index, Category.MODEL_UNSUPPORTED, "model.safetensors.index.json"
     ),
     "a tokenizer of another vocabulary": Bad(
-        of_few_tokens, Category.MODEL_UNSUPPORTED, "has 32000 tokens, but the model's vocabulary has only 96"
+        of_few_tokens, Category.MODEL_UNSUPPORTED, "has 259 tokens, but the model's vocabulary has only 96"
     ),
     "float64": Bad(retyped(torch.float64), Category.MODEL_UNSUPPORTED, f"{LINEAR} has dtype float64"),
     "int8": Bad(retyped(torch.int8), Category.MODEL_UNSUPPORTED, f"{LINEAR} has dtype int8"),
@@ -226,7 +214,7 @@ def test_a_run_on_it_ends_with_its_category_and_publishes_nothing(
 
 
 def dead(folder: Path) -> None:
-    save(folder, initializer_range=0.1)
+    save_tiny_reader(folder, initializer_range=0.1)
 
     def kill(tensors: dict[str, Tensor]) -> None:
         tensors["model.layers.0.input_layernorm.weight"][5:9] = 0

@@ -1,4 +1,7 @@
-"""Thousands of schedules of several writers of one output, each a seed: nothing published is destroyed."""
+"""Thousands of schedules of several writers of one output, each a seed: nothing published is destroyed.
+
+`make test` plays the first batches, `make faults` all of them.
+"""
 
 import logging
 
@@ -6,9 +9,7 @@ import pytest
 from tests.support.memory_store import MemoryStore
 from tests.support.writers import play
 
-pytestmark = pytest.mark.unit
-
-BATCHES, SCHEDULES = 10, 200
+BATCHES, SMALL, SCHEDULES = 10, 3, 200
 WANTED = {
     f"{fault} at {request}"
     for fault in ("kill", "stop", "killed after", "lost answer", "late", "twice", "away")
@@ -22,7 +23,10 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
 
 
-@pytest.mark.parametrize("batch", range(BATCHES))
+@pytest.mark.parametrize(
+    "batch",
+    [pytest.param(batch, marks=[pytest.mark.unit] if batch < SMALL else []) for batch in range(BATCHES)],
+)
 def test_what_has_a_manifest_is_whole_whoever_writes_it_and_whatever_happens(batch: int) -> None:
     ends: set[str] = set()
     faults: set[str] = set()
