@@ -1,6 +1,17 @@
 """The table of architectures. Another model of the same shape is another entry, no code."""
 
-from quantizer.decoder.architecture import Architecture, Block, Experts, Fold, NormKind, UnsupportedFeature
+from dataclasses import replace
+from typing import Any
+
+from quantizer.decoder.architecture import (
+    Architecture,
+    Block,
+    Experts,
+    Fold,
+    NormKind,
+    RowRule,
+    UnsupportedFeature,
+)
 
 QKV = ("q_proj", "k_proj", "v_proj")
 GELU_BETWEEN = "an activation that no scale passes through (GELU) lies between"
@@ -8,6 +19,30 @@ GELU_BETWEEN = "an activation that no scale passes through (GELU) lies between"
 
 def _norm_fold(block: Block, *beside: str) -> Fold:
     return Fold("norm", block.norm, (*block.input_names, *beside))
+
+
+def _two_blocks(
+    model_type: str,
+    layers: str,
+    final_norm: str,
+    norm: NormKind,
+    attention: Block,
+    mlp: Block,
+    *,
+    values: RowRule,
+    hidden: dict[str, Any],
+) -> Architecture:
+    """Attention and MLP in which scales fold into both norms and into the last linear that makes an output's input.
+
+    values: see Fold.rows, of the attention. hidden: how the MLP's fold differs from a plain one, as fields of Fold.
+    """
+    folds = (
+        _norm_fold(attention),
+        Fold("linear", attention.input_names[-1], (attention.output_name,), rows=values),
+        _norm_fold(mlp),
+        Fold("linear", mlp.input_names[-1], (mlp.output_name,), **hidden),
+    )
+    return Architecture(model_type, layers, final_norm, norm, (attention, mlp), folds=folds)
 
 
 def _gated(
@@ -21,20 +56,8 @@ def _gated(
     """Llama and its descendants: separate q, k, v; gate and up."""
     attention = Block("attention", norms[0], "self_attn", QKV, "o_proj", post_norm=post_norms[0])
     mlp = Block("mlp", norms[1], "mlp", ("gate_proj", "up_proj"), "down_proj", post_norm=post_norms[1])
-    return Architecture(
-        model_type,
-        "layers",
-        "norm",
-        norm,
-        (attention, mlp),
-        folds=(
-            _norm_fold(attention),
-            Fold("linear", "self_attn.v_proj", ("self_attn.o_proj",), rows="values"),
-            _norm_fold(mlp),
-            Fold("linear", "mlp.up_proj", ("mlp.down_proj",)),
-        ),
-        unsupported=unsupported,
-    )
+    made = _two_blocks(model_type, "layers", "norm", norm, attention, mlp, values="values", hidden={})
+    return replace(made, unsupported=unsupported)
 
 
 def _gemma(model_type: str) -> Architecture:
@@ -101,39 +124,19 @@ QWEN3_MOE = _sparse(
     ),
 )  # fmt: skip
 
-_PHI3_BLOCKS = (
+PHI3 = _two_blocks(
+    "phi3", "layers", "norm", "rms",
     Block("attention", "input_layernorm", "self_attn", ("qkv_proj",), "o_proj"),
     Block("mlp", "post_attention_layernorm", "mlp", ("gate_up_proj",), "down_proj"),
-)
-PHI3 = Architecture(
-    "phi3",
-    "layers",
-    "norm",
-    "rms",
-    _PHI3_BLOCKS,
-    folds=(
-        _norm_fold(_PHI3_BLOCKS[0]),
-        Fold("linear", "self_attn.qkv_proj", ("self_attn.o_proj",), rows="stacked_values"),
-        _norm_fold(_PHI3_BLOCKS[1]),
-        Fold("linear", "mlp.gate_up_proj", ("mlp.down_proj",), rows="second_half"),
-    ),
-)
+    values="stacked_values", hidden={"rows": "second_half"},
+)  # fmt: skip
 
-_OPT_BLOCKS = (
-    Block("attention", "self_attn_layer_norm", "self_attn", QKV, "out_proj"),
-    Block("mlp", "final_layer_norm", "", ("fc1",), "fc2"),
-)
-OPT = Architecture(
-    "opt",
-    "decoder.layers",
-    "decoder.final_layer_norm",
-    "layer_norm",
-    _OPT_BLOCKS,
-    folds=(
-        _norm_fold(_OPT_BLOCKS[0]),
-        Fold("linear", "self_attn.v_proj", ("self_attn.out_proj",), rows="values"),
-        _norm_fold(_OPT_BLOCKS[1]),
-        Fold("linear", "fc1", ("fc2",), activation="activation_function"),
+OPT = replace(
+    _two_blocks(
+        "opt", "decoder.layers", "decoder.final_layer_norm", "layer_norm",
+        Block("attention", "self_attn_layer_norm", "self_attn", QKV, "out_proj"),
+        Block("mlp", "final_layer_norm", "", ("fc1",), "fc2"),
+        values="values", hidden={"activation": "activation_function"},
     ),
     unsupported=(
         UnsupportedFeature(
@@ -142,67 +145,38 @@ OPT = Architecture(
             "its norms lie behind attention and MLP (do_layer_norm_before false, as in opt-350m)",
         ),
     ),
-)
+)  # fmt: skip
 
-_GPT2_BLOCKS = (
-    Block("attention", "ln_1", "attn", ("c_attn",), "c_proj"),
-    Block("mlp", "ln_2", "mlp", ("c_fc",), "c_proj"),
-)
-GPT2 = Architecture(
-    "gpt2",
-    "h",
-    "ln_f",
-    "layer_norm",
-    _GPT2_BLOCKS,
-    folds=(
-        _norm_fold(_GPT2_BLOCKS[0]),
-        Fold("linear", "attn.c_attn", ("attn.c_proj",), rows="stacked_values"),
-        _norm_fold(_GPT2_BLOCKS[1]),
-        Fold("linear", "mlp.c_fc", ("mlp.c_proj",), activation="activation_function"),
+GPT2 = replace(
+    _two_blocks(
+        "gpt2", "h", "ln_f", "layer_norm",
+        Block("attention", "ln_1", "attn", ("c_attn",), "c_proj"),
+        Block("mlp", "ln_2", "mlp", ("c_fc",), "c_proj"),
+        values="stacked_values", hidden={"activation": "activation_function"},
     ),
     unsupported=(
         UnsupportedFeature("add_cross_attention", True, "it has cross-attention, for an encoder beside it"),
     ),
-)
+)  # fmt: skip
 
-_NEOX_BLOCKS = (
-    Block("attention", "input_layernorm", "attention", ("query_key_value",), "dense"),
-    Block("mlp", "post_attention_layernorm", "mlp", ("dense_h_to_4h",), "dense_4h_to_h"),
-)
-GPT_NEOX = Architecture(
-    "gpt_neox",
-    "layers",
-    "final_layer_norm",
-    "layer_norm",
-    _NEOX_BLOCKS,
-    folds=(
-        _norm_fold(_NEOX_BLOCKS[0]),
-        Fold("linear", "attention.query_key_value", ("attention.dense",), rows="interleaved_values"),
-        _norm_fold(_NEOX_BLOCKS[1]),
-        Fold("linear", "mlp.dense_h_to_4h", ("mlp.dense_4h_to_h",), activation="hidden_act"),
+GPT_NEOX = replace(
+    _two_blocks(
+        "gpt_neox", "layers", "final_layer_norm", "layer_norm",
+        Block("attention", "input_layernorm", "attention", ("query_key_value",), "dense"),
+        Block("mlp", "post_attention_layernorm", "mlp", ("dense_h_to_4h",), "dense_4h_to_h"),
+        values="interleaved_values", hidden={"activation": "hidden_act"},
     ),
     parallel="use_parallel_residual",
     head_as="embed_out",
     scaled_activation="mlp.act",
-)
-
-_BLOOM_BLOCKS = (
-    Block("attention", "input_layernorm", "self_attention", ("query_key_value",), "dense", residual_argument=True),
-    Block("mlp", "post_attention_layernorm", "mlp", ("dense_h_to_4h",), "dense_4h_to_h", residual_argument=True),
 )  # fmt: skip
-BLOOM = Architecture(
-    "bloom",
-    "h",
-    "ln_f",
-    "layer_norm",
-    _BLOOM_BLOCKS,
-    folds=(
-        _norm_fold(_BLOOM_BLOCKS[0]),
-        Fold(
-            "linear", "self_attention.query_key_value", ("self_attention.dense",), rows="interleaved_values"
-        ),
-        _norm_fold(_BLOOM_BLOCKS[1]),
-        Fold("linear", "mlp.dense_h_to_4h", ("mlp.dense_4h_to_h",), obstacle=GELU_BETWEEN),
+
+BLOOM = replace(
+    _two_blocks(
+        "bloom", "h", "ln_f", "layer_norm",
+        Block("attention", "input_layernorm", "self_attention", ("query_key_value",), "dense", residual_argument=True),
+        Block("mlp", "post_attention_layernorm", "mlp", ("dense_h_to_4h",), "dense_4h_to_h", residual_argument=True),
+        values="interleaved_values", hidden={"obstacle": GELU_BETWEEN},
     ),
     returns_tuple=True,
     scaled_activation="mlp.gelu_impl",
@@ -216,7 +190,7 @@ BLOOM = Architecture(
             "slow_but_exact", True, "it splits its closing linears (slow_but_exact true); set that to false"
         ),
     ),
-)
+)  # fmt: skip
 
 ARCHITECTURES: dict[str, Architecture] = {
     item.model_type: item
