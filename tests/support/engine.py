@@ -84,8 +84,9 @@ def run_layers(
 ) -> QuantizeReport:
     """Quantizes into a directory, with a pass as the streaming loop takes it."""
     scratch.mkdir(parents=True, exist_ok=True)
+    sink = copier(target)
     return quantize(
-        DecoderLayout.open(source, modules), tokens, layer_pass, copier(target), on_progress, CPU, scratch,
+        DecoderLayout.open(source, modules), tokens, layer_pass, sink, on_progress, CPU, scratch,
         finished=finished, dtype=dtype, max_shard_bytes=max_shard_bytes,
     )  # fmt: skip
 

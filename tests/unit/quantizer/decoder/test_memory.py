@@ -104,7 +104,7 @@ def test_logits_wait_for_no_collection_of_cycles(name: str, tmp_path: Path) -> N
 
 def test_layers_of_a_kind_share_their_arguments(tmp_path: Path) -> None:
     make_model(*FAMILIES["gemma3"]).save_pretrained(tmp_path)
-    reader, source = open_model(tmp_path).layout.reader, open_model(tmp_path).layout.reader._source
+    reader, source = open_model(tmp_path).layout.reader, open_model(tmp_path).layout.reader.source
     raw = read_config(source)
     known = find_architecture(raw)
     context = ModelContext(Skeleton(make_config(raw, known), known, None), reader.tensor, CPU, torch.float32)
