@@ -52,7 +52,7 @@ class Server:
         body = manifest()
         body["metadata"]["name"] = name
         self.api.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(body))
-        return self.request(name)
+        return self.qjob(name)
 
     def qjob(self, name: str) -> QuantizationJob:
         return QuantizationJob.of(json.loads(self.api.kubectl("get", "qj", name, "-o", "json").stdout))
@@ -134,7 +134,7 @@ def test_only_the_version_that_was_seen_is_deleted_or_given_finalizers(server: S
     with pytest.raises(ApiError):
         run(lambda: writer.patch_finalizers(namesake, []))
     run(lambda: writer.delete_qjob(newer))
-    going = server.request("versions")
+    going = server.qjob("versions")
     assert going.deleting
     run(lambda: writer.patch_finalizers(going, []))
     assert run(lambda: writer.patch_finalizers(going, [])) is None
@@ -165,7 +165,7 @@ def test_a_status_is_never_written_to_a_namesake(server: Server) -> None:
     with pytest.raises(ApiError) as error:
         run(lambda: writer.patch_status(qjob, {}, QuantizationJobStatus(phase="Running")))
     assert error.value.code == 409
-    assert server.request("namesake").phase == ""
+    assert server.qjob("namesake").phase == ""
 
 
 def test_an_event_is_told_once(server: Server) -> None:
@@ -262,7 +262,7 @@ def test_a_sweep_forgets_what_was_deleted_unseen(server: Server) -> None:
     cache = full(server)
     server.api.kubectl("delete", "qj", "ghost")
     server.submit("touch")  # the listing's version passes the ghost's
-    cache.put(server.request("touch"))
+    cache.put(server.qjob("touch"))
     health, queue = swept(server, cache)
     assert cache.record(Key(qjob.namespace, qjob.uid)) is None
     assert run(queue.get) == Key("default", qjob.uid)
