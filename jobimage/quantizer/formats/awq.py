@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.quantized_weight import QuantizedWeight, natural_g_idx
 from quantizer.formats.awq_layouts import LAYOUTS, count_groups
 from quantizer.formats.interface import (
     TensorShapes,
+    WeightFormat,
     check_groups,
     require_natural_groups,
     require_symmetric,
@@ -23,20 +25,19 @@ SIZES = {"gemm": (1, 8), "gemv": (8, 8), "gemv_fast": (64, 8), "marlin": (128, 2
 
 
 @dataclass(frozen=True)
-class AwqFormat:
-    """See interface.WeightFormat.
-
-    version: gemm, gemv, gemv_fast or marlin.
-    zero_point: asymmetric grids. In gemm a symmetric grid has its zero points, all 8, in the file as well.
+class AwqFormat(WeightFormat):
+    """The AWQ format in one of its versions.
 
     Raises:
         QuantizationError: InvalidWorkflow for what the version cannot do, see REFUSALS.
     """
 
     version: str = "gemm"
+    """gemm, gemv, gemv_fast or marlin."""
     bits: int = 4
     group_size: int = 128
     zero_point: bool = True
+    """Asymmetric grids. In gemm a symmetric grid has its zero points, all 8, in the file as well."""
 
     def __post_init__(self) -> None:
         for refused, sentence in REFUSALS:
@@ -44,12 +45,13 @@ class AwqFormat:
                 raise QuantizationError(Category.INVALID_WORKFLOW, sentence)
 
     @property
+    @override
     def tensors(self) -> tuple[str, ...]:
-        """See WeightFormat."""
         return LAYOUTS[self.version].tensors
 
+    @override
     def check_shape(self, name: str, rows: int, columns: int) -> None:
-        """See WeightFormat: group_size divides the inputs, and the sizes are multiples that the version takes."""
+        """Refuses a group size that does not divide the inputs, and sizes that the version does not take."""
         check_groups(name, columns, self.group_size)
         for what, size, multiple in zip(
             ("inputs", "outputs"), (columns, rows), SIZES[self.version], strict=True
@@ -60,12 +62,12 @@ class AwqFormat:
                     f"{name} has {size} {what}; awq version {self.version} takes multiples of {multiple} only",
                 )
 
+    @override
     def tensor_shapes(self, rows: int, columns: int, groups: int) -> TensorShapes:
-        """See WeightFormat."""
         return LAYOUTS[self.version].tensor_shapes(rows, columns, columns // groups)
 
+    @override
     def pack(self, weight: QuantizedWeight) -> dict[str, Tensor]:
-        """See WeightFormat."""
         groups = weight.scales.shape[1]
         if groups != count_groups(weight.integers.shape[1], self.group_size):
             raise ValueError(f"{groups} groups are not those of group_size {self.group_size}")
@@ -78,8 +80,9 @@ class AwqFormat:
             weight.zeros.round().to(torch.int64).contiguous(),
         )
 
+    @override
     def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
-        """See WeightFormat; refuses zero points outside the grid, or other than 8 where there should be none."""
+        """Refuses zero points outside the grid, or other than 8 where there should be none."""
         integers, scales, zeros = LAYOUTS[self.version].unpack(tensors, self.group_size)
         low, high = (0, 2**self.bits - 1) if self.zero_point else (8, 8)
         if zeros.numel() and not low <= int(zeros.min()) <= int(zeros.max()) <= high:
@@ -89,12 +92,14 @@ class AwqFormat:
         groups = natural_g_idx(integers.shape[1], scales.shape[1], integers.device)
         return QuantizedWeight(integers, scales, zeros, groups)
 
+    @override
     def as_read(self, weight: QuantizedWeight) -> Tensor:
-        """See WeightFormat: in float16."""
+        """In float16 arithmetic."""
         return LAYOUTS[self.version].as_read(weight)
 
+    @override
     def quantization_config(self, not_converted: Sequence[str] = ()) -> dict[str, object]:
-        """See WeightFormat: the keys of AutoAWQ."""
+        """The keys of AutoAWQ."""
         return {
             "quant_method": "awq",
             "version": self.version,
@@ -103,10 +108,6 @@ class AwqFormat:
             "zero_point": self.zero_point,
             "modules_to_not_convert": list(not_converted) or None,
         }
-
-    def side_files(self, quantization_config: Mapping[str, object]) -> dict[str, bytes]:  # noqa: ARG002
-        """See WeightFormat: none."""
-        return {}
 
 
 REFUSALS: tuple[tuple[Callable[[AwqFormat], bool], str], ...] = (

@@ -64,9 +64,9 @@ class WeightFormat(Protocol):
         """
         ...
 
-    def side_files(self, quantization_config: Mapping[str, object]) -> dict[str, bytes]:
-        """Files beside config.json that readers of the format look for."""
-        ...
+    def side_files(self, quantization_config: Mapping[str, object]) -> dict[str, bytes]:  # noqa: ARG002
+        """Files beside config.json that readers of the format look for; none unless a format says so."""
+        return {}
 
 
 def check_groups(name: str, columns: int, group_size: int) -> None:

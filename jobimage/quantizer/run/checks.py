@@ -49,18 +49,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how a run computes; nothing here changes the result.
-
-    scratch: directory of this run. stop_check: called often; what it raises ends the run. patience: with a storage that
-    is away, of all stores of the run together.
-    """
+    """Where and how a run computes; nothing here changes the result."""
 
     scratch: Path
+    """Directory of this run."""
     device: torch.device
     tracker: Tracker
     stop_check: StopCheck
+    """Called often; what it raises ends the run."""
     now: Callable[[], datetime]
     patience: Patience = field(default_factory=Patience)
+    """With a storage that cannot be reached, shared by all stores of the run."""
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,12 @@ from quantizer.run.checks import Job, Setting, readable
 
 @dataclass(frozen=True)
 class Measured:
-    """metrics: those of the workflow, in its order. beside: further figures for the report."""
+    """What was measured."""
 
     metrics: list[MetricResult]
+    """Those of the workflow, in its order."""
     beside: list[MetricResult]
+    """Further figures for the report: RTN's."""
 
 
 def measure(

@@ -35,17 +35,7 @@ Clip = Literal["none", "groups", "rows"]
 
 @dataclass(frozen=True)
 class AwqConfig:
-    """Parameters of AWQ, in Olive's words and with Olive's defaults.
-
-    group_size: input channels that share a scale of the grid; -1 is all of a row.
-    zero_point: asymmetric grid, weight = (q - zero) * scale; without it zero is 2^(bits-1).
-    duo_scaling: channel scales from weights and activations instead of activations alone.
-    clip: how clipping limits are judged. "groups" (the paper's): the error of each group on its own, by the
-        diagonal blocks of G; "rows": the error of the whole row, by all of G; "none": no clipping. On the
-        example model, held-out text, KL with rows, groups, none: 4 bits .065, .074, .089; 3 bits .313, .343,
-        .424; 2 bits 1.90, 2.18, 3.19.
-    scale_dtype: the grid's scales are rounded to this type before anything is rounded with them; float16 is
-        what is stored, so that searches see the value that a reader will use.
+    """Parameters of AWQ, with Olive's names and defaults.
 
     Raises:
         QuantizationError: InvalidWorkflow for bits or group sizes that do not exist.
@@ -53,10 +43,20 @@ class AwqConfig:
 
     bits: int = 4
     group_size: int = 128
+    """Input channels that share a scale of the grid; -1: all of a row."""
     zero_point: bool = True
+    """Asymmetric grid, weight = (q - zero) * scale; without it zero is 2^(bits-1)."""
     duo_scaling: bool = True
+    """Channel scales from weights and activations instead of activations alone."""
     clip: Clip = "rows"
+    """How clipping limits are judged.
+
+    "groups" (the paper's): by the error of each group alone, from the diagonal blocks of G; "rows": by the error of
+    the whole row, from all of G; "none": no clipping. KL on held-out text with the example model, for rows, groups,
+    none: 4 bits .065, .074, .089; 3 bits .313, .343, .424; 2 bits 1.90, 2.18, 3.19."""
     scale_dtype: torch.dtype = torch.float16
+    """The grid's scales are rounded to this type before anything is rounded with them; float16 is what is stored, so
+    that searches see the value that a reader will use."""
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:

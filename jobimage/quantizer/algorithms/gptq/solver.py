@@ -25,28 +25,25 @@ BITS = (2, 3, 4, 8)
 
 @dataclass(frozen=True)
 class GptqConfig:
-    """Parameters of GPTQ, in Olive's words and with Olive's defaults.
-
-    group_size: input channels that share a scale; -1 is all of a row.
-    damp_percent: share of the mean diagonal of H that is added to its diagonal.
-    desc_act: columns in order of decreasing activation instead of as they lie.
-    static_groups: all grids are fitted to the unrounded weights, before the first column.
-    true_sequential: statistics of a stage come from the rounded stages before it (used by the streaming
-        loop, not here).
-    refit: scales are fitted again when their integers are known (scale_refit), and the columns to come
-        see the difference; the reference does not.
-    scale_dtype: see grid.GridRule.
-    """
+    """Parameters of GPTQ, with Olive's names and defaults."""
 
     bits: int = 4
     group_size: int = 128
+    """Input channels that share a scale; -1: all of a row."""
     damp_percent: float = 0.01
+    """Share of the mean diagonal of H that is added to its diagonal."""
     desc_act: bool = False
+    """Columns are rounded in order of decreasing activation instead of as they lie."""
     static_groups: bool = False
+    """All grids are fitted to the unrounded weights, before the first column is rounded."""
     true_sequential: bool = False
+    """Statistics of a stage come from the rounded stages before it; read by the pass, not by the solver."""
     sym: bool = False
     refit: bool = False
+    """Scales are fitted again once their integers are known (scale_refit), and later columns see the difference; the
+    reference does not do this."""
     scale_dtype: torch.dtype = torch.float32
+    """As in grid.GridRule."""
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:

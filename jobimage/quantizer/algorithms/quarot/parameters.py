@@ -22,11 +22,9 @@ OWN_CODE_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 @dataclass(frozen=True)
 class QuarotParameters:
-    """Parameters of QuaRot that decide what is computed, with Olive's defaults (its reference: quant_pytorch).
+    """Parameters of QuaRot that decide what is computed, with Olive's names and defaults, as the contract has them.
 
-    A group size of None or -1 is one group for a row (weights), a token (activations) or a head of a token
-    (keys, values). Clip ratios shrink the range of what is rounded online. Activations are symmetric unless
-    a_asym; keys and values are always asymmetric, as in the paper.
+    Keys and values are always asymmetric, as in the paper.
     """
 
     rotate: bool = True
@@ -39,16 +37,21 @@ class QuarotParameters:
     w_bits: int = 16
     w_asym: bool = False
     w_groupsize: int | None = None
+    """None or -1: one group a row."""
     a_bits: int = 16
     a_asym: bool = False
     a_clip_ratio: float = 1.0
+    """Shrinks the range of a group before it is rounded, as the other clip ratios do."""
     a_groupsize: int | None = None
+    """None or -1: one group a token."""
     k_bits: int = 16
     k_clip_ratio: float = 1.0
     k_groupsize: int | None = None
+    """None or -1: one group for each head of a token."""
     v_bits: int = 16
     v_clip_ratio: float = 1.0
     v_groupsize: int | None = None
+    """None or -1: one group for each head of a token."""
     s_bits: int = 16
 
     def __post_init__(self) -> None:
