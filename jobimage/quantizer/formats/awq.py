@@ -1,6 +1,6 @@
 """The AWQ checkpoint format in AutoAWQ's four versions; awq_layouts.py says how each lies on disk."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.quantized_weight import QuantizedWeight, natural_g_idx
-from quantizer.formats.awq_layouts import LAYOUTS, count_groups
+from quantizer.formats.awq_layouts import BITS, LAYOUTS, count_groups
 from quantizer.formats.interface import (
     TensorShapes,
     WeightFormat,
@@ -20,17 +20,15 @@ from quantizer.formats.interface import (
 
 GROUP_SIZES = {"gemm": (-1, 16, 32, 64, 128), "gemv": (64, 128), "gemv_fast": (128,), "marlin": (128,)}
 """What each version takes: gemm those that an independent reader does, the others what their kernels have."""
+ZERO_POINTS = {"gemm": (True, False), "gemv": (True,), "gemv_fast": (True,), "marlin": (False,)}
+"""Values of zero_point that each version takes."""
 SIZES = {"gemm": (1, 8), "gemv": (8, 8), "gemv_fast": (64, 8), "marlin": (128, 256)}
 """What inputs and outputs must be multiples of: whole words, and for marlin what its kernel runs on."""
 
 
 @dataclass(frozen=True)
 class AwqFormat(WeightFormat):
-    """The AWQ format in one of its versions.
-
-    Raises:
-        QuantizationError: InvalidWorkflow for what the version cannot do, see REFUSALS.
-    """
+    """The AWQ format in one of its versions. Raises ValueError for what the version cannot hold."""
 
     version: str = "gemm"
     """gemm, gemv, gemv_fast or marlin."""
@@ -40,9 +38,12 @@ class AwqFormat(WeightFormat):
     """Asymmetric grids. In gemm a symmetric grid has its zero points, all 8, in the file as well."""
 
     def __post_init__(self) -> None:
-        for refused, sentence in REFUSALS:
-            if refused(self):
-                raise QuantizationError(Category.INVALID_WORKFLOW, sentence)
+        if (
+            self.bits != BITS
+            or self.group_size not in GROUP_SIZES.get(self.version, ())
+            or self.zero_point not in ZERO_POINTS[self.version]
+        ):
+            raise ValueError(f"AWQ has no such format: {self}")
 
     @property
     @override
@@ -108,37 +109,3 @@ class AwqFormat(WeightFormat):
             "zero_point": self.zero_point,
             "modules_to_not_convert": list(not_converted) or None,
         }
-
-
-REFUSALS: tuple[tuple[Callable[[AwqFormat], bool], str], ...] = (
-    (lambda f: f.version not in LAYOUTS, "version must be gemm, gemv, gemv_fast or marlin"),
-    (
-        lambda f: f.bits != 4,
-        "AWQ's formats hold 4 bits only; write w_bit: 4, or for other bits a GptqQuantizer",
-    ),
-    (
-        lambda f: f.version == "gemm" and f.group_size not in GROUP_SIZES["gemm"],
-        "version gemm takes q_group_size -1, 16, 32, 64 or 128",
-    ),
-    (
-        lambda f: f.version == "gemv" and f.group_size not in GROUP_SIZES["gemv"],
-        "version gemv takes q_group_size 64 or 128 (its kernel has no other); write one of them, or version: gemm",
-    ),
-    (
-        lambda f: f.version == "gemv_fast" and f.group_size not in GROUP_SIZES["gemv_fast"],
-        "version gemv_fast takes q_group_size 128 (its kernel has no other); write 128, or version: gemm",
-    ),
-    (
-        lambda f: f.version == "marlin" and f.group_size not in GROUP_SIZES["marlin"],
-        "version marlin takes q_group_size 128; write 128, or version: gemm",
-    ),
-    (
-        lambda f: f.version in ("gemv", "gemv_fast") and not f.zero_point,
-        "versions gemv and gemv_fast need zero_point: true; write that, or version: gemm or marlin",
-    ),
-    (
-        lambda f: f.version == "marlin" and f.zero_point,
-        "version marlin has no zero points; write zero_point: false, or version: gemm",
-    ),
-)
-"""(refused, what to write instead), in the words of AutoAWQQuantizer; the contract has the same as rules."""

@@ -63,21 +63,13 @@ def unpack_stream(packed: Tensor, bits: int, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class CompressedTensorsFormat(WeightFormat):
-    """The compressed-tensors format, `pack-quantized`.
-
-    Raises:
-        QuantizationError: InvalidWorkflow for act-order whose groups do not lie one after another.
-    """
+    """The compressed-tensors format, `pack-quantized`."""
 
     bits: int
     group_size: int = 128
     sym: bool = False
     desc_act: bool = False
-    static_groups: bool = False
-
-    def __post_init__(self) -> None:
-        if self.desc_act and not self.static_groups and self.group_size != -1:
-            raise QuantizationError(Category.INVALID_WORKFLOW, NEEDS_STATIC_GROUPS)
+    """With groups that lie one after another all the same: grids were fixed beforehand, or a row is one group."""
 
     @property
     @override
@@ -165,9 +157,3 @@ class CompressedTensorsFormat(WeightFormat):
             "ignore": list(dict.fromkeys([*not_converted, "lm_head"])),
             "kv_cache_scheme": None,
         }
-
-
-NEEDS_STATIC_GROUPS = (
-    "the compressed-tensors format has no group index; with desc_act: true write static_groups: true, "
-    "or group_size: -1, or checkpoint_format: gptq"
-)

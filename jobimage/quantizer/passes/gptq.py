@@ -139,7 +139,7 @@ class Gptq(WeightPass[GptqQuantizer]):
     def _format(self) -> WeightFormat:
         p = self.parameters
         if p.checkpoint_format == "compressed-tensors":
-            return CompressedTensorsFormat(p.bits, p.group_size, p.sym, p.desc_act, p.static_groups)
+            return CompressedTensorsFormat(p.bits, p.group_size, p.sym, p.desc_act)
         inside = p.inside_layer_modules
         return GptqFormat(
             bits=p.bits,

@@ -158,13 +158,7 @@ def _the_passes(workflow: Workflow) -> tuple[WeightPass[Any], ModelBuilder | Non
     chosen, last = weight_pass(first), others[0] if others else None
     if chosen is not None and len(others) <= 1 and (last is None or isinstance(last, ModelBuilder)):
         return chosen, last
-    types = ", ".join(item.type for item in workflow.passes)
-    raise QuantizationError(
-        Category.INVALID_WORKFLOW,
-        "this release runs one GptqQuantizer, AutoAWQQuantizer or QuaRot, and a ModelBuilder after one of the "
-        "first two if asked for; "
-        f"not {types}",
-    )
+    raise ValueError(f"no workflow of the contract: {[item.type for item in workflow.passes]}")
 
 
 def _asks_for_onnx(chosen: WeightPass[Any], builder: ModelBuilder | None) -> bool:

@@ -16,7 +16,7 @@ side of 0 to its smallest values.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,7 +26,6 @@ from quantizer.algorithms.finite import all_finite
 from quantizer.algorithms.grid import round_to_grid
 from quantizer.algorithms.quantized_weight import QuantizedWeight, natural_g_idx
 
-BITS = (2, 3, 4, 8)
 SMALLEST_RANGE = 1e-5  # of a group, as in AutoAWQ: a group of zeros gets a scale that is not 0
 SMALLEST_HALF = 2.0**-24  # the least positive float16: no scale is stored as 0
 
@@ -35,11 +34,7 @@ Clip = Literal["none", "groups", "rows"]
 
 @dataclass(frozen=True)
 class AwqConfig:
-    """Parameters of AWQ, with Olive's names and defaults.
-
-    Raises:
-        QuantizationError: InvalidWorkflow for bits or group sizes that do not exist.
-    """
+    """Parameters of AWQ, with Olive's names and defaults."""
 
     bits: int = 4
     group_size: int = 128
@@ -57,20 +52,6 @@ class AwqConfig:
     scale_dtype: torch.dtype = torch.float16
     """The grid's scales are rounded to this type before anything is rounded with them; float16 is what is stored, so
     that searches see the value that a reader will use."""
-
-    def __post_init__(self) -> None:
-        if self.bits not in BITS:
-            raise QuantizationError(
-                Category.INVALID_WORKFLOW, f"w_bit is {self.bits}; it must be one of {BITS}"
-            )
-        if self.group_size != -1 and self.group_size < 1:
-            raise QuantizationError(
-                Category.INVALID_WORKFLOW, f"q_group_size is {self.group_size}; it must be -1 or positive"
-            )
-        if self.clip not in get_args(Clip):
-            raise QuantizationError(
-                Category.INVALID_WORKFLOW, f"clip is {self.clip!r}; it must be one of {get_args(Clip)}"
-            )
 
     @property
     def maxq(self) -> int:

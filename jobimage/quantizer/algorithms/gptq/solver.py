@@ -13,14 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.gptq.feedback import BLOCK, ErrorFeedback, HessianFactor, factor_hessian, row_parts
 from quantizer.algorithms.gptq.scale_refit import fit_scales, refit_scales
 from quantizer.algorithms.grid import GridRule, fit_grid
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.kernels.column_block import round_columns
-
-BITS = (2, 3, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -44,21 +41,6 @@ class GptqConfig:
     reference does not do this."""
     scale_dtype: torch.dtype = torch.float32
     """As in grid.GridRule."""
-
-    def __post_init__(self) -> None:
-        if self.bits not in BITS:
-            raise QuantizationError(
-                Category.INVALID_WORKFLOW, f"bits is {self.bits}; it must be one of {BITS}"
-            )
-        if self.group_size != -1 and self.group_size < 1:
-            raise QuantizationError(
-                Category.INVALID_WORKFLOW, f"group_size is {self.group_size}; it must be -1 or positive"
-            )
-        if not 0 < self.damp_percent < 1:
-            raise QuantizationError(
-                Category.INVALID_WORKFLOW,
-                f"damp_percent is {self.damp_percent}; it must lie between 0 and 1, both excluded",
-            )
 
     @property
     def rule(self) -> GridRule:
