@@ -100,7 +100,7 @@ def compressed_tensors_cases() -> dict[str, Case]:
         if sym:
             kept = Case(case.written, case.rule, group_size, {"exact": True})
             cases[f"compressed-tensors, {bits} bits, group {group_size}, sym {sym}"] = kept
-    ordered = CompressedTensorsFormat(4, 32, desc_act=True, static_groups=True)
+    ordered = CompressedTensorsFormat(4, 32, desc_act=True)
     cases["compressed-tensors, act-order"] = Case(ordered, rule(4, False), 32, {}, "dequantized")
     exceptions = {"not_converted": ODD_ONES}
     cases["compressed-tensors, exceptions"] = Case(

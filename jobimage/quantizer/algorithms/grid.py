@@ -21,17 +21,16 @@ SMALLEST_HALF = 2.0**-24  # the least positive float16: no scale is stored as 0
 
 @dataclass(frozen=True)
 class GridRule:
-    """How grids are chosen.
-
-    scale_dtype: scales are rounded to this type before anything is rounded with them. float32 is what the
-        reference code does, so the integers are the same; float16 is what is stored, so that error
-        feedback sees the value that a reader will use. Measured on a small Llama model the two differ by
-        less than the noise of the calibration set at every number of bits.
-    """
+    """How grids are chosen."""
 
     bits: int
     sym: bool
     scale_dtype: torch.dtype = torch.float32
+    """Scales are rounded to this type before anything is rounded with them.
+
+    float32 is what the reference code does, so the integers are the same; float16 is what is stored, so that error
+    feedback sees the value that a reader will use. Measured on a small Llama model, the two differ by less than the
+    noise of the calibration set at every number of bits."""
 
     @property
     def maxq(self) -> int:
@@ -41,10 +40,11 @@ class GridRule:
 
 @dataclass(frozen=True)
 class GroupedGrid:
-    """A grid for every group_size columns of a row; -1: one for all of a row."""
+    """A grid for each group of columns of a row."""
 
     rule: GridRule
     group_size: int
+    """Columns of a group; -1: all of a row."""
 
     def width(self, columns: int) -> int:
         """Columns of a group in a linear with that many columns."""

@@ -1,16 +1,18 @@
 """The AWQ checkpoint format in AutoAWQ's four versions; awq_layouts.py says how each lies on disk."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.quantized_weight import QuantizedWeight, natural_g_idx
-from quantizer.formats.awq_layouts import LAYOUTS, count_groups
+from quantizer.formats.awq_layouts import BITS, LAYOUTS, count_groups
 from quantizer.formats.interface import (
     TensorShapes,
+    WeightFormat,
     check_groups,
     require_natural_groups,
     require_symmetric,
@@ -18,38 +20,39 @@ from quantizer.formats.interface import (
 
 GROUP_SIZES = {"gemm": (-1, 16, 32, 64, 128), "gemv": (64, 128), "gemv_fast": (128,), "marlin": (128,)}
 """What each version takes: gemm those that an independent reader does, the others what their kernels have."""
+ZERO_POINTS = {"gemm": (True, False), "gemv": (True,), "gemv_fast": (True,), "marlin": (False,)}
+"""Values of zero_point that each version takes."""
 SIZES = {"gemm": (1, 8), "gemv": (8, 8), "gemv_fast": (64, 8), "marlin": (128, 256)}
 """What inputs and outputs must be multiples of: whole words, and for marlin what its kernel runs on."""
 
 
 @dataclass(frozen=True)
-class AwqFormat:
-    """See interface.WeightFormat.
-
-    version: gemm, gemv, gemv_fast or marlin.
-    zero_point: asymmetric grids. In gemm a symmetric grid has its zero points, all 8, in the file as well.
-
-    Raises:
-        QuantizationError: InvalidWorkflow for what the version cannot do, see REFUSALS.
-    """
+class AwqFormat(WeightFormat):
+    """The AWQ format in one of its versions. Raises ValueError for what the version cannot hold."""
 
     version: str = "gemm"
+    """gemm, gemv, gemv_fast or marlin."""
     bits: int = 4
     group_size: int = 128
     zero_point: bool = True
+    """Asymmetric grids. In gemm a symmetric grid has its zero points, all 8, in the file as well."""
 
     def __post_init__(self) -> None:
-        for refused, sentence in REFUSALS:
-            if refused(self):
-                raise QuantizationError(Category.INVALID_WORKFLOW, sentence)
+        if (
+            self.bits != BITS
+            or self.group_size not in GROUP_SIZES.get(self.version, ())
+            or self.zero_point not in ZERO_POINTS[self.version]
+        ):
+            raise ValueError(f"AWQ has no such format: {self}")
 
     @property
+    @override
     def tensors(self) -> tuple[str, ...]:
-        """See WeightFormat."""
         return LAYOUTS[self.version].tensors
 
+    @override
     def check_shape(self, name: str, rows: int, columns: int) -> None:
-        """See WeightFormat: group_size divides the inputs, and the sizes are multiples that the version takes."""
+        """Refuses a group size that does not divide the inputs, and sizes that the version does not take."""
         check_groups(name, columns, self.group_size)
         for what, size, multiple in zip(
             ("inputs", "outputs"), (columns, rows), SIZES[self.version], strict=True
@@ -60,12 +63,12 @@ class AwqFormat:
                     f"{name} has {size} {what}; awq version {self.version} takes multiples of {multiple} only",
                 )
 
+    @override
     def tensor_shapes(self, rows: int, columns: int, groups: int) -> TensorShapes:
-        """See WeightFormat."""
         return LAYOUTS[self.version].tensor_shapes(rows, columns, columns // groups)
 
+    @override
     def pack(self, weight: QuantizedWeight) -> dict[str, Tensor]:
-        """See WeightFormat."""
         groups = weight.scales.shape[1]
         if groups != count_groups(weight.integers.shape[1], self.group_size):
             raise ValueError(f"{groups} groups are not those of group_size {self.group_size}")
@@ -78,8 +81,9 @@ class AwqFormat:
             weight.zeros.round().to(torch.int64).contiguous(),
         )
 
+    @override
     def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
-        """See WeightFormat; refuses zero points outside the grid, or other than 8 where there should be none."""
+        """Refuses zero points outside the grid, or other than 8 where there should be none."""
         integers, scales, zeros = LAYOUTS[self.version].unpack(tensors, self.group_size)
         low, high = (0, 2**self.bits - 1) if self.zero_point else (8, 8)
         if zeros.numel() and not low <= int(zeros.min()) <= int(zeros.max()) <= high:
@@ -89,12 +93,14 @@ class AwqFormat:
         groups = natural_g_idx(integers.shape[1], scales.shape[1], integers.device)
         return QuantizedWeight(integers, scales, zeros, groups)
 
+    @override
     def as_read(self, weight: QuantizedWeight) -> Tensor:
-        """See WeightFormat: in float16."""
+        """In float16 arithmetic."""
         return LAYOUTS[self.version].as_read(weight)
 
+    @override
     def quantization_config(self, not_converted: Sequence[str] = ()) -> dict[str, object]:
-        """See WeightFormat: the keys of AutoAWQ."""
+        """The keys of AutoAWQ."""
         return {
             "quant_method": "awq",
             "version": self.version,
@@ -103,41 +109,3 @@ class AwqFormat:
             "zero_point": self.zero_point,
             "modules_to_not_convert": list(not_converted) or None,
         }
-
-    def side_files(self, quantization_config: Mapping[str, object]) -> dict[str, bytes]:  # noqa: ARG002
-        """See WeightFormat: none."""
-        return {}
-
-
-REFUSALS: tuple[tuple[Callable[[AwqFormat], bool], str], ...] = (
-    (lambda f: f.version not in LAYOUTS, "version must be gemm, gemv, gemv_fast or marlin"),
-    (
-        lambda f: f.bits != 4,
-        "AWQ's formats hold 4 bits only; write w_bit: 4, or for other bits a GptqQuantizer",
-    ),
-    (
-        lambda f: f.version == "gemm" and f.group_size not in GROUP_SIZES["gemm"],
-        "version gemm takes q_group_size -1, 16, 32, 64 or 128",
-    ),
-    (
-        lambda f: f.version == "gemv" and f.group_size not in GROUP_SIZES["gemv"],
-        "version gemv takes q_group_size 64 or 128 (its kernel has no other); write one of them, or version: gemm",
-    ),
-    (
-        lambda f: f.version == "gemv_fast" and f.group_size not in GROUP_SIZES["gemv_fast"],
-        "version gemv_fast takes q_group_size 128 (its kernel has no other); write 128, or version: gemm",
-    ),
-    (
-        lambda f: f.version == "marlin" and f.group_size not in GROUP_SIZES["marlin"],
-        "version marlin takes q_group_size 128; write 128, or version: gemm",
-    ),
-    (
-        lambda f: f.version in ("gemv", "gemv_fast") and not f.zero_point,
-        "versions gemv and gemv_fast need zero_point: true; write that, or version: gemm or marlin",
-    ),
-    (
-        lambda f: f.version == "marlin" and f.zero_point,
-        "version marlin has no zero points; write zero_point: false, or version: gemm",
-    ),
-)
-"""(refused, what to write instead), in the words of AutoAWQQuantizer; the contract has the same as rules."""

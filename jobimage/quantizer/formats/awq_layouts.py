@@ -18,6 +18,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from quantizer.algorithms.grid import dequantize
 from quantizer.algorithms.quantized_weight import QuantizedWeight
@@ -37,7 +38,7 @@ class Layout(Protocol):
     tensors: tuple[str, ...]
 
     def tensor_shapes(self, rows: int, columns: int, group_size: int) -> TensorShapes:
-        """See interface.WeightFormat."""
+        """Dtype and shape of the tensors of a linear [N, K]."""
         ...
 
     def pack(self, integers: Tensor, scales: Tensor, zeros: Tensor) -> dict[str, Tensor]:
@@ -50,7 +51,7 @@ class Layout(Protocol):
 
     def as_read(self, weight: QuantizedWeight) -> Tensor:
         """The fp16 weight [N, K] that the kernel computes with."""
-        ...
+        return dequantize(weight.integers, weight.scales.half(), weight.zeros, weight.g_idx).half()
 
 
 def count_groups(columns: int, group_size: int) -> int:
@@ -76,18 +77,13 @@ def pad_groups(values: Tensor, count: int) -> Tensor:
     return torch.nn.functional.pad(values, (0, count - values.shape[1]))
 
 
-def _plain(weight: QuantizedWeight) -> Tensor:
-    return dequantize(weight.integers, weight.scales.half(), weight.zeros, weight.g_idx).half()
-
-
-class GemmLayout:
+class GemmLayout(Layout):
     """Version gemm."""
 
     tensors: tuple[str, ...] = ("qweight", "qzeros", "scales")
-    as_read = staticmethod(_plain)
 
+    @override
     def tensor_shapes(self, rows: int, columns: int, group_size: int) -> TensorShapes:
-        """See Layout."""
         groups = count_groups(columns, group_size)
         return {
             "qweight": (torch.int32, (columns, rows // 8)),
@@ -95,29 +91,28 @@ class GemmLayout:
             "scales": (torch.float16, (groups, rows)),
         }
 
+    @override
     def pack(self, integers: Tensor, scales: Tensor, zeros: Tensor) -> dict[str, Tensor]:
-        """See Layout."""
         return {
             "qweight": pack_bits(reorder(integers, ORDER), BITS).t().contiguous(),
             "qzeros": pack_bits(reorder(zeros, ORDER), BITS).t().contiguous(),
             "scales": scales.t().contiguous(),
         }
 
-    def unpack(self, tensors: Mapping[str, Tensor], group_size: int) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002 - the shapes say it
-        """See Layout."""
+    @override
+    def unpack(self, tensors: Mapping[str, Tensor], group_size: int) -> tuple[Tensor, Tensor, Tensor]:
         integers = reorder(unpack_bits(tensors["qweight"].t(), BITS), REVERSE_ORDER)
         zeros = reorder(unpack_bits(tensors["qzeros"].t(), BITS), REVERSE_ORDER)
         return integers.contiguous(), tensors["scales"].t().contiguous(), zeros.to(torch.int16)
 
 
-class GemvLayout:
+class GemvLayout(Layout):
     """Version gemv."""
 
     tensors: tuple[str, ...] = ("qweight", "qzeros", "scales")
-    as_read = staticmethod(_plain)
 
+    @override
     def tensor_shapes(self, rows: int, columns: int, group_size: int) -> TensorShapes:
-        """See Layout."""
         words = padded_words(count_groups(columns, group_size), group_size)
         return {
             "qweight": (torch.int32, (rows, columns // 8)),
@@ -125,8 +120,8 @@ class GemvLayout:
             "scales": (torch.float16, (rows, 8 * words)),
         }
 
+    @override
     def pack(self, integers: Tensor, scales: Tensor, zeros: Tensor) -> dict[str, Tensor]:
-        """See Layout."""
         groups = zeros.shape[1]
         words = padded_words(groups, integers.shape[1] // groups)
         return {
@@ -135,15 +130,15 @@ class GemvLayout:
             "scales": pad_groups(scales, 8 * words).contiguous(),
         }
 
+    @override
     def unpack(self, tensors: Mapping[str, Tensor], group_size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """See Layout."""
         integers = unpack_bits(tensors["qweight"].t(), BITS).t().contiguous()
         groups = count_groups(integers.shape[1], group_size)
         zeros = unpack_bits(tensors["qzeros"].t(), BITS).t()[:, :groups]
         return integers, tensors["scales"][:, :groups].contiguous(), zeros.to(torch.int16).contiguous()
 
 
-class GemvFastLayout:
+class GemvFastLayout(Layout):
     """Version gemv_fast.
 
     Columns are reordered within every 32: first as pairs, so that the pairs (c, c + 8, c + 16, c + 24)
@@ -153,8 +148,8 @@ class GemvFastLayout:
 
     tensors: tuple[str, ...] = ("qweight", "qzeros", "scales")
 
+    @override
     def tensor_shapes(self, rows: int, columns: int, group_size: int) -> TensorShapes:
-        """See Layout."""
         padded = 8 * padded_words(count_groups(columns, group_size), group_size)
         return {
             "qweight": (torch.int16, (rows // 4, columns)),
@@ -162,8 +157,8 @@ class GemvFastLayout:
             "scales": (torch.float16, (padded, rows)),
         }
 
+    @override
     def pack(self, integers: Tensor, scales: Tensor, zeros: Tensor) -> dict[str, Tensor]:
-        """See Layout."""
         rows, columns = integers.shape
         pairs = integers.view(rows, columns // 32, 4, 4, 2).transpose(2, 3)
         eights = pairs.reshape(rows, columns // 8, 8)[..., list(ORDER)]
@@ -178,8 +173,8 @@ class GemvFastLayout:
             "scales": pad_groups(scales, padded).t().contiguous(),
         }
 
+    @override
     def unpack(self, tensors: Mapping[str, Tensor], group_size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """See Layout."""
         quarter, columns = tensors["qweight"].shape
         rows, groups = 4 * quarter, count_groups(columns, group_size)
         data = tensors["qweight"].contiguous().view(torch.uint8)
@@ -192,8 +187,9 @@ class GemvFastLayout:
         zeros = zeros.nan_to_num(nan=-1, posinf=-1, neginf=-1).to(torch.int16)
         return pairs.reshape(rows, columns), scales, zeros
 
+    @override
     def as_read(self, weight: QuantizedWeight) -> Tensor:
-        """See Layout: the product of scale and zero point is rounded on its own."""
+        """The product of scale and zero point is rounded on its own."""
         index, half = weight.g_idx.long(), weight.scales.half()
         offsets = self._offsets(half, weight.zeros)
         return (weight.integers.float() * half.float()[:, index] + offsets.float()[:, index]).half()
@@ -203,7 +199,7 @@ class GemvFastLayout:
         return (-(scales.float() * zeros.float())).half()
 
 
-class MarlinLayout:
+class MarlinLayout(Layout):
     """Version marlin: no zero points, the integer is stored with the middle of the grid, 8, added.
 
     The weight [K, N] is cut into 16 x 16 tiles, each stored row by row; the 1024 weights of four
@@ -212,17 +208,16 @@ class MarlinLayout:
     """
 
     tensors: tuple[str, ...] = ("qweight", "scales")
-    as_read = staticmethod(_plain)
 
+    @override
     def tensor_shapes(self, rows: int, columns: int, group_size: int) -> TensorShapes:
-        """See Layout."""
         return {
             "qweight": (torch.int32, (columns // TILE, rows * TILE // 8)),
             "scales": (torch.float16, (count_groups(columns, group_size), rows)),
         }
 
+    @override
     def pack(self, integers: Tensor, scales: Tensor, zeros: Tensor) -> dict[str, Tensor]:
-        """See Layout."""
         require_symmetric(zeros, BITS, "awq marlin")
         rows, columns = integers.shape
         tiles = integers.t().reshape(columns // TILE, TILE, rows // TILE, TILE).transpose(1, 2)
@@ -234,8 +229,8 @@ class MarlinLayout:
             "scales": permuted.reshape(-1, rows).contiguous(),
         }
 
-    def unpack(self, tensors: Mapping[str, Tensor], group_size: int) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002 - the shapes say it
-        """See Layout."""
+    @override
+    def unpack(self, tensors: Mapping[str, Tensor], group_size: int) -> tuple[Tensor, Tensor, Tensor]:
         groups, rows = tensors["scales"].shape
         values = unpack_bits(tensors["qweight"].t(), BITS).t()
         tiles = values.reshape(-1, 1024)[:, _weight_order().argsort()]

@@ -21,12 +21,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.grid import dequantize
 from quantizer.algorithms.quantized_weight import QuantizedWeight, natural_g_idx
 from quantizer.formats.interface import (
     TensorShapes,
+    WeightFormat,
     check_groups,
     require_natural_groups,
     require_symmetric,
@@ -60,35 +62,27 @@ def unpack_stream(packed: Tensor, bits: int, count: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class CompressedTensorsFormat:
-    """See interface.WeightFormat.
-
-    Raises:
-        QuantizationError: InvalidWorkflow for act-order whose groups do not lie one after another.
-    """
+class CompressedTensorsFormat(WeightFormat):
+    """The compressed-tensors format, `pack-quantized`."""
 
     bits: int
     group_size: int = 128
     sym: bool = False
     desc_act: bool = False
-    static_groups: bool = False
-
-    def __post_init__(self) -> None:
-        if self.desc_act and not self.static_groups and self.group_size != -1:
-            raise QuantizationError(Category.INVALID_WORKFLOW, NEEDS_STATIC_GROUPS)
+    """With groups that lie one after another all the same: grids were fixed beforehand, or a row is one group."""
 
     @property
+    @override
     def tensors(self) -> tuple[str, ...]:
-        """See WeightFormat."""
         names = ("weight_packed", "weight_scale", "weight_shape")
         return names if self.sym else (*names, "weight_zero_point")
 
-    def check_shape(self, name: str, rows: int, columns: int) -> None:  # noqa: ARG002 - any number of rows will do
-        """See WeightFormat: group_size divides the inputs."""
+    @override
+    def check_shape(self, name: str, rows: int, columns: int) -> None:
         check_groups(name, columns, self.group_size)
 
+    @override
     def tensor_shapes(self, rows: int, columns: int, groups: int) -> TensorShapes:
-        """See WeightFormat."""
         shapes: TensorShapes = {
             "weight_packed": (torch.int32, (rows, words_for(columns, self.bits))),
             "weight_scale": (torch.float16, (rows, groups)),
@@ -97,8 +91,8 @@ class CompressedTensorsFormat:
         }
         return {name: shapes[name] for name in self.tensors}
 
+    @override
     def pack(self, weight: QuantizedWeight) -> dict[str, Tensor]:
-        """See WeightFormat."""
         require_natural_groups(weight, NAME)
         tensors = {
             "weight_packed": pack_stream(weight.integers.t(), self.bits).t().contiguous(),
@@ -113,8 +107,9 @@ class CompressedTensorsFormat:
             ).contiguous()
         return tensors
 
+    @override
     def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
-        """See WeightFormat; refuses a stored shape that is not that of the packed tensor."""
+        """Refuses a stored shape that is not that of the packed tensor."""
         packed, scales = tensors["weight_packed"], tensors["weight_scale"]
         rows, columns = (int(size) for size in tensors["weight_shape"])
         groups = scales.shape[1]
@@ -129,12 +124,14 @@ class CompressedTensorsFormat:
             zeros = unpack_stream(tensors["weight_zero_point"], self.bits, rows).to(torch.int16)
         return QuantizedWeight(integers, scales, zeros, natural_g_idx(columns, groups, packed.device))
 
+    @override
     def as_read(self, weight: QuantizedWeight) -> Tensor:
-        """See WeightFormat: in float16, the type of the scales."""
+        """In float16, the type of the scales."""
         return dequantize(weight.integers, weight.scales.half(), weight.zeros, weight.g_idx).half()
 
+    @override
     def quantization_config(self, not_converted: Sequence[str] = ()) -> dict[str, object]:
-        """See WeightFormat: every Linear is a target, so the head must be among the exceptions."""
+        """Every Linear is a target, so the head must be among the exceptions."""
         weights: dict[str, object] = {
             "num_bits": self.bits,
             "type": "int",
@@ -160,13 +157,3 @@ class CompressedTensorsFormat:
             "ignore": list(dict.fromkeys([*not_converted, "lm_head"])),
             "kv_cache_scheme": None,
         }
-
-    def side_files(self, quantization_config: Mapping[str, object]) -> dict[str, bytes]:  # noqa: ARG002
-        """See WeightFormat: none."""
-        return {}
-
-
-NEEDS_STATIC_GROUPS = (
-    "the compressed-tensors format has no group index; with desc_act: true write static_groups: true, "
-    "or group_size: -1, or checkpoint_format: gptq"
-)

@@ -20,12 +20,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.grid import dequantize
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.checkpoint.side_files import quantize_config
-from quantizer.formats.interface import TensorShapes, check_groups
+from quantizer.formats.interface import TensorShapes, WeightFormat, check_groups
 from quantizer.kernels.bit_packing import period, unpack_bits
 from quantizer.kernels.packing import pack_bits
 
@@ -34,12 +35,8 @@ NAMES = {1: "gptq", 2: "gptq_v2"}  # values of checkpoint_format; a file without
 
 
 @dataclass(frozen=True)
-class GptqFormat:
-    """See interface.WeightFormat; the parameters beside bits and version are only told to the reader.
-
-    inside_layer_modules: the linears of a decoder layer that are quantized, the same in every layer, by
-        their names within it; None is all of them.
-    """
+class GptqFormat(WeightFormat):
+    """The GPTQ format in one of its versions; bits and version decide the bytes, the rest goes into config.json."""
 
     bits: int
     group_size: int = 128
@@ -49,19 +46,22 @@ class GptqFormat:
     static_groups: bool = False
     true_sequential: bool = False
     version: int = 1
+    """A key of NAMES."""
     inside_layer_modules: tuple[tuple[str, ...], ...] | None = None
+    """The linears that are quantized, the same in every decoder layer, by their names within it; None: all of them."""
 
     def __post_init__(self) -> None:
         if self.version not in NAMES:
             raise ValueError(f"version is {self.version}; it must be 1 or 2")
 
     @property
+    @override
     def tensors(self) -> tuple[str, ...]:
-        """See WeightFormat."""
         return TENSORS
 
+    @override
     def check_shape(self, name: str, rows: int, columns: int) -> None:
-        """See WeightFormat: group_size divides the inputs, and whole words hold inputs and outputs."""
+        """Refuses a group size that does not divide the inputs, and sizes that do not fill whole words."""
         check_groups(name, columns, self.group_size)
         count, _ = period(self.bits)
         for what, size in (("inputs", columns), ("outputs", rows)):
@@ -72,8 +72,8 @@ class GptqFormat:
                     f"multiples of {count} only",
                 )
 
+    @override
     def tensor_shapes(self, rows: int, columns: int, groups: int) -> TensorShapes:
-        """See WeightFormat."""
         return {
             "qweight": (torch.int32, (columns * self.bits // 32, rows)),
             "qzeros": (torch.int32, (groups, rows * self.bits // 32)),
@@ -81,8 +81,8 @@ class GptqFormat:
             "g_idx": (torch.int32, (columns,)),
         }
 
+    @override
     def pack(self, weight: QuantizedWeight) -> dict[str, Tensor]:
-        """See WeightFormat."""
         stored = weight.zeros.round().to(torch.int64) - self._offset
         if stored.numel() and int(stored.min()) < 0:
             raise ValueError("a zero point of 0 cannot be stored: it would wrap")
@@ -93,8 +93,9 @@ class GptqFormat:
             "g_idx": weight.g_idx.to(torch.int32, copy=True),  # linears that were solved together share it
         }
 
+    @override
     def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
-        """See WeightFormat; refuses a wrapped zero point and a group that does not exist."""
+        """Refuses a wrapped zero point and a group that does not exist."""
         zeros = unpack_bits(tensors["qzeros"].t(), self.bits).to(torch.int16) + self._offset
         groups = tensors["scales"].shape[0]
         index = tensors["g_idx"]
@@ -107,12 +108,14 @@ class GptqFormat:
         integers = unpack_bits(tensors["qweight"], self.bits).t().contiguous()
         return QuantizedWeight(integers, tensors["scales"].t().contiguous(), zeros, index)
 
+    @override
     def as_read(self, weight: QuantizedWeight) -> Tensor:
-        """See WeightFormat: in float16, the integers times float16 scales."""
+        """In float16, the integers times float16 scales."""
         return dequantize(weight.integers, weight.scales.half(), weight.zeros, weight.g_idx).half()
 
+    @override
     def quantization_config(self, not_converted: Sequence[str] = ()) -> dict[str, object]:
-        """See WeightFormat: the keys of AutoGPTQ, and the one for modules of transformers and vLLM.
+        """The keys of AutoGPTQ, and the one for modules of transformers and vLLM.
 
         Raises:
             QuantizationError: InvalidWorkflow when an exception is more than the head, which is never
@@ -143,8 +146,9 @@ class GptqFormat:
             config["modules_in_block_to_quantize"] = [list(names) for names in self.inside_layer_modules]
         return config
 
+    @override
     def side_files(self, quantization_config: Mapping[str, object]) -> dict[str, bytes]:
-        """See WeightFormat: what AutoGPTQ reads in place of config.json."""
+        """What AutoGPTQ reads in place of config.json."""
         return {"quantize_config.json": quantize_config(quantization_config)}
 
     @property

@@ -20,7 +20,7 @@ TensorShapes = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 class WeightFormat(Protocol):
     """One on-disk format with its parameters: how a linear's tensors lie, and what config.json says of them.
 
-    A frozen dataclass implements it and refuses, when it is made, the parameters that it cannot write.
+    A frozen dataclass implements it. Which parameters it takes, the contract knows.
     """
 
     @property
@@ -39,8 +39,8 @@ class WeightFormat(Protocol):
     def pack(self, weight: QuantizedWeight) -> dict[str, Tensor]:
         """The tensors of a linear.
 
-        Raises ValueError for what the format cannot hold: a caller's mistake, since check_shape and the
-        construction of the format have refused what a user can ask for.
+        Raises ValueError for what the format cannot hold: a caller's mistake, since the contract and check_shape
+        have refused what a user can ask for.
         """
         ...
 
@@ -64,9 +64,9 @@ class WeightFormat(Protocol):
         """
         ...
 
-    def side_files(self, quantization_config: Mapping[str, object]) -> dict[str, bytes]:
-        """Files beside config.json that readers of the format look for."""
-        ...
+    def side_files(self, quantization_config: Mapping[str, object]) -> dict[str, bytes]:  # noqa: ARG002
+        """Files beside config.json that readers of the format look for; none unless a format says so."""
+        return {}
 
 
 def check_groups(name: str, columns: int, group_size: int) -> None:

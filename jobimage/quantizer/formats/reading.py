@@ -15,15 +15,14 @@ from quantizer.formats.interface import WeightFormat
 
 @dataclass(frozen=True)
 class StoredFormat:
-    """A format, the grid of its linears, and the linears that are not in it.
-
-    left_out: full names. only: names within a layer of those that are packed; empty is all of them.
-    """
+    """A format, the grid of its linears, and the linears that are not in it."""
 
     format: WeightFormat
     grid: GroupedGrid
     left_out: frozenset[str] = frozenset()
+    """Full names of the linears that are not packed."""
     only: tuple[str, ...] = ()
+    """Names within a layer of the linears that are packed; empty: all of them."""
 
     def converts(self, name: str) -> bool:
         """Whether the linear of that full name is packed."""

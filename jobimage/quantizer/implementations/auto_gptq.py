@@ -12,6 +12,7 @@ import torch
 from auto_gptq.modeling.auto import GPTQ_CAUSAL_LM_MODEL_MAP
 from auto_gptq.quantization.gptq import GPTQ
 from torch import nn
+from typing_extensions import override
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import LinearReport
@@ -149,8 +150,9 @@ class _LayerStarted(logging.Handler):
         super().__init__()
         self._on_progress = on_progress
 
+    @override
     def emit(self, record: logging.LogRecord) -> None:
-        """See logging.Handler; what the callback raises ends the run."""
+        """What the callback raises ends the run."""
         if found := LAYER_STARTED.search(record.getMessage()):
             self._on_progress("quantize", int(found[1]) - 1, int(found[2]))
 

@@ -44,10 +44,12 @@ UNCLIPPED = ("q_proj", "k_proj", "qkv", "query", "c_attn")
 
 @dataclass
 class _Read:
-    """A shared input: Gram matrix (divided by the scales that were folded away), mean magnitude, tokens."""
+    """Statistics of a shared input."""
 
     gram: Tensor
+    """Divided by the scales that were folded away, as the magnitude is."""
     magnitude: Tensor
+    """Mean |x| of each channel."""
     tokens: int
 
     def divide(self, scales: Tensor) -> None:
@@ -56,16 +58,14 @@ class _Read:
 
 @dataclass(frozen=True)
 class AwqLayerPass(PlainPass):
-    """See passes.interface.LayerPass.
-
-    not_converted: parts of the names of linears that stay as they are.
-    packs: without it scales and clipping limits are applied and nothing is rounded (export_compatible).
-    """
+    """AWQ as a LayerPass."""
 
     config: AwqConfig
     format: AwqFormat
     not_converted: tuple[str, ...] = ()
+    """Parts of the names of linears that stay as they are."""
     packs: bool = True
+    """Without it scales and clipping limits are applied and nothing is rounded (export_compatible)."""
     dtype: torch.dtype | None = None
     calibration_dtype: torch.dtype = torch.float32
     replays_unrounded: bool = True
@@ -76,23 +76,24 @@ class AwqLayerPass(PlainPass):
         return GroupedGrid(GridRule(self.config.bits, not self.config.zero_point), self.config.group_size)
 
     @property
+    @override
     def group_sizes(self) -> GroupSizes:
-        """See LayerPass."""
         instead = (
             "Write version: gemm, which takes -1 (one group a row) and smaller sizes, or a GptqQuantizer."
         )
         return GroupSizes("q_group_size", GROUP_SIZES[self.format.version], instead)
 
     def rtn(self, weight: Tensor, limits: Tensor | None = None) -> QuantizedWeight:
-        """See LayerPass; limits: of clipping."""
+        """limits: of clipping, one for each group of a row."""
         return awq_round(weight, self.config, limits)
 
     def converts(self, name: str) -> bool:
-        """See LayerPass; a name is left out when any of not_converted occurs in it, as in AutoAWQ."""
+        """A name is left out when any of not_converted occurs in it, as in AutoAWQ."""
         return not any(part in name for part in self.not_converted)
 
+    @override
     def divisors(self, model: DecoderLayout, index: int) -> dict[str, int]:
-        """See LayerPass; the search folds no scale into an activation, but the format has a place for one."""
+        """The search folds no scale into an activation, but the format has a place for one."""
         activation = model.architecture.scaled_activation
         if activation is None or not self.packs:
             return {}
@@ -101,7 +102,6 @@ class AwqLayerPass(PlainPass):
         return {name: model.linear_shapes(index)[last][1]}
 
     def run(self, layer: LayerContext) -> FinishedLayer:
-        """See LayerPass."""
         with layer.timed("calibrate"):
             walk = layer.walk
             statistics = gather(walk, walk.stages, layer.device, magnitudes=True, propagate_unrounded=True)

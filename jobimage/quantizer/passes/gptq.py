@@ -32,7 +32,7 @@ left to fit: on a tiny model the logits of other tokens came out 2.1 % away with
 
 @dataclass(frozen=True)
 class GptqLayerPass(PlainPass):
-    """See passes.interface.LayerPass.
+    """GPTQ as a LayerPass.
 
     With true_sequential the statistics of a stage come from the rounded stages before it, and every linear
     runs once. Without it all statistics come from the unrounded layer, and a second pass through the rounded
@@ -52,15 +52,12 @@ class GptqLayerPass(PlainPass):
         return GroupedGrid(self.config.rule, self.config.group_size)
 
     def rtn(self, weight: Tensor) -> QuantizedWeight:
-        """See LayerPass."""
         return round_to_nearest(weight, self.config.group_size, self.config.rule)
 
     def converts(self, name: str) -> bool:  # noqa: ARG002 - every linear of the decoder layers
-        """See LayerPass."""
         return True
 
     def run(self, layer: LayerContext) -> FinishedLayer:
-        """See LayerPass."""
         finished = FinishedLayer()
         stages = layer.walk.stages
         parts = [(stage,) for stage in stages] if self.config.true_sequential else [stages]
@@ -142,7 +139,7 @@ class Gptq(WeightPass[GptqQuantizer]):
     def _format(self) -> WeightFormat:
         p = self.parameters
         if p.checkpoint_format == "compressed-tensors":
-            return CompressedTensorsFormat(p.bits, p.group_size, p.sym, p.desc_act, p.static_groups)
+            return CompressedTensorsFormat(p.bits, p.group_size, p.sym, p.desc_act)
         inside = p.inside_layer_modules
         return GptqFormat(
             bits=p.bits,

@@ -36,32 +36,30 @@ class FinishedLayer:
 
 @dataclass(frozen=True)
 class GroupSizes:
-    """How a pass calls its group size in a manifest, and which it takes.
-
-    sizes: -1 is one group a row; None is all. instead: what to do where none of them fits.
-    """
+    """The group sizes that a pass takes."""
 
     parameter: str = "group_size"
+    """Its name in a manifest."""
     sizes: tuple[int, ...] | None = None
+    """-1 is one group a row; None: any size."""
     instead: str = ""
+    """What to do where none of them fits."""
 
 
 @dataclass(frozen=True)
 class LayerContext:
-    """One decoder layer that a pass works on.
-
-    prefix: dotted name of the layer in the checkpoint, with the closing dot.
-    folds: places where scales can be folded away (see decoder.folding).
-    weight: name of a linear in the layer -> its weight [N, K] as it is to be rounded; asked for once, before the
-        linear gets another. The linear's own may have been cut to the data type of calibration.
-    stored: (name in the layer, parameter as the layer has it) -> the tensor as the checkpoint has it.
-    """
+    """One decoder layer that a pass works on."""
 
     prefix: str
+    """Dotted name of the layer in the checkpoint, with the closing dot."""
     walk: LayerWalk
     folds: tuple[FoldPlace, ...]
+    """Places where scales can be folded away."""
     weight: Callable[[str], Tensor]
+    """Name of a linear in the layer -> its weight [N, K] to be rounded; asked for once, before the linear gets
+    another. The linear's own may have been cut to the data type of calibration."""
     stored: Callable[[str, Tensor], Tensor]
+    """(Name in the layer, parameter as the layer has it) -> the tensor as the checkpoint has it."""
     device: torch.device
     timed: Timed
 
@@ -73,39 +71,51 @@ class LayerContext:
 class LayerPass(Protocol):
     """A quantization pass with its parameters.
 
-    What depends on the model comes with `bind`; transform, replayed and run are asked of a bound pass only.
-
-    format: how the rounded linears lie on disk. packs: False when linears are prepared for rounding but stored
-    as they are. grid: bits, groups and symmetry; RTN on it is the baseline. group_sizes: what can be
-    asked for instead. dtype: what the model
-    is loaded in, and what stays unquantized is stored in; None is the checkpoint's own. calibration_dtype: what
-    activations are computed in; None leaves it to the machine. replays_unrounded: whether the next layer reads the
-    unrounded layer's output, so that a restarted run replays finished layers with their original weights.
+    What depends on the model comes with `bind`; transform, replayed and run are for a bound pass only.
     """
 
     @property
-    def format(self) -> WeightFormat: ...
+    def format(self) -> WeightFormat:
+        """How the rounded linears lie on disk."""
+        ...
 
     @property
-    def grid(self) -> GroupedGrid: ...
+    def grid(self) -> GroupedGrid:
+        """Bits, groups and symmetry; RTN on it is the baseline."""
+        ...
 
     @property
-    def group_sizes(self) -> GroupSizes: ...
+    def group_sizes(self) -> GroupSizes:
+        """The group sizes that a manifest may ask for."""
+        ...
 
     @property
-    def packs(self) -> bool: ...
+    def packs(self) -> bool:
+        """False when linears are prepared for rounding but stored as they are."""
+        ...
 
     @property
-    def dtype(self) -> torch.dtype | None: ...
+    def dtype(self) -> torch.dtype | None:
+        """What the model is loaded in, and unquantized tensors are stored in; None: the checkpoint's own."""
+        ...
 
     @property
-    def calibration_dtype(self) -> torch.dtype | None: ...
+    def calibration_dtype(self) -> torch.dtype | None:
+        """What activations are computed in; None leaves it to the machine."""
+        ...
 
     @property
-    def replays_unrounded(self) -> bool: ...
+    def replays_unrounded(self) -> bool:
+        """Whether the next layer reads the unrounded layer's output.
+
+        A restarted run then replays finished layers with their original weights.
+        """
+        ...
 
     @property
-    def transform(self) -> Transform: ...
+    def transform(self) -> Transform:
+        """What is done to the model before its linears are rounded."""
+        ...
 
     def bind(self, model: DecoderLayout) -> "LayerPass":
         """The pass for this model; InvalidWorkflow or ModelUnsupported when they do not go together."""

@@ -10,26 +10,21 @@ from quantizer.passes.transform import Unchanged
 
 
 class PlainPass:
-    """Base of a pass that needs to know nothing of the model beforehand; see interface.LayerPass."""
+    """The part of a LayerPass that needs to know nothing of the model beforehand."""
 
     @property
     def transform(self) -> Unchanged:
-        """See LayerPass."""
         return Unchanged()
 
     @property
     def group_sizes(self) -> GroupSizes:
-        """See LayerPass."""
         return GroupSizes()
 
     def bind(self, model: DecoderLayout) -> Self:  # noqa: ARG002 - any model will do
-        """See LayerPass."""
         return self
 
     def divisors(self, model: DecoderLayout, index: int) -> dict[str, int]:  # noqa: ARG002 - none
-        """See LayerPass."""
         return {}
 
     def replayed(self, name: str, weight: Tensor) -> Tensor:  # noqa: ARG002 - linears read what they read before
-        """See LayerPass."""
         return weight

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from quantization_api.manifest import LinearReport
 from quantizer.algorithms.grid import GroupedGrid
@@ -31,16 +32,16 @@ from quantizer.passes.transform import Transform, Unchanged
 
 @dataclass(frozen=True)
 class QuarotLayerPass:
-    """See passes.interface.LayerPass. dtype: what is not quantized is stored in; bound: see `bind`."""
+    """QuaRot as a LayerPass."""
 
     parameters: QuarotParameters
     dtype: torch.dtype
     bound: "RotatedModel | None" = None
+    """The rotations of the model that the pass is bound to; None before `bind`."""
     replays_unrounded: bool = False
 
     @property
     def packs(self) -> bool:
-        """See LayerPass."""
         return self.parameters.w_bits < FULL
 
     @property
@@ -51,7 +52,6 @@ class QuarotLayerPass:
 
     @property
     def group_sizes(self) -> GroupSizes:
-        """See LayerPass."""
         return GroupSizes("w_groupsize")
 
     @property
@@ -64,40 +64,34 @@ class QuarotLayerPass:
 
     @property
     def calibration_dtype(self) -> torch.dtype:
-        """See LayerPass."""
         return torch.float32
 
     @property
     def transform(self) -> Transform:
-        """See LayerPass."""
         return self.bound or Unchanged()
 
     def bind(self, model: DecoderLayout) -> "QuarotLayerPass":
-        """See LayerPass."""
         layout = model_layout(model)
         widths = {name: shape[1] for name, shape in model.linear_shapes(0).items()}
         check_model(self.parameters, layout, model.architecture.model_type, widths)
         return replace(self, bound=RotatedModel(self.parameters, model, self.dtype))
 
     def rtn(self, weight: Tensor) -> QuantizedWeight:
-        """See LayerPass; without the rotation."""
+        """Without the rotation."""
         return round_to_nearest(weight, self.grid.group_size, self.grid.rule)
 
     def converts(self, name: str) -> bool:  # noqa: ARG002 - every linear of the decoder layers
-        """See LayerPass."""
         return self.packs
 
     def divisors(self, model: DecoderLayout, index: int) -> dict[str, int]:  # noqa: ARG002 - none
-        """See LayerPass."""
         return {}
 
     def replayed(self, name: str, weight: Tensor) -> Tensor:
-        """See LayerPass."""
         assert self.bound is not None
         return self.bound.quarot.restored(name, weight)
 
     def run(self, layer: LayerContext) -> FinishedLayer:
-        """See LayerPass. Statistics of a stage come from the rounded stages before it."""
+        """Statistics of a stage come from the rounded stages before it."""
         finished = FinishedLayer()
         for stage in layer.walk.stages:
             with layer.timed("calibrate"):
@@ -154,8 +148,8 @@ class QuarotLayerPass:
         )
 
 
-class RotatedModel:
-    """The rotations of one model; see passes.transform.Transform."""
+class RotatedModel(Transform):
+    """The rotations of one model."""
 
     def __init__(self, parameters: QuarotParameters, model: DecoderLayout, dtype: torch.dtype) -> None:
         self._parameters, self._model, self._dtype = parameters, model, dtype
@@ -163,25 +157,26 @@ class RotatedModel:
         self.quarot = QuarotPass(parameters, self._layout)
 
     @property
+    @override
     def added(self) -> dict[str, str]:
-        """See Transform: a head of its own, where it was the embedding and is that no longer."""
+        """A head of its own, where it was the embedding and is that no longer."""
         own = self._model.own_head_name()
         unties = self.quarot.unties and own not in self._model.reader.tensors
         return {own: self._layout.head} if unties else {}
 
+    @override
     def hidden(self, states: Tensor) -> Tensor:
-        """See Transform."""
         return self.quarot.table_rows(states)
 
+    @override
     def layer(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See Transform."""
         model = self._model
         turned = {name: model.transposed(index, name, weights.pop(name)) for name in list(weights)}
         rotated = self.quarot.rotate_layer(index, turned, layer_layout(model, index))
         return {name: model.transposed(index, name, rotated.pop(name)) for name in list(rotated)}
 
+    @override
     def outside(self, name: str, rows: Tensor) -> Tensor:
-        """See Transform."""
         norm = self._layout.final_norm.name
         if name == self._model.own_head_name():
             return self.quarot.head_rows(rows, self._model.reader.tensor(f"{norm}.weight"))
@@ -194,14 +189,14 @@ class RotatedModel:
             return bias
         return self.quarot.table_rows(rows) if name in self._layout.tables else rows
 
+    @override
     def config(self, config: dict[str, Any]) -> dict[str, Any]:
-        """See Transform."""
         if needs_own_code(self._parameters):
             return artifact_config(
                 config, self._parameters, self.quarot.sites, self.quarot.unties, self._dtype
             )
         return {**config, "tie_word_embeddings": False} if self.quarot.unties else config
 
+    @override
     def files(self) -> dict[str, bytes]:
-        """See Transform."""
         return {CODE_FILE: modeling_code().encode()} if needs_own_code(self._parameters) else {}

@@ -22,6 +22,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.finite import all_finite
@@ -71,17 +72,21 @@ class Finished(Protocol):
         ...
 
 
-class NothingFinished:
+class NothingFinished(Finished):
     """A run that keeps nothing."""
 
-    calibration_dtype = None
-
-    def load(self, index: int) -> FinishedLayer | None:  # noqa: ARG002 - see Finished
-        """See Finished."""
+    @property
+    @override
+    def calibration_dtype(self) -> None:
         return None
 
+    @override
+    def load(self, index: int) -> FinishedLayer | None:
+        return None
+
+    @override
     def save(self, index: int, layer: FinishedLayer) -> None:
-        """See Finished."""
+        pass
 
 
 def quantize(

@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 from torch import Tensor
+from typing_extensions import override
 
 
 class Transform(Protocol):
@@ -34,27 +35,30 @@ class Transform(Protocol):
         ...
 
 
-class Unchanged:
+class Unchanged(Transform):
     """The model as it is."""
 
-    added: dict[str, str] = {}  # noqa: RUF012 - never changed
+    @property
+    @override
+    def added(self) -> dict[str, str]:
+        return {}
 
+    @override
     def hidden(self, states: Tensor) -> Tensor:
-        """See Transform."""
         return states
 
-    def layer(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:  # noqa: ARG002
-        """See Transform."""
+    @override
+    def layer(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         return weights
 
-    def outside(self, name: str, rows: Tensor) -> Tensor:  # noqa: ARG002
-        """See Transform."""
+    @override
+    def outside(self, name: str, rows: Tensor) -> Tensor:
         return rows
 
+    @override
     def config(self, config: dict[str, Any]) -> dict[str, Any]:
-        """See Transform."""
         return config
 
+    @override
     def files(self) -> dict[str, bytes]:
-        """See Transform."""
         return {}

@@ -34,8 +34,7 @@ class WeightPass(ABC, Generic[Parameters]):
         """The pass as the streaming loop runs it.
 
         Raises:
-            QuantizationError: InvalidWorkflow for a combination that its format cannot hold; ModelUnsupported for what
-                the transformers of this image cannot compute.
+            QuantizationError: ModelUnsupported for what the transformers of this image cannot compute.
         """
         return self._make()
 

@@ -49,18 +49,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how a run computes; nothing here changes the result.
-
-    scratch: directory of this run. stop_check: called often; what it raises ends the run. patience: with a storage that
-    is away, of all stores of the run together.
-    """
+    """Where and how a run computes; nothing here changes the result."""
 
     scratch: Path
+    """Directory of this run."""
     device: torch.device
     tracker: Tracker
     stop_check: StopCheck
+    """Called often; what it raises ends the run."""
     now: Callable[[], datetime]
     patience: Patience = field(default_factory=Patience)
+    """With a storage that cannot be reached, shared by all stores of the run."""
 
 
 @dataclass(frozen=True)
@@ -159,13 +158,7 @@ def _the_passes(workflow: Workflow) -> tuple[WeightPass[Any], ModelBuilder | Non
     chosen, last = weight_pass(first), others[0] if others else None
     if chosen is not None and len(others) <= 1 and (last is None or isinstance(last, ModelBuilder)):
         return chosen, last
-    types = ", ".join(item.type for item in workflow.passes)
-    raise QuantizationError(
-        Category.INVALID_WORKFLOW,
-        "this release runs one GptqQuantizer, AutoAWQQuantizer or QuaRot, and a ModelBuilder after one of the "
-        "first two if asked for; "
-        f"not {types}",
-    )
+    raise ValueError(f"no workflow of the contract: {[item.type for item in workflow.passes]}")
 
 
 def _asks_for_onnx(chosen: WeightPass[Any], builder: ModelBuilder | None) -> bool:

@@ -60,11 +60,13 @@ class Model:
 
 @dataclass(frozen=True)
 class Text:
-    """The rows of a data config, and how they become sequences. revision: sha256 of the file."""
+    """The text of a data config."""
 
     rows: list[str]
     preprocess: Preprocess
+    """How the rows become sequences."""
     revision: str
+    """sha256 of the file."""
 
 
 def open_model(

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from quantization_api.failures import Category, QuantizationError
 from quantization_api.status import MetricResult
 from quantization_api.workflow import Metric
 from quantizer.calibration.tokens import TokenBatches, probe_tokens
@@ -18,10 +17,12 @@ from quantizer.run.checks import Job, Setting, readable
 
 @dataclass(frozen=True)
 class Measured:
-    """metrics: those of the workflow, in its order. beside: further figures for the report."""
+    """What was measured."""
 
     metrics: list[MetricResult]
+    """Those of the workflow, in its order."""
     beside: list[MetricResult]
+    """Further figures for the report: RTN's."""
 
 
 def measure(
@@ -122,6 +123,4 @@ def _values(metric: Metric, figures: Mapping[str, Evaluation], sizes: tuple[int,
         return figure.reference_perplexity, figure.perplexity
     if metric.type == "kl_divergence":
         return 0.0, figure.kl_divergence
-    raise QuantizationError(
-        Category.INVALID_WORKFLOW, f"metric type {metric.type} is not available in this release"
-    )
+    raise ValueError(f"no metric of this release: {metric.type}")

@@ -33,12 +33,15 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Verified:
-    """A sound artifact. unlisted: objects beside it that the manifest does not name."""
+    """A sound artifact."""
 
     manifest: Manifest
     digest: str
+    """Of the manifest."""
     bytes: int
+    """Size of all objects."""
     unlisted: list[str]
+    """Objects at the output that the manifest does not name."""
 
 
 def verify(

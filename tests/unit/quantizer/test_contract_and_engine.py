@@ -1,18 +1,19 @@
 """What the contract accepts, the parts of the engine accept: nothing is refused in the pod that could be before."""
 
 import random
+from itertools import product
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 from tests.support.manifests import manifest
-from tests.support.random_passes import random_pass
+from tests.support.random_passes import GROUPS, random_pass
 
 from quantization_api.failures import QuantizationError
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, ModelBuilder
 from quantization_api.spec import QuantizationJobSpec
 from quantizer.export.plan import plan_build
-from quantizer.formats import awq
+from quantizer.formats.awq import GROUP_SIZES, AwqFormat
 from quantizer.passes.making import make_pass
 
 pytestmark = pytest.mark.unit
@@ -42,6 +43,8 @@ def refused_by(action: Any, *arguments: Any) -> str | None:
         action(*arguments)
     except QuantizationError as error:
         return error.message
+    except ValueError as error:
+        return str(error)
     return None
 
 
@@ -53,9 +56,42 @@ def test_a_pass_that_the_contract_accepts_can_be_made(kind: str, seed: int) -> N
         assert refused_by(make_pass, parameters_of(item)) is None
 
 
-def test_the_contract_has_the_sentences_of_the_awq_format() -> None:
-    engine = {sentence for _, sentence in awq.REFUSALS} - {"version must be gemm, gemv, gemv_fast or marlin"}
-    assert engine <= {rule.message for rule in AutoAWQQuantizer.rules()}
+@pytest.mark.parametrize("version", ["exllama", *GROUP_SIZES])
+def test_an_awq_format_that_cannot_be_made_is_refused_by_the_contract(version: str) -> None:
+    for bits, group_size, zero_point in product((2, 3, 4, 8), GROUPS, (True, False)):
+        item = {"version": version, "w_bit": bits, "q_group_size": group_size, "zero_point": zero_point}
+        made = refused_by(AwqFormat, version, bits, group_size, zero_point) is None
+        assert made is not bool(sentences({"type": "AutoAWQQuantizer", **item})), item
+
+
+GPTQ = {"type": "GptqQuantizer", "data_config": "train"}
+COMPRESSED = {**GPTQ, "checkpoint_format": "compressed-tensors", "desc_act": True}
+
+
+@pytest.mark.parametrize(
+    ("item", "sentence"),
+    [
+        ({**GPTQ, "bits": 5}, "bits must be 2, 3, 4 or 8"),
+        ({**GPTQ, "group_size": 0}, "group_size is -1"),
+        ({**GPTQ, "group_size": -2}, "greater than or equal to -1"),
+        ({**GPTQ, "damp_percent": 0}, "greater than 0"),
+        ({**GPTQ, "damp_percent": 1}, "less than 1"),
+        (COMPRESSED, "write static_groups: true"),
+        ({"type": "AutoAWQQuantizer", "w_bit": 5}, "AWQ's formats hold 4 bits only"),
+        ({"type": "AutoAWQQuantizer", "bits": 8}, "AWQ's formats hold 4 bits only"),
+        ({"type": "AutoAWQQuantizer", "q_group_size": -2}, "greater than or equal to -1"),
+    ],
+)
+def test_what_the_algorithms_cannot_compute_is_refused_by_the_contract(
+    item: dict[str, Any], sentence: str
+) -> None:
+    (refused,) = sentences(item)
+    assert sentence in refused
+
+
+def test_act_order_in_compressed_tensors_needs_groups_that_are_known_beforehand() -> None:
+    for enough in ({"static_groups": True}, {"group_size": -1}, {"desc_act": False}):
+        assert not sentences({**COMPRESSED, **enough})
 
 
 @pytest.mark.parametrize("seed", range(200))

@@ -24,11 +24,14 @@ CHUNK_CPU, CHUNK_GPU = 2**19, 2**26  # elements of all candidates of a chunk of 
 
 @dataclass(frozen=True)
 class ClipChoice:
-    """Limits [N, G] of |W| float32, and tr(E G E') of all rows with them and without any, in the units of G."""
+    """The limits of a linear, and what they are worth."""
 
     limits: Tensor
+    """[N, G] float32, of |W|."""
     loss: float
+    """tr(E G E') of all rows, in the units of G."""
     loss_unclipped: float
+    """The same without limits."""
 
 
 def search_clip(weight: Tensor, gram: Tensor, config: AwqConfig) -> ClipChoice:

@@ -21,15 +21,16 @@ from quantizer.algorithms.finite import all_finite
 
 @dataclass(frozen=True)
 class FoldedNorm:
-    """A norm's weight and bias in their own dtype, and the scales that they stand for.
-
-    scales: [K] float32. A norm that is stored in 16 bits cannot hold weight / s; these are the scales that
-    it does hold, and the columns must be multiplied with them instead of s, so that the function is kept.
-    """
+    """A norm with scales folded in."""
 
     weight: Tensor
+    """In its own dtype, as the bias is."""
     bias: Tensor | None
     scales: Tensor
+    """[K] float32, the scales that the norm stands for.
+
+    A norm that is stored in 16 bits cannot hold weight / s exactly; these are the scales that it does hold. The columns
+    must be multiplied by them instead of s, so that the function stays the same."""
 
 
 def fold_into_norm(

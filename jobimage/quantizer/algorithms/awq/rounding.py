@@ -16,7 +16,7 @@ side of 0 to its smallest values.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,7 +26,6 @@ from quantizer.algorithms.finite import all_finite
 from quantizer.algorithms.grid import round_to_grid
 from quantizer.algorithms.quantized_weight import QuantizedWeight, natural_g_idx
 
-BITS = (2, 3, 4, 8)
 SMALLEST_RANGE = 1e-5  # of a group, as in AutoAWQ: a group of zeros gets a scale that is not 0
 SMALLEST_HALF = 2.0**-24  # the least positive float16: no scale is stored as 0
 
@@ -35,42 +34,24 @@ Clip = Literal["none", "groups", "rows"]
 
 @dataclass(frozen=True)
 class AwqConfig:
-    """Parameters of AWQ, in Olive's words and with Olive's defaults.
-
-    group_size: input channels that share a scale of the grid; -1 is all of a row.
-    zero_point: asymmetric grid, weight = (q - zero) * scale; without it zero is 2^(bits-1).
-    duo_scaling: channel scales from weights and activations instead of activations alone.
-    clip: how clipping limits are judged. "groups" (the paper's): the error of each group on its own, by the
-        diagonal blocks of G; "rows": the error of the whole row, by all of G; "none": no clipping. On the
-        example model, held-out text, KL with rows, groups, none: 4 bits .065, .074, .089; 3 bits .313, .343,
-        .424; 2 bits 1.90, 2.18, 3.19.
-    scale_dtype: the grid's scales are rounded to this type before anything is rounded with them; float16 is
-        what is stored, so that searches see the value that a reader will use.
-
-    Raises:
-        QuantizationError: InvalidWorkflow for bits or group sizes that do not exist.
-    """
+    """Parameters of AWQ, with Olive's names and defaults."""
 
     bits: int = 4
     group_size: int = 128
+    """Input channels that share a scale of the grid; -1: all of a row."""
     zero_point: bool = True
+    """Asymmetric grid, weight = (q - zero) * scale; without it zero is 2^(bits-1)."""
     duo_scaling: bool = True
+    """Channel scales from weights and activations instead of activations alone."""
     clip: Clip = "rows"
-    scale_dtype: torch.dtype = torch.float16
+    """How clipping limits are judged.
 
-    def __post_init__(self) -> None:
-        if self.bits not in BITS:
-            raise QuantizationError(
-                Category.INVALID_WORKFLOW, f"w_bit is {self.bits}; it must be one of {BITS}"
-            )
-        if self.group_size != -1 and self.group_size < 1:
-            raise QuantizationError(
-                Category.INVALID_WORKFLOW, f"q_group_size is {self.group_size}; it must be -1 or positive"
-            )
-        if self.clip not in get_args(Clip):
-            raise QuantizationError(
-                Category.INVALID_WORKFLOW, f"clip is {self.clip!r}; it must be one of {get_args(Clip)}"
-            )
+    "groups" (the paper's): by the error of each group alone, from the diagonal blocks of G; "rows": by the error of
+    the whole row, from all of G; "none": no clipping. KL on held-out text with the example model, for rows, groups,
+    none: 4 bits .065, .074, .089; 3 bits .313, .343, .424; 2 bits 1.90, 2.18, 3.19."""
+    scale_dtype: torch.dtype = torch.float16
+    """The grid's scales are rounded to this type before anything is rounded with them; float16 is what is stored, so
+    that searches see the value that a reader will use."""
 
     @property
     def maxq(self) -> int:

@@ -27,19 +27,18 @@ CHUNK_CPU, CHUNK_GPU = 2**19, 2**26  # elements of all candidates of a chunk of 
 
 @dataclass(frozen=True)
 class ScaleChoice:
-    """The best candidate.
-
-    scales: [K] float32, positive; ones for the identity.
-    ratio: r of the candidate; none for the identity.
-    loss, loss_identity: tr(E G E') of the candidate and without scaling, in the units of G.
-    losses: of the identity and every ratio, in the order of RATIOS.
-    """
+    """The best candidate."""
 
     scales: Tensor
+    """[K] float32, positive; ones for the identity."""
     ratio: float | None
+    """r of the candidate; None for the identity."""
     loss: float
+    """tr(E G E') of the candidate, in the units of G."""
     loss_identity: float
+    """The same without scaling."""
     losses: tuple[float, ...]
+    """Of the identity, then of each of RATIOS."""
 
 
 def search_scales(

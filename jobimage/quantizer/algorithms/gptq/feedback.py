@@ -74,7 +74,7 @@ class ErrorFeedback:
         return self._columns[start:stop].addmm(own.t(), taken_over), own
 
     def remaining(self, start: int, stop: int) -> Tensor:
-        """See HessianFactor."""
+        """The Hessian of the block's columns, as HessianFactor.remaining has it."""
         return self._factor.remaining(start, stop)
 
     def finish(self, start: int, stop: int, read: Tensor) -> None:

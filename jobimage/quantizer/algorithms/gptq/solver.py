@@ -13,55 +13,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.gptq.feedback import BLOCK, ErrorFeedback, HessianFactor, factor_hessian, row_parts
 from quantizer.algorithms.gptq.scale_refit import fit_scales, refit_scales
 from quantizer.algorithms.grid import GridRule, fit_grid
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.kernels.column_block import round_columns
 
-BITS = (2, 3, 4, 8)
-
 
 @dataclass(frozen=True)
 class GptqConfig:
-    """Parameters of GPTQ, in Olive's words and with Olive's defaults.
-
-    group_size: input channels that share a scale; -1 is all of a row.
-    damp_percent: share of the mean diagonal of H that is added to its diagonal.
-    desc_act: columns in order of decreasing activation instead of as they lie.
-    static_groups: all grids are fitted to the unrounded weights, before the first column.
-    true_sequential: statistics of a stage come from the rounded stages before it (used by the streaming
-        loop, not here).
-    refit: scales are fitted again when their integers are known (scale_refit), and the columns to come
-        see the difference; the reference does not.
-    scale_dtype: see grid.GridRule.
-    """
+    """Parameters of GPTQ, with Olive's names and defaults."""
 
     bits: int = 4
     group_size: int = 128
+    """Input channels that share a scale; -1: all of a row."""
     damp_percent: float = 0.01
+    """Share of the mean diagonal of H that is added to its diagonal."""
     desc_act: bool = False
+    """Columns are rounded in order of decreasing activation instead of as they lie."""
     static_groups: bool = False
+    """All grids are fitted to the unrounded weights, before the first column is rounded."""
     true_sequential: bool = False
+    """Statistics of a stage come from the rounded stages before it; read by the pass, not by the solver."""
     sym: bool = False
     refit: bool = False
+    """Scales are fitted again once their integers are known (scale_refit), and later columns see the difference; the
+    reference does not do this."""
     scale_dtype: torch.dtype = torch.float32
-
-    def __post_init__(self) -> None:
-        if self.bits not in BITS:
-            raise QuantizationError(
-                Category.INVALID_WORKFLOW, f"bits is {self.bits}; it must be one of {BITS}"
-            )
-        if self.group_size != -1 and self.group_size < 1:
-            raise QuantizationError(
-                Category.INVALID_WORKFLOW, f"group_size is {self.group_size}; it must be -1 or positive"
-            )
-        if not 0 < self.damp_percent < 1:
-            raise QuantizationError(
-                Category.INVALID_WORKFLOW,
-                f"damp_percent is {self.damp_percent}; it must lie between 0 and 1, both excluded",
-            )
+    """As in grid.GridRule."""
 
     @property
     def rule(self) -> GridRule:

@@ -1,4 +1,4 @@
-"""QuaRot's parameters in Olive's words, what they need, and which combinations are refused.
+"""QuaRot's parameters in Olive's words, what they need, and which do not fit a model.
 
 Online operations exist only where something is rounded online: keys are rotated when k_bits is below 16,
 the inputs of the output and down linears when a_bits is. Everything else is folded into the weights, and
@@ -12,9 +12,6 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.quarot.rotation_layout import ModelLayout, residual_obstacle
 from quantizer.algorithms.quarot.weights import WeightRule
 
-WEIGHT_BITS = (2, 3, 4, 8, 16)
-ONLINE_BITS = (2, 3, 4, 5, 6, 7, 8, 16)
-SCALE_BITS = (4, 5, 6, 7, 8, 16)
 FULL = 16
 OWN_CODE_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 """Model types for which there is modelling code (formats.quarot.modeling_quarot)."""
@@ -22,16 +19,13 @@ OWN_CODE_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 @dataclass(frozen=True)
 class QuarotParameters:
-    """Parameters of QuaRot that decide what is computed, with Olive's defaults (its reference: quant_pytorch).
+    """Parameters of QuaRot that decide what is computed, with Olive's names and defaults, as the contract has them.
 
-    A group size of None or -1 is one group for a row (weights), a token (activations) or a head of a token
-    (keys, values). Clip ratios shrink the range of what is rounded online. Activations are symmetric unless
-    a_asym; keys and values are always asymmetric, as in the paper.
+    Keys and values are always asymmetric, as in the paper.
     """
 
     rotate: bool = True
     rotation_seed: int = 0
-    calibration_data_config: str | None = None
     w_rtn: bool = False
     w_gptq: bool = False
     gptq_damping: float = 0.01
@@ -39,21 +33,22 @@ class QuarotParameters:
     w_bits: int = 16
     w_asym: bool = False
     w_groupsize: int | None = None
+    """None or -1: one group a row."""
     a_bits: int = 16
     a_asym: bool = False
     a_clip_ratio: float = 1.0
+    """Shrinks the range of a group before it is rounded, as the other clip ratios do."""
     a_groupsize: int | None = None
+    """None or -1: one group a token."""
     k_bits: int = 16
     k_clip_ratio: float = 1.0
     k_groupsize: int | None = None
+    """None or -1: one group for each head of a token."""
     v_bits: int = 16
     v_clip_ratio: float = 1.0
     v_groupsize: int | None = None
+    """None or -1: one group for each head of a token."""
     s_bits: int = 16
-
-    def __post_init__(self) -> None:
-        if sentence := refusal(self):
-            raise QuantizationError(Category.INVALID_WORKFLOW, sentence)
 
     @property
     def weight_rule(self) -> WeightRule:
@@ -85,52 +80,6 @@ def online_sites(parameters: QuarotParameters) -> tuple[str, ...]:
         return ()
     keys = ("keys",) if parameters.k_bits < FULL else ()
     return keys + (("heads", "down") if parameters.a_bits < FULL else ())
-
-
-def refusal(p: QuarotParameters) -> str | None:
-    """The sentence that refuses a combination of parameters, None for a usable one."""
-    for name, allowed in (
-        ("w_bits", WEIGHT_BITS),
-        ("a_bits", ONLINE_BITS),
-        ("k_bits", ONLINE_BITS),
-        ("v_bits", ONLINE_BITS),
-        ("s_bits", SCALE_BITS),
-    ):
-        if getattr(p, name) not in allowed:
-            return f"{name} is {getattr(p, name)}; it must be one of {', '.join(map(str, allowed))}"
-    if p.w_rtn and p.w_gptq:
-        return "w_rtn and w_gptq exclude each other; leave one of them out"
-    if p.w_bits < FULL and not (p.w_rtn or p.w_gptq):
-        return (
-            f"w_bits is {p.w_bits} but nothing says how to round; add w_rtn: true, or w_gptq: true with "
-            "calibration_data_config"
-        )
-    if p.w_bits == FULL and (p.w_rtn or p.w_gptq):
-        word = "w_gptq" if p.w_gptq else "w_rtn"
-        return f"{word} is set but w_bits is 16, which rounds nothing; set w_bits to 2, 3, 4 or 8, or leave {word} out"
-    if p.w_gptq and p.calibration_data_config is None:
-        return "w_gptq needs calibration_data_config, the name of a data config; or use w_rtn, which needs no data"
-    if not p.rotate and p.w_bits == p.a_bits == p.k_bits == p.v_bits == FULL:
-        return "rotate is false and all bits are 16, so nothing would be done; set rotate: true or fewer bits"
-    return _without_effect(p)
-
-
-def _without_effect(p: QuarotParameters) -> str | None:
-    """A parameter that is set although nothing reads it."""
-    default = {name: field.default for name, field in QuarotParameters.__dataclass_fields__.items()}
-    readers: tuple[tuple[bool, str, tuple[str, ...]], ...] = (
-        (p.rotate, "rotate: true", ("rotation_seed",)),
-        (p.w_gptq, "w_gptq: true", ("gptq_damping", "gptq_opt_scales", "calibration_data_config")),
-        (p.w_bits < FULL, "w_bits below 16", ("w_asym", "w_groupsize", "s_bits")),
-        (p.a_bits < FULL, "a_bits below 16", ("a_asym", "a_clip_ratio", "a_groupsize")),
-        (p.k_bits < FULL, "k_bits below 16", ("k_clip_ratio", "k_groupsize")),
-        (p.v_bits < FULL, "v_bits below 16", ("v_clip_ratio", "v_groupsize")),
-    )
-    for is_read, needed, names in readers:
-        for name in names:
-            if not is_read and getattr(p, name) != default[name]:
-                return f"{name} has an effect only with {needed}; add that, or leave {name} out"
-    return None
 
 
 def check_model(

@@ -23,53 +23,52 @@ class NormSite:
 
 @dataclass(frozen=True)
 class HeadSite:
-    """The values of the attention heads, between the linear that makes them and the one that reads them.
-
-    value, output: names of the linears (`value` may be fused with q and k).
-    value_rows: first row, in `value`, of each key-value head's values.
-    heads: query heads, in the order of the columns of `output`.
-    """
+    """The values of the attention heads, between the linear that makes them and the one that reads them."""
 
     value: str
+    """Name of the linear that makes them (it may make q and k as well)."""
     value_rows: tuple[int, ...]
+    """First row, in `value`, of each key-value head's values."""
     output: str
+    """Name of the linear that reads them."""
     heads: int
+    """Query heads, in the order of the columns of `output`."""
     head_dim: int
 
 
 @dataclass(frozen=True)
 class LayerLayout:
-    """A decoder layer.
-
-    norms: on the stream, with their readers. writers: linears whose output is added to the stream.
-    post_norms: norms between a writer and the stream (gemma2, gemma3, olmo2): with them no R1.
-    down: the linear that reads the MLP's inner activations; None where experts do it.
-    """
+    """A decoder layer."""
 
     norms: tuple[NormSite, ...]
+    """On the residual stream."""
     writers: tuple[str, ...]
+    """Linears whose output is added to the stream."""
     attention: HeadSite
     down: str | None
+    """The linear that reads the MLP's inner activations; None where experts do it."""
     down_width: int
+    """Inputs of that linear."""
     post_norms: tuple[str, ...] = ()
+    """Norms between a writer and the stream (gemma2, gemma3, olmo2): with them no R1."""
 
 
 @dataclass(frozen=True)
 class ModelLayout:
-    """A model. Names are those of the checkpoint.
-
-    width: of the residual stream. tables: embeddings whose rows enter it (positions too).
-    final_norm: read by the head; its readers are (head,).
-    tied: the head is the embedding. embedding_norm: a norm between embedding and stream (bloom), or None.
-    """
+    """A model. Names are those of the checkpoint."""
 
     width: int
+    """Of the residual stream."""
     tables: tuple[str, ...]
+    """Embeddings whose rows enter the stream (positions too)."""
     final_norm: NormSite
+    """Its only reader is the head."""
     head: str
     tied: bool
+    """Whether the head is the embedding."""
     layer: LayerLayout
     embedding_norm: str | None = None
+    """A norm between embedding and stream (bloom)."""
 
     @property
     def mean_preserving(self) -> bool:

@@ -30,19 +30,21 @@ REFIT_TURNS = 4
 
 @dataclass(frozen=True)
 class WeightRule:
-    """How weights are rounded.
-
-    method: rtn or gptq. bits: of a weight. asym: with zero points. group_size: input channels that share
-    a scale, -1 is a row. damping, opt_scales: of gptq. scale_bits: 16 is float16.
-    """
+    """How weights are rounded."""
 
     method: str
+    """rtn or gptq."""
     bits: int
     asym: bool = False
+    """Whether grids have zero points."""
     group_size: int = -1
+    """Input channels that share a scale; -1: all of a row."""
     damping: float = 0.01
+    """Of gptq."""
     opt_scales: bool = False
+    """Whether gptq searches for its scales and fits them again."""
     scale_bits: int = 16
+    """16: float16; below: codes and one unit."""
 
     @property
     def grid(self) -> GridRule:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from quantizer.algorithms.grid import dequantize
 from quantizer.algorithms.quantized_weight import QuantizedWeight, natural_g_idx
 from quantizer.formats.interface import (
     TensorShapes,
+    WeightFormat,
     check_groups,
     require_natural_groups,
     require_symmetric,
@@ -23,26 +25,28 @@ FULL = 16
 
 
 @dataclass(frozen=True)
-class QuarotFormat:
-    """See interface.WeightFormat. group_size -1: one group a row. scale_bits below 16: codes and one unit."""
+class QuarotFormat(WeightFormat):
+    """The format of a QuaRot artifact's own code."""
 
     bits: int
     group_size: int = -1
+    """-1: one group a row."""
     asym: bool = False
     scale_bits: int = FULL
+    """16: float16; below: codes and one float32 unit."""
 
     @property
+    @override
     def tensors(self) -> tuple[str, ...]:
-        """See WeightFormat."""
         scales = ("scales",) if self.scale_bits == FULL else ("scale_codes", "scale_unit")
         return ("qweight", *scales, *(("qzeros",) if self.asym else ()))
 
-    def check_shape(self, name: str, rows: int, columns: int) -> None:  # noqa: ARG002 - any number of rows will do
-        """See WeightFormat."""
+    @override
+    def check_shape(self, name: str, rows: int, columns: int) -> None:
         check_groups(name, columns, self.group_size)
 
+    @override
     def tensor_shapes(self, rows: int, columns: int, groups: int) -> TensorShapes:
-        """See WeightFormat."""
         shapes: TensorShapes = {
             "qweight": (torch.int32, (rows, words(columns, self.bits))),
             "scales": (torch.float16, (rows, groups)),
@@ -52,8 +56,9 @@ class QuarotFormat:
         }
         return {name: shapes[name] for name in self.tensors}
 
+    @override
     def pack(self, weight: QuantizedWeight) -> dict[str, Tensor]:
-        """See WeightFormat; scales of few bits are multiples of a unit, and the largest has the largest code."""
+        """Scales of few bits are multiples of a unit, and the largest has the largest code."""
         require_natural_groups(weight, "quarot")
         tensors = {"qweight": pack(weight.integers, self.bits).contiguous()}
         if self.scale_bits == FULL:
@@ -68,8 +73,9 @@ class QuarotFormat:
             require_symmetric(weight.zeros, self.bits, "quarot")
         return tensors
 
-    def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> QuantizedWeight:  # noqa: ARG002 - nothing can be told wrong
-        """See WeightFormat; with one group a row, whatever fills its last word comes as further columns."""
+    @override
+    def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
+        """With one group a row, whatever fills its last word comes as further columns."""
         if self.scale_bits == FULL:
             scales = tensors["scales"]
         else:
@@ -82,15 +88,13 @@ class QuarotFormat:
         integers = unpack(tensors["qweight"], self.bits, columns).to(torch.uint8)
         return QuantizedWeight(integers, scales, zeros.to(torch.int16), natural_g_idx(columns, groups))
 
+    @override
     def as_read(self, weight: QuantizedWeight) -> Tensor:
-        """See WeightFormat: the artifact's code computes in the type of the activations; here float32."""
+        """The artifact's code computes in the type of the activations; here float32."""
         scales = weight.scales.half() if self.scale_bits == FULL else weight.scales
         return dequantize(weight.integers, scales, weight.zeros, weight.g_idx)
 
-    def quantization_config(self, not_converted: Sequence[str] = ()) -> dict[str, object]:  # noqa: ARG002
-        """See WeightFormat: nothing, config.json says it under "quarot" for the code that the artifact carries."""
-        return {}
-
-    def side_files(self, quantization_config: Mapping[str, object]) -> dict[str, bytes]:  # noqa: ARG002
-        """See WeightFormat: none."""
+    @override
+    def quantization_config(self, not_converted: Sequence[str] = ()) -> dict[str, object]:
+        """Nothing: config.json says it under "quarot", for the code that the artifact carries."""
         return {}

@@ -1,6 +1,4 @@
-"""The grid of AWQ, rounding to it, and the parameters that are refused."""
-
-from typing import Any
+"""The grid of AWQ, rounding to it, and the group sizes that are refused."""
 
 import pytest
 import torch
@@ -97,20 +95,6 @@ def test_a_weight_that_no_stored_scale_can_hold_is_a_numerical_failure(value: fl
     with pytest.raises(QuantizationError, match="not finite, or too large") as caught:
         awq_round(weight, AwqConfig(group_size=32))
     assert caught.value.category is Category.NUMERICAL_FAILURE
-
-
-@pytest.mark.parametrize(
-    ("parameters", "sentence"),
-    [
-        ({"bits": 5}, "w_bit is 5"),
-        ({"group_size": 0}, "q_group_size is 0"),
-        ({"clip": "all"}, "clip is 'all'"),
-    ],
-)
-def test_parameters_out_of_range_are_refused(parameters: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(QuantizationError, match=sentence) as caught:
-        AwqConfig(**parameters)
-    assert caught.value.category is Category.INVALID_WORKFLOW
 
 
 def test_a_group_size_that_does_not_divide_the_inputs_is_refused() -> None:

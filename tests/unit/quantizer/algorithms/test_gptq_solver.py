@@ -201,17 +201,3 @@ def test_the_gram_matrix_does_not_depend_on_how_batches_are_cut() -> None:
     exact = (2 / 8) * flat.t() @ flat
     assert torch.allclose(whole.hessian().double(), exact, atol=1e-4)
     assert torch.allclose(parts.hessian().double(), exact, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("parameters", "sentence"),
-    [
-        ({"bits": 5}, "bits is 5"),
-        ({"group_size": 0}, "group_size is 0"),
-        ({"damp_percent": 1.0}, "damp_percent"),
-    ],
-)
-def test_parameters_out_of_range_are_refused(parameters: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(QuantizationError, match=sentence) as caught:
-        GptqConfig(**parameters)
-    assert caught.value.category is Category.INVALID_WORKFLOW

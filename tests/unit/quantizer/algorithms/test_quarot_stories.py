@@ -130,8 +130,8 @@ def test_gptq_and_refitted_scales_each_lower_the_divergence(tmp_path: Path) -> N
     reference, found = stories(), []
     for changes in (
         {"w_rtn": True},
-        {"w_gptq": True, "calibration_data_config": "text"},
-        {"w_gptq": True, "calibration_data_config": "text", "gptq_opt_scales": True},
+        {"w_gptq": True},
+        {"w_gptq": True, "gptq_opt_scales": True},
     ):
         model = stories()
         run_in_place(model, QuarotParameters(w_bits=4, **changes), calibration)  # type: ignore[arg-type]
@@ -144,7 +144,7 @@ def test_two_runs_write_the_same_artifact_byte_for_byte(tmp_path: Path) -> None:
     batches = [torch.stack(random_batches(4, 16).sequences)]
     for name in ("one", "two"):
         model = save_tiny(tmp_path / "input")
-        parameters = QuarotParameters(w_gptq=True, w_bits=4, calibration_data_config="text", **ONLINE4)
+        parameters = QuarotParameters(w_gptq=True, w_bits=4, **ONLINE4)
         save_artifact(tmp_path / name, model, parameters, batches)
     for file in ("model.safetensors", "config.json", "modeling_quarot.py"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()

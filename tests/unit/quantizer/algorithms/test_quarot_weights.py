@@ -117,7 +117,7 @@ def quarot_pass(**changes: Any) -> QuarotPass:
 
 def test_an_online_site_is_rounded_in_its_rotated_input_and_propagated_in_the_plain_one() -> None:
     generator = torch.Generator().manual_seed(0)
-    run = quarot_pass(a_bits=8, w_bits=4, w_gptq=True, calibration_data_config="text")
+    run = quarot_pass(a_bits=8, w_bits=4, w_gptq=True)
     weight = torch.randn(64, 128, generator=generator)
     x = torch.randn(512, 128, generator=generator)
     x[:, 7] *= 40.0

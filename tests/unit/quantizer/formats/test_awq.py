@@ -8,7 +8,8 @@ from tests.support.formats import random_linear
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.quantized_weight import QuantizedWeight
-from quantizer.formats.awq import REFUSALS, AwqFormat
+from quantizer.formats.awq import AwqFormat
+from quantizer.formats.reading import stored_format
 
 pytestmark = pytest.mark.unit
 
@@ -161,31 +162,27 @@ def test_marlin_permutes_scales_in_64_or_with_one_group_a_row_in_32() -> None:
     assert single_group["scales"][0, :10].tolist() == [0, 1, 8, 9, 16, 17, 24, 25, 2, 3]
 
 
-REFUSED = [
-    (("exllama", 4, 128, True), "version must be gemm, gemv, gemv_fast or marlin"),
-    (("gemm", 8, 128, True), "write w_bit: 4"),
-    (("gemm", 4, 48, True), "-1, 16, 32, 64 or 128"),
-    (("gemv", 4, 32, True), "gemv takes q_group_size 64 or 128"),
-    (("gemv_fast", 4, 64, True), "gemv_fast takes q_group_size 128"),
-    (("marlin", 4, -1, False), "marlin takes q_group_size 128"),
-    (("gemv", 4, 128, False), "need zero_point: true"),
-    (("gemv_fast", 4, 128, False), "need zero_point: true"),
-    (("marlin", 4, 128, True), "write zero_point: false"),
-]
-
-
-@pytest.mark.parametrize(("parameters", "sentence"), REFUSED)
-def test_what_a_version_cannot_do_is_refused_with_what_to_write(
-    parameters: tuple[str, int, int, bool], sentence: str
+@pytest.mark.parametrize(
+    ("version", "bits", "group_size", "zero_point"),
+    [
+        ("exllama", 4, 128, True),
+        ("gemm", 8, 128, True),
+        ("gemm", 4, 48, True),
+        ("gemv", 4, 32, True),
+        ("gemv_fast", 4, 64, True),
+        ("marlin", 4, -1, False),
+        ("gemv", 4, 128, False),
+        ("gemv_fast", 4, 128, False),
+        ("marlin", 4, 128, True),
+    ],
+)
+def test_a_config_that_no_version_can_hold_is_a_corrupt_artifact(
+    version: str, bits: int, group_size: int, zero_point: bool
 ) -> None:
-    with pytest.raises(QuantizationError, match=sentence) as caught:
-        AwqFormat(*parameters)
-    assert caught.value.category is Category.INVALID_WORKFLOW
-
-
-def test_every_refusal_has_a_case() -> None:
-    for _, sentence in REFUSALS:
-        assert any(part in sentence for _, part in REFUSED), sentence
+    said = {"version": version, "bits": bits, "group_size": group_size, "zero_point": zero_point}
+    with pytest.raises(QuantizationError, match="AWQ has no such format") as caught:
+        stored_format({"quantization_config": {"quant_method": "awq", **said}})
+    assert caught.value.category is Category.ARTIFACT_CORRUPT
 
 
 @pytest.mark.parametrize(

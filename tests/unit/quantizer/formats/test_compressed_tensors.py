@@ -60,14 +60,6 @@ def test_a_symmetric_file_has_no_zero_points_and_takes_no_others() -> None:
         written.pack(QuantizedWeight(integers, scales, zeros - 1, g_idx))
 
 
-def test_act_order_needs_static_groups() -> None:
-    with pytest.raises(QuantizationError, match="write static_groups: true") as caught:
-        CompressedTensorsFormat(4, 32, desc_act=True)
-    assert caught.value.category is Category.INVALID_WORKFLOW
-    CompressedTensorsFormat(4, 32, desc_act=True, static_groups=True)
-    CompressedTensorsFormat(4, -1, desc_act=True)
-
-
 def test_columns_that_are_not_grouped_as_they_lie_are_never_packed() -> None:
     integers, scales, zeros, g_idx = random_linear(4, 8, 2, 4, 0)
     with pytest.raises(ValueError, match="groups must lie one after another"):
@@ -84,7 +76,7 @@ def test_a_stored_shape_that_cannot_be_is_refused_by_name() -> None:
 
 
 def test_config_json_says_what_is_quantized_and_how() -> None:
-    config = CompressedTensorsFormat(3, 64, desc_act=True, static_groups=True).quantization_config(
+    config = CompressedTensorsFormat(3, 64, desc_act=True).quantization_config(
         ["model.layers.0.mlp.down_proj", "lm_head"]
     )
     assert config["format"] == "pack-quantized"

@@ -121,7 +121,7 @@ def test_what_cannot_be_rotated_is_rounded_without_rotation(name: str, tmp_path:
 @pytest.mark.parametrize("name", ROTATED)
 def test_rotated_weights_of_eight_bits_compute_nearly_the_same(name: str, tmp_path: Path) -> None:
     save_family(name, tmp_path / "model")
-    run(tmp_path, w_gptq=True, w_bits=8, w_groupsize=GROUP, calibration_data_config="text")
+    run(tmp_path, w_gptq=True, w_bits=8, w_groupsize=GROUP)
     check_rounding(tmp_path)
 
 
