@@ -39,26 +39,8 @@ def write(
     source = DirectorySource(model_dir)
     reader = SafetensorsReader(source)
     config = read_config(model_dir)
-    tensors: dict[str, Tensor | None] = {}  # None: as in the input
-    bits = weights = 0
-    for name, info in reader.tensors.items():
-        linear = name.removesuffix(".weight")
-        if name.endswith(COMPUTED):
-            report.left_out.append(name)
-        elif name in quantized.state:
-            tensors[name] = _unless_unchanged(reader.tensor(name), quantized.state[name])
-        elif f"{linear}.qweight" in quantized.state:
-            for kind in quantized.packed:
-                part = _packed(f"{linear}.{kind}", quantized.state[f"{linear}.{kind}"])
-                tensors[f"{linear}.{kind}"] = part
-                bits += 8 * part.nbytes
-            weights += info.shape[0] * info.shape[1]
-        elif not (name == "lm_head.weight" and config.get("tie_word_embeddings")):
-            raise QuantizationError(Category.INTERNAL, f"the package lost the tensor {name}")
-        else:
-            tensors[name] = None
+    tensors = _tensors(reader, quantized, bool(config.get("tie_word_embeddings")), report)
     _check_additions(quantized, reader)
-    report.bits_per_weight = bits / weights if weights else _float_bits(tensors, reader)
     target.mkdir(parents=True, exist_ok=True)
     scratch = target / ".writing"
     scratch.mkdir()
@@ -82,6 +64,32 @@ def write(
         report.input_bytes, report.output_bytes = reader.bytes, writer.bytes
     shutil.rmtree(scratch)
     report.files = sorted(p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file())
+
+
+def _tensors(
+    reader: SafetensorsReader, quantized: QuantizedModel, tied: bool, report: QuantizeReport
+) -> dict[str, Tensor | None]:
+    """Every tensor of the result, in the order of the input; None: as in the input. Tells the report what it counts."""
+    tensors: dict[str, Tensor | None] = {}
+    bits = weights = 0
+    for name, info in reader.tensors.items():
+        linear = name.removesuffix(".weight")
+        if name.endswith(COMPUTED):
+            report.left_out.append(name)
+        elif name in quantized.state:
+            tensors[name] = _unless_unchanged(reader.tensor(name), quantized.state[name])
+        elif f"{linear}.qweight" in quantized.state:
+            for kind in quantized.packed:
+                part = _packed(f"{linear}.{kind}", quantized.state[f"{linear}.{kind}"])
+                tensors[f"{linear}.{kind}"] = part
+                bits += 8 * part.nbytes
+            weights += info.shape[0] * info.shape[1]
+        elif not (name == "lm_head.weight" and tied):
+            raise QuantizationError(Category.INTERNAL, f"the package has lost the tensor {name}")
+        else:
+            tensors[name] = None
+    report.bits_per_weight = bits / weights if weights else _float_bits(tensors, reader)
+    return tensors
 
 
 def _unless_unchanged(before: Tensor, after: Tensor) -> Tensor | None:

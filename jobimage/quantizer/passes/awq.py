@@ -256,7 +256,7 @@ class Awq(WeightPass[AutoAWQQuantizer]):
 
     @override
     def _make(self) -> AwqLayerPass:
-        p, bits = self.parameters, self._bits
+        p, bits = self.parameters, self.parameters.weight_bits
         return AwqLayerPass(
             AwqConfig(bits, p.q_group_size, p.zero_point, p.duo_scaling),
             AwqFormat(p.version, bits, p.q_group_size, p.zero_point),
@@ -273,7 +273,7 @@ class Awq(WeightPass[AutoAWQQuantizer]):
             return Written("float", 16, p.q_group_size, not p.zero_point, words=WORDS)
         part = bool(p.modules_to_not_convert)
         return Written(
-            f"awq {p.version}", self._bits, p.q_group_size, not p.zero_point, part=part, words=WORDS
+            f"awq {p.version}", p.weight_bits, p.q_group_size, not p.zero_point, part=part, words=WORDS
         )
 
     @property
@@ -290,7 +290,3 @@ class Awq(WeightPass[AutoAWQQuantizer]):
     @override
     def is_for_onnx(self) -> bool:
         return self.parameters.pack_model_for_onnx_conversion
-
-    @property
-    def _bits(self) -> int:
-        return self.parameters.w_bit or self.parameters.bits or 4
