@@ -30,7 +30,10 @@ class ProgressServer:
             ) from error
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
-        self._thread = threading.Thread(target=self._server.serve_forever, name="progress", daemon=True)
+        # the end of a run waits for the server to look whether it was stopped: half a second by default
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), name="progress", daemon=True
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()
