@@ -260,7 +260,7 @@ def test_finished_layers_in_s3_are_taken_over_by_a_run_with_nothing_on_scratch(
     ended = run_here(request, tmp_path / "2", s3)
     assert ended.code == 0, ended.log
     assert layers.computed == every[4:]
-    assert "4 layers were taken over from an earlier attempt" in ended.log
+    assert "took over 4 layers from an earlier attempt" in ended.log
     assert model_of(s3, request) == model_of(s3, whole)
     assert manifest_of(s3, request).modules == manifest_of(s3, whole).modules
     objects = {item.key for item in manifest_of(s3, request).objects} | {"manifest.json"}

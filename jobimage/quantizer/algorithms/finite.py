@@ -1,4 +1,4 @@
-"""Whether numbers are numbers: the check that stands before everything that is computed or stored."""
+"""Whether numbers are finite: the check before anything is computed or stored."""
 
 import torch
 from torch import Tensor

@@ -25,7 +25,7 @@ class QuantizedWeight:
     """[K] int32: the group of each column."""
 
     def rows(self, rows: slice) -> "QuantizedWeight":
-        """The same of some rows; views, not copies."""
+        """Some of its rows; views, not copies."""
         return QuantizedWeight(self.integers[rows], self.scales[rows], self.zeros[rows], self.g_idx)
 
     def dequantized(self) -> Tensor:

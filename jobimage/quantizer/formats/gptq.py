@@ -68,7 +68,7 @@ class GptqFormat(WeightFormat):
             if size % count:
                 raise QuantizationError(
                     Category.MODEL_UNSUPPORTED,
-                    f"{name} has {size} {what}; the gptq format packs {self.bits}-bit weights of "
+                    f"{name} has {size} {what}; the gptq format packs {self.bits}-bit weights in "
                     f"multiples of {count} only",
                 )
 
@@ -128,7 +128,7 @@ class GptqFormat(WeightFormat):
                 raise QuantizationError(
                     Category.INVALID_WORKFLOW,
                     f"the gptq format cannot leave out {path} alone; write checkpoint_format: compressed-tensors, "
-                    "or inside_layer_modules without it to leave it out in every layer",
+                    "or leave it out of inside_layer_modules, and so of every layer",
                 )
         config: dict[str, object] = {
             "quant_method": "gptq",

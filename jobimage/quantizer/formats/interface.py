@@ -75,7 +75,7 @@ def check_groups(name: str, columns: int, group_size: int) -> None:
         raise QuantizationError(
             Category.INVALID_WORKFLOW,
             f"group_size {group_size} does not divide the {columns} inputs of {name}; "
-            f"write a divisor of {columns}, or -1 for one group a row",
+            f"write a divisor of {columns}, or -1 for one group per row",
         )
 
 

@@ -34,14 +34,14 @@ def stored_format(config: Mapping[str, Any]) -> StoredFormat:
     """The format of an artifact of this engine.
 
     Raises:
-        QuantizationError: ArtifactCorrupt when config.json says something that this engine does not write.
+        QuantizationError: ArtifactCorrupt when config.json says something that this engine never writes.
     """
     quantization = config.get("quantization_config")
     method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
     if not isinstance(quantization, Mapping) or method not in READ:
         raise QuantizationError(
             Category.ARTIFACT_CORRUPT,
-            f"config.json says quant_method {method}; known: {', '.join(READ)}",
+            f"config.json has quant_method {method}; it must be one of {', '.join(READ)}",
         )
     try:
         return READ[method](quantization)

@@ -87,7 +87,7 @@ def one_length(tokens: TokenBatches) -> int:
     if len(lengths) != 1:
         raise QuantizationError(
             Category.INVALID_WORKFLOW,
-            f"implementation autoawq takes sequences of one length; here they have {min(lengths)} to "
+            f"implementation autoawq takes sequences of equal length; these have {min(lengths)} to "
             f"{max(lengths)} tokens",
             "Use strategy join in pre_process_data_config, or implementation native.",
         )
@@ -100,7 +100,7 @@ def check_modules(linears: dict[str, nn.Linear], left_out: list[str]) -> None:
         if not any(part in name for name in linears):
             raise QuantizationError(
                 Category.INVALID_WORKFLOW,
-                f"modules_to_not_convert has {part}, which is part of no name of a linear; a decoder layer has "
+                f"modules_to_not_convert has {part}, which matches no linear; a decoder layer has "
                 f"{', '.join(linears)}",
             )
 

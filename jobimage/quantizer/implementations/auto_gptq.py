@@ -105,7 +105,8 @@ def _name_modules(wrapper: Any, parameters: GptqQuantizer) -> None:
             raise QuantizationError(Category.INVALID_WORKFLOW, f"the model has no module {name}")
     if not isinstance(known[wrapper.layers_block_name], nn.ModuleList):
         raise QuantizationError(
-            Category.INVALID_WORKFLOW, f"layers_block_name {wrapper.layers_block_name} is no list of layers"
+            Category.INVALID_WORKFLOW,
+            f"layers_block_name {wrapper.layers_block_name} is not a list of layers",
         )
 
 

@@ -81,7 +81,7 @@ def check_attention(layers: nn.ModuleList) -> None:
         raise QuantizationError(
             Category.MODEL_UNSUPPORTED,
             f"the model's layers have several kinds of attention ({', '.join(kinds)}); the package calibrates all of "
-            "them as it does the first",
+            "them like the first",
             "Use implementation native.",
         )
 

@@ -62,7 +62,7 @@ def quantize(
     if device.type == "cpu" and torch.cuda.is_available():
         raise QuantizationError(
             Category.INVALID_WORKFLOW,
-            f"implementation {parameters.implementation} uses the GPU wherever there is one, not --device cpu",
+            f"implementation {parameters.implementation} uses the GPU if there is one, even with --device cpu",
             "Use --device cuda, or hide the GPU with an empty CUDA_VISIBLE_DEVICES.",
         )
     report = QuantizeReport(calibration_tokens=tokens.tokens)
@@ -100,7 +100,7 @@ def _run(
         raise QuantizationError(
             Category.INVALID_WORKFLOW,
             f"this image has no {error.name}, which implementation {parameters.implementation} needs",
-            "Use the legacy image (spec.template.image is best left out), or implementation native.",
+            "Use the legacy image (leave spec.template.image out), or implementation native.",
         ) from error
     model = _load(model_dir, package.dtype(parameters, device), report)
     return package.quantize(model, tokens, parameters, on_progress, device)

@@ -54,7 +54,7 @@ def write(
                 bits += 8 * part.nbytes
             weights += info.shape[0] * info.shape[1]
         elif not (name == "lm_head.weight" and config.get("tie_word_embeddings")):
-            raise QuantizationError(Category.INTERNAL, f"the package has lost the tensor {name}")
+            raise QuantizationError(Category.INTERNAL, f"the package lost the tensor {name}")
         else:
             tensors[name] = None
     _check_additions(quantized, reader)
@@ -103,7 +103,7 @@ def _packed(name: str, tensor: Tensor) -> Tensor:
 
 def _finite(name: str, tensor: Tensor) -> Tensor:
     if not all_finite(tensor):
-        raise QuantizationError(Category.NUMERICAL_FAILURE, f"{name} is not finite after the package's run")
+        raise QuantizationError(Category.NUMERICAL_FAILURE, f"{name} is not finite after the package ran")
     return tensor
 
 
@@ -115,7 +115,7 @@ def _check_additions(quantized: QuantizedModel, reader: SafetensorsReader) -> No
             name.endswith(".bias") and f"{linear}.qweight" in quantized.state and name not in reader.tensors
         )
         if added and bool((tensor != 0).any()):
-            raise QuantizationError(Category.INTERNAL, f"the package has added {name}, which is not zero")
+            raise QuantizationError(Category.INTERNAL, f"the package added {name}, which is not zero")
 
 
 def _planned(name: str, value: Tensor | None, reader: SafetensorsReader) -> PlannedTensor:

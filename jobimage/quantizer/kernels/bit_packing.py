@@ -57,7 +57,7 @@ def unpack_bits(packed: Tensor, bits: int) -> Tensor:
     count, words = period(bits)
     rows, columns = packed.shape
     if rows % words:
-        raise ValueError(f"{rows} words of {bits}-bit values are not whole; a multiple of {words} is")
+        raise ValueError(f"{rows} words do not hold whole {bits}-bit values; a multiple of {words} does")
     values = torch.empty((rows // words, count, columns), dtype=torch.uint8, device=packed.device)
     for first in range(0, columns, AT_ONCE):
         part = slice(first, first + AT_ONCE)

@@ -94,7 +94,7 @@ def round_columns_plain(
     return integers.to(device), errors.to(device)
 
 
-@np.errstate(all="ignore")  # silent as torch is: whether the result is finite is checked behind this
+@np.errstate(all="ignore")  # silent as torch is: callers check whether the result is finite
 def _round_panel(
     work: _Array,
     upper: _Array,

@@ -16,7 +16,7 @@ from quantizer.kernels.dispatch import uses_triton
 
 
 def check_power_of_two(x: Tensor) -> None:
-    """ValueError where the rows of x are no power of two."""
+    """Raises ValueError if the rows of x are not a power of two long."""
     size = x.shape[-1]
     if size < 1 or size & (size - 1):
         raise ValueError(f"{size} columns are not a power of two")
@@ -25,7 +25,7 @@ def check_power_of_two(x: Tensor) -> None:
 def hadamard_transform(x: Tensor) -> Tensor:
     """Transforms the last dimension of x [..., P] by the faster of kernel and twin; the result is in x's type.
 
-    Raises ValueError when P is no power of two.
+    Raises ValueError if P is not a power of two.
     """
     check_power_of_two(x)
     if uses_triton(x.device):

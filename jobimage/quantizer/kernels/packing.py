@@ -1,6 +1,6 @@
 """Packing integers into int32 words, on GPU and CPU.
 
-The layout is formats.bit_packing's: along K one continuous stream of bits, least significant bit first; that
+The layout is bit_packing's: along K one continuous stream of bits, least significant bit first; that
 module is also the twin. Words of kernel and twin are equal.
 """
 

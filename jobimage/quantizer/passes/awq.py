@@ -79,7 +79,7 @@ class AwqLayerPass(PlainPass):
     @override
     def group_sizes(self) -> GroupSizes:
         instead = (
-            "Write version: gemm, which takes -1 (one group a row) and smaller sizes, or a GptqQuantizer."
+            "Use version: gemm, which takes -1 (one group per row) and smaller sizes, or a GptqQuantizer."
         )
         return GroupSizes("q_group_size", GROUP_SIZES[self.format.version], instead)
 
@@ -138,7 +138,7 @@ class _Solve:
         reports = {shared: self._round(shared, read) for shared, read in self.reads.items()}
         scaled = {shared for together in self.together for shared in together}
         for together in (*self.together, *([shared] for shared in reports if shared not in scaled)):
-            # scales that several experts share are the best for all of them, not for each
+            # scales that several experts share are the best for all of them together, not for each
             check_quality(
                 [report for shared in together for report in reports[shared]], "Calibrate with more text."
             )
@@ -226,7 +226,7 @@ class _Solve:
         return reports
 
     def _put(self, name: str, module: nn.Module, leaf: str, value: Tensor) -> None:
-        """A changed parameter: into the layer, and to what is stored unless it is packed later."""
+        """Puts a changed parameter into the layer, and into what is stored unless it is packed later."""
         _tensor(module, leaf).copy_(value)
         linear = name.removesuffix(f".{leaf}")
         if leaf != "weight" or linear not in self.baselines or not self._converted(linear):

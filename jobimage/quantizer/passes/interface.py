@@ -41,9 +41,9 @@ class GroupSizes:
     parameter: str = "group_size"
     """Its name in a manifest."""
     sizes: tuple[int, ...] | None = None
-    """-1 is one group a row; None: any size."""
+    """-1 is one group per row; None: any size."""
     instead: str = ""
-    """What to do where none of them fits."""
+    """What to do if none of them fits."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What passes have in common that round a model as it is."""
+"""What passes that round a model as it is have in common."""
 
 from typing import Self
 

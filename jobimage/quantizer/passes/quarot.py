@@ -1,4 +1,4 @@
-"""QuaRot as a run asks it. The layer pass itself is imported when it is made: it needs a newer transformers."""
+"""QuaRot as a run sees it. The layer pass is imported only when it is made: it needs a newer transformers."""
 
 from dataclasses import dataclass, fields
 
@@ -59,14 +59,14 @@ class Quarot(WeightPass[QuaRot]):
         if found < p.calibration_nsamples:
             raise QuantizationError(
                 Category.DATA_INSUFFICIENT,
-                f"data config {p.calibration_data_config} makes {found} sequences, calibration_nsamples is "
+                f"data config {p.calibration_data_config} yields {found} sequences, but calibration_nsamples is "
                 f"{p.calibration_nsamples}",
-                f"Write calibration_nsamples: {found} or less, or have the data config make more.",
+                f"Lower calibration_nsamples to {found}, or have the data config yield more sequences.",
             )
         return tokens.sample(p.calibration_nsamples, p.seed, p.calibration_batch_size)
 
     @property
     def _parameters(self) -> QuarotParameters:
-        """What is computed; how the calibration text is cut is the workflow's."""
+        """The parameters that decide what is computed; the others say how the calibration text is cut."""
         names = [field.name for field in fields(QuarotParameters)]
         return QuarotParameters(**{name: getattr(self.parameters, name) for name in names})

@@ -1,4 +1,4 @@
-"""What a rotation has to know of a model (algorithms.quarot.rotation_layout), from the table of architectures."""
+"""What a rotation needs to know of a model (algorithms.quarot.rotation_layout), from the table of architectures."""
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.quarot.rotation_layout import HeadSite, LayerLayout, ModelLayout, NormKind, NormSite
@@ -19,7 +19,7 @@ def model_layout(model: DecoderLayout) -> ModelLayout:
     if not architecture.blocks or final_norm is None:
         raise QuantizationError(
             Category.MODEL_UNSUPPORTED,
-            f"QuaRot has to know which linears read and write the residual stream; model_type "
+            f"QuaRot needs to know which linears read and write the residual stream; model_type "
             f"{architecture.model_type} is not in the table of architectures",
         )
     outside = model.outside_shapes()

@@ -1,4 +1,4 @@
-"""Puts a rounded weight in the place of the real one, measures what that costs, and packs it."""
+"""Replaces a weight by the rounded one, measures what that costs, and packs it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ MEASURED_ROWS = 256
 WORSE_THAN_RTN = 1.02
 """A module may have this many times plain rounding's error before the run fails. Where inputs are nearly
 uncorrelated there is nothing to gain, and the greedy order may lose a percent."""
-NAMED = 4  # linears that a message names
+NAMED = 4  # linears that a message names at most
 
 
 def measured_rows(outputs: int, device: torch.device) -> Tensor:
@@ -91,7 +91,7 @@ def put_quantized(
         if not all_finite(seen):
             raise QuantizationError(
                 Category.NUMERICAL_FAILURE,
-                f"{name}: a weight is too large for float16, which readers compute in",
+                f"{name}: a weight is too large for float16, in which readers compute",
             )
         linear.weight[rows] = seen.to(linear.weight.dtype)
         here = (measured >= first) & (measured < first + at_once)

@@ -7,7 +7,7 @@ from quantizer.decoder.layout import DecoderLayout
 from quantizer.passes.interface import GroupSizes, LayerPass
 
 OFFERED = (-1, *(2**power for power in range(4, 15)))
-"""What is named where a pass takes any size."""
+"""The sizes that a message names where a pass takes any."""
 
 
 def check_sizes(model: DecoderLayout, layer_pass: LayerPass) -> None:
@@ -35,11 +35,11 @@ def _does_not_divide(takes: GroupSizes, size: int, name: str, columns: int, comm
     fitting = [fit for fit in takes.sizes or OFFERED if fit == -1 or common % fit == 0]
     found = f"{takes.parameter} {size} does not divide the {columns} inputs of {name}; "
     if not fitting:
-        found += f"nor does any other {takes.parameter} that this pass takes fit every layer of this model"
+        found += f"no {takes.parameter} that this pass takes fits every layer of this model"
         return QuantizationError(Category.INVALID_WORKFLOW, found, takes.instead)
     sizes = ", ".join(map(str, fitting))
     return QuantizationError(
         Category.INVALID_WORKFLOW,
         f"{found}sizes that fit every layer of this model: {sizes}",
-        f"Set {takes.parameter} to {'one of these' if len(fitting) > 1 else 'that'}.",
+        f"Set {takes.parameter} to {'one of these' if len(fitting) > 1 else 'this one'}.",
     )

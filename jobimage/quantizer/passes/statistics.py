@@ -13,7 +13,7 @@ from quantizer.decoder.architecture import SharedInput, Stage
 from quantizer.decoder.walk import LayerWalk
 
 MORE_TOKENS = (
-    "Raise max_samples (of QuaRot calibration_nsamples too) or max_seq_len of the pass's data config."
+    "Raise max_samples or max_seq_len in the pass's data config (for QuaRot, calibration_nsamples as well)."
 )
 """What to do where a linear read too little."""
 
@@ -38,7 +38,7 @@ class InputStatistics:
             self._magnitude.add(inputs)
 
     def merge(self, other: "InputStatistics") -> None:
-        """Takes over what another has of the same input; that one is used up."""
+        """Adds the statistics that another has of the same input; that one is used up."""
         assert self._gram is not None
         assert other._gram is not None
         self.tokens += other.tokens
@@ -51,7 +51,7 @@ class InputStatistics:
         return torch.empty(0) if self._magnitude is None else self._magnitude.mean()
 
     def hessian(self, name: str) -> Tensor:
-        """H [K, K], the statistics are used up; `name` is a linear that reads it, for messages.
+        """H [K, K]; the statistics are used up. name: a linear that reads the input, for messages.
 
         Raises:
             QuantizationError: DataInsufficient when no token came; NumericalFailure when H is not finite
@@ -60,7 +60,7 @@ class InputStatistics:
         if self._gram is None or self.tokens == 0:
             raise QuantizationError(
                 Category.DATA_INSUFFICIENT,
-                f"no token of the calibration text was sent to {name}: there is nothing to calibrate it with",
+                f"no token of the calibration text reached {name}, so there is nothing to calibrate it with",
                 f"{MORE_TOKENS} A more varied text reaches more experts.",
             )
         hessian = self._gram.hessian()

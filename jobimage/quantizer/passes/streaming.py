@@ -2,7 +2,7 @@
 
     for each decoder layer             its weights were read while the one before was solved
         the pass runs over it          statistics, rounding, the next layer's input (passes.interface)
-        what it became is stored       in the background, so that a killed run goes on from here
+        what it became is stored       in the background, so that a killed run resumes here
         and written                    into the shard under construction; a full shard is uploaded
 
 A restarted run replays its finished layers: one forward pass through what they became (or through the
@@ -49,7 +49,7 @@ from quantizer.passes.sizes import check_sizes
 logger = logging.getLogger(__name__)
 
 KEPT_BYTES = 64_000_000
-"""Activations of a stage that take less stay on scratch until the run ends, to be written over in the next layer."""
+"""Smaller activations of a stage stay on scratch until the run ends, and the next layer overwrites them."""
 
 OnProgress = Callable[[str, int, int], None]
 """Called with (stage, layers done, layers in all) after each layer."""
@@ -194,7 +194,7 @@ class _Run:
                     self._keep(layer, writer)
                     finished.save(index, layer)
                     del layer
-                    trim_memory()  # else what is left of each layer adds up over many
+                    trim_memory()  # otherwise what each layer leaves behind adds up
                     self.on_progress("quantize", index + 1, layout.layers)
         self.report.bits_per_weight = self.quantized.bits_per_weight()
         return self.report
@@ -288,7 +288,7 @@ class _Run:
         }
         fits = found == set(self._planned_layer(index)) and layer.calibration_dtype == self.model.dtype
         if not fits:
-            logger.warning("layer %d is computed again: its saved state is of another kind", index)
+            logger.warning("layer %d is computed again: its saved state does not fit this run", index)
         return fits
 
     def _planned(self, name: str) -> PlannedTensor:
@@ -331,7 +331,7 @@ class _Run:
             self.report.files.append(name)
 
     def _walk(self, index: int, weights: dict[str, Tensor], hidden: ActivationStore) -> LayerWalk:
-        wants_output = index + 1 < self.layout.layers  # behind the last layer is nothing to be rounded
+        wants_output = index + 1 < self.layout.layers  # nothing is rounded after the last layer
         return self.model.walk(index, weights, hidden, self._store, wants_output=wants_output)
 
     def _loaded(self, index: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -361,7 +361,7 @@ class _Run:
             raise QuantizationError(
                 Category.NUMERICAL_FAILURE,
                 f"{name} has values that are not finite",
-                "The model's weights are damaged; get them again.",
+                "The model's weights are damaged; download them again.",
             )
         if self.layer_pass.dtype in (None, read.dtype):
             return read

@@ -44,7 +44,7 @@ class WeightPass(ABC, Generic[Parameters]):
     @property
     @abstractmethod
     def written(self) -> Written:
-        """What it writes, but for the model's part of it."""
+        """What it writes, apart from what the model decides."""
 
     @property
     @abstractmethod
@@ -63,21 +63,21 @@ class WeightPass(ABC, Generic[Parameters]):
 
     @property
     def package(self) -> str | None:
-        """The stock package that computes in the place of the engine; None: the engine."""
+        """The stock package that computes instead of the engine; None: the engine."""
         return None
 
     @property
     def rounds(self) -> bool:
-        """Whether weights are rounded, so that RTN beside it says something."""
+        """Whether weights are rounded, so that a comparison with RTN means something."""
         return True
 
     @property
     def is_for_onnx(self) -> bool:
-        """Whether the checkpoint is meant to become an ONNX graph elsewhere."""
+        """Whether the checkpoint will be converted to ONNX elsewhere."""
         return False
 
     def calibration(self, tokens: TokenBatches) -> TokenBatches:
-        """What it calibrates with, of its data config's sequences.
+        """The sequences of its data config that it calibrates with.
 
         Raises:
             QuantizationError: DataInsufficient when there are too few.

@@ -1,18 +1,18 @@
-"""What a pass writes, as far as it decides who can read it."""
+"""What a pass writes: the facts that decide who can read it."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Words:
-    """How a pass says what a reader needs; parameters of the workflow."""
+    """The parameters of a workflow that decide whether a reader can read the result, as a pass calls them."""
 
     bits: str
     group_size: str
     symmetric: str
     asymmetric: str
     part: str
-    """What leaves linears out; "" where nothing does."""
+    """The one that leaves linears out; "" if there is none."""
 
 
 GPTQ_WORDS = Words("bits", "group_size", "sym: true", "sym: false", "inside_layer_modules")
@@ -34,4 +34,4 @@ class Written:
     windowed: bool = False
     """Whether layers attend within a sliding window."""
     words: Words = GPTQ_WORDS
-    """Of the pass."""
+    """Of the pass, for messages."""

@@ -80,7 +80,7 @@ class Job:
 
 
 def readable(source: Source) -> Source:
-    """A model as the transformers of this image understands it (see implementations.older_transformers)."""
+    """A model as the transformers of this image understands it (see checkpoint.older_transformers)."""
     return OlderConfigs(source) if is_older() else source
 
 
@@ -158,11 +158,11 @@ def _the_passes(workflow: Workflow) -> tuple[WeightPass[Any], ModelBuilder | Non
     chosen, last = weight_pass(first), others[0] if others else None
     if chosen is not None and len(others) <= 1 and (last is None or isinstance(last, ModelBuilder)):
         return chosen, last
-    raise ValueError(f"no workflow of the contract: {[item.type for item in workflow.passes]}")
+    raise ValueError(f"not a workflow of the contract: {[item.type for item in workflow.passes]}")
 
 
 def _asks_for_onnx(chosen: WeightPass[Any], builder: ModelBuilder | None) -> bool:
-    """Whether the result is to become an ONNX graph; InvalidWorkflow for a format that none is made of."""
+    """Whether the result becomes an ONNX graph; raises InvalidWorkflow for a format that cannot."""
     layer_pass = chosen.layer_pass
     quantization = layer_pass.format.quantization_config() if layer_pass.packs else {}
     if builder is not None:
@@ -183,6 +183,6 @@ def _check_places(request: RunRequest) -> None:
     if output.overlaps(Location.parse(request.workflow.input_model.model_path)):
         raise QuantizationError(
             Category.INVALID_WORKFLOW,
-            f"output.uri {output.uri} and input_model.model_path lie in one another",
-            "Choose an output.uri beside the model.",
+            f"output.uri {output.uri} and input_model.model_path overlap",
+            "Choose an output.uri beside the model's directory.",
         )

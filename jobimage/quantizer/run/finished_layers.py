@@ -1,14 +1,14 @@
-"""Finished layers of an unfinished run, durable beside the artifact, so that the next attempt goes on from there.
+"""Finished layers of an unfinished run, stored beside the artifact so that the next attempt resumes after them.
 
     .state/<recipe>/layer-00012.safetensors     the layer's tensors as they will be written
     .state/<recipe>/layer-00012.json            size and sha256 of those, and the reports; written last
 
-A layer counts when its record is there and its tensors have the digest that the record says. What was cut
-short, damaged or lost is computed again. The record also has the checksums of the model's bytes that were read for it,
-so that a bit that flipped in one attempt is noticed in the next.
+A layer counts if its record exists and its tensors have the digest in that record; one that is cut short, damaged or
+lost is computed again. The record also has the checksums of the model's bytes that were read for the layer, so that a
+bit that flipped in one attempt is noticed in the next.
 
 Layers are removed when an artifact is whole at the output (promotion.py) or removed from there (removal.py), and where
-the model's bytes are in doubt; never because a run failed: the next one goes on from them.
+the model's bytes are in doubt; never because a run failed: the next one resumes after them.
 """
 
 import hashlib
@@ -34,14 +34,14 @@ logger = logging.getLogger(__name__)
 
 
 class Remembering(Protocol):
-    """Who knows what was read of the model; see source.StoreSource."""
+    """A reader of the model that knows what it has read; see store.source.StoreSource."""
 
     def noted(self) -> dict[str, Noted]:
         """Checksums since the last call."""
         ...
 
     def recall(self, noted: dict[str, Noted]) -> bool:
-        """Takes over those of an earlier attempt; whether they fit to what this one read."""
+        """Takes over those of an earlier attempt; returns whether they match what this one has read."""
         ...
 
 
@@ -53,7 +53,7 @@ def prefix_of(recipe: str) -> str:
 def forget(store: Store, recipe: str) -> None:
     """Removes the layers of a recipe: what they were computed from is in doubt."""
     logger.warning(
-        "the finished layers are removed: the model's bytes that they were computed from are in doubt"
+        "removing the finished layers: the bytes of the model that they were computed from are in doubt"
     )
     store.delete(store.list(prefix_of(recipe)))
 
@@ -99,13 +99,13 @@ class FinishedLayers:
             record = json.loads(self._whole(record_key))
             data = self._whole(self._key(index, "safetensors"))
             if len(data) != record["size"] or hashlib.sha256(data).hexdigest() != record["sha256"]:
-                raise ValueError("the tensors are not those of the record")
+                raise ValueError("the tensors do not match the record")
             if self._model is not None and not self._model.recall(record.get("read", {})):
-                raise ValueError("other bytes of the model were read for it")
+                raise ValueError("it was computed from other bytes of the model")
             linears = [LinearReport.model_validate(item) for item in record["linears"]]
             return FinishedLayer(load(data), linears, _dtype(record))
         except (ValueError, LookupError, TypeError, SafetensorError) as error:
-            logger.warning("layer %d is computed again: its saved state is damaged (%s)", index, error)
+            logger.warning("layer %d is computed again: its saved state cannot be used (%s)", index, error)
             return None
 
     def save(self, index: int, layer: FinishedLayer) -> None:
@@ -151,7 +151,7 @@ class FinishedLayers:
         except UnsteadyError as error:
             raise ValueError(f"{key} cannot be read") from error
         if found is None:
-            raise ValueError(f"{key} is not there")
+            raise ValueError(f"{key} is missing")
         return found.data
 
     def _key(self, index: int, kind: str) -> str:

@@ -98,12 +98,12 @@ def open_model(
 
 
 def _check_side_files(source: StoreSource) -> None:
-    """What the artifact gets a copy of: small files, and a generation config that its readers can load."""
+    """Checks what the artifact gets a copy of: small files, and a generation config that readers can load."""
     for name in side_files(source):
         if not name.isprintable():
             raise QuantizationError(
                 Category.MODEL_UNSUPPORTED,
-                f"the model has a file whose name is no printable text: {name!a}",
+                f"the model has a file whose name is not printable: {name!a}",
                 "Rename the file, or remove it.",
             )
         check_small(name, source.files[name].size)
@@ -124,13 +124,13 @@ def model_revision(source: StoreSource, reader: SafetensorsReader) -> str:
 
 
 def check_revision(asked: InputModel, model: Model) -> None:
-    """Raises ModelNotFound when the manifest asks for another revision than the one that is there."""
+    """Raises ModelNotFound if the manifest asks for a revision other than the one found."""
     if asked.revision is not None and asked.revision != model.revision:
         raise QuantizationError(
             Category.MODEL_NOT_FOUND,
-            f"input model: {model.location.uri} has revision {model.revision}, "
+            f"input model: {model.location.uri} has revision {model.revision}, but "
             f"input_model.revision asks for {asked.revision}",
-            "Point model_path to the revision that is asked for, or correct input_model.revision.",
+            "Point model_path at that revision, or correct input_model.revision.",
         )
 
 
@@ -157,8 +157,8 @@ def default_calibration(uri: str | None, max_positions: int) -> DataConfig:
             Category.DATA_NOT_FOUND,
             "the pass names no data_config, and no default calibration text is set; downloads from a hub are "
             "not available",
-            "Name a data config in the pass, or have the operator's setting default_calibration (locally: "
-            "quantizer run --default-calibration) name a text.",
+            "Name a data config in the pass, or set default_calibration in the operator's settings (locally: "
+            "quantizer run --default-calibration).",
         )
     return DataConfig(
         name="default",
@@ -178,7 +178,7 @@ def read_text(
     """Reads the file of a data config.
 
     Raises:
-        QuantizationError: DataNotFound (with what is there instead), AccessDenied, StorageUnavailable.
+        QuantizationError: DataNotFound (saying what is there instead), AccessDenied, StorageUnavailable.
     """
     name, data = _read_file(config, access, patience)
     on_bytes(len(data))
@@ -202,7 +202,7 @@ def _read(config: DataConfig, store: Store, info: ObjectInfo) -> bytes | bytearr
         raise QuantizationError(
             Category.DATA_NOT_FOUND,
             f"data config {config.name}: {info.key} has {info.size:,} bytes; at most {MAX_TEXT_BYTES:,} are read",
-            "Give a part of the text: calibration reads its beginning only.",
+            "Use a part of the text; calibration reads only its beginning.",
         )
     data = store.read(info.key, 0, info.size, info.version)
     return bytes(data) if isinstance(data, memoryview) else data
@@ -229,7 +229,7 @@ def _read_file(
     if len(found) > 1:
         raise QuantizationError(
             Category.DATA_NOT_FOUND,
-            f"data config {config.name}: {folder.uri} has {' and '.join(found)}",
+            f"data config {config.name}: {folder.uri} has {' and '.join(found)}; only one can be read",
             "Name one of the files in data_name.",
         )
     if there:

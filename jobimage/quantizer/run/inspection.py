@@ -15,11 +15,11 @@ SMALLEST_GROUP, LARGEST_GROUP = 16, 4096
 
 
 def inspect(uri: str, access: StorageAccess) -> dict[str, Any]:
-    """A description as plain data; `kind` says of what: model or artifact.
+    """A description as plain data; `kind` is model or artifact.
 
     Raises:
         QuantizationError: ModelNotFound, ModelUnsupported, AccessDenied, StorageUnavailable, or
-            ArtifactCorrupt for a manifest that is none.
+            ArtifactCorrupt for a manifest that is not one.
     """
     store = open_store(Location.parse(uri), ARTIFACT, access)
     found = store.head(MANIFEST_NAME)

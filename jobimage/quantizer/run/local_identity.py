@@ -8,7 +8,9 @@ from pathlib import Path
 PREFIX = "local"
 PROCESSES = Path("/proc")
 STATE_FIELDS = 2  # "pid (name) ": the name may hold anything, so fields are counted after the last ")"
-START_FIELD = 21 - STATE_FIELDS  # starttime of proc(5): tells a process from a later one with its number
+START_FIELD = (
+    21 - STATE_FIELDS
+)  # starttime of proc(5): distinguishes a process from a later one with its number
 
 
 def local_uid() -> str:
@@ -17,7 +19,7 @@ def local_uid() -> str:
 
 
 def has_ended(uid: str) -> bool:
-    """True when uid is that of a process of this machine that runs no more; False when nobody can tell."""
+    """True if uid names a process of this machine that has ended; False if that cannot be known."""
     parts = uid.split(":")
     if len(parts) != 4 or parts[0] != PREFIX or parts[1] != socket.gethostname() or not parts[2].isdigit():
         return False

@@ -30,8 +30,7 @@ def measure(
 ) -> Measured:
     """Measures every metric; models run once for each data config, not once for each metric.
 
-    Without a metric that needs text one sequence is run, so that every artifact was loaded and run before it is
-    published.
+    If no metric needs text, one sequence is run all the same: every artifact is loaded and run before it is published.
 
     Args:
         artifact: the stored checkpoint.
@@ -123,4 +122,4 @@ def _values(metric: Metric, figures: Mapping[str, Evaluation], sizes: tuple[int,
         return figure.reference_perplexity, figure.perplexity
     if metric.type == "kl_divergence":
         return 0.0, figure.kl_divergence
-    raise ValueError(f"no metric of this release: {metric.type}")
+    raise ValueError(f"not a metric of this release: {metric.type}")

@@ -1,9 +1,10 @@
 """The scratch directory of a run, and what killed runs left of theirs.
 
-    SCRATCH/run-k3xw91/.owner     locked by the process that owns the directory, as long as it lives
+    SCRATCH/run-k3xw91/.owner     locked by the process that owns the directory, while it lives
 
 The kernel drops the lock with the process, however that ends, so a directory whose lock is free has no living owner.
-That holds between containers too, whose process numbers say nothing to each other. What has no such file is not ours.
+That holds across containers too, where process numbers mean nothing to each other. A directory without that file is
+not ours.
 """
 
 import contextlib
@@ -41,17 +42,17 @@ def make_scratch(parent: Path) -> Iterator[str]:
 
 
 def remove_ownerless(parent: Path) -> int:
-    """Removes the directories of runs that live no more; how many."""
+    """Removes the directories of runs that have ended; returns how many."""
     removed = sum(_removed(path) for path in _candidates(parent))
     if removed:
-        logger.info("removed what %d killed runs left in %s", removed, parent)
+        logger.info("removed the scratch of %d killed runs from %s", removed, parent)
     return removed
 
 
 def _candidates(parent: Path) -> list[Path]:
     try:
         return [path for path in parent.iterdir() if path.name.startswith(PREFIX)]
-    except OSError:  # making our own directory tells why
+    except OSError:  # making our own directory shows why
         return []
 
 

@@ -27,7 +27,7 @@ from quantizer.store.source import StoreSource
 logger = logging.getLogger(__name__)
 
 STAGED = replace(ARTIFACT, missing=Category.ARTIFACT_CORRUPT)
-"""This run has stored it a moment ago: what is not there was lost."""
+"""This run stored it a moment ago: whatever is missing was lost."""
 
 
 def quantize(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeReport:
@@ -36,8 +36,8 @@ def quantize(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeRepo
     quantized = (
         _native(job, setting, writer) if job.weight_pass.package is None else _package(job, setting, writer)
     )
-    if told := few_tokens(quantized.linears):
-        logger.warning("%s", told)
+    if sentence := few_tokens(quantized.linears):
+        logger.warning("%s", sentence)
     return quantized
 
 
@@ -56,14 +56,14 @@ def _native(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeRepor
         )
     source.prove({info.file for info in job.model.layout.reader.tensors.values()})
     if report.resumed_layers:
-        logger.info("%d layers were taken over from an earlier attempt", report.resumed_layers)
+        logger.info("took over %d layers from an earlier attempt", report.resumed_layers)
     calibrated_in = next(word for word, dtype in DTYPES.items() if dtype is report.calibration_dtype)
     report.versions["calibration_dtype"] = calibrated_in
     return report
 
 
 def _package(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeReport:
-    """The stock package on a copy of the whole model; it cannot stream, nor go on where it was stopped."""
+    """The stock package on a copy of the whole model; it can neither stream nor resume."""
     model_dir = copy_model(job.model.source, setting.scratch / "model")
     target = setting.scratch / "artifact"
     report = package.quantize(

@@ -74,8 +74,8 @@ def verify(
     if wrong:
         raise QuantizationError(
             Category.ARTIFACT_CORRUPT,
-            f"{store.uri}: {len(wrong)} of {len(manifest.objects)} objects are missing or not as the manifest "
-            f"says: {', '.join(wrong[:NAMED_AT_MOST])}",
+            f"{store.uri}: {len(wrong)} of {len(manifest.objects)} objects are missing or differ from the "
+            f"manifest: {', '.join(wrong[:NAMED_AT_MOST])}",
         )
     source = StoreSource(open_store(location.child(MODEL_PREFIX.rstrip("/")), ARTIFACT, access), ARTIFACT)
     load(source, device, scratch, on_progress, _module_names(manifest))

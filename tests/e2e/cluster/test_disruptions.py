@@ -119,7 +119,7 @@ def _went_on(whole: Any, name: str, stored: Stored, attempts: Document | None) -
     assert status.get("attempts") == attempts
     assert len(_jobs(whole, name)) == 1
     log = whole.kubectl("logs", pods(whole, name)[-1]["metadata"]["name"])
-    assert re.search(r"[1-9]\d* layers were taken over from an earlier attempt", log), log
+    assert re.search(r"took over [1-9]\d* layers from an earlier attempt", log), log
     assert tensors(stored(name)) == tensors(stored("calm"))
 
 

@@ -172,7 +172,7 @@ def test_the_preempted_job_is_not_blamed_and_goes_on_from_its_layers(
     name = _preempted(story)
     assert story.last[name]["attempts"] == {"failed": 0, "disrupted": 1}
     log = whole.kubectl("logs", f"job/{story.last[name]['jobName']}")
-    assert re.search(r"[1-9]\d* layers were taken over from an earlier attempt", log), log
+    assert re.search(r"took over [1-9]\d* layers from an earlier attempt", log), log
     undisturbed = next(other for other in LINE if other != name)
     assert tensors(stored(name)) == tensors(stored(undisturbed))
 

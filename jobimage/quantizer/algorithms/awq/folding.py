@@ -115,6 +115,6 @@ def _check(*tensors: Tensor) -> None:
 def _does_not_fit() -> QuantizationError:
     return QuantizationError(
         Category.NUMERICAL_FAILURE,
-        "a weight divided by its AWQ scale does not fit the type that it is stored in",
+        "a weight divided by its AWQ scale does not fit the type it is stored in",
         "Convert the model to float32 or bfloat16 first.",
     )

@@ -2,9 +2,9 @@
 
 A group of linears that read the same input x is treated in four steps, each free of I/O:
 
-    choice = search_scales(W, gram, magnitude, config)      awq_scales   one scale for each input channel
-    fold 1 / s into what makes x, s into the columns of W   awq_folding  the function stays the same
-    limits = search_clip(W s, gram / s s', config)          awq_clip     one limit for each group of a row
+    choice = search_scales(W, gram, magnitude, config)      scales       one scale for each input channel
+    fold 1 / s into what makes x, s into the columns of W   folding      the function stays the same
+    limits = search_clip(W s, gram / s s', config)          clip         one limit for each group of a row
     awq_round(W s, config, limits)                          here
 
 Every error is measured in Gram form: a change E of the weights changes the outputs by
@@ -98,7 +98,7 @@ def awq_round(weight: Tensor, config: AwqConfig, limits: Tensor | None = None) -
 
     Args:
         weight: [N, K], already multiplied with its channel scales.
-        limits: [N, G], the largest magnitude that a weight of a group keeps (see awq_clip); none: all of it.
+        limits: [N, G], the largest magnitude that a weight of a group keeps (see clip); None: all of it.
 
     Raises:
         QuantizationError: InvalidWorkflow when group_size does not divide K; NumericalFailure when a weight

@@ -1,7 +1,7 @@
 """GPTQ (Frantar et al., arXiv 2210.17323): rounding with error feedback, on (weight, Hessian), free of I/O.
 
 Columns are rounded in blocks of 128, a block by kernels.column_block; what it takes over from the blocks before
-comes from feedback, which tells the algorithm.
+comes from feedback, which describes the algorithm.
 
 Rows are independent, so linears that share an input are stacked and solved at once. The working copy
 lies transposed, [columns, rows], so that a column is contiguous.

@@ -33,13 +33,13 @@ class QuarotParameters:
     w_bits: int = 16
     w_asym: bool = False
     w_groupsize: int | None = None
-    """None or -1: one group a row."""
+    """None or -1: one group per row."""
     a_bits: int = 16
     a_asym: bool = False
     a_clip_ratio: float = 1.0
     """Shrinks the range of a group before it is rounded, as the other clip ratios do."""
     a_groupsize: int | None = None
-    """None or -1: one group a token."""
+    """None or -1: one group per token."""
     k_bits: int = 16
     k_clip_ratio: float = 1.0
     k_groupsize: int | None = None
@@ -107,9 +107,9 @@ def check_model(
     if needs_own_code(parameters) and model_type not in OWN_CODE_TYPES:
         raise QuantizationError(
             Category.INVALID_WORKFLOW,
-            "a_bits, k_bits, v_bits or s_bits below 16 need modelling code of the artifact's own, which there is for "
+            "a_bits, k_bits, v_bits or s_bits below 16 need modelling code in the artifact, which exists only for "
             f"{', '.join(OWN_CODE_TYPES)}; this model is {model_type}",
-            "Set a_bits, k_bits, v_bits and s_bits to 16, or leave them out.",
+            "Leave out a_bits, k_bits, v_bits and s_bits, or set them to 16.",
         )
     for name, size in (("w_groupsize", parameters.w_groupsize), ("a_groupsize", parameters.a_groupsize)):
         for linear, columns in widths.items():

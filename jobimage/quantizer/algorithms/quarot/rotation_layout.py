@@ -1,4 +1,4 @@
-"""What a rotation has to know of an architecture: who reads and who writes the residual stream.
+"""What a rotation needs to know of an architecture: who reads and who writes the residual stream.
 
 Weights are [outputs, inputs] and names are relative to the decoder layer. The data of another architecture
 is another instance, no code; `llama_layout` shows one.

@@ -83,7 +83,7 @@ class QuarotPass:
 
     @property
     def sites(self) -> dict[str, str]:
-        """Online rotations: site (keys, heads, down) to seed, as config.json tells them."""
+        """Online rotations: site (keys, heads, down) to seed, as config.json names them."""
         return {site: f"{self.parameters.rotation_seed}:{site}" for site in online_sites(self.parameters)}
 
     def restored(self, name: str, weight: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ def _gptq_config(rule: WeightRule) -> GptqConfig:
 
 
 def _coded(scales: Tensor, bits: int) -> Tensor:
-    """The scales [N, G] of one linear as codes of so many bits times one unit; the largest has the largest code."""
+    """The scales [N, G] of one linear as codes of `bits` bits times one unit; the largest has the largest code."""
     most = 2**bits - 1
     unit = float((scales.amax() / most).float())
     codes = torch.ceil(scales / unit - 1e-4).clamp_(1, most)  # up: a smaller scale would clip its largest

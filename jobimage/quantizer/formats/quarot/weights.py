@@ -1,6 +1,6 @@
 """Quantized linears of a QuaRot artifact that carries its own code, as a WeightFormat.
 
-The layout is told at modeling_quarot.QuarotLinear and modeling_quarot.pack.
+modeling_quarot.QuarotLinear and modeling_quarot.pack describe the layout.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ class QuarotFormat(WeightFormat):
 
     bits: int
     group_size: int = -1
-    """-1: one group a row."""
+    """-1: one group per row."""
     asym: bool = False
     scale_bits: int = FULL
     """16: float16; below: codes and one float32 unit."""

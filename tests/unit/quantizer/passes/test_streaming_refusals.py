@@ -59,13 +59,13 @@ ANY = "sizes that fit every layer of this model: -1, 16, 32, 64"
         (
             awq_pass(version="gemv"),
             "q_group_size 128 does not divide LINEAR; sizes that fit every layer of this model: 64",
-            "Set q_group_size to that.",
+            "Set q_group_size to this one.",
         ),
         (
             awq_pass(version="gemv_fast"),
-            "q_group_size 128 does not divide LINEAR; nor does any other q_group_size that this pass takes fit "
+            "q_group_size 128 does not divide LINEAR; no q_group_size that this pass takes fits "
             "every layer of this model",
-            "Write version: gemm, which takes -1 (one group a row) and smaller sizes, or a GptqQuantizer.",
+            "Use version: gemm, which takes -1 (one group per row) and smaller sizes, or a GptqQuantizer.",
         ),
         (
             quarot_pass(w_groupsize=128),
@@ -203,7 +203,7 @@ def test_an_expert_without_a_token_is_named(kind: str, tmp_path: Path) -> None:
 
     edit_tensors(tmp_path / "model", starve)
     with pytest.raises(
-        QuantizationError, match=r"no token .* sent to model\.layers\.1\..*experts\.2\."
+        QuantizationError, match=r"no token .* reached model\.layers\.1\..*experts\.2\."
     ) as caught:
         run_layers(
             DirectorySource(tmp_path / "model"),

@@ -73,7 +73,7 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
         written(INDEX_NAME, '{"weight_map": {"a": "../outside\\n"}}'),
         "which is not a safetensors file",
     ),
-    "a name of two lines": (written("a\nb.json", "{}"), r"whose name is no printable text: 'a\\nb.json'"),
+    "a name of two lines": (written("a\nb.json", "{}"), r"whose name is not printable: 'a\\nb.json'"),
     "a generation config that is none": (
         written("generation_config.json", "[1]"),
         "generation_config.json cannot be used: it is a list",
