@@ -85,7 +85,7 @@ def _tensors(
                 bits += 8 * part.nbytes
             weights += info.shape[0] * info.shape[1]
         elif not (name == "lm_head.weight" and tied):
-            raise QuantizationError(Category.INTERNAL, f"the package has lost the tensor {name}")
+            raise QuantizationError(Category.INTERNAL, f"the package lost the tensor {name}")
         else:
             tensors[name] = None
     report.bits_per_weight = bits / weights if weights else _float_bits(tensors, reader)

@@ -59,7 +59,7 @@ def test_a_group_of_minus_one_is_a_whole_row() -> None:
 @pytest.mark.parametrize(
     ("parameters", "model_type", "sentence"),
     [
-        ({"a_bits": 8}, "opt", "there is for llama, mistral, qwen2, qwen3; this model is opt"),
+        ({"a_bits": 8}, "opt", "exists only for llama, mistral, qwen2, qwen3; this model is opt"),
         (
             {"w_rtn": True, "w_bits": 4, "w_groupsize": 64},
             "opt",

@@ -243,8 +243,8 @@ def refused(tmp_path: Path, sentence: str) -> Category:
             run_layers(
                 DirectorySource(tmp_path / "model"), random_batches(), layer_pass, out, tmp_path / "scratch"
             )
-        assert list(out.iterdir()) == []
-        assert list((tmp_path / "scratch").iterdir()) == []
+        assert list(out.glob("*")) == []  # nor need it be there: the layout is opened first
+        assert list((tmp_path / "scratch").glob("*")) == []
         categories.add(caught.value.category)
     (category,) = categories
     return category
