@@ -37,7 +37,7 @@ class WeightFormat(Protocol):
         ...
 
     def pack(self, weight: QuantizedWeight) -> dict[str, Tensor]:
-        """The tensors of a linear.
+        """The tensors of a linear, none of which shares memory with another linear's (which may share `g_idx`).
 
         Raises ValueError for what the format cannot hold: a caller's mistake, since the contract and check_shape
         have refused what a user can ask for.
