@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from quantization_api.failures import Category, QuantizationError
 from quantizer.decoder.architecture import Fold, NormKind, RowRule
 from quantizer.decoder.pattern import LayerPattern
 
@@ -97,6 +98,12 @@ def _rows(rule: RowRule, inputs: int, outputs: int, config: Any) -> Tensor:
     size = inputs // heads
     if rule == "interleaved_values":
         return channels // size * 3 * size + 2 * size + channels % size
-    value_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    # from the shapes: a config may name key-value heads that its architecture does not look at
+    value_heads = outputs // size if rule == "values" else (outputs // size - heads) // 2
+    if value_heads < 1 or heads % value_heads:
+        raise QuantizationError(
+            Category.MODEL_UNSUPPORTED,
+            f"the {heads} attention heads cannot share {value_heads} heads of values evenly",
+        )
     row = channels // size // (heads // value_heads) * size + channels % size
     return row if rule == "values" else row + outputs - value_heads * size

@@ -1,5 +1,6 @@
 """Scales that are folded away as the table says leave a layer's function alone, on every architecture."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,20 @@ def test_grouped_heads_share_the_row_that_makes_them(tmp_path: Path) -> None:
     assert place.rows is not None
     head = WIDTH // 4
     assert place.rows.tolist() == [*range(head), *range(head), *range(head, 2 * head), *range(head, 2 * head)]
+
+
+@pytest.mark.parametrize("heads", [2, 1_000_000])
+def test_heads_of_values_that_the_architecture_does_not_look_at_change_no_fold(
+    heads: int, tmp_path: Path
+) -> None:
+    """gpt2 has a head of values for each head, whatever config.json says beside it."""
+    make_model(*FAMILIES["gpt2, scaled by layer"]).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+
+    def rows() -> list[list[int]]:
+        places = open_model(tmp_path).layout.folds(0)
+        return [place.rows.tolist() for place in places if place.rows is not None]
+
+    before = rows()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_key_value_heads": heads}))
+    assert rows() == before
