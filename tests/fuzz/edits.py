@@ -42,6 +42,8 @@ def apply(root: Path, edits: list[Edit]) -> None:
         expected = Exception if number else (OSError, struct.error)
         with contextlib.suppress(expected):
             if edit["op"] in MAKERS:
+                if path.is_fifo():  # of an earlier edit: nobody reads it
+                    path.unlink()
                 MAKERS[edit["op"]](path, edit)
             elif path.is_file() and not path.is_symlink() and path.stat().st_size < LARGEST:
                 CHANGERS[edit["op"]](path, edit)
