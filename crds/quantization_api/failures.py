@@ -140,7 +140,7 @@ CATALOGUE: dict[Category, Entry] = {
         True,
     ),
     Category.NUMERICAL_FAILURE: Entry(
-        "A number is not finite, a Hessian cannot be factored, or a layer is worse than plain rounding.",
+        "A number is not finite, a Hessian cannot be factored, or a layer is worse than rounding to nearest (RTN).",
         "Check the weights and the calibration text; raise damp_percent.",
         ExitCode.DATA,
         True,

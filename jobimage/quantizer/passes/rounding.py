@@ -19,7 +19,7 @@ NUMBERS_AT_ONCE = (
 )  # of a weight that are replaced at a time: what is computed of them stays in the caches
 MEASURED_ROWS = 256
 WORSE_THAN_RTN = 1.02
-"""A module may have this many times plain rounding's error before the run fails. Where inputs are nearly
+"""A module may have this many times RTN's error before the run fails. Where inputs are nearly
 uncorrelated there is nothing to gain, and the greedy order may lose a percent."""
 NAMED = 4  # linears that a message names at most
 
@@ -105,7 +105,7 @@ def pack_linear(name: str, quantized: QuantizedWeight, layout: WeightFormat) -> 
 
 
 def check_quality(reports: Sequence[LinearReport], advice: str) -> None:
-    """Raises NumericalFailure for modules whose error is not finite, or together worse than plain rounding's.
+    """Raises NumericalFailure for modules whose error is not finite, or together worse than RTN's.
 
     reports: of linears that were solved together. advice: what to change then.
     """
@@ -114,13 +114,13 @@ def check_quality(reports: Sequence[LinearReport], advice: str) -> None:
             raise QuantizationError(
                 Category.NUMERICAL_FAILURE, f"{report.name}: the error is not finite ({report.error})"
             )
-    ours, nearest = (sum(getattr(report, name) for report in reports) for name in ("error", "error_rtn"))
-    if ours > nearest * WORSE_THAN_RTN + 1e-12:
+    ours, rtn = (sum(report.error for report in reports), sum(report.error_rtn for report in reports))
+    if ours > rtn * WORSE_THAN_RTN + 1e-12:
         names = [report.name for report in reports]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         raise QuantizationError(
             Category.NUMERICAL_FAILURE,
             f"{', '.join(names[:NAMED])}{more}: the relative error {ours:.3e} is worse than "
-            f"plain rounding's {nearest:.3e}",
+            f"that of RTN (round to nearest), {rtn:.3e}",
             advice,
         )

@@ -113,14 +113,14 @@ def check_model(
         )
     for name, size in (("w_groupsize", parameters.w_groupsize), ("a_groupsize", parameters.a_groupsize)):
         for linear, columns in widths.items():
-            if group(size) is not None and columns % group(size):  # type: ignore[operator]
+            if (width := group(size)) is not None and columns % width:
                 raise QuantizationError(
                     Category.INVALID_WORKFLOW,
                     f"{name} {size} does not divide the {columns} inputs of {linear}",
                 )
     head_dim = layout.layer.attention.head_dim
     for name, size in (("k_groupsize", parameters.k_groupsize), ("v_groupsize", parameters.v_groupsize)):
-        if group(size) is not None and head_dim % group(size):  # type: ignore[operator]
+        if (width := group(size)) is not None and head_dim % width:
             raise QuantizationError(
                 Category.INVALID_WORKFLOW,
                 f"{name} {size} does not divide the head size {head_dim} of this model",
