@@ -8,7 +8,7 @@ not after an hour.
 
 import math
 import struct
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 MAX_HEADER_BYTES = MAX_INDEX_BYTES = 32_000_000
 """Room for more than 200,000 tensors; in memory a header takes ten times as much."""
+COMPARED_BYTES = 16_000_000
 DAMAGED = "The file is damaged: copy it again."
 
 DTYPES: dict[str, torch.dtype] = {
@@ -95,6 +96,15 @@ class SafetensorsReader:
                 raise self._damaged(file, f"lacks {name}, which {INDEX_NAME} lists")
         self.bytes = sum(info.length for info in self.tensors.values())
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of most of the numbers."""
+        counts: Counter[torch.dtype] = Counter()
+        for info in self.tensors.values():
+            if info.dtype.is_floating_point:
+                counts[info.dtype] += info.length // info.dtype.itemsize
+        return counts.most_common(1)[0][0] if counts else torch.float32
+
     def tensor(self, name: str) -> Tensor:
         """One tensor in its own dtype, read from its byte range; KeyError for an unknown name."""
         info = self.tensors[name]
@@ -113,6 +123,15 @@ class SafetensorsReader:
         count = self.tensors[name].shape[0]
         for first in range(0, count, step):
             yield first, self.rows(name, first, min(first + step, count))
+
+    def same(self, one: str, other: str) -> bool:
+        """Whether two tensors of one shape hold the same numbers, whatever their types; read slice by slice."""
+        infos = self.tensors[one], self.tensors[other]
+        if infos[0].shape != infos[1].shape:
+            return False
+        step = rows_within(max(infos, key=lambda info: info.length), COMPARED_BYTES)
+        pairs = zip(self.slices(one, step), self.slices(other, step), strict=True)
+        return all(torch.equal(left.double(), right.double()) for (_, left), (_, right) in pairs)
 
     def prefetched(self, groups: Sequence[Sequence[str]]) -> Iterator[dict[str, Tensor]]:
         """The tensors of each group (a decoder layer), the next group read in a thread meanwhile.

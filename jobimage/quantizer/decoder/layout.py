@@ -7,6 +7,7 @@ device. It is made once, and whoever computes, counts or checks takes it from th
 import re
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from quantization_api.failures import Category
 from quantizer.boundary.bounded_json import read_object
 from quantizer.boundary.reading import reading
+from quantizer.checkpoint.data_types import word
 from quantizer.checkpoint.reader import SafetensorsReader, TensorInfo
 from quantizer.checkpoint.source import Source, read_whole
 from quantizer.decoder.architecture import ModuleNames, Stage
@@ -138,7 +140,7 @@ class DecoderLayout:
     def head_name(self) -> str:
         """The tensor that the head is: its own, or the embedding when they are tied."""
         own = self.own_head_name()
-        return self.embedding_name() if self._tied() or own not in self.reader.tensors else own
+        return self.embedding_name() if self.tied or own not in self.reader.tensors else own
 
     def final_norm_name(self) -> str | None:
         """Dotted name of the norm before the head; None on the generic path, which does not know it."""
@@ -153,9 +155,37 @@ class DecoderLayout:
         """Names and shapes of all that the checkpoint must have outside the layers; a tied head is not among it."""
         needed = self.outside_shapes()
         needed[self.embedding_name()] = (self.vocabulary, self.width)
-        if not self._tied() or self.own_head_name() in self.reader.tensors:
+        if not self.tied or self.own_head_name() in self.reader.tensors:
             needed[self.own_head_name()] = (self.vocabulary, self.width)
         return needed
+
+    # a head that is the embedding
+
+    @cached_property
+    def tied(self) -> bool:
+        """Whether the head is the embedding.
+
+        A config that ties them beside a head with other numbers, as merged adapters leave it, is read as transformers
+        reads it: the head is used. The tables are compared the first time that this is asked.
+        """
+        own, embedding = self.own_head_name(), self.embedding_name()
+        tensors = self.reader.tensors
+        if not self._says_tied or own not in tensors or embedding not in tensors:
+            return self._says_tied
+        return self.reader.same(own, embedding)
+
+    @property
+    def _says_tied(self) -> bool:
+        return bool(getattr(self.config, "tie_word_embeddings", False))
+
+    @property
+    def unties(self) -> bool:
+        """Whether config.json ties the head to the embedding, and the checkpoint has another head."""
+        return self._says_tied and not self.tied
+
+    def config_of_copy(self) -> dict[str, Any]:
+        """config.json for a model made of this one: it says of the head what is so, since readers differ otherwise."""
+        return {**self.raw_config, "tie_word_embeddings": False} if self.unties else self.raw_config
 
     # layers
 
@@ -243,16 +273,23 @@ class DecoderLayout:
             )
         return tuple(extra)
 
+    def _cure_of_lack(self, name: str) -> str:
+        """What to do about a tensor that is not there."""
+        own, embedding = self.own_head_name(), self.embedding_name()
+        if name == own and embedding in self.reader.tensors:
+            return (
+                "If the head is the embedding, write tie_word_embeddings: true in config.json; else save the model "
+                "again with its head."
+            )
+        if name == embedding and self._says_tied and own in self.reader.tensors:
+            return f"The head is there, and config.json ties them: store {own} under the name {embedding}."
+        return "Save the model again, whole, with save_pretrained."
+
     def _check_tensor(self, name: str, shape: tuple[int, ...], found: TensorInfo | None) -> None:
         if found is None:
-            raise unsupported(f"the checkpoint lacks the tensor {name}")
+            raise unsupported(f"the checkpoint lacks the tensor {name}", self._cure_of_lack(name))
         if found.shape != shape:
             raise unsupported(f"{name} has shape {list(found.shape)}, config.json makes it {list(shape)}")
         if found.dtype not in WEIGHT_DTYPES:
-            supported = ", ".join(str(dtype).removeprefix("torch.") for dtype in WEIGHT_DTYPES)
-            raise unsupported(
-                f"{name} has dtype {str(found.dtype).removeprefix('torch.')}; supported: {supported}"
-            )
-
-    def _tied(self) -> bool:
-        return bool(getattr(self.config, "tie_word_embeddings", False))
+            supported = ", ".join(map(word, WEIGHT_DTYPES))
+            raise unsupported(f"{name} has dtype {word(found.dtype)}; supported: {supported}")
