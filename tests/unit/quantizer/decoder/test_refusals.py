@@ -18,6 +18,7 @@ from tests.support.decoder_families import (
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.decoder.architecture import ModuleNames
+from quantizer.decoder.families import ARCHITECTURES
 
 pytestmark = pytest.mark.unit
 
@@ -50,7 +51,10 @@ VISION = {
         ({"model_type": "gemma3", "text_config": {}}, "for gemma3: gemma3_text"),
         ({"model_type": "t5", "is_encoder_decoder": True}, "it has an encoder"),
         ({"model_type": "siglip_vision_model"}, "no causal language model"),
-        ({"model_type": "nobodys"}, "does not know; supported model types: bloom, gemma2"),
+        (
+            {"model_type": "nobodys"},
+            f"does not know; supported model types: {', '.join(sorted(ARCHITECTURES))}",
+        ),
         (
             {**FAMILIES["opt"][1], "model_type": "opt", "do_layer_norm_before": False},
             "its norms lie behind attention and MLP (do_layer_norm_before false, as in opt-350m)",
