@@ -78,12 +78,17 @@ AWQ: tuple[Refusal, ...] = (
     Refusal(
         "input_model_dtype",
         equals("input_model_dtype", "fp64"),
-        "input_model_dtype fp64 is not supported: weights are computed in float32; write fp32 or fp16",
+        "input_model_dtype fp64 is not supported: weights are computed in float32; write fp32, bf16 or fp16",
     ),
 )
 
 PACKAGE = equals("implementation", "autoawq")
 AUTOAWQ: tuple[Refusal, ...] = (
+    Refusal(
+        "input_model_dtype",
+        PACKAGE & equals("input_model_dtype", "bf16"),
+        "implementation autoawq computes in float16 or float32; write fp16 or fp32, or leave input_model_dtype out",
+    ),
     Refusal(
         "q_group_size",
         PACKAGE & below("q_group_size", 1),

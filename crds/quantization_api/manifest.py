@@ -31,12 +31,15 @@ class StoredObject(_Document):
 
 
 class InputRecord(_Document):
-    """What was quantized. revision is the digest over its files; model_type: the architecture in config.json's word."""
+    """What was quantized. revision is the digest over its files; model_type: the architecture in config.json's word;
+    dtype: the type of most of its numbers, as in float16.
+    """
 
     model_path: str
     revision: str
     architecture: str
     model_type: str | None = None
+    dtype: str | None = None
     size_bytes: int
 
 
@@ -86,6 +89,13 @@ class Manifest(_Document):
     checkpoint_format: str
     bits_per_weight: float
     compression_ratio: float
+    dtype: str | None = Field(
+        None, description="What unquantized tensors are stored in; absent: each in its own."
+    )
+    largest_activation: float | None = Field(
+        None,
+        description="Largest absolute value between decoder layers that calibration saw; absent: not seen.",
+    )
     readers: list[str]
     metrics: list[MetricResult]
     modules: list[LinearReport]

@@ -18,7 +18,11 @@ from quantization_api.quarot_refusals import QUAROT
 from quantization_api.refusals import Refusal, equals
 from quantization_api.rules import ContractModel, Rule
 
-Dtype = Literal["fp16", "fp32", "fp64"]
+Dtype = Literal["fp16", "bf16", "fp32", "fp64"]
+INPUT_MODEL_DTYPE = (
+    "Data type in which the model is loaded, and in which unquantized tensors are stored. If unset: bf16 for a model "
+    "in bf16, and fp16, Olive's default, for one in fp16 or fp32."
+)
 Bits = Annotated[int, Field(ge=1, le=32)]
 GroupSize = Annotated[int, Field(ge=-1, le=65536)]
 ClipRatio = Annotated[float, Field(gt=0, le=1)]
@@ -164,10 +168,7 @@ class AutoAWQQuantizer(PassBase):
         False,
         description="Require a result that can be converted to ONNX; what cannot be converted is refused.",
     )
-    input_model_dtype: Dtype = Field(
-        "fp16",
-        description="Data type in which the model is loaded, and in which unquantized tensors are stored.",
-    )
+    input_model_dtype: Dtype | None = Field(None, description=INPUT_MODEL_DTYPE)
     implementation: Literal["native", "auto-gptq", "autoawq"] = Field(
         "native", description="What computes the pass: native, or the stock package in its own image."
     )
@@ -184,7 +185,7 @@ class QuaRot(PassBase):
     """QuaRot (arXiv 2404.00456): rotations that remove outliers, then low bits everywhere."""
 
     type: Literal["QuaRot"]
-    input_model_dtype: Dtype = Field("fp16", description="Data type in which the model is loaded.")
+    input_model_dtype: Dtype | None = Field(None, description=INPUT_MODEL_DTYPE)
     calibration_data_config: Name | None = Field(
         None, description="Name of the data config to calibrate with; required by w_gptq."
     )

@@ -89,6 +89,6 @@ QUAROT: tuple[Refusal, ...] = (
     Refusal(
         "input_model_dtype",
         equals("input_model_dtype", "fp64"),
-        "input_model_dtype fp64 is not supported: the artifact is stored in at most 32 bits; write fp32 or fp16",
+        "input_model_dtype fp64 is not supported: the artifact is stored in at most 32 bits; write fp32, bf16 or fp16",
     ),
 )

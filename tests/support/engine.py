@@ -16,9 +16,10 @@ from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, QuaRot
 from quantizer.calibration.text import read_rows
 from quantizer.calibration.tokens import Preprocess, TokenBatches
 from quantizer.checkpoint.quantize_report import QuantizeReport
+from quantizer.checkpoint.side_files import json_file, with_dtype
 from quantizer.checkpoint.source import DirectorySource, Source
 from quantizer.decoder.architecture import ModuleNames
-from quantizer.decoder.layout import DecoderLayout
+from quantizer.decoder.layout import DecoderLayout, read_config
 from quantizer.passes.interface import LayerPass
 from quantizer.passes.making import make_pass
 from quantizer.passes.streaming import Finished, OnProgress, quantize
@@ -129,6 +130,16 @@ def save_tiny(target: Path, seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     model.train(False)
     model.save_pretrained(target)
     return model
+
+
+def store_in(model: Path, dtype: torch.dtype) -> None:
+    """Stores a model that transformers wrote in another type."""
+
+    def convert(tensors: dict[str, Tensor]) -> None:
+        tensors.update({name: value.to(dtype) for name, value in tensors.items()})
+
+    edit_tensors(model, convert)
+    (model / "config.json").write_bytes(json_file(with_dtype(read_config(DirectorySource(model)), dtype)))
 
 
 def save_tiny_reader(target: Path, **changes: Any) -> None:

@@ -23,6 +23,7 @@ from tests.support.engine import (
     random_batches,
     run_layers,
     save_tiny,
+    store_in,
 )
 from tests.support.quantized_models import family_batches, save_family
 from tests.support.quantizer_requests import Request, run_here
@@ -82,6 +83,13 @@ SIZES = {
 }
 """The least that the kernels of every format divide, with grouped-query attention."""
 
+BFLOAT16: dict[str, Callable[[], WeightParameters]] = {
+    "gptq": lambda: gptq_pass(group_size=32),
+    "awq": lambda: awq_pass(q_group_size=32),
+    "quarot": lambda: quarot_pass(),
+}
+"""Passes on the same Llama in bfloat16."""
+
 FAMILIES = ("qwen3_moe", "gemma3", "gpt2, scaled by layer", "opt", "phi3")
 """Architectures whose layers differ in kind: experts, windows, transposed weights, biases, fused linears."""
 
@@ -109,6 +117,11 @@ def artifacts(folder: Path) -> Iterator[tuple[str, Path]]:
         save_tiny(folder / "tiny", **SIZES)
         for name, make in TINY.items():
             yield name, _quantized(folder / "tiny", random_batches(), make(), folder / name)
+        save_tiny(folder / "bfloat16", **SIZES)
+        store_in(folder / "bfloat16", torch.bfloat16)
+        for name, make in BFLOAT16.items():
+            case = f"bfloat16: {name}"
+            yield case, _quantized(folder / "bfloat16", random_batches(), make(), folder / case)
         for family in FAMILIES:
             model = folder / family
             save_family(family, model)

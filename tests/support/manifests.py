@@ -204,6 +204,13 @@ INVALID: tuple[Invalid, ...] = (
     awq("symmetric gemv_fast", "gemv and gemv_fast need zero_point", version="gemv_fast", zero_point=False),
     awq("marlin as it stands", "version marlin has no zero points", version="marlin"),
     awq("unknown layout", "Unsupported value", "Input should be 'gemm'", version="exllama"),
+    awq(
+        "bfloat16 of autoawq",
+        "implementation autoawq computes in float16 or float32",
+        implementation="autoawq",
+        data_config="calibration",
+        input_model_dtype="bf16",
+    ),
     awq("double precision", "input_model_dtype fp64 is not supported", input_model_dtype="fp64"),
     awq("a layout of nothing", "version has no effect", export_compatible=True, version="gemv"),
     awq("ONNX of gemv", "can be converted to ONNX", pack_model_for_onnx_conversion=True, version="gemv"),

@@ -32,11 +32,11 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
         "modules_to_not_convert": ([], ["down_proj"]),
         "export_compatible": SWITCH,
         "pack_model_for_onnx_conversion": SWITCH,
-        "input_model_dtype": ("fp16", "fp32", "fp64"),
+        "input_model_dtype": ("fp16", "bf16", "fp32", "fp64"),
         "implementation": IMPLEMENTATIONS,
     },
     "QuaRot": {
-        "input_model_dtype": ("fp16", "fp32", "fp64"),
+        "input_model_dtype": ("fp16", "bf16", "fp32", "fp64"),
         "calibration_data_config": ("train",),
         "calibration_nsamples": (64, 128),
         "calibration_batch_size": (16, 8),

@@ -22,6 +22,10 @@ class QuantizeReport:
     calibration_tokens: int = 0
     calibration_dtype: torch.dtype | None = None
     """What activations were computed in; None: the package's own choice."""
+    stored_dtype: torch.dtype | None = None
+    """What unquantized tensors were written in; None: each in a type that the package chose."""
+    largest_activation: float | None = None
+    """The largest absolute value between two decoder layers, over all tokens of the calibration; None: not seen."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By stage: read, calibrate, solve, write; of a package: load, quantize, write."""
     files: list[str] = field(default_factory=list)

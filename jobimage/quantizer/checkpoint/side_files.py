@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from quantizer.checkpoint.data_types import word
 from quantizer.checkpoint.source import Source
 
 COPIED_SUFFIXES = (".json", ".txt", ".model", ".tiktoken", ".jinja", ".md")
@@ -41,7 +42,7 @@ def quantize_config(quantization: Mapping[str, object]) -> bytes:
 def with_dtype(config: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     """config.json of a model whose floating-point tensors are stored in another type."""
     kept = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
-    return {**kept, "dtype": str(dtype).removeprefix("torch.")}
+    return {**kept, "dtype": word(dtype)}
 
 
 def json_file(value: dict[str, Any]) -> bytes:

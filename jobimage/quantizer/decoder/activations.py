@@ -26,6 +26,7 @@ class ActivationStore:
         dtype: of what is stored and handed out.
         device: where batches are handed out.
         keep_below: bytes; a smaller file is not removed, for the next store of the path to have its pages.
+        measured: keep the largest absolute value that was ever written.
     """
 
     def __init__(
@@ -36,6 +37,8 @@ class ActivationStore:
         dtype: torch.dtype,
         device: torch.device,
         keep_below: int = 0,
+        *,
+        measured: bool = False,
     ) -> None:
         self._keep_below = keep_below
         self._path, self._width, self._dtype, self._device = path, width, dtype, device
@@ -44,6 +47,7 @@ class ActivationStore:
         for batch, tokens in self._shapes:
             self._offsets.append(self._offsets[-1] + batch * tokens * width * dtype.itemsize)
         self._written = [False] * len(self._shapes)
+        self._largest = [0.0] * len(self._shapes) if measured else []
         self._file = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
 
     @property
@@ -81,6 +85,14 @@ class ActivationStore:
                 written = os.pwrite(self._file, view, position)
                 position, view = position + written, view[written:]
         self._written[number] = True
+        if self._largest:
+            low, high = torch.aminmax(activations.detach())
+            self._largest[number] = max(self._largest[number], -float(low), float(high))
+
+    @property
+    def largest(self) -> float:
+        """The largest absolute value that was ever written; 0.0 unless the store is `measured`."""
+        return max(self._largest, default=0.0)
 
     def read(self, number: int) -> Tensor:
         """Batch `number`, as a tensor of its own on the device."""

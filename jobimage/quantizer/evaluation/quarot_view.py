@@ -37,7 +37,7 @@ class QuarotView:
         QuantizationError: ArtifactCorrupt when something is missing or not as config.json says.
     """
 
-    def __init__(self, source: Source, device: torch.device) -> None:
+    def __init__(self, source: Source, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         config = read_config(source)
         settings = config.pop("quarot", None)
         if not isinstance(settings, dict):
@@ -45,7 +45,7 @@ class QuarotView:
         plain = {key: value for key, value in config.items() if key not in ("auto_map", "architectures")}
         plain["model_type"] = str(config["model_type"]).removeprefix(MODEL_TYPE_PREFIX)
         reader = SafetensorsReader(source, broken=Category.ARTIFACT_CORRUPT)
-        self.model = DecoderModel(DecoderLayout(reader, plain), device)
+        self.model = DecoderModel(DecoderLayout(reader, plain), device, dtype)
         self.model.layout.config.quarot = settings
 
     def names(self, index: int) -> list[str]:

@@ -102,11 +102,25 @@ def compare_all(
 
     Raises as evaluate does.
     """
-    batches = tokens.batches()
-    predictions = sum(batch.shape[0] * (batch.shape[1] - 1) for batch in batches)
+    predictions = sum(batch.shape[0] * (batch.shape[1] - 1) for batch in tokens.batches())
     if predictions == 0:
         raise QuantizationError(Category.DATA_INSUFFICIENT, "no sequence has a second token to predict")
-    views = [reference, *candidates]
+    parts = _run([reference, *candidates], tokens.batches(), on_progress, scratch)
+    references = [part.reference for part in parts]
+    by_candidate = [[part.candidates[number] for part in parts] for number in range(len(candidates))]
+    return [_summarize(references, group, predictions, tokens.tokens) for group in by_candidate or [[]]]
+
+
+def has_finite_logits(view: View, tokens: TokenBatches, on_progress: OnProgress, scratch: Path) -> bool:
+    """Whether every logit that a model computes is a number, in the data type that the view computes in."""
+    parts = _run([view], tokens.batches(), on_progress, scratch)
+    return all(bool(part.reference.log_sum_exp().isfinite().all()) for part in parts)
+
+
+def _run(
+    views: list[View], batches: list[Tensor], on_progress: OnProgress, scratch: Path
+) -> list[BatchDivergence]:
+    """Runs the models, the first of which is the reference, and gathers what each batch contributes."""
     total = sum(view.model.layout.layers for view in views)
     shapes = [(batch.shape[0], batch.shape[1]) for batch in batches]
     with torch.inference_mode(), ExitStack() as stack:
@@ -129,13 +143,9 @@ def compare_all(
             for index in range(len(hidden)):
                 hidden.write(index, model.final(hidden.read(index)))
             stores.append(hidden)
-        parts = [
-            BatchDivergence(_targets(batch, reference.model.device), len(candidates)) for batch in batches
-        ]
+        parts = [BatchDivergence(_targets(batch, views[0].model.device), len(views) - 1) for batch in batches]
         _apply_heads(views, stores, parts, on_progress)
-        references = [part.reference for part in parts]
-        by_candidate = [[part.candidates[number] for part in parts] for number in range(len(candidates))]
-        return [_summarize(references, group, predictions, tokens.tokens) for group in by_candidate or [[]]]
+        return parts
 
 
 def _forward(layer: RunnableLayer, hidden: ActivationStore, index: int) -> None:

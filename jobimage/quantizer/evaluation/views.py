@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.quantized_weight import QuantizedWeight
+from quantizer.checkpoint.data_types import from_word
 from quantizer.checkpoint.older_transformers import require_newer
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import Source
@@ -58,8 +59,10 @@ class View(Protocol):
 class FloatView(View):
     """An unquantized checkpoint, whose tensors were checked."""
 
-    def __init__(self, layout: DecoderLayout, device: torch.device) -> None:
-        self.model = DecoderModel(layout, device)
+    def __init__(
+        self, layout: DecoderLayout, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.model = DecoderModel(layout, device, dtype)
 
     @override
     def names(self, index: int) -> list[str]:
@@ -106,8 +109,22 @@ class RtnView(FloatView):
         return changed
 
 
-def open_view(source: Source, device: torch.device, modules: ModuleNames | None = None) -> View:
+def own_dtype(source: Source) -> torch.dtype:
+    """The data type in which a reader that is told nothing else computes: config.json's, else that of the tensors."""
+    config = read_config(source)
+    said = from_word(config.get("dtype") or config.get("torch_dtype"))
+    return said or SafetensorsReader(source, broken=Category.ARTIFACT_CORRUPT).dtype
+
+
+def open_view(
+    source: Source,
+    device: torch.device,
+    modules: ModuleNames | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> View:
     """An artifact's model: packed, with code of its own, or in float where a pass rounded no weight.
+
+    dtype: what it is computed in.
 
     Raises:
         QuantizationError: ArtifactCorrupt when it is none of them; ModelUnsupported for code of its own, which
@@ -118,11 +135,11 @@ def open_view(source: Source, device: torch.device, modules: ModuleNames | None 
         require_newer("an artifact of QuaRot with code of its own")
         from quantizer.evaluation.quarot_view import QuarotView
 
-        return _complete(QuarotView(source, device))
+        return _complete(QuarotView(source, device, dtype))
     if "quantization_config" in config:
-        return _complete(PackedView(source, device, modules))
+        return _complete(PackedView(source, device, modules, dtype))
     try:
-        return FloatView(DecoderLayout.open(source, modules), device)
+        return FloatView(DecoderLayout.open(source, modules), device, dtype)
     except QuantizationError as error:
         if error.category is not Category.MODEL_UNSUPPORTED:
             raise
@@ -153,12 +170,18 @@ class PackedView(View):
         QuantizationError: ArtifactCorrupt when something is missing, damaged or not as config.json says.
     """
 
-    def __init__(self, source: Source, device: torch.device, modules: ModuleNames | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        device: torch.device,
+        modules: ModuleNames | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         config = read_config(source)
         stored = stored_format(config)
         del config["quantization_config"]
         reader = SafetensorsReader(source, broken=Category.ARTIFACT_CORRUPT)
-        self.model = DecoderModel(DecoderLayout(reader, config, modules), device)
+        self.model = DecoderModel(DecoderLayout(reader, config, modules), device, dtype)
         self._quantized = QuantizedLayers(self.model.layout, stored.format, stored.grid, stored.converts)
 
     @override

@@ -26,9 +26,14 @@ FORWARD_TOKENS = 8192
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 
 
-def dtype(parameters: AutoAWQQuantizer, _device: torch.device) -> torch.dtype:
-    """What the package computes in."""
-    return DTYPES[parameters.input_model_dtype]
+def dtype(parameters: AutoAWQQuantizer, _device: torch.device, stored: torch.dtype) -> torch.dtype:
+    """What the package computes in: what the manifest says, else float16 unless the model is in bfloat16.
+
+    float16 may not hold the activations of such a model, and the package does not know bfloat16.
+    """
+    if parameters.input_model_dtype is not None:
+        return DTYPES[parameters.input_model_dtype]
+    return torch.float32 if stored is torch.bfloat16 else torch.float16
 
 
 def quantize(

@@ -30,7 +30,7 @@ NOT_WRITTEN = ("model_name_or_path", "model_file_base_name", "is_marlin_format")
 LAYER_STARTED = re.compile(r"Start quantizing layer (\d+)/(\d+)")
 
 
-def dtype(_parameters: GptqQuantizer, device: torch.device) -> torch.dtype:
+def dtype(_parameters: GptqQuantizer, device: torch.device, _stored: torch.dtype) -> torch.dtype:
     """What the package computes in: float16, its default, on a GPU; on a CPU, where that is slow, float32."""
     return torch.float32 if device.type == "cpu" else torch.float16
 

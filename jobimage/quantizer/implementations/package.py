@@ -12,6 +12,8 @@ from quantization_api.failures import Category, QuantizationError
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.quantize_report import QuantizeReport
+from quantizer.checkpoint.reader import SafetensorsReader
+from quantizer.checkpoint.source import DirectorySource
 from quantizer.implementations import result
 from quantizer.implementations.interface import OnProgress, QuantizedModel, package_version
 from quantizer.implementations.local_model import load
@@ -25,8 +27,8 @@ MODULES = {
 class Package(Protocol):
     """The module that runs a package."""
 
-    def dtype(self, parameters: Any, device: torch.device) -> torch.dtype:
-        """What the package computes in."""
+    def dtype(self, parameters: Any, device: torch.device, stored: torch.dtype) -> torch.dtype:
+        """What the package computes in. stored: what the model is stored in."""
         ...
 
     def quantize(
@@ -102,7 +104,8 @@ def _run(
             f"this image has no {error.name}, which implementation {parameters.implementation} needs",
             "Use the legacy image (leave spec.template.image out), or implementation native.",
         ) from error
-    model = _load(model_dir, package.dtype(parameters, device), report)
+    stored = SafetensorsReader(DirectorySource(model_dir)).dtype
+    model = _load(model_dir, package.dtype(parameters, device, stored), report)
     return package.quantize(model, tokens, parameters, on_progress, device)
 
 

@@ -5,7 +5,8 @@ whole network is seen in float, as the published method does it. Measured on a s
 that is as good as propagating rounded activations, and saves a pass.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from quantizer.decoder.folding import FoldPlace
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.formats.awq import GROUP_SIZES, AwqFormat
 from quantizer.machine import threads_for
+from quantizer.passes.data_type import ASK_FOR_ANOTHER, DTYPES, dtype_of_model
 from quantizer.passes.interface import FinishedLayer, GroupSizes, LayerContext
 from quantizer.passes.plain import PlainPass
 from quantizer.passes.rounding import (
@@ -35,7 +37,7 @@ from quantizer.passes.rounding import (
     put_quantized,
 )
 from quantizer.passes.statistics import InputStatistics, gather
-from quantizer.passes.weight_pass import DTYPES, WeightPass
+from quantizer.passes.weight_pass import WeightPass
 from quantizer.passes.written import Words, Written
 
 UNCLIPPED = ("q_proj", "k_proj", "qkv", "query", "c_attn")
@@ -67,6 +69,7 @@ class AwqLayerPass(PlainPass):
     packs: bool = True
     """Without it scales and clipping limits are applied and nothing is rounded (export_compatible)."""
     dtype: torch.dtype | None = None
+    """None until the pass is bound, where the manifest leaves it to the model."""
     calibration_dtype: torch.dtype = torch.float32
     replays_unrounded: bool = True
 
@@ -83,9 +86,18 @@ class AwqLayerPass(PlainPass):
         )
         return GroupSizes("q_group_size", GROUP_SIZES[self.format.version], instead)
 
+    @override
+    def bind(self, model: DecoderLayout) -> Self:
+        return replace(self, dtype=dtype_of_model(self.dtype, model))
+
     def rtn(self, weight: Tensor, limits: Tensor | None = None) -> QuantizedWeight:
         """limits: of clipping, one for each group of a row."""
         return awq_round(weight, self.config, limits)
+
+    @property
+    @override
+    def wider_dtype(self) -> str:
+        return ASK_FOR_ANOTHER
 
     def converts(self, name: str) -> bool:
         """A name is left out when any of not_converted occurs in it, as in AutoAWQ."""
@@ -262,7 +274,7 @@ class Awq(WeightPass[AutoAWQQuantizer]):
             AwqFormat(p.version, bits, p.q_group_size, p.zero_point),
             tuple(p.modules_to_not_convert),
             packs=not p.export_compatible,
-            dtype=DTYPES[p.input_model_dtype],
+            dtype=DTYPES[p.input_model_dtype] if p.input_model_dtype else None,
         )
 
     @property

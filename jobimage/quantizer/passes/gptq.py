@@ -18,11 +18,12 @@ from quantizer.formats.compressed_tensors import CompressedTensorsFormat
 from quantizer.formats.gptq import GptqFormat
 from quantizer.formats.interface import WeightFormat
 from quantizer.machine import threads_for
+from quantizer.passes.data_type import DTYPES
 from quantizer.passes.interface import FinishedLayer, LayerContext
 from quantizer.passes.plain import PlainPass
 from quantizer.passes.rounding import check_quality, error_baseline, pack_linear, put_quantized
 from quantizer.passes.statistics import InputStatistics, gather
-from quantizer.passes.weight_pass import DTYPES, WeightPass
+from quantizer.passes.weight_pass import WeightPass
 from quantizer.passes.written import Written
 
 REFIT_BITS = 4

@@ -100,6 +100,11 @@ class LayerPass(Protocol):
         ...
 
     @property
+    def wider_dtype(self) -> str:
+        """What to do where that type cannot hold a value: a cure, as in a failure."""
+        ...
+
+    @property
     def calibration_dtype(self) -> torch.dtype | None:
         """What activations are computed in; None leaves it to the machine."""
         ...

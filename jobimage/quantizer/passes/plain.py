@@ -5,6 +5,7 @@ from typing import Self
 from torch import Tensor
 
 from quantizer.decoder.layout import DecoderLayout
+from quantizer.passes.data_type import SAVE_IN_ANOTHER
 from quantizer.passes.interface import GroupSizes
 from quantizer.passes.transform import Unchanged
 
@@ -15,6 +16,10 @@ class PlainPass:
     @property
     def transform(self) -> Unchanged:
         return Unchanged()
+
+    @property
+    def wider_dtype(self) -> str:
+        return SAVE_IN_ANOTHER
 
     @property
     def group_sizes(self) -> GroupSizes:

@@ -9,8 +9,9 @@ from quantization_api.passes import QuaRot
 from quantizer.algorithms.quarot.parameters import FULL, QuarotParameters, needs_own_code
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.older_transformers import require_newer
+from quantizer.passes.data_type import DTYPES
 from quantizer.passes.interface import LayerPass
-from quantizer.passes.weight_pass import DTYPES, WeightPass
+from quantizer.passes.weight_pass import WeightPass
 from quantizer.passes.written import Words, Written
 
 WORDS = Words("w_bits", "w_groupsize", "w_asym: false", "w_asym: true", "")
@@ -27,7 +28,8 @@ class Quarot(WeightPass[QuaRot]):
         require_newer("QuaRot")
         from quantizer.passes.quarot_layers import QuarotLayerPass
 
-        return QuarotLayerPass(self._parameters, DTYPES[self.parameters.input_model_dtype])
+        asked = self.parameters.input_model_dtype
+        return QuarotLayerPass(self._parameters, DTYPES[asked] if asked else None)
 
     @property
     @override

@@ -23,6 +23,7 @@ from quantizer.formats.interface import WeightFormat
 from quantizer.formats.quarot.artifact import CODE_FILE, artifact_config, modeling_code
 from quantizer.formats.quarot.weights import QuarotFormat
 from quantizer.machine import threads_for
+from quantizer.passes.data_type import ASK_FOR_ANOTHER, dtype_of_model
 from quantizer.passes.interface import FinishedLayer, GroupSizes, LayerContext
 from quantizer.passes.rotation_layouts import layer_layout, model_layout
 from quantizer.passes.rounding import check_quality, pack_linear
@@ -35,7 +36,8 @@ class QuarotLayerPass:
     """QuaRot as a LayerPass."""
 
     parameters: QuarotParameters
-    dtype: torch.dtype
+    dtype: torch.dtype | None = None
+    """None until `bind`, where the manifest leaves it to the model."""
     bound: "RotatedModel | None" = None
     """The rotations of the model that the pass is bound to; None before `bind`."""
     replays_unrounded: bool = False
@@ -53,6 +55,10 @@ class QuarotLayerPass:
     @property
     def group_sizes(self) -> GroupSizes:
         return GroupSizes("w_groupsize")
+
+    @property
+    def wider_dtype(self) -> str:
+        return ASK_FOR_ANOTHER
 
     @property
     def format(self) -> WeightFormat:
@@ -74,7 +80,8 @@ class QuarotLayerPass:
         layout = model_layout(model)
         widths = {name: shape[1] for name, shape in model.linear_shapes(0).items()}
         check_model(self.parameters, layout, model.architecture.model_type, widths)
-        return replace(self, bound=RotatedModel(self.parameters, model, self.dtype))
+        dtype = dtype_of_model(self.dtype, model)
+        return replace(self, dtype=dtype, bound=RotatedModel(self.parameters, model, dtype))
 
     def rtn(self, weight: Tensor) -> QuantizedWeight:
         """Without the rotation."""

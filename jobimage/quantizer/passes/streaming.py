@@ -27,6 +27,7 @@ from typing_extensions import override
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.finite import all_finite
 from quantizer.calibration.tokens import TokenBatches
+from quantizer.checkpoint.data_types import word
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.reader import rows_within
 from quantizer.checkpoint.side_files import (
@@ -42,6 +43,7 @@ from quantizer.decoder.layout import DecoderLayout
 from quantizer.decoder.model import TABLE_BYTES, DecoderModel
 from quantizer.decoder.walk import LayerWalk
 from quantizer.machine import calibration_dtype, trim_memory
+from quantizer.passes.data_type import check_range
 from quantizer.passes.interface import FinishedLayer, LayerContext, LayerPass
 from quantizer.passes.quantized import QuantizedLayers
 from quantizer.passes.sizes import check_sizes
@@ -158,6 +160,8 @@ class _Run:
         self.report.left_out = list(self.layout.check_tensors())
         check_sizes(self.layout, layer_pass)
         self.layer_pass = layer_pass.bind(self.layout)
+        self.stored_dtype = self.layer_pass.dtype or self.reader.dtype
+        self.report.stored_dtype = self.stored_dtype
         self.transform = self.layer_pass.transform
         self.quantized = QuantizedLayers(
             self.layout,
@@ -178,7 +182,7 @@ class _Run:
             self._write_side_files(writer)
             for name in self._tables():
                 self._copy(name, writer)
-            with self._store("hidden", self.shapes, layout.width) as hidden:
+            with self._store("hidden", self.shapes, layout.width, measured=True) as hidden:
                 with self._timed("calibrate"):
                     for number, batch in enumerate(model.embed(self.batches)):
                         hidden.write(number, self.transform.hidden(batch))
@@ -191,11 +195,13 @@ class _Run:
                 )
                 for index in range(self.report.resumed_layers, layout.layers):
                     layer = self._run_layer(index, layers, hidden)
+                    check_range(hidden.largest, self.stored_dtype, index, self.layer_pass.wider_dtype)
                     self._keep(layer, writer)
                     finished.save(index, layer)
                     del layer
                     trim_memory()  # otherwise what each layer leaves behind adds up
                     self.on_progress("quantize", index + 1, layout.layers)
+                self.report.largest_activation = hidden.largest
         self.report.bits_per_weight = self.quantized.bits_per_weight()
         return self.report
 
@@ -214,6 +220,7 @@ class _Run:
                 weights = self.quantized.weights_as_read(index, dict(layer.tensors), self.layer_pass.replayed)
             with self._timed("calibrate"), self._walk(index, weights, hidden) as walk:
                 walk.finish(walk.stages)
+            check_range(hidden.largest, self.stored_dtype, index, self.layer_pass.wider_dtype)
             self._keep(layer, writer)
             self.report.resumed_layers = index + 1
             self.on_progress("quantize", index + 1, self.layout.layers)
@@ -312,7 +319,7 @@ class _Run:
                 offset += rows.nbytes
 
     def _write_side_files(self, writer: ShardWriter) -> None:
-        config, layout = self.layout.raw_config, self.layer_pass.format
+        config, layout = self.layout.config_of_copy(), self.layer_pass.format
         if self.layer_pass.dtype is not None:
             config = with_dtype(config, self.layer_pass.dtype)
         config = self.transform.config(config)
@@ -350,8 +357,8 @@ class _Run:
         if not all_finite(stored):
             raise QuantizationError(
                 Category.NUMERICAL_FAILURE,
-                f"{name} has values that are too large for {stored.dtype}",
-                "Write input_model_dtype: fp32.",
+                f"{name} has values that are too large for {word(stored.dtype)}",
+                self.layer_pass.wider_dtype,
             )
         return stored
 
@@ -369,15 +376,19 @@ class _Run:
         if not all_finite(loaded):
             raise QuantizationError(
                 Category.NUMERICAL_FAILURE,
-                f"{name} has values that are too large for {self.layer_pass.dtype}",
-                "Write input_model_dtype: fp32.",
+                f"{name} has values that are too large for {word(loaded.dtype)}",
+                self.layer_pass.wider_dtype,
             )
         return loaded
 
-    def _store(self, name: str, shapes: Sequence[tuple[int, int]], width: int) -> ActivationStore:
+    def _store(
+        self, name: str, shapes: Sequence[tuple[int, int]], width: int, *, measured: bool = False
+    ) -> ActivationStore:
         path = self.scratch / f"calibration.{name}"
         self.kept.add(path)
-        return ActivationStore(path, shapes, width, self.model.dtype, self.device, KEPT_BYTES)
+        return ActivationStore(
+            path, shapes, width, self.model.dtype, self.device, KEPT_BYTES, measured=measured
+        )
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Generic, TypeVar
 
-import torch
-
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, QuaRot
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.decoder.architecture import ModuleNames
@@ -16,8 +14,6 @@ from quantizer.passes.written import Written
 WeightParameters = GptqQuantizer | AutoAWQQuantizer | QuaRot
 """The passes of the contract that round weights layer by layer."""
 Parameters = TypeVar("Parameters", bound=WeightParameters)
-
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
 
 
 @dataclass(frozen=True)

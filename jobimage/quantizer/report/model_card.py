@@ -2,11 +2,13 @@
 
 from shlex import quote
 
+import torch
 import yaml
 
 from quantization_api.manifest import Manifest
 from quantization_api.status import MetricResult
 from quantization_api.text import clean
+from quantizer.checkpoint.data_types import from_word
 from quantizer.passes.making import recorded_pass
 from quantizer.passes.written import Written
 from quantizer.report.few_tokens import few_tokens
@@ -97,8 +99,25 @@ def _sizes(manifest: Manifest) -> str:
         "## Size\n\n"
         f"{manifest.input.size_bytes / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB after "
         f"({manifest.compression_ratio:.2f} times smaller); {manifest.bits_per_weight:.3f} bits a quantized "
-        "weight, scales and zero points included. Embeddings, norms and head keep their data type."
+        "weight, scales and zero points included." + _data_type(manifest)
     )
+
+
+def _data_type(manifest: Manifest) -> str:
+    """What is not quantized, and whether its type holds what the model computes; "" where that is not recorded."""
+    if manifest.dtype is None:
+        return ""
+    kept = manifest.input.dtype in (None, manifest.dtype)
+    sentence = f" Embeddings, norms and head {'stay' if kept else 'are stored'} in {manifest.dtype}"
+    sentence += "." if kept else f"; the input model's are in {manifest.input.dtype}."
+    if manifest.largest_activation:
+        limit = torch.finfo(from_word(manifest.dtype) or torch.float32).max
+        holds = f"{limit:,.0f}" if limit < 1e6 else f"{limit:.1e}"
+        sentence += (
+            f" Activations between decoder layers reached {manifest.largest_activation:,.4g} in calibration; "
+            f"{manifest.dtype} holds up to {holds}."
+        )
+    return sentence
 
 
 def _recipe(manifest: Manifest) -> str:

@@ -100,7 +100,7 @@ LAYOUTS = Tried(
     (ARCHITECTURES_TEST, "tests/e2e/test_format_reader.py", "tests/e2e/test_independent_reader.py")
 )
 PLAIN = Tried(
-    ("tests/unit/quantizer/decoder/test_decoder.py", "tests/unit/quantizer/passes/test_parameters.py")
+    ("tests/unit/quantizer/decoder/test_families.py", "tests/unit/quantizer/passes/test_parameters.py")
 )
 OWN_CODE = Tried(
     (

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 from quantization_api.manifest import STATE_PREFIX, LinearReport
+from quantizer.checkpoint.data_types import word
 from quantizer.checkpoint.writer import scratch_errors
 from quantizer.passes.interface import FinishedLayer
 from quantizer.store.interface import StopCheck, Store, never_stop
@@ -115,7 +116,7 @@ class FinishedLayers:
         with scratch_errors():
             save_file({name: tensor.contiguous() for name, tensor in layer.tensors.items()}, path)
         record = {
-            "calibration_dtype": str(layer.calibration_dtype).removeprefix("torch."),
+            "calibration_dtype": word(layer.calibration_dtype),
             "linears": [linear.model_dump(mode="json") for linear in layer.linears],
             "read": {} if self._model is None else self._model.noted(),
         }

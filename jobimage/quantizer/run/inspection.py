@@ -6,6 +6,7 @@ from typing import Any
 from quantization_api.failures import Category
 from quantization_api.manifest import MANIFEST_NAME
 from quantization_api.pod import StorageAccess
+from quantizer.checkpoint.data_types import word
 from quantizer.run.inputs import Model, open_model
 from quantizer.store.interface import ARTIFACT
 from quantizer.store.location import Location, open_store
@@ -41,7 +42,7 @@ def describe_model(model: Model) -> dict[str, Any]:
     reader = layout.reader
     dtypes: dict[str, int] = {}
     for info in reader.tensors.values():
-        name = str(info.dtype).removeprefix("torch.")
+        name = word(info.dtype)
         dtypes[name] = dtypes.get(name, 0) + info.length
     layers = [layout.linear_shapes(index) for index in range(layout.layers)]
     weights = sum(math.prod(shape) for layer in layers for shape in layer.values())

@@ -8,7 +8,8 @@ from quantization_api.workflow import Metric
 from quantizer.calibration.tokens import TokenBatches, probe_tokens
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.layout import DecoderLayout
-from quantizer.evaluation.streamed import Evaluation, evaluate, evaluate_beside_rtn
+from quantizer.evaluation.own_dtype import run_in_own_dtype
+from quantizer.evaluation.streamed import Evaluation, OnProgress, evaluate, evaluate_beside_rtn
 from quantizer.evaluation.views import RtnBaseline
 from quantizer.progress.workload import head_share
 from quantizer.report.model_card import RTN_PREFIX
@@ -30,7 +31,8 @@ def measure(
 ) -> Measured:
     """Measures every metric; models run once for each data config, not once for each metric.
 
-    If no metric needs text, one sequence is run all the same: every artifact is loaded and run before it is published.
+    Before that, and if no metric needs text, one sequence is run in the artifact's own data type: every artifact is
+    loaded and run as its readers do before it is published.
 
     Args:
         artifact: the stored checkpoint.
@@ -44,11 +46,7 @@ def measure(
     metrics, modules, baseline = job.request.workflow.metrics(), job.weight_pass.modules, _rtn_baseline(job)
     names = list(dict.fromkeys(metric.data_config for metric in metrics if metric.data_config))
     progress = _Progress(max(1, len(names)), head_share(layout), on_progress)
-    if not names:
-        sequences = (
-            job.calibration.sequences or probe_tokens(layout.vocabulary, layout.max_positions).sequences
-        )
-        evaluate(layout, artifact, TokenBatches(sequences[:1]), device, progress.step, scratch, modules)
+    _probe(job, setting, artifact, progress.step if not names else lambda *_: on_progress(0.0))
     ours: dict[str, Evaluation] = {}
     rtn: dict[str, Evaluation] = {}
     for name in names:
@@ -69,6 +67,21 @@ def measure(
             _, rounded = _values(metric, rtn, sizes)
             beside.append(MetricResult(name=_beside_name(metric.name), input=before, output=rounded))
     return Measured(results, beside)
+
+
+def _probe(job: Job, setting: Setting, artifact: Source, on_progress: OnProgress) -> None:
+    """One sequence in the artifact's own data type."""
+    layout, chosen = job.model.layout, job.weight_pass
+    sequences = job.calibration.sequences or probe_tokens(layout.vocabulary, layout.max_positions).sequences
+    run_in_own_dtype(
+        artifact,
+        TokenBatches(sequences[:1]),
+        setting.device,
+        on_progress,
+        setting.scratch,
+        chosen.modules,
+        cure=chosen.layer_pass.wider_dtype,
+    )
 
 
 def _readable_layout(job: Job) -> DecoderLayout:

@@ -7,6 +7,7 @@ from quantization_api import ENGINE_VERSION
 from quantization_api.manifest import ExportRecord, InputRecord, Manifest
 from quantization_api.pod import RunRequest, RunResult
 from quantization_api.status import Artifact
+from quantizer.checkpoint.data_types import word
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.machine import device_name
 from quantizer.report.readers import readers, written_by
@@ -35,6 +36,7 @@ def make_manifest(
             revision=job.model.revision,
             architecture=job.model.architecture,
             model_type=layout.model_type,
+            dtype=word(layout.reader.dtype),
             size_bytes=quantized.input_bytes,
         ),
         workflow=job.request.workflow.model_dump(mode="json", by_alias=True, exclude_none=True),
@@ -42,6 +44,8 @@ def make_manifest(
         checkpoint_format=written.layout,
         bits_per_weight=quantized.bits_per_weight,
         compression_ratio=quantized.input_bytes / quantized.output_bytes,
+        dtype=word(quantized.stored_dtype) if quantized.stored_dtype else None,
+        largest_activation=quantized.largest_activation,
         readers=[*readers(written), *([ONNX_READER] if exported else [])],
         export=exported,
         metrics=[*measured.metrics, *measured.beside],

@@ -9,11 +9,12 @@ from quantization_api.manifest import MODEL_PREFIX, ONNX_PREFIX, ExportRecord
 from quantization_api.passes import ModelBuilder
 from quantization_api.workflow import Workflow
 from quantizer.checkpoint.quantize_report import QuantizeReport
+from quantizer.checkpoint.side_files import json_file
 from quantizer.checkpoint.writer import scratch_errors
 from quantizer.implementations import package
 from quantizer.implementations.local_model import copy_model
+from quantizer.passes.data_type import DTYPES
 from quantizer.passes.streaming import quantize as stream
-from quantizer.passes.weight_pass import DTYPES
 from quantizer.report.few_tokens import few_tokens
 from quantizer.run.checks import Job, Setting, readable
 from quantizer.run.finished_layers import FinishedLayers
@@ -65,6 +66,8 @@ def _native(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeRepor
 def _package(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeReport:
     """The stock package on a copy of the whole model; it can neither stream nor resume."""
     model_dir = copy_model(job.model.source, setting.scratch / "model")
+    if job.model.layout.unties:  # the package's transformers would leave the head out
+        (model_dir / "config.json").write_bytes(json_file(job.model.layout.config_of_copy()))
     target = setting.scratch / "artifact"
     report = package.quantize(
         model_dir,

@@ -15,7 +15,7 @@ from quantizer.algorithms.finite import all_finite
 from quantizer.calibration.tokens import probe_tokens
 from quantizer.checkpoint.reader import SafetensorsReader, rows_within
 from quantizer.decoder.architecture import ModuleNames
-from quantizer.evaluation.streamed import compare
+from quantizer.evaluation.own_dtype import run_in_own_dtype
 from quantizer.evaluation.views import open_view
 from quantizer.passes.making import weight_pass
 from quantizer.run.checks import readable
@@ -118,18 +118,10 @@ def load(
             raise QuantizationError(Category.ARTIFACT_CORRUPT, f"{name} has values that are not finite")
     probe = probe_tokens(view.model.layout.vocabulary, view.model.layout.max_positions)
     try:
-        compare(
-            view,
-            None,
-            probe,
-            on_progress,
-            scratch,
-        )
+        run_in_own_dtype(readable(source), probe, device, on_progress, scratch, modules)
     except QuantizationError as error:
         if error.category is Category.NUMERICAL_FAILURE:
-            raise QuantizationError(
-                Category.ARTIFACT_CORRUPT, f"the model runs, but {error.message}"
-            ) from error
+            raise QuantizationError(Category.ARTIFACT_CORRUPT, error.message) from error
         raise
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from quantizer.algorithms.quarot.parameters import QuarotParameters, group
+from quantizer.checkpoint.data_types import word
 
 CODE_FILE = "modeling_quarot.py"
 IMPORT = "from quantizer.algorithms.quarot.hadamard import Rotation\n"
@@ -51,7 +52,7 @@ def artifact_config(
             "AutoConfig": f"{module}.Quarot{family}Config",
             "AutoModelForCausalLM": f"{module}.Quarot{family}ForCausalLM",
         },
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": word(dtype),
         "tie_word_embeddings": bool(config.get("tie_word_embeddings", False)) and not unties,
         "quarot": {
             "w_bits": p.w_bits,
