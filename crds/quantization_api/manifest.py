@@ -5,10 +5,11 @@ It lists every object with size and sha256, and says what the artifact was made 
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from quantization_api.bounded import Digest
 from quantization_api.status import MetricResult
+from quantization_api.text import clean
 
 MANIFEST_NAME = "manifest.json"
 MODEL_PREFIX = "model/"
@@ -16,6 +17,11 @@ ONNX_PREFIX = "onnx/"
 REPORT_PREFIX = "report/"
 STATE_PREFIX = ".state/"
 MODEL_CARD_NAME = "README.md"
+
+
+LINE_LIMIT = 4096
+Line = Annotated[str, AfterValidator(lambda text: clean(text, LINE_LIMIT))]
+"""Text that people are shown: whoever may write to the output may have put an escape sequence into it."""
 
 
 class _Document(BaseModel):
@@ -35,18 +41,18 @@ class InputRecord(_Document):
     dtype: the type of most of its numbers, as in float16.
     """
 
-    model_path: str
-    revision: str
-    architecture: str
-    model_type: str | None = None
-    dtype: str | None = None
+    model_path: Line
+    revision: Line
+    architecture: Line
+    model_type: Line | None = None
+    dtype: Line | None = None
     size_bytes: int
 
 
 class LinearReport(_Document):
     """How well one linear [N, K] was quantized."""
 
-    name: str
+    name: Line
     """Its full name in the checkpoint."""
     shape: tuple[int, int]
     """(N, K): outputs and inputs."""
@@ -63,8 +69,8 @@ class LinearReport(_Document):
 class ExportRecord(_Document):
     """The ONNX graph beside the checkpoint, and how close it is to it on some calibration tokens."""
 
-    precision: str
-    execution_provider: str
+    precision: Line
+    execution_provider: Line
     accuracy_level: int
     size_bytes: int
     kl_divergence: float
@@ -77,30 +83,30 @@ class Manifest(_Document):
 
     schema_version: Literal[1] = 1
     recipe: Digest
-    owner: str = Field(
+    owner: Line = Field(
         "",
         description='uid of the QuantizationJob that made it, or identity of the process; "": not recorded.',
     )
-    engine_version: str
-    created: str
+    engine_version: Line
+    created: Line
     input: InputRecord
     workflow: dict[str, Any]
-    passes: list[str]
-    checkpoint_format: str
+    passes: list[Line]
+    checkpoint_format: Line
     bits_per_weight: float
     compression_ratio: float
-    dtype: str | None = Field(
+    dtype: Line | None = Field(
         None, description="What unquantized tensors are stored in; absent: each in its own."
     )
     largest_activation: float | None = Field(
         None,
         description="Largest absolute value between decoder layers that calibration saw; absent: not seen.",
     )
-    readers: list[str]
+    readers: list[Line]
     metrics: list[MetricResult]
     modules: list[LinearReport]
     export: ExportRecord | None = None
-    versions: dict[str, str]
+    versions: dict[Line, Line]
     objects: list[StoredObject]
 
     def model_bytes(self) -> int:
