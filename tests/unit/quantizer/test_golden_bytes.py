@@ -49,7 +49,9 @@ def test_bytes_are_those_of_the_record(
     known = recorded["digests"].get(machine())
     if known is None:
         pytest.skip(f"no bytes are recorded for {machine()}; add them with {RECORD_COMMAND}")
-    changed = [case for case, (files, _) in made.items() if files != known.get(case)]
+    new = [case for case in made if case not in known]
+    assert not new, f"nobody has recorded these cases on this machine; run {RECORD_COMMAND}: {new}"
+    changed = [case for case, (files, _) in made.items() if files != known[case]]
     assert not changed, (
         f"bits changed: bump ENGINE_VERSION and the CHANGELOG, then run {RECORD_COMMAND}; "
         f"or find out why these artifacts are no longer what they were: {changed}"
