@@ -103,6 +103,9 @@ class Manifest(_Document):
         description="Largest absolute value between decoder layers that calibration saw; absent: not seen.",
     )
     readers: list[Line]
+    tensor_parallel: list[int] = Field(
+        [], description="Numbers of devices over which shapes and groups let a server split it; empty: not recorded."
+    )
     metrics: list[MetricResult]
     modules: list[LinearReport]
     export: ExportRecord | None = None

@@ -135,7 +135,11 @@ def _readers(manifest: Manifest, written: Written) -> str:
     if not lines:
         lines = [f"No software was seen to read {written.model_type} models in this format."]
     refused = refusal(written)
-    return "## Read by\n\n" + "\n".join(lines) + (f"\n\n{refused}." if refused else "")
+    parallel = [refused] if refused else []
+    if manifest.tensor_parallel and manifest.readers:
+        counts = ", ".join(map(str, manifest.tensor_parallel))
+        parallel.append(f"Degrees of tensor parallelism that its shapes and groups allow: {counts}")
+    return "## Read by\n\n" + "\n".join(lines) + "".join(f"\n\n{sentence}." for sentence in parallel)
 
 
 def _loading(manifest: Manifest, uri: str, written: Written) -> str:

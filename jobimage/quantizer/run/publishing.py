@@ -11,6 +11,7 @@ from quantizer.checkpoint.data_types import word
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.machine import device_name
 from quantizer.report.readers import readers, written_by
+from quantizer.report.tensor_parallel import degrees
 from quantizer.run.checks import Job, Setting
 from quantizer.run.measure import Measured
 from quantizer.store.manifests import manifest_digest
@@ -46,6 +47,7 @@ def make_manifest(
         compression_ratio=quantized.input_bytes / quantized.output_bytes,
         dtype=word(quantized.stored_dtype) if quantized.stored_dtype else None,
         largest_activation=quantized.largest_activation,
+        tensor_parallel=degrees(layout, written.bits, written.group_size),
         readers=[*readers(written), *([ONNX_READER] if exported else [])],
         export=exported,
         metrics=[*measured.metrics, *measured.beside],

@@ -1,0 +1,40 @@
+"""Over how many devices a server can split an artifact's linears (tensor parallelism), from their shapes alone.
+
+A server gives each device as many heads and as many inner channels as every other one. It cuts the linears that read
+the residual stream by outputs, and those that write to it by inputs: there a group of weights that share a scale must
+not be cut in two, and packed integers must fill whole words on each device.
+"""
+
+from quantizer.decoder.architecture import Block
+from quantizer.decoder.layout import DecoderLayout
+
+DEGREES = (1, 2, 4, 8, 16)
+WORD_BITS = 32
+
+
+def degrees(layout: DecoderLayout, bits: int, group_size: int) -> list[int]:
+    """The numbers of devices that every linear of a layer allows; 1 alone where its structure is not known.
+
+    Args:
+        bits: of a packed weight.
+        group_size: inputs that share a scale; -1: a whole row.
+    """
+    blocks = layout.architecture.blocks
+    if not blocks or layout.architecture.experts is not None:
+        return [1]
+    word = WORD_BITS // bits if WORD_BITS % bits == 0 else WORD_BITS
+    splits = [n for n in DEGREES[1:] if all(_splits(layout, block, n, word, group_size) for block in blocks)]
+    return [1, *splits]
+
+
+def _splits(layout: DecoderLayout, block: Block, devices: int, word: int, group_size: int) -> bool:
+    shapes = layout.linear_shapes(0)
+    inner = shapes[block.output_name][1]
+    if inner % devices or (group_size > 0 and inner // devices % group_size):
+        return False
+    if block.kind != "attention":
+        return all(shapes[name][0] % (devices * word) == 0 for name in block.input_names)
+    heads = int(layout.config.num_attention_heads)
+    shared = int(getattr(layout.config, "num_key_value_heads", None) or heads)
+    replicated = devices % shared == 0
+    return heads % devices == 0 and (replicated or shared % devices == 0) and inner // heads % word == 0

@@ -1,0 +1,43 @@
+"""Degrees of tensor parallelism: what a group that is cut in two, heads that do not come out even, and words forbid."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.support.engine import tiny_config
+
+from quantizer.decoder.layout import DecoderLayout
+from quantizer.report.tensor_parallel import degrees
+
+pytestmark = pytest.mark.unit
+
+LLAMA = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "num_hidden_layers": 1,
+    "vocab_size": 32,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "bits", "group_size", "expected"),
+    [
+        ({}, 4, 128, [1, 2]),  # 11008 / 4 is 21.5 groups
+        ({}, 4, 32, [1, 2, 4, 8]),
+        ({}, 4, -1, [1, 2, 4, 8, 16]),
+        (
+            {"intermediate_size": 14336, "num_key_value_heads": 8},
+            4,
+            128,
+            [1, 2, 4, 8, 16],
+        ),  # keys are replicated
+        ({"hidden_size": 768, "num_attention_heads": 6, "num_key_value_heads": 6}, 4, -1, [1, 2]),
+        ({"num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 4}, 4, -1, [1]),
+    ],
+)
+def test_degrees(changes: dict[str, int], bits: int, group_size: int, expected: list[int]) -> None:
+    reader: Any = SimpleNamespace(tensors={"model.layers.0.mlp.up_proj.weight": None})
+    layout = DecoderLayout(reader, tiny_config(**{**LLAMA, **changes}).to_dict())
+    assert degrees(layout, bits, group_size) == expected
