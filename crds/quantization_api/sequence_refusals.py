@@ -1,18 +1,26 @@
-"""Which passes may follow one another, and what ModelBuilder needs of the pass before it."""
+"""Which passes may follow one another, and what each needs of the one before it.
 
-from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, ModelBuilder, PassBase
+    QuaRot | GptqQuantizer | AutoAWQQuantizer | QuaRot, GptqQuantizer       and a ModelBuilder behind the last three
+
+Places in a workflow are counted as Python does: 0 is the first pass, -1 the last.
+"""
+
+from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, ModelBuilder, PassBase, QuaRot
+from quantization_api.quarot_refusals import FULL
 from quantization_api.refusals import (
     Predicate,
     Refusal,
     Scope,
     among,
+    below,
     equals,
     filled,
     is_true,
 )
 
-ONE_AND_BUILDER = (
-    "a workflow is one pass, or two of which the second is a ModelBuilder; split other work into several jobs"
+KNOWN_SEQUENCES = (
+    "a workflow is one of QuaRot, GptqQuantizer and AutoAWQQuantizer, or a QuaRot and then a GptqQuantizer; "
+    "a ModelBuilder may be the last pass; split other work into several jobs"
 )
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 """Of MatMulNBits, in inputs."""
@@ -22,39 +30,43 @@ def _count_above(limit: int) -> Predicate:
     return Predicate(lambda _: f"(self.passes.size() > {limit})", lambda w: len(w.passes) > limit)
 
 
-def _type(index: int, *types: str) -> Predicate:
-    """There is a pass at the index, and it is of one of the types."""
+def _at(place: int) -> str:
+    """A pass in CEL."""
+    return f"self.passes[{place}]" if place >= 0 else f"self.passes[self.passes.size() - {-place}]"
+
+
+def _type(place: int, *types: str) -> Predicate:
+    """There is a pass at the place, and it is of one of the types."""
     names = ", ".join(f"'{name}'" for name in types)
-    return _count_above(index) & Predicate(
-        lambda _: f"self.passes[{index}].type in [{names}]", lambda w: w.passes[index].type in types
+    before = place if place >= 0 else -place - 1
+    return _count_above(before) & Predicate(
+        lambda _: f"{_at(place)}.type in [{names}]", lambda w: w.passes[place].type in types
     )
 
 
-def _of(index: int, model: type[PassBase], predicate: Predicate) -> Predicate:
+def _of(place: int, model: type[PassBase], predicate: Predicate) -> Predicate:
     """A predicate on the parameters of a pass whose type is known."""
-    scope = Scope(f"self.passes[{index}]", model)
-    return Predicate(lambda _: predicate.cel(scope), lambda w: predicate.holds(w.passes[index]))
+    scope = Scope(_at(place), model)
+    return Predicate(lambda _: predicate.cel(scope), lambda w: predicate.holds(w.passes[place]))
 
 
 def _other_blocks(before: type[PassBase], group_size: str) -> Predicate:
     """int4_block_size is given and is not the group size of the pass before."""
     default = Scope("", before).default(group_size)
+    size, blocks = f"{_at(-2)}.{group_size}", f"{_at(-1)}.int4_block_size"
     return Predicate(
-        lambda _: (
-            "(has(self.passes[1].int4_block_size) && self.passes[1].int4_block_size != "
-            f"(has(self.passes[0].{group_size}) ? self.passes[0].{group_size} : {default}))"
-        ),
-        lambda w: w.passes[1].int4_block_size not in (None, getattr(w.passes[0], group_size)),
+        lambda _: f"(has({blocks}) && {blocks} != (has({size}) ? {size} : {default}))",
+        lambda w: w.passes[-1].int4_block_size not in (None, getattr(w.passes[-2], group_size)),
     )
 
 
 def _built_after(before: type[PassBase], group_size: str, *special: tuple[Predicate, str]) -> list[Refusal]:
     """What is refused of a ModelBuilder behind a pass of one type; `special`: predicates on that pass."""
-    both = _type(1, "ModelBuilder") & _type(0, before.__name__)
+    both = _type(-1, "ModelBuilder") & _type(-2, before.__name__)
     table = [
-        *((_of(0, before, predicate), sentence) for predicate, sentence in special),
+        *((_of(-2, before, predicate), sentence) for predicate, sentence in special),
         (
-            _of(0, before, ~among(group_size, BLOCK_SIZES)),
+            _of(-2, before, ~among(group_size, BLOCK_SIZES)),
             f"ModelBuilder takes groups of 16, 32, 64, 128 or 256 inputs; write one of them as {group_size} in "
             f"the {before.__name__} before it",
         ),
@@ -64,7 +76,7 @@ def _built_after(before: type[PassBase], group_size: str, *special: tuple[Predic
             "graph keeps; leave int4_block_size out",
         ),
         (
-            _of(0, before, ~equals("implementation", "native")),
+            _of(-2, before, ~equals("implementation", "native")),
             "ModelBuilder is not in the image of the stock packages; write implementation: native in the pass "
             "before it",
         ),
@@ -73,14 +85,27 @@ def _built_after(before: type[PassBase], group_size: str, *special: tuple[Predic
 
 
 def _precision(wanted: str) -> Predicate:
-    return _of(1, ModelBuilder, equals("precision", wanted))
+    return _of(-1, ModelBuilder, equals("precision", wanted))
 
 
-GPTQ_AND_BUILDER = _type(1, "ModelBuilder") & _type(0, "GptqQuantizer")
-AWQ_AND_BUILDER = _type(1, "ModelBuilder") & _type(0, "AutoAWQQuantizer")
+ENDS_WITH_BUILDER = _type(-1, "ModelBuilder")
+GPTQ_AND_BUILDER = ENDS_WITH_BUILDER & _type(-2, "GptqQuantizer")
+AWQ_AND_BUILDER = ENDS_WITH_BUILDER & _type(-2, "AutoAWQQuantizer")
+ROTATED_GPTQ = _type(0, "QuaRot") & _type(1, "GptqQuantizer")
 
-SEQUENCE: tuple[Refusal, ...] = (
-    Refusal("passes", _count_above(2) | (_count_above(1) & ~_type(1, "ModelBuilder")), ONE_AND_BUILDER),
+ORDER: tuple[Refusal, ...] = (
+    Refusal(
+        "passes",
+        (_type(0, "QuaRot") & _type(1, "AutoAWQQuantizer"))
+        | (_type(0, "AutoAWQQuantizer") & _type(1, "QuaRot")),
+        "AutoAWQQuantizer and QuaRot do not go together in this release; write a GptqQuantizer after QuaRot, "
+        "or the AutoAWQQuantizer without QuaRot",
+    ),
+    Refusal(
+        "passes",
+        _type(0, "GptqQuantizer") & _type(1, "QuaRot"),
+        "QuaRot rotates the float model; put it before the GptqQuantizer",
+    ),
     Refusal(
         "passes",
         _type(0, "ModelBuilder"),
@@ -88,10 +113,42 @@ SEQUENCE: tuple[Refusal, ...] = (
     ),
     Refusal(
         "passes",
-        _type(1, "ModelBuilder") & _type(0, "QuaRot"),
-        "ModelBuilder reads gptq and awq checkpoints, not QuaRot's; put a GptqQuantizer or an "
-        "AutoAWQQuantizer before it",
+        _count_above(3)
+        | (_count_above(2) & ~(ROTATED_GPTQ & ENDS_WITH_BUILDER))
+        | (_count_above(1) & ~ROTATED_GPTQ & ~ENDS_WITH_BUILDER),
+        KNOWN_SEQUENCES,
     ),
+    Refusal(
+        "passes",
+        ENDS_WITH_BUILDER & _type(-2, "QuaRot"),
+        "ModelBuilder reads gptq and awq checkpoints, not QuaRot's; put a GptqQuantizer between the two",
+    ),
+)
+
+ROTATION_BEFORE_GPTQ: tuple[Refusal, ...] = (
+    Refusal(
+        "passes",
+        ROTATED_GPTQ & _of(0, QuaRot, below("w_bits", FULL)),
+        "the GptqQuantizer after QuaRot rounds the weights; leave w_bits, w_rtn and w_gptq out of the QuaRot",
+    ),
+    Refusal(
+        "passes",
+        ROTATED_GPTQ & _of(0, QuaRot, below("a_bits", FULL) | below("k_bits", FULL) | below("v_bits", FULL)),
+        "a GptqQuantizer writes an ordinary checkpoint, whose readers round neither activations nor the cache; leave "
+        "a_bits, k_bits and v_bits out of the QuaRot before it, or leave the GptqQuantizer out and write "
+        "w_gptq: true and w_bits in the QuaRot",
+    ),
+    Refusal(
+        "passes",
+        ROTATED_GPTQ & _of(1, GptqQuantizer, ~equals("implementation", "native")),
+        "implementation auto-gptq cannot rotate the model; write implementation: native in the GptqQuantizer "
+        "after QuaRot",
+    ),
+)
+
+SEQUENCE: tuple[Refusal, ...] = (
+    *ORDER,
+    *ROTATION_BEFORE_GPTQ,
     *_built_after(
         GptqQuantizer,
         "group_size",
@@ -111,13 +168,13 @@ SEQUENCE: tuple[Refusal, ...] = (
     ),
     Refusal(
         "passes",
-        GPTQ_AND_BUILDER & _of(0, GptqQuantizer, equals("bits", 8)) & _precision("int4"),
+        GPTQ_AND_BUILDER & _of(-2, GptqQuantizer, equals("bits", 8)) & _precision("int4"),
         "precision int4 does not fit the 8 bits of the GptqQuantizer before ModelBuilder, which the graph "
         "keeps; write precision: int8",
     ),
     Refusal(
         "passes",
-        (AWQ_AND_BUILDER | (GPTQ_AND_BUILDER & _of(0, GptqQuantizer, among("bits", (2, 4)))))
+        (AWQ_AND_BUILDER | (GPTQ_AND_BUILDER & _of(-2, GptqQuantizer, among("bits", (2, 4)))))
         & _precision("int8"),
         "precision int8 does not fit the 2 or 4 bits of the pass before ModelBuilder, which the graph keeps; "
         "write precision: int4",

@@ -256,7 +256,8 @@ class Workflow(ContractModel):
         default_factory=list, description="Named data sets.", json_schema_extra={"x-map-key": "name"}
     )
     passes: Annotated[list[Pass], Field(min_length=1, max_length=8)] = Field(
-        description="What to do, in order."
+        description="What to do, in order: a QuaRot, a GptqQuantizer or an AutoAWQQuantizer, or a QuaRot and "
+        "then a GptqQuantizer; a ModelBuilder may be the last."
     )
     evaluators: Annotated[list[Evaluator], Field(max_length=4)] = Field(
         default_factory=list,

@@ -252,7 +252,7 @@ INVALID: tuple[Invalid, ...] = (
         "two passes",
         "workflow.passes",
         [VALID["spec"]["workflow"]["passes"][0]] * 2,
-        "a workflow is one pass, or two of which the second is a ModelBuilder",
+        "a workflow is one of QuaRot, GptqQuantizer and AutoAWQQuantizer",
     ),
     bad("no pass", "workflow.passes", [], "should have at least 1 items", "at least 1 item"),
     bad(

@@ -27,7 +27,7 @@ PROCESS_SECONDS = 300
 class Request:
     """A small request on the example model; what a test is about is given by name.
 
-    pass_options: of GPTQ. layer_pass: another pass, whole. last: the pass behind it.
+    pass_options: of GPTQ. layer_pass: another pass, whole. first, last: the passes before and behind it.
     patience: with a storage that is away, in seconds.
     """
 
@@ -40,6 +40,7 @@ class Request:
     uid: str = "5d3a"
     pass_options: dict[str, Any] = field(default_factory=dict)
     layer_pass: dict[str, Any] | None = None
+    first: dict[str, Any] | None = None
     last: dict[str, Any] | None = None
     metrics: list[dict[str, Any]] | None = None
     samples: int = 8
@@ -66,7 +67,7 @@ class Request:
                 _data("calibration", self.calibration, 64, self.samples),
                 _data("held_out", self.validation, 64, 4),
             ],
-            "passes": [self.layer_pass or gptq, *([self.last] if self.last else [])],
+            "passes": [item for item in (self.first, self.layer_pass or gptq, self.last) if item],
         }
         if metrics:
             workflow |= {"evaluators": [{"name": "quality", "metrics": metrics}], "evaluator": "quality"}

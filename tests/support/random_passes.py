@@ -70,6 +70,8 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     },
 }
 
+PAIRS = (("QuaRot", "GptqQuantizer"), ("QuaRot", "GptqQuantizer"), ("QuaRot", "AutoAWQQuantizer"))
+
 
 def random_pass(chance: random.Random, kind: str, most: int = 5) -> dict[str, Any]:
     """A pass of the type with at most so many parameters."""
@@ -81,8 +83,10 @@ def random_pass(chance: random.Random, kind: str, most: int = 5) -> dict[str, An
 
 
 def random_passes(chance: random.Random) -> list[dict[str, Any]]:
-    """One pass, or one and a ModelBuilder."""
+    """One pass, a rotation and GPTQ, or one of these and a ModelBuilder."""
+    kinds = chance.choice(
+        (("GptqQuantizer",), ("GptqQuantizer",), ("AutoAWQQuantizer",), ("QuaRot",), ("QuaRot",), *PAIRS)
+    )
     if chance.random() < 0.4:
-        before = chance.choice(("GptqQuantizer", "GptqQuantizer", "AutoAWQQuantizer", "QuaRot"))
-        return [random_pass(chance, before, 3), random_pass(chance, "ModelBuilder", 2)]
-    return [random_pass(chance, chance.choice(("GptqQuantizer", "AutoAWQQuantizer", "QuaRot", "QuaRot")))]
+        return [*(random_pass(chance, kind, 3) for kind in kinds), random_pass(chance, "ModelBuilder", 2)]
+    return [random_pass(chance, kind, 5 if len(kinds) == 1 else 2) for kind in kinds]

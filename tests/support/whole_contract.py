@@ -12,6 +12,7 @@ AWQ = {"type": "AutoAWQQuantizer", "w_bit": 4}
 ROUNDED = {"w_rtn": True, "w_bits": 4}
 SOLVED = {"w_gptq": True, "w_bits": 4, "calibration_data_config": "train"}
 BUILDER = {"type": "ModelBuilder"}
+ROTATION = {"type": "QuaRot"}
 
 
 def quarot(name: str, server: str, client: str | None = "", **parameters: Any) -> Invalid:
@@ -85,14 +86,58 @@ WHOLE_INVALID: tuple[Invalid, ...] = (
     quarot("QuaRot in double precision", "input_model_dtype fp64 is not supported", input_model_dtype="fp64"),
     quarot("a clip ratio of 0", "should be greater than 0", "greater than 0", a_bits=4, a_clip_ratio=0),
     quarot("GPTQ's damping", "damp_percent is not a parameter of QuaRot", damp_percent=0.1, **SOLVED),
-    built("three passes", "a workflow is one pass, or two", GPTQ, BUILDER, BUILDER),
-    built("GPTQ twice", "a workflow is one pass, or two of which the second is a ModelBuilder", GPTQ, GPTQ),
+    built("three passes", "a workflow is one of QuaRot, GptqQuantizer", GPTQ, BUILDER, BUILDER),
+    built("four passes", "a workflow is one of QuaRot, GptqQuantizer", ROTATION, GPTQ, BUILDER, BUILDER),
+    built("GPTQ twice", "a workflow is one of QuaRot, GptqQuantizer and AutoAWQQuantizer", GPTQ, GPTQ),
+    built("two rotations", "a workflow is one of QuaRot, GptqQuantizer", ROTATION, ROTATION),
+    built("a rotation and GPTQ twice", "a workflow is one of QuaRot", ROTATION, GPTQ, GPTQ),
+    built(
+        "a rotation after GPTQ",
+        "QuaRot rotates the float model; put it before the GptqQuantizer",
+        GPTQ,
+        ROTATION,
+    ),
+    built("a rotation after AWQ", "AutoAWQQuantizer and QuaRot do not go together", AWQ, ROTATION),
+    built("AWQ of a rotated model", "AutoAWQQuantizer and QuaRot do not go together", ROTATION, AWQ),
+    built("a graph of that", "AutoAWQQuantizer and QuaRot do not go together", ROTATION, AWQ, BUILDER),
+    built("weights rounded twice", "leave w_bits, w_rtn and w_gptq out of", {**ROTATION, **ROUNDED}, GPTQ),
+    built("weights solved twice", "leave w_bits, w_rtn and w_gptq out of", {**ROTATION, **SOLVED}, GPTQ),
+    *(
+        built(
+            f"{name} below 16 before GPTQ",
+            "leave a_bits, k_bits and v_bits out of the QuaRot before it",
+            {**ROTATION, name: 4},
+            GPTQ,
+        )
+        for name in ("a_bits", "k_bits", "v_bits")
+    ),
+    built(
+        "a rotation and the package's GPTQ",
+        "implementation auto-gptq cannot rotate the model; write implementation: native",
+        ROTATION,
+        {**GPTQ, "implementation": "auto-gptq"},
+    ),
+    built(
+        "a graph of a rotation and 3 bits",
+        "ModelBuilder takes 2, 4 or 8 bits",
+        ROTATION,
+        {**GPTQ, "bits": 3},
+        BUILDER,
+    ),
+    built(
+        "a graph of a rotation and other blocks",
+        "int4_block_size is not the group_size",
+        ROTATION,
+        GPTQ,
+        {**BUILDER, "int4_block_size": 64},
+    ),
+    built("int4 of a rotation and 8 bits", "write precision: int8", ROTATION, {**GPTQ, "bits": 8}, BUILDER),
     built("the builder alone", "ModelBuilder is the step after GptqQuantizer or AutoAWQQuantizer", BUILDER),
     built("the builder twice", "ModelBuilder is the step after", BUILDER, BUILDER),
-    built("the builder first", "a workflow is one pass, or two", BUILDER, GPTQ),
+    built("the builder first", "ModelBuilder is the step after", BUILDER, GPTQ),
     built(
         "a graph of rotations",
-        "ModelBuilder reads gptq and awq checkpoints, not QuaRot's",
+        "ModelBuilder reads gptq and awq checkpoints, not QuaRot's; put a GptqQuantizer between the two",
         {"type": "QuaRot", **ROUNDED},
         BUILDER,
     ),
@@ -260,6 +305,44 @@ WHOLE_VALID: dict[str, Changes] = {
     ),
     "QuaRot's rounding alone": ((PASS, {"type": "QuaRot", "rotate": False, **ROUNDED}),),
     "a rounded cache": ((PASS, {"type": "QuaRot", "v_bits": 4, "rotate": False}),),
+    "a rotation, then GPTQ": (("workflow.passes", [ROTATION, GPTQ]),),
+    "a rotation with each of its options, then GPTQ with each of its own": (
+        (
+            "workflow.passes",
+            [
+                {
+                    **ROTATION,
+                    "name": "rotation",
+                    "input_model_dtype": "fp32",
+                    "rotate": True,
+                    "rotation_seed": 3,
+                    "w_bits": 16,
+                    "a_bits": 16,
+                    "k_bits": 16,
+                    "v_bits": 16,
+                    "s_bits": 16,
+                },
+                {
+                    **GPTQ,
+                    "name": "rounding",
+                    "bits": 3,
+                    "group_size": -1,
+                    "sym": True,
+                    "desc_act": True,
+                    "static_groups": True,
+                    "true_sequential": True,
+                    "damp_percent": 0.05,
+                    "calibration_dtype": "bf16",
+                    "checkpoint_format": "compressed-tensors",
+                    "layers_block_name": "model.layers",
+                    "outside_layer_modules": ["model.embed_tokens"],
+                    "inside_layer_modules": [["mlp.up_proj", "mlp.gate_proj"], ["mlp.down_proj"]],
+                    "implementation": "native",
+                },
+            ],
+        ),
+    ),
+    "a graph of a rotation and GPTQ": (("workflow.passes", [ROTATION, GPTQ, BUILDER]),),
     "a graph of GPTQ": (("workflow.passes", [GPTQ, BUILDER]),),
     "a graph of 8 bits": (("workflow.passes", [{**GPTQ, "bits": 8}, {**BUILDER, "precision": "int8"}]),),
     "a graph of 2 bits in act-order": (

@@ -20,6 +20,7 @@ from quantizer.checkpoint.data_types import word
 from quantizer.checkpoint.reader import SafetensorsReader, TensorInfo
 from quantizer.checkpoint.source import Source, read_whole
 from quantizer.decoder.architecture import ModuleNames, Stage
+from quantizer.decoder.families import ARCHITECTURES
 from quantizer.decoder.folding import FoldPlace, fold_places
 from quantizer.decoder.pattern import LayerPattern
 from quantizer.decoder.skeleton import Skeleton, check_counts, find_architecture, make_config, unsupported
@@ -110,6 +111,11 @@ class DecoderLayout:
         """Whether layers attend to the last tokens only, within fewer than the model has positions."""
         window = getattr(self.config, "sliding_window", None)
         return window is not None and int(window) < self.max_positions
+
+    def by_table(self) -> "DecoderLayout":
+        """The same checkpoint with every linear that the table of architectures knows, whichever ones were named."""
+        listed = self.model_type in ARCHITECTURES and self.architecture.listed_stages
+        return DecoderLayout(self.reader, self.raw_config) if listed else self
 
     # names
 

@@ -264,7 +264,7 @@ WORDS = Words("w_bit", "q_group_size", "zero_point: false", "zero_point: true", 
 class Awq(WeightPass[AutoAWQQuantizer]):
     """AutoAWQQuantizer."""
 
-    name = "AWQ"
+    methods = ("AWQ",)
 
     @override
     def _make(self) -> AwqLayerPass:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -120,7 +121,7 @@ def _stacked(weights: Sequence[Tensor]) -> Tensor:
 class Gptq(WeightPass[GptqQuantizer]):
     """GptqQuantizer."""
 
-    name = "GPTQ"
+    methods: ClassVar[tuple[str, ...]] = ("GPTQ",)
 
     @override
     def _make(self) -> GptqLayerPass:

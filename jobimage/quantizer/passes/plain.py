@@ -7,14 +7,14 @@ from torch import Tensor
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.passes.data_type import SAVE_IN_ANOTHER
 from quantizer.passes.interface import GroupSizes
-from quantizer.passes.transform import Unchanged
+from quantizer.passes.transform import Transform, Unchanged
 
 
 class PlainPass:
     """The part of a LayerPass that needs to know nothing of the model beforehand."""
 
     @property
-    def transform(self) -> Unchanged:
+    def transform(self) -> Transform:
         return Unchanged()
 
     @property

@@ -21,7 +21,7 @@ WORDS = Words("w_bits", "w_groupsize", "w_asym: false", "w_asym: true", "")
 class Quarot(WeightPass[QuaRot]):
     """QuaRot."""
 
-    name = "QuaRot"
+    methods = ("QuaRot",)
 
     @override
     def _make(self) -> LayerPass:

@@ -173,7 +173,7 @@ class RotatedModel(Transform):
 
     @override
     def hidden(self, states: Tensor) -> Tensor:
-        return self.quarot.table_rows(states)
+        return self.quarot.table_rows(states).to(states.dtype)
 
     @override
     def layer(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ def model_layout(model: DecoderLayout) -> ModelLayout:
             Category.MODEL_UNSUPPORTED,
             f"QuaRot needs to know which linears read and write the residual stream; model_type "
             f"{architecture.model_type} is not in the table of architectures",
+            "Quantize this model without QuaRot, with a GptqQuantizer.",
         )
     outside = model.outside_shapes()
     tables = tuple(name for name, shape in outside.items() if len(shape) == 2)

@@ -20,8 +20,8 @@ Parameters = TypeVar("Parameters", bound=WeightParameters)
 class WeightPass(ABC, Generic[Parameters]):
     """A pass with the parameters of its workflow; a subclass for each type of the contract, listed in making.PASSES."""
 
-    name: ClassVar[str]
-    """What the method is called, in the model card."""
+    methods: ClassVar[tuple[str, ...]]
+    """What is done to the weights, as the model card calls it."""
 
     parameters: Parameters
 

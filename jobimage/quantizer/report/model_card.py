@@ -36,15 +36,15 @@ def model_card(manifest: Manifest, uri: str) -> str:
         manifest: of the artifact; its list of objects is not used (the card is one of them).
         uri: where the artifact will lie.
     """
-    chosen = recorded_pass(manifest.workflow["passes"][0])
+    chosen = recorded_pass(manifest.workflow["passes"])
     written = written_by(chosen, manifest.input.model_type or "")
-    method = chosen.name
+    method = " and ".join(chosen.methods)
     name = manifest.input.model_path.rstrip("/").rpartition("/")[2]
     front = yaml.safe_dump(
         {
             "library_name": "transformers",
             "pipeline_tag": "text-generation",
-            "tags": [method.lower(), f"{written.bits}-bit", "quantized"],
+            "tags": [*map(str.lower, chosen.methods), f"{written.bits}-bit", "quantized"],
         },
         sort_keys=False,
     )

@@ -13,7 +13,6 @@ from quantization_api.failures import Category, QuantizationError
 from quantization_api.passes import ModelBuilder
 from quantization_api.pod import RunRequest
 from quantization_api.recipe import recipe_digest
-from quantization_api.workflow import Workflow
 from quantizer.calibration.tokens import (
     Preprocess,
     TokenBatches,
@@ -92,7 +91,8 @@ def check(request: RunRequest, setting: Setting) -> Job:
             AccessDenied, StorageUnavailable.
     """
     workflow, tracker = request.workflow, setting.tracker
-    chosen, builder = _the_passes(workflow)
+    chosen, last = weight_pass(*workflow.passes), workflow.passes[-1]
+    builder = last if isinstance(last, ModelBuilder) else None
     for_onnx = _asks_for_onnx(chosen, builder)
     _check_places(request)
     model = open_model(
@@ -157,14 +157,6 @@ def _read_texts(
         with naming(name):
             tokens[name] = batches_of(encoded[name], model.layout.vocabulary)
     return tokens, revisions
-
-
-def _the_passes(workflow: Workflow) -> tuple[WeightPass[Any], ModelBuilder | None]:
-    first, *others = workflow.passes
-    chosen, last = weight_pass(first), others[0] if others else None
-    if chosen is not None and len(others) <= 1 and (last is None or isinstance(last, ModelBuilder)):
-        return chosen, last
-    raise ValueError(f"not a workflow of the contract: {[item.type for item in workflow.passes]}")
 
 
 def _asks_for_onnx(chosen: WeightPass[Any], builder: ModelBuilder | None) -> bool:

@@ -92,8 +92,7 @@ def _module_names(manifest: Manifest) -> ModuleNames | None:
         raise QuantizationError(
             Category.ARTIFACT_CORRUPT, f"the manifest's workflow is not valid: {error.errors()[0]['msg']}"
         ) from error
-    chosen = weight_pass(workflow.passes[0])
-    return chosen.modules if chosen else None
+    return weight_pass(*workflow.passes).modules
 
 
 def load(

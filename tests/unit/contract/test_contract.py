@@ -145,6 +145,7 @@ def test_the_order_of_data_configs_does_not_change_the_recipe() -> None:
     [
         (f"{PASS}.bits", 3),
         (f"{PASS}.sym", True),
+        ("workflow.passes", [{"type": "QuaRot"}, *manifest()["spec"]["workflow"]["passes"]]),
         ("workflow.data_configs.0.pre_process_data_config.max_samples", 17),
     ],
 )

@@ -7,19 +7,20 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from tests.support.manifests import manifest
-from tests.support.random_passes import GROUPS, random_pass
+from tests.support.random_passes import GROUPS, random_pass, random_passes
 
 from quantization_api.failures import QuantizationError
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, ModelBuilder
 from quantization_api.spec import QuantizationJobSpec
 from quantizer.export.plan import plan_build
 from quantizer.formats.awq import GROUP_SIZES, AwqFormat
-from quantizer.passes.making import make_pass
+from quantizer.passes.making import make_pass, weight_pass
 
 pytestmark = pytest.mark.unit
 
 PROVIDERS = ("CPUExecutionProvider", "CUDAExecutionProvider")
 TYPES = {"GptqQuantizer": GptqQuantizer, "AutoAWQQuantizer": AutoAWQQuantizer}
+TYPE_OF = {"QuaRot": "QuaRot", "GPTQ": "GptqQuantizer", "AWQ": "AutoAWQQuantizer"}
 
 
 def sentences(*passes: dict[str, Any]) -> list[str]:
@@ -67,6 +68,21 @@ def test_a_pass_that_the_contract_accepts_can_be_made(kind: str, seed: int) -> N
     item = native(random_pass(random.Random(seed), kind))
     if not sentences(item):
         assert refused_by(make_pass, parameters_of(item)) is None
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_a_sequence_that_the_contract_accepts_can_be_made(seed: int) -> None:
+    passes = random_passes(random.Random(seed))
+    try:
+        spec = QuantizationJobSpec.model_validate(manifest(("workflow.passes", passes))["spec"])
+    except ValidationError:
+        return
+    chosen = weight_pass(*spec.workflow.passes)
+    if chosen.package is None:
+        assert chosen.layer_pass.format is not None
+    assert [item["type"] for item in passes if item["type"] != "ModelBuilder"] == [
+        TYPE_OF[method] for method in chosen.methods
+    ]
 
 
 @pytest.mark.parametrize("version", ["exllama", *GROUP_SIZES])

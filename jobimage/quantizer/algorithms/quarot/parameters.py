@@ -102,7 +102,8 @@ def check_model(
         raise QuantizationError(
             Category.MODEL_UNSUPPORTED,
             f"rotate is true, but {obstacle} (model_type {model_type})",
-            "Set rotate: false with w_rtn or w_gptq and w_bits, or use GptqQuantizer or AutoAWQQuantizer.",
+            "Use a GptqQuantizer or an AutoAWQQuantizer without QuaRot; or QuaRot alone, with rotate: false, w_bits "
+            "and w_rtn or w_gptq.",
         )
     if needs_own_code(parameters) and model_type not in OWN_CODE_TYPES:
         raise QuantizationError(

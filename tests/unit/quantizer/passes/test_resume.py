@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ pytestmark = pytest.mark.unit
 LAYERS = 4
 RECIPE = "sha256:" + "5" * 64
 STATE = f"store/.state/{'5' * 16}"
+ROTATION = quarot_pass(w_gptq=False, w_bits=16, calibration_data_config=None)
 PASSES: dict[str, LayerPass] = {
     "gptq, staged": make_pass(gptq_pass(group_size=GROUP, true_sequential=True)),
     "gptq, at once": make_pass(gptq_pass(group_size=GROUP)),
@@ -47,8 +49,18 @@ PASSES: dict[str, LayerPass] = {
     "awq": make_pass(awq_pass(q_group_size=GROUP)),
     "awq, scales alone": make_pass(awq_pass(q_group_size=GROUP, export_compatible=True)),
     "quarot, an ordinary checkpoint": make_pass(quarot_pass(w_groupsize=GROUP)),
-    "quarot, rotations alone": make_pass(quarot_pass(w_gptq=False, w_bits=16, calibration_data_config=None)),
+    "quarot, rotations alone": make_pass(ROTATION),
     "quarot, online": make_pass(quarot_pass(a_bits=4, k_bits=4, v_bits=4, gptq_opt_scales=True)),
+    "quarot, then gptq": make_pass(ROTATION, gptq_pass(group_size=GROUP)),
+    "quarot, then gptq, compressed-tensors": make_pass(
+        ROTATION,
+        gptq_pass(
+            group_size=GROUP, desc_act=True, static_groups=True, checkpoint_format="compressed-tensors"
+        ),
+    ),
+    "quarot, then gptq, staged, in bfloat16": make_pass(
+        ROTATION, gptq_pass(group_size=GROUP, true_sequential=True, calibration_dtype="bf16")
+    ),
     "quarot, small scales": make_pass(quarot_pass(w_bits=3, s_bits=8, w_groupsize=GROUP, w_asym=True)),
 }
 
@@ -132,8 +144,16 @@ def test_rows_whose_last_word_is_not_full_are_replayed_too(tmp_path: Path) -> No
     assert files(tmp_path / "out") == expected
 
 
-@pytest.mark.parametrize("kind", ["gptq, staged", "gptq, at once", "awq"])
-@pytest.mark.parametrize("name", ["gpt2", "gpt_neox, parallel", "gemma3", "qwen3_moe", "bloom"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *product(
+            ("gpt2", "gpt_neox, parallel", "gemma3", "qwen3_moe", "bloom"),
+            ("gptq, staged", "gptq, at once", "awq"),
+        ),
+        *product(("gpt2", "gpt_neox, parallel", "qwen3_moe"), ("quarot, then gptq",)),
+    ],
+)
 def test_other_shapes_of_layers_are_replayed_as_they_ran(name: str, kind: str, tmp_path: Path) -> None:
     save_family(name, tmp_path / "model")
     layer_pass, tokens = PASSES[kind], family_batches()
