@@ -20,8 +20,10 @@ from tests.support.engine import (
 from tests.support.quantized_models import as_read, unpacked, view_logits
 from tests.support.reference import interpreter_from, run_reference
 
+from quantization_api.passes import QuaRot
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.views import open_view
+from quantizer.passes.interface import LayerPass
 from quantizer.passes.making import make_pass
 from quantizer.passes.weight_pass import WeightParameters
 
@@ -33,11 +35,20 @@ LINEARS = 6 * 7
 
 @dataclass(frozen=True)
 class Case:
-    """A pass, the largest shard, and how the result is loaded (see reference/format_reader.py)."""
+    """A pass, the largest shard, and how the result is loaded (see reference/format_reader.py).
+
+    rotation: the pass before it.
+    """
 
     parameters: WeightParameters
     max_shard_bytes: int = 10**9
     loader: str = "transformers"
+    rotation: QuaRot | None = None
+
+    @property
+    def layer_pass(self) -> LayerPass:
+        """The passes as one."""
+        return make_pass(*([self.rotation] if self.rotation else []), self.parameters)
 
 
 def gptq(**parameters: Any) -> WeightParameters:
@@ -45,6 +56,7 @@ def gptq(**parameters: Any) -> WeightParameters:
     return gptq_pass(**{"group_size": GROUP, **parameters})
 
 
+ROTATION = quarot_pass(w_gptq=False, w_bits=16, calibration_data_config=None)
 CASES: dict[str, Case] = {
     "asymmetric": Case(gptq()),
     "symmetric, act-order": Case(gptq(sym=True, desc_act=True)),
@@ -58,6 +70,13 @@ CASES: dict[str, Case] = {
     "quarot, rotated weights": Case(quarot_pass(w_groupsize=GROUP)),
     "quarot, rounded to nearest, 3 bits, asymmetric": Case(
         quarot_pass(w_gptq=False, w_rtn=True, calibration_data_config=None, w_bits=3, w_asym=True)
+    ),
+    "quarot, then gptq": Case(gptq(), rotation=ROTATION),
+    "quarot, then gptq, symmetric, act-order, own loader": Case(
+        gptq(sym=True, desc_act=True), loader="gptqmodel", rotation=ROTATION
+    ),
+    "quarot, then gptq, compressed-tensors": Case(
+        gptq(checkpoint_format="compressed-tensors"), loader="dequantized", rotation=ROTATION
     ),
     "compressed-tensors, 3 bits, asymmetric": Case(
         gptq(bits=3, checkpoint_format="compressed-tensors"), loader="dequantized"
@@ -75,9 +94,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     tokens = story_batches(CALIBRATION, 8, folder)
     paths = {name: folder / str(number) for number, name in enumerate(CASES)}
     for name, case in CASES.items():
-        layer_pass = make_pass(case.parameters)
         run_layers(
-            DirectorySource(STORIES), tokens, layer_pass, paths[name], folder / "scratch",
+            DirectorySource(STORIES), tokens, case.layer_pass, paths[name], folder / "scratch",
             max_shard_bytes=case.max_shard_bytes,
         )  # fmt: skip
     return paths

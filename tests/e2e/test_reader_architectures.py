@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.support.decoder_families import UNKNOWN
-from tests.support.engine import CPU, awq_pass, gptq_pass, run_layers
+from tests.support.engine import CPU, awq_pass, gptq_pass, quarot_pass, run_layers
 from tests.support.quantized_models import (
     CASE_OF,
     family_batches,
@@ -22,31 +22,38 @@ from tests.support.quantized_models import (
 from tests.support.reference import interpreter_from, run_reference
 from torch import Tensor
 
-from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer
+from quantization_api.passes import GptqQuantizer
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.families import ARCHITECTURES
 from quantizer.evaluation.views import open_view
-from quantizer.passes.making import PASSES, make_pass
+from quantizer.passes.making import weight_pass
+from quantizer.passes.weight_pass import WeightPass
 from quantizer.report.readers import COMPRESSED, DEQUANTIZED, NAMED_TYPES, OPTIMUM, readers, written_by
 
 pytestmark = pytest.mark.e2e
 
 GROUP = 32
+ROTATION = quarot_pass(w_gptq=False, w_bits=16, calibration_data_config=None)
 
 
 @dataclass(frozen=True)
 class Way:
-    """A layout, made by a pass with these parameters, and one reader of it."""
+    """A layout, made by a pass with these parameters, and one reader of it; `rotated`: QuaRot goes before it."""
 
     awq: bool
     parameters: dict[str, Any]
     reader: str
     loader: str
+    rotated: bool = False
 
-    def parameters_of(self, model_type: str) -> GptqQuantizer | AutoAWQQuantizer:
+    def chosen(self, model_type: str) -> WeightPass[Any]:
         """The pass."""
         if self.awq:
-            return awq_pass(q_group_size=GROUP, **self.parameters)
+            return weight_pass(awq_pass(q_group_size=GROUP, **self.parameters))
+        gptq = self._gptq(model_type)
+        return weight_pass(ROTATION, gptq) if self.rotated else weight_pass(gptq)
+
+    def _gptq(self, model_type: str) -> GptqQuantizer:
         names = UNKNOWN[CASE_OF.get(model_type, model_type)][2] if model_type in NAMED_TYPES else None
         modules: dict[str, Any] = {}
         if names is not None:
@@ -63,13 +70,21 @@ WAYS = {
     "compressed-tensors, zero points": Way(False, CHECKPOINT, DEQUANTIZED, "dequantized"),
     "awq": Way(True, {}, "transformers (with gptqmodel)", "transformers"),
     "awq, own loader": Way(True, {}, "gptqmodel", "gptqmodel"),
+    "gptq, rotated": Way(False, {}, OPTIMUM, "transformers", rotated=True),
+    "gptq_v2, rotated": Way(False, {"checkpoint_format": "gptq_v2"}, "gptqmodel", "gptqmodel", rotated=True),
+    "compressed-tensors, rotated": Way(
+        False, {**CHECKPOINT, "sym": True}, COMPRESSED, "transformers", rotated=True
+    ),
 }
+NOT_ROTATED = {"gemma2", "gemma3_text", "bloom"}
+"""Their norms let no rotation through."""
 TRIED = [
     (model_type, way)
     for model_type in (*ARCHITECTURES, *sorted(NAMED_TYPES))
     for way, how in WAYS.items()
     # an architecture that is named by its modules is GPTQ's only, and what is named may be a part
-    if model_type not in NAMED_TYPES or not (how.awq or how.reader == "gptqmodel")
+    if model_type not in NAMED_TYPES or not (how.awq or how.rotated or how.reader == "gptqmodel")
+    if not (how.rotated and model_type in NOT_ROTATED)
 ]
 
 
@@ -124,16 +139,15 @@ def readings(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
         if model_type not in plain:
             save_wide(CASE_OF.get(model_type, model_type), source)
             plain[model_type] = transformers_logits(source, tokens)
-        parameters = WAYS[way].parameters_of(model_type)
-        chosen = PASSES[type(parameters)](parameters)
+        chosen = WAYS[way].chosen(model_type)
         target = folder / model_type / chosen.written.layout.replace(" ", "-")
         target = target.with_name(
-            f"{target.name}-{'symmetric' if WAYS[way].parameters.get('sym') else 'zeros'}"
+            f"{target.name}-{'symmetric' if WAYS[way].parameters.get('sym') else 'zeros'}-{len(chosen.methods)}"
         )
         modules = chosen.modules
         if not target.exists():
             run_layers(
-                DirectorySource(source), family_batches(), make_pass(parameters), target, folder / "scratch",
+                DirectorySource(source), family_batches(), chosen.layer_pass, target, folder / "scratch",
                 modules=modules,
             )  # fmt: skip
         artifact = DirectorySource(target)
@@ -155,7 +169,6 @@ def test_a_reader_is_listed_exactly_where_it_computes_what_we_do(
 ) -> None:
     reading = readings[model_type, way]
     assert float((reading.plain - reading.ours).abs().max()) > 0.1  # or rounding could not be seen
-    made = WAYS[way].parameters_of(model_type)
-    listed = WAYS[way].reader in readers(written_by(PASSES[type(made)](made), model_type))
+    listed = WAYS[way].reader in readers(written_by(WAYS[way].chosen(model_type), model_type))
     print(reading.said)
     assert listed is reading.right, reading.said

@@ -112,6 +112,13 @@ def test_two_passes_come_in_the_order_of_the_flow() -> None:
     assert "put one of them before it" in problems(config(passes={"onnx": passes["onnx"]}))
 
 
+def test_a_rotation_is_imported_with_the_gptq_after_it_and_their_graph() -> None:
+    passes = {"rotate": {"type": "QuaRot"}, **CONFIG["passes"], "graph": {"type": "ModelBuilder"}}
+    passes["quantize"] = {**passes["quantize"], "group_size": 32}
+    workflow = imported(config(passes=passes))
+    assert [item["type"] for item in workflow["passes"]] == ["QuaRot", "GptqQuantizer", "ModelBuilder"]
+
+
 def test_engine_fields_may_be_nested() -> None:
     metrics = [{"name": "size", "type": "size_on_disk"}]
     workflow = imported(config(evaluators={"q": {"metrics": metrics}}, engine={"evaluator": "q"}))

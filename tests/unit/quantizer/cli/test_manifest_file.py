@@ -86,6 +86,11 @@ def test_the_documented_configurations_are_changed_only_where_the_small_model_ne
     QuantizationJobSpec.model_validate(manifest(*DOCUMENTED_DATA, (PASS, documented))["spec"])
 
 
+def test_the_example_of_a_rotation_before_gptq_is_valid() -> None:
+    passes = load_request(EXAMPLES / "olive-quarot-gptq.yaml").workflow.passes
+    assert [item.type for item in passes] == ["QuaRot", "GptqQuantizer"]
+
+
 @pytest.mark.parametrize("package", ["auto-gptq", "autoawq"])
 def test_the_examples_of_the_stock_packages_are_what_these_can_do(package: str) -> None:
     (parameters,) = load_request(EXAMPLES / f"stock-{package}.yaml").workflow.passes

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.engine import awq_pass, gptq_pass, random_batches, run_layers, save_tiny
+from tests.support.engine import awq_pass, gptq_pass, quarot_pass, random_batches, run_layers, save_tiny
 from tests.support.quantized_models import GROUP
 from torch import nn
 
@@ -43,6 +43,10 @@ PASSES: dict[str, LayerPass] = {
     "gptq, staged": make_pass(gptq_pass(group_size=GROUP, true_sequential=True, calibration_dtype="fp32")),
     "gptq, at once": make_pass(gptq_pass(group_size=GROUP, calibration_dtype="fp32")),
     "gptq, in bfloat16": make_pass(gptq_pass(group_size=GROUP, calibration_dtype="bf16")),
+    "quarot, then gptq": make_pass(
+        quarot_pass(w_gptq=False, w_bits=16, calibration_data_config=None),
+        gptq_pass(group_size=GROUP, calibration_dtype="fp32"),
+    ),
     "awq": make_pass(awq_pass(q_group_size=GROUP)),
 }
 
