@@ -30,6 +30,7 @@ from tests.support.quantizer_requests import Request, run_here
 
 from quantization_api import ENGINE_VERSION
 from quantization_api.manifest import MODEL_PREFIX
+from quantization_api.passes import GptqQuantizer, QuaRot
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.passes.making import make_pass
@@ -40,6 +41,12 @@ RECORD_COMMAND = "python -m tests.support.golden"
 
 Digests = dict[str, str]
 """Of each file, by its name."""
+
+
+def rotation() -> QuaRot:
+    """QuaRot that rounds nothing."""
+    return quarot_pass(w_gptq=False, w_bits=16, calibration_data_config=None, input_model_dtype="fp32")
+
 
 TINY: dict[str, Callable[[], WeightParameters]] = {
     "gptq": lambda: gptq_pass(group_size=32),
@@ -68,11 +75,17 @@ TINY: dict[str, Callable[[], WeightParameters]] = {
         w_gptq=False, w_rtn=True, calibration_data_config=None, rotation_seed=3
     ),
     "quarot, activations and cache": lambda: quarot_pass(a_bits=4, k_bits=4, v_bits=4),
-    "quarot, rotation alone": lambda: quarot_pass(
-        w_gptq=False, w_bits=16, calibration_data_config=None, input_model_dtype="fp32"
-    ),
+    "quarot, rotation alone": lambda: rotation(),
 }
 """Passes on a tiny Llama."""
+
+ROTATED: dict[str, Callable[[], GptqQuantizer]] = {
+    "quarot, then gptq": lambda: gptq_pass(group_size=32),
+    "quarot, then gptq, compressed-tensors, 3 bits": lambda: gptq_pass(
+        group_size=32, bits=3, checkpoint_format="compressed-tensors"
+    ),
+}
+"""What follows the rotation of a tiny Llama."""
 
 SIZES = {
     "hidden_size": 256,
@@ -116,18 +129,20 @@ def artifacts(folder: Path) -> Iterator[tuple[str, Path]]:
         yield "the example", _example(folder / "example")
         save_tiny(folder / "tiny", **SIZES)
         for name, make in TINY.items():
-            yield name, _quantized(folder / "tiny", random_batches(), make(), folder / name)
+            yield name, _quantized(folder / "tiny", random_batches(), folder / name, make())
+        for name, behind in ROTATED.items():
+            yield name, _quantized(folder / "tiny", random_batches(), folder / name, rotation(), behind())
         save_tiny(folder / "bfloat16", **SIZES)
         store_in(folder / "bfloat16", torch.bfloat16)
         for name, make in BFLOAT16.items():
             case = f"bfloat16: {name}"
-            yield case, _quantized(folder / "bfloat16", random_batches(), make(), folder / case)
+            yield case, _quantized(folder / "bfloat16", random_batches(), folder / case, make())
         for family in FAMILIES:
             model = folder / family
             save_family(family, model)
             for name, make in FAMILY_PASSES.items():
                 case = f"{family}: {name}"
-                yield case, _quantized(model, family_batches(), make(), folder / case)
+                yield case, _quantized(model, family_batches(), folder / case, make())
 
 
 def digests(checkpoint: Path) -> Digests:
@@ -170,8 +185,8 @@ def _example(folder: Path) -> Path:
     return folder / "out" / MODEL_PREFIX
 
 
-def _quantized(model: Path, tokens: TokenBatches, parameters: WeightParameters, target: Path) -> Path:
-    run_layers(DirectorySource(model), tokens, make_pass(parameters), target, target.with_name("scratch"))
+def _quantized(model: Path, tokens: TokenBatches, target: Path, *passes: WeightParameters) -> Path:
+    run_layers(DirectorySource(model), tokens, make_pass(*passes), target, target.with_name("scratch"))
     return target
 
 
