@@ -68,6 +68,7 @@ e2e: setup ## The whole: cluster, images, S3, and independent readers of the res
 	$(RUN) local_cluster packages; \
 	export QUANTIZATION_READER_PYTHON=$$($(RUN) tests.support.environments readers); \
 	export QUANTIZATION_LEGACY_PYTHON=$$($(RUN) tests.support.environments legacy); \
+	export QUANTIZATION_VLLM_PYTHON=$$($(RUN) tests.support.environments vllm); \
 	pytest -q -m e2e -n 2 --dist loadfile  # one worker has the cluster, the other the readers of files
 
 .PHONY: faults
@@ -141,6 +142,7 @@ lock: setup ## Solve the requirements again (newest versions that fit)
 	$(LOCK) pyproject.toml --extra quantizer --output-file requirements/quantizer.txt
 	$(LOCK) pyproject.toml --extra operator --extra quantizer --extra dev --output-file requirements/dev.txt
 	for set in installer seaweedfs legacy readers bench-llm-compressor; do $(LOCK) requirements/$$set.in --output-file requirements/$$set.txt; done
+	$(LOCK) requirements/vllm.in --override requirements/vllm-overrides.in --output-file requirements/vllm.txt
 	$(LOCK) requirements/torch.in --constraint requirements/legacy.txt --output-file requirements/torch.txt  # the layer that both job images share
 
 .PHONY: clean

@@ -104,7 +104,8 @@ class Manifest(_Document):
     )
     readers: list[Line]
     tensor_parallel: list[int] = Field(
-        [], description="Numbers of devices over which shapes and groups let a server split it; empty: not recorded."
+        [],
+        description="Numbers of devices over which shapes and groups let a server split it; empty: not recorded.",
     )
     metrics: list[MetricResult]
     modules: list[LinearReport]

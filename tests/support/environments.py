@@ -1,8 +1,9 @@
 """Python environments of other software (the stock packages, independent readers), each from its lock.
 
 They live in the user's cache, keyed by the lock, and are made once:
-`python -m tests.support.environments readers` prints the path of the interpreter. QUANTIZATION_READER_PYTHON and
-QUANTIZATION_LEGACY_PYTHON name interpreters to take instead, as for the tests that are run end to end.
+`python -m tests.support.environments readers` prints the path of the interpreter. QUANTIZATION_READER_PYTHON,
+QUANTIZATION_LEGACY_PYTHON and QUANTIZATION_VLLM_PYTHON name interpreters to take instead, as for the tests that are run
+end to end.
 """
 
 import hashlib
@@ -14,7 +15,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("QUANTIZATION_CACHE_DIR", Path.home() / ".cache/quantization-operator")) / "venvs"
-INSTEAD = {"readers": "QUANTIZATION_READER_PYTHON", "legacy": "QUANTIZATION_LEGACY_PYTHON"}
+INSTEAD = {
+    "readers": "QUANTIZATION_READER_PYTHON",
+    "legacy": "QUANTIZATION_LEGACY_PYTHON",
+    "vllm": "QUANTIZATION_VLLM_PYTHON",
+}
 
 
 class EnvironmentMissingError(Exception):

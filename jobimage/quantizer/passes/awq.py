@@ -288,6 +288,10 @@ class Awq(WeightPass[AutoAWQQuantizer]):
             f"awq {p.version}", p.weight_bits, p.q_group_size, not p.zero_point, part=part, words=WORDS
         )
 
+    @override
+    def rounds_linear(self, name: str, layer: int) -> bool:
+        return not any(part in f"layers.{layer}.{name}" for part in self.parameters.modules_to_not_convert)
+
     @property
     @override
     def data_config(self) -> str | None:

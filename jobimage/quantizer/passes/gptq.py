@@ -147,7 +147,7 @@ class Gptq(WeightPass[GptqQuantizer]):
             bits=p.bits,
             group_size=p.group_size,
             sym=p.sym,
-            desc_act=p.desc_act,
+            desc_act=self._scatters_groups,
             damp_percent=p.damp_percent,
             static_groups=p.static_groups,
             true_sequential=p.true_sequential,
@@ -156,11 +156,22 @@ class Gptq(WeightPass[GptqQuantizer]):
         )
 
     @property
+    def _scatters_groups(self) -> bool:
+        """Whether the columns of a group do not lie one after another, which is what desc_act tells a reader."""
+        p = self.parameters
+        return p.desc_act and not p.static_groups and p.group_size != -1
+
+    @property
     @override
     def written(self) -> Written:
         p = self.parameters
         part = p.inside_layer_modules is not None
-        return Written(p.checkpoint_format, p.bits, p.group_size, p.sym, p.desc_act, part)
+        return Written(p.checkpoint_format, p.bits, p.group_size, p.sym, self._scatters_groups, part)
+
+    @override
+    def rounds_linear(self, name: str, layer: int) -> bool:
+        inside = self.parameters.inside_layer_modules
+        return inside is None or any(name in names for names in inside)
 
     @property
     @override

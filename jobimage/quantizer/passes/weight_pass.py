@@ -67,6 +67,10 @@ class WeightPass(ABC, Generic[Parameters]):
         """Whether weights are rounded, so that a comparison with RTN means something."""
         return True
 
+    def rounds_linear(self, name: str, layer: int) -> bool:  # noqa: ARG002 - most round them all
+        """Whether it rounds a linear, by its name in decoder layer `layer`."""
+        return True
+
     @property
     def is_for_onnx(self) -> bool:
         """Whether the checkpoint will be converted to ONNX elsewhere."""

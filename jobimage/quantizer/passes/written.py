@@ -28,8 +28,11 @@ class Written:
     group_size: int
     symmetric: bool
     desc_act: bool = False
+    """Whether the columns of a group do not lie one after another."""
     part: bool = False
     """Whether some linears of the decoder layers stay as they are."""
+    splits_fused: bool = False
+    """Whether it quantizes only some of the linears that servers compute as one (q, k and v; gate and up)."""
     model_type: str = "llama"
     windowed: bool = False
     """Whether layers attend within a sliding window."""

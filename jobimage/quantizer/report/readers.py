@@ -21,6 +21,9 @@ TORCH_GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)
 AWQ_GROUPS = (-1, 16, 32, 64, 128)
 BOTH, SYMMETRIC, ASYMMETRIC = (True, False), (True,), (False,)
 SERVERS = ("vLLM", "SGLang")
+NATURAL_GROUPS = "desc_act: false, or static_groups: true beside it"
+MOST_LAYERS = 256
+"""Names of linears to be left out may be of one layer; no model of the table has more of them."""
 BUILDER, AUTOAWQ = "onnxruntime-genai model builder", "AutoAWQ 0.2.9 (on a GPU)"
 OPTIMUM = "transformers (with optimum and gptqmodel)"
 COMPRESSED = "transformers (with compressed-tensors)"
@@ -32,6 +35,7 @@ SCALED = frozenset(name for name, known in ARCHITECTURES.items() if known.scaled
 NAMED_TYPES = frozenset({"gptj", "granite", "phi", "stablelm", "starcoder2"})
 """Types outside the table of architectures, quantized by the names of their modules, that readers were tried with."""
 
+LLAMA = frozenset({"llama"})
 FLOAT = frozenset(
     {
         "bloom", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "mixtral", "opt", "phi3", "qwen2",
@@ -76,9 +80,11 @@ class Tried:
 
     tests: tuple[str, ...]
     """Paths in this repository; what one of them leaves out (an architecture, a number of bits) another one has."""
+    release: str = ""
+    """The software and its version, where the locked environment has but one."""
 
     def __str__(self) -> str:
-        return "tried"
+        return f"tried with {self.release}" if self.release else "tried"
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,7 @@ OWN_CODE = Tried(
 )
 GRAPHS = Tried(("tests/e2e/test_onnx_architectures.py", "tests/e2e/test_onnx_export.py"))
 BUILDER_SOURCE = Expected("onnxruntime-genai 0.18", ("models/builder.py",))
+VLLM_TRIED = Tried(("tests/e2e/test_vllm.py",), "vLLM 0.32.0 on a CPU")
 VLLM_SOURCE = Expected(
     "vLLM 0.33.0",
     (
@@ -147,8 +154,9 @@ class Row:
     group_sizes: tuple[int, ...] | None = None
     """None: all."""
     desc_act: bool = True
-    """Whether it may be true; likewise the two below."""
+    """Whether it may be true; likewise those below."""
     part: bool = True
+    splits_fused: bool = True
     windowed: bool = True
 
     def knows(self, written: Written) -> bool:
@@ -165,9 +173,11 @@ class Row:
         if self.group_sizes is not None and written.group_size not in self.group_sizes:
             reasons.append(f"{words.group_size}: {_either(self.group_sizes)}")
         if written.desc_act and not self.desc_act:
-            reasons.append("desc_act: false")
+            reasons.append(NATURAL_GROUPS)
         if written.part and not self.part:
             reasons.append(f"no {words.part}")
+        elif written.splits_fused and not self.splits_fused:
+            reasons.append(f"{words.part} with all or none of q, k and v, and of gate and up")
         return reasons
 
 
@@ -181,11 +191,13 @@ TABLE: tuple[Row, ...] = (
     ),
     Row("transformers", "float", FLOAT, PLAIN, (16,)),
     Row("vLLM", "float", VLLM | {"gpt2"}, VLLM_SOURCE, (16,)),
+    Row("vLLM", "float", LLAMA, VLLM_TRIED, (16,)),
     Row("SGLang", "float", SGLANG | {"gpt2"}, SGLANG_SOURCE, (16,)),
     Row(BUILDER, "float", MODEL_TYPES, BUILDER_SOURCE, (16,), windowed=False),
     Row(OPTIMUM, "gptq", ONE_BY_ONE, LAYOUTS, group_sizes=TORCH_GROUPS),
     Row("gptqmodel", "gptq", GPTQMODEL, LAYOUTS, ALL_BITS, SYMMETRIC, TORCH_GROUPS, part=False),
-    Row("vLLM", "gptq", VLLM, VLLM_SOURCE, (4, 8), SYMMETRIC, SERVER_GROUPS),
+    Row("vLLM", "gptq", VLLM, VLLM_SOURCE, (4, 8), SYMMETRIC, SERVER_GROUPS, False, splits_fused=False),
+    Row("vLLM", "gptq", LLAMA, VLLM_TRIED, (4,), SYMMETRIC, (32,), False, part=False),
     Row("SGLang", "gptq", SGLANG, SGLANG_SOURCE, (4, 8), SYMMETRIC, SERVER_GROUPS, part=False),
     Row(BUILDER, "gptq", MODEL_TYPES, GRAPHS, BITS, BOTH, BLOCK_SIZES, False, part=False, windowed=False),
     Row(OPTIMUM, "gptq_v2", ONE_BY_ONE, LAYOUTS, group_sizes=TORCH_GROUPS),
@@ -195,14 +207,25 @@ TABLE: tuple[Row, ...] = (
     Row("vLLM", "compressed-tensors", VLLM, VLLM_SOURCE, (4, 8), SYMMETRIC, SERVER_GROUPS),
     Row("vLLM", "compressed-tensors", VLLM - EXPERTS, VLLM_SOURCE, (4, 8), ASYMMETRIC, SERVER_GROUPS),
     Row("vLLM", "compressed-tensors", VLLM - EXPERTS, VLLM_SOURCE, (2, 3), SYMMETRIC, SERVER_GROUPS),
+    Row("vLLM", "compressed-tensors", LLAMA, VLLM_TRIED, (4,), BOTH, (32,)),
     Row("SGLang", "compressed-tensors", SGLANG, SGLANG_SOURCE, (4, 8), SYMMETRIC, SERVER_GROUPS),
     Row("SGLang", "compressed-tensors", SGLANG - EXPERTS, SGLANG_SOURCE, (4, 8), ASYMMETRIC, SERVER_GROUPS),
     Row(
         "transformers (with gptqmodel)", "awq gemm", ONE_BY_ONE - NAMED_TYPES, LAYOUTS, (4,), BOTH, AWQ_GROUPS
     ),
     Row("gptqmodel", "awq gemm", GPTQMODEL, LAYOUTS, (4,), BOTH, AWQ_GROUPS, part=False),
-    Row("vLLM", "awq gemm", VLLM - SCALED, VLLM_SOURCE, (4,), ASYMMETRIC, SERVER_GROUPS),
-    Row("SGLang", "awq gemm", SGLANG - SCALED, SGLANG_SOURCE, (4,), ASYMMETRIC, SERVER_GROUPS),
+    Row("vLLM", "awq gemm", VLLM - SCALED, VLLM_SOURCE, (4,), ASYMMETRIC, SERVER_GROUPS, splits_fused=False),
+    Row("vLLM", "awq gemm", LLAMA, VLLM_TRIED, (4,), ASYMMETRIC, (32,), part=False),
+    Row(
+        "SGLang",
+        "awq gemm",
+        SGLANG - SCALED,
+        SGLANG_SOURCE,
+        (4,),
+        ASYMMETRIC,
+        SERVER_GROUPS,
+        splits_fused=False,
+    ),
     Row(BUILDER, "awq gemm", MODEL_TYPES, GRAPHS, BITS, BOTH, BLOCK_SIZES, part=False, windowed=False),
     Row(AUTOAWQ, "awq gemm", AUTOAWQ_TYPES, AUTOAWQ_SOURCE, (4,), ASYMMETRIC, (32, 64, 128)),
     Row(AUTOAWQ, "awq gemv", AUTOAWQ_TYPES, AUTOAWQ_SOURCE, (4,), ASYMMETRIC, (64, 128)),
@@ -267,7 +290,19 @@ def _rows(reader: str, written: Written) -> list[Row]:
 
 def written_by(chosen: WeightPass[Any], model_type: str, *, windowed: bool = False) -> Written:
     """What the pass writes of a model of that type; windowed: see Written."""
-    return replace(chosen.written, model_type=model_type, windowed=windowed)
+    splits = _splits_fused(chosen, model_type)
+    return replace(chosen.written, model_type=model_type, windowed=windowed, splits_fused=splits)
+
+
+def _splits_fused(chosen: WeightPass[Any], model_type: str) -> bool:
+    known = ARCHITECTURES.get(model_type)
+    if known is None or not chosen.written.part:
+        return False
+    return any(
+        len({chosen.rounds_linear(name, layer) for name in block.input_names}) > 1
+        for block in known.blocks
+        for layer in range(MOST_LAYERS)
+    )
 
 
 def not_read_by(chosen: WeightPass[Any], model_type: str) -> str | None:

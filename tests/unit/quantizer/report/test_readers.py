@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 from importlib import util
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.e2e.test_reader_architectures import TRIED, WAYS
@@ -150,12 +151,44 @@ def test_the_model_builder_is_not_listed_for_a_sliding_window() -> None:
 def test_readers_that_want_every_linear_are_not_listed_where_some_stay_as_they_are() -> None:
     some = gptq_pass(sym=True, inside_layer_modules=[["self_attn.q_proj"]])
     written = written_by(weight_pass(some), "llama")
-    assert readers(written) == [OPTIMUM, "vLLM"]
-    assert refusal(written) == "SGLang refuses this artifact; it needs no inside_layer_modules"
+    assert readers(written) == [OPTIMUM]
+    assert refusal(written) == "vLLM and SGLang refuse this artifact; they need no inside_layer_modules"
+    whole = gptq_pass(
+        sym=True, inside_layer_modules=[["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]]
+    )
+    assert readers(written_by(weight_pass(whole), "llama")) == [OPTIMUM, "vLLM"]
     left_out = written_by(weight_pass(awq_pass(modules_to_not_convert=["down_proj"])), "llama")
     assert {"gptqmodel", BUILDER} <= set(readers(written_by(weight_pass(awq_pass()), "llama"))) - set(
         readers(left_out)
     )
+
+
+@pytest.mark.parametrize(
+    ("parts", "read"),
+    [
+        (["mlp"], True),
+        (["layers.3."], True),
+        (["q_proj"], False),
+        (["layers.3.mlp.up_proj"], False),
+        (["down_proj"], True),
+    ],
+)
+def test_servers_that_fuse_linears_want_all_of_them_or_none(parts: list[str], read: bool) -> None:
+    written = written_by(weight_pass(awq_pass(modules_to_not_convert=parts)), "llama")
+    assert (set(readers(written)) >= SERVERS) is read
+    if not read:
+        assert "modules_to_not_convert with all or none of q, k and v" in str(refusal(written))
+
+
+@pytest.mark.parametrize(
+    ("options", "read"),
+    [({}, False), ({"static_groups": True}, True), ({"group_size": -1}, True)],
+)
+def test_groups_whose_columns_lie_apart_are_not_read_by_vllm(options: dict[str, Any], read: bool) -> None:
+    written = written_by(weight_pass(gptq_pass(sym=True, desc_act=True, **options)), "llama")
+    assert ("vLLM" in readers(written)) is read
+    if not read:
+        assert "desc_act: false, or static_groups: true beside it" in str(refusal(written))
 
 
 def test_what_servers_need_is_told_in_the_words_of_the_pass() -> None:
