@@ -227,13 +227,18 @@ def check_length(preprocess: Preprocess, max_positions: int) -> None:
 
 
 def batches_of(encoded: Encoded, vocabulary: int) -> TokenBatches:
-    """Token batches of an encoded text; ModelUnsupported for ids that the model has no embedding for."""
+    """Token batches of an encoded text; ModelUnsupported for ids that the model has no embedding for.
+
+    Only ids that occur count: a padding token that was added to the tokenizer, but not to the model, is in no text.
+    """
     largest = max((max(sequence) for sequence in encoded.sequences), default=0)
-    if max(largest + 1, encoded.tokens) > vocabulary:
+    if largest >= vocabulary:
         raise QuantizationError(
             Category.MODEL_UNSUPPORTED,
-            f"the tokenizer has {encoded.tokens} tokens, but the model's vocabulary has only {vocabulary}",
-            "Use the tokenizer that belongs to the model.",
+            f"the tokenizer, which has {encoded.tokens} tokens, makes token {largest} of the text, but the model's "
+            f"vocabulary has only {vocabulary} tokens",
+            "Use the tokenizer that belongs to the model; or, if tokens were added to it, give the model embeddings "
+            "for them (resize_token_embeddings).",
         )
     return TokenBatches(tuple(torch.tensor(sequence, dtype=torch.int64) for sequence in encoded.sequences))
 

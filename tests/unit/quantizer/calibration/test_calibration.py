@@ -3,20 +3,23 @@
 import json
 import shutil
 import tracemalloc
+from array import array
 from pathlib import Path
 
 import pytest
 import torch
 from tests.support.engine import CALIBRATION, STORIES, VALIDATION, save_tiny
-from tests.support.tokens import make_batches, tokenizer_of
-from transformers import PreTrainedTokenizerBase
+from tests.support.tokens import make_batches, save_byte_tokenizer, tokenizer_of
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.calibration.encoding import encode
 from quantizer.calibration.text import read_rows
 from quantizer.calibration.tokens import (
+    Encoded,
     Preprocess,
     TokenBatches,
+    batches_of,
     encode_apart,
     encode_rows,
 )
@@ -145,12 +148,52 @@ def test_sequences_longer_than_the_model_takes_are_an_invalid_workflow(
     assert caught.value.category is Category.INVALID_WORKFLOW
 
 
-def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_token_that_the_model_has_no_embedding_for_is_refused_where_it_occurs(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    largest = max(tokenizer("x " * 50)["input_ids"][:8])
     with pytest.raises(
-        QuantizationError, match="has 32000 tokens, but the model's vocabulary has only 31999"
+        QuantizationError,
+        match=f"has 32000 tokens, makes token {largest} of the text, but the model's vocabulary has only {largest} ",
     ) as caught:
-        make_batches(["x " * 50], tokenizer, Preprocess(max_seq_len=8), vocabulary=31999, max_positions=256)
+        make_batches(
+            ["x " * 50],
+            tokenizer,
+            Preprocess(max_seq_len=8, max_samples=1),
+            vocabulary=largest,
+            max_positions=256,
+        )
     assert caught.value.category is Category.MODEL_UNSUPPORTED
+    assert "resize_token_embeddings" in caught.value.hint
+
+
+def test_a_token_beyond_the_vocabulary_that_never_occurs_is_no_fault(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    largest = max(tokenizer("x " * 50)["input_ids"][:8])
+    made = make_batches(
+        ["x " * 50],
+        tokenizer,
+        Preprocess(max_seq_len=8, max_samples=1),
+        vocabulary=largest + 1,
+        max_positions=256,
+    )
+    assert made.tokens
+
+
+def test_a_padding_token_that_was_added_to_the_tokenizer_alone_is_no_fault(tmp_path: Path) -> None:
+    size = save_byte_tokenizer(tmp_path)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    encoded = encode_apart(
+        DirectorySource(tmp_path), tmp_path, {"a": (["one two"], Preprocess(max_seq_len=4))}
+    )
+    assert encoded["a"].tokens == size + 1
+    assert batches_of(encoded["a"], size).tokens == 4
+    with pytest.raises(QuantizationError, match=rf"makes token {size} of the text"):
+        batches_of(Encoded([array("q", [5, size])], size + 1), size)
 
 
 def test_a_model_without_a_tokenizer_or_with_a_broken_one_is_refused(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ CASES: dict[str, Bad] = {
         with_a_broken_index, Category.MODEL_UNSUPPORTED, "model.safetensors.index.json"
     ),
     "a tokenizer of another vocabulary": Bad(
-        of_few_tokens, Category.MODEL_UNSUPPORTED, "has 259 tokens, but the model's vocabulary has only 96"
+        of_few_tokens, Category.MODEL_UNSUPPORTED, "but the model's vocabulary has only 96 tokens"
     ),
     "float64": Bad(retyped(torch.float64), Category.MODEL_UNSUPPORTED, f"{LINEAR} has dtype float64"),
     "int8": Bad(retyped(torch.int8), Category.MODEL_UNSUPPORTED, f"{LINEAR} has dtype int8"),
