@@ -96,7 +96,14 @@ def _column(row: Any, column: str, file_name: str, place: str) -> str:
     if not isinstance(value, str):
         found = ", ".join(shortened(str(name), 50) for name in list(row)[:10])
         raise _unreadable(file_name, f"{place} has no text in column {column!r}; found: {found}")
-    value.encode()  # a lone surrogate, which no tokenizer takes: UnicodeEncodeError
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(value[error.start])
+        raise _unreadable(
+            file_name,
+            f"{place} has half a surrogate pair ({half}) in column {column!r}, which is no character",
+        ) from error
     return value
 
 

@@ -127,6 +127,20 @@ def check_counts(config: PretrainedConfig, tensors: int) -> None:
             )
 
 
+def _made(cls: Any, config: PretrainedConfig) -> Any:
+    """A model of a class; classes that keep a row for padding stop at a pad_token_id that the embedding lacks."""
+    try:
+        return cls(config)
+    except Exception as error:
+        padding, vocabulary = getattr(config, "pad_token_id", None), config.vocab_size
+        if not isinstance(padding, int) or -vocabulary <= padding < vocabulary:
+            raise
+        raise unsupported(
+            f"config.json says pad_token_id {padding}, but the vocabulary has tokens 0 to {vocabulary - 1} only",
+            "Set pad_token_id in config.json to null, or to a token of the vocabulary.",
+        ) from error
+
+
 class Skeleton:
     """The model on the meta device.
 
@@ -151,7 +165,7 @@ class Skeleton:
         # sdpa where the class says that it computes the same; soft caps and Bloom's alibi need eager
         config._attn_implementation = "sdpa" if cls._supports_sdpa else "eager"
         with reading(Category.MODEL_UNSUPPORTED, "config.json"), torch.device("meta"):
-            self.causal: Any = cls(config)
+            self.causal: Any = _made(cls, config)
         self.causal.requires_grad_(False).eval()
         self.config = config
         self.prefix: str = self.causal.base_model_prefix

@@ -70,6 +70,12 @@ def test_rows_come_from_the_text_column_of_every_table_format() -> None:
         (b'{"story": "x"}', "a.jsonl", "line 1 has no text in column 'text'; found: story"),
         (b'{"text": 3}', "a.jsonl", "line 1 has no text in column 'text'"),
         (b'"x"', "a.jsonl", "line 1 is not an object"),
+        (
+            b'{"text": "x"}\n{"text": "a \\ud83d b"}',
+            "a.jsonl",
+            r"line 2 has half a surrogate pair \('\\ud83d'\) in column 'text', which is no character",
+        ),
+        (b'[{"text": "\\udfff"}]', "a.json", "item 1 has half a surrogate pair"),
         (b'{"rows": []}', "a.json", "neither a list of objects"),
         (b"story\nx", "a.csv", "line 2 has no text in column 'text'; found: story"),
         (b"\xff\xfe", "a.txt", "is not UTF-8 text"),

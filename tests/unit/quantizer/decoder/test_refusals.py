@@ -77,6 +77,16 @@ VISION = {
         ),
         ({**FAMILIES["llama"][1], "model_type": "llama", "num_hidden_layers": 0}, "no layers"),
         (
+            {
+                **FAMILIES["llama"][1],
+                "model_type": "llama",
+                "pad_token_id": FAMILIES["llama"][1]["vocab_size"],
+            },
+            "but the vocabulary has tokens 0 to {} only Set pad_token_id in config.json to null".format(
+                FAMILIES["llama"][1]["vocab_size"] - 1
+            ),
+        ),
+        (
             {**FAMILIES["llama"][1], "model_type": "llama", "hidden_act": "nothing"},
             "config.json cannot be used",
         ),
