@@ -23,9 +23,8 @@ from quantization_api.text import shortened
 from quantizer.boundary.bounded_json import read_object
 from quantizer.boundary.reading import reading
 from quantizer.checkpoint.source import Source, read_whole
+from quantizer.checkpoint.weight_files import INDEX_NAME, WeightFiles, indexed_files, single_file
 
-INDEX_NAME = "model.safetensors.index.json"
-SINGLE_NAME = "model.safetensors"
 MAX_HEADER_BYTES = MAX_INDEX_BYTES = 32_000_000
 """Room for more than 200,000 tensors; in memory a header takes ten times as much."""
 COMPARED_BYTES = 16_000_000
@@ -75,24 +74,27 @@ class SafetensorsReader:
 
     Raises:
         QuantizationError: ModelNotFound when there are no safetensors or the index names a file that is
-            not there; `broken` when a header is damaged or a file is truncated.
+            not there; ModelUnsupported when there are two sets of weights; `broken` when a header is damaged, a
+            file is truncated, or two files have different values of one tensor.
+
+    Attributes:
+        files: names of the files that are read.
     """
 
     def __init__(self, source: Source, broken: Category = Category.MODEL_UNSUPPORTED) -> None:
         self.source = source
         self._broken = broken
         files = source.list()
-        wanted = self._weight_files(files)
+        weights = self._weight_files(list(files))
+        self.files = weights.files
         self.tensors: dict[str, TensorInfo] = {}
-        for file in sorted(set(wanted.values()) if wanted else [SINGLE_NAME]):
+        for file in weights.files:
             for info in self._read_header(file, files[file]):
-                if info.name in self.tensors:
-                    raise self._damaged(
-                        file, f"holds {info.name}, which is also in {self.tensors[info.name].file}"
-                    )
-                self.tensors[info.name] = info
-        for name, file in wanted.items():
-            if name not in self.tensors or self.tensors[name].file != file:
+                found = self.tensors.setdefault(info.name, info)
+                if found is not info and not self._same_bytes(found, info):
+                    raise self._two_values(found, info)
+        for name, file in weights.index.items():
+            if name not in self.tensors:  # readers look for it in every file, and so do we
                 raise self._damaged(file, f"lacks {name}, which {INDEX_NAME} lists")
         self.bytes = sum(info.length for info in self.tensors.values())
 
@@ -145,6 +147,23 @@ class SafetensorsReader:
                     pending.append(pool.submit(self._group, following))
                 yield pending.popleft().result()  # no name here: the consumer's reference is the only one
 
+    def _same_bytes(self, one: TensorInfo, two: TensorInfo) -> bool:
+        if (one.dtype, one.shape) != (two.dtype, two.shape):
+            return False
+        for at in range(0, one.length, COMPARED_BYTES):
+            count = min(COMPARED_BYTES, one.length - at)
+            first = self.source.read(one.file, one.start + at, count)
+            if first != self.source.read(two.file, two.start + at, count):
+                return False
+        return True
+
+    def _two_values(self, one: TensorInfo, two: TensorInfo) -> QuantizationError:
+        return QuantizationError(
+            self._broken,
+            f"{two.file} holds {two.name}, of which {one.file} has other values",
+            "Remove the files that do not belong to the model, or save it again with save_pretrained.",
+        )
+
     def _group(self, names: Sequence[str]) -> dict[str, Tensor]:
         return {name: self.tensor(name) for name in names}
 
@@ -156,43 +175,20 @@ class SafetensorsReader:
             buffer = bytearray(buffer)  # torch wants memory that it may write to
         return torch.frombuffer(buffer, dtype=info.dtype).view(shape)
 
-    def _weight_files(self, files: dict[str, int]) -> dict[str, str]:
-        """Tensor name -> file from the index; empty when there is a single file without an index."""
-        if INDEX_NAME not in files:
-            if SINGLE_NAME in files:
-                return {}
-            others = sorted(
-                name for name in files if name.endswith((".bin", ".pth", ".gguf", ".safetensors"))
-            )
-            if others:
-                raise QuantizationError(
-                    Category.MODEL_UNSUPPORTED,
-                    f"the model has neither {SINGLE_NAME} nor {INDEX_NAME}; it has {', '.join(others[:5])}",
-                    "Save the model again with save_pretrained(..., safe_serialization=True).",
-                )
-            found = ", ".join(sorted(files)[:5]) or "no files"
-            raise QuantizationError(
-                Category.MODEL_NOT_FOUND,
-                f"the model has no {SINGLE_NAME} and no {INDEX_NAME}; found: {found}",
-            )
+    def _weight_files(self, names: Sequence[str]) -> WeightFiles:
+        if INDEX_NAME not in names:
+            return single_file(names)
         data = read_whole(self.source, INDEX_NAME, MAX_INDEX_BYTES)
         weight_map = self._json_object(INDEX_NAME, data, MAX_INDEX_BYTES).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise self._damaged(INDEX_NAME, "has no weight_map")
-        shards = {str(file) for file in weight_map.values()}
-        for name in sorted(shards):
+        index = {str(name): str(file) for name, file in weight_map.items()}
+        for name in sorted(set(index.values())):
             if not name.endswith(".safetensors") or not name.isprintable():
                 raise self._damaged(
                     INDEX_NAME, f"names {shortened(ascii(name), 100)}, which is not a safetensors file"
                 )
-        missing = sorted(shards - set(files))
-        if missing:
-            raise QuantizationError(
-                Category.MODEL_NOT_FOUND,
-                f"{INDEX_NAME} names {', '.join(missing[:3])}, which the model does not have",
-                "Upload the missing files.",
-            )
-        return {str(name): str(file) for name, file in weight_map.items()}
+        return indexed_files(names, index)
 
     def _read_header(self, file: str, size: int) -> list[TensorInfo]:
         if size < 8:

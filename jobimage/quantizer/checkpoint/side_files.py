@@ -7,26 +7,61 @@ from typing import Any
 import torch
 
 from quantizer.checkpoint.data_types import word
-from quantizer.checkpoint.source import Source
+from quantizer.checkpoint.source import Source, read_whole
 
 COPIED_SUFFIXES = (".json", ".txt", ".model", ".tiktoken", ".jinja", ".md")
 COPIED_NAMES = ("LICENSE", "NOTICE", "USE_POLICY")
-REPLACED = ("config.json", "quantize_config.json")
+REPLACED = ("config.json", "quantize_config.json", "quant_config.json", "hf_quant_config.json")
+"""What says how the weights are stored: of the artifact's the format does."""
+OF_OTHER_FILES = (
+    "adapter_config.json",
+    "params.json",
+    "modules.json",
+    "model_index.json",
+    "genai_config.json",
+)
+"""What describes files that are not copied: an adapter, weights in other formats, a pipeline around the model.
+
+A reader that finds one looks for those files and stops.
+"""
+CODE = "auto_map"
+"""The field that names classes in .py files of the model."""
 
 
 def side_files(source: Source) -> list[str]:
-    """Names of the files that are copied byte for byte: tokenizer, generation config, licence, templates.
+    """Names of the files that are copied (see `as_copied`): tokenizer, generation config, licence, templates.
 
     Weights and their index are rewritten; code (.py) is never copied, since it is never run.
     """
     return [
         name
         for name in sorted(source.list())
-        if name not in REPLACED
+        if name not in (*REPLACED, *OF_OTHER_FILES)
         and not name.endswith(".index.json")
         and (name.endswith(COPIED_SUFFIXES) or name.startswith(COPIED_NAMES))
         and ("/" not in name or name.endswith(".jinja"))
     ]
+
+
+def as_copied(source: Source, name: str) -> bytes:
+    """The bytes of a side file in the artifact: the input's, but that a JSON file names no code, which is not copied.
+
+    Raises:
+        QuantizationError: what the source raises.
+    """
+    data = read_whole(source, name)
+    if not name.endswith(".json") or f'"{CODE}"'.encode() not in data:
+        return data
+    try:
+        config = json.loads(data)
+    except ValueError:  # nobody can read it, with code or without
+        return data
+    return json_file(without_code(config)) if isinstance(config, dict) and CODE in config else data
+
+
+def without_code(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config that names no code of the model: a reader that may run code would look for it in the artifact."""
+    return {key: value for key, value in config.items() if key != CODE}
 
 
 def quantized_config(config: dict[str, Any], quantization: dict[str, object]) -> bytes:

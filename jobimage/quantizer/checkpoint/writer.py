@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.checkpoint.reader import DTYPE_NAMES, INDEX_NAME, SINGLE_NAME
+from quantizer.checkpoint.reader import DTYPE_NAMES
+from quantizer.checkpoint.weight_files import INDEX_NAME, SINGLE_NAME
 
 Sink = Callable[[str, Path], None]
 """Takes a finished file: (name in the model directory, path on scratch). Returns when it is stored; the

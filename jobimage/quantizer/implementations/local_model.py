@@ -1,6 +1,7 @@
 """The whole model, which the packages need: as files on scratch, and in memory on transformers 4."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,24 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.checkpoint.older_transformers import model_config
-from quantizer.checkpoint.reader import INDEX_NAME
 from quantizer.checkpoint.side_files import side_files
 from quantizer.checkpoint.source import Source
+from quantizer.checkpoint.weight_files import INDEX_NAME
 from quantizer.checkpoint.writer import scratch_errors
 
 BLOCK_BYTES = 16_000_000
 
 
-def copy_model(source: Source, target: Path) -> Path:
+def copy_model(source: Source, weights: Iterable[str], target: Path) -> Path:
     """Copies weights, configs and tokenizer of a model into a new directory, and returns it.
+
+    weights: the files that hold the model's tensors; others that lie beside them are left alone.
 
     Raises:
         QuantizationError: ScratchFull, with the size that is needed; and what the source raises.
     """
     files = source.list()
-    weights = {name for name in files if "/" not in name and name.endswith(".safetensors")}
-    names = sorted((weights | {"config.json", INDEX_NAME} | set(side_files(source))) & set(files))
+    names = sorted({*weights, "config.json", INDEX_NAME, *side_files(source)} & set(files))
     target.mkdir(parents=True)
     try:
         with scratch_errors():

@@ -10,8 +10,14 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.finite import all_finite
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.reader import SafetensorsReader
-from quantizer.checkpoint.side_files import quantize_config, quantized_config, side_files
-from quantizer.checkpoint.source import DirectorySource, read_whole
+from quantizer.checkpoint.side_files import (
+    as_copied,
+    quantize_config,
+    quantized_config,
+    side_files,
+    without_code,
+)
+from quantizer.checkpoint.source import DirectorySource
 from quantizer.checkpoint.writer import MAX_SHARD_BYTES, PlannedTensor, ShardWriter
 from quantizer.implementations.interface import QuantizedModel
 from quantizer.implementations.local_model import read_config
@@ -38,7 +44,7 @@ def write(
     """
     source = DirectorySource(model_dir)
     reader = SafetensorsReader(source)
-    config = read_config(model_dir)
+    config = without_code(read_config(model_dir))
     tensors = _tensors(reader, quantized, bool(config.get("tie_word_embeddings")), report)
     _check_additions(quantized, reader)
     target.mkdir(parents=True, exist_ok=True)
@@ -54,10 +60,10 @@ def write(
             writer.write(name, reader.tensor(name) if value is None else value)
         files = {"config.json": quantized_config(config, quantized.quantization or {})}
         if quantized.quantization is None:
-            files["config.json"] = read_whole(source, "config.json")
+            files["config.json"] = as_copied(source, "config.json")
         elif quantized.quantization["quant_method"] == "gptq":
             files["quantize_config.json"] = quantize_config(quantized.quantization)
-        files |= {name: read_whole(source, name) for name in side_files(source)}
+        files |= {name: as_copied(source, name) for name in side_files(source)}
         for name, data in files.items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             writer.put_file(name, data)

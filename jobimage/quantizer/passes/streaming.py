@@ -31,12 +31,13 @@ from quantizer.checkpoint.data_types import word
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.reader import rows_within
 from quantizer.checkpoint.side_files import (
+    as_copied,
     json_file,
     quantized_config,
     side_files,
     with_dtype,
+    without_code,
 )
-from quantizer.checkpoint.source import read_whole
 from quantizer.checkpoint.writer import MAX_SHARD_BYTES, PlannedTensor, ShardWriter, Sink
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.layout import DecoderLayout
@@ -319,7 +320,7 @@ class _Run:
                 offset += rows.nbytes
 
     def _write_side_files(self, writer: ShardWriter) -> None:
-        config, layout = self.layout.config_of_copy(), self.layer_pass.format
+        config, layout = without_code(self.layout.config_of_copy()), self.layer_pass.format
         if self.layer_pass.dtype is not None:
             config = with_dtype(config, self.layer_pass.dtype)
         config = self.transform.config(config)
@@ -331,7 +332,7 @@ class _Run:
             files["config.json"] = quantized_config(config, quantization)
             files |= layout.side_files(quantization)
         for name in side_files(self.reader.source):
-            files[name] = read_whole(self.reader.source, name)
+            files[name] = as_copied(self.reader.source, name)
         files |= self.transform.files()
         for name, data in files.items():
             writer.put_file(name, data)

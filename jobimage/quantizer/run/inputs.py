@@ -19,9 +19,10 @@ from quantization_api.workflow import (
 from quantizer.boundary.bounded_json import read_object
 from quantizer.calibration.text import SUFFIXES, read_rows
 from quantizer.calibration.tokens import Preprocess
-from quantizer.checkpoint.reader import INDEX_NAME, SafetensorsReader
+from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.side_files import side_files
 from quantizer.checkpoint.source import check_small, read_whole
+from quantizer.checkpoint.weight_files import INDEX_NAME
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.layout import MAX_CONFIG_BYTES, DecoderLayout
 from quantizer.decoder.model import DecoderModel
@@ -118,8 +119,7 @@ def model_revision(source: StoreSource, reader: SafetensorsReader) -> str:
     Weights are the files that are read, also in subfolders. Other files of the directory (pictures, weights in other
     formats, safetensors that no index names) do not count.
     """
-    weights = {info.file for info in reader.tensors.values()}
-    names = weights | {"config.json", INDEX_NAME} | set(side_files(source))
+    names = set(reader.files) | {"config.json", INDEX_NAME} | set(side_files(source))
     return source.revision(name for name in names if name in source.files)
 
 

@@ -55,7 +55,7 @@ def _native(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeRepor
             setting.scratch,
             finished=finished,
         )
-    source.prove({info.file for info in job.model.layout.reader.tensors.values()})
+    source.prove(job.model.layout.reader.files)
     if report.resumed_layers:
         logger.info("took over %d layers from an earlier attempt", report.resumed_layers)
     calibrated_in = next(word for word, dtype in DTYPES.items() if dtype is report.calibration_dtype)
@@ -65,7 +65,7 @@ def _native(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeRepor
 
 def _package(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeReport:
     """The stock package on a copy of the whole model; it can neither stream nor resume."""
-    model_dir = copy_model(job.model.source, setting.scratch / "model")
+    model_dir = copy_model(job.model.source, job.model.layout.reader.files, setting.scratch / "model")
     if job.model.layout.unties:  # the package's transformers would leave the head out
         (model_dir / "config.json").write_bytes(json_file(job.model.layout.config_of_copy()))
     target = setting.scratch / "artifact"

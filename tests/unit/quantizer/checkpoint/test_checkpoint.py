@@ -15,9 +15,10 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.checkpoint.reader import INDEX_NAME, SafetensorsReader
+from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.side_files import side_files
 from quantizer.checkpoint.source import Buffer, DirectorySource
+from quantizer.checkpoint.weight_files import INDEX_NAME
 from quantizer.checkpoint.writer import PlannedTensor, ShardWriter
 
 pytestmark = pytest.mark.unit
@@ -329,7 +330,8 @@ def test_tokenizer_and_licence_are_copied_weights_configs_and_code_are_not(tmp_p
     names = [
         "LICENSE", "README.md", "tokenizer.json", "tokenizer.model", "generation_config.json", "chat_template.jinja",
         "additional_chat_templates/tools.jinja", "config.json", "quantize_config.json", "model.safetensors", INDEX_NAME,
-        "modeling_llama.py", "pytorch_model.bin", "original/params.json",
+        "modeling_llama.py", "pytorch_model.bin", "original/params.json", "adapter_config.json", "params.json",
+        "adapter_model.safetensors", "hf_quant_config.json",
     ]  # fmt: skip
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -23,6 +23,7 @@ from quantizer.checkpoint.older_transformers import (
     tokenizer_config,
 )
 from quantizer.checkpoint.quantize_report import QuantizeReport
+from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource, read_whole
 from quantizer.decoder.skeleton import find_architecture
 from quantizer.evaluation.views import open_view
@@ -173,7 +174,10 @@ def test_only_the_configs_are_shown_in_older_words(tmp_path: Path) -> None:
 def test_the_copy_of_a_model_is_what_the_package_reads(tmp_path: Path) -> None:
     save_tiny(tmp_path / "model")
     (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"another format")
-    copied = copy_model(DirectorySource(tmp_path / "model"), tmp_path / "copy")
+    for name in ("adapter_model.safetensors", "consolidated.safetensors", "adapter_config.json"):
+        (tmp_path / "model" / name).write_bytes(b"of an adapter, or in another format")
+    source = DirectorySource(tmp_path / "model")
+    copied = copy_model(source, SafetensorsReader(source).files, tmp_path / "copy")
     assert sorted(path.name for path in copied.iterdir()) == [
         "config.json",
         "generation_config.json",
@@ -193,7 +197,7 @@ class FullScratch(DirectorySource):
 def test_a_model_that_does_not_fit_on_scratch_says_how_much_it_needs(tmp_path: Path) -> None:
     save_tiny(tmp_path / "model")
     with pytest.raises(QuantizationError, match=r"a copy of 0\.\d\d GB") as caught:
-        copy_model(FullScratch(tmp_path / "model"), tmp_path / "copy")
+        copy_model(FullScratch(tmp_path / "model"), ["model.safetensors"], tmp_path / "copy")
     assert caught.value.category is Category.SCRATCH_FULL
 
 

@@ -13,7 +13,7 @@ from tests.support.engine import save_tiny
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import StorageAccess
 from quantization_api.workflow import DataConfig
-from quantizer.checkpoint.reader import INDEX_NAME, SINGLE_NAME
+from quantizer.checkpoint.weight_files import INDEX_NAME, SINGLE_NAME
 from quantizer.run.inputs import open_model, read_text
 
 pytestmark = pytest.mark.unit

@@ -12,7 +12,8 @@ import pytest
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import StorageAccess
 from quantization_api.workflow import DataConfig, LoadDatasetConfig
-from quantizer.checkpoint.reader import INDEX_NAME, SafetensorsReader
+from quantizer.checkpoint.reader import SafetensorsReader
+from quantizer.checkpoint.weight_files import INDEX_NAME
 from quantizer.run.inputs import read_text
 from quantizer.store.directory import DirectoryStore
 from quantizer.store.interface import ARTIFACT, DATA, MODEL, OUTPUT, Place
