@@ -39,6 +39,7 @@ class StoredObject(_Document):
 class InputRecord(_Document):
     """What was quantized. revision is the digest over its files; model_type: the architecture in config.json's word;
     dtype: the type of most of its numbers, as in float16.
+    remarks: sentences about what of its folder was not taken.
     """
 
     model_path: Line
@@ -47,6 +48,7 @@ class InputRecord(_Document):
     model_type: Line | None = None
     dtype: Line | None = None
     size_bytes: int
+    remarks: list[Line] = []
 
 
 class LinearReport(_Document):

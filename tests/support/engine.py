@@ -20,9 +20,10 @@ from quantizer.checkpoint.side_files import json_file, with_dtype
 from quantizer.checkpoint.source import DirectorySource, Source
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.layout import DecoderLayout, read_config
+from quantizer.passes.finished import Finished
 from quantizer.passes.interface import LayerPass
 from quantizer.passes.making import make_pass
-from quantizer.passes.streaming import Finished, OnProgress, quantize
+from quantizer.passes.streaming import OnProgress, quantize
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "deploy/examples"

@@ -11,7 +11,7 @@ import struct
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -134,6 +134,13 @@ class SafetensorsReader:
         step = rows_within(max(infos, key=lambda info: info.length), COMPARED_BYTES)
         pairs = zip(self.slices(one, step), self.slices(other, step), strict=True)
         return all(torch.equal(left.double(), right.double()) for (_, left), (_, right) in pairs)
+
+    def pieces(self, name: str, limit: int) -> Iterator[tuple[int, Tensor]]:
+        """The bytes of a tensor of any type and shape, uint8, at most `limit` at a time: (offset, bytes)."""
+        info = self.tensors[name]
+        for at in range(0, info.length, limit):
+            count = min(limit, info.length - at)
+            yield at, self._decode(replace(info, dtype=torch.uint8), (count,), at, count)
 
     def prefetched(self, groups: Sequence[Sequence[str]]) -> Iterator[dict[str, Tensor]]:
         """The tensors of each group (a decoder layer), the next group read in a thread meanwhile.

@@ -4,7 +4,6 @@ Names, shapes, stages of linears and the places where scales fold away: everythi
 device. It is made once, and whoever computes, counts or checks takes it from there.
 """
 
-import re
 import sys
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +19,7 @@ from quantizer.checkpoint.data_types import word
 from quantizer.checkpoint.reader import SafetensorsReader, TensorInfo
 from quantizer.checkpoint.source import Source, read_whole
 from quantizer.decoder.architecture import ModuleNames, Stage
+from quantizer.decoder.extra import Extra, sort_extra
 from quantizer.decoder.families import ARCHITECTURES
 from quantizer.decoder.folding import FoldPlace, fold_places
 from quantizer.decoder.pattern import LayerPattern
@@ -27,7 +27,6 @@ from quantizer.decoder.skeleton import Skeleton, check_counts, find_architecture
 
 MAX_CONFIG_BYTES = 4_000_000
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-COMPUTED = (r"rotary_emb\.inv_freq$",)  # tensors of old checkpoints that are computed, not stored, today
 FUSED_EXPERTS = (".experts.gate_up_proj", ".experts.down_proj")
 
 
@@ -87,7 +86,7 @@ class DecoderLayout:
         )
         self._facts: dict[int, _LayerFacts] = {}
         self._last_pattern: tuple[int, LayerPattern] | None = None
-        self._ignored: tuple[str, ...] | None = None
+        self._extra: Extra | None = None
 
     @classmethod
     def open(cls, source: Source, modules: ModuleNames | None = None) -> Self:
@@ -245,16 +244,17 @@ class DecoderLayout:
 
     # the checkpoint against the config
 
-    def check_tensors(self) -> tuple[str, ...]:
-        """Compares the checkpoint with the config, once; returns the tensors to be ignored, which are computed today.
+    def check_tensors(self) -> Extra:
+        """Compares the checkpoint with the config, once; returns the tensors that the model does not use.
 
-        Raises ModelUnsupported for a tensor that is missing, has another shape or dtype, or is unknown.
+        Raises ModelUnsupported for a tensor that is missing, has another shape or dtype, or shows that config.json
+        does not describe the weights.
         """
-        if self._ignored is None:
-            self._ignored = self._checked()
-        return self._ignored
+        if self._extra is None:
+            self._extra = self._checked()
+        return self._extra
 
-    def _checked(self) -> tuple[str, ...]:
+    def _checked(self) -> Extra:
         fused = [name for name in self.reader.tensors if name.endswith(FUSED_EXPERTS)]
         if fused and self.architecture.experts:
             raise unsupported(
@@ -264,20 +264,19 @@ class DecoderLayout:
             )
         with reading(Category.MODEL_UNSUPPORTED, "config.json"):
             expected = self.needed_outside()
+            in_a_layer: set[str] = set()
             for index in range(self.layers):
-                prefix = self.layer_prefix(index)
-                expected |= {prefix + name: shape for name, shape in self._layer_facts(index).shapes.items()}
+                prefix, shapes = self.layer_prefix(index), self._layer_facts(index).shapes
+                expected |= {prefix + name: shape for name, shape in shapes.items()}
+                in_a_layer |= set(shapes)
         for name, shape in expected.items():
             self._check_tensor(name, shape, self.reader.tensors.get(name))
         extra = sorted(set(self.reader.tensors) - set(expected))
-        computed = (*COMPUTED, *(self.skeleton.causal._keys_to_ignore_on_load_unexpected or ()))
-        unknown = [name for name in extra if not any(re.search(pattern, name) for pattern in computed)]
-        if unknown:
-            raise unsupported(
-                f"the checkpoint has {len(unknown)} tensors that a {self.architecture.model_type} model with "
-                f"{self.layers} layers does not have, the first is {unknown[0]}",
-            )
-        return tuple(extra)
+        computed = self.skeleton.causal._keys_to_ignore_on_load_unexpected or ()
+        return sort_extra(extra, self.layers_name, self.layers, in_a_layer, computed, self._is_zero)
+
+    def _is_zero(self, name: str) -> bool:
+        return not bool(self.reader.tensor(name).any())
 
     def _cure_of_lack(self, name: str) -> str:
         """What to do about a tensor that is not there."""

@@ -14,6 +14,7 @@ from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource
+from quantizer.decoder.extra import Extra
 from quantizer.implementations import result
 from quantizer.implementations.interface import OnProgress, QuantizedModel, package_version
 from quantizer.implementations.local_model import load
@@ -45,6 +46,7 @@ def quantize(
     target: Path,
     on_progress: OnProgress,
     device: torch.device,
+    extra: Extra = Extra(),  # noqa: B008 - it cannot be changed
 ) -> QuantizeReport:
     """Quantizes the model in `model_dir` with the package that the pass names, and writes it into `target`.
 
@@ -55,6 +57,7 @@ def quantize(
         target: directory for safetensors, config.json, tokenizer and side files; made if missing.
         on_progress: called with ("quantize", layers done, layers in all) as the package starts each layer.
         device: cpu or cuda; the packages take the first GPU.
+        extra: tensors that the model does not use.
 
     Raises:
         QuantizationError: InvalidWorkflow when this image lacks the package, or a GPU is to be left unused;
@@ -81,7 +84,7 @@ def quantize(
     report.linears = quantized.linears
     _check_finite(report)
     started = time.perf_counter()
-    result.write(model_dir, quantized, target, report)
+    result.write(model_dir, quantized, target, report, extra)
     report.seconds["write"] = time.perf_counter() - started
     report.versions = package_version(parameters.implementation)
     return report

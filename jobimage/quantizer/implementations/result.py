@@ -19,11 +19,9 @@ from quantizer.checkpoint.side_files import (
 )
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.checkpoint.writer import MAX_SHARD_BYTES, PlannedTensor, ShardWriter
+from quantizer.decoder.extra import Extra
 from quantizer.implementations.interface import QuantizedModel
 from quantizer.implementations.local_model import read_config
-
-COMPUTED = "rotary_emb.inv_freq"
-"""Suffix of a tensor that old checkpoints carry and that is computed today."""
 
 
 def write(
@@ -31,12 +29,15 @@ def write(
     quantized: QuantizedModel,
     target: Path,
     report: QuantizeReport,
+    extra: Extra = Extra(),  # noqa: B008 - it cannot be changed
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Writes safetensors, configs and tokenizer files into `target` and completes the report.
 
     Every tensor of the input comes again under its name, in its order: packed, if its linear was; byte for
     byte as it was, if the package left it alone; else with the package's value.
+
+    extra: tensors that the model does not use, so that the package has none of them.
 
     Raises:
         QuantizationError: NumericalFailure for a value that is not finite or a scale that float16 cannot
@@ -45,7 +46,7 @@ def write(
     source = DirectorySource(model_dir)
     reader = SafetensorsReader(source)
     config = without_code(read_config(model_dir))
-    tensors = _tensors(reader, quantized, bool(config.get("tie_word_embeddings")), report)
+    tensors = _tensors(reader, quantized, bool(config.get("tie_word_embeddings")), report, extra)
     _check_additions(quantized, reader)
     target.mkdir(parents=True, exist_ok=True)
     scratch = target / ".writing"
@@ -73,14 +74,14 @@ def write(
 
 
 def _tensors(
-    reader: SafetensorsReader, quantized: QuantizedModel, tied: bool, report: QuantizeReport
+    reader: SafetensorsReader, quantized: QuantizedModel, tied: bool, report: QuantizeReport, extra: Extra
 ) -> dict[str, Tensor | None]:
     """Every tensor of the result, in the order of the input; None: as in the input. Tells the report what it counts."""
     tensors: dict[str, Tensor | None] = {}
     bits = weights = 0
     for name, info in reader.tensors.items():
         linear = name.removesuffix(".weight")
-        if name.endswith(COMPUTED):
+        if name in extra.left_out:
             report.left_out.append(name)
         elif name in quantized.state:
             tensors[name] = _unless_unchanged(reader.tensor(name), quantized.state[name])
@@ -90,7 +91,7 @@ def _tensors(
                 tensors[f"{linear}.{kind}"] = part
                 bits += 8 * part.nbytes
             weights += info.shape[0] * info.shape[1]
-        elif not (name == "lm_head.weight" and tied):
+        elif name not in extra.unused and not (name == "lm_head.weight" and tied):
             raise QuantizationError(Category.INTERNAL, f"the package lost the tensor {name}")
         else:
             tensors[name] = None

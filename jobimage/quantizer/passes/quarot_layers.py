@@ -171,6 +171,11 @@ class RotatedModel(Transform):
         unties = self.quarot.unties and own not in self._model.reader.tensors
         return {own: self._layout.head} if unties else {}
 
+    @property
+    @override
+    def changes_hidden(self) -> bool:
+        return True
+
     @override
     def hidden(self, states: Tensor) -> Tensor:
         return self.quarot.table_rows(states).to(states.dtype)

@@ -18,11 +18,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
-from typing_extensions import override
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.finite import all_finite
@@ -45,6 +43,7 @@ from quantizer.decoder.model import TABLE_BYTES, DecoderModel
 from quantizer.decoder.walk import LayerWalk
 from quantizer.machine import calibration_dtype, trim_memory
 from quantizer.passes.data_type import check_range
+from quantizer.passes.finished import Finished, NothingFinished
 from quantizer.passes.interface import FinishedLayer, LayerContext, LayerPass
 from quantizer.passes.quantized import QuantizedLayers
 from quantizer.passes.sizes import check_sizes
@@ -56,40 +55,6 @@ KEPT_BYTES = 64_000_000
 
 OnProgress = Callable[[str, int, int], None]
 """Called with (stage, layers done, layers in all) after each layer."""
-
-
-class Finished(Protocol):
-    """Layers that an earlier attempt finished, and where this one's go; see run.finished_layers."""
-
-    @property
-    def calibration_dtype(self) -> torch.dtype | None:
-        """What they were computed in; None where there are none."""
-        ...
-
-    def load(self, index: int) -> FinishedLayer | None:
-        """Layer `index`, or None."""
-        ...
-
-    def save(self, index: int, layer: FinishedLayer) -> None:
-        """Keeps a layer."""
-        ...
-
-
-class NothingFinished(Finished):
-    """A run that keeps nothing."""
-
-    @property
-    @override
-    def calibration_dtype(self) -> None:
-        return None
-
-    @override
-    def load(self, index: int) -> FinishedLayer | None:
-        return None
-
-    @override
-    def save(self, index: int, layer: FinishedLayer) -> None:
-        pass
 
 
 def quantize(
@@ -158,12 +123,14 @@ class _Run:
         self.report = QuantizeReport(
             input_bytes=self.reader.bytes, calibration_tokens=tokens.tokens, calibration_dtype=dtype
         )
-        self.report.left_out = list(self.layout.check_tensors())
+        self.extra = self.layout.check_tensors()
         check_sizes(self.layout, layer_pass)
         self.layer_pass = layer_pass.bind(self.layout)
         self.stored_dtype = self.layer_pass.dtype or self.reader.dtype
         self.report.stored_dtype = self.stored_dtype
         self.transform = self.layer_pass.transform
+        self.copied = () if self.transform.changes_hidden else self.extra.unused
+        self.report.left_out = sorted({*self.extra.left_out, *self.extra.unused} - set(self.copied))
         self.quantized = QuantizedLayers(
             self.layout,
             layer_pass.format,
@@ -183,6 +150,8 @@ class _Run:
             self._write_side_files(writer)
             for name in self._tables():
                 self._copy(name, writer)
+            for name in self.copied:
+                self._copy_unused(name, writer)
             with self._store("hidden", self.shapes, layout.width, measured=True) as hidden:
                 with self._timed("calibrate"):
                     for number, batch in enumerate(model.embed(self.batches)):
@@ -276,7 +245,9 @@ class _Run:
     def _plan(self) -> list[list[PlannedTensor]]:
         """Every tensor of the output: embedding, layers, norm and head, in the order of the checkpoint."""
         tables = [[self._planned(name)] for name in self._tables()]
-        return tables + [self._planned_layer(index) for index in range(self.layout.layers)]
+        layers = [self._planned_layer(index) for index in range(self.layout.layers)]
+        infos = [self.reader.tensors[name] for name in self.copied]
+        return [*tables, *layers, *([PlannedTensor(info.name, info.dtype, info.shape)] for info in infos)]
 
     def _planned_layer(self, index: int) -> list[PlannedTensor]:
         packed, kept = self.quantized.planned(index)
@@ -306,9 +277,15 @@ class _Run:
     def _tables(self) -> list[str]:
         """Tensors outside the decoder layers."""
         layers = f"{self.layout.layers_name}."
-        left_out = set(self.report.left_out)
+        extra = {*self.extra.left_out, *self.extra.unused}
         names = [name for name in self.reader.tensors if not name.startswith(layers)]
-        return [name for name in names if name not in left_out] + list(self.transform.added)
+        return [name for name in names if name not in extra] + list(self.transform.added)
+
+    def _copy_unused(self, name: str, writer: ShardWriter) -> None:
+        """A tensor that the model does not use, in its own type, whatever its values are."""
+        with self._timed("write"):
+            for at, part in self.reader.pieces(name, TABLE_BYTES):
+                writer.write_part(name, at, part)
 
     def _copy(self, name: str, writer: ShardWriter) -> None:
         source, offset = self.transform.added.get(name, name), 0

@@ -14,6 +14,11 @@ class Transform(Protocol):
         """Tensors outside the layers that the input has not -> the tensor that each is made from."""
         ...
 
+    @property
+    def changes_hidden(self) -> bool:
+        """Whether hidden states are others than the input model's, for whoever reads them beside the model."""
+        ...
+
     def hidden(self, states: Tensor) -> Tensor:
         """Hidden states [..., width] before the first layer, from the input model's."""
         ...
@@ -42,6 +47,11 @@ class Unchanged(Transform):
     @override
     def added(self) -> dict[str, str]:
         return {}
+
+    @property
+    @override
+    def changes_hidden(self) -> bool:
+        return False
 
     @override
     def hidden(self, states: Tensor) -> Tensor:

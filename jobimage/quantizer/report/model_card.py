@@ -53,6 +53,7 @@ def model_card(manifest: Manifest, uri: str) -> str:
         f"# {plain(name)}, {method} {written.bits} bits",
         f"{plain(manifest.input.architecture)}, quantized from {code(manifest.input.model_path)} "
         f"(revision {code(manifest.input.revision)}). Recipe {code(manifest.recipe)}.",
+        _remarks(manifest),
         _quality(manifest.metrics),
         _calibration(manifest),
         _sizes(manifest),
@@ -71,6 +72,10 @@ def format_value(value: float | None) -> str:
     if value and value == int(value) and abs(value) >= 1000:
         return f"{int(value):,}"
     return f"{value:.4g}" if abs(value) < 1 else f"{value:.3f}"
+
+
+def _remarks(manifest: Manifest) -> str:
+    return "\n".join(f"- {plain(sentence)}" for sentence in manifest.input.remarks)
 
 
 def _quality(metrics: list[MetricResult]) -> str:

@@ -38,7 +38,8 @@ def error_by_layer(modules: Sequence[LinearReport]) -> bytes:
     axes.set_title("Error of each linear; dotted: RTN (round to nearest)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", ncols=2)
+    if kinds:  # a rotation alone rounds no linear
+        axes.legend(fontsize="small", ncols=2)
     return _svg(figure)
 
 

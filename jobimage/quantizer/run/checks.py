@@ -39,6 +39,7 @@ from quantizer.run.inputs import (
     read_text,
     used_data_configs,
 )
+from quantizer.run.remarks import remarks
 from quantizer.store.interface import StopCheck
 from quantizer.store.location import Location
 from quantizer.store.patience import Patience
@@ -76,6 +77,8 @@ class Job:
     calibration: TokenBatches
     """What the pass calibrates with; nothing for a pass that does not."""
     recipe: str
+    remarks: tuple[str, ...] = ()
+    """About what of the model's folder is not taken."""
 
 
 def readable(source: Source) -> Source:
@@ -115,16 +118,19 @@ def check(request: RunRequest, setting: Setting) -> Job:
     if for_onnx:
         check_model(model.layout)
     check_sizes(model.layout, chosen.layer_pass)
-    chosen.layer_pass.bind(model.layout)
-    if sentence := not_read_by(chosen, model.layout.model_type):
-        logger.info("%s", sentence)
+    transform = chosen.layer_pass.bind(model.layout).transform
+    said = remarks(model.source.list(), model.layout, copies_unused=not transform.changes_hidden)
+    for sentence in said:
+        logger.warning("%s", sentence)
+    if refused := not_read_by(chosen, model.layout.model_type):
+        logger.info("%s", refused)
     tokens, revisions = _read_texts(request, setting, chosen, model)
     calibration = TokenBatches(())
     if chosen.needs_text:
         calibration = chosen.calibration(tokens[chosen.data_config or DEFAULT_CALIBRATION])
     recipe = recipe_digest(workflow, model.revision, data_revisions=revisions)
     logger.info("recipe %s", recipe)
-    return Job(request, chosen, builder, model, tokens, calibration, recipe)
+    return Job(request, chosen, builder, model, tokens, calibration, recipe, said)
 
 
 def _read_texts(

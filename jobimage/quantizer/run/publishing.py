@@ -39,6 +39,7 @@ def make_manifest(
             model_type=layout.model_type,
             dtype=word(layout.reader.dtype),
             size_bytes=quantized.input_bytes,
+            remarks=list(job.remarks),
         ),
         workflow=job.request.workflow.model_dump(mode="json", by_alias=True, exclude_none=True),
         passes=[item.type for item in job.request.workflow.passes],

@@ -76,6 +76,7 @@ def _package(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeRepo
         target,
         lambda _, done, total: _tell(setting, done, total),
         setting.device,
+        job.model.layout.check_tensors(),
     )
     for name in report.files:
         writer.put_file(f"{MODEL_PREFIX}{name}", target / name)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.decoder.blocks import BlockLayer
+from quantizer.decoder.extra import Extra
 
 pytestmark = pytest.mark.unit
 
@@ -44,7 +45,7 @@ def test_a_checkpoint_of_the_model_without_its_head_has_names_without_the_prefix
     assert bare.keys() != tensors.keys()
     save_checkpoint(tmp_path / "out", config, bare)
     model = open_model(tmp_path / "out")
-    assert model.layout.check_tensors() == ()
+    assert model.layout.check_tensors() == Extra()
     assert not model.layout.layer_prefix(0).startswith(prefix)
     batch = token_batches()[0]
     states, logits = theirs(whole, [batch])
@@ -61,7 +62,7 @@ def test_the_causal_masks_that_old_gpt2_checkpoints_hold_are_left_out(tmp_path: 
     _, config, tensors = saved(tmp_path / "in", "gpt2")
     name = "transformer.h.1.attn.bias"
     save_checkpoint(tmp_path / "out", config, {**tensors, name: torch.ones(1, 1, 64, 64)})
-    assert open_model(tmp_path / "out").layout.check_tensors() == (name,)
+    assert open_model(tmp_path / "out").layout.check_tensors() == Extra((name,))
 
 
 def test_gpt2s_linears_are_turned_and_can_be_turned_back(tmp_path: Path) -> None:

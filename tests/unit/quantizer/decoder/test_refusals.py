@@ -18,6 +18,7 @@ from tests.support.decoder_families import (
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.decoder.architecture import ModuleNames
+from quantizer.decoder.extra import Extra
 from quantizer.decoder.families import ARCHITECTURES
 
 pytestmark = pytest.mark.unit
@@ -171,7 +172,7 @@ def test_a_known_type_with_linears_of_its_own_choice_takes_the_generic_path(tmp_
     make_model(*FAMILIES["llama"]).save_pretrained(tmp_path)
     model = open_model(tmp_path, ModuleNames(None, (("self_attn.v_proj",), ("mlp.down_proj",))))
     assert model.layout.linears(1) == ("self_attn.v_proj", "mlp.down_proj")
-    assert model.layout.check_tensors() == ()
+    assert model.layout.check_tensors() == Extra()
 
 
 def test_the_generic_path_stops_a_layer_behind_the_linears_that_were_asked_for(tmp_path: Path) -> None:

@@ -35,10 +35,10 @@ from quantizer.evaluation.views import RtnBaseline
 from quantizer.formats.awq import AwqFormat
 from quantizer.formats.gptq import TENSORS, GptqFormat
 from quantizer.passes.awq import AwqLayerPass
+from quantizer.passes.finished import NothingFinished
 from quantizer.passes.gptq import GptqLayerPass
 from quantizer.passes.interface import FinishedLayer, LayerContext, LayerPass
 from quantizer.passes.making import make_pass
-from quantizer.passes.streaming import NothingFinished
 
 pytestmark = pytest.mark.unit
 

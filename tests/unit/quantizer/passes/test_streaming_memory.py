@@ -11,10 +11,10 @@ from torch import nn
 
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.passes.awq import AwqLayerPass
+from quantizer.passes.finished import NothingFinished
 from quantizer.passes.gptq import GptqLayerPass
 from quantizer.passes.interface import FinishedLayer, LayerContext, LayerPass
 from quantizer.passes.making import make_pass
-from quantizer.passes.streaming import NothingFinished
 
 pytestmark = pytest.mark.unit
 

@@ -1,0 +1,42 @@
+"""What the streaming loop asks of the place where finished layers are kept."""
+
+from typing import Protocol
+
+import torch
+from typing_extensions import override
+
+from quantizer.passes.interface import FinishedLayer
+
+
+class Finished(Protocol):
+    """Layers that an earlier attempt finished, and where this one's go; see run.finished_layers."""
+
+    @property
+    def calibration_dtype(self) -> torch.dtype | None:
+        """What they were computed in; None where there are none."""
+        ...
+
+    def load(self, index: int) -> FinishedLayer | None:
+        """Layer `index`, or None."""
+        ...
+
+    def save(self, index: int, layer: FinishedLayer) -> None:
+        """Keeps a layer."""
+        ...
+
+
+class NothingFinished(Finished):
+    """A run that keeps nothing."""
+
+    @property
+    @override
+    def calibration_dtype(self) -> None:
+        return None
+
+    @override
+    def load(self, index: int) -> FinishedLayer | None:
+        return None
+
+    @override
+    def save(self, index: int, layer: FinishedLayer) -> None:
+        pass

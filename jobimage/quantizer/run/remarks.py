@@ -1,0 +1,60 @@
+"""What of a model's folder did not become the artifact, in sentences for the log, the manifest and the model card."""
+
+from collections.abc import Collection, Sequence
+
+from quantization_api.text import clean
+from quantizer.checkpoint.side_files import CODE
+from quantizer.checkpoint.weight_files import adapter_files, unread_weights
+from quantizer.decoder.layout import DecoderLayout
+
+NAMED = 3
+
+
+def remarks(files: Collection[str], layout: DecoderLayout, *, copies_unused: bool) -> tuple[str, ...]:
+    """The sentences; none for an ordinary model.
+
+    Args:
+        files: names of the files of the model's folder.
+        layout: of the model.
+        copies_unused: whether tensors that the model does not use are in the artifact.
+    """
+    read, extra, model_type = layout.reader.files, layout.check_tensors(), layout.model_type
+    found: list[str] = []
+    if adapter := adapter_files(files):
+        found.append(
+            f"An adapter lies beside the model ({_named(adapter)}). It was neither applied nor copied: the weights are "
+            f"those of {_named(read)}. If it is not merged into them, merge it first (merge_and_unload of peft)."
+        )
+    if others := unread_weights(files, read):
+        found.append(f"{_named(others)} {_was(others)} not read: the weights are those of {_named(read)}.")
+    if CODE in layout.raw_config:
+        found.append(
+            f"config.json names code of the model ({CODE}). Such code is never run: the model was read as the "
+            f"{model_type} of transformers, and the artifact names no code of the model."
+        )
+    if extra.left_out:
+        found.append(
+            f"{_named(extra.left_out)} {_was(extra.left_out)} left out: values that are computed today, or biases that "
+            "are zero."
+        )
+    if extra.unused:
+        became = (
+            "copied as they are"
+            if copies_unused
+            else "left out: the hidden states that they read are rotated"
+        )
+        found.append(
+            f"Tensors that a {model_type} model does not use ({_named(extra.unused)}) were {became}."
+        )
+    return tuple(clean(sentence) for sentence in found)
+
+
+def _was(names: Sequence[str]) -> str:
+    return "was" if len(names) == 1 else "were"
+
+
+def _named(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    if len(names) <= NAMED:
+        return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    return f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
