@@ -10,7 +10,7 @@ from quantizer.boundary.reading import reading
 
 MAX_DEPTH = 100
 MOST_CONTAINERS, MOST_VALUES = 4_000_000, 8_000_000
-SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_object(
@@ -37,16 +37,30 @@ def read_object(
 
 
 def parse(data: bytes, limit: int, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """The JSON value in UTF-8 bytes.
+    """The JSON value in the bytes of a file.
 
     Raises:
         ValueError: it is too large, too deep, not JSON, or has text that cannot be encoded in UTF-8.
     """
     check_size(len(data), limit)
-    value = parse_text(data.decode("utf-8"), pairs)
-    if SURROGATE.search(data):
+    text = decoded(data)
+    value = parse_text(text, pairs)
+    if SURROGATE.search(text):
         json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate: UnicodeEncodeError, a ValueError
     return value
+
+
+def decoded(data: bytes) -> str:
+    """The text of a file in UTF-8, UTF-16 or UTF-32, as its first bytes say, without a byte order mark."""
+    return data.decode(json.detect_encoding(data))
+
+
+def in_utf8(data: bytes) -> bytes:
+    """The same text in UTF-8 without a byte order mark; bytes that already are that, or no text, as they are."""
+    try:
+        return data if json.detect_encoding(data) == "utf-8" else decoded(data).encode()
+    except UnicodeError:
+        return data
 
 
 def parse_text(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:

@@ -50,7 +50,9 @@ def reason(error: BaseException, limit: int = 512) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, UnicodeDecodeError):
-        return f"it is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}"
+        return (
+            f"it is not {error.encoding.upper()} text: byte {error.start} is {error.object[error.start]:#04x}"
+        )
     text = clean(str(error), limit)
     if isinstance(error, KeyError) or " " not in text:
         return f"{type(error).__name__} {text}".strip()

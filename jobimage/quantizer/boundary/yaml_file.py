@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from quantizer.boundary.bounded_json import MAX_DEPTH, check_size
+from quantizer.boundary.bounded_json import MAX_DEPTH, check_size, decoded
 
 MAX_FILE_BYTES = 2_000_000
 """The API server does not accept larger objects either."""
@@ -33,7 +33,7 @@ def yaml_documents(data: bytes) -> Iterator[Any]:
     Raises:
         ValueError: it is not YAML, too deep, or has too many aliases.
     """
-    text = data.decode("utf-8")
+    text = decoded(data)
     try:
         _check_events(text)
         yield from yaml.safe_load_all(text)

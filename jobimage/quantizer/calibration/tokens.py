@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.boundary.bounded_json import parse
+from quantizer.boundary.bounded_json import in_utf8, parse
 from quantizer.boundary.reading import reading
 from quantizer.calibration.apart import in_a_child
 from quantizer.calibration.encoding import WINDOW, Ids, encode, encode_each
@@ -107,6 +107,7 @@ def copy_tokenizer(source: Source, scratch: Path) -> tuple[Path, int]:
         if name.endswith(".json"):
             with reading(Category.MODEL_UNSUPPORTED, f"the tokenizer's {name}"):
                 parse(data, len(data))
+            data = in_utf8(data)
         (folder / name).write_bytes(data)
         size += len(data)
     return folder, size

@@ -21,6 +21,7 @@ from torch import Tensor
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.text import shortened
 from quantizer.boundary.bounded_json import read_object
+from quantizer.boundary.lfs import FETCH, IS_POINTER, POINTER_BYTES, is_pointer
 from quantizer.boundary.reading import reading
 from quantizer.checkpoint.source import Source, read_whole
 from quantizer.checkpoint.weight_files import INDEX_NAME, WeightFiles, indexed_files, single_file
@@ -198,10 +199,13 @@ class SafetensorsReader:
         return indexed_files(names, index)
 
     def _read_header(self, file: str, size: int) -> list[TensorInfo]:
+        start = self.source.read(file, 0, min(8, size))
         if size < 8:
             raise self._damaged(file, f"has {size} bytes and no header")
-        (length,) = struct.unpack("<Q", self.source.read(file, 0, 8))
+        (length,) = struct.unpack("<Q", start)
         if length > size - 8:
+            if size <= POINTER_BYTES and is_pointer(self.source.read(file, 0, size)):
+                raise QuantizationError(Category.MODEL_NOT_FOUND, f"{file} {IS_POINTER}", FETCH)
             raise self._damaged(file, f"claims a header of {length} bytes, but the file has {size}")
         if length > MAX_HEADER_BYTES:
             raise self._damaged(

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from quantizer.boundary.bounded_json import in_utf8
 from quantizer.checkpoint.data_types import word
 from quantizer.checkpoint.source import Source, read_whole
 
@@ -43,13 +44,22 @@ def side_files(source: Source) -> list[str]:
     ]
 
 
+def is_document(name: str) -> bool:
+    """Whether a side file is for people only, such as a README or a licence."""
+    return name.endswith(".md") or name.startswith(COPIED_NAMES)
+
+
 def as_copied(source: Source, name: str) -> bytes:
-    """The bytes of a side file in the artifact: the input's, but that a JSON file names no code, which is not copied.
+    """The bytes of a side file in the artifact: the input's.
+
+    But a JSON file is in UTF-8 without a byte order mark, which readers want, and names no code, which is not copied.
 
     Raises:
         QuantizationError: what the source raises.
     """
     data = read_whole(source, name)
+    if name.endswith(".json"):
+        data = in_utf8(data)
     if not name.endswith(".json") or f'"{CODE}"'.encode() not in data:
         return data
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.boundary.lfs import FETCH, IS_POINTER, is_pointer
 
 Buffer = bytes | bytearray | memoryview
 
@@ -36,14 +37,17 @@ def read_whole(source: Source, name: str, limit: int = MAX_SMALL_BYTES) -> bytes
     """All bytes of one small file.
 
     Raises:
-        QuantizationError: ModelNotFound when the source has no such file; ModelUnsupported when it has more than
-            `limit` bytes, before anything is read.
+        QuantizationError: ModelNotFound when the source has no such file, or a pointer of git-lfs in its place;
+            ModelUnsupported when it has more than `limit` bytes, before anything is read.
     """
     files = source.list()
     if name not in files:
         raise QuantizationError(Category.MODEL_NOT_FOUND, f"the model has no {name}")
     check_small(name, files[name], limit)
-    return bytes(source.read(name, 0, files[name]))
+    data = bytes(source.read(name, 0, files[name]))
+    if is_pointer(data):
+        raise QuantizationError(Category.MODEL_NOT_FOUND, f"{name} {IS_POINTER}", FETCH)
+    return data
 
 
 def check_small(name: str, size: int, limit: int = MAX_SMALL_BYTES) -> None:

@@ -13,6 +13,7 @@ ADAPTER_NAMES = ("adapter_config.json", "adapter_model.safetensors", "adapter_mo
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 OTHER_WEIGHTS = re.compile(r"(.*\.(safetensors|pth|gguf)|pytorch_model.*\.bin|adapter_model\.bin)")
 NAMED = 5
+MERGE = "Merge the adapter into its base model (merge_and_unload of peft) and save that with save_pretrained."
 
 
 @dataclass(frozen=True)
@@ -100,5 +101,5 @@ def _instead(shards: list[str], others: list[str]) -> str:
     if shards:
         return f"Upload {INDEX_NAME} too: it says which files belong to the model."
     if adapter_files(others):
-        return "Merge the adapter into its base model (merge_and_unload of peft) and save that with save_pretrained."
+        return MERGE
     return "Save the model again with save_pretrained of transformers, which writes safetensors."

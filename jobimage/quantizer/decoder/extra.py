@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from quantizer.checkpoint.weight_files import MERGE
 from quantizer.decoder.skeleton import unsupported
 
 COMPUTED = (
@@ -18,7 +19,7 @@ COMPUTED = (
 )
 """Tensors of old checkpoints that are computed, not stored, today: rotary frequencies, causal masks, positions."""
 CURES = (
-    (r"lora_", "Merge the adapter into the model (merge_and_unload of peft) and save that."),
+    (r"lora_", MERGE),
     (
         r"\.(weight_scale(_inv)?|input_scale|absmax|quant_map|SCB|qweight|qzeros|scales)$",
         "The weights are quantized already: start from the model's fp16, bf16 or fp32 checkpoint.",

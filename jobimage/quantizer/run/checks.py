@@ -119,7 +119,9 @@ def check(request: RunRequest, setting: Setting) -> Job:
         check_model(model.layout)
     check_sizes(model.layout, chosen.layer_pass)
     transform = chosen.layer_pass.bind(model.layout).transform
-    said = remarks(model.source.list(), model.layout, copies_unused=not transform.changes_hidden)
+    said = remarks(
+        model.source.list(), model.broken, model.layout, copies_unused=not transform.changes_hidden
+    )
     for sentence in said:
         logger.warning("%s", sentence)
     if refused := not_read_by(chosen, model.layout.model_type):
@@ -184,7 +186,7 @@ def _asks_for_onnx(chosen: WeightPass[Any], builder: ModelBuilder | None) -> boo
 
 def _check_places(request: RunRequest) -> None:
     output = Location.parse(request.output.uri)
-    if output.overlaps(Location.parse(request.workflow.input_model.model_path)):
+    if output.overlaps(Location.of_input(request.workflow.input_model.model_path)):
         raise QuantizationError(
             Category.INVALID_WORKFLOW,
             f"output.uri {output.uri} and input_model.model_path overlap",

@@ -17,22 +17,24 @@ from quantization_api.workflow import (
     Workflow,
 )
 from quantizer.boundary.bounded_json import read_object
+from quantizer.boundary.lfs import FETCH, IS_POINTER, POINTER_BYTES, is_pointer
 from quantizer.calibration.text import SUFFIXES, read_rows
 from quantizer.calibration.tokens import Preprocess
 from quantizer.checkpoint.reader import SafetensorsReader
-from quantizer.checkpoint.side_files import side_files
+from quantizer.checkpoint.side_files import is_document, side_files
 from quantizer.checkpoint.source import check_small, read_whole
-from quantizer.checkpoint.weight_files import INDEX_NAME
+from quantizer.checkpoint.weight_files import INDEX_NAME, MERGE, adapter_files
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.layout import MAX_CONFIG_BYTES, DecoderLayout
 from quantizer.decoder.model import DecoderModel
-from quantizer.store.interface import DATA, MODEL, ObjectInfo, Store
+from quantizer.store.interface import BROKEN_HINT, DATA, MODEL, ObjectInfo, Store
 from quantizer.store.location import Location, open_store
 from quantizer.store.patience import Patience
 from quantizer.store.source import StoreSource
 
 GENERATION_CONFIG = "generation_config.json"
 NAME_LIMIT = 256
+NAMED = 3
 MAX_TEXT_BYTES = 256_000_000
 
 
@@ -44,6 +46,8 @@ class Model:
     source: StoreSource
     layout: DecoderLayout
     revision: str
+    broken: tuple[str, ...] = ()
+    """Documents of its folder that are links to nothing."""
 
     @property
     def architecture(self) -> str:
@@ -84,18 +88,66 @@ def open_model(
     Raises:
         QuantizationError: ModelNotFound, ModelUnsupported, AccessDenied, StorageUnavailable.
     """
-    location = Location.parse(uri)
-    store = open_store(location, MODEL, access, patience)
-    source = StoreSource(store, MODEL, on_bytes)
+    location = Location.of_input(uri)
+    source = _model_source(location, access, on_bytes, patience)
+    broken = _without_broken_documents(source)
     if "config.json" not in source.files:
-        found = ", ".join(list(source.files)[:5])
-        raise QuantizationError(
-            Category.MODEL_NOT_FOUND, f"input model: {store.uri} has no config.json; it has {found}"
-        )
+        raise _no_config(location, list(source.files))
     layout = DecoderLayout.open(source, modules)
     DecoderModel(layout, torch.device("cpu")).try_out()
     _check_side_files(source)
-    return Model(location, source, layout, model_revision(source, layout.reader))
+    return Model(location, source, layout, model_revision(source, layout.reader), broken)
+
+
+def _model_source(
+    location: Location,
+    access: StorageAccess,
+    on_bytes: Callable[[int], None],
+    patience: Patience | None,
+) -> StoreSource:
+    """The files of a model; where there are none, the error says so if a file was named instead of its folder."""
+    try:
+        return StoreSource(open_store(location, MODEL, access, patience), MODEL, on_bytes)
+    except QuantizationError as error:
+        if error.category is not Category.MODEL_NOT_FOUND or error.hint == BROKEN_HINT:
+            raise
+        if not _is_file(location, access, patience):
+            raise
+        raise QuantizationError(
+            Category.MODEL_NOT_FOUND,
+            f"input model: {location.uri} is a file; a model is a folder with config.json and safetensors",
+            f"Write the folder that the file lies in: {location.parent.uri}.",
+        ) from error
+
+
+def _is_file(location: Location, access: StorageAccess, patience: Patience | None) -> bool:
+    try:
+        return open_store(location.parent, MODEL, access, patience).head(location.name) is not None
+    except QuantizationError:  # what its folder says is not what was asked
+        return False
+
+
+def _without_broken_documents(source: StoreSource) -> tuple[str, ...]:
+    """Forgets links to nothing where a README or a licence was, and returns their names."""
+    broken = tuple(name for name, info in source.files.items() if info.broken and is_document(name))
+    for name in broken:
+        del source.files[name]
+    return broken
+
+
+def _no_config(location: Location, found: list[str]) -> QuantizationError:
+    """The error for a folder without config.json, with what to name or to do instead."""
+    folders = [name.removesuffix("/config.json") for name in found if name.endswith("/config.json")]
+    hint = ""
+    if folders:
+        hint = f"Write the folder that has it: {' or '.join(location.child(name).uri for name in folders[:NAMED])}."
+    elif adapter_files(found):
+        hint = MERGE
+    return QuantizationError(
+        Category.MODEL_NOT_FOUND,
+        f"input model: {location.uri} has no config.json; it has {', '.join(found[:5])}",
+        hint,
+    )
 
 
 def _check_side_files(source: StoreSource) -> None:
@@ -107,7 +159,10 @@ def _check_side_files(source: StoreSource) -> None:
                 f"the model has a file whose name is not printable: {name!a}",
                 "Rename the file, or remove it.",
             )
-        check_small(name, source.files[name].size)
+        size = source.files[name].size
+        check_small(name, size)
+        if size <= POINTER_BYTES:
+            read_whole(source, name)  # a pointer of git-lfs would be copied
     if GENERATION_CONFIG in source.files:
         data = read_whole(source, GENERATION_CONFIG, MAX_CONFIG_BYTES)
         read_object(data, Category.MODEL_UNSUPPORTED, GENERATION_CONFIG, limit=MAX_CONFIG_BYTES)
@@ -205,6 +260,10 @@ def _read(config: DataConfig, store: Store, info: ObjectInfo) -> bytes | bytearr
             "Use a part of the text; calibration reads only its beginning.",
         )
     data = store.read(info.key, 0, info.size, info.version)
+    if is_pointer(data):
+        raise QuantizationError(
+            Category.DATA_NOT_FOUND, f"data config {config.name}: {info.key} {IS_POINTER}", FETCH
+        )
     return bytes(data) if isinstance(data, memoryview) else data
 
 
@@ -213,7 +272,7 @@ def _read_file(
 ) -> tuple[str, bytes | bytearray]:
     """data_name is a file, or a folder with a file SPLIT.EXT."""
     place = config.load_dataset_config
-    location = Location.parse(place.data_name)
+    location = Location.of_input(place.data_name)
     parent = open_store(location.parent, DATA, access, patience)
     info = parent.head(location.name)
     if info is not None:

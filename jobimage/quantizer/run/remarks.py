@@ -10,11 +10,14 @@ from quantizer.decoder.layout import DecoderLayout
 NAMED = 3
 
 
-def remarks(files: Collection[str], layout: DecoderLayout, *, copies_unused: bool) -> tuple[str, ...]:
+def remarks(
+    files: Collection[str], broken: Sequence[str], layout: DecoderLayout, *, copies_unused: bool
+) -> tuple[str, ...]:
     """The sentences; none for an ordinary model.
 
     Args:
         files: names of the files of the model's folder.
+        broken: names of documents there that are links to nothing.
         layout: of the model.
         copies_unused: whether tensors that the model does not use are in the artifact.
     """
@@ -27,6 +30,8 @@ def remarks(files: Collection[str], layout: DecoderLayout, *, copies_unused: boo
         )
     if others := unread_weights(files, read):
         found.append(f"{_named(others)} {_was(others)} not read: the weights are those of {_named(read)}.")
+    if broken:
+        found.append(f"{_named(broken)} {_was(broken)} not copied: a link to a file that does not exist.")
     if CODE in layout.raw_config:
         found.append(
             f"config.json names code of the model ({CODE}). Such code is never run: the model was read as the "

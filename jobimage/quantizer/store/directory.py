@@ -18,6 +18,7 @@ from quantizer.store.directory_errors import translated
 from quantizer.store.directory_locks import locked, prune
 from quantizer.store.interface import (
     DATA,
+    INPUTS,
     Buffer,
     ObjectInfo,
     Place,
@@ -26,7 +27,14 @@ from quantizer.store.interface import (
     never_stop,
 )
 from quantizer.store.keys import checked
-from quantizer.store.links import in_folder, on_volume, open_regular, real_file, stays_inside
+from quantizer.store.links import (
+    BrokenLinkError,
+    in_folder,
+    on_volume,
+    open_regular,
+    real_file,
+    stays_inside,
+)
 from quantizer.store.patience import Patience
 
 BLOCK = 8 * 1024 * 1024
@@ -75,6 +83,8 @@ class DirectoryStore:
         """Every file whose relative path starts with prefix, following links, without unfinished writes."""
         with translated(self._place, self.uri):
             if not self._root.is_dir():
+                if self._root.is_symlink() and self._place in INPUTS:
+                    raise BrokenLinkError(self._root)
                 return {}
             found = {}
             for directory, _, names in os.walk(self._root, onerror=_raise):
@@ -82,7 +92,7 @@ class DirectoryStore:
                     key = (Path(directory) / name).relative_to(self._root).as_posix()
                     if key.startswith(prefix) and not name.startswith(TEMPORARY):
                         with contextlib.suppress(FileNotFoundError):  # just removed by another process
-                            found[key] = self._info(key)
+                            found[key] = self._listed(key)
             return dict(sorted(found.items()))
 
     @_patient
@@ -222,6 +232,15 @@ class DirectoryStore:
             raise self._place.change(self._uri_of(key), how) from error
         with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor, not a path
             yield file
+
+    def _listed(self, key: str) -> ObjectInfo:
+        """A file, or a link to nothing among the inputs: many a folder has one that nobody reads."""
+        try:
+            return self._info(key)
+        except BrokenLinkError:
+            if self._place not in INPUTS:
+                raise
+            return ObjectInfo(key, 0, "", broken=True)
 
     def _info(self, key: str) -> ObjectInfo:
         stat = self._real(key).stat()

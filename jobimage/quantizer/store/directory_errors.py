@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.store.interface import Place
-from quantizer.store.links import RefusedFileError
+from quantizer.store.links import BrokenLinkError, RefusedFileError
 from quantizer.store.patience import AwayError
 
 AWAY = {errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN}
@@ -21,6 +21,8 @@ def translated(place: Place, uri: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise QuantizationError(place.missing, f"{what}: {uri} does not exist") from error
+    except BrokenLinkError as error:
+        raise place.broken(f"file://{error.path}", error.why) from error
     except RefusedFileError as error:
         raise place.refusal(f"file://{error.path}", error.why) from error
     except (NotADirectoryError, FileExistsError) as error:

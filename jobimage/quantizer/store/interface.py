@@ -37,15 +37,25 @@ class Place:
         """The error for a file that must not be read."""
         return QuantizationError(self.refused, f"{self.what}: {uri} {why}", REFUSED_HINT)
 
+    def broken(self, uri: str, why: str) -> QuantizationError:
+        """The error for a link to nothing."""
+        category = self.missing if self in INPUTS else self.refused
+        return QuantizationError(category, f"{self.what}: {uri} {why}", BROKEN_HINT)
+
 
 CHANGED_HINT = "Do not write to the files of a running job; the next attempt reads them again."
 REFUSED_HINT = "Put the file itself there: only files, and links to files in the same folder, are read."
+BROKEN_HINT = (
+    "The download is not complete, or the folder was copied without what its links point to: download it again, or "
+    "copy it with cp -rL."
+)
 
 MODEL = Place(
     "input model", Category.MODEL_NOT_FOUND, Category.STORAGE_UNAVAILABLE, Category.MODEL_UNSUPPORTED
 )
 DATA = Place("data set", Category.DATA_NOT_FOUND, Category.STORAGE_UNAVAILABLE, Category.DATA_NOT_FOUND)
 OUTPUT = Place("output", Category.INVALID_WORKFLOW, Category.ARTIFACT_CORRUPT, Category.ARTIFACT_CONFLICT)
+INPUTS = (MODEL, DATA)
 ARTIFACT = Place("artifact", Category.MODEL_NOT_FOUND, Category.ARTIFACT_CORRUPT, Category.ARTIFACT_CORRUPT)
 
 
@@ -63,6 +73,8 @@ class ObjectInfo:
     """Algorithm (as in checksum.CRCS) and value for the whole object, if the store keeps one."""
     md5: str | None = None
     """In hex, if the version looks like one."""
+    broken: bool = False
+    """It is a link to nothing: listed with no bytes, and an error once it is read."""
 
 
 class PreconditionFailedError(Exception):

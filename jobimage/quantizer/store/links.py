@@ -28,6 +28,13 @@ class RefusedFileError(Exception):
         self.path, self.why = path, why
 
 
+class BrokenLinkError(RefusedFileError):
+    """A link to nothing."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, f"is a link to {path.readlink()}, which does not exist")
+
+
 Bounds = Callable[[Path], bool]
 """Whether a resolved path may be read."""
 
@@ -57,16 +64,19 @@ def real_file(path: Path, bounds: Bounds) -> Path:
     """The regular file behind a path, following all links. Nothing is opened.
 
     Raises:
-        RefusedFileError: it is something else, out of bounds, or a broken link.
+        RefusedFileError: it is something else, or out of bounds.
+        BrokenLinkError: it is a link to nothing, wherever that would be.
         FileNotFoundError: it does not exist.
     """
     try:
         real = path.resolve()
     except RuntimeError:
         raise RefusedFileError(path, "is a link that points back to itself") from None
+    if path.is_symlink() and not os.path.lexists(real):
+        raise BrokenLinkError(path)
     if not bounds(real):
         raise RefusedFileError(path, f"is a link to {real}, which is outside the folder")
-    found = stat.S_IFMT(_stat(path, real).st_mode)
+    found = stat.S_IFMT(real.lstat().st_mode)
     if found != stat.S_IFREG:
         raise RefusedFileError(path, f"is {KINDS.get(found, 'not a file')}")
     return real
@@ -92,12 +102,3 @@ def open_regular(path: Path) -> int:
 
 def _volume_of(path: Path) -> Path:
     return next(parent for parent in (path, *path.parents) if parent.is_mount() or parent == parent.parent)
-
-
-def _stat(path: Path, real: Path) -> os.stat_result:
-    try:
-        return real.lstat()
-    except FileNotFoundError as error:
-        if not path.is_symlink():
-            raise
-        raise RefusedFileError(path, f"is a link to {path.readlink()}, which does not exist") from error

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import StorageAccess
@@ -49,6 +50,25 @@ class Location:
                 Category.INVALID_WORKFLOW, f"{uri} has an unknown scheme; write s3://BUCKET/PREFIX or a path"
             )
         return cls(None, str(Path(uri).absolute()))
+
+    @classmethod
+    def of_input(cls, uri: str) -> "Location":
+        """As `parse`, but %20 and the like in a file:// URI stand for what they encode, as other software writes them.
+
+        An output is taken as it is written: the API server compares it that way.
+
+        Raises:
+            QuantizationError: InvalidWorkflow, also where the path that is encoded could not be printed.
+        """
+        if not uri.startswith("file://"):
+            return cls.parse(uri)
+        path = unquote(uri, errors="surrogateescape")
+        if not path.isprintable() and uri.isprintable():
+            raise QuantizationError(
+                Category.INVALID_WORKFLOW,
+                f"{uri} encodes a path that is no printable text; write the path itself",
+            )
+        return cls.parse(path)
 
     @property
     def uri(self) -> str:

@@ -13,7 +13,7 @@ import tokenizers
 from pydantic import TypeAdapter
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.boundary.bounded_json import read_object
+from quantizer.boundary.bounded_json import in_utf8, read_object
 from quantizer.boundary.reading import reading
 from quantizer.boundary.yaml_file import yaml_documents
 from quantizer.calibration.apart import STEP_SECONDS, Step, in_a_child
@@ -83,7 +83,8 @@ def test_what_is_not_about_the_input_passes(error: BaseException) -> None:
         (b'{"a": ' + b"[" * 200 + b"]" * 200 + b"}", "nested"),
         (b'{"a": ' + b"[" * 100_000, "nested"),
         (b'{"a": "\\ud800"}', "surrogates"),
-        (json.dumps({"a": 1}).encode("utf-16"), "UTF-8"),
+        (b'{"a": "\xff"}', "not UTF-8 text: byte 7 is 0xff"),
+        (b"\xff\xfe{\x00\x00\xd8", "not UTF-16-LE text"),
         (b'{"a": ' + b"9" * 5000 + b"}", "digits"),
         (b"{" + b" " * 2000 + b"}", "at most 1,000 are allowed"),
     ],
@@ -93,6 +94,15 @@ def test_json_that_is_no_plain_object_is_refused_with_the_reason(data: bytes, wo
     limit = 1000 if words.startswith("at most") else 10**6
     with pytest.raises(QuantizationError, match=words):
         read_object(data, UNSUPPORTED, WHAT, limit=limit)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+def test_json_is_read_in_every_encoding_that_its_first_bytes_tell(encoding: str) -> None:
+    data = json.dumps({"ä": "模"}, ensure_ascii=False).encode(encoding)
+    assert read_object(data, UNSUPPORTED, WHAT, limit=100) == {"ä": "模"}
+    assert list(yaml_documents(data)) == [{"ä": "模"}]
+    assert in_utf8(data) == json.dumps({"ä": "模"}, ensure_ascii=False).encode()
+    assert in_utf8(b"\xff\xfe\x00\xd8") == b"\xff\xfe\x00\xd8"  # no text at all
 
 
 def test_a_yaml_bomb_is_refused_before_it_is_built() -> None:

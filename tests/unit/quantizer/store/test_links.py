@@ -274,7 +274,14 @@ def test_an_index_names_files_of_the_model_alone(folder: Path, name: str) -> Non
 def test_a_link_that_leads_nowhere_is_named(folder: Path) -> None:
     (folder / "README.md").symlink_to("blobs/notthere")
     with pytest.raises(QuantizationError, match=r"README\.md is a link to .*notthere, which does not exist"):
-        DirectoryStore(folder, MODEL).list()
+        DirectoryStore(folder, OUTPUT).list()
+    store = DirectoryStore(folder, MODEL)
+    assert store.list()["README.md"].broken
+    for call in (lambda: store.head("README.md"), lambda: store.read("README.md", 0, 0)):
+        with pytest.raises(
+            QuantizationError, match=r"README\.md is a link to .*notthere, which does not exist"
+        ):
+            call()
 
 
 def test_text_place_is_the_one_with_links_across_its_volume(folder: Path) -> None:
