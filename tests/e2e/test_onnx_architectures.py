@@ -20,7 +20,7 @@ from quantizer.export.builder import ENVIRONMENT
 from quantizer.export.graph import check_integers
 from quantizer.export.logits import compare_logits, require_agreement
 from quantizer.export.model_builder import show_checkpoint
-from quantizer.export.plan import PROVIDERS, check_model, plan_build
+from quantizer.export.plan import MODEL_TYPES, PROVIDERS, check_model, plan_build
 from quantizer.export.quantized import QuantizedCheckpoint
 from quantizer.passes.making import make_pass
 
@@ -45,11 +45,34 @@ WITHOUT_WINDOW: dict[str, dict[str, Any]] = {
     "gemma2": {"sliding_window": 64},
     "gemma3_text": {"sliding_window": 64},
 }
+STRETCHED = {"rope_theta": 10_000.0, "factor": 4.0}
+ROPES: dict[str, dict[str, Any]] = {
+    "linear": STRETCHED,
+    "dynamic": {**STRETCHED, "original_max_position_embeddings": 16},
+    "yarn": {**STRETCHED, "original_max_position_embeddings": 16, "beta_fast": 32.0, "beta_slow": 1.0},
+    "llama3": {
+        **STRETCHED, "original_max_position_embeddings": 16, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    },
+    "longrope": {
+        **STRETCHED, "original_max_position_embeddings": 16, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8,
+    },
+    "default": {"rope_theta": 10_000.0},
+}  # fmt: skip
+"""Ways to stretch positions, with their parameters."""
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (CASE_OF.get(name, name), WITHOUT_WINDOW.get(name, {})) for name in ARCHITECTURES},
     "mistral, window": ("mistral, short window", {}),
     "phi3, window": ("phi3", {"original_max_position_embeddings": 64, "sliding_window": 5}),
     "phi3, stretched positions": ("phi3", {}),
+    **{
+        f"{name}, {kind}": (
+            CASE_OF.get(name, name),
+            {**WITHOUT_WINDOW.get(name, {}), "rope_parameters": {"rope_type": kind, **parameters}},
+        )
+        for name in MODEL_TYPES
+        for kind, parameters in ROPES.items()
+        if name != "phi3"  # its positions are longrope or plain
+    },
     "qwen2, window": ("qwen2, window in the last layers", {"num_hidden_layers": 2}),
 }
 

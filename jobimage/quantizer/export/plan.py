@@ -14,6 +14,9 @@ here with what to write instead. Facts of onnxruntime-genai 0.18 and onnxruntime
     experts, and breaks off at Gemma 3 with transformers 5. A sliding window is left out of Mistral's and Phi-3's
     graphs; Gemma 2's, and Qwen2's with one, have caches that only onnxruntime-genai fills, so that the graph
     cannot be checked. Phi-3 with stretched positions ends in an error.
+    Of the ways to stretch positions it knows few (ROPES): it breaks off at the others, and of Llama it computes
+    linear, yarn and longrope as if they were not there.
+    It breaks off at a tensor whose name it does not know.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +28,9 @@ from quantization_api.passes import ModelBuilder
 
 MODEL_TYPES = frozenset({"llama", "mistral", "phi3", "qwen2", "qwen3"})
 """The architectures of which there is a graph, and one that can be checked."""
+ROPES = {"llama": ("default", "llama3", "dynamic"), "phi3": ("default",)}
+"""Values of rope_type that the builder computes, by architecture. Within a model's positions dynamic is default."""
+OTHER_ROPES = ("default", "linear")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 BITS_OF = {"int4": (2, 4), "int8": (8,)}
 """Bits of the checkpoint that a precision stands for; there is no word for 2 bits, they come with int4."""
@@ -229,18 +235,36 @@ def check_model(model: Model) -> None:
         )
     elif model.model_type == "phi3" and model.config.original_max_position_embeddings != model.max_positions:
         found = "there is none of Phi-3 with stretched positions (original_max_position_embeddings)"
+    elif (rope := rope_type(model.config)) not in (known_ropes := ROPES.get(model.model_type, OTHER_ROPES)):
+        found = f"its rope_type is {rope}; of {model.model_type} models there is one with {' or '.join(known_ropes)}"
     if found is not None:
-        raise QuantizationError(
-            Category.MODEL_UNSUPPORTED,
-            f"the model builder of onnxruntime-genai makes no ONNX graph of this model that could be checked: {found}",
-            "Leave ModelBuilder and pack_model_for_onnx_conversion out, or take another model.",
-        )
+        raise _no_graph(found)
     if ignored := model.ignored_linears():
         raise QuantizationError(
             Category.INVALID_WORKFLOW,
             f"ModelBuilder cannot leave single linears in float, and inside_layer_modules lacks {ignored[0]}; "
             "leave inside_layer_modules out, or ModelBuilder",
         )
+
+
+def check_unused(names: Sequence[str]) -> None:
+    """Raises ModelUnsupported for tensors that the model does not use: the builder breaks off at them."""
+    if names:
+        raise _no_graph(f"it has tensors that it does not use, the first is {names[0]}")
+
+
+def rope_type(config: Any) -> str:
+    """How positions are stretched, in transformers' word."""
+    said = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    return str(said.get("rope_type", said.get("type", "default")))
+
+
+def _no_graph(found: str) -> QuantizationError:
+    return QuantizationError(
+        Category.MODEL_UNSUPPORTED,
+        f"the model builder of onnxruntime-genai makes no ONNX graph of this model that could be checked: {found}",
+        "Leave ModelBuilder and pack_model_for_onnx_conversion out, or take another model.",
+    )
 
 
 def plan_build(config: Mapping[str, Any], parameters: ModelBuilder, available: Sequence[str]) -> BuildPlan:

@@ -23,7 +23,7 @@ from quantizer.calibration.tokens import (
 )
 from quantizer.checkpoint.older_transformers import OlderConfigs, is_older
 from quantizer.checkpoint.source import Source
-from quantizer.export.plan import PROVIDERS, check_model, plan_build
+from quantizer.export.plan import PROVIDERS, check_model, check_unused, plan_build
 from quantizer.implementations import model_types
 from quantizer.passes.making import weight_pass
 from quantizer.passes.sizes import check_sizes
@@ -117,6 +117,7 @@ def check(request: RunRequest, setting: Setting) -> Job:
         model_types.check_model(chosen.package, model.layout.architecture.model_type)
     if for_onnx:
         check_model(model.layout)
+        check_unused(model.layout.check_tensors().unused)
     check_sizes(model.layout, chosen.layer_pass)
     transform = chosen.layer_pass.bind(model.layout).transform
     said = remarks(

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from tests.support.engine import edit_tensors
 from tests.support.quantized_models import save_family, save_tokenizer
 from tests.support.quantizer_requests import Request, run_here
 
@@ -196,6 +198,14 @@ ASKED: dict[str, dict[str, Any]] = {
     "a ModelBuilder pass": {"pass_options": {"group_size": 16}, "last": {"type": "ModelBuilder"}},
     "pack_model_for_onnx_conversion": {"layer_pass": {**AWQ_FOR_ONNX, "data_config": "calibration"}},
 }
+
+
+def rope(kind: str, **parameters: float) -> dict[str, Any]:
+    """Fields of a config whose positions are stretched."""
+    stretched = {"rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+    return {"rope_parameters": {"rope_type": kind, **stretched, **parameters}}
+
+
 NO_GRAPH: dict[str, tuple[str, dict[str, Any], str]] = {
     **{name: (name, {}, f"none of {name} models; there is of llama, mistral") for name in
        ("bloom", "gpt2", "opt", "mixtral", "qwen3_moe", "gemma2")},
@@ -204,12 +214,20 @@ NO_GRAPH: dict[str, tuple[str, dict[str, Any], str]] = {
     "mistral with a window": ("mistral, short window", {}, "the sliding window of 5 tokens"),
     "qwen2 with a window": ("qwen2, window in the last layers", {}, "the sliding window of 5 tokens"),
     "phi3 with stretched positions": ("phi3", {"original_max_position_embeddings": 32}, "stretched positions"),
+    "llama with linear positions": ("llama", rope("linear"), "rope_type is linear; of llama models there is one with"),
+    "llama with yarn": ("llama", rope("yarn"), "its rope_type is yarn"),
+    "qwen2 with dynamic positions": ("qwen2", rope("dynamic"), "one with default or linear"),
+    "qwen3 with positions of llama3": (
+        "qwen3", rope("llama3", low_freq_factor=1.0, high_freq_factor=4.0), "its rope_type is llama3"
+    ),
 }  # fmt: skip
 A_GRAPH: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in ("llama", "qwen2", "qwen3")},
     "mistral": ("mistral, short window", {"sliding_window": None}),
     "mistral with a window of all positions": ("mistral, short window", {"sliding_window": 64}),
     "phi3": ("phi3", {"original_max_position_embeddings": 64}),
+    "llama with positions of llama3": ("llama", rope("llama3", low_freq_factor=1.0, high_freq_factor=4.0)),
+    "qwen2 with linear positions": ("qwen2", rope("linear")),
 }
 
 
@@ -238,6 +256,19 @@ def test_a_model_that_no_graph_is_made_of_is_refused_before_anything_is_read(
     failure = ends_with(case, changes, ASKED[asked], tmp_path)
     assert failure.category is Category.MODEL_UNSUPPORTED
     assert sentence in failure.message
+
+
+def test_tensors_that_the_builder_stops_at_are_found_before_anything_is_read(tmp_path: Path) -> None:
+    save_family("llama", tmp_path / "model")
+    save_tokenizer(tmp_path / "model")
+    edit_tensors(tmp_path / "model", lambda tensors: tensors.update({"v_head.weight": torch.ones(1, 2)}))
+    folder, none = f"file://{tmp_path}", f"file://{tmp_path / 'none.txt'}"
+    ended = run_here(
+        Request(f"{folder}/out", f"{folder}/model", none, **ASKED["a ModelBuilder pass"]),
+        tmp_path / "scratch",
+    )
+    assert ended.result.failure is not None
+    assert "tensors that it does not use, the first is v_head.weight" in ended.result.failure.message
 
 
 @pytest.mark.parametrize("asked", ASKED)
