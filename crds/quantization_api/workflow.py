@@ -59,7 +59,8 @@ class LoadDatasetConfig(ContractModel):
     """Where a data set is read from."""
 
     data_name: Uri = Field(
-        description="s3:// URI or path of a file (.txt, .jsonl, .json, .csv), or of a folder with SPLIT.EXT files."
+        description="s3:// URI or path of a file (.txt, .jsonl, .json, .csv; each also with .gz), or of a folder with "
+        "SPLIT.EXT files."
     )
     split: ShortText = Field(
         "validation",

@@ -1,6 +1,8 @@
 """Rows of text from the bytes of a data file."""
 
+import codecs
 import csv
+import gzip
 import io
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -14,17 +16,22 @@ from quantizer.boundary.reading import reading
 
 CORRECT = "Correct the file, or data_name and text_cols in the data config."
 MOST_ROWS = 4_000_000
+MAX_TEXT_BYTES = 256_000_000
 Bytes: TypeAlias = bytes | bytearray
-SUFFIXES = (".txt", ".jsonl", ".json", ".csv")
+PLAIN_SUFFIXES = (".txt", ".jsonl", ".json", ".csv")
+COMPRESSED = ".gz"
+SUFFIXES = (*PLAIN_SUFFIXES, *(f"{suffix}{COMPRESSED}" for suffix in PLAIN_SUFFIXES))
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_rows(data: Bytes, file_name: str, text_column: str = "text", *, by_line: bool = False) -> list[str]:
-    """The rows of text in a file; empty ones are left out.
+    """The rows of text in a file; those without text, also null ones, are left out.
 
     Args:
-        data: the file's bytes, UTF-8.
+        data: the file's bytes, UTF-8 or UTF-16 with a byte order mark.
         file_name: its name; the suffix decides: .txt is one row as it is (or a row a line, with by_line),
-            .jsonl an object a line, .json a list of objects (or {"data": [..]}), .csv with a header line.
+            .jsonl an object a line, .json a list of objects (or {"data": [..]}), .csv with a header line; each also
+            compressed, with .gz behind it. Line ends of Windows in .txt are read as those of everybody.
         text_column: field or column that holds the text.
 
     Raises:
@@ -35,28 +42,52 @@ def read_rows(data: Bytes, file_name: str, text_column: str = "text", *, by_line
 
 
 def _rows(data: Bytes, file_name: str, text_column: str, by_line: bool) -> list[str]:
-    suffix = PurePosixPath(file_name).suffix.lower()
+    suffix = PurePosixPath(file_name.lower().removesuffix(COMPRESSED)).suffix
+    if suffix not in PLAIN_SUFFIXES:
+        supported = f"{', '.join(PLAIN_SUFFIXES)}, each also with {COMPRESSED}"
+        raise _unreadable(file_name, f"its suffix is unknown; supported are {supported}")
+    if file_name.lower().endswith(COMPRESSED):
+        data = _decompressed(data, file_name)
+    if data[:2] in UTF16:
+        data = str(data, "utf-16").encode()
     if suffix == ".txt":
-        rows = _lines(data, "\n") if by_line else iter([str(data, "utf-8-sig")])
-    elif suffix in READERS:
-        rows = READERS[suffix](data, file_name, text_column)
+        rows = _lines(data) if by_line else iter([_whole(data)])
     else:
-        raise _unreadable(file_name, f"its suffix is unknown; supported are {', '.join(SUFFIXES)}")
+        rows = READERS[suffix](data, file_name, text_column)
     kept = list(islice((row for row in rows if row.strip()), MOST_ROWS + 1))
     if len(kept) > MOST_ROWS:
         raise _unreadable(file_name, f"it has more than {MOST_ROWS:,} rows; use part of it")
     return kept
 
 
-def _lines(data: Bytes, newline: str) -> Iterator[str]:
-    """The lines one at a time, so that the text is not there twice; newline as for open()."""
-    with io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline=newline) as lines:
+def _decompressed(data: Bytes, file_name: str) -> bytes:
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        text = file.read(MAX_TEXT_BYTES + 1)
+    if len(text) > MAX_TEXT_BYTES:
+        raise _unreadable(
+            file_name, f"it has more than {MAX_TEXT_BYTES:,} bytes when decompressed; use part of it"
+        )
+    return text
+
+
+def _opened(data: Bytes, newline: str | None) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline=newline)
+
+
+def _whole(data: Bytes) -> str:
+    with _opened(data, None) as text:
+        return text.read()
+
+
+def _lines(data: Bytes) -> Iterator[str]:
+    """The lines one at a time, so that the text is not there twice."""
+    with _opened(data, None) as lines:
         for line in lines:
-            yield line.removesuffix("\n") if newline else line
+            yield line.removesuffix("\n")
 
 
 def _json_lines(data: Bytes, file_name: str, text_column: str) -> Iterator[str]:
-    for number, line in enumerate(_lines(data, "\n"), start=1):
+    for number, line in enumerate(_lines(data), start=1):
         if line.strip():
             place = f"line {number}"
             yield _column(_json(line, file_name, place), text_column, file_name, place)
@@ -72,9 +103,11 @@ def _json_items(data: Bytes, file_name: str, text_column: str) -> Iterator[str]:
 
 
 def _csv_rows(data: Bytes, file_name: str, text_column: str) -> Iterator[str]:
-    reader = csv.DictReader(_lines(data, ""))
-    for row in reader:
-        yield _column(row, text_column, file_name, f"line {reader.line_num}")
+    csv.field_size_limit(MAX_TEXT_BYTES)  # of the process; a whole story is one field
+    with _opened(data, "") as lines:  # a field keeps its line ends
+        reader = csv.DictReader(lines)
+        for row in reader:
+            yield _column(row, text_column, file_name, f"line {reader.line_num}")
 
 
 READERS: dict[str, Callable[[Bytes, str, str], Iterator[str]]] = {
@@ -93,6 +126,8 @@ def _column(row: Any, column: str, file_name: str, place: str) -> str:
     if not isinstance(row, dict):
         raise _unreadable(file_name, f"{place} is not an object")
     value = row.get(column)
+    if value is None and column in row:  # null, or a row of a table that ends early
+        return ""
     if not isinstance(value, str):
         found = ", ".join(shortened(str(name), 50) for name in list(row)[:10])
         raise _unreadable(file_name, f"{place} has no text in column {column!r}; found: {found}")

@@ -16,6 +16,11 @@ MORE_TOKENS = (
     "Raise max_samples or max_seq_len in the pass's data config (for QuaRot, calibration_nsamples as well)."
 )
 """What to do where a linear read too little."""
+ALL_ZERO = (
+    "Something before it is zero: a norm, or weights that are too small for the type they are loaded or rounded in. Look "
+    "at them; if they are tiny, write input_model_dtype: fp32 (of AWQ and QuaRot), or leave out the linear before it."
+)
+"""What to do where a linear reads zeros only."""
 
 
 class InputStatistics:
@@ -73,6 +78,7 @@ class InputStatistics:
             raise QuantizationError(
                 Category.NUMERICAL_FAILURE,
                 f"the inputs of {name} are zero on all of the calibration text",
+                ALL_ZERO,
             )
         return hessian
 

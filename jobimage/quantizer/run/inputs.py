@@ -18,7 +18,7 @@ from quantization_api.workflow import (
 )
 from quantizer.boundary.bounded_json import read_object
 from quantizer.boundary.lfs import FETCH, IS_POINTER, POINTER_BYTES, is_pointer
-from quantizer.calibration.text import SUFFIXES, read_rows
+from quantizer.calibration.text import MAX_TEXT_BYTES, PLAIN_SUFFIXES, SUFFIXES, read_rows
 from quantizer.calibration.tokens import Preprocess
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.side_files import is_document, side_files
@@ -35,7 +35,6 @@ from quantizer.store.source import StoreSource
 GENERATION_CONFIG = "generation_config.json"
 NAME_LIMIT = 256
 NAMED = 3
-MAX_TEXT_BYTES = 256_000_000
 
 
 @dataclass(frozen=True)
@@ -295,7 +294,7 @@ def _read_file(
         raise QuantizationError(
             Category.DATA_NOT_FOUND,
             f"data config {config.name}: {folder.uri} has no {place.split} file "
-            f"({', '.join(SUFFIXES)}); it has {', '.join(there[:5])}",
+            f"({', '.join(PLAIN_SUFFIXES)}, or one of them with .gz); it has {', '.join(there[:5])}",
             "Set load_dataset_config.split to the name of a file without its extension.",
         )
     raise QuantizationError(

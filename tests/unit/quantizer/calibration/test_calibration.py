@@ -1,5 +1,7 @@
 """From text to token batches."""
 
+import gzip
+import io
 import json
 import shutil
 import tracemalloc
@@ -78,14 +80,74 @@ def test_rows_come_from_the_text_column_of_every_table_format() -> None:
         (b'[{"text": "\\udfff"}]', "a.json", "item 1 has half a surrogate pair"),
         (b'{"rows": []}', "a.json", "neither a list of objects"),
         (b"story\nx", "a.csv", "line 2 has no text in column 'text'; found: story"),
-        (b"\xff\xfe", "a.txt", "is not UTF-8 text"),
-        (b"x", "a.parquet", "its suffix is unknown; supported are .txt, .jsonl, .json, .csv"),
+        (b"\xff\xff", "a.txt", "is not UTF-8 text"),
+        (
+            b"x",
+            "a.parquet",
+            "its suffix is unknown; supported are .txt, .jsonl, .json, .csv, each also with .gz",
+        ),
+        (b"x", "a.jsonl.zst", "its suffix is unknown"),
+        (b"x", "a.jsonl.gz", "a.jsonl.gz cannot be used: Not a gzipped file"),
+        (
+            gzip.compress(b'{"text": "x"}')[:-9],
+            "a.jsonl.gz",
+            "a.jsonl.gz cannot be used: Compressed file ended",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_named_with_its_place(data: bytes, name: str, sentence: str) -> None:
     with pytest.raises(QuantizationError, match=sentence) as caught:
         read_rows(data, name)
     assert caught.value.category is Category.DATA_NOT_FOUND
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".json", ".csv"])
+def test_a_compressed_file_has_the_rows_of_the_plain_one(suffix: str) -> None:
+    data = {
+        ".txt": b"one\ntwo",
+        ".jsonl": b'{"text": "one"}\n{"text": "two"}',
+        ".json": b'[{"text": "one"}, {"text": "two"}]',
+        ".csv": b"text\none\ntwo",
+    }[suffix]
+    halves = gzip.compress(data[:9]) + gzip.compress(data[9:])  # as files that were appended to each other
+    for by_line in (True, False):
+        rows = read_rows(data, f"a{suffix}", by_line=by_line)
+        assert rows
+        assert read_rows(halves, f"a{suffix}.GZ", by_line=by_line) == rows
+
+
+def test_a_small_file_that_becomes_a_huge_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantizer.calibration.text.MAX_TEXT_BYTES", 1000)
+    with pytest.raises(QuantizationError, match="more than 1,000 bytes when decompressed") as caught:
+        read_rows(gzip.compress(b"x" * 1001), "a.txt.gz")
+    assert caught.value.category is Category.DATA_NOT_FOUND
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\n", "\r"])
+def test_line_ends_of_windows_are_read_as_those_of_everybody(end: str) -> None:
+    text = end.join(["one", "", "two", ""]).encode()
+    assert read_rows(text, "a.txt") == ["one\n\ntwo\n"]
+    assert read_rows(text, "a.txt", by_line=True) == ["one", "two"]
+    assert read_rows(end.join(['{"text": "one"}', '{"text": "two"}']).encode(), "a.jsonl") == ["one", "two"]
+    assert read_rows(end.join(["text,n", '"one",1', '"two",2']).encode(), "a.csv") == ["one", "two"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_text(encoding: str) -> None:
+    assert read_rows("ein Bär".encode(encoding), "a.txt") == ["ein Bär"]
+    assert read_rows('{"text": "ein Bär"}'.encode(encoding), "a.jsonl") == ["ein Bär"]
+    assert read_rows("text\nein Bär".encode(encoding), "a.csv") == ["ein Bär"]
+
+
+def test_rows_whose_text_is_null_are_left_out_like_empty_ones() -> None:
+    assert read_rows(b'{"text": null}\n{"text": "x"}\n{"text": ""}', "a.jsonl") == ["x"]
+    assert read_rows(b'[{"text": null}, {"text": "x"}]', "a.json") == ["x"]
+    assert read_rows(b"n,text\n1,x\n2\n3,y", "a.csv") == ["x", "y"]
+
+
+def test_a_field_of_a_table_may_be_a_whole_book() -> None:
+    book = "x" * 500_000
+    assert read_rows(f'text\n"{book}"\n'.encode(), "a.csv") == [book]
 
 
 def test_join_cuts_consecutive_sequences_of_the_joined_text(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -280,3 +342,22 @@ def test_more_rows_than_are_held_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     assert read_rows(b"a\nb\n\nc\n", "a.txt", by_line=True) == ["a", "b", "c"]
     with pytest.raises(QuantizationError, match="has more than 3 rows"):
         read_rows(b"a\nb\nc\nd\n", "a.txt", by_line=True)
+
+
+def test_a_tokenizer_that_is_a_sentencepiece_model_only_is_read(tmp_path: Path) -> None:
+    from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+
+    folder, made = tmp_path / "model", io.BytesIO()
+    save_tiny(folder)
+    lines = CALIBRATION.read_text()[:50_000].splitlines()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=made, vocab_size=90, model_type="bpe", minloglevel=2
+    )
+    (folder / "tokenizer.model").write_bytes(made.getvalue())
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    text = "Once upon a time there was a cat."
+    texts = {"a": ([text], Preprocess(strategy="line-by-line", max_seq_len=64))}
+    encoded = encode_apart(DirectorySource(folder), tmp_path / "scratch", texts)["a"]
+    expected = SentencePieceProcessor(model_proto=made.getvalue()).encode(text)
+    assert [token for token in encoded.sequences[0] if token != 1] == expected
+    assert encoded.tokens == 90

@@ -38,6 +38,7 @@ PASSES: dict[str, dict[str, Any]] = {
         "input_model_dtype": "fp32",
     },
 }
+PASSES["awq in half precision"] = {**PASSES["awq"], "input_model_dtype": "fp16"}
 LINEAR = "model.layers.1.mlp.up_proj.weight"
 
 
@@ -138,7 +139,7 @@ class Bad:
     passes: tuple[str, ...] = ("gptq",)
 
 
-ALL = tuple(PASSES)
+ALL = ("gptq", "awq", "quarot")
 CASES: dict[str, Bad] = {
     "nan in a linear": Bad(
         spoiled(LINEAR, lambda t: t[0, 3].fill_(torch.nan)), Category.NUMERICAL_FAILURE, LINEAR, ALL
@@ -160,6 +161,12 @@ CASES: dict[str, Bad] = {
         Category.NUMERICAL_FAILURE,
         "model.layers.1.self_attn.q_proj are zero",
         ("gptq", "awq"),
+    ),
+    "weights too small for the type that they are loaded in": Bad(
+        spoiled("model.layers.1.mlp.up_proj.weight", lambda t: t.mul_(1e-8)),
+        Category.NUMERICAL_FAILURE,
+        "write input_model_dtype: fp32",
+        ("awq in half precision",),
     ),
     "an expert without a token": Bad(
         with_an_idle_expert, Category.DATA_INSUFFICIENT, "model.layers.1.block_sparse_moe.experts.2.", ALL
@@ -204,7 +211,7 @@ def test_a_run_on_it_ends_with_its_category_and_publishes_nothing(
     ended = run_here(request, tmp_path / "scratch")
     assert ended.result.failure is not None, ended.log
     assert ended.result.failure.category == case.category, ended.result.failure
-    assert case.words in ended.result.failure.message
+    assert case.words in f"{ended.result.failure.message} {ended.result.failure.hint}"
     assert ended.code == CATALOGUE[case.category].exit_code
     left = (
         [path.relative_to(output) for path in output.rglob("*") if path.is_file()] if output.exists() else []
