@@ -17,8 +17,8 @@ MORE_TOKENS = (
 )
 """What to do where a linear read too little."""
 ALL_ZERO = (
-    "Something before it is zero: a norm, or weights that are too small for the type they are loaded or rounded in. Look "
-    "at them; if they are tiny, write input_model_dtype: fp32 (of AWQ and QuaRot), or leave out the linear before it."
+    "Something before it is zero: a norm, or weights that are too small for the type that they are loaded or rounded "
+    "in. If they are tiny, write input_model_dtype: fp32 (of AWQ and QuaRot), or leave out the linear before it."
 )
 """What to do where a linear reads zeros only."""
 
