@@ -82,7 +82,7 @@ def sort_extra(
     layers = _Layers(f"{layers_name}.", count, in_a_layer)
     left = [name for name in extra if not any(re.search(one, name) for one in (*COMPUTED, *computed))]
     _check_count(left, layers)
-    inside = [name for name in left if (place := layers.place(name)) and place[0] < count]
+    inside = {name: None for name in left if (place := layers.place(name)) and place[0] < count}
     wrong = [name for name in inside if not (name.endswith(".bias") and is_zero(name))]
     if wrong:
         cure = next((cure for pattern, cure in CURES if re.search(pattern, wrong[0])), OTHER_CURE)
@@ -91,8 +91,8 @@ def sort_extra(
             f"first is {wrong[0]}",
             cure,
         )
-    unused = [name for name in left if name not in set(inside)]
-    return Extra(tuple(name for name in extra if name not in set(unused)), tuple(unused))
+    unused = {name: None for name in left if name not in inside}
+    return Extra(tuple(name for name in extra if name not in unused), tuple(unused))
 
 
 def _check_count(extra: Sequence[str], layers: _Layers) -> None:

@@ -276,7 +276,7 @@ class DecoderLayout:
         return sort_extra(extra, self.layers_name, self.layers, in_a_layer, computed, self._is_zero)
 
     def _is_zero(self, name: str) -> bool:
-        return not bool(self.reader.tensor(name).any())
+        return not bool(self.reader.tensor(name).float().any())
 
     def _cure_of_lack(self, name: str) -> str:
         """What to do about a tensor that is not there."""

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import Stage
+from quantizer.decoder.extra import Extra
 from quantizer.decoder.model import DecoderModel
 from quantizer.decoder.walk import LayerWalk
 
@@ -82,7 +83,7 @@ def test_the_walk_is_transformers_own_forward_pass(name: str, tmp_path: Path) ->
     expected_states, expected_logits = theirs(whole, batches)
     for way in WAYS:
         model = open_model(tmp_path / "model", modules)
-        assert model.layout.check_tensors() == ()
+        assert model.layout.check_tensors() == Extra()
         states, logits = run_layers(model, batches, way, tmp_path)
         for number in range(len(batches)):
             for ours, expected in zip(states[number], expected_states[number], strict=True):
