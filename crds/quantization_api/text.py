@@ -1,6 +1,8 @@
 """Text from outside as it may stand in a status, an event, a log line or a termination message."""
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 """Escape sequences of a terminal (ECMA-48): colours, moves of the cursor, titles of windows."""
@@ -32,3 +34,10 @@ def shortened(text: str, limit: int) -> str:
     head = (limit - len(GAP) + 1) // 2
     tail = limit - len(GAP) - head
     return text[:head] + GAP + text[len(text) - tail :]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a name that is not among the known ones: "; did you mean X?", or nothing."""
+    spelled = {one.lower(): one for one in known}
+    near = get_close_matches(name.lower(), spelled, n=1)
+    return f"; did you mean {spelled[near[0]]}?" if near else ""

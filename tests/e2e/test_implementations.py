@@ -43,7 +43,6 @@ CASES: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "gptq, odd group": ("GptqQuantizer", GPTQ | {"group_size": 36}, None),
     "awq": ("AutoAWQQuantizer", AWQ, None),
     "awq, some modules": ("AutoAWQQuantizer", AWQ | {"modules_to_not_convert": ["q_proj"]}, None),
-    "awq, unknown module": ("AutoAWQQuantizer", AWQ | {"modules_to_not_convert": ["x_proj"]}, None),
     "awq, unpacked": ("AutoAWQQuantizer", AWQ | {"export_compatible": True}, None),
     "without layers_on_the_cpu": ("GptqQuantizer", GPTQ, "layers_on_the_cpu"),
     "without no_synchronization": ("GptqQuantizer", GPTQ, "no_synchronization"),
@@ -208,7 +207,6 @@ def test_what_was_not_converted_stays_a_weight(runs: Runs) -> None:
     [
         ("gptq, unknown module", "no linear model.layers.0.mlp.no_proj"),
         ("gptq, odd group", "does not divide the 96 inputs"),
-        ("awq, unknown module", "modules_to_not_convert has x_proj"),
     ],
 )
 def test_what_does_not_fit_the_model_is_refused(runs: Runs, name: str, words: str) -> None:

@@ -10,13 +10,14 @@ from pathlib import PurePosixPath
 from typing import Any, TypeAlias
 
 from quantization_api.failures import Category, QuantizationError
-from quantization_api.text import shortened
+from quantization_api.text import did_you_mean, shortened
 from quantizer.boundary.bounded_json import parse_text
 from quantizer.boundary.reading import reading
 
 CORRECT = "Correct the file, or data_name and text_cols in the data config."
 MOST_ROWS = 4_000_000
 MAX_TEXT_BYTES = 256_000_000
+MOST_COLUMNS = 1000  # of which a name that is near is looked for
 Bytes: TypeAlias = bytes | bytearray
 PLAIN_SUFFIXES = (".txt", ".jsonl", ".json", ".csv")
 COMPRESSED = ".gz"
@@ -129,8 +130,11 @@ def _column(row: Any, column: str, file_name: str, place: str) -> str:
     if value is None and column in row:  # null, or a row of a table that ends early
         return ""
     if not isinstance(value, str):
-        found = ", ".join(shortened(str(name), 50) for name in list(row)[:10])
-        raise _unreadable(file_name, f"{place} has no text in column {column!r}; found: {found}")
+        found = [shortened(str(name), 50) for name in list(row)[:MOST_COLUMNS] if name != column]
+        near = did_you_mean(column, found)
+        raise _unreadable(
+            file_name, f"{place} has no text in column {column!r}; found: {', '.join(found[:10])}{near}"
+        )
     try:
         value.encode()
     except UnicodeEncodeError as error:

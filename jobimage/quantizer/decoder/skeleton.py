@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.pytorch_utils import Conv1D
 
 from quantization_api.failures import Category, QuantizationError
-from quantization_api.text import shortened
+from quantization_api.text import did_you_mean, shortened
 from quantizer.boundary.reading import reading
 from quantizer.checkpoint.older_transformers import OLDER_MODEL_TYPES, is_older
 from quantizer.decoder.architecture import Architecture, ModuleNames
@@ -39,6 +39,11 @@ FUSED_AT_MOST = 1024
 def unsupported(message: str, hint: str = "") -> QuantizationError:
     """A ModelUnsupported."""
     return QuantizationError(Category.MODEL_UNSUPPORTED, message, hint)
+
+
+def misnamed(message: str) -> QuantizationError:
+    """An InvalidWorkflow: a name of a module in the manifest is not the model's."""
+    return QuantizationError(Category.INVALID_WORKFLOW, message)
 
 
 def find_architecture(config: Mapping[str, object]) -> Architecture | None:
@@ -154,7 +159,7 @@ class Skeleton:
     layers_name, embedding_name, head_name (dotted names in the model, without ".weight"), outside_shapes
     (of the other parameters outside the layers).
 
-    Raises ModelUnsupported with what was found when names are missing or are not there.
+    Raises ModelUnsupported when names are missing, InvalidWorkflow, with what was found, when they are not there.
     """
 
     def __init__(
@@ -193,21 +198,14 @@ class Skeleton:
         return f"{self.prefix}.{name}"
 
     def _resolve(self, known: Architecture | None, modules: ModuleNames) -> Architecture:
-        for name in modules.outside_layer_modules:
-            self._require(name, "outside_layer_modules")
-        if modules.layers_block_name is not None:
-            block = self._require(modules.layers_block_name, "layers_block_name")
-            if not isinstance(block, nn.ModuleList):
-                raise unsupported(
-                    f"layers_block_name {modules.layers_block_name} is a {type(block).__name__}, not a list of layers; "
-                    f"{self._lists()}"
-                )
+        self._check_outside(modules.outside_layer_modules)
+        self._check_layers(modules.layers_block_name)
         if known is not None and not modules.inside_layer_modules:
             if (
                 modules.layers_block_name is not None
                 and self._strip(modules.layers_block_name) != known.layers
             ):
-                raise unsupported(
+                raise misnamed(
                     f"layers_block_name {modules.layers_block_name} is not the list of decoder layers of a "
                     f"{known.model_type} model, which is {self._full(known.layers)}"
                 )
@@ -218,7 +216,7 @@ class Skeleton:
         elif modules.layers_block_name is None or not modules.inside_layer_modules:
             raise unsupported(
                 f"model_type {self.config.model_type!r} is not one of {', '.join(sorted(ARCHITECTURES))}; "
-                f"{self._lists()}",
+                f"its lists of modules: {self._lists()}",
                 "Give layers_block_name and inside_layer_modules (the linears of a layer, those that share an "
                 "input together, in execution order), or another model.",
             )
@@ -230,21 +228,43 @@ class Skeleton:
         self._check_listed(self._full(layers), modules.inside_layer_modules)
         return replace(generic, layers=layers)
 
+    def _check_layers(self, name: str | None) -> None:
+        if name is None:
+            return
+        found, lists = self._find(name), self._module_lists()
+        if found is None:
+            raise misnamed(
+                f"layers_block_name names {name}, which a {self.config.model_type} model does not have (its lists "
+                f"of modules: {self._lists()}){did_you_mean(name, lists)}"
+            )
+        if not isinstance(found, nn.ModuleList):
+            raise misnamed(
+                f"layers_block_name {name} is a {type(found).__name__}, not a list of layers; its lists of modules: "
+                f"{self._lists()}"
+            )
+
+    def _check_outside(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            if self._find(name) is None:
+                outside = {parameter.rpartition(".")[0] for parameter, _ in self.causal.named_parameters()}
+                raise misnamed(
+                    f"outside_layer_modules names {name}, which a {self.config.model_type} model does not have"
+                    f"{did_you_mean(name, sorted(outside))}"
+                )
+
     def _check_listed(self, layers: str, stages: tuple[tuple[str, ...], ...]) -> None:
         listed = [name for stage in stages for name in stage]
         for name in listed:
             if listed.count(name) > 1:
-                raise QuantizationError(
-                    Category.INVALID_WORKFLOW, f"inside_layer_modules names {name} more than once"
-                )
+                raise misnamed(f"inside_layer_modules names {name} more than once")
         for index, layer in enumerate(self.causal.get_submodule(layers)):
             modules = dict(layer.named_modules())
             linears = [key for key, module in modules.items() if isinstance(module, (nn.Linear, Conv1D))]
             for name in listed:
                 if name not in linears:
-                    raise unsupported(
-                        f"inside_layer_modules names {name}, which is no linear of {layers}.{index}; "
-                        f"its linears: {', '.join(linears)}"
+                    raise misnamed(
+                        f"inside_layer_modules names {name}, which is no linear of {layers}.{index} (its linears: "
+                        f"{', '.join(linears)}){did_you_mean(name, linears)}"
                     )
             fused = [key for key, value in layer.named_parameters() if value.ndim == 3]
             if fused:
@@ -256,20 +276,19 @@ class Skeleton:
     def _strip(self, name: str) -> str:
         return name.removeprefix(f"{self.prefix}.")
 
-    def _require(self, name: str, parameter: str) -> nn.Module:
+    def _find(self, name: str) -> nn.Module | None:
         modules: dict[str, nn.Module] = dict(self.causal.named_modules())
-        found = modules.get(name) or modules.get(self._full(name))
-        if found is None:
-            raise unsupported(
-                f"{parameter} names {name}, which a {self.config.model_type} model does not have; {self._lists()}"
-            )
-        return found
+        return modules.get(name) or modules.get(self._full(name))
+
+    def _module_lists(self) -> dict[str, nn.ModuleList]:
+        """The lists of modules that the model has, but for empty ones."""
+        modules = self.causal.named_modules()
+        return {name: found for name, found in modules if isinstance(found, nn.ModuleList) and len(found)}
 
     def _lists(self) -> str:
-        """The lists of modules that the model has, for a message."""
+        """The same for a message."""
         found = [
             f"{name} ({len(module)} {type(module[0]).__name__})"
-            for name, module in self.causal.named_modules()
-            if isinstance(module, nn.ModuleList) and len(module)
+            for name, module in self._module_lists().items()
         ]
-        return f"its lists of modules: {', '.join(found[:8]) or 'none'}"
+        return ", ".join(found[:8]) or "none"

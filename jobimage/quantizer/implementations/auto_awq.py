@@ -49,7 +49,6 @@ def quantize(
     wrapper = kind(model, model.config.model_type, False, model.config, None, None)
     layers = kind.get_model_layers(model)
     check_attention(layers)
-    check_modules(get_named_linears(layers[0]), parameters.modules_to_not_convert)
     converted = {
         name: linear
         for name, linear in get_named_linears(layers[0]).items()
@@ -97,17 +96,6 @@ def one_length(tokens: TokenBatches) -> int:
             "Use strategy join in pre_process_data_config, or implementation native.",
         )
     return lengths.pop()
-
-
-def check_modules(linears: dict[str, nn.Linear], left_out: list[str]) -> None:
-    """Raises InvalidWorkflow for a name in modules_to_not_convert that is part of no linear's name."""
-    for part in left_out:
-        if not any(part in name for name in linears):
-            raise QuantizationError(
-                Category.INVALID_WORKFLOW,
-                f"modules_to_not_convert has {part}, which matches no linear; a decoder layer has "
-                f"{', '.join(linears)}",
-            )
 
 
 def observed(base: type[Any], on_progress: OnProgress, reports: list[LinearReport]) -> type[Any]:

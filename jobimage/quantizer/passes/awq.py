@@ -28,6 +28,7 @@ from quantizer.formats.awq import GROUP_SIZES, AwqFormat
 from quantizer.machine import threads_for
 from quantizer.passes.data_type import ASK_FOR_ANOTHER, DTYPES, dtype_of_model
 from quantizer.passes.interface import FinishedLayer, GroupSizes, LayerContext
+from quantizer.passes.left_out import check_left_out
 from quantizer.passes.plain import PlainPass
 from quantizer.passes.rounding import (
     ErrorBaseline,
@@ -72,6 +73,8 @@ class AwqLayerPass(PlainPass):
     """None until the pass is bound, where the manifest leaves it to the model."""
     calibration_dtype: torch.dtype = torch.float32
     replays_unrounded: bool = True
+    package: str | None = None
+    """The stock package that computes instead of this pass; None: this pass."""
 
     @property
     def grid(self) -> GroupedGrid:
@@ -88,6 +91,7 @@ class AwqLayerPass(PlainPass):
 
     @override
     def bind(self, model: DecoderLayout) -> Self:
+        check_left_out(self.not_converted, model, self.package)
         return replace(self, dtype=dtype_of_model(self.dtype, model))
 
     def rtn(self, weight: Tensor, limits: Tensor | None = None) -> QuantizedWeight:
@@ -275,6 +279,7 @@ class Awq(WeightPass[AutoAWQQuantizer]):
             tuple(p.modules_to_not_convert),
             packs=not p.export_compatible,
             dtype=DTYPES[p.input_model_dtype] if p.input_model_dtype else None,
+            package=self.package,
         )
 
     @property

@@ -112,7 +112,6 @@ def check(request: RunRequest, setting: Setting) -> Job:
             "does, and the artifact's config.json says tie_word_embeddings: false",
             model.layout.own_head_name(),
         )
-    check_revision(workflow.input_model, model)
     if chosen.package is not None:
         model_types.check_model(chosen.package, model.layout.architecture.model_type)
     if for_onnx:
@@ -131,6 +130,10 @@ def check(request: RunRequest, setting: Setting) -> Job:
     calibration = TokenBatches(())
     if chosen.needs_text:
         calibration = chosen.calibration(tokens[chosen.data_config or DEFAULT_CALIBRATION])
+    setting.stop_check()
+    check_revision(
+        workflow.input_model, model
+    )  # reads all weights: everything else that can be wrong was found
     recipe = recipe_digest(workflow, model.revision, data_revisions=revisions)
     logger.info("recipe %s", recipe)
     return Job(request, chosen, builder, model, tokens, calibration, recipe, said)

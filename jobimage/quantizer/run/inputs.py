@@ -3,12 +3,13 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import StorageAccess
-from quantization_api.text import clean
+from quantization_api.text import clean, did_you_mean
 from quantization_api.workflow import (
     DataConfig,
     InputModel,
@@ -44,9 +45,13 @@ class Model:
     location: Location
     source: StoreSource
     layout: DecoderLayout
-    revision: str
     broken: tuple[str, ...] = ()
     """Documents of its folder that are links to nothing."""
+
+    @cached_property
+    def revision(self) -> str:
+        """The digest over its files: on disk the first call reads all of them (see `model_revision`)."""
+        return model_revision(self.source, self.layout.reader)
 
     @property
     def architecture(self) -> str:
@@ -80,7 +85,7 @@ def open_model(
     modules: ModuleNames | None = None,
     patience: Patience | None = None,
 ) -> Model:
-    """Lists a model, checks that it can be quantized, and computes its revision.
+    """Lists a model and checks that it can be quantized.
 
     modules: names of the modules of an architecture that is not in the table.
 
@@ -95,7 +100,7 @@ def open_model(
     layout = DecoderLayout.open(source, modules)
     DecoderModel(layout, torch.device("cpu")).try_out()
     _check_side_files(source)
-    return Model(location, source, layout, model_revision(source, layout.reader), broken)
+    return Model(location, source, layout, broken)
 
 
 def _model_source(
@@ -266,6 +271,11 @@ def _read(config: DataConfig, store: Store, info: ObjectInfo) -> bytes | bytearr
     return bytes(data) if isinstance(data, memoryview) else data
 
 
+def _splits(files: list[str]) -> list[str]:
+    """The names of splits that a folder with these files has."""
+    return [name.removesuffix(suffix) for name in files for suffix in SUFFIXES if name.endswith(suffix)]
+
+
 def _read_file(
     config: DataConfig, access: StorageAccess, patience: Patience | None
 ) -> tuple[str, bytes | bytearray]:
@@ -294,7 +304,8 @@ def _read_file(
         raise QuantizationError(
             Category.DATA_NOT_FOUND,
             f"data config {config.name}: {folder.uri} has no {place.split} file "
-            f"({', '.join(PLAIN_SUFFIXES)}, or one of them with .gz); it has {', '.join(there[:5])}",
+            f"({', '.join(PLAIN_SUFFIXES)}, or one of them with .gz); it has {', '.join(there[:5])}"
+            f"{did_you_mean(place.split, _splits(there))}",
             "Set load_dataset_config.split to the name of a file without its extension.",
         )
     raise QuantizationError(

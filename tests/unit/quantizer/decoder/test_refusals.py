@@ -26,13 +26,18 @@ pytestmark = pytest.mark.unit
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
 
-def refused(folder: Path, config: dict[str, Any], modules: ModuleNames | None = None) -> str:
+def refused(
+    folder: Path,
+    config: dict[str, Any],
+    modules: ModuleNames | None = None,
+    category: Category = Category.MODEL_UNSUPPORTED,
+) -> str:
     """The sentence that refuses a model with this config.json, whose tensors are never looked at."""
     make_model(*FAMILIES["llama"]).save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(QuantizationError) as caught:
         open_model(folder, modules)
-    assert caught.value.category is Category.MODEL_UNSUPPORTED
+    assert caught.value.category is category
     return f"{caught.value.message} {caught.value.hint}"
 
 
@@ -108,12 +113,28 @@ LLAMA = {**FAMILIES["llama"][1], "model_type": "llama"}
     [
         (STABLELM, None, "its lists of modules: model.layers (2 StableLmDecoderLayer)"),
         (STABLELM, ModuleNames("model.layers"), "Give layers_block_name and inside_layer_modules"),
+        (
+            {**FAMILIES["mixtral"][1], "model_type": "olmoe", "num_experts": 4},
+            ModuleNames("model.layers", (QKV,)),
+            "holds experts in one fused tensor",
+        ),
+    ],
+)
+def test_an_unknown_type_is_refused_without_the_names_and_with_fused_experts(
+    config: dict[str, Any], modules: ModuleNames | None, sentence: str, tmp_path: Path
+) -> None:
+    assert sentence in refused(tmp_path, config, modules)
+
+
+@pytest.mark.parametrize(
+    ("config", "modules", "sentence"),
+    [
         (STABLELM, ModuleNames("model.blocks", (QKV,)), "layers_block_name names model.blocks, which"),
         (STABLELM, ModuleNames("model.norm", (QKV,)), "model.norm is a LayerNorm, not a list of layers"),
         (
             STABLELM,
             ModuleNames("model.layers", (("self_attn.qkv",),)),
-            "names self_attn.qkv, which is no linear of model.layers.0; its linears: self_attn.q_proj",
+            "names self_attn.qkv, which is no linear of model.layers.0 (its linears: self_attn.q_proj",
         ),
         (
             STABLELM,
@@ -122,17 +143,12 @@ LLAMA = {**FAMILIES["llama"][1], "model_type": "llama"}
         ),
         (LLAMA, ModuleNames("model.norm"), "model.norm is a LlamaRMSNorm, not a list of layers"),
         (LLAMA, ModuleNames(None, (("mlp.gate",),)), "names mlp.gate, which is no linear"),
-        (
-            {**FAMILIES["mixtral"][1], "model_type": "olmoe", "num_experts": 4},
-            ModuleNames("model.layers", (QKV,)),
-            "holds experts in one fused tensor",
-        ),
     ],
 )
 def test_module_names_that_do_not_fit_are_refused_with_those_that_are_there(
-    config: dict[str, Any], modules: ModuleNames | None, sentence: str, tmp_path: Path
+    config: dict[str, Any], modules: ModuleNames, sentence: str, tmp_path: Path
 ) -> None:
-    assert sentence in refused(tmp_path, config, modules)
+    assert sentence in refused(tmp_path, config, modules, Category.INVALID_WORKFLOW)
 
 
 def test_a_linear_that_is_listed_twice_is_refused(tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def test_names_that_a_model_does_not_have_are_refused(
 ) -> None:
     with pytest.raises(QuantizationError, match=sentence) as caught:
         gptq_made(tiny, **parameters)
-    assert caught.value.category is Category.MODEL_UNSUPPORTED
+    assert caught.value.category is Category.INVALID_WORKFLOW
 
 
 def test_an_unknown_architecture_needs_the_names(tmp_path: Path) -> None:
