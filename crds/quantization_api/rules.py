@@ -26,7 +26,8 @@ class Rule:
     message: str
     """The sentence shown; a CEL string expression when `dynamic`."""
     check: Callable[[Any], str | None] | None
-    """Returns the same sentence for a model that breaks the rule, else None. None: only the API server checks it."""
+    """Returns the same sentence for a model that breaks the rule, else None; what only Python can add, such as the
+    nearest name, stands behind it. None: only the API server checks it."""
     dynamic: bool = False
     field: str | None = None
     """The property that the error is reported at."""

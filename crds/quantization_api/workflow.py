@@ -11,6 +11,13 @@ from pydantic import Field
 
 from quantization_api.bounded import ModulePath, Name, ShortText, Uri
 from quantization_api.passes import NO_CODE, Pass
+from quantization_api.references import (
+    MOST_DATA_CONFIGS,
+    MOST_EVALUATORS,
+    evaluator_reference,
+    metric_reference,
+    pass_reference,
+)
 from quantization_api.rules import ContractModel, Rule, joined
 from quantization_api.sequence_refusals import ALONE, SEQUENCE
 
@@ -220,47 +227,23 @@ class SearchStrategy(ContractModel):
     search_space: Annotated[list[SearchDimension], Field(max_length=16)] = Field(default_factory=list)
 
 
-def _unknown_reference(workflow: "Workflow") -> str | None:
-    names = {config.name for config in workflow.data_configs}
-    for item in workflow.passes:
-        for field in ("data_config", "calibration_data_config"):
-            wanted = getattr(item, field, None)
-            if wanted is not None and wanted not in names:
-                return f"a pass names a {field} that is not in data_configs"
-    for evaluator in workflow.evaluators:
-        for metric in evaluator.metrics:
-            if metric.data_config is not None and metric.data_config not in names:
-                return "a metric names a data_config that is not in data_configs"
-    return None
-
-
 NO_SEARCH = (
     "search_strategy is not available in this release; leave it out and set the parameters of the pass"
 )
-
-
-def _reference_rule(field: str) -> Rule:
-    return Rule(
-        cel=f"self.passes.all(p, !has(p.{field}) || (has(self.data_configs) && "
-        f"self.data_configs.exists(d, d.name == p.{field})))",
-        message=f"a pass names a {field} that is not in data_configs",
-        check=None,  # all references are checked by one Python function
-        field="passes",
-    )
 
 
 class Workflow(ContractModel):
     """What is computed. Immutable: with the model's revision and the engine's version it names the result."""
 
     input_model: InputModel
-    data_configs: Annotated[list[DataConfig], Field(max_length=8)] = Field(
+    data_configs: Annotated[list[DataConfig], Field(max_length=MOST_DATA_CONFIGS)] = Field(
         default_factory=list, description="Named data sets.", json_schema_extra={"x-map-key": "name"}
     )
     passes: Annotated[list[Pass], Field(min_length=1, max_length=8)] = Field(
         description="What to do, in order: a QuaRot, a GptqQuantizer or an AutoAWQQuantizer, or a QuaRot and "
         "then a GptqQuantizer; a ModelBuilder may be the last."
     )
-    evaluators: Annotated[list[Evaluator], Field(max_length=4)] = Field(
+    evaluators: Annotated[list[Evaluator], Field(max_length=MOST_EVALUATORS)] = Field(
         default_factory=list,
         description="Named lists of metrics.",
         json_schema_extra={"x-map-key": "name"},
@@ -283,26 +266,10 @@ class Workflow(ContractModel):
         "script_dir": NO_CODE,
     }
     RULES: ClassVar[tuple[Rule, ...]] = (
-        _reference_rule("data_config"),
-        _reference_rule("calibration_data_config"),
-        Rule(
-            cel="!has(self.evaluators) || self.evaluators.all(e, e.metrics.all(m, !has(m.data_config) || "
-            "(has(self.data_configs) && self.data_configs.exists(d, d.name == m.data_config))))",
-            message="a metric names a data_config that is not in data_configs",
-            check=_unknown_reference,
-            field="evaluators",
-        ),
-        Rule(
-            cel="!has(self.evaluator) || (has(self.evaluators) && "
-            "self.evaluators.exists(e, e.name == self.evaluator))",
-            message="evaluator names an evaluator that is not in evaluators",
-            check=lambda w: (
-                "evaluator names an evaluator that is not in evaluators"
-                if w.evaluator is not None and w.evaluator not in {e.name for e in w.evaluators}
-                else None
-            ),
-            field="evaluator",
-        ),
+        pass_reference("data_config"),
+        pass_reference("calibration_data_config"),
+        metric_reference(),
+        evaluator_reference(),
         Rule(
             cel="!has(self.evaluators) || self.evaluators.size() == 0 || has(self.evaluator)",
             message="evaluators are given, but evaluator names none of them; write evaluator: NAME",

@@ -245,7 +245,8 @@ INVALID: tuple[Invalid, ...] = (
         "data_config of nothing",
         f"{PASS}.data_config",
         "tran",
-        "a pass names a data_config that is not",
+        "a pass names a data_config that is not in data_configs (train, test)",
+        "a pass names a data_config that is not in data_configs (train, test); did you mean train?",
     ),
     bad("script of a pass", f"{PASS}.user_script", "x.py", NOT_RUN),
     bad(
@@ -315,7 +316,21 @@ INVALID: tuple[Invalid, ...] = (
         "evaluator of nothing",
         "workflow.evaluator",
         "speed",
-        "evaluator names an evaluator that is not",
+        "evaluator names an evaluator that is not in evaluators (quality)",
+    ),
+    Invalid(
+        "evaluator without evaluators",
+        (("workflow.evaluators", REMOVED),),
+        "evaluator names an evaluator that is not in evaluators (none)",
+    ),
+    Invalid(
+        "data of no list",
+        (
+            ("workflow.data_configs", REMOVED),
+            ("workflow.evaluators", REMOVED),
+            ("workflow.evaluator", REMOVED),
+        ),
+        "a pass names a data_config that is not in data_configs (none)",
     ),
     bad(
         "no evaluator chosen",
@@ -327,7 +342,7 @@ INVALID: tuple[Invalid, ...] = (
         "metric data of nothing",
         "workflow.evaluators.0.metrics.0.data_config",
         "validation",
-        "a metric names a data_config that is not in data_configs",
+        "a metric names a data_config that is not in data_configs (train, test)",
     ),
     bad(
         "metric without data",

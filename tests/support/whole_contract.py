@@ -61,8 +61,8 @@ WHOLE_INVALID: tuple[Invalid, ...] = (
     ),
     quarot("solving without data", "w_gptq needs calibration_data_config", w_gptq=True, w_bits=4),
     quarot(
-        "data of nothing",
-        "a pass names a calibration_data_config that is not in data_configs",
+        "text of nothing",
+        "a pass names a calibration_data_config that is not in data_configs (train, test)",
         **{**SOLVED, "calibration_data_config": "tran"},
     ),
     quarot("nothing to do", "rotate is false and all bits are 16", rotate=False),

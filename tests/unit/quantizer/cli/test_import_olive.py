@@ -254,7 +254,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "unknown reference",
         {"evaluator": "nothing"},
-        "evaluator names an evaluator that is not in evaluators",
+        "evaluator names an evaluator that is not in evaluators (",
     ),
 ]
 
