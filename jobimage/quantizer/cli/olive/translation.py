@@ -1,9 +1,10 @@
 """Translates the objects of an Olive run config into those of a workflow, and collects what is refused."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 from quantization_api.passes import PASS_TYPES
+from quantization_api.text import did_you_mean
 from quantizer.cli.olive.refusals import FIELDS
 
 Object = dict[str, Any]
@@ -43,8 +44,12 @@ class Translation:
         workflow: Object = {"input_model": self._input_model(config.pop("input_model", None), model_path)}
         if configs := self._named(config.pop("data_configs", None), "data_configs"):
             workflow["data_configs"] = [self._data_config(item, path) for item, path in configs]
-            unknown = set(self.data_names) - {item.get("name") for item in workflow["data_configs"]}
-            self.problems += [f"--data {item}: there is no data config with that name" for item in unknown]
+            known = [str(item.get("name")) for item in workflow["data_configs"]]
+            self.problems += [
+                f"--data {item}: there is no data config with that name{did_you_mean(item, known)}"
+                for item in self.data_names
+                if item not in known
+            ]
         elif self.data_names:
             self.problems.append("--data: the file has no data_configs")
         workflow["passes"] = self._passes(config.pop("passes", None), config.pop("pass_flows", None))
@@ -226,12 +231,26 @@ class Translation:
                 del item[key]
 
     def _without_dropped(self, value: Any) -> Any:
-        return _walk(value, lambda key: key not in self.drop)
+        there = frozenset(_fields(value))
+        self.problems += [
+            f"--drop {name}: the file has no such field{did_you_mean(name, sorted(there))}"
+            for name in sorted(self.drop - there)
+        ]
+        return _without(value, self.drop)
 
 
-def _walk(value: Any, keep: Callable[[str], bool]) -> Any:
+def _fields(value: Any) -> Iterator[str]:
+    """The names of all fields, at any depth."""
     if isinstance(value, dict):
-        return {key: _walk(item, keep) for key, item in value.items() if keep(key)}
+        yield from map(str, value)
+    if isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _fields(item)
+
+
+def _without(value: Any, names: frozenset[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(item, names) for key, item in value.items() if key not in names}
     if isinstance(value, list):
-        return [_walk(item, keep) for item in value]
+        return [_without(item, names) for item in value]
     return value
