@@ -26,12 +26,12 @@ Step = Callable[[], None]
 """Called by the work at the start of each step."""
 
 
-def in_a_child(work: Callable[[Step], bytes], room: int, category: Category, what: str) -> bytes:
+def in_a_child(work: Callable[[Step], bytes], room: int, category: Category, what: str, hint: str) -> bytes:
     """What `work` returns, computed in a child process.
 
     Args:
         room: bytes of memory that the work may use in addition to this process's.
-        category, what: of the error when a step does not finish, when the memory is not enough, and for whatever
+        category, what, hint: of the error when a step does not finish, when the memory is not enough, and for whatever
             the work raises; see boundary.reading.reading.
     """
     read_end, write_end = os.pipe()
@@ -50,16 +50,20 @@ def in_a_child(work: Callable[[Step], bytes], room: int, category: Category, wha
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-    return _result(answer, os.waitstatus_to_exitcode(status), room, category, what)
+    return _result(answer, os.waitstatus_to_exitcode(status), room, category, what, hint)
 
 
-def _result(answer: bytes, code: int, room: int, category: Category, what: str) -> bytes:
+def _result(answer: bytes, code: int, room: int, category: Category, what: str, hint: str) -> bytes:
     kind, rest = answer[:1], answer[1:]
     if code == 0 and kind == DONE:
         return rest
     if code == 0 and kind == FAILED:
         said = json.loads(rest)
-        raise QuantizationError(Category(said["category"] or category), said["message"], said["hint"])
+        raise QuantizationError(
+            Category(said["category"] or category),
+            said["message"],
+            said["hint"] if said["category"] else hint,
+        )
     if code == -signal.SIGXCPU:
         why = f"a step took more than {STEP_SECONDS} s of CPU time"
     elif kind == OUT_OF_MEMORY or code == -signal.SIGABRT:
@@ -71,7 +75,7 @@ def _result(answer: bytes, code: int, room: int, category: Category, what: str) 
         )
     else:
         why = f"the process reading it exited with {code}"
-    raise QuantizationError(category, f"{what} cannot be used: {why}")
+    raise QuantizationError(category, f"{what} cannot be used: {why}", hint)
 
 
 def _work(work: Callable[[Step], bytes], room: int, write_end: int) -> NoReturn:

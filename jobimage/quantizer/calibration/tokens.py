@@ -87,6 +87,12 @@ def probe_tokens(vocabulary: int, max_positions: int) -> TokenBatches:
     return TokenBatches((torch.arange(length, dtype=torch.int64) * PROBE_STEP % vocabulary,))
 
 
+COPY_TOKENIZER = (
+    "Copy the tokenizer's files again from where the model comes from; one that is code of its own is not run: save "
+    "it as a tokenizer.json first."
+)
+
+
 def copy_tokenizer(source: Source, scratch: Path) -> tuple[Path, int]:
     """A folder with the files of the model's tokenizer, and their size in bytes.
 
@@ -99,13 +105,17 @@ def copy_tokenizer(source: Source, scratch: Path) -> tuple[Path, int]:
         if "/" not in name and (name.startswith(TOKENIZER_FILES) or name.endswith((".model", ".tiktoken")))
     ]
     if not names:
-        raise QuantizationError(Category.MODEL_UNSUPPORTED, "the model has no tokenizer files")
+        raise QuantizationError(
+            Category.MODEL_UNSUPPORTED,
+            "the model has no tokenizer files",
+            "Copy the model's tokenizer (tokenizer.json or tokenizer.model, tokenizer_config.json) beside the weights.",
+        )
     folder, size = scratch / "tokenizer", 0
     folder.mkdir(parents=True, exist_ok=True)
     for name in [*names, "config.json"]:
         data = read_whole(source, name)
         if name.endswith(".json"):
-            with reading(Category.MODEL_UNSUPPORTED, f"the tokenizer's {name}"):
+            with reading(Category.MODEL_UNSUPPORTED, f"the tokenizer's {name}", COPY_TOKENIZER):
                 parse(data, len(data))
             data = in_utf8(data)
         (folder / name).write_bytes(data)
@@ -119,7 +129,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         QuantizationError: ModelUnsupported when it does not load.
     """
-    with reading(Category.MODEL_UNSUPPORTED, "the tokenizer"):
+    with reading(Category.MODEL_UNSUPPORTED, "the tokenizer", COPY_TOKENIZER):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise TypeError(f"{type(tokenizer).__name__} is not a tokenizer")
@@ -173,7 +183,7 @@ def encode_apart(
         + TOKENIZER_BYTES * size
         + 64 * max((_wanted(item) for _, item in texts.values()), default=0)
     )
-    answer = in_a_child(work, room, Category.MODEL_UNSUPPORTED, "the tokenizer")
+    answer = in_a_child(work, room, Category.MODEL_UNSUPPORTED, "the tokenizer", COPY_TOKENIZER)
     return dict(zip(texts, _unpacked(answer), strict=True))
 
 

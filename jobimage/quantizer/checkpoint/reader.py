@@ -30,6 +30,7 @@ MAX_HEADER_BYTES = MAX_INDEX_BYTES = 32_000_000
 """Room for more than 200,000 tensors; in memory a header takes ten times as much."""
 COMPARED_BYTES = 16_000_000
 DAMAGED = "The file is damaged: copy it again."
+FLOAT_CHECKPOINT = "Start from the model's fp16, bf16 or fp32 checkpoint."
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -234,7 +235,9 @@ class SafetensorsReader:
             start, end = (_whole(offset) for offset in entry["data_offsets"])
         if dtype_name not in DTYPES:
             raise QuantizationError(
-                Category.MODEL_UNSUPPORTED, f"{name} in {file} has the unsupported dtype {dtype_name}"
+                Category.MODEL_UNSUPPORTED,
+                f"{name} in {file} has the unsupported dtype {dtype_name}",
+                FLOAT_CHECKPOINT,
             )
         dtype = DTYPES[dtype_name]
         if min(shape, default=0) < 0 or start < 0 or end - start != math.prod(shape) * dtype.itemsize:

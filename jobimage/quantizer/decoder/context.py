@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from quantizer.checkpoint.older_transformers import compute_rotary, is_older
-from quantizer.decoder.skeleton import Skeleton, unsupported
+from quantizer.decoder.skeleton import ANOTHER_TYPE, Skeleton, unsupported
 
 Arguments = Mapping[str, Any]
 """What a decoder layer's forward takes beside the hidden states, by name."""
@@ -204,7 +204,9 @@ class ModelContext:
         except _Stop:
             return
         raise unsupported(
-            f"a {self._causal.config.model_type} model does not run its layers one after another"
+            f"a {self._causal.config.model_type} model does not run its layers one after another",
+            "Check layers_block_name, which must name all decoder layers of the model; if it does, use a model of "
+            "another type.",
         )
 
     def _set_rows(self, rows: Tensor) -> None:
@@ -232,5 +234,6 @@ def compute_buffers(causal: Any, root: nn.Module, device: torch.device) -> None:
         for key in empty:
             if not torch.equal(computed[0][key], computed[1][key]):
                 raise unsupported(
-                    f"the buffer {name}.{key} of a {causal.config.model_type} model is not computed from its config"
+                    f"the buffer {name}.{key} of a {causal.config.model_type} model is not computed from its config",
+                    ANOTHER_TYPE,
                 )

@@ -104,6 +104,7 @@ def _rows(rule: RowRule, inputs: int, outputs: int, config: Any) -> Tensor:
         raise QuantizationError(
             Category.MODEL_UNSUPPORTED,
             f"the {heads} attention heads cannot share {value_heads} heads of values evenly",
+            "Correct num_attention_heads and num_key_value_heads in config.json: they do not fit the weights.",
         )
     row = channels // size // (heads // value_heads) * size + channels % size
     return row if rule == "values" else row + outputs - value_heads * size

@@ -19,6 +19,8 @@ from quantizer.decoder.batchwise import Batchwise
 from quantizer.decoder.blocks import ArgumentsOf
 from quantizer.decoder.walk import LayerWalk, Look, StageOrder
 
+LEAVE_OUT = "Leave it out of inside_layer_modules: it stays as it is."
+
 
 class _Reached(BaseException):
     """Ends a layer's forward once every input that was asked for is there."""
@@ -68,7 +70,9 @@ class GenericLayer:
             def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
                 if name in caught:
                     raise QuantizationError(
-                        Category.MODEL_UNSUPPORTED, f"{name} runs more than once in a forward of its layer"
+                        Category.MODEL_UNSUPPORTED,
+                        f"{name} runs more than once in a forward of its layer",
+                        LEAVE_OUT,
                     )
                 caught[name] = inputs[0]
                 if len(caught) == len(wanted) and not whole:
@@ -86,7 +90,7 @@ class GenericLayer:
                 output = None
         if missing := [name for name in wanted if name not in caught]:
             raise QuantizationError(
-                Category.MODEL_UNSUPPORTED, f"{missing[0]} does not run in a forward of its layer"
+                Category.MODEL_UNSUPPORTED, f"{missing[0]} does not run in a forward of its layer", LEAVE_OUT
             )
         return caught, output
 

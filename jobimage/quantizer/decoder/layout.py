@@ -16,14 +16,22 @@ from quantization_api.failures import Category
 from quantizer.boundary.bounded_json import read_object
 from quantizer.boundary.reading import reading
 from quantizer.checkpoint.data_types import word
-from quantizer.checkpoint.reader import SafetensorsReader, TensorInfo
+from quantizer.checkpoint.reader import FLOAT_CHECKPOINT, SafetensorsReader, TensorInfo
 from quantizer.checkpoint.source import Source, read_whole
 from quantizer.decoder.architecture import ModuleNames, Stage
 from quantizer.decoder.extra import Extra, sort_extra
 from quantizer.decoder.families import ARCHITECTURES
 from quantizer.decoder.folding import FoldPlace, fold_places
 from quantizer.decoder.pattern import LayerPattern
-from quantizer.decoder.skeleton import Skeleton, check_counts, find_architecture, make_config, unsupported
+from quantizer.decoder.skeleton import (
+    COPY_CONFIG,
+    NOT_OF_ONE_MODEL,
+    Skeleton,
+    check_counts,
+    find_architecture,
+    make_config,
+    unsupported,
+)
 
 MAX_CONFIG_BYTES = 4_000_000
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -33,7 +41,9 @@ FUSED_EXPERTS = (".experts.gate_up_proj", ".experts.down_proj")
 def read_config(source: Source) -> dict[str, Any]:
     """config.json as it lies there; ModelNotFound without one, ModelUnsupported when it is no JSON object."""
     data = read_whole(source, "config.json", MAX_CONFIG_BYTES)
-    return read_object(data, Category.MODEL_UNSUPPORTED, "config.json", limit=MAX_CONFIG_BYTES)
+    return read_object(
+        data, Category.MODEL_UNSUPPORTED, "config.json", limit=MAX_CONFIG_BYTES, hint=COPY_CONFIG
+    )
 
 
 @dataclass(frozen=True)
@@ -67,9 +77,9 @@ class DecoderLayout:
             method = found.get("quant_method", "unknown") if isinstance(found, dict) else found
             raise unsupported(
                 f"the model is already quantized (quant_method {method})",
-                "Start from the model's fp16, bf16 or fp32 checkpoint.",
+                FLOAT_CHECKPOINT,
             )
-        with reading(Category.MODEL_UNSUPPORTED, "config.json"):
+        with reading(Category.MODEL_UNSUPPORTED, "config.json", COPY_CONFIG):
             config_of_model = make_config(self.raw_config, known)
             check_counts(config_of_model, len(reader.tensors))
             self.skeleton = Skeleton(config_of_model, known, modules)
@@ -262,7 +272,7 @@ class DecoderLayout:
                 "experts with a linear each are supported",
                 "Save the model again with save_pretrained of transformers 5, which writes a linear for each expert.",
             )
-        with reading(Category.MODEL_UNSUPPORTED, "config.json"):
+        with reading(Category.MODEL_UNSUPPORTED, "config.json", COPY_CONFIG):
             expected = self.needed_outside()
             in_a_layer: set[str] = set()
             for index in range(self.layers):
@@ -288,13 +298,15 @@ class DecoderLayout:
             )
         if name == embedding and self._says_tied and own in self.reader.tensors:
             return f"The head is there, and config.json ties them: store {own} under the name {embedding}."
-        return "Save the model again, whole, with save_pretrained."
+        return NOT_OF_ONE_MODEL
 
     def _check_tensor(self, name: str, shape: tuple[int, ...], found: TensorInfo | None) -> None:
         if found is None:
             raise unsupported(f"the checkpoint lacks the tensor {name}", self._cure_of_lack(name))
         if found.shape != shape:
-            raise unsupported(f"{name} has shape {list(found.shape)}, config.json makes it {list(shape)}")
+            raise unsupported(
+                f"{name} has shape {list(found.shape)}, config.json makes it {list(shape)}", NOT_OF_ONE_MODEL
+            )
         if found.dtype not in WEIGHT_DTYPES:
             supported = ", ".join(map(word, WEIGHT_DTYPES))
-            raise unsupported(f"{name} has dtype {word(found.dtype)}; supported: {supported}")
+            raise unsupported(f"{name} has dtype {word(found.dtype)}; supported: {supported}", FLOAT_CHECKPOINT)

@@ -19,7 +19,7 @@ from quantizer.decoder.blocks import ArgumentsOf, BlockLayer, load_weights
 from quantizer.decoder.context import ModelContext, compute_buffers
 from quantizer.decoder.generic import GenericLayer, GenericWalk
 from quantizer.decoder.layout import DecoderLayout
-from quantizer.decoder.skeleton import unsupported
+from quantizer.decoder.skeleton import COPY_CONFIG, NOT_OF_ONE_MODEL, unsupported
 from quantizer.decoder.walk import BlockWalk, LayerWalk, StoreFactory
 
 TRIED_TOKENS = 2
@@ -138,7 +138,7 @@ class DecoderModel:
         Raises:
             QuantizationError: ModelUnsupported.
         """
-        with reading(Category.MODEL_UNSUPPORTED, "config.json"), torch.inference_mode():
+        with reading(Category.MODEL_UNSUPPORTED, "config.json", COPY_CONFIG), torch.inference_mode():
             whole = self._whole()
             arguments = whole.arguments(0, 1, TRIED_TOKENS)
             hidden = torch.zeros((1, TRIED_TOKENS, self.layout.width), dtype=self.dtype, device=self.device)
@@ -156,7 +156,7 @@ class DecoderModel:
             def parameter(name: str) -> Tensor:
                 stored = self.layout.stored_name(name)
                 if stored not in self.layout.reader.tensors:
-                    raise unsupported(f"the checkpoint lacks the tensor {stored}")
+                    raise unsupported(f"the checkpoint lacks the tensor {stored}", NOT_OF_ONE_MODEL)
                 return self.layout.reader.tensor(stored)
 
             self._context = ModelContext(self.layout.skeleton, parameter, self.device, self.dtype)

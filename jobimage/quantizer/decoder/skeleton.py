@@ -36,8 +36,19 @@ COUNTS_OF_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "mo
 FUSED_AT_MOST = 1024
 
 
-def unsupported(message: str, hint: str = "") -> QuantizationError:
-    """A ModelUnsupported."""
+COPY_CONFIG = "Correct config.json, or copy it again from where the model comes from."
+NOT_OF_ONE_MODEL = (
+    "config.json and the weights are not of one model, or weights are missing: copy the whole model again."
+)
+TEXT_ALONE = "Save the language model alone, as a model of its own type (for gemma3: gemma3_text)."
+CAUSAL_ALONE = (
+    "Use a model that continues text (its class ends with ForCausalLM); no other kind is quantized."
+)
+ANOTHER_TYPE = "Use a model of one of the supported types."
+
+
+def unsupported(message: str, hint: str) -> QuantizationError:
+    """A ModelUnsupported. The catalogue has no cure that fits all causes, so each gives its own."""
     return QuantizationError(Category.MODEL_UNSUPPORTED, message, hint)
 
 
@@ -57,12 +68,15 @@ def find_architecture(config: Mapping[str, object]) -> Architecture | None:
     found = f"config.json says model_type {model_type!r} (architectures {names})"
     supported = ", ".join(sorted(ARCHITECTURES))
     if not isinstance(model_type, str):
-        raise unsupported(f"{found}; supported model types: {supported}")
+        raise unsupported(
+            f"{found}; supported model types: {supported}",
+            "Point model_path at the folder of a language model, whose config.json names its model_type.",
+        )
     if names and not any(name.endswith(CAUSAL_CLASSES) for name in names):
         message = f"config.json says architectures {names}; only causal language models are supported"
         if model_type not in ARCHITECTURES:
             message += f" (model_type {model_type!r}; supported model types: {supported})"
-        raise unsupported(message)
+        raise unsupported(message, TEXT_ALONE if _beside_text(config) else CAUSAL_ALONE)
     if is_older() and model_type not in OLDER_MODEL_TYPES:
         raise unsupported(
             f"{found}; the image of the stock packages, with transformers {transformers.__version__}, is for "
@@ -74,16 +88,21 @@ def find_architecture(config: Mapping[str, object]) -> Architecture | None:
     if model_type not in CONFIG_MAPPING:
         raise unsupported(
             f"{found}, which transformers {transformers.__version__} does not know; "
-            f"supported model types: {supported}"
+            f"supported model types: {supported}",
+            ANOTHER_TYPE,
         )
-    beside = [name for name in BESIDE_TEXT if isinstance(config.get(name), dict)]
+    beside = _beside_text(config)
     if beside or config.get("is_encoder_decoder"):
         what = f"it has {', '.join(beside)}" if beside else "it has an encoder"
         raise unsupported(
             f"{found}; {what}, and only decoders of text are supported ({supported})",
-            "Save the language model alone, as a model of its own type (for gemma3: gemma3_text).",
+            TEXT_ALONE if beside else CAUSAL_ALONE,
         )
     return None
+
+
+def _beside_text(config: Mapping[str, object]) -> list[str]:
+    return [name for name in BESIDE_TEXT if isinstance(config.get(name), dict)]
 
 
 def make_config(raw: Mapping[str, Any], architecture: Architecture | None) -> PretrainedConfig:
@@ -91,16 +110,20 @@ def make_config(raw: Mapping[str, Any], architecture: Architecture | None) -> Pr
     model_type = str(raw["model_type"])
     _check_dtype(raw)
     fields = {key: value for key, value in raw.items() if key not in ("model_type", *OF_NO_USE)}
-    with reading(Category.MODEL_UNSUPPORTED, "config.json"):
+    with reading(Category.MODEL_UNSUPPORTED, "config.json", COPY_CONFIG):
         config = AutoConfig.for_model(model_type, **fields)
     if architecture is not None:
         for feature in architecture.unsupported:
             if getattr(config, feature.field, None) == feature.value:
-                raise unsupported(f"this {model_type} model is not supported: {feature.sentence}")
+                raise unsupported(
+                    f"this {model_type} model is not supported: {feature.sentence}",
+                    f"Use a model that was trained without it; to change {feature.field} alone would spoil this one.",
+                )
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise unsupported(
             f"config.json says model_type {model_type!r}, of which transformers {transformers.__version__} "
-            "has no causal language model"
+            "has no causal language model",
+            CAUSAL_ALONE,
         )
     return config
 
@@ -111,7 +134,8 @@ def _check_dtype(raw: Mapping[str, Any]) -> None:
         said = raw.get(field)
         if said is not None and said not in KNOWN_DTYPES:
             raise unsupported(
-                f"config.json says {field} {shortened(repr(said), 100)}; known: {', '.join(KNOWN_DTYPES)}"
+                f"config.json says {field} {shortened(repr(said), 100)}; known: {', '.join(KNOWN_DTYPES)}",
+                f"Correct {field} in config.json, or leave it out: the tensors say what they are.",
             )
 
 
@@ -123,12 +147,16 @@ def check_counts(config: PretrainedConfig, tensors: int) -> None:
     """
     layers = getattr(config, "num_hidden_layers", 0)
     if layers > tensors:
-        raise unsupported(f"config.json says {layers} layers, but the checkpoint has only {tensors} tensors")
+        raise unsupported(
+            f"config.json says {layers} layers, but the checkpoint has only {tensors} tensors",
+            NOT_OF_ONE_MODEL,
+        )
     for field in COUNTS_OF_EXPERTS:
         count = getattr(config, field, None) or 0
         if count > max(tensors, FUSED_AT_MOST):
             raise unsupported(
-                f"config.json says {field} {count}, but the checkpoint has only {tensors} tensors"
+                f"config.json says {field} {count}, but the checkpoint has only {tensors} tensors",
+                NOT_OF_ONE_MODEL,
             )
 
 
@@ -169,7 +197,7 @@ class Skeleton:
         cls: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         # sdpa where the class says that it computes the same; soft caps and Bloom's alibi need eager
         config._attn_implementation = "sdpa" if cls._supports_sdpa else "eager"
-        with reading(Category.MODEL_UNSUPPORTED, "config.json"), torch.device("meta"):
+        with reading(Category.MODEL_UNSUPPORTED, "config.json", COPY_CONFIG), torch.device("meta"):
             self.causal: Any = _made(cls, config)
         self.causal.requires_grad_(False).eval()
         self.config = config
@@ -181,7 +209,7 @@ class Skeleton:
         self.head_name: str = names[id(self.causal.get_output_embeddings())]
         self.layers: list[nn.Module] = list(self.causal.get_submodule(self.layers_name))
         if not self.layers:
-            raise unsupported("config.json says that the model has no layers")
+            raise unsupported("config.json says that the model has no layers", COPY_CONFIG)
         tables = (f"{self.embedding_name}.weight", f"{self.head_name}.weight")
         self.outside_shapes: dict[str, tuple[int, ...]] = {
             name: tuple(value.shape)
@@ -191,7 +219,8 @@ class Skeleton:
         inner, outer = self.causal.get_input_embeddings().weight.shape[1], int(config.hidden_size)
         if inner != outer:
             raise unsupported(
-                f"the embeddings are {inner} wide and the layers {outer}: projections between them are not supported"
+                f"the embeddings are {inner} wide and the layers {outer}: projections between them are not supported",
+                "Use another size of this model: of OPT, for example, only opt-350m has such projections.",
             )
 
     def _full(self, name: str) -> str:
@@ -270,7 +299,8 @@ class Skeleton:
             if fused:
                 raise unsupported(
                     f"{layers}.{index} holds experts in one fused tensor ({fused[0]}); a mixture of experts "
-                    "works for mixtral and qwen3_moe only"
+                    "works for mixtral and qwen3_moe only",
+                    "Use a mixtral or qwen3_moe model, or one without experts.",
                 )
 
     def _strip(self, name: str) -> str:

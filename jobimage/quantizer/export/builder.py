@@ -98,7 +98,9 @@ def failure(code: int, last: list[str]) -> QuantizationError:
         return QuantizationError(Category.SCRATCH_FULL, "no space was left for the ONNX graph")
     if "not currently supported" in words:
         return QuantizationError(
-            Category.MODEL_UNSUPPORTED, f"the model builder of onnxruntime-genai says: {words}"
+            Category.MODEL_UNSUPPORTED,
+            f"the model builder of onnxruntime-genai says: {words}",
+            "Leave ModelBuilder out, or take a model that the builder knows.",
         )
     return QuantizationError(
         Category.INTERNAL, f"the model builder of onnxruntime-genai ended with {code}: {words}"

@@ -54,6 +54,7 @@ class AwqFormat(WeightFormat):
     def check_shape(self, name: str, rows: int, columns: int) -> None:
         """Refuses a group size that does not divide the inputs, and sizes that the version does not take."""
         check_groups(name, columns, self.group_size)
+        or_gemm = "" if self.version == "gemm" else ", write version: gemm"
         for what, size, multiple in zip(
             ("inputs", "outputs"), (columns, rows), SIZES[self.version], strict=True
         ):
@@ -61,6 +62,7 @@ class AwqFormat(WeightFormat):
                 raise QuantizationError(
                     Category.MODEL_UNSUPPORTED,
                     f"{name} has {size} {what}; awq version {self.version} takes multiples of {multiple} only",
+                    f"Name it in modules_to_not_convert{or_gemm}, or use a GptqQuantizer.",
                 )
 
     @override

@@ -34,6 +34,10 @@ TENSORS = ("qweight", "qzeros", "scales", "g_idx")
 NAMES = {1: "gptq", 2: "gptq_v2"}  # values of checkpoint_format; a file without the key is version 1
 
 
+WIDTHS = (8, 4, 3, 2)
+"""Bits that the format packs."""
+
+
 @dataclass(frozen=True)
 class GptqFormat(WeightFormat):
     """The GPTQ format in one of its versions; bits and version decide the bytes, the rest goes into config.json."""
@@ -70,6 +74,7 @@ class GptqFormat(WeightFormat):
                     Category.MODEL_UNSUPPORTED,
                     f"{name} has {size} {what}; the gptq format packs {self.bits}-bit weights in "
                     f"multiples of {count} only",
+                    _other_width(rows, columns),
                 )
 
     @override
@@ -154,3 +159,10 @@ class GptqFormat(WeightFormat):
     @property
     def _offset(self) -> int:
         return 1 if self.version == 1 else 0
+
+
+def _other_width(rows: int, columns: int) -> str:
+    """What to do about a linear [rows, columns] that does not fill whole words."""
+    fitting = [str(bits) for bits in WIDTHS if not (rows % period(bits)[0] or columns % period(bits)[0])]
+    instead = "a GptqQuantizer with checkpoint_format: compressed-tensors, which pads"
+    return f"Use bits that fit it ({', '.join(fitting)}), or {instead}." if fitting else f"Use {instead}."

@@ -169,7 +169,13 @@ def _check_side_files(source: StoreSource) -> None:
             read_whole(source, name)  # a pointer of git-lfs would be copied
     if GENERATION_CONFIG in source.files:
         data = read_whole(source, GENERATION_CONFIG, MAX_CONFIG_BYTES)
-        read_object(data, Category.MODEL_UNSUPPORTED, GENERATION_CONFIG, limit=MAX_CONFIG_BYTES)
+        read_object(
+            data,
+            Category.MODEL_UNSUPPORTED,
+            GENERATION_CONFIG,
+            limit=MAX_CONFIG_BYTES,
+            hint="Correct the file, or remove it: readers then use their defaults.",
+        )
 
 
 def model_revision(source: StoreSource, reader: SafetensorsReader) -> str:

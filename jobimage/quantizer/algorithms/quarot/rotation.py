@@ -121,6 +121,7 @@ def folded_bias(name: str, scale: Tensor, bias: Tensor) -> Tensor:
             Category.MODEL_UNSUPPORTED,
             f"{name} has a weight that is zero where its bias is not, so it cannot be folded into linears "
             "without a bias",
+            "Set rotate: false, or use GptqQuantizer or AutoAWQQuantizer.",
         )
     return torch.where(bias == 0, 0.0, bias.double() / torch.where(scale == 0, 1.0, scale))
 

@@ -132,12 +132,12 @@ def refuse(_: Step) -> bytes:
 
 def ends(work: Callable[[Step], bytes]) -> QuantizationError:
     with pytest.raises(QuantizationError) as caught:
-        in_a_child(work, ROOM, UNSUPPORTED, "the tokenizer")
+        in_a_child(work, ROOM, UNSUPPORTED, "the tokenizer", "copy it")
     return caught.value
 
 
 def test_work_in_a_child_gives_its_result_and_its_errors() -> None:
-    assert in_a_child(lambda _: b"ids", ROOM, UNSUPPORTED, "the tokenizer") == b"ids"
+    assert in_a_child(lambda _: b"ids", ROOM, UNSUPPORTED, "the tokenizer", "copy it") == b"ids"
     error = ends(refuse)
     assert (error.category, error.message, error.hint) == (
         Category.DATA_INSUFFICIENT,
@@ -171,6 +171,6 @@ def test_a_step_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_child_leaves_no_process_behind(tmp_path: Path) -> None:
-    in_a_child(lambda _: b"", ROOM, UNSUPPORTED, "the tokenizer")
+    in_a_child(lambda _: b"", ROOM, UNSUPPORTED, "the tokenizer", "copy it")
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)

@@ -213,6 +213,8 @@ def test_a_run_on_it_ends_with_its_category_and_publishes_nothing(
     assert ended.result.failure.category == case.category, ended.result.failure
     assert case.words in f"{ended.result.failure.message} {ended.result.failure.hint}"
     assert ended.code == CATALOGUE[case.category].exit_code
+    if case.category is Category.MODEL_UNSUPPORTED:
+        assert ended.result.failure.hint != CATALOGUE[case.category].cure
     left = (
         [path.relative_to(output) for path in output.rglob("*") if path.is_file()] if output.exists() else []
     )

@@ -16,7 +16,7 @@ from tests.support.decoder_families import (
     open_model,
 )
 
-from quantization_api.failures import Category, QuantizationError
+from quantization_api.failures import CATALOGUE, Category, QuantizationError
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.extra import Extra
 from quantizer.decoder.families import ARCHITECTURES
@@ -38,6 +38,7 @@ def refused(
     with pytest.raises(QuantizationError) as caught:
         open_model(folder, modules)
     assert caught.value.category is category
+    assert caught.value.hint != CATALOGUE[Category.MODEL_UNSUPPORTED].cure
     return f"{caught.value.message} {caught.value.hint}"
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.support.decoder_families import FAMILIES, make_model
 from tests.support.engine import save_tiny
 
-from quantization_api.failures import Category, QuantizationError
+from quantization_api.failures import CATALOGUE, Category, QuantizationError
 from quantization_api.pod import StorageAccess
 from quantization_api.workflow import DataConfig
 from quantizer.checkpoint.weight_files import INDEX_NAME, SINGLE_NAME
@@ -90,6 +90,7 @@ def test_a_model_with_it_is_refused_at_once(name: str, tmp_path: Path) -> None:
     with pytest.raises(QuantizationError, match=sentence) as caught:
         open_model(f"file://{tmp_path}", StorageAccess())
     assert caught.value.category is Category.MODEL_UNSUPPORTED
+    assert caught.value.hint != CATALOGUE[Category.MODEL_UNSUPPORTED].cure
 
 
 @pytest.mark.timeout(60)
