@@ -10,7 +10,10 @@ from typing_extensions import override
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Control characters except tabs and newlines."""
-QUIET = ("botocore", "boto3", "s3transfer", "urllib3", "transformers", "matplotlib", "fontTools")
+OWN = ("quantizer", "quantization_api")
+"""Whose records are shown from the level on that is set; of libraries only errors are."""
+OWN_HANDLERS = ("transformers",)
+"""Libraries that write to standard error by themselves."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -54,12 +57,18 @@ def writable(text: str) -> str:
     return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", escaped)
 
 
+def worth_showing(record: logging.LogRecord) -> bool:
+    """Whether a record is ours or an error: a library's warning is about its next version, or about our code."""
+    return record.levelno >= logging.ERROR or record.name.partition(".")[0] in OWN
+
+
 def set_up(as_json: bool) -> None:
-    """Logs to standard error from now on; libraries only warn."""
+    """Logs to standard error from now on; libraries say only what is an error."""
     logging.setLogRecordFactory(Record)
     logging.captureWarnings(True)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else PlainFormatter("%(levelname)s %(message)s"))
+    handler.addFilter(worth_showing)
     logging.basicConfig(level=logging.INFO if as_json else logging.WARNING, handlers=[handler], force=True)
-    for name in QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in OWN_HANDLERS:
+        logging.getLogger(name).setLevel(logging.ERROR)

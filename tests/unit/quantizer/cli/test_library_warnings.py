@@ -1,0 +1,45 @@
+"""What a library warns of says nothing to the user of a job; what it cannot do, and our own warnings, are said."""
+
+import logging
+
+import pytest
+
+from quantizer.cli import logs
+
+pytestmark = pytest.mark.unit
+
+LIBRARIES = (
+    "py.warnings",
+    "transformers.modeling_utils",
+    "botocore.auth",
+    "matplotlib.font_manager",
+    "somebodys.library",
+)
+"""py.warnings: where `logging.captureWarnings` puts what `warnings.warn` is given."""
+
+
+@pytest.fixture(params=[False, True], ids=["for people", "in a pod"], autouse=True)
+def lines(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> pytest.CaptureFixture[str]:
+    logs.set_up(as_json=request.param)
+    return capsys
+
+
+def test_a_warning_of_a_library_is_not_shown(lines: pytest.CaptureFixture[str]) -> None:
+    for name in LIBRARIES:
+        logging.getLogger(name).warning("generation flags are not valid")
+    assert lines.readouterr().err == ""
+
+
+def test_a_library_with_a_handler_of_its_own_warns_nobody_either() -> None:
+    assert not logging.getLogger("transformers.modeling_utils").isEnabledFor(logging.WARNING)
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_an_error_of_a_library_is_shown(lines: pytest.CaptureFixture[str], name: str) -> None:
+    logging.getLogger(name).error("cannot go on")
+    assert "cannot go on" in lines.readouterr().err
+
+
+def test_our_own_warnings_are_shown(lines: pytest.CaptureFixture[str]) -> None:
+    logging.getLogger("quantizer.store.source").warning("read again")
+    assert "read again" in lines.readouterr().err
