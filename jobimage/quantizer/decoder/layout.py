@@ -309,4 +309,6 @@ class DecoderLayout:
             )
         if found.dtype not in WEIGHT_DTYPES:
             supported = ", ".join(map(word, WEIGHT_DTYPES))
-            raise unsupported(f"{name} has dtype {word(found.dtype)}; supported: {supported}", FLOAT_CHECKPOINT)
+            raise unsupported(
+                f"{name} has dtype {word(found.dtype)}; supported: {supported}", FLOAT_CHECKPOINT
+            )
