@@ -80,7 +80,15 @@ def zero_points_that_can_be_stored() -> contextlib.AbstractContextManager[Any]:
 
 
 class Quantizer(awq_quantizer.AwqQuantizer):  # type: ignore[misc]
-    """autoawq's quantizer on models that its own does not take."""
+    """autoawq's quantizer on models and texts that its own does not take."""
+
+    def init_quant(self, *sizes: Any, **options: Any) -> tuple[Any, dict[str, Any], Tensor]:
+        """Of what belongs to each sequence, such as the mask, the first one's, which broadcasts: all have one length.
+
+        The package runs some of the sequences at a time, with the mask of all: it fits only if that is all of them.
+        """
+        layers, kwargs, hidden = super().init_quant(*sizes, **options)
+        return layers, {name: _of_the_first(value, len(hidden)) for name, value in kwargs.items()}, hidden
 
     def _compute_best_clip(self, w: Tensor, input_feat: Tensor, **options: Any) -> Tensor:
         """Any number of rows; the package asserts a multiple of 64. Rows are independent, so padding is exact."""
@@ -108,6 +116,14 @@ class CpuQuantizer(Quantizer):
         with patch.object(module2inspect, "state_dict", _copied(module2inspect.state_dict)):
             scales: Tensor = super()._compute_best_scale(x, w_mean, x_mean, module2inspect, *rest)
         return scales
+
+
+def _of_the_first(value: Any, sequences: int) -> Any:
+    """An argument of a layer for one sequence, where it holds a row for each of them."""
+    if isinstance(value, tuple):
+        return tuple(_of_the_first(item, sequences) for item in value)
+    # a vector is over the tokens (cache_position), however many sequences there are
+    return value[:1] if isinstance(value, Tensor) and value.ndim > 1 and len(value) == sequences else value
 
 
 def _copied(state_dict: Callable[[], dict[str, Tensor]]) -> Callable[[], dict[str, Tensor]]:
