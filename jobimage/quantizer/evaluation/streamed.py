@@ -165,7 +165,6 @@ def _apply_heads(
     batchwise = Batchwise(stores[0])
     heads = [view.model.table_slices(view.model.layout.head_name(), HEAD_ROWS) for view in views]
     for slices in zip(*heads, strict=True):
-        trim_memory()
 
         def update(index: int, slices: Sequence[tuple[int, Tensor]] = slices) -> None:
             reference, *others = [
