@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import sys
 from datetime import UTC, datetime
@@ -12,8 +13,8 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Control characters except tabs and newlines."""
 OWN = ("quantizer", "quantization_api")
 """Whose records are shown from the level on that is set; of libraries only errors are."""
-OWN_HANDLERS = ("transformers",)
-"""Libraries that write to standard error by themselves."""
+VERBOSITY = "TRANSFORMERS_VERBOSITY"
+"""transformers writes to standard error by itself, and takes its level from here when it is imported."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -70,5 +71,4 @@ def set_up(as_json: bool) -> None:
     handler.setFormatter(JsonFormatter() if as_json else PlainFormatter("%(levelname)s %(message)s"))
     handler.addFilter(worth_showing)
     logging.basicConfig(level=logging.INFO if as_json else logging.WARNING, handlers=[handler], force=True)
-    for name in OWN_HANDLERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault(VERBOSITY, "error")
