@@ -18,8 +18,8 @@ EXAMPLE = EXAMPLES / "gptq-stories15m-local.yaml"
 OTHER_PROCESSOR = 0.08
 """By how much figures may differ: calibration in bfloat16 or float32, and another order of sums."""
 MOST_FAULTS = 900_000
-"""Faults of a page (seen: 430,000 to 460,000, of them 120,000 by imports; 1,470,000 when each slice of the head gave its memory
-back to the kernel)."""
+"""Faults of a page (seen: 430,000 to 460,000, of them 120,000 by imports; 1,470,000 when each slice of the head gave
+its memory back to the kernel)."""
 
 
 @dataclass(frozen=True)
