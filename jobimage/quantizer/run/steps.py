@@ -11,6 +11,7 @@ from quantization_api.workflow import Workflow
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.side_files import json_file
 from quantizer.checkpoint.writer import scratch_errors
+from quantizer.evaluation.goals import missed_goal
 from quantizer.implementations import package
 from quantizer.implementations.local_model import copy_model
 from quantizer.passes.data_type import DTYPES
@@ -18,7 +19,6 @@ from quantizer.passes.streaming import quantize as stream
 from quantizer.report.few_tokens import few_tokens
 from quantizer.run.checks import Job, Setting, readable
 from quantizer.run.finished_layers import FinishedLayers
-from quantizer.run.goals import missed_goal
 from quantizer.run.measure import Measured, measure
 from quantizer.store.artifact import ArtifactWriter
 from quantizer.store.interface import ARTIFACT

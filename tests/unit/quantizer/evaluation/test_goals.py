@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from quantization_api.workflow import Goal, Metric
-from quantizer.run.goals import missed_goal
+from quantizer.evaluation.goals import missed_goal, wanted
 
 pytestmark = pytest.mark.unit
 
@@ -70,3 +70,19 @@ def test_a_missed_goal_says_by_how_much(case: tuple[Any, ...]) -> None:
     sentence = missed_goal(metric(kind, goal, value), before, after)
     assert sentence is not None
     assert words in sentence
+
+
+@pytest.mark.parametrize(
+    ("kind", "goal_type", "value", "said"),
+    [
+        ("perplexity", None, 0, ""),
+        ("kl_divergence", "threshold", 0.1, "at most 0.1"),
+        ("accuracy", "threshold", 0.7, "at least 0.7"),
+        ("perplexity", "max-degradation", 0.5, "at most 0.5 worse"),
+        ("perplexity", "percent-max-degradation", 10, "at most 10 % worse"),
+        ("size_on_disk", "min-improvement", 70, "at least 70 better"),
+        ("size_on_disk", "percent-min-improvement", 70, "at least 70 % better"),
+    ],
+)
+def test_a_goal_is_told_in_words(kind: str, goal_type: str | None, value: float, said: str) -> None:
+    assert wanted(metric(kind, goal_type, value)) == said

@@ -14,6 +14,19 @@ def improvement(metric_type: str, before: float, after: float) -> float:
     return before - after if metric_type in LOWER_IS_BETTER else after - before
 
 
+def wanted(metric: Metric) -> str:
+    """The goal in words, such as "at most 10 % worse"; "" without one."""
+    goal = metric.goal
+    if goal is None:
+        return ""
+    if goal.type == "threshold":
+        return f"{_bound(metric)} {goal.value:g}"
+    unit = UNITS.get(goal.type, "")
+    if goal.type.endswith("min-improvement"):
+        return f"at least {goal.value:g}{unit} better"
+    return f"at most {goal.value:g}{unit} worse"
+
+
 def missed_goal(metric: Metric, before: float | None, after: float) -> str | None:
     """A sentence that says how the goal is missed, or None when it is met (or there is none).
 
@@ -30,15 +43,18 @@ def missed_goal(metric: Metric, before: float | None, after: float) -> str | Non
     if not math.isfinite(after):
         return f"{metric.name} is {after}"
     if goal.type == "threshold":
-        word = "at most" if metric.type in LOWER_IS_BETTER else "at least"
         distance = improvement(metric.type, goal.value, after)
-        return None if distance >= 0 else f"{metric.name} is {after:g}, the goal is {word} {goal.value:g}"
+        return None if distance >= 0 else f"{metric.name} is {after:g}, the goal is {wanted(metric)}"
     if before is None or not math.isfinite(before):
         return f"{metric.name} of the input model is {before}, so its goal {goal.type} cannot be judged"
     gain = improvement(metric.type, before, after)
     if goal.type.startswith("percent"):
         gain = 100 * gain / abs(before) if before else (math.copysign(math.inf, gain) if gain else 0.0)
     return _judge(metric.name, goal, gain, before, after)
+
+
+def _bound(metric: Metric) -> str:
+    return "at most" if metric.type in LOWER_IS_BETTER else "at least"
 
 
 def _judge(name: str, goal: Goal, gain: float, before: float, after: float) -> str | None:
