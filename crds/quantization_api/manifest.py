@@ -36,6 +36,17 @@ class StoredObject(_Document):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
+class Licence(_Document):
+    """What the input model's own card says of its licence."""
+
+    names: list[Line]
+    """Ids of model hubs, such as apache-2.0, or "other"."""
+    custom_name: Line | None = None
+    """Of a licence that hubs have no id for."""
+    link: Line | None = None
+    """Its text: a URL, or an object of the artifact."""
+
+
 class InputRecord(_Document):
     """What was quantized. revision is the digest over its files; model_type: the architecture in config.json's word;
     dtype: the type of most of its numbers, as in float16.
@@ -49,6 +60,8 @@ class InputRecord(_Document):
     dtype: Line | None = None
     size_bytes: int
     remarks: list[Line] = []
+    licence: Licence | None = None
+    """None where its card says nothing."""
 
 
 class LinearReport(_Document):
@@ -104,6 +117,8 @@ class Manifest(_Document):
         None,
         description="Largest absolute value between decoder layers that calibration saw; absent: not seen.",
     )
+    own_head_bytes: int = 0
+    """Of the head's weights, where the head had none of its own in the input: it shared the embedding's."""
     readers: list[Line]
     tensor_parallel: list[int] = Field(
         [],

@@ -52,7 +52,8 @@ class Artifact(KubernetesModel):
     size_bytes: Count = Field(description="Bytes of the model's safetensors.")
     compression_ratio: NonNegative = Field(description="Input size over output size.")
     bits_per_weight: NonNegative = Field(
-        description="Bits per quantized weight, including scales and zero points."
+        description="Bits per weight of the linears, including scales and zero points; where no weight is quantized, "
+        "those of its data type."
     )
     readers: Annotated[list[ShortText], Field(max_length=16)] = Field(
         default_factory=list, description="Software that loads the artifact as is."

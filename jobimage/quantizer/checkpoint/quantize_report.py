@@ -14,11 +14,13 @@ class QuantizeReport:
     linears: list[LinearReport] = field(default_factory=list)
     """How well each was quantized."""
     bits_per_weight: float = 0.0
-    """Bits of the packed tensors of the linears, by weight."""
+    """Bits of the packed tensors of the linears, by weight; where none is packed, of the linears as they are stored."""
     input_bytes: int = 0
     """Of the input's safetensors."""
     output_bytes: int = 0
     """Of those that were written."""
+    own_head_bytes: int = 0
+    """Of the head's weights, where the head had none of its own in the input."""
     calibration_tokens: int = 0
     calibration_dtype: torch.dtype | None = None
     """What activations were computed in; None: the package's own choice."""

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from quantizer.algorithms.grid import GroupedGrid
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.formats.interface import TensorShapes, WeightFormat
-
-UNPACKED_BITS = 16.0  # of a weight, where no linear is packed
 
 
 class QuantizedLayers:
@@ -87,19 +86,22 @@ class QuantizedLayers:
             weights[name.removeprefix(prefix)] = tensors.pop(name)
         return weights
 
-    def bits_per_weight(self) -> float:
-        """Bits of the packed tensors for each weight in them."""
+    def bits_per_weight(self, stored: Callable[[str], torch.dtype]) -> float:
+        """Bits of the packed tensors for each weight in them; where none is packed, of the weights as they are stored.
+
+        stored: full name of a tensor that is not packed -> its type.
+        """
         bits = weights = 0
+        packs = any(self.converted(index) for index in range(self._model.layers))
         for index in range(self._model.layers):
-            shapes = self._model.linear_shapes(index)
-            for linear in self.converted(index):
+            shapes, prefix = self._model.linear_shapes(index), self._model.layer_prefix(index)
+            for linear in self.converted(index) if packs else self._model.linears(index):
                 rows, columns = shapes[linear]
+                plain: TensorShapes = {linear: (stored(f"{prefix}{linear}.weight"), (rows, columns))}
+                tensors = self._tensors(rows, columns) if packs else plain
                 weights += rows * columns
-                bits += sum(
-                    8 * dtype.itemsize * math.prod(size)
-                    for dtype, size in self._tensors(rows, columns).values()
-                )
-        return bits / weights if weights else UNPACKED_BITS
+                bits += sum(8 * dtype.itemsize * math.prod(size) for dtype, size in tensors.values())
+        return bits / weights
 
     def _tensors(self, rows: int, columns: int) -> TensorShapes:
         return self._layout.tensor_shapes(rows, columns, self._grid.groups(columns))

@@ -172,7 +172,8 @@ class _Run:
                     trim_memory()  # otherwise what each layer leaves behind adds up
                     self.on_progress("quantize", index + 1, layout.layers)
                 self.report.largest_activation = hidden.largest
-        self.report.bits_per_weight = self.quantized.bits_per_weight()
+        self.report.bits_per_weight = self.quantized.bits_per_weight(lambda name: self._planned(name).dtype)
+        self.report.own_head_bytes = sum(self._planned(name).length for name in self.transform.added)
         return self.report
 
     def _replay(self, finished: Finished, hidden: ActivationStore, writer: ShardWriter) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from quantization_api.manifest import ExportRecord, InputRecord, LinearReport, Manifest
+from quantization_api.manifest import ExportRecord, InputRecord, Licence, LinearReport, Manifest
 
 pytestmark = pytest.mark.unit
 
@@ -12,6 +12,7 @@ ODD = "\x1b[31mred\x1b[0m\r\nline\x07"
 NUMBERS: dict[str, Any] = {
     "accuracy_level": 0, "size_bytes": 0, "kl_divergence": 0.0, "top1_agreement": 1.0, "tokens": 1, "damping": 0.0,
     "shape": (1, 1), "error": 0.0, "error_rtn": 0.0, "bits_per_weight": 4.0, "compression_ratio": 2.0,
+    "own_head_bytes": 0,
 }  # fmt: skip
 WHOLE: dict[str, Any] = {
     "recipe": "sha256:" + 64 * "a", "workflow": {}, "metrics": [], "objects": [], "passes": [ODD],
@@ -38,7 +39,7 @@ def test_no_text_of_a_manifest_has_control_characters() -> None:
     document = odd(
         Manifest,
         **WHOLE,
-        input=odd(InputRecord, remarks=[ODD]),
+        input=odd(InputRecord, remarks=[ODD], licence=odd(Licence, names=[ODD])),
         export=odd(ExportRecord),
         modules=[odd(LinearReport)],
         largest_activation=1.0,

@@ -379,5 +379,5 @@ def test_export_compatible_is_an_ordinary_float_model(tiny: Path) -> None:
     assert {name: value.shape for name, value in made.tensors.items()} == {
         name: value.shape for name, value in before.items()
     }
-    assert made.report.bits_per_weight == 16
+    assert made.report.bits_per_weight == 32
     assert made.reads_back()
