@@ -35,6 +35,10 @@ class Progress(KubernetesModel):
     layer: Count = Field(0, description="Decoder layers that are finished.")
     layers: Count = Field(0, description="Decoder layers of the model.")
     eta_seconds: Count | None = Field(None, description="Estimated seconds to the end.")
+    notice: Text | None = Field(
+        None,
+        description="What to know before the run ends: which of the usual servers will refuse the result.",
+    )
 
 
 class Attempts(KubernetesModel):

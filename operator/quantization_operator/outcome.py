@@ -120,8 +120,8 @@ def taken_over(rule: str, case: Case, owner: str, found: QuantizationJobStatus) 
 
 
 def _done(progress: Progress | None) -> Progress:
-    layers = progress.layers if progress else 0
-    return Progress(percent=100, stage="done", layer=layers, layers=layers)
+    layers, notice = (progress.layers, progress.notice) if progress else (0, None)
+    return Progress(percent=100, stage="done", layer=layers, layers=layers, notice=notice)
 
 
 def _with_artifact(
@@ -158,6 +158,7 @@ def _expires(case: Case, ended: datetime) -> float | None:
     return ttl.left(case.qjob.ttl_seconds, ended, case.now)
 
 
+NOTICED_REASON = "ServersRefuse"
 CALM_REASONS = frozenset(
     {RUNNING_REASON, STARTING_REASON, SUCCEEDED_REASON, "Stopping", "Disrupted", "Retrying"}
 )
@@ -198,6 +199,7 @@ def told(case: Case, after: QuantizationJobStatus | None) -> tuple[Event, ...]:
         news.append(
             Event("Warning", "ChangeIgnored", "the Job already exists; the change has no effect on it")
         )
+    news += _noticed(before.progress, after.progress)
     if ready.reason != reason(before.conditions):
         if after.phase == "Succeeded":
             news.append(Event("Normal", SUCCEEDED_REASON, ready.message))
@@ -212,3 +214,11 @@ def told(case: Case, after: QuantizationJobStatus | None) -> tuple[Event, ...]:
         elif ready.reason not in CALM_REASONS:
             news.append(Event("Warning", ready.reason, ready.message))
     return tuple(news)
+
+
+def _noticed(before: Progress | None, after: Progress | None) -> list[Event]:
+    """What the pod found out about the job before it computes for hours."""
+    notice = after.notice if after else None
+    if notice is None or (before and before.notice == notice):
+        return []
+    return [Event("Warning", NOTICED_REASON, notice)]

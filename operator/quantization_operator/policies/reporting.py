@@ -1,6 +1,7 @@
 """How often progress is written: a status write is an API call and wakes every watcher.
 
 Two writes are at least an interval and one percent apart; a new stage or layer count of another run is news too.
+A notice is told at once.
 """
 
 from datetime import datetime, timedelta
@@ -14,6 +15,8 @@ def due(
     """Whether the progress that was seen is worth a write."""
     if seen is None or seen == written:
         return False
+    if seen.notice != (written.notice if written else None):
+        return True
     if last is not None and now - last < timedelta(seconds=interval):
         return False
     return written is None or written.stage != seen.stage or abs(seen.percent - written.percent) >= 1

@@ -211,6 +211,23 @@ def test_progress_is_written_at_a_bounded_rate(
     assert progress.percent == expected
 
 
+def test_what_the_pod_notices_is_a_warning_event_at_once_and_once() -> None:
+    notice = "vLLM and SGLang refuse this artifact; they need sym: true."
+    status = RUNS | {"progress": {"percent": 0, "stage": "check"}}
+    seen = Progress(percent=0, stage="quantize", notice=notice)
+    more = {"progress": seen, "progress_written": NOW}
+    first = decide(Case(qjob=quantization_job(status=status), child=child(), pods=[running()], more=more))
+    assert [(event.type, event.reason, event.message) for event in first.events] == [
+        ("Warning", "ServersRefuse", notice)
+    ]
+    assert first.status is not None
+    written = first.status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    more = {"progress": seen.model_copy(update={"percent": 50}), "progress_written": None}
+    again = decide(Case(qjob=quantization_job(status=written), child=child(), pods=[running()], more=more))
+    assert again.status is not None
+    assert again.events == ()
+
+
 def test_a_job_that_runs_when_it_is_told_of_is_one_event() -> None:
     first = decide(Case(qjob=quantization_job(), child=child(), pods=[running()]))
     assert [event.reason for event in first.events] == ["Started"]
