@@ -26,6 +26,7 @@ from kubernetes.config import ConfigException
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from quantization_api import ENGINE_VERSION
 from quantization_operator import kopf_client, logs, probes, watch
 from quantization_operator.cache import Cache
 from quantization_operator.controller import Controller
@@ -214,6 +215,9 @@ def _told(error: BaseException) -> str:
 
 def main() -> None:
     """Read the settings and run; exit code 64 for settings that are wrong, 78 without a cluster."""
+    if sys.argv[1:] == ["--version"]:  # the settings' own command line has only settings
+        print(f"quantization-operator {ENGINE_VERSION}")
+        return
     try:
         settings = CliApp.run(OperatorSettings, cli_args=sys.argv[1:])
     except ValidationError as error:
