@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     TRY_AGAIN = 75
     ACCESS_DENIED = 77
     INVALID_WORKFLOW = 78
+    INTERRUPTED = 130  # SIGINT: Ctrl-C, with the state saved
     TERMINATED = 143  # SIGTERM, with the state saved
 
 
@@ -61,6 +62,8 @@ class Entry:
     """With which the quantizer ends; None where only Kubernetes can see the failure."""
     permanent: bool
     """The same manifest on the same cluster would fail again, so the Job ends at once."""
+    cure_here: str = ""
+    """The cure for a person at a command line, where the cure speaks of pods and Secrets."""
 
 
 CATALOGUE: dict[Category, Entry] = {
@@ -70,12 +73,14 @@ CATALOGUE: dict[Category, Entry] = {
         "Change spec.workflow as the message says; it is immutable, so delete the object and apply the new one.",
         ExitCode.INVALID_WORKFLOW,
         True,
+        "Correct the manifest or the options as the message says.",
     ),
     Category.MODEL_NOT_FOUND: Entry(
         "There is nothing, or no model (config.json and safetensors), at input_model.model_path.",
         "Check the path and, for a mounted volume, spec.template.volumes; list the place with the same credentials.",
         ExitCode.NOT_FOUND,
         True,
+        "Check the path.",
     ),
     Category.MODEL_UNSUPPORTED: Entry(
         "The model's architecture, its dtype or its file layout is not supported, or it is already quantized.",
@@ -89,6 +94,7 @@ CATALOGUE: dict[Category, Entry] = {
         "Correct load_dataset_config.data_name: an s3:// URI or a mounted path; a hub id needs internet access.",
         ExitCode.NOT_FOUND,
         True,
+        "Check the path of the text.",
     ),
     Category.DATA_INSUFFICIENT: Entry(
         "The data set yields fewer sequences than requested, for example a text shorter than one sequence.",
@@ -101,6 +107,8 @@ CATALOGUE: dict[Category, Entry] = {
         "Check the Secret that spec.storage.credentialsSecret names and the policy of the bucket.",
         ExitCode.ACCESS_DENIED,
         True,
+        "Check the permissions of the file; for S3, the credentials in the environment and the policy of the "
+        "bucket.",
     ),
     Category.STORAGE_UNAVAILABLE: Entry(
         "The storage cannot be reached, answers with server errors, is full, or returns the wrong bytes: a file was "
@@ -109,6 +117,7 @@ CATALOGUE: dict[Category, Entry] = {
         "job tries again by itself until backoffLimit.",
         ExitCode.TRY_AGAIN,
         False,
+        "Check the storage and its address (--endpoint), then run the same command again.",
     ),
     Category.ARTIFACT_CORRUPT: Entry(
         "What was stored does not match its checksum, or does not load.",
@@ -121,24 +130,28 @@ CATALOGUE: dict[Category, Entry] = {
         "Choose another output.uri, or delete the artifact that is there.",
         ExitCode.CANNOT_CREATE_OUTPUT,
         True,
+        "Choose another output, or remove the artifact that is there with quantizer delete.",
     ),
     Category.HOST_OUT_OF_MEMORY: Entry(
         "The pod needed more memory than its limit and was killed, or an allocation failed.",
         "Raise spec.template.resources.limits.memory, or lower max_seq_len or max_samples.",
         ExitCode.OUT_OF_MEMORY,
         True,
+        "Use a machine with more memory, or lower max_seq_len or max_samples.",
     ),
     Category.GPU_OUT_OF_MEMORY: Entry(
         "The GPU has too little free memory for one decoder layer, its Hessians and a batch.",
         "Ask for a larger GPU, or lower max_seq_len.",
         ExitCode.OUT_OF_MEMORY,
         True,
+        "Use a larger GPU or --device cpu, or lower max_seq_len.",
     ),
     Category.SCRATCH_FULL: Entry(
         "The scratch volume is full.",
         "Raise spec.template.scratchSize.",
         ExitCode.CANNOT_CREATE_OUTPUT,
         True,
+        "Free some space, or name a directory on another disk with --scratch DIR.",
     ),
     Category.NUMERICAL_FAILURE: Entry(
         "A number is not finite, a Hessian cannot be factored, or a layer is worse than rounding to nearest (RTN).",
@@ -175,6 +188,7 @@ CATALOGUE: dict[Category, Entry] = {
         "Nothing is wrong with the job: apply it again when the cluster is calm.",
         ExitCode.TERMINATED,
         False,
+        "Run the same command to go on.",
     ),
     Category.NODE_LOST: Entry(
         "The node that ran the pod stopped answering.",
@@ -193,6 +207,7 @@ CATALOGUE: dict[Category, Entry] = {
         "Report it with the message and the log of the pod.",
         ExitCode.INTERNAL,
         False,
+        "Report it with the message and the lines above it.",
     ),
 }
 
@@ -204,16 +219,23 @@ class QuantizationError(Exception):
     reported as Internal.
     """
 
-    def __init__(self, category: Category, message: str, hint: str = "") -> None:
+    def __init__(
+        self, category: Category, message: str, hint: str = "", exit_code: ExitCode | None = None
+    ) -> None:
         super().__init__(message)
+        entry = CATALOGUE[category]
         self.category = category
         self.message = message
-        self.hint = hint or CATALOGUE[category].cure
+        self.hint = hint or entry.cure
+        """What to change; where nothing more is known, the cure of the category."""
+        self.exit_code = exit_code or entry.exit_code or ExitCode.INTERNAL
+        """With which a process ends because of this error; by default the category's."""
 
     @property
-    def exit_code(self) -> ExitCode:
-        """The exit code that a process ends with because of this error."""
-        return CATALOGUE[self.category].exit_code or ExitCode.INTERNAL
+    def hint_here(self) -> str:
+        """The hint for a person at a command line."""
+        entry = CATALOGUE[self.category]
+        return entry.cure_here or entry.cure if self.hint == entry.cure else self.hint
 
 
 PERMANENT_EXIT_CODES: tuple[int, ...] = tuple(

@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from quantization_api.constants import PATIENCE_SECONDS
 from quantization_api.failures import Category
 from quantization_api.rules import KubernetesModel
-from quantization_api.spec import PATIENCE_SECONDS, Output, PatienceSeconds, QuantizationJobSpec
+from quantization_api.spec import Output, PatienceSeconds, QuantizationJobSpec
 from quantization_api.status import Artifact, Failure, MetricResult
 from quantization_api.workflow import Workflow
 
-REQUEST_ENV = "QUANTIZATION_REQUEST"
 CONTAINER_NAME = "quantizer"
 PROGRESS_PORT = 8080
 PROGRESS_PATH = "/progress"

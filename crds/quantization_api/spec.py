@@ -10,6 +10,7 @@ from pydantic import Field
 from quantization_api import places
 from quantization_api.affinity import Affinity
 from quantization_api.bounded import DnsName, Labels, Quantities, Quantity, SecretKey, ShortText, Uri
+from quantization_api.constants import MOST_PATIENCE_SECONDS, PATIENCE_SECONDS
 from quantization_api.rules import KubernetesModel, Rule
 from quantization_api.workflow import Workflow
 
@@ -30,7 +31,6 @@ SAME_MOUNT = "two volumes have the same mountPath"
 ONE_SOURCE = "a volume needs exactly one of persistentVolumeClaim and configMap"
 
 
-PATIENCE_SECONDS, MOST_PATIENCE_SECONDS = 300, 86400
 PatienceSeconds = Annotated[int, Field(ge=0, le=MOST_PATIENCE_SECONDS)]
 
 

@@ -297,6 +297,13 @@ class Workflow(ContractModel):
         """The data config of that name (references are checked when the workflow is made)."""
         return next(config for config in self.data_configs if config.name == name)
 
+    def used_data_configs(self) -> list[str]:
+        """Names of the data configs that the passes and the chosen evaluator's metrics refer to, each once."""
+        fields = ("data_config", "calibration_data_config")
+        names = [getattr(item, field, None) for item in self.passes for field in fields]
+        names += [metric.data_config for metric in self.metrics()]
+        return list(dict.fromkeys(name for name in names if name is not None))
+
     def metrics(self) -> list[Metric]:
         """The metrics of the chosen evaluator, or none."""
         return next((e.metrics for e in self.evaluators if e.name == self.evaluator), [])

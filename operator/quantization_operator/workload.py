@@ -8,7 +8,8 @@ import hashlib
 from typing import Any
 
 from quantization_api import API_VERSION, GROUP, KIND
-from quantization_api.pod import CONTAINER_NAME, PROGRESS_PORT, REQUEST_ENV, SCRATCH_PATH, RunRequest
+from quantization_api.constants import REQUEST_ENV
+from quantization_api.pod import CONTAINER_NAME, PROGRESS_PORT, SCRATCH_PATH, RunRequest
 from quantization_api.spec import SCRATCH_VOLUME, MountedVolume, QuantizationJobSpec
 from quantization_operator.policies import deadline, retry
 from quantization_operator.settings import OperatorSettings

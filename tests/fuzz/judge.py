@@ -13,13 +13,16 @@ from tests.fuzz import bases, edits
 from tests.fuzz.mutations import Mutation
 from tests.fuzz.running import BYTES, Ended, in_a_process
 
+from quantization_api.constants import REQUEST_ENV
 from quantization_api.failures import CATALOGUE, Category, ExitCode
-from quantization_api.pod import MAX_RESULT_BYTES, REQUEST_ENV, RunResult
+from quantization_api.pod import MAX_RESULT_BYTES, RunResult
 from quantization_api.text import clean
 from quantizer.cli import parser
 
 MESSAGE = "termination.json"
 LONGEST_LOG = 200_000
+LOOKING = ("verify", "inspect")
+"""A damaged artifact is data to them; who makes one tries again."""
 NEVER = {Category.INTERNAL, Category.HOST_OUT_OF_MEMORY, Category.GPU_OUT_OF_MEMORY, Category.SCRATCH_FULL}
 """Not what is wrong with an input; the process has memory and scratch for every sound one."""
 WRITTEN = ("scratch", bases.OUTPUT, bases.ARTIFACT, "manifest.yaml", "log", MESSAGE)
@@ -116,19 +119,20 @@ def _by_category(command: str, ended: Ended, message: Path) -> Verdict:
         if failure is not None:
             if failure.message != clean(failure.message):
                 return Verdict("message", "a termination message with more than one line or controls", ended)
-            return _of(failure.category, ended)
+            return _of(command, failure.category, ended)
     elif ended.code != ExitCode.DONE:
         named = re.search(r"^(\w+): ", ended.log, re.MULTILINE)
         if named is None or named[1] not in set(Category):
             return Verdict("message", "no category on standard error", ended)
-        return _of(Category(named[1]), ended)
+        return _of(command, Category(named[1]), ended)
     return Verdict("done" if ended.code == 0 else "code", "" if ended.code == 0 else "exit code", ended)
 
 
-def _of(category: Category, ended: Ended) -> Verdict:
+def _of(command: str, category: Category, ended: Ended) -> Verdict:
     if category in NEVER:
         return Verdict(category, f"told as {category}", ended)
-    if ended.code != CATALOGUE[category].exit_code:
+    looked = command in LOOKING and category is Category.ARTIFACT_CORRUPT
+    if ended.code != (ExitCode.DATA if looked else CATALOGUE[category].exit_code):
         return Verdict(category, f"exit code {ended.code} of {category}", ended)
     return Verdict(category, "", ended)
 

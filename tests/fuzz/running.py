@@ -36,11 +36,6 @@ class Ended:
 
 def load() -> None:
     """Loads what commands need, so that forked processes find it there."""
-    import quantizer.cli.execution
-    import quantizer.cli.import_olive
-    import quantizer.cli.look
-    import quantizer.cli.run
-    import quantizer.report.document  # noqa: F401
 
 
 def in_a_process(action: Callable[[], int], log: Path, seconds: float = SECONDS) -> Ended:

@@ -20,7 +20,7 @@ from quantization_api.failures import Category, ExitCode
 from quantization_api.manifest import Manifest
 from quantization_api.pod import MAX_RESULT_BYTES
 from quantizer.cli import parser
-from quantizer.cli.termination import Terminated
+from quantizer.cli.signals import Terminated
 from quantizer.passes.gptq import GptqLayerPass
 from quantizer.passes.interface import FinishedLayer, LayerContext
 
@@ -136,8 +136,8 @@ def test_a_model_goes_from_s3_to_a_verified_artifact_in_s3(
     body = bytearray(s3.client().get_object(Bucket="artifacts", Key=key)["Body"].read())
     body[-1] ^= 1
     s3.client().put_object(Bucket="artifacts", Key=key, Body=bytes(body))
-    assert parser.main(["verify", request.output, "--endpoint", s3.endpoint]) == ExitCode.TRY_AGAIN
-    assert "model/model.safetensors" in capsys.readouterr().err
+    assert parser.main(["verify", request.output, "--endpoint", s3.endpoint]) == ExitCode.DATA
+    assert "model/model.safetensors has other bytes" in capsys.readouterr().err
 
     # and it is removed, damaged or not, by its manifest, and nothing else is
     foreign = f"{prefix(request)}/model/notes-of-a-person.txt"

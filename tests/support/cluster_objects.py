@@ -10,7 +10,8 @@ from typing import Any
 from tests.support.manifests import manifest
 
 from quantization_api import API_VERSION
-from quantization_api.pod import REQUEST_ENV, RunResult
+from quantization_api.constants import REQUEST_ENV
+from quantization_api.pod import RunResult
 from quantization_api.status import Artifact, Failure, MetricResult
 from quantization_operator.snapshots import GENERATION_ANNOTATION, QJOB_UID_LABEL
 from quantization_operator.workload import job_name

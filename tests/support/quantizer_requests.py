@@ -14,7 +14,8 @@ from unittest import mock
 
 from tests.support.s3 import S3Server
 
-from quantization_api.pod import REQUEST_ENV, RunResult
+from quantization_api.constants import REQUEST_ENV
+from quantization_api.pod import RunResult
 from quantizer.cli import parser
 
 ROOT = Path(__file__).resolve().parents[2]

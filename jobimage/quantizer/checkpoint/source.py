@@ -93,7 +93,7 @@ class DirectorySource:
             raise QuantizationError(
                 Category.ACCESS_DENIED,
                 f"{self._root / name} cannot be read: permission denied",
-                "Give the pod's user read access to the volume (fsGroup, or the file modes).",
+                "Give the user that runs this read access (the file modes; for a volume in a cluster, also fsGroup).",
             ) from error
         if filled != length:
             raise QuantizationError(

@@ -4,24 +4,33 @@ import argparse
 
 from rich.console import Console
 
+from quantization_api.failures import Category
 from quantization_api.pod import StorageAccess
+from quantizer.cli.asked import check_path
 from quantizer.cli.ending import guarded
+from quantizer.cli.signals import Stopping
 from quantizer.run.local_identity import has_ended, local_uid
-from quantizer.store.interface import OUTPUT
 from quantizer.store.location import Location, open_store
-from quantizer.store.removal import Ours, remove
 
 
 def delete_command(options: argparse.Namespace) -> int:
     """Deletes; exit code 0 means that everything asked for is gone."""
 
-    def action(_: Console) -> None:
+    def action(_: Console, stopping: Stopping) -> None:
+        if (
+            options.uid is None and options.recipe is None
+        ):  # a job's pod that comes back finds nothing: that is fine
+            check_path(options.uri, Category.MODEL_NOT_FOUND, "the artifact")
+        from quantizer.store.interface import OUTPUT
+        from quantizer.store.removal import Ours, remove
+
         access = StorageAccess(
             endpoint=options.endpoint,
             region=options.region,
             patience_seconds=options.patience,
             refuse_link_local=options.refuse_link_local,
         )
+        stopping.unwinds = True
         store = open_store(Location.parse(options.uri), OUTPUT, access)
         uid = options.uid or local_uid()
         removed = remove(store, Ours(options.recipe, options.uid), uid, f"removal for {uid}", has_ended)
@@ -30,4 +39,4 @@ def delete_command(options: argparse.Namespace) -> int:
         else:
             print(f"{store.uri}: deleted {removed} objects and the state of unfinished runs")
 
-    return guarded(action)
+    return guarded(action, interrupted="Run the same command to delete the rest.")

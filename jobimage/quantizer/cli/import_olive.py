@@ -6,6 +6,7 @@ from pathlib import Path
 
 from quantization_api.failures import ExitCode, QuantizationError
 from quantization_api.text import clean
+from quantizer.cli.manifest_file import must_be_there
 from quantizer.cli.olive.run_config import import_config, load_config, render
 from quantizer.cli.termination import categorize, must_end
 
@@ -13,6 +14,7 @@ from quantizer.cli.termination import categorize, must_end
 def import_command(options: argparse.Namespace) -> int:
     """Writes the manifest, or prints every problem to standard error."""
     try:
+        must_be_there(options.config)
         data = dict(_pair(text) for text in options.data)
         manifest = import_config(
             load_config(options.config),

@@ -1,47 +1,50 @@
 """`quantizer verify` and `quantizer inspect`."""
 
 import argparse
+import contextlib
 import json
-import logging
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.console import Console
 
-from quantization_api.manifest import Manifest
+from quantization_api.failures import Category, ExitCode, QuantizationError
 from quantization_api.pod import StorageAccess
-from quantizer.cli.ending import guarded
-from quantizer.cli.execution import scratch_parent
-from quantizer.cli.screen import facts_text, metrics_table, sizes
-from quantizer.machine import choose_device
-from quantizer.run.inspection import inspect
-from quantizer.run.scratch import make_scratch
-from quantizer.run.verification import verify
-
-logger = logging.getLogger(__name__)
+from quantizer.cli.asked import check_path
+from quantizer.cli.ending import console, guarded
+from quantizer.cli.signals import Stopping
 
 
 def verify_command(options: argparse.Namespace) -> int:
     """Verifies; exit code 0 means that the artifact is complete and runs."""
 
-    def action(console: Console) -> None:
-        device = choose_device(options.device)
-        with make_scratch(scratch_parent(options.scratch)) as scratch, console.status("list") as status:
+    def action(beside: Console, stopping: Stopping) -> None:
+        check_path(options.uri, Category.MODEL_NOT_FOUND, "the artifact")
+        from quantizer.cli.execution import scratch_parent
+        from quantizer.machine import choose_device
+        from quantizer.run.scratch import make_scratch
+        from quantizer.run.verification import verify
+
+        stopping.unwinds = True
+        with (
+            _damaged_is_data(),
+            make_scratch(scratch_parent(options.scratch)) as scratch,
+            beside.status("list") as status,
+        ):
             verified = verify(
                 options.uri,
                 _access(options),
-                device,
+                choose_device(options.device),
                 Path(scratch),
                 lambda stage, done, total: status.update(f"{stage} {100 * done // max(1, total)} %"),
             )
-        Console().print(
+        console().print(
             f"verified: {len(verified.manifest.objects)} objects, {verified.bytes / 1e6:,.1f} MB match the "
             f"manifest; the model loads and runs\n{verified.digest}",
             soft_wrap=True,
         )
         for key in verified.unlisted:
-            Console().print(f"not part of the artifact: {key}", soft_wrap=True, markup=False)
+            console().print(f"not part of the artifact: {key}", soft_wrap=True, markup=False)
 
     return guarded(action)
 
@@ -49,66 +52,32 @@ def verify_command(options: argparse.Namespace) -> int:
 def inspect_command(options: argparse.Namespace) -> int:
     """Describes a model or an artifact."""
 
-    def action(_: Console) -> None:
-        described = inspect(options.uri, _access(options))
+    def action(_: Console, __: Stopping) -> None:
+        check_path(options.uri, Category.MODEL_NOT_FOUND, "the model or artifact")
+        from quantizer.run.inspection import inspect
+
+        with _damaged_is_data():
+            described = inspect(options.uri, _access(options))
         if options.json:
             print(json.dumps(described, indent=2, ensure_ascii=False))
-        elif described["kind"] == "artifact":
-            Console().print(_artifact(described), soft_wrap=True)
         else:
-            Console().print(_model(described), soft_wrap=True)
+            from quantizer.cli.described import in_rows
+
+            console().print(in_rows(described), soft_wrap=True)
 
     return guarded(action)
 
 
+@contextlib.contextmanager
+def _damaged_is_data() -> Iterator[None]:
+    """A damaged artifact stays damaged: a run that made it could try again, who looks at it cannot."""
+    try:
+        yield
+    except QuantizationError as error:
+        if error.category is Category.ARTIFACT_CORRUPT:
+            raise QuantizationError(error.category, error.message, error.hint, ExitCode.DATA) from error
+        raise
+
+
 def _access(options: argparse.Namespace) -> StorageAccess:
     return StorageAccess(endpoint=options.endpoint, region=options.region)
-
-
-def _model(model: dict[str, Any]) -> RenderableType:
-    dtypes = ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in model["dtypes"].items())
-    facts = [
-        ("model", model["uri"]),
-        ("revision", model["revision"]),
-        ("architecture", f"{model['architecture']} (model_type {model['modelType']})"),
-        (
-            "shape",
-            f"{model['layers']} layers, hidden size {model['hiddenSize']}, "
-            f"vocabulary {model['vocabulary']:,}, at most {model['maxPositions']:,} tokens",
-        ),
-        ("size", f"{model['sizeBytes'] / 1e6:,.1f} MB ({dtypes})"),
-        ("group sizes", ", ".join(map(str, model["groupSizes"])) + " divide every linear"),
-    ]
-    table = Table("linear in a layer", box=None, pad_edge=False)
-    table.add_column("outputs", justify="right")
-    table.add_column("inputs", justify="right")
-    for linear in model["linears"]:
-        table.add_row(linear["name"], *map(str, linear["shape"]))
-    return Group(facts_text(facts), "", table)
-
-
-def _artifact(artifact: dict[str, Any]) -> RenderableType:
-    manifest = Manifest.model_validate(artifact["manifest"])
-    facts = [
-        ("artifact", artifact["uri"]),
-        ("manifest", artifact["manifestDigest"]),
-        ("recipe", manifest.recipe),
-        ("input", f"{manifest.input.model_path} ({manifest.input.architecture})"),
-        ("revision", manifest.input.revision),
-        ("passes", ", ".join(manifest.passes)),
-        ("size", sizes(manifest)),
-        ("read by", ", ".join(manifest.readers)),
-        ("created", manifest.created),
-    ]
-    parts: list[RenderableType] = [facts_text(facts)]
-    if manifest.metrics:
-        parts += ["", metrics_table(manifest)]
-    if manifest.modules:
-        worst = sorted(manifest.modules, key=lambda module: -module.error)[:5]
-        table = Table("linear with the largest error", box=None, pad_edge=False)
-        table.add_column("error", justify="right")
-        table.add_column("plain rounding", justify="right")
-        for module in worst:
-            table.add_row(module.name, f"{module.error:.3e}", f"{module.error_rtn:.3e}")
-        parts += ["", table]
-    return Group(*parts)

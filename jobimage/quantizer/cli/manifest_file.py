@@ -1,5 +1,6 @@
 """A QuantizationJob manifest in a file, for runs without a cluster: the same validation and the same messages."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from quantization_api import API_VERSION, KIND
 from quantization_api.bounded import DnsName
-from quantization_api.failures import Category, QuantizationError
+from quantization_api.failures import Category, ExitCode, QuantizationError
 from quantization_api.pod import RunRequest
 from quantization_api.spec import QuantizationJobSpec
 from quantization_api.text import clean
@@ -19,6 +20,8 @@ SENTENCES = ("refused", "rule", "foreign")
 """Types of errors whose message is already written for the user."""
 MOST_FAULTS = 100
 CORRECT = "Correct the manifest as the message says."
+OLIVE_FIELDS = {"input_model", "passes", "pass_flows", "systems", "engine", "data_configs"}
+"""Fields at the top of a run config of Olive."""
 
 
 class _Metadata(BaseModel):
@@ -46,23 +49,47 @@ def load_request(path: Path, endpoint: str | None = None, region: str | None = N
     Raises:
         QuantizationError: InvalidWorkflow with the field and what is wrong with it.
     """
+    must_be_there(path)
     with reading(Category.INVALID_WORKFLOW, str(path), CORRECT):
         documents = [item for item in yaml_documents(read_file(path)) if item is not None]
     if len(documents) != 1 or not isinstance(documents[0], dict):
         raise _invalid(f"{path} must contain exactly one {KIND}; it contains {len(documents)} documents")
     document = documents[0]
+    if "apiVersion" not in document and OLIVE_FIELDS & document.keys():
+        raise QuantizationError(
+            Category.INVALID_WORKFLOW,
+            f"{path} is a run config of Olive, not a {KIND}",
+            f"Turn it into one: quantizer import {shlex.quote(str(path))} -o {path.stem}-job.yaml",
+        )
     if (document.get("apiVersion"), document.get("kind")) != (API_VERSION, KIND):
         raise _invalid(
             f"{path} is {document.get('apiVersion')} {document.get('kind')}; expected {API_VERSION} {KIND}"
         )
     with reading(Category.INVALID_WORKFLOW, str(path), CORRECT):
         _resolve_paths(document, path.absolute().parent)
-        try:
-            job = _Job.model_validate(document)
-        except ValidationError as error:
-            raise _invalid(describe(error)) from error
-    request = RunRequest.from_spec(job.metadata.name, job.metadata.namespace, local_uid(), job.spec)
+        request = request_of(document)
     return reached_by(request, endpoint, region)
+
+
+def request_of(document: dict[str, Any]) -> RunRequest:
+    """The request of a manifest that was read.
+
+    Raises:
+        QuantizationError: InvalidWorkflow with the field and what is wrong with it.
+    """
+    try:
+        job = _Job.model_validate(document)
+    except ValidationError as error:
+        raise _invalid(describe(error)) from error
+    return RunRequest.from_spec(job.metadata.name, job.metadata.namespace, local_uid(), job.spec)
+
+
+def must_be_there(path: Path) -> None:
+    """Refuses a file that a person named and that does not exist."""
+    if not path.exists():
+        raise QuantizationError(
+            Category.INVALID_WORKFLOW, f"there is no file {path}", "Check the path.", ExitCode.NOT_FOUND
+        )
 
 
 def reached_by(request: RunRequest, endpoint: str | None, region: str | None) -> RunRequest:

@@ -1,21 +1,28 @@
-"""The command line: parses the options, runs the command and returns its exit code."""
+"""The command line: parses the options, runs the command and returns its exit code.
+
+A command's module is imported when the command runs: torch and transformers take seconds.
+"""
 
 import argparse
+import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from typing_extensions import override
 
 from quantization_api import ENGINE_VERSION
+from quantization_api.constants import MOST_PATIENCE_SECONDS, PATIENCE_SECONDS, REQUEST_ENV
 from quantization_api.failures import ExitCode
-from quantization_api.pod import REQUEST_ENV
-from quantization_api.spec import MOST_PATIENCE_SECONDS, PATIENCE_SECONDS
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction["_Parser"]
 
 EPILOG = """exit codes: 0 done; 64 usage; 65 data; 66 not found; 70 internal; 71 out of memory;
-73 cannot create output; 75 try again; 77 access denied; 78 invalid workflow; 143 stopped by SIGTERM"""
+73 cannot create output; 75 try again; 77 access denied; 78 invalid workflow; 130 interrupted; 143 stopped by SIGTERM"""
+PLACE = "s3://BUCKET/PREFIX, file:///PATH or a path"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,13 +41,39 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action="version", version=f"quantizer {ENGINE_VERSION}")
+    _version(top)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    for add in (_run, _verify, _inspect, _delete, _import):
+        add(commands)
+    return top
 
-    run = commands.add_parser(
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code."""
+    options = parser().parse_args(arguments)
+    if options.command == "run" and options.filename is None and REQUEST_ENV not in os.environ:
+        parser().error(f"run needs -f FILE, or a request in the environment variable {REQUEST_ENV}")
+    command: Callable[[argparse.Namespace], int] = getattr(
+        importlib.import_module(f"quantizer.cli.{options.module}"), f"{options.command}_command"
+    )
+    return command(options)
+
+
+def _command(commands: "Commands", name: str, module: str, summary: str, description: str) -> _Parser:
+    """A command NAME, which is the function NAME_command of a module of this package."""
+    command = commands.add_parser(name, help=summary, description=description)
+    command.set_defaults(module=module)
+    _version(command)
+    return command
+
+
+def _run(commands: "Commands") -> None:
+    run = _command(
+        commands,
         "run",
-        help="run a QuantizationJob",
-        description=f"Runs the manifest FILE on this machine. Without -f, runs the request in ${REQUEST_ENV}, "
+        "run",
+        "run a QuantizationJob",
+        f"Runs the manifest FILE on this machine. Without -f, runs the request in ${REQUEST_ENV}, "
         "as the operator's pods do.",
     )
     run.add_argument("-f", "--filename", type=Path, metavar="FILE", help="manifest of a QuantizationJob")
@@ -51,38 +84,45 @@ def parser() -> argparse.ArgumentParser:
         metavar="URI",
         help="calibration text for passes without a data config (in a pod, the operator sets it)",
     )
-    run.add_argument(
-        "--listen",
-        metavar="HOST:PORT",
-        help="serve /progress, /metrics and /healthz at this address (default: 0.0.0.0:8080 in a pod, else off)",
-    )
+    _listen(run)
 
-    verify = commands.add_parser(
+
+def _verify(commands: "Commands") -> None:
+    verify = _command(
+        commands,
         "verify",
-        help="check an artifact against its manifest and load it",
-        description="Reads every object of an artifact, compares it with the manifest, then loads and runs "
-        "the model.",
+        "look",
+        "check an artifact against its manifest and load it",
+        "Reads every object of an artifact, compares it with the manifest, then loads and runs the model.",
     )
-    verify.add_argument("uri", metavar="URI", help="s3://BUCKET/PREFIX, file:///PATH or a path")
+    verify.add_argument("uri", metavar="URI", help=PLACE)
     _storage(verify)
     _machine(verify)
 
-    inspect = commands.add_parser(
+
+def _inspect(commands: "Commands") -> None:
+    inspect = _command(
+        commands,
         "inspect",
-        help="describe a model or an artifact",
-        description="Describes an input model (linears, group sizes that fit, revision) or an artifact.",
+        "look",
+        "describe a model or an artifact",
+        "Describes an input model (linears, group sizes that fit, revision) or an artifact.",
     )
-    inspect.add_argument("uri", metavar="URI", help="s3://BUCKET/PREFIX, file:///PATH or a path")
+    inspect.add_argument("uri", metavar="URI", help=PLACE)
     inspect.add_argument("--json", action="store_true", help="print JSON")
     _storage(inspect)
 
-    delete = commands.add_parser(
+
+def _delete(commands: "Commands") -> None:
+    delete = _command(
+        commands,
         "delete",
-        help="remove an artifact",
-        description="Removes the objects that an artifact's manifest lists, the manifest itself and the state of "
+        "delete",
+        "remove an artifact",
+        "Removes the objects that an artifact's manifest lists, the manifest itself and the state of "
         "unfinished runs, and nothing else. With --recipe or --uid, only what belongs to that recipe or job.",
     )
-    delete.add_argument("uri", metavar="URI", help="s3://BUCKET/PREFIX, file:///PATH or a path")
+    delete.add_argument("uri", metavar="URI", help=PLACE)
     delete.add_argument(
         "--recipe", metavar="DIGEST", help="delete only an artifact of this recipe (sha256:...)"
     )
@@ -105,10 +145,14 @@ def parser() -> argparse.ArgumentParser:
         help="refuse an endpoint with a link-local address, such as a cloud's metadata service",
     )
 
-    importer = commands.add_parser(
+
+def _import(commands: "Commands") -> None:
+    importer = _command(
+        commands,
         "import",
-        help="turn an Olive run config into a manifest",
-        description="Turns a run config of Microsoft Olive (0.7 or newer, JSON or YAML) into a QuantizationJob. "
+        "import_olive",
+        "turn an Olive run config into a manifest",
+        "Turns a run config of Microsoft Olive (0.7 or newer, JSON or YAML) into a QuantizationJob. "
         "Fields with no equivalent are refused by name, never dropped.",
     )
     importer.add_argument("config", type=Path, metavar="FILE", help="the run config")
@@ -130,13 +174,16 @@ def parser() -> argparse.ArgumentParser:
         metavar="FIELD",
         help="leave out this field wherever it occurs; repeatable",
     )
-    return top
 
 
 def _seconds(text: str) -> int:
     if not text.isdecimal() or int(text) > MOST_PATIENCE_SECONDS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {MOST_PATIENCE_SECONDS}")
     return int(text)
+
+
+def _version(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--version", action="version", version=f"quantizer {ENGINE_VERSION}")
 
 
 def _storage(command: argparse.ArgumentParser) -> None:
@@ -149,24 +196,9 @@ def _machine(command: argparse.ArgumentParser) -> None:
     command.add_argument("--scratch", type=Path, metavar="DIR", help="directory for temporary files")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit code."""
-    options = parser().parse_args(arguments)
-    # torch and transformers take seconds to import: only for the commands that compute
-    if options.command == "import":
-        from quantizer.cli.import_olive import import_command
-
-        return import_command(options)
-    if options.command == "run":
-        if options.filename is None and REQUEST_ENV not in os.environ:
-            parser().error(f"run needs -f FILE, or a request in the environment variable {REQUEST_ENV}")
-        from quantizer.cli.run import run_command
-
-        return run_command(options)
-    if options.command == "delete":
-        from quantizer.cli.delete import delete_command
-
-        return delete_command(options)
-    from quantizer.cli.look import inspect_command, verify_command
-
-    return verify_command(options) if options.command == "verify" else inspect_command(options)
+def _listen(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        help="serve /progress, /metrics and /healthz at this address (default: 0.0.0.0:8080 in a pod, else off)",
+    )

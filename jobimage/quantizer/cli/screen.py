@@ -1,8 +1,9 @@
-"""The terminal output of a run on this machine: a progress bar and a summary."""
+"""What a run on this machine shows: a progress bar on a terminal, and a summary."""
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from shlex import quote
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
@@ -10,7 +11,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from quantization_api.manifest import Manifest
+from quantization_api.manifest import REPORT_PREFIX, Manifest
+from quantizer.progress.lines import duration
 from quantizer.progress.tracker import Tracker
 from quantizer.report.model_card import RTN_PREFIX, format_value
 from quantizer.run.workflow import Outcome
@@ -20,17 +22,11 @@ REFRESH_SECONDS = 0.2
 
 @contextlib.contextmanager
 def progress_bar(tracker: Tracker, console: Console) -> Iterator[None]:
-    """Shows the tracker's progress until the block ends; without a terminal, prints a line for each stage."""
-    done = threading.Event()
+    """Shows the tracker's progress until the block ends; only on a terminal, elsewhere the run says lines."""
     if not console.is_terminal:
-        watcher = threading.Thread(target=_print_stages, args=(tracker, console, done), daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            done.set()
-            watcher.join()
+        yield
         return
+    done = threading.Event()
     columns = (
         TextColumn("{task.description:<9}"),
         BarColumn(),
@@ -65,17 +61,11 @@ def progress_bar(tracker: Tracker, console: Console) -> Iterator[None]:
             watcher.join()
 
 
-def _print_stages(tracker: Tracker, console: Console, done: threading.Event) -> None:
-    shown = ""
-    while not done.wait(REFRESH_SECONDS):
-        stage = tracker.snapshot().stage
-        if stage and stage != shown:
-            console.print(stage)
-            shown = stage
+def summary(outcome: Outcome, seconds: Mapping[str, float], endpoint: str | None = None) -> RenderableType:
+    """Where the artifact is, its sizes, its metrics beside those of the input and of plain rounding, and the report.
 
-
-def summary(outcome: Outcome) -> RenderableType:
-    """Where the artifact is, its sizes, and its metrics beside those of the input and of plain rounding."""
+    seconds: by stage. endpoint: of S3, for the command that fetches the report.
+    """
     result, manifest = outcome.result, outcome.manifest
     assert result.artifact is not None
     facts = [("artifact", result.artifact.uri)]
@@ -85,11 +75,37 @@ def summary(outcome: Outcome) -> RenderableType:
         ("recipe", manifest.recipe),
         ("size", sizes(manifest)),
         ("read by", ", ".join(manifest.readers)),
+        ("time", times(seconds)),
+        *report_facts(manifest, result.artifact.uri, endpoint),
     ]
     parts: list[RenderableType] = [facts_text(facts)]
     if result.metrics:
         parts += ["", metrics_table(manifest)]
     return Group(*parts)
+
+
+def times(seconds: Mapping[str, float]) -> str:
+    """The time taken, and how it was spent."""
+    stages = ", ".join(f"{name} {duration(spent)}" for name, spent in seconds.items())
+    return f"{duration(sum(seconds.values()))} ({stages})"
+
+
+def report_facts(manifest: Manifest, uri: str, endpoint: str | None) -> list[tuple[str, str]]:
+    """Where the report lies, and how to open it; nothing for an artifact without one."""
+    pages = [
+        item.key
+        for item in manifest.objects
+        if item.key.startswith(REPORT_PREFIX) and item.key.endswith(".html")
+    ]
+    if not pages:
+        return []
+    place = f"{uri}/{pages[0]}"
+    if place.startswith("s3://"):
+        server = f" --endpoint-url {quote(endpoint)}" if endpoint else ""
+        how = f"fetch it: aws s3 cp {quote(place)} .{server}"
+    else:
+        how = f"open it: python3 -m webbrowser {quote(place)}"
+    return [("report", place), ("", how)]
 
 
 def facts_text(facts: Sequence[tuple[str, str]]) -> Text:

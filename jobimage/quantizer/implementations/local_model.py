@@ -42,7 +42,8 @@ def copy_model(source: Source, weights: Iterable[str], target: Path) -> Path:
             Category.SCRATCH_FULL,
             f"the model does not fit on scratch: the package needs a copy of {gigabytes:.2f} GB there, "
             "and room for the result",
-            "Raise spec.template.scratchSize, or use implementation native, which needs no copy.",
+            "Make room on scratch (spec.template.scratchSize, or --scratch DIR), or use implementation native, "
+            "which needs no copy.",
         ) from error
     return target
 

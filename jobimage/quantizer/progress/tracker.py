@@ -13,12 +13,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from quantization_api.status import Progress
+from quantization_api.text import clean
+from quantizer.progress.lines import Errors, Line, going_on_line, layer_line, stage_line, still_line
 from quantizer.progress.time_left import Current, Finished, seconds_left
 
 MIN_SHARE = 0.02
 TOLD_AFTER = 3.0
 """Seconds after which a storage that does not answer is part of what is shown."""
 MIN_SECONDS = 2.0
+NOTICE_LIMIT = 1024
+SILENT_SECONDS = 30.0
+"""After which a stage that moves says how far it is."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,16 @@ class PlannedStage:
 
 
 class Tracker:
-    """Collects progress from the run and counts for the metrics; safe to read from other threads."""
+    """Collects progress from the run and counts for the metrics; safe to read from other threads.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    Args:
+        say: called in the run's thread with each line that says how it goes.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, say: Callable[[Line], None] = lambda _: None
+    ) -> None:
+        self._clock, self._say_line = clock, say
         self._lock = threading.Lock()
         self._started = clock()
         self._planned_at = self._started
@@ -47,6 +58,10 @@ class Tracker:
         self._done: set[str] = set()
         self._layer = 0
         self._layers = 0
+        self._kept = 0
+        self._notice: str | None = None
+        self._layer_at = self._said_at = self._started
+        self._layer_seconds = 0.0
         self._percent = 0
         self._seconds: dict[str, float] = {}
         self._stage_started = self._started
@@ -67,6 +82,8 @@ class Tracker:
         with self._lock:
             self._current, self._fraction, self._stage_started = name, 0.0, self._clock()
             self._advanced = 0.0
+            self._layer_at = self._stage_started
+        self._say(stage_line(name))
         try:
             yield
         finally:
@@ -81,11 +98,41 @@ class Tracker:
         with self._lock:
             self._fraction = min(1.0, done / total) if total else 0.0
             self._advanced = self._clock() - self._stage_started
+            silent = self._clock() - self._said_at >= SILENT_SECONDS
+        if silent:
+            self._say(still_line(self.snapshot()))
 
     def layers(self, layer: int, layers: int) -> None:
         """Decoder layers that are finished, and how many there are."""
         with self._lock:
             self._layer, self._layers = layer, layers
+            now = self._clock()
+            self._layer_seconds, self._layer_at = now - self._layer_at, now
+
+    def layer_done(self, errors: Errors | None = None) -> None:
+        """Says that the layer that `layers` named last was computed, in the time since the one before."""
+        self._say(layer_line(self.snapshot(), self._layer_seconds, errors))
+
+    def notice(self, sentence: str) -> None:
+        """Says what a person should know now and not at the end; it stays in the snapshots."""
+        with self._lock:
+            self._notice = clean(sentence, NOTICE_LIMIT)
+        self._say(Line(sentence, notable=True))
+
+    def going_on(self) -> None:
+        """Says that the layers that are kept are not computed again."""
+        self._say(going_on_line(self.kept, self._layers))
+
+    def keep(self, layers: int) -> None:
+        """Layers that are stored, and with which another run can go on."""
+        with self._lock:
+            self._kept = layers
+
+    @property
+    def kept(self) -> int:
+        """Layers that are stored."""
+        with self._lock:
+            return self._kept
 
     def finish(self) -> None:
         """The run has succeeded."""
@@ -130,6 +177,7 @@ class Tracker:
                 layer=self._layer,
                 layers=self._layers,
                 eta_seconds=eta,
+                notice=self._notice,
             )
 
     def seconds(self) -> dict[str, float]:
@@ -150,6 +198,11 @@ class Tracker:
         """Tokens by stage."""
         with self._lock:
             return dict(self._tokens)
+
+    def _say(self, line: Line) -> None:
+        with self._lock:
+            self._said_at = self._clock()
+        self._say_line(line)
 
     def _shown_stage(self) -> str:
         away = 0.0 if self._away_since is None else self._clock() - self._away_since

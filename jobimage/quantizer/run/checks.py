@@ -37,7 +37,6 @@ from quantizer.run.inputs import (
     default_calibration,
     open_model,
     read_text,
-    used_data_configs,
 )
 from quantizer.run.remarks import remarks
 from quantizer.store.interface import StopCheck
@@ -125,7 +124,7 @@ def check(request: RunRequest, setting: Setting) -> Job:
     for sentence in said:
         logger.warning("%s", sentence)
     if refused := not_read_by(chosen, model.layout.model_type):
-        logger.info("%s", refused)
+        tracker.notice(f"{refused}.")
     tokens, revisions = _read_texts(request, setting, chosen, model)
     calibration = TokenBatches(())
     if chosen.needs_text:
@@ -144,7 +143,7 @@ def _read_texts(
 ) -> tuple[dict[str, TokenBatches], dict[str, str]]:
     """Token batches and the text's revision, by name of the data config."""
     workflow = request.workflow
-    configs = {name: workflow.data_config(name) for name in used_data_configs(workflow)}
+    configs = {name: workflow.data_config(name) for name in workflow.used_data_configs()}
     if chosen.needs_text and chosen.data_config is None:
         configs[DEFAULT_CALIBRATION] = default_calibration(
             request.default_calibration, model.layout.max_positions

@@ -14,6 +14,7 @@ the model's bytes are in doubt; never because a run failed: the next one resumes
 import hashlib
 import json
 import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -67,6 +68,8 @@ class FinishedLayers:
         scratch: directory for the file that is being stored.
         stop_check: called before and during transfers; what it raises ends the run (stopped, claim lost).
         model: what is read, to keep its checksums with the layers.
+        on_kept: called with the number of layers that are stored, from a background thread too.
+        on_layer: called with the reports of each layer that was computed.
     """
 
     def __init__(
@@ -76,10 +79,14 @@ class FinishedLayers:
         scratch: Path,
         stop_check: StopCheck = never_stop,
         model: Remembering | None = None,
+        on_kept: Callable[[int], None] = lambda _: None,
+        on_layer: Callable[[Sequence[LinearReport]], None] = lambda _: None,
     ) -> None:
         self._store, self._scratch, self._stop_check, self._model = store, scratch, stop_check, model
+        self._on_kept, self._on_layer = on_kept, on_layer
         self._prefix = prefix_of(recipe)
         self._records = {key for key in store.list(self._prefix) if key.endswith(".json")}
+        on_kept(len(self._records))
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")
         self._pending: Future[None] | None = None
 
@@ -107,10 +114,13 @@ class FinishedLayers:
             return FinishedLayer(load(data), linears, _dtype(record))
         except (ValueError, LookupError, TypeError, SafetensorError) as error:
             logger.warning("layer %d is computed again: its saved state cannot be used (%s)", index, error)
+            self._records.discard(record_key)
+            self._on_kept(len(self._records))
             return None
 
     def save(self, index: int, layer: FinishedLayer) -> None:
         """Stores a layer in the background, after the one before it; raises what storing that one raised."""
+        self._on_layer(layer.linears)
         self._wait()
         path = self._scratch / "state.safetensors"
         with scratch_errors():
@@ -140,6 +150,8 @@ class FinishedLayers:
         self._stop_check()
         self._store.put_file(self._key(index, "safetensors"), path, self._stop_check)
         self._store.put_bytes(self._key(index, "json"), json.dumps(record).encode())
+        self._records.add(self._key(index, "json"))
+        self._on_kept(len(self._records))
 
     def _wait(self) -> None:
         if self._pending is not None:

@@ -15,7 +15,6 @@ from quantization_api.workflow import (
     InputModel,
     LoadDatasetConfig,
     PreProcessDataConfig,
-    Workflow,
 )
 from quantizer.boundary.bounded_json import read_object
 from quantizer.boundary.lfs import FETCH, IS_POINTER, POINTER_BYTES, is_pointer
@@ -197,14 +196,6 @@ def check_revision(asked: InputModel, model: Model) -> None:
             f"input_model.revision asks for {asked.revision}",
             "Point model_path at that revision, or correct input_model.revision.",
         )
-
-
-def used_data_configs(workflow: Workflow) -> list[str]:
-    """Names of the data configs that the passes and the chosen evaluator's metrics refer to, each once."""
-    fields = ("data_config", "calibration_data_config")
-    names = [getattr(item, field, None) for item in workflow.passes for field in fields]
-    names += [metric.data_config for metric in workflow.metrics()]
-    return list(dict.fromkeys(name for name in names if name is not None))
 
 
 DEFAULT_CALIBRATION = "default calibration"  # no name of a data config: those have no spaces

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from quantization_api.failures import Category, QuantizationError
-from quantization_api.manifest import MODEL_PREFIX, ONNX_PREFIX, ExportRecord
+from quantization_api.manifest import MODEL_PREFIX, ONNX_PREFIX, ExportRecord, LinearReport
 from quantization_api.passes import ModelBuilder
 from quantization_api.workflow import Workflow
 from quantizer.checkpoint.quantize_report import QuantizeReport
@@ -16,6 +16,7 @@ from quantizer.implementations import package
 from quantizer.implementations.local_model import copy_model
 from quantizer.passes.data_type import DTYPES
 from quantizer.passes.streaming import quantize as stream
+from quantizer.progress.lines import Errors
 from quantizer.report.few_tokens import few_tokens
 from quantizer.run.checks import Job, Setting, readable
 from quantizer.run.finished_layers import FinishedLayers
@@ -44,13 +45,31 @@ def quantize(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeRepo
 
 def _native(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeReport:
     source = job.model.source
-    with FinishedLayers(writer.store, job.recipe, setting.scratch, writer.check, source) as finished:
+    computed: list[LinearReport] = []  # of the layer that was finished last
+    with FinishedLayers(
+        writer.store,
+        job.recipe,
+        setting.scratch,
+        writer.check,
+        source,
+        on_kept=setting.tracker.keep,
+        on_layer=computed.extend,
+    ) as finished:
+        if setting.tracker.kept:
+            setting.tracker.going_on()
+
+        def on_progress(_: str, done: int, total: int) -> None:
+            _tell(setting, done, total)
+            if computed:
+                setting.tracker.layer_done(Errors.of(computed))
+                computed.clear()
+
         report = stream(
             job.model.layout,
             job.calibration,
             job.weight_pass.layer_pass,
             lambda name, path: writer.put_file(f"{MODEL_PREFIX}{name}", path),
-            lambda _, done, total: _tell(setting, done, total),
+            on_progress,
             setting.device,
             setting.scratch,
             finished=finished,
@@ -69,12 +88,18 @@ def _package(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeRepo
     if job.model.layout.unties:  # the package's transformers would leave the head out
         (model_dir / "config.json").write_bytes(json_file(job.model.layout.config_of_copy()))
     target = setting.scratch / "artifact"
+
+    def on_progress(_: str, done: int, total: int) -> None:
+        _tell(setting, done, total)
+        if done:
+            setting.tracker.layer_done()
+
     report = package.quantize(
         model_dir,
         job.calibration,
         job.weight_pass.parameters,
         target,
-        lambda _, done, total: _tell(setting, done, total),
+        on_progress,
         setting.device,
         job.model.layout.check_tensors(),
     )

@@ -1,6 +1,6 @@
 """Checks an artifact: every object against the manifest, then the model itself, loaded and run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from quantization_api.failures import Category, QuantizationError
-from quantization_api.manifest import MANIFEST_NAME, MODEL_PREFIX, Manifest
+from quantization_api.manifest import MANIFEST_NAME, MODEL_PREFIX, Manifest, StoredObject
 from quantization_api.pod import StorageAccess
 from quantization_api.workflow import Workflow
 from quantizer.algorithms.finite import all_finite
@@ -19,12 +19,13 @@ from quantizer.evaluation.own_dtype import run_in_own_dtype
 from quantizer.evaluation.views import open_view
 from quantizer.passes.making import weight_pass
 from quantizer.run.checks import readable
-from quantizer.store.interface import ARTIFACT
+from quantizer.store.interface import ARTIFACT, ObjectInfo
 from quantizer.store.location import Location, open_store
-from quantizer.store.manifests import is_ours, manifest_digest, missing_or_changed, read_manifest
+from quantizer.store.manifests import is_ours, manifest_digest, read_manifest
 from quantizer.store.source import StoreSource, sha256_of
 
 NAMED_AT_MOST = 5
+DAMAGED = "Copy these objects again from where they are whole, or delete the artifact and make it again."
 SLICE_BYTES = 64 * 1024 * 1024
 
 OnProgress = Callable[[str, int, int], None]
@@ -63,25 +64,41 @@ def verify(
             "Check the URI; a run that did not finish leaves no manifest.",
         )
     manifest, data = read_manifest(store, listing[MANIFEST_NAME], Category.ARTIFACT_CORRUPT)
-    wrong = missing_or_changed(manifest, listing)
+    wrong = {item.key: how for item in manifest.objects if (how := _differs(item, listing))}
     total, done = sum(item.size for item in manifest.objects), 0
     for item in manifest.objects:
         if item.key not in wrong:
             if sha256_of(store, listing[item.key]) != item.sha256:
-                wrong.append(item.key)
+                wrong[item.key] = "has other bytes (its SHA-256 differs)"
             done += item.size
             on_progress("read", done, total)
     if wrong:
         raise QuantizationError(
             Category.ARTIFACT_CORRUPT,
-            f"{store.uri}: {len(wrong)} of {len(manifest.objects)} objects are missing or differ from the "
-            f"manifest: {', '.join(wrong[:NAMED_AT_MOST])}",
+            f"{store.uri}: {len(wrong)} of {len(manifest.objects)} objects are not as the manifest says: "
+            f"{_named(wrong)}",
+            DAMAGED,
         )
     source = StoreSource(open_store(location.child(MODEL_PREFIX.rstrip("/")), ARTIFACT, access), ARTIFACT)
     load(source, device, scratch, on_progress, _module_names(manifest))
     named = {item.key for item in manifest.objects}
     unlisted = [key for key in listing if is_ours(key) and key not in named]
     return Verified(manifest, manifest_digest(data), total, unlisted)
+
+
+def _differs(item: StoredObject, listing: Mapping[str, ObjectInfo]) -> str:
+    """How an object differs from the manifest, as far as a listing shows it; "" if it does not."""
+    if item.key not in listing:
+        return "is missing"
+    size = listing[item.key].size
+    return f"has {size:,} bytes instead of {item.size:,}" if size != item.size else ""
+
+
+def _named(wrong: Mapping[str, str]) -> str:
+    shown = [f"{key} {how}" for key, how in list(wrong.items())[:NAMED_AT_MOST]]
+    return ", ".join(shown) + (
+        f", and {len(wrong) - NAMED_AT_MOST} more" if len(wrong) > NAMED_AT_MOST else ""
+    )
 
 
 def _module_names(manifest: Manifest) -> ModuleNames | None:

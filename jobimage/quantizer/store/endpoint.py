@@ -64,7 +64,7 @@ def _host_and_port(endpoint: str) -> tuple[str, int | None]:
         raise QuantizationError(
             Category.INVALID_WORKFLOW,
             "storage.endpoint must not contain credentials",
-            "Put them in a Secret and name it in spec.storage.credentialsSecret.",
+            "Put them in the environment; in a cluster, in a Secret that spec.storage.credentialsSecret names.",
         )
     try:
         parts = urlsplit(endpoint)

@@ -7,10 +7,8 @@ from urllib.parse import unquote
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import StorageAccess
-from quantizer.store.directory import DirectoryStore
 from quantizer.store.interface import Place, Store
 from quantizer.store.patience import Patience
-from quantizer.store.s3 import S3Store
 
 BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
 
@@ -108,6 +106,11 @@ def open_store(
         QuantizationError: InvalidWorkflow for an endpoint that cannot be used.
     """
     waiting = patience or Patience(access.patience_seconds)
+    # boto3 and numpy take half a second to import: not for the commands that only look at a path
     if location.bucket is None:
+        from quantizer.store.directory import DirectoryStore
+
         return DirectoryStore(Path(location.path), place, waiting)
+    from quantizer.store.s3 import S3Store
+
     return S3Store(location.bucket, location.path, place, access, waiting)

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from quantization_api.constants import PATIENCE_SECONDS
 from quantization_api.failures import Category, QuantizationError
-from quantization_api.spec import PATIENCE_SECONDS
 from quantizer.store.interface import StopCheck, never_stop
 
 logger = logging.getLogger(__name__)

@@ -128,8 +128,8 @@ def translated(place: Place, uri: str) -> Iterator[None]:
         raise QuantizationError(
             Category.ACCESS_DENIED,
             f"{place.what}: no usable credentials for {uri}: {error}",
-            "Name a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in "
-            "spec.storage.credentialsSecret, or set them in the environment.",
+            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment; in a cluster, name a Secret with "
+            "them in spec.storage.credentialsSecret.",
         ) from error
     except NO_ANSWER as error:
         raise _unanswered(error, place, uri) from error
@@ -171,7 +171,7 @@ def answered(error: ClientError, place: Place, uri: str) -> Exception:
         return QuantizationError(
             place.missing,
             f"{place.what}: {uri}: there is no bucket {bucket}",
-            f"Create the bucket {bucket}, or correct the URI or spec.storage.endpoint.",
+            f"Create the bucket {bucket}, or correct the URI or the endpoint (spec.storage.endpoint, or --endpoint).",
         )
     if code in MISSING:
         return QuantizationError(place.missing, f"{place.what}: {uri} does not exist")
@@ -181,7 +181,7 @@ def answered(error: ClientError, place: Place, uri: str) -> Exception:
         return QuantizationError(
             Category.INVALID_WORKFLOW,
             f"{place.what}: {uri}: the bucket is in another region ({code})",
-            "Set spec.storage.region to the bucket's region.",
+            "Name the bucket's region: spec.storage.region, or --region.",
         )
     sentence = f"{place.what}: {uri}: the server answered {code} (HTTP {status}): {said}"
     if code in BUSY or status in BUSY_STATUS or (status >= 500 and status != 501):
@@ -190,7 +190,7 @@ def answered(error: ClientError, place: Place, uri: str) -> Exception:
         return QuantizationError(
             Category.INVALID_WORKFLOW,
             sentence,
-            "Correct the URI or spec.storage, or use an S3 server that supports ranges, multipart uploads and "
+            "Correct the URI or the endpoint, or use an S3 server that supports ranges, multipart uploads and "
             "conditional writes.",
         )
     return QuantizationError(Category.STORAGE_UNAVAILABLE, sentence)
@@ -202,8 +202,8 @@ def _unanswered(error: Exception, place: Place, uri: str) -> QuantizationError:
         return QuantizationError(
             Category.STORAGE_UNAVAILABLE,
             f"{place.what}: {uri}: no TLS connection: {why}",
-            "Mount the storage's CA certificate and set AWS_CA_BUNDLE to its path, or write http:// in "
-            "spec.storage.endpoint if the server does not use TLS.",
+            "Set AWS_CA_BUNDLE to the path of the storage's CA certificate (in a cluster, mount it), or write "
+            "http:// in the endpoint if the server does not use TLS.",
         )
     return AwayError(f"{place.what}: {uri} cannot be reached: {why}")
 

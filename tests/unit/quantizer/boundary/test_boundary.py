@@ -17,7 +17,7 @@ from quantizer.boundary.bounded_json import in_utf8, read_object
 from quantizer.boundary.reading import reading
 from quantizer.boundary.yaml_file import yaml_documents
 from quantizer.calibration.apart import STEP_SECONDS, Step, in_a_child
-from quantizer.cli.termination import Terminated
+from quantizer.cli.signals import Terminated
 
 pytestmark = pytest.mark.unit
 WHAT = "config.json"

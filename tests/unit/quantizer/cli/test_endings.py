@@ -5,10 +5,8 @@ import json
 import logging
 import os
 import re
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -17,19 +15,19 @@ import pytest
 import torch
 
 from quantization_api.bounded import Digest
+from quantization_api.constants import REQUEST_ENV
 from quantization_api.failures import CATALOGUE, Category, ExitCode, QuantizationError
-from quantization_api.pod import MAX_RESULT_BYTES, REQUEST_ENV, RunResult, StorageAccess
+from quantization_api.pod import MAX_RESULT_BYTES, RunResult, StorageAccess
 from quantization_api.status import Artifact, MetricResult
 from quantizer.cli import delete as cli_delete
 from quantizer.cli import logs, parser
 from quantizer.cli.ending import guarded
+from quantizer.cli.signals import Interrupted, Terminated
 from quantizer.cli.termination import (
     TERMINATION_ENV,
-    Terminated,
     categorize,
     failed,
     leave_message,
-    terminated_by_sigterm,
     termination_path,
 )
 from quantizer.store.interface import Place
@@ -58,6 +56,7 @@ DIGEST: Digest = "sha256:" + 64 * "0"
         (torch.OutOfMemoryError("CUDA out of memory"), Category.GPU_OUT_OF_MEMORY, ExitCode.OUT_OF_MEMORY),
         (OSError(errno.ENOSPC, "full"), Category.SCRATCH_FULL, ExitCode.CANNOT_CREATE_OUTPUT),
         (Terminated(), Category.DISRUPTED, ExitCode.TERMINATED),
+        (Interrupted(), Category.DISRUPTED, ExitCode.INTERRUPTED),
         (RuntimeError("shapes do not match"), Category.INTERNAL, ExitCode.INTERNAL),
         (OSError(errno.EBADF, "what"), Category.INTERNAL, ExitCode.INTERNAL),
     ],
@@ -119,22 +118,6 @@ def test_a_message_that_cannot_be_written_does_not_hide_the_ending(
 ) -> None:
     leave_message(failed(QuantizationError(Category.INTERNAL, "x")), tmp_path / "no" / "message")
     assert "cannot be written" in caplog.text
-
-
-def test_sigterm_unwinds_the_main_thread_and_tells_the_others() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    seen: list[threading.Event] = []
-
-    def run() -> None:
-        with terminated_by_sigterm(lambda: None) as stopping:
-            seen.append(stopping)
-            os.kill(os.getpid(), signal.SIGTERM)
-            stopping.wait(10)
-
-    with pytest.raises(Terminated):
-        run()
-    assert seen[0].wait(10), "the other threads were not told"
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize(
@@ -206,11 +189,11 @@ def test_a_message_place_that_is_a_folder_and_a_closed_standard_error_leave_the_
         check=False,
         timeout=120,
     )
-    assert ended.returncode == ExitCode.INVALID_WORKFLOW
+    assert ended.returncode == ExitCode.NOT_FOUND
 
 
 def test_a_very_long_message_is_shown_in_a_moment(capsys: pytest.CaptureFixture[str]) -> None:
-    def action(_: object) -> None:
+    def action(*_: object) -> None:
         raise QuantizationError(Category.MODEL_UNSUPPORTED, "word " * 10**6)
 
     assert guarded(action) == ExitCode.DATA

@@ -153,8 +153,8 @@ def test_a_field_is_named_by_its_path(tmp_path: Path) -> None:
     assert caught.value.message.startswith("spec.workflow.passes[0].bits: ")
 
 
-def test_a_manifest_that_is_not_there_ends_with_78(
+def test_a_manifest_that_is_not_there_ends_with_66(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert parser.main(["run", "-f", str(tmp_path / "no.yaml")]) == ExitCode.INVALID_WORKFLOW
+    assert parser.main(["run", "-f", str(tmp_path / "no.yaml")]) == ExitCode.NOT_FOUND
     assert "no.yaml" in capsys.readouterr().err

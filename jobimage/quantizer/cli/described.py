@@ -1,0 +1,63 @@
+"""What `quantizer inspect` prints of a model or an artifact."""
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from quantization_api.manifest import Manifest
+from quantizer.cli.screen import facts_text, metrics_table, sizes
+
+
+def in_rows(described: dict[str, Any]) -> RenderableType:
+    """A description, as run.inspection.inspect gives it, for people."""
+    return _artifact(described) if described["kind"] == "artifact" else _model(described)
+
+
+def _model(model: dict[str, Any]) -> RenderableType:
+    dtypes = ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in model["dtypes"].items())
+    facts = [
+        ("model", model["uri"]),
+        ("revision", model["revision"]),
+        ("architecture", f"{model['architecture']} (model_type {model['modelType']})"),
+        (
+            "shape",
+            f"{model['layers']} layers, hidden size {model['hiddenSize']}, "
+            f"vocabulary {model['vocabulary']:,}, at most {model['maxPositions']:,} tokens",
+        ),
+        ("size", f"{model['sizeBytes'] / 1e6:,.1f} MB ({dtypes})"),
+        ("group sizes", ", ".join(map(str, model["groupSizes"])) + " divide every linear"),
+    ]
+    table = Table("linear in a layer", box=None, pad_edge=False)
+    table.add_column("outputs", justify="right")
+    table.add_column("inputs", justify="right")
+    for linear in model["linears"]:
+        table.add_row(linear["name"], *map(str, linear["shape"]))
+    return Group(facts_text(facts), "", table)
+
+
+def _artifact(artifact: dict[str, Any]) -> RenderableType:
+    manifest = Manifest.model_validate(artifact["manifest"])
+    facts = [
+        ("artifact", artifact["uri"]),
+        ("manifest", artifact["manifestDigest"]),
+        ("recipe", manifest.recipe),
+        ("input", f"{manifest.input.model_path} ({manifest.input.architecture})"),
+        ("revision", manifest.input.revision),
+        ("passes", ", ".join(manifest.passes)),
+        ("size", sizes(manifest)),
+        ("read by", ", ".join(manifest.readers)),
+        ("created", manifest.created),
+    ]
+    parts: list[RenderableType] = [facts_text(facts)]
+    if manifest.metrics:
+        parts += ["", metrics_table(manifest)]
+    if manifest.modules:
+        worst = sorted(manifest.modules, key=lambda module: -module.error)[:5]
+        table = Table("linear with the largest error", box=None, pad_edge=False)
+        table.add_column("error", justify="right")
+        table.add_column("plain rounding", justify="right")
+        for module in worst:
+            table.add_row(module.name, f"{module.error:.3e}", f"{module.error_rtn:.3e}")
+        parts += ["", table]
+    return Group(*parts)
