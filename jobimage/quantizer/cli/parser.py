@@ -16,6 +16,7 @@ from typing_extensions import override
 from quantization_api import ENGINE_VERSION
 from quantization_api.constants import MOST_PATIENCE_SECONDS, PATIENCE_SECONDS, REQUEST_ENV
 from quantization_api.failures import ExitCode
+from quantizer.cli.short_form import METHODS
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction["_Parser"]
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 EPILOG = """exit codes: 0 done; 64 usage; 65 data; 66 not found; 70 internal; 71 out of memory;
 73 cannot create output; 75 try again; 77 access denied; 78 invalid workflow; 130 interrupted; 143 stopped by SIGTERM"""
 PLACE = "s3://BUCKET/PREFIX, file:///PATH or a path"
+SHELLS = ("bash", "zsh")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _version(top)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    for add in (_run, _verify, _inspect, _delete, _import):
+    for add in (_quantize, _init, _run, _verify, _inspect, _delete, _import, _completion):
         add(commands)
     return top
 
@@ -65,6 +67,34 @@ def _command(commands: "Commands", name: str, module: str, summary: str, descrip
     command.set_defaults(module=module)
     _version(command)
     return command
+
+
+def _quantize(commands: "Commands") -> None:
+    quantize = _command(
+        commands,
+        "quantize",
+        "short",
+        "quantize a model in one line",
+        "Quantizes MODEL without a manifest; the manifest that the options stand for is printed first. Without "
+        "--data the weights are rounded to nearest (rtn); with it they are rounded by gptq, which loses less.",
+    )
+    _short_form(quantize)
+    _storage(quantize)
+    _machine(quantize)
+    _listen(quantize)
+
+
+def _init(commands: "Commands") -> None:
+    init = _command(
+        commands,
+        "init",
+        "short",
+        "print the manifest for a model",
+        "Prints the manifest that `quantizer quantize` with the same options runs, to be edited and run with "
+        "`quantizer run -f FILE` or applied to a cluster.",
+    )
+    _short_form(init)
+    _storage(init)
 
 
 def _run(commands: "Commands") -> None:
@@ -174,6 +204,35 @@ def _import(commands: "Commands") -> None:
         metavar="FIELD",
         help="leave out this field wherever it occurs; repeatable",
     )
+
+
+def _completion(commands: "Commands") -> None:
+    completion = _command(
+        commands,
+        "completion",
+        "completion",
+        "print the completion of a shell",
+        'Prints a script that completes commands and options. In ~/.bashrc or ~/.zshrc: eval "$(quantizer completion '
+        'bash)"',
+    )
+    completion.add_argument("shell", choices=SHELLS)
+
+
+def _short_form(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", metavar="MODEL", help=PLACE)
+    command.add_argument(
+        "-o", "--output", required=True, metavar="URI", help=f"where the artifact goes: {PLACE}"
+    )
+    command.add_argument("--pass", dest="method", choices=METHODS, help="default: gptq with --data, else rtn")
+    command.add_argument("--bits", type=int, default=4, metavar="N", help="bits of a weight (default: 4)")
+    command.add_argument(
+        "--group-size",
+        type=int,
+        metavar="N",
+        help="weights that share a scale (default: the largest up to 128 that fits the model)",
+    )
+    command.add_argument("--data", metavar="URI", help="text to calibrate with (.txt, .jsonl, .json, .csv)")
+    command.add_argument("--evaluate", metavar="URI", help="held-out text to measure the result on")
 
 
 def _seconds(text: str) -> int:
