@@ -36,11 +36,11 @@ def check_paths(request: RunRequest) -> None:
         check_path(uri, Category.DATA_NOT_FOUND, f"data config {name}")
 
 
-def check_path(uri: str, category: Category, what: str) -> None:
+def check_path(uri: str, category: Category, what: str, hint: str = "Check the path.") -> None:
     """Refuses a path of this machine at which there is nothing."""
     place = Location.parse(uri)
     if place.bucket is None and not Path(place.path).exists():
-        raise QuantizationError(category, f"{what}: there is nothing at {place.path}", "Check the path.")
+        raise QuantizationError(category, f"{what}: there is nothing at {place.path}", hint)
 
 
 def _request_of_pod() -> RunRequest:

@@ -12,6 +12,7 @@ from quantization_api.failures import Category, ExitCode, QuantizationError
 from quantization_api.pod import StorageAccess
 from quantizer.cli.asked import check_path
 from quantizer.cli.ending import console, guarded
+from quantizer.cli.manifest_file import must_be_there
 from quantizer.cli.signals import Stopping
 
 
@@ -20,6 +21,8 @@ def verify_command(options: argparse.Namespace) -> int:
 
     def action(beside: Console, stopping: Stopping) -> None:
         check_path(options.uri, Category.MODEL_NOT_FOUND, "the artifact")
+        if options.scratch is not None:
+            must_be_there(options.scratch)
         from quantizer.cli.execution import scratch_parent
         from quantizer.machine import choose_device
         from quantizer.run.scratch import make_scratch

@@ -85,10 +85,10 @@ def request_of(document: dict[str, Any]) -> RunRequest:
 
 
 def must_be_there(path: Path) -> None:
-    """Refuses a file that a person named and that does not exist."""
+    """Refuses a file or a directory that an option names and that does not exist."""
     if not path.exists():
         raise QuantizationError(
-            Category.INVALID_WORKFLOW, f"there is no file {path}", "Check the path.", ExitCode.NOT_FOUND
+            Category.INVALID_WORKFLOW, f"{path} does not exist", "Check the path.", ExitCode.NOT_FOUND
         )
 
 

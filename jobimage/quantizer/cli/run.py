@@ -15,6 +15,7 @@ from quantization_api.pod import PROGRESS_PORT, RunRequest
 from quantizer.cli import logs
 from quantizer.cli.asked import asked_for
 from quantizer.cli.ending import console, say_and_leave, sentence, show
+from quantizer.cli.manifest_file import must_be_there
 from quantizer.cli.signals import Stopping, stopped_by_signals
 from quantizer.cli.termination import categorize, failed, leave_message, must_end, termination_path
 from quantizer.progress.lines import Line
@@ -54,6 +55,8 @@ def run_to_the_end(ask: Callable[[], RunRequest], options: argparse.Namespace, i
 
     try:
         with stopped_by_signals(lambda cause: ended(cause, say_and_leave)) as stopping:
+            if options.scratch is not None:
+                must_be_there(options.scratch)
             outcome, shown = _computed(ask(), options, in_pod, tracker, stopping, beside)
     except BaseException as error:
         if not must_end(error):

@@ -15,6 +15,8 @@ from quantizer.cli.run import run_to_the_end
 from quantizer.cli.short_form import Manifest, Shape, ShortForm, manifest_of, render
 from quantizer.cli.signals import Stopping
 
+NO_HUB = "Check the path; nothing is downloaded from a hub."
+
 
 def quantize_command(options: argparse.Namespace) -> int:
     """Prints the manifest, then runs it."""
@@ -44,7 +46,7 @@ def manifest_for(form: ShortForm) -> Manifest:
         QuantizationError: ModelNotFound, DataNotFound, ModelUnsupported, InvalidWorkflow, AccessDenied,
             StorageUnavailable.
     """
-    check_path(form.model, Category.MODEL_NOT_FOUND, "the model")
+    check_path(form.model, Category.MODEL_NOT_FOUND, "the model", NO_HUB)
     early = request_of(
         manifest_of(form, Shape((), 8))
     )  # what is wrong whatever the model is, before torch is imported

@@ -37,7 +37,7 @@ class Interrupted(Terminated):
     exit_code = ExitCode.INTERRUPTED
 
 
-LastWords = Callable[[Terminated], None]
+LastWords = Callable[[Terminated], object]
 """Says how the command ended; called once, where it cannot unwind."""
 
 
@@ -133,7 +133,8 @@ def _watch(read_end: int, stopping: Stopping, ended: threading.Event, leave: Las
 def _quiet_hooks() -> Iterator[None]:
     """Inside, a signal's exception that a finalizer swallows or that ends a thread is not shown: checks follow."""
     earlier = sys.unraisablehook, threading.excepthook
-    sys.unraisablehook, threading.excepthook = map(_without_signals, earlier)
+    sys.unraisablehook = _without_signals(sys.unraisablehook)
+    threading.excepthook = _without_signals(threading.excepthook)
     try:
         yield
     finally:

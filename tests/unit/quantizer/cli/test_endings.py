@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import pytest
 import torch
+from tests.support.quantizer_requests import Request
 
 from quantization_api.bounded import Digest
 from quantization_api.constants import REQUEST_ENV
@@ -171,7 +172,7 @@ def test_nothing_escapes_a_run(
         raise error
 
     monkeypatch.setattr("quantizer.cli.execution.execute", execute)
-    monkeypatch.setenv(REQUEST_ENV, "{}")
+    monkeypatch.setenv(REQUEST_ENV, json.dumps(Request("file:///out").document()))
     monkeypatch.setenv(TERMINATION_ENV, str(tmp_path / "message"))
     assert parser.main(["run"]) == ExitCode.INTERNAL
     result = RunResult.model_validate_json((tmp_path / "message").read_text())

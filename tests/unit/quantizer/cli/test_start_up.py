@@ -76,6 +76,14 @@ def test_a_path_that_does_not_exist_ends_with_66_and_asks_to_check_it(
     assert "check the path" in said.lower()
 
 
+@pytest.mark.parametrize("command", [["run", "-f"], ["verify"]], ids=lambda a: a[0])
+def test_so_does_a_directory_for_temporary_files(command: list[str], tmp_path: Path) -> None:
+    example = "deploy/examples/gptq-stories15m-local.yaml" if command[0] == "run" else "deploy/examples"
+    code, modules, said = ended(*command, example, "--scratch", str(tmp_path / "typo"))
+    assert (code, modules) == (ExitCode.NOT_FOUND, CONTRACT)
+    assert "check the path" in said.lower()
+
+
 @pytest.mark.parametrize(
     "field",
     ["workflow.input_model.model_path", "workflow.data_configs.0.load_dataset_config.data_name"],
