@@ -78,10 +78,8 @@ def stopped_by_signals(last_words: LastWords) -> Iterator[Stopping]:
         os._exit(int(cause.exit_code))
 
     def handler(number: int, _: FrameType | None) -> None:
-        for each in taken:
-            signal.signal(
-                each, _nothing
-            )  # not SIG_IGN, with which the watcher would not hear of a second Ctrl-C
+        for each in taken:  # not SIG_IGN, with which the watcher would not hear of a second Ctrl-C
+            signal.signal(each, _nothing)
         cause = stopping.cause = stopping.cause or cause_of(bytes([number])) or Terminated()
         if not stopping.unwinds:
             leave(cause)
