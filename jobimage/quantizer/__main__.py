@@ -1,6 +1,5 @@
 """`python -m quantizer`, and the console script `quantizer`."""
 
-import contextlib
 import os
 import signal
 import sys
@@ -10,9 +9,10 @@ INTERRUPTED = 130  # ExitCode.INTERRUPTED, which takes longer to import than a p
 
 def _leave(*_: object) -> None:
     """Ends the process with one line, where nothing was begun yet; see cli.signals for what follows."""
-    with contextlib.suppress(OSError):
+    try:
         os.write(2, b"Interrupted.\n")
-    os._exit(INTERRUPTED)
+    finally:  # standard error may be closed
+        os._exit(INTERRUPTED)
 
 
 def main() -> None:
@@ -29,6 +29,7 @@ def main() -> None:
     """
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as under nohup
         signal.signal(signal.SIGINT, _leave)  # first of all: what is imported next takes a while
+    import contextlib
     import logging
 
     from quantizer.cli import parser
