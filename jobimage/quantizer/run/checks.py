@@ -105,12 +105,6 @@ def check(request: RunRequest, setting: Setting) -> Job:
         setting.patience,
     )
     setting.stop_check()
-    if model.layout.unties:
-        logger.warning(
-            "config.json ties the head to the embedding, but the model has another %s; that is used, as transformers "
-            "does, and the artifact's config.json says tie_word_embeddings: false",
-            model.layout.own_head_name(),
-        )
     if chosen.package is not None:
         model_types.check_model(chosen.package, model.layout.architecture.model_type)
     if for_onnx:

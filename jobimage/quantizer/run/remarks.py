@@ -37,6 +37,11 @@ def remarks(
             f"config.json names code of the model ({CODE}). Such code is never run: the model was read as the "
             f"{model_type} of transformers, and the artifact names no code of the model."
         )
+    if layout.unties:
+        found.append(
+            f"config.json ties the head to the embedding, but {layout.own_head_name()} has other values. That head was "
+            "used, as transformers does, and the artifact's config.json says tie_word_embeddings: false."
+        )
     if extra.left_out:
         found.append(
             f"{_named(extra.left_out)} {_was(extra.left_out)} left out: values that are computed today, or biases that "

@@ -23,6 +23,7 @@ from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.layout import DecoderLayout, read_config
 from quantizer.evaluation.streamed import evaluate
 from quantizer.passes.making import make_pass
+from quantizer.run.remarks import remarks
 
 pytestmark = pytest.mark.unit
 
@@ -60,6 +61,8 @@ def test_the_head_is_the_one_that_transformers_takes(head: str, tied: bool, tmp_
     model = save_tied(tmp_path / "model", head)
     layout = DecoderLayout.open(DirectorySource(model))
     assert (layout.tied, layout.unties) == (tied, not tied)
+    said = remarks(["config.json"], [], layout, copies_unused=True)
+    assert any(f"{HEAD} has other values" in sentence for sentence in said) is not tied
     assert perplexity(model, tmp_path) == pytest.approx(perplexity_of_transformers(model), rel=1e-4)
 
 
