@@ -86,7 +86,6 @@ def awq(name: str, server: str, client: str | None = "", **parameters: Any) -> I
     return bad(name, PASS, {"type": "AutoAWQQuantizer", **parameters}, server, client)
 
 
-EXTRA = "Extra inputs are not permitted"
 NOT_RUN = "code from a manifest is never run"
 
 
@@ -115,17 +114,9 @@ VANISHING: tuple[tuple[str, list[dict[str, Any]]], ...] = (
 
 
 INVALID: tuple[Invalid, ...] = (
-    bad(
-        "unknown field", f"{PASS}.group_sise", 32, 'unknown field "spec.workflow.passes[0].group_sise"', EXTRA
-    ),
-    bad("unknown spec field", "retries", 3, 'unknown field "spec.retries"', EXTRA),
-    bad(
-        "unknown template field",
-        "template.hostNetwork",
-        True,
-        'unknown field "spec.template.hostNetwork"',
-        EXTRA,
-    ),
+    bad("unknown field", f"{PASS}.group_sise", 32, 'unknown field "spec.workflow.passes[0].group_sise"'),
+    bad("unknown spec field", "retries", 3, 'unknown field "spec.retries"'),
+    bad("unknown template field", "template.hostNetwork", True, 'unknown field "spec.template.hostNetwork"'),
     bad(
         "AWQ's bits on GPTQ",
         f"{PASS}.w_bit",
@@ -152,7 +143,13 @@ INVALID: tuple[Invalid, ...] = (
     ),
     bad("5 bits", f"{PASS}.bits", 5, "bits must be 2, 3, 4 or 8"),
     bad("16 bits", f"{PASS}.bits", 16, "bits must be 2, 3, 4 or 8"),
-    bad("bits as a string", f"{PASS}.bits", "int4", 'must be of type integer: "string"', "valid integer"),
+    bad(
+        "bits as a string",
+        f"{PASS}.bits",
+        "int4",
+        'must be of type integer: "string"',
+        "must be a whole number",
+    ),
     bad(
         "group size 0",
         f"{PASS}.group_size",
@@ -169,9 +166,7 @@ INVALID: tuple[Invalid, ...] = (
         [["a"], []],
         "inside_layer_modules has a list without",
     ),
-    bad(
-        "a module with a space", f"{PASS}.layers_block_name", "model layers", "should match", "match pattern"
-    ),
+    bad("a module with a space", f"{PASS}.layers_block_name", "model layers", "should match", "must match"),
     Invalid(
         "act-order without a group index",
         ((f"{PASS}.checkpoint_format", "compressed-tensors"), (f"{PASS}.desc_act", True)),
@@ -182,7 +177,7 @@ INVALID: tuple[Invalid, ...] = (
         f"{PASS}.checkpoint_format",
         "gguf",
         "Unsupported value",
-        "Input should be 'gptq'",
+        "must be 'gptq'",
     ),
     awq("3 bits of AWQ", "AWQ's formats hold 4 bits only", w_bit=3),
     awq("8 bits of AWQ", "AWQ's formats hold 4 bits only", bits=8),
@@ -203,7 +198,7 @@ INVALID: tuple[Invalid, ...] = (
     awq("symmetric gemv", "gemv and gemv_fast need zero_point: true", version="gemv", zero_point=False),
     awq("symmetric gemv_fast", "gemv and gemv_fast need zero_point", version="gemv_fast", zero_point=False),
     awq("marlin as it stands", "version marlin has no zero points", version="marlin"),
-    awq("unknown layout", "Unsupported value", "Input should be 'gemm'", version="exllama"),
+    awq("unknown layout", "Unsupported value", "must be 'gemm'", version="exllama"),
     awq(
         "bfloat16 of autoawq",
         "implementation autoawq computes in float16 or float32",
@@ -230,10 +225,8 @@ INVALID: tuple[Invalid, ...] = (
     ),
     awq("GPTQ's bits on AWQ", "group_size is not a parameter of AutoAWQQuantizer", group_size=64),
     awq("AWQ's data of nothing", "a pass names a data_config that is not", data_config="tran"),
-    bad(
-        "unknown pass", f"{PASS}.type", "Gptq", "Unsupported value", "does not match any of the expected tags"
-    ),
-    bad("pass of another case", f"{PASS}.type", "gptqquantizer", "Unsupported value", "expected tags"),
+    bad("unknown pass", f"{PASS}.type", "Gptq", "Unsupported value", "type must be one of"),
+    bad("pass of another case", f"{PASS}.type", "gptqquantizer", "Unsupported value", "type must be one of"),
     bad(
         "pass without calibration",
         f"{PASS}.data_config",
@@ -277,7 +270,7 @@ INVALID: tuple[Invalid, ...] = (
         "workflow.input_model.type",
         "ONNXModel",
         "Unsupported value",
-        "Input should be 'HfModel'",
+        "must be 'HfModel'",
     ),
     bad(
         "load_kwargs", "workflow.input_model.load_kwargs", {"torch_dtype": "float16"}, "read tensor by tensor"
@@ -299,7 +292,7 @@ INVALID: tuple[Invalid, ...] = (
         f"{PREPROCESS}.strategy",
         "join-sliding-window",
         "Unsupported value",
-        "Input should be 'join'",
+        "must be 'join'",
     ),
     bad("sequence of 4", f"{PREPROCESS}.max_seq_len", 4, "greater than or equal to 8"),
     bad("no samples", f"{PREPROCESS}.max_samples", 0, "greater than or equal to 1"),
@@ -362,7 +355,7 @@ INVALID: tuple[Invalid, ...] = (
         "workflow.evaluators.0.metrics.0.goal",
         {"type": "best", "value": 1},
         "Unsupported value",
-        "Input should be 'threshold'",
+        "must be 'threshold'",
     ),
     bad(
         "search",
@@ -399,14 +392,12 @@ INVALID: tuple[Invalid, ...] = (
         "s3.example.com:9000",
         "storage.endpoint must be http(s)://HOST",
     ),
-    bad("secret of another namespace", "storage.credentialsSecret.namespace", "x", "unknown field", EXTRA),
-    bad(
-        "secret in the manifest", "storage.accessKey", "AKIA", 'unknown field "spec.storage.accessKey"', EXTRA
-    ),
+    bad("secret of another namespace", "storage.credentialsSecret.namespace", "x", "unknown field"),
+    bad("secret in the manifest", "storage.accessKey", "AKIA", 'unknown field "spec.storage.accessKey"'),
     bad("suspend in words", "suspend", "yes", "must be of type boolean", None),
     bad("time to live before the end", "ttlSecondsAfterFinished", -1, "greater than or equal to 0"),
-    bad("managed by a word", "managedBy", "kueue", "spec.managedBy", "String should match pattern"),
-    bad("unknown policy", "artifactPolicy", "Keep", "Unsupported value", "Input should be 'Retain'"),
+    bad("managed by a word", "managedBy", "kueue", "spec.managedBy", "must match"),
+    bad("unknown policy", "artifactPolicy", "Keep", "Unsupported value", "must be 'Retain'"),
     bad("negative retries", "backoffLimit", -1, "greater than or equal to 0"),
     bad("no time", "activeDeadlineSeconds", 0, "greater than or equal to 1"),
     bad(
@@ -474,7 +465,7 @@ INVALID: tuple[Invalid, ...] = (
         "two volumes have the same mountPath",
     ),
     Invalid(
-        "a line break in the output", (("output.uri", "s3://artifacts/a\nb"),), "should match", "should match"
+        "a line break in the output", (("output.uri", "s3://artifacts/a\nb"),), "should match", "must match"
     ),
     *(
         Invalid(
@@ -497,7 +488,9 @@ INVALID: tuple[Invalid, ...] = (
             "http://",
         )
     ),
-    bad("memory in words", "template.resources", {"limits": {"memory": "lots"}}, "should match"),
+    bad(
+        "memory in words", "template.resources", {"limits": {"memory": "lots"}}, "should match", "must match"
+    ),
     bad("a long amount", "template.scratchSize", "1" * 33, "Too long", "at most 32 characters"),
     bad(
         "a long key",
@@ -506,8 +499,8 @@ INVALID: tuple[Invalid, ...] = (
         "a key may have 317",
         "at most 317 characters",
     ),
-    bad("no affinity", "template.affinity", {"nodeAffinity": {"nonsense": 1}}, "unknown field", EXTRA),
-    bad("deep affinity", "template.affinity", {"nodeAffinity": nested(50)}, "unknown field", EXTRA),
+    bad("no affinity", "template.affinity", {"nodeAffinity": {"nonsense": 1}}, "unknown field"),
+    bad("deep affinity", "template.affinity", {"nodeAffinity": nested(50)}, "unknown field"),
 )
 
 AFFINITY: dict[str, Any] = {

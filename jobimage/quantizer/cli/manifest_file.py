@@ -9,16 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from quantization_api import API_VERSION, KIND
 from quantization_api.bounded import DnsName
 from quantization_api.failures import Category, ExitCode, QuantizationError
+from quantization_api.faults import sentences
 from quantization_api.pod import RunRequest
 from quantization_api.spec import QuantizationJobSpec
-from quantization_api.text import clean
 from quantizer.boundary.reading import reading
 from quantizer.boundary.yaml_file import read_file, yaml_documents
 from quantizer.run.local_identity import local_uid
 
-SENTENCES = ("refused", "rule", "foreign")
-"""Types of errors whose message is already written for the user."""
-MOST_FAULTS = 100
 CORRECT = "Correct the manifest as the message says."
 OLIVE_FIELDS = {"input_model", "passes", "pass_flows", "systems", "engine", "data_configs"}
 """Fields at the top of a run config of Olive."""
@@ -102,35 +99,6 @@ def reached_by(request: RunRequest, endpoint: str | None, region: str | None) ->
 def describe(error: ValidationError) -> str:
     """A validation error in one line, as "field: what is wrong" for each fault."""
     return "; ".join(sentences(error))
-
-
-def sentences(error: ValidationError) -> list[str]:
-    """Each fault as "field: what is wrong", as kubectl prints them; at most MOST_FAULTS."""
-    return [
-        clean(_sentence(_field(item["loc"]), str(item["type"]), item["msg"]))
-        for item in error.errors(include_url=False, include_input=False)[:MOST_FAULTS]
-    ]
-
-
-def _field(location: tuple[int | str, ...]) -> str:
-    """Dotted path, without the tag that pydantic adds for the pass type."""
-    text = ""
-    for position, part in enumerate(location):
-        if isinstance(part, int):
-            text += f"[{part}]"
-        elif position > 1 and isinstance(location[position - 1], int) and location[position - 2] == "passes":
-            continue
-        else:
-            text += f".{part}" if text else part
-    return text or "manifest"
-
-
-def _sentence(field: str, kind: str, message: str) -> str:
-    if kind == "extra_forbidden":
-        return f'unknown field "{field}"'
-    if kind == "missing":
-        return f"{field}: field required"
-    return f"{field}: {message if kind in SENTENCES else message[:1].lower() + message[1:]}"
 
 
 def _resolve_paths(document: dict[str, Any], folder: Path) -> None:

@@ -10,6 +10,7 @@ import json
 from pydantic import ValidationError
 
 from quantization_api.failures import Category
+from quantization_api.faults import sentences
 from quantization_api.spec import QuantizationJobSpec
 from quantization_api.status import Failure
 from quantization_operator.diagnose import failure
@@ -31,12 +32,4 @@ def admit(spec: str, problem: str = "") -> QuantizationJobSpec | Failure:
     try:
         return QuantizationJobSpec.model_validate(json.loads(spec))
     except ValidationError as error:
-        sentences = [
-            f"{_path(item['loc'])}: {item['msg']}"
-            for item in error.errors(include_url=False, include_input=False)
-        ]
-        return failure(Category.INVALID_WORKFLOW, "; ".join(sentences[:4]))
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    return "spec" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+        return failure(Category.INVALID_WORKFLOW, "; ".join(sentences(error, "spec")[:4]))

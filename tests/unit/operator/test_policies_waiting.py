@@ -23,7 +23,7 @@ NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
     ("changes", "sentence"),
     [
         ([], None),
-        ([("backoffLimit", -1)], "spec.backoffLimit: Input should be greater"),
+        ([("backoffLimit", -1)], "spec.backoffLimit: must be greater"),
         ([("workflow.passes", [{"type": "NoSuchPass"}])], "spec.workflow.passes[0]"),
         ([("workflow.user_script", "x.py")], "user_script"),
         ([("backoffLimit", -1), ("ttlSecondsAfterFinished", -1)], "; spec.ttlSecondsAfterFinished: "),

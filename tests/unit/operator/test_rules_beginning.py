@@ -56,7 +56,7 @@ CASES: dict[str, Case] = {
         rule="refused spec",
         phase="Failed",
         category=Category.INVALID_WORKFLOW,
-        said="spec.backoffLimit: Input should be greater",
+        said="spec.backoffLimit: must be greater",
         events=("InvalidWorkflow",),
     ),
     "the API server finds the Job invalid: refused": Case(

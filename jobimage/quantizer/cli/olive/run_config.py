@@ -15,11 +15,11 @@ from pydantic import ValidationError
 
 from quantization_api import API_VERSION, KIND
 from quantization_api.failures import Category, QuantizationError
+from quantization_api.faults import sentences
 from quantization_api.spec import QuantizationJobSpec
 from quantizer.boundary.bounded_json import parse
 from quantizer.boundary.reading import reading
 from quantizer.boundary.yaml_file import MAX_FILE_BYTES, read_file, yaml_documents
-from quantizer.cli.manifest_file import sentences
 from quantizer.cli.olive.translation import Object, Translation
 
 CHANGE = "Change or remove these fields; --drop NAME leaves out a field wherever it occurs."
