@@ -2,29 +2,34 @@
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from quantization_api.failures import ExitCode, QuantizationError
+from quantization_api.failures import ExitCode
 from quantization_api.text import clean
 from quantizer.cli.manifest_file import must_be_there
+from quantizer.cli.olive.message import lines
 from quantizer.cli.olive.run_config import import_config, load_config, render
 from quantizer.cli.termination import categorize, must_end
+
+LONGEST = 8192
+"""Characters of a line: the options that would let an import succeed stand on one."""
 
 
 def import_command(options: argparse.Namespace) -> int:
     """Writes the manifest, or prints every problem to standard error."""
     try:
         must_be_there(options.config)
-        data = dict(_pair(text) for text in options.data)
-        manifest = import_config(
+        imported = import_config(
             load_config(options.config),
+            strict=options.strict,
             name=options.name or _dns_name(options.config.stem),
             output_uri=options.output_uri,
             model_path=options.model_path,
-            data_names=data,
+            data_names=dict(_pair(text) for text in options.data),
             drop=options.drop,
         )
-        text = render(manifest, options.config.name)
+        text = render(imported, options.config.name)
         if options.output is None:
             sys.stdout.write(text)
         else:
@@ -36,15 +41,16 @@ def import_command(options: argparse.Namespace) -> int:
         if not must_end(error):
             raise
         known = categorize(error)
-        print("\n".join(_lines(known)), file=sys.stderr)
+        _print([*f"{known.category}: {known.message}".splitlines(), known.hint])
         return int(known.exit_code)
+    _print(lines(imported.notes))
     return int(ExitCode.DONE)
 
 
-def _lines(error: QuantizationError) -> list[str]:
-    """The error for people, with one line for each field."""
-    first, *others = error.message.splitlines() or [""]
-    return [f"{error.category}: {clean(first)}", *map(clean, others), error.hint]
+def _print(text: Iterable[str]) -> None:
+    """To standard error, what comes from the file made printable; the manifest has standard output to itself."""
+    for line in text:
+        print(f"{line[: len(line) - len(line.lstrip())]}{clean(line, LONGEST)}", file=sys.stderr)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -183,7 +183,8 @@ def _import(commands: "Commands") -> None:
         "import_olive",
         "turn an Olive run config into a manifest",
         "Turns a run config of Microsoft Olive (0.7 or newer, JSON or YAML) into a QuantizationJob. "
-        "Fields with no equivalent are refused by name, never dropped.",
+        "What computes nothing here is left out and listed; what would change the result is refused, all in one "
+        "message.",
     )
     importer.add_argument("config", type=Path, metavar="FILE", help="the run config")
     importer.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE instead of stdout")
@@ -202,7 +203,10 @@ def _import(commands: "Commands") -> None:
         action="append",
         default=[],
         metavar="FIELD",
-        help="leave out this field wherever it occurs; repeatable",
+        help="leave out a field or pass: a path such as passes.NAME.FIELD, or a name wherever it occurs; repeatable",
+    )
+    importer.add_argument(
+        "--strict", action="store_true", help="also refuse what is left out because it computes nothing here"
     )
 
 

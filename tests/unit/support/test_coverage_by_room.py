@@ -13,7 +13,7 @@ pytestmark = pytest.mark.unit
     [
         ("/a/quantizer/operator/quantization_operator/reconcile.py", "quantization_operator"),
         ("jobimage/quantizer/machine.py", "quantizer"),
-        ("jobimage/quantizer/cli/olive/refusals.py", "quantizer/cli"),
+        ("jobimage/quantizer/cli/olive/fields.py", "quantizer/cli"),
     ],
 )
 def test_a_file_is_in_a_folder_of_its_package_or_in_the_package(file: str, room: str) -> None:

@@ -1,0 +1,106 @@
+"""The evaluator that a run config chooses, with the metrics that are available here."""
+
+from typing import Any
+
+from quantization_api.workflow import Metric
+from quantizer.cli.olive.fields import EVALUATOR, METRIC, SUB_TYPE
+from quantizer.cli.olive.notes import Notes, Object, not_a_field
+from quantizer.cli.olive.parts import checked
+
+TASKS = {
+    "lmevaluator": "tasks of lm-eval",
+    "mtebevaluator": "tasks of MTEB",
+}
+"""Evaluators that run somebody else's tasks, by their type in lower case."""
+INSTEAD = "are not available; write metrics of type perplexity, kl_divergence or size_on_disk"
+OWN_METRICS = ("perplexity", "size_on_disk")
+METRIC_FIELDS = (*Metric.model_fields, "sub_types")
+
+
+def evaluator(given: Any, chosen: Any, notes: Notes) -> Object | None:
+    """The evaluator that is chosen; of the others it is noted that nothing uses them.
+
+    Args:
+        given: `evaluators`. chosen: `evaluator`, one of their names.
+    """
+    if isinstance(chosen, dict):
+        notes.refuse("evaluator", "define it in evaluators and give its name here")
+        chosen = None
+    found = None
+    names = _names(given)
+    for item, path in notes.named(given, "evaluators"):
+        if chosen is not None and item.get("name") == chosen:
+            found = _evaluator(item, path, notes)
+        else:
+            notes.leave_out(path, "evaluator does not name it")
+    if chosen is not None and chosen not in names:
+        notes.refuse("evaluator", "it names an evaluator that is not in evaluators")
+    return found
+
+
+def _names(given: Any) -> list[Any]:
+    if isinstance(given, dict):
+        return list(given)
+    return [item.get("name") for item in given if isinstance(item, dict)] if isinstance(given, list) else []
+
+
+def _evaluator(item: Object, path: str, notes: Notes) -> Object | None:
+    kind = str(item.get("type", "")).lower()
+    if kind in TASKS or "tasks" in item:
+        notes.refuse(path, f"{TASKS.get(kind, 'tasks')} {INSTEAD}")
+        return None
+    known = ("name", "metrics")
+    item = notes.sifted(EVALUATOR, item, f"{path}.", known, not_a_field("an evaluator", known))
+    metrics = item.get("metrics")
+    if not isinstance(metrics, list) or not metrics:
+        notes.refuse(f"{path}.metrics", "must be a list of metrics")
+        return None
+    item["metrics"] = [
+        translated
+        for number, metric in enumerate(metrics)
+        for translated in _metric(metric, f"{path}.metrics[{number}]", notes)
+    ]
+    return item
+
+
+def _metric(metric: Any, path: str, notes: Notes) -> list[Object]:
+    """One metric for each sub-type."""
+    if not isinstance(metric, dict):
+        notes.refuse(path, "must be an object")
+        return []
+    metric = notes.sifted(METRIC, metric, f"{path}.", METRIC_FIELDS, not_a_field("a metric", METRIC_FIELDS))
+    sub_types = metric.pop("sub_types", None) or [{}]
+    if not isinstance(sub_types, list):
+        notes.refuse(f"{path}.sub_types", "must be a list")
+        return []
+    found = []
+    for number, given in enumerate(sub_types):
+        sub_type = {"name": given} if isinstance(given, str) else given
+        where = f"{path}.sub_types[{number}]"
+        if not isinstance(sub_type, dict):
+            notes.refuse(where, "must be an object or a name")
+        elif (one := _sub_type(metric, sub_type, where, len(sub_types) > 1, notes)) is not None:
+            found.append(one)
+    return found
+
+
+def _sub_type(metric: Object, sub_type: Object, path: str, several: bool, notes: Notes) -> Object | None:
+    known = ("name", "higher_is_better", "goal")
+    sub_type = notes.sifted(SUB_TYPE, sub_type, f"{path}.", known, not_a_field("a sub-type", known))
+    kind = sub_type.get("name")
+    translated = dict(metric)
+    if several and kind:
+        translated["name"] = f"{metric.get('name')}-{kind}"
+    if metric.get("type") == "accuracy" and kind == "perplexity":
+        translated["type"] = "perplexity"
+    elif metric.get("type") == "accuracy" and kind is not None:
+        notes.refuse(f"{path}.name", f"{kind} is not available; write perplexity", droppable=False)
+        return None
+    elif metric.get("type") == "size_on_disk" and kind not in (None, "bytes"):
+        notes.refuse(f"{path}.name", f"size_on_disk is measured in bytes, not in {kind}", droppable=False)
+    if sub_type.get("higher_is_better") and translated.get("type") in OWN_METRICS:
+        notes.refuse(f"{path}.higher_is_better", f"a lower {translated['type']} is better; write false")
+    if sub_type.get("goal") is not None:
+        translated["goal"] = sub_type["goal"]
+    checked(Metric, translated, path, notes, droppable=False)
+    return translated
