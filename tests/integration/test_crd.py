@@ -10,6 +10,7 @@ from kubernetes.client.exceptions import ApiException
 from pydantic import ValidationError
 from tests.support.crd import install_crd
 from tests.support.manifests import INVALID, VALID_CHANGES, Invalid, manifest
+from tests.support.olive_count import OWN_CONFIGS, counted
 from tests.support.random_passes import random_passes
 from tests.support.whole_contract import WHOLE_INVALID, WHOLE_VALID
 
@@ -48,6 +49,13 @@ def test_the_api_server_refuses_an_invalid_manifest_with_its_sentence(
         create(api, manifest(*case.changes))
     assert error.value.status in (400, 422)
     assert case.server in error.value.body.replace('\\"', '"')
+
+
+def test_the_api_server_accepts_what_is_imported_from_olive(api: client.CustomObjectsApi) -> None:
+    manifests = [found.manifest for found in counted([OWN_CONFIGS]) if found.manifest is not None]
+    assert len(manifests) >= 7
+    for body in manifests:
+        assert create(api, body)["spec"] == body["spec"]
 
 
 @pytest.mark.parametrize("name", VALID_CHANGES)

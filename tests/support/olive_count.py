@@ -21,6 +21,8 @@ from quantizer.cli.olive.others import comes_after_the_job
 from quantizer.cli.olive.run_config import Imported, load_config, translate
 from quantizer.cli.olive.spellings import SPELLINGS
 
+OWN_CONFIGS = Path(__file__).parent / "olive_configs"
+"""Small run configs, each of a kind that people have."""
 OURS = frozenset(name.lower() for name in SPELLINGS)
 BUILDER = "modelbuilder"
 

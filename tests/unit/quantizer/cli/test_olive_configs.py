@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import ValidationError
+from tests.support.olive_count import OWN_CONFIGS
 
 from quantization_api.failures import ExitCode
 from quantization_api.spec import QuantizationJobSpec
@@ -15,7 +16,6 @@ from quantizer.cli import parser
 
 pytestmark = pytest.mark.unit
 
-CONFIGS = Path(__file__).parent / "olive_configs"
 PLACES = [
     "--output-uri",
     "s3://artifacts/x",
@@ -42,8 +42,8 @@ class Importer:
         self.folder, self.capsys = folder, capsys
 
     def __call__(self, config: str | dict[str, Any], *options: str) -> tuple[int, str, str]:
-        """Exit code, standard output and standard error; a name is that of a file beside this one."""
-        path = CONFIGS / f"{config}.json" if isinstance(config, str) else self.folder / "config.json"
+        """Exit code, standard output and standard error; a name is that of a file in OWN_CONFIGS."""
+        path = OWN_CONFIGS / f"{config}.json" if isinstance(config, str) else self.folder / "config.json"
         if not isinstance(config, str):
             path.write_text(json.dumps(config))
         code = parser.main(["import", str(path), *options])
