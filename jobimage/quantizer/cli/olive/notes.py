@@ -16,9 +16,7 @@ class Kind(Enum):
 
     REFUSED = "Not available here:"
     NEEDED = "Must be given:"
-    AFTERWARDS = (
-        "Not part of the job, since it changes the finished ONNX graph and not what the job computes:"
-    )
+    AFTERWARDS = "Not part of the job, since it only changes the form of the finished ONNX graph:"
     LEFT_OUT = "Left out, since it computes nothing here:"
 
 
@@ -52,9 +50,9 @@ class Notes:
         self._unused = set(drop)
         self._drop = frozenset(self._unused)
 
-    def refuse(self, path: str, reason: str, *, droppable: bool = True) -> None:
-        """Something would change the result and is not available; `droppable`: --drop may leave it out."""
-        self._add(Kind.REFUSED, path, reason, f"--drop {path}" if droppable else None)
+    def refuse(self, path: str, reason: str, *, droppable: bool = True, drop: str | None = None) -> None:
+        """Something would change the result and is not available; `droppable`: --drop may leave it, or `drop`, out."""
+        self._add(Kind.REFUSED, path, reason, f"--drop {drop or path}" if droppable else None)
 
     def need(self, option: str, reason: str) -> None:
         """An option of the command is missing."""

@@ -18,6 +18,7 @@ HEAD_AND_EMBEDDINGS = (
     "Rtn rounds what the pass before it left, the head or the embeddings; they keep their own data type here"
 )
 _BY_NAME = {name.lower(): (name, spelling) for name, spelling in SPELLINGS.items()}
+NOT_BUILT_FOR = "is not available: a graph is built for cpu or cuda, where it can be checked"
 ROUNDING = ("GptqQuantizer", "AutoAWQQuantizer")
 
 
@@ -90,14 +91,14 @@ def _pass(
         return None
     parameters = _parameters(label, spelling, item, path, notes)
     if label == "ModelBuilder" and provider != CPU:
-        parameters = {**_built_for(provider, notes), **parameters}
+        parameters = {**_built_for(provider, path, notes), **parameters}
     return {"name": name, "type": spelling.model.__name__, **parameters}
 
 
-def _built_for(provider: str, notes: Notes) -> Object:
+def _built_for(provider: str, path: str, notes: Notes) -> Object:
     if provider == CUDA:
         return {"execution_provider": "cuda"}
-    notes.refuse("systems", f"a graph is built for cpu or cuda, where it can be checked, not for {provider}")
+    notes.refuse(path, f"{provider}, which systems asks for, {NOT_BUILT_FOR}", drop="systems")
     return {}
 
 
