@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from quantization_api.text import did_you_mean
 from quantization_api.workflow import (
     PATH_PATTERN,
     DataConfig,
@@ -42,7 +43,8 @@ def data_configs(given: Any, wanted: Iterable[str], places: Mapping[str, str], n
     names = [item.get("name") for item, _ in items]
     wanted = set(wanted)
     for name in sorted(set(places) - {*map(str, names), *wanted}):
-        notes.refuse(f"--data {name}", "there is no data config of this name", droppable=False)
+        near = did_you_mean(name, {*map(str, names), *wanted})
+        notes.refuse(f"--data {name}", f"there is no data config of this name{near}", droppable=False)
     found = []
     for item, path in items:
         if str(item.get("name")) in wanted:

@@ -1,11 +1,11 @@
 """What the import of a run config has to say: one note for each field, pass or option that a person must know of."""
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from enum import Enum
 from typing import Any
 
+from quantization_api.text import did_you_mean
 from quantizer.cli.olive.fields import Fields
 
 Object = dict[str, Any]
@@ -72,10 +72,12 @@ class Notes:
         self._unused -= found
         return bool(found)
 
-    def refuse_unused_drops(self) -> None:
-        """A --drop that names nothing is a slip; to be called last."""
-        for name in sorted(self._unused):
-            self.refuse(f"--drop {name}", "there is no field of this name", droppable=False)
+    def refuse_unused_drops(self, config: Mapping[str, Any]) -> None:
+        """A --drop that names nothing of the run config is a slip; to be called last."""
+        known = set(_names(config))  # what lies in a part that is left out is not looked at, but it is there
+        for name in sorted(self._unused - known):
+            near = did_you_mean(name, known)
+            self.refuse(f"--drop {name}", f"there is no field of this name{near}", droppable=False)
 
     def sifted(
         self, fields: Fields, item: Object, path: str, known: Container[str], unknown: Callable[[str], str]
@@ -144,13 +146,21 @@ class Notes:
             self.items.append(note)
 
 
+def _names(value: Any) -> Iterator[str]:
+    """The keys of a run config, at any depth."""
+    if isinstance(value, Mapping):
+        yield from map(str, value)
+    if isinstance(value, Mapping | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _names(inner)
+
+
 def not_a_field(of: str, known: Iterable[str]) -> Callable[[str], str]:
     """The sentence for an unknown field, with the nearest known name."""
     names = list(known)
 
     def sentence(name: str) -> str:
-        near = get_close_matches(name, names, n=1)
-        return f"{name} is not a field of {of}" + (f"; did you mean {near[0]}?" if near else "")
+        return f"{name} is not a field of {of}{did_you_mean(name, names)}"
 
     return sentence
 

@@ -89,7 +89,7 @@ def translate(
         checked(Output, {"uri": output_uri}, "--output-uri", notes, droppable=False)
     computed = workflow(config, model_path, data_names or {}, notes)
     spec = {"workflow": computed, "output": {"uri": output_uri}}
-    notes.refuse_unused_drops()
+    notes.refuse_unused_drops(config)
     if not blocking(notes.items, strict=False):
         _check_the_whole(spec, notes)
     manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": spec}

@@ -23,12 +23,12 @@ SYSTEMS = {"drop": ["systems"]}
     [
         (
             {**SYSTEMS, "data_names": {"tran": "s3://datasets/other.txt"}},
-            "--data tran: there is no data config with that name; did you mean train?",
+            "--data tran: there is no data config of this name; did you mean train?",
         ),
-        ({"drop": ["sistems"]}, "--drop sistems: the file has no such field; did you mean systems?"),
+        ({"drop": ["sistems"]}, "--drop sistems: there is no field of this name; did you mean systems?"),
         (
             {"drop": ["systems", "data_nam"]},
-            "--drop data_nam: the file has no such field; did you mean data_name?",
+            "--drop data_nam: there is no field of this name; did you mean data_name?",
         ),
     ],
 )
