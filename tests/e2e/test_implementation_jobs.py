@@ -18,7 +18,7 @@ from quantizer.checkpoint.source import DirectorySource
 from quantizer.cli import parser
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.streamed import evaluate
-from quantizer.report.model_card import RTN_PREFIX
+from quantizer.report.quality import RTN_PREFIX
 
 pytestmark = pytest.mark.e2e
 

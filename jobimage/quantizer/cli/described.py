@@ -6,7 +6,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from quantization_api.manifest import Manifest
-from quantizer.cli.screen import facts_text, metrics_table, sizes
+from quantizer.cli.screen import facts_text, metrics_table
+from quantizer.report.sizes import bits, sizes
 
 
 def in_rows(described: dict[str, Any]) -> RenderableType:
@@ -45,7 +46,7 @@ def _artifact(artifact: dict[str, Any]) -> RenderableType:
         ("input", f"{manifest.input.model_path} ({manifest.input.architecture})"),
         ("revision", manifest.input.revision),
         ("passes", ", ".join(manifest.passes)),
-        ("size", sizes(manifest)),
+        ("size", f"{sizes(manifest)}; {bits(manifest)}"),
         ("read by", ", ".join(manifest.readers)),
         ("created", manifest.created),
     ]

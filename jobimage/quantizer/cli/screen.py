@@ -14,7 +14,8 @@ from rich.text import Text
 from quantization_api.manifest import REPORT_PREFIX, Manifest
 from quantizer.progress.lines import duration
 from quantizer.progress.tracker import Tracker
-from quantizer.report.model_card import RTN_PREFIX, format_value
+from quantizer.report.quality import quality
+from quantizer.report.sizes import bits, sizes
 from quantizer.run.workflow import Outcome
 
 REFRESH_SECONDS = 0.2
@@ -73,7 +74,7 @@ def summary(outcome: Outcome, seconds: Mapping[str, float], endpoint: str | None
         facts.append(("", "already existed with this recipe; nothing was computed"))
     facts += [
         ("recipe", manifest.recipe),
-        ("size", sizes(manifest)),
+        ("size", f"{sizes(manifest)}; {bits(manifest)}"),
         ("read by", ", ".join(manifest.readers)),
         ("time", times(seconds)),
         *report_facts(manifest, result.artifact.uri, endpoint),
@@ -116,28 +117,16 @@ def facts_text(facts: Sequence[tuple[str, str]]) -> Text:
     )
 
 
-def sizes(manifest: Manifest) -> str:
-    """Sizes before and after, for people."""
-    return (
-        f"{manifest.input.size_bytes / 1e6:,.1f} MB -> {manifest.model_bytes() / 1e6:,.1f} MB "
-        f"({manifest.compression_ratio:.2f} times smaller, {manifest.bits_per_weight:.3f} bits per weight)"
-    )
-
-
 def metrics_table(manifest: Manifest) -> Table:
-    """Metrics of the input model, of the result, and of plain rounding on the same grid."""
-    by_name = {item.name: item for item in manifest.metrics}
+    """Metrics of the input model, of the result, and of plain rounding to the same bits; and the goals."""
+    rows = quality(manifest)
     table = Table("metric", box=None, pad_edge=False)
-    for head in ("input model", "result", "plain rounding"):
+    for head in ("input model", "result", "change", "plain rounding"):
         table.add_column(head, justify="right")
-    for item in manifest.metrics:
-        if item.name.startswith(RTN_PREFIX):
-            continue
-        plain = by_name.get(RTN_PREFIX + item.name)
-        table.add_row(
-            escape(item.name),
-            format_value(item.input),
-            format_value(item.output),
-            format_value(plain.output) if plain else "",
-        )
+    with_goals = any(row.goal for row in rows)
+    if with_goals:
+        table.add_column("goal")
+    for row in rows:
+        cells = (escape(row.name), row.before, row.after, row.change, row.rtn)
+        table.add_row(*cells, *([row.goal] if with_goals else []))
     return table

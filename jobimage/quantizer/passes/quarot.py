@@ -35,7 +35,7 @@ class Quarot(WeightPass[QuaRot]):
     @override
     def written(self) -> Written:
         p = self.parameters
-        layout = "gptq" if self.rounds else "float"
+        layout = "gptq" if p.w_bits < FULL else "float"
         if needs_own_code(self._parameters):
             layout = "quarot"
         return Written(layout, p.w_bits, p.w_groupsize or -1, not p.w_asym, words=WORDS)
@@ -52,8 +52,15 @@ class Quarot(WeightPass[QuaRot]):
 
     @property
     @override
-    def rounds(self) -> bool:
-        return self.parameters.w_bits < FULL
+    def yardstick(self) -> str:
+        if needs_own_code(self._parameters):
+            return "with the same bits for weights, activations and cache, without rotation"
+        return "on the same grid, without rotation"
+
+    @property
+    @override
+    def yardstick_of_linears(self) -> str:
+        return "on the same grid, after the same rotation" if self.parameters.rotate else "on the same grid"
 
     @override
     def calibration(self, tokens: TokenBatches) -> TokenBatches:

@@ -48,6 +48,16 @@ class RotatedGptq(Gptq):
 
     rotation: Quarot
 
+    @property
+    @override
+    def yardstick(self) -> str:
+        return self.rotation.yardstick
+
+    @property
+    @override
+    def yardstick_of_linears(self) -> str:
+        return self.rotation.yardstick_of_linears
+
     @override
     def _make(self) -> RotatedGptqLayerPass:
         rotation, rounding = self.rotation.layer_pass, super()._make()

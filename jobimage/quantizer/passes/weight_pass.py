@@ -63,9 +63,14 @@ class WeightPass(ABC, Generic[Parameters]):
         return None
 
     @property
-    def rounds(self) -> bool:
-        """Whether weights are rounded, so that a comparison with RTN means something."""
-        return True
+    def yardstick(self) -> str:
+        """What RTN in its figures is, as the end of the sentence "RTN is rounding to nearest ..."."""
+        return "on the same grid"
+
+    @property
+    def yardstick_of_linears(self) -> str:
+        """The same where a single linear is compared."""
+        return self.yardstick
 
     def rounds_linear(self, name: str, layer: int) -> bool:  # noqa: ARG002 - most round them all
         """Whether it rounds a linear, by its name in decoder layer `layer`."""

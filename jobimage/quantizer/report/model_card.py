@@ -1,32 +1,33 @@
 """README.md of an artifact: what it is, how good it is, who reads it, how to load it."""
 
 from shlex import quote
+from typing import Any
 
 import torch
 import yaml
 
 from quantization_api.manifest import Manifest
-from quantization_api.status import MetricResult
 from quantization_api.text import clean
 from quantizer.checkpoint.data_types import from_word
 from quantizer.passes.making import recorded_pass
+from quantizer.passes.weight_pass import WeightPass
 from quantizer.passes.written import Written
 from quantizer.report.few_tokens import few_tokens
+from quantizer.report.front_matter import front_matter, hub_id
 from quantizer.report.markdown import block, code, plain
+from quantizer.report.quality import quality
 from quantizer.report.readers import claims, refusal, written_by
+from quantizer.report.sizes import bits, own_head, quantizes_weights, sizes
 
 NEEDS = {
     "gptq": "optimum gptqmodel",
     "gptq_v2": "optimum gptqmodel",
-    "compressed-tensors": "compressed-tensors",
+    "compressed-tensors": "accelerate compressed-tensors",
     "awq": "gptqmodel",
-    "float": "",
-    "quarot": "",
+    "float": "accelerate",
+    "quarot": "accelerate",
 }
-"""Packages beside transformers that load a layout."""
-
-RTN_PREFIX = "rtn_"
-"""Metrics of RTN (round to nearest) on the same grid; beside the workflow's own in report and manifest."""
+"""Packages beside transformers that load a layout, torch and accelerate (for device_map) among what they bring."""
 
 
 def model_card(manifest: Manifest, uri: str) -> str:
@@ -38,23 +39,13 @@ def model_card(manifest: Manifest, uri: str) -> str:
     """
     chosen = recorded_pass(manifest.workflow["passes"])
     written = written_by(chosen, manifest.input.model_type or "")
-    method = " and ".join(chosen.methods)
-    name = manifest.input.model_path.rstrip("/").rpartition("/")[2]
-    front = yaml.safe_dump(
-        {
-            "library_name": "transformers",
-            "pipeline_tag": "text-generation",
-            "tags": [*map(str.lower, chosen.methods), f"{written.bits}-bit", "quantized"],
-        },
-        sort_keys=False,
-    )
     sections = [
-        f"---\n{front}---",
-        f"# {plain(name)}, {method} {written.bits} bits",
-        f"{plain(manifest.input.architecture)}, quantized from {code(manifest.input.model_path)} "
+        front_matter(manifest, chosen),
+        f"# {plain(title(manifest))}",
+        f"{plain(manifest.input.architecture)}, made from {code(manifest.input.model_path)} "
         f"(revision {code(manifest.input.revision)}). Recipe {code(manifest.recipe)}.",
         _remarks(manifest),
-        _quality(manifest.metrics),
+        _quality(manifest, chosen),
         _calibration(manifest),
         _sizes(manifest),
         _recipe(manifest),
@@ -65,32 +56,36 @@ def model_card(manifest: Manifest, uri: str) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def format_value(value: float | None) -> str:
-    """A figure for a table."""
-    if value is None:
-        return "-"
-    if value and value == int(value) and abs(value) >= 1000:
-        return f"{int(value):,}"
-    return f"{value:.4g}" if abs(value) < 1 else f"{value:.3f}"
+def title(manifest: Manifest) -> str:
+    """The input model's name, the method, and the bits that weights are stored in."""
+    chosen = recorded_pass(manifest.workflow["passes"])
+    path = manifest.input.model_path
+    name = (hub_id(path) or path).rstrip("/").rpartition("/")[2]
+    bits = f" {chosen.written.bits} bits" if quantizes_weights(manifest) else ""
+    return f"{name}, {' and '.join(chosen.methods)}{bits}"
 
 
 def _remarks(manifest: Manifest) -> str:
     return "\n".join(f"- {plain(sentence)}" for sentence in manifest.input.remarks)
 
 
-def _quality(metrics: list[MetricResult]) -> str:
-    if not metrics:
+def _quality(manifest: Manifest, chosen: WeightPass[Any]) -> str:
+    rows = quality(manifest)
+    if not rows:
         return ""
-    rows = [
-        f"| {plain(item.name)} | {format_value(item.input)} | {format_value(item.output)} |"
-        for item in metrics
-    ]
-    table = "\n".join(["| metric | input model | this model |", "|---|---:|---:|", *rows])
-    return (
-        "## Quality\n\n"
-        f"{table}\n\n"
-        "Metrics that begin with `rtn_` are those of RTN (round to nearest) on the same grid."
-    )
+    table = {
+        "metric": [plain(row.name) for row in rows],
+        "goal": [row.goal for row in rows],
+        "input model": [row.before for row in rows],
+        "this model": [row.after for row in rows],
+        "change": [row.change for row in rows],
+        "RTN": [row.rtn for row in rows],
+    }
+    columns = {head: cells for head, cells in table.items() if any(cells)}
+    rule = ["---" if head in ("metric", "goal") else "---:" for head in columns]
+    lines = [f"| {' | '.join(cells)} |" for cells in (columns, rule, *zip(*columns.values(), strict=True))]
+    told = f"\n\nRTN: rounding to nearest {chosen.yardstick}." if any(row.rtn for row in rows) else ""
+    return "## Quality\n\n" + "\n".join(lines) + told
 
 
 def _calibration(manifest: Manifest) -> str:
@@ -99,13 +94,9 @@ def _calibration(manifest: Manifest) -> str:
 
 
 def _sizes(manifest: Manifest) -> str:
-    after = manifest.input.size_bytes / manifest.compression_ratio
-    return (
-        "## Size\n\n"
-        f"{manifest.input.size_bytes / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB after "
-        f"({manifest.compression_ratio:.2f} times smaller); {manifest.bits_per_weight:.3f} bits a quantized "
-        "weight, scales and zero points included." + _data_type(manifest)
-    )
+    head = own_head(manifest)
+    told = f"{sizes(manifest)}; {bits(manifest)}." + (f" {head}" if head else "")
+    return f"## Size\n\n{told}" + _data_type(manifest)
 
 
 def _data_type(manifest: Manifest) -> str:
@@ -167,16 +158,18 @@ def _loading(manifest: Manifest, uri: str, written: Written) -> str:
         names += ", CompressedTensorsConfig"
         options = ", quantization_config=CompressedTensorsConfig(dequantize=True)"
     packages = NEEDS[written.layout.partition(" ")[0]]
-    commands = f"{fetch}\npip install {' '.join(['transformers', packages]).strip()}\n"
+    commands = f"{fetch}\npip install transformers {packages}\n"
     return f"""## Use
 
 {block(commands, "sh")}
 
 ```python
+import torch
 from transformers import {names}
 
+device = "auto" if torch.cuda.is_available() else "cpu"
 tokenizer = AutoTokenizer.from_pretrained("./model"{tokenizer})
-model = AutoModelForCausalLM.from_pretrained("./model", device_map="auto"{options})
+model = AutoModelForCausalLM.from_pretrained("./model", device_map=device{options})
 inputs = tokenizer("Once upon a time", return_tensors="pt").to(model.device)
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=50)[0], skip_special_tokens=True))
 ```"""

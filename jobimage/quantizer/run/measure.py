@@ -12,7 +12,7 @@ from quantizer.evaluation.own_dtype import run_in_own_dtype
 from quantizer.evaluation.streamed import Evaluation, OnProgress, evaluate, evaluate_beside_rtn
 from quantizer.evaluation.views import RtnBaseline
 from quantizer.progress.workload import head_share
-from quantizer.report.model_card import RTN_PREFIX
+from quantizer.report.quality import beside_name
 from quantizer.run.checks import Job, Setting, readable
 
 
@@ -65,7 +65,7 @@ def measure(
         results.append(MetricResult(name=metric.name, input=before, output=after))
         if metric.data_config is not None and baseline is not None:
             _, rounded = _values(metric, rtn, sizes)
-            beside.append(MetricResult(name=_beside_name(metric.name), input=before, output=rounded))
+            beside.append(MetricResult(name=beside_name(metric.name), input=before, output=rounded))
     return Measured(results, beside)
 
 
@@ -93,8 +93,8 @@ def _readable_layout(job: Job) -> DecoderLayout:
 
 
 def _rtn_baseline(job: Job) -> RtnBaseline | None:
-    """RTN on the grid of the pass; None where the pass rounds no weight."""
-    if not job.weight_pass.rounds:
+    """RTN on the grid of the pass; None where the pass packs no weight."""
+    if not job.weight_pass.layer_pass.packs:
         return None
     layer_pass = job.weight_pass.layer_pass
     return RtnBaseline(layer_pass.rtn, layer_pass.format, layer_pass.converts)
@@ -120,10 +120,6 @@ class _Progress:
     def next(self) -> None:
         """One evaluation has ended."""
         self._run += 1
-
-
-def _beside_name(name: str) -> str:
-    return (RTN_PREFIX + name)[:63]
 
 
 def _values(metric: Metric, figures: Mapping[str, Evaluation], sizes: tuple[int, int]) -> tuple[float, float]:

@@ -4,17 +4,21 @@ import platform
 from importlib.metadata import version
 
 from quantization_api import ENGINE_VERSION
-from quantization_api.manifest import ExportRecord, InputRecord, Manifest
+from quantization_api.manifest import MODEL_CARD_NAME, ExportRecord, InputRecord, Licence, Manifest
 from quantization_api.pod import RunRequest, RunResult
 from quantization_api.status import Artifact
 from quantizer.checkpoint.data_types import word
 from quantizer.checkpoint.quantize_report import QuantizeReport
+from quantizer.checkpoint.side_files import side_files
+from quantizer.checkpoint.source import read_whole
 from quantizer.machine import device_name
+from quantizer.report.front_matter import stated_licence
 from quantizer.report.readers import readers, written_by
 from quantizer.report.tensor_parallel import degrees
 from quantizer.run.checks import Job, Setting
 from quantizer.run.measure import Measured
 from quantizer.store.manifests import manifest_digest
+from quantizer.store.source import StoreSource
 
 PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy")
 ONNX_READER = "onnxruntime, onnxruntime-genai (onnx/)"
@@ -40,6 +44,7 @@ def make_manifest(
             dtype=word(layout.reader.dtype),
             size_bytes=quantized.input_bytes,
             remarks=list(job.remarks),
+            licence=_licence(job.model.source),
         ),
         workflow=job.request.workflow.model_dump(mode="json", by_alias=True, exclude_none=True),
         passes=[item.type for item in job.request.workflow.passes],
@@ -49,6 +54,7 @@ def make_manifest(
         dtype=word(quantized.stored_dtype) if quantized.stored_dtype else None,
         largest_activation=quantized.largest_activation,
         tensor_parallel=degrees(layout, written.bits, written.group_size),
+        own_head_bytes=quantized.own_head_bytes,
         readers=[*readers(written), *([ONNX_READER] if exported else [])],
         export=exported,
         metrics=[*measured.metrics, *measured.beside],
@@ -61,6 +67,13 @@ def make_manifest(
         },
         objects=[],
     )
+
+
+def _licence(source: StoreSource) -> Licence | None:
+    """What the input says of its licence."""
+    if MODEL_CARD_NAME not in source.files:
+        return None
+    return stated_licence(read_whole(source, MODEL_CARD_NAME), side_files(source))
 
 
 def make_result(request: RunRequest, manifest: Manifest, data: bytes, reused: bool) -> RunResult:

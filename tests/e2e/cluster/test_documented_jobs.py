@@ -6,7 +6,7 @@ import pytest
 
 from local_cluster import images
 from quantization_api.passes import PASS_TYPES
-from quantizer.report.model_card import RTN_PREFIX
+from quantizer.report.quality import RTN_PREFIX
 
 pytestmark = pytest.mark.e2e
 
