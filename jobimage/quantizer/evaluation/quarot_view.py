@@ -1,6 +1,7 @@
 """A QuaRot artifact that carries its own code, layer by layer: run with that very code."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,18 +65,37 @@ class QuarotView:
         for index, stored in enumerate(model.layout.reader.prefetched(groups)):
             module, arguments_of = self._layer(index)
             prefix = model.layout.layer_prefix(index)
-            plain = {name for name, _ in module.named_parameters()}
-            state = {
-                name.removeprefix(prefix): value.to(
-                    model.device, model.dtype if name.removeprefix(prefix) in plain else value.dtype
-                )
-                for name, value in stored.items()
-            }
-            module.load_state_dict(state, assign=True)
-            yield OnlineLayer(module.requires_grad_(False).eval(), arguments_of)
+            state = {name.removeprefix(prefix): value for name, value in stored.items()}
+            yield _loaded(model, module, arguments_of, state)
 
     def _layer(self, index: int) -> tuple[nn.Module, ArgumentsOf]:
-        module, arguments_of = self.model.stock_layer(index)
-        with torch.device("meta"):
-            convert_layer(module, self.model.layout.config)
-        return module, arguments_of
+        return _converted(self.model, index, self.model.layout.config)
+
+
+def online_layer(model: DecoderModel, index: int, config: Any, weights: dict[str, Tensor]) -> OnlineLayer:
+    """Layer `index` on plain weights, by their names in it, with the code of an artifact around them.
+
+    config: the model's, with the artifact's settings as its `quarot`.
+    """
+    return _loaded(model, *_converted(model, index, config), weights)
+
+
+def _converted(model: DecoderModel, index: int, config: Any) -> tuple[nn.Module, ArgumentsOf]:
+    """Layer `index` with the code of an artifact in it, without weights."""
+    module, arguments_of = model.stock_layer(index)
+    with torch.device("meta"):
+        convert_layer(module, config)
+    return module, arguments_of
+
+
+def _loaded(
+    model: DecoderModel, module: nn.Module, arguments_of: ArgumentsOf, state: dict[str, Tensor]
+) -> OnlineLayer:
+    """The layer with its tensors, by their names in it; plain ones are computed in the model's type."""
+    plain = {name for name, _ in module.named_parameters()}
+    state = {
+        name: value.to(model.device, model.dtype if name in plain else value.dtype)
+        for name, value in state.items()
+    }
+    module.load_state_dict(state, assign=True)
+    return OnlineLayer(module.requires_grad_(False).eval(), arguments_of)

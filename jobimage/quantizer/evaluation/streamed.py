@@ -77,7 +77,7 @@ def evaluate_beside_rtn(
     scratch: Path,
     modules: ModuleNames | None = None,
 ) -> tuple[Evaluation, Evaluation]:
-    """The figures of a quantized model, and those of RTN on its pass's grid: what it has to beat."""
+    """The figures of a quantized model, and those of RTN with as many bits: what it has to beat."""
     candidates = [open_view(quantized, device, modules), RtnView(reference, baseline, device)]
     ours, rtn = compare_all(FloatView(reference, device), candidates, tokens, on_progress, scratch)
     return ours, rtn

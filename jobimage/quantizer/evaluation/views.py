@@ -1,8 +1,9 @@
 """A checkpoint as layers of plain weights, whatever lies on disk: float, packed, or RTN."""
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,12 +20,13 @@ from quantizer.decoder.layout import DecoderLayout, read_config
 from quantizer.decoder.model import DecoderLayer, DecoderModel
 from quantizer.formats.interface import WeightFormat
 from quantizer.formats.reading import stored_format
+from quantizer.passes.interface import LayerPass
 from quantizer.passes.quantized import QuantizedLayers
 
 
 @dataclass(frozen=True)
 class RtnBaseline:
-    """RTN (round to nearest) on the grid of a pass: what the pass has to beat."""
+    """RTN (round to nearest) with the same numbers of bits everywhere, unrotated: what a pass has to beat."""
 
     round: Callable[[Tensor], QuantizedWeight]
     """Rows [n, K] float32 to nearest."""
@@ -32,6 +34,15 @@ class RtnBaseline:
     """What the rounded weights are read back from, as the reader of an artifact sees them."""
     converts: Callable[[str], bool]
     """Whether the pass rounds a linear, by its full name."""
+    online: dict[str, Any] | None = None
+    """How a reader of the pass's artifacts rounds activations, keys and values; None: not at all."""
+
+    @classmethod
+    def of(cls, layer_pass: LayerPass) -> "RtnBaseline | None":
+        """None for a pass that leaves nothing to be compared: it rounds neither weights nor what they read."""
+        if not layer_pass.packs and layer_pass.online is None:
+            return None
+        return cls(layer_pass.rtn, layer_pass.format, layer_pass.converts, layer_pass.online)
 
 
 class RunnableLayer(Protocol):
@@ -71,13 +82,16 @@ class FloatView(View):
         ]
 
     @override
-    def layers(self) -> Iterator[DecoderLayer]:
+    def layers(self) -> Iterator[RunnableLayer]:
         groups = [self.names(index) for index in range(self.model.layout.layers)]
         for index, stored in enumerate(self.model.layout.reader.prefetched(groups)):
             prefix = self.model.layout.layer_prefix(index)
-            yield self.model.layer(
-                index, self.change(index, {n.removeprefix(prefix): v for n, v in stored.items()})
-            )
+            weights = {name.removeprefix(prefix): value for name, value in stored.items()}
+            yield self.layer(index, self.change(index, weights))
+
+    def layer(self, index: int, weights: dict[str, Tensor]) -> RunnableLayer:
+        """Layer `index` on these weights, by their names in it."""
+        return self.model.layer(index, weights)
 
     def change(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:  # noqa: ARG002 - see RtnView
         """The weights of layer `index` as the view shows them."""
@@ -85,7 +99,7 @@ class FloatView(View):
 
 
 class RtnView(FloatView):
-    """An unquantized checkpoint whose linears are rounded to nearest on the way."""
+    """An unquantized checkpoint whose linears, and what they read, are rounded to nearest on the way."""
 
     def __init__(
         self,
@@ -95,6 +109,8 @@ class RtnView(FloatView):
     ) -> None:
         super().__init__(layout, device)
         self._baseline = baseline
+        self._config = copy(layout.config)  # the layout is shared with the model as it is
+        self._config.quarot = baseline.online
 
     @override
     def change(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -107,6 +123,14 @@ class RtnView(FloatView):
             seen = self._baseline.format.as_read(self._baseline.round(weight.float()))
             changed[f"{name}.weight"] = self.model.layout.transposed(index, f"{name}.weight", seen)
         return changed
+
+    @override
+    def layer(self, index: int, weights: dict[str, Tensor]) -> RunnableLayer:
+        if self._baseline.online is None:
+            return super().layer(index, weights)
+        from quantizer.evaluation.quarot_view import online_layer
+
+        return online_layer(self.model, index, self._config, weights)
 
 
 def own_dtype(source: Source) -> torch.dtype:

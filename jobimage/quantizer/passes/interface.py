@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -128,6 +128,11 @@ class LayerPass(Protocol):
 
     def rtn(self, weight: Tensor) -> QuantizedWeight:
         """RTN of rows [n, K] float32 on the pass's grid: what it has to beat."""
+        ...
+
+    @property
+    def online(self) -> dict[str, Any] | None:
+        """How a reader rounds activations, keys and values (see formats.quarot); None: not at all."""
         ...
 
     def converts(self, name: str) -> bool:

@@ -25,6 +25,10 @@ class PlainPass:
     def group_sizes(self) -> GroupSizes:
         return GroupSizes()
 
+    @property
+    def online(self) -> None:
+        return None
+
     def bind(self, model: DecoderLayout) -> Self:  # noqa: ARG002 - any model will do
         return self
 

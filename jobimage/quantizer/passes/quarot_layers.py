@@ -13,14 +13,15 @@ from typing_extensions import override
 
 from quantization_api.manifest import LinearReport
 from quantizer.algorithms.grid import GroupedGrid
-from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_nearest
+from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.algorithms.quarot.parameters import FULL, QuarotParameters, check_model, group, needs_own_code
 from quantizer.algorithms.quarot.stages import QuarotPass, StageResult
+from quantizer.algorithms.quarot.weights import nearest
 from quantizer.decoder.architecture import SharedInput
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.formats.gptq import GptqFormat
 from quantizer.formats.interface import WeightFormat
-from quantizer.formats.quarot.artifact import CODE_FILE, artifact_config, modeling_code
+from quantizer.formats.quarot.artifact import CODE_FILE, artifact_config, modeling_code, rounding_settings
 from quantizer.formats.quarot.weights import QuarotFormat
 from quantizer.machine import threads_for
 from quantizer.passes.data_type import ASK_FOR_ANOTHER, dtype_of_model
@@ -85,7 +86,11 @@ class QuarotLayerPass:
 
     def rtn(self, weight: Tensor) -> QuantizedWeight:
         """Without the rotation."""
-        return round_to_nearest(weight, self.grid.group_size, self.grid.rule)
+        return nearest(weight, self.parameters.weight_rule)
+
+    @property
+    def online(self) -> dict[str, Any] | None:
+        return rounding_settings(self.parameters)
 
     def converts(self, name: str) -> bool:  # noqa: ARG002 - every linear of the decoder layers
         return self.packs

@@ -43,7 +43,8 @@ def measure(
         QuantizationError: ArtifactCorrupt when what was stored does not load, NumericalFailure.
     """
     layout, device, scratch = _readable_layout(job), setting.device, setting.scratch
-    metrics, modules, baseline = job.request.workflow.metrics(), job.weight_pass.modules, _rtn_baseline(job)
+    metrics, modules = job.request.workflow.metrics(), job.weight_pass.modules
+    baseline = RtnBaseline.of(job.weight_pass.layer_pass)
     names = list(dict.fromkeys(metric.data_config for metric in metrics if metric.data_config))
     progress = _Progress(max(1, len(names)), head_share(layout), on_progress)
     _probe(job, setting, artifact, progress.step if not names else lambda *_: on_progress(0.0))
@@ -90,14 +91,6 @@ def _readable_layout(job: Job) -> DecoderLayout:
     if source is job.model.source:
         return job.model.layout
     return DecoderLayout.open(source, job.weight_pass.modules)
-
-
-def _rtn_baseline(job: Job) -> RtnBaseline | None:
-    """RTN on the grid of the pass; None where the pass packs no weight."""
-    if not job.weight_pass.layer_pass.packs:
-        return None
-    layer_pass = job.weight_pass.layer_pass
-    return RtnBaseline(layer_pass.rtn, layer_pass.format, layer_pass.converts)
 
 
 class _Progress:

@@ -25,7 +25,7 @@ from torch import Tensor
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.finite import all_finite
 from quantizer.algorithms.hessian import weighted_square
-from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_nearest
+from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.algorithms.quarot.kernel_rotation import KernelRotation
 from quantizer.algorithms.quarot.parameters import FULL, QuarotParameters, online_sites
 from quantizer.algorithms.quarot.rotation import (
@@ -42,7 +42,7 @@ from quantizer.algorithms.quarot.rotation import (
     rotate_values,
 )
 from quantizer.algorithms.quarot.rotation_layout import LayerLayout, ModelLayout
-from quantizer.algorithms.quarot.weights import round_weights
+from quantizer.algorithms.quarot.weights import nearest, round_weights
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class QuarotPass:
         if hessian is None:
             return None, None
         rule = self.parameters.weight_rule
-        rtn = round_to_nearest(weight, rule.group_size, rule.grid).dequantized()
+        rtn = nearest(weight, rule).dequantized()
         whole = float(weighted_square(weight, hessian).sum())
         if whole <= 0:  # a weight that is zero everywhere is exact
             return 0.0, 0.0

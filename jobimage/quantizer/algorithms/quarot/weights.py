@@ -11,7 +11,7 @@ grid before the first column (as static groups do) and then solve on it:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
@@ -92,6 +92,11 @@ def round_weights(
         index = g_idx.long()
         integers = round_to_grid(stacked, scales[:, index], zeros[:, index], rule.grid.maxq).to(torch.uint8)
     return _split(QuantizedWeight(integers, scales, zeros, g_idx), parts), damp_percent
+
+
+def nearest(weight: Tensor, rule: WeightRule) -> QuantizedWeight:
+    """RTN of one linear [N, K] on the rule's grid, scales of few bits included."""
+    return round_weights([weight], None, replace(rule, method="rtn"))[0][0]
 
 
 def _gptq_config(rule: WeightRule) -> GptqConfig:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from quantizer.algorithms.quarot.parameters import QuarotParameters, group
+from quantizer.algorithms.quarot.parameters import FULL, QuarotParameters, group
 from quantizer.checkpoint.data_types import word
 
 CODE_FILE = "modeling_quarot.py"
@@ -43,7 +43,6 @@ def artifact_config(
     """
     family = CLASSES[config["model_type"]]
     module = CODE_FILE.removesuffix(".py")
-    p = parameters
     return {
         **{key: value for key, value in config.items() if key != "torch_dtype"},
         "model_type": f"quarot_{config['model_type']}",
@@ -54,21 +53,33 @@ def artifact_config(
         },
         "dtype": word(dtype),
         "tie_word_embeddings": bool(config.get("tie_word_embeddings", False)) and not unties,
-        "quarot": {
-            "w_bits": p.w_bits,
-            "w_asym": p.w_asym,
-            "w_groupsize": group(p.w_groupsize),
-            "s_bits": p.s_bits,
-            "a_bits": p.a_bits,
-            "a_asym": p.a_asym,
-            "a_clip_ratio": p.a_clip_ratio,
-            "a_groupsize": group(p.a_groupsize),
-            "k_bits": p.k_bits,
-            "k_clip_ratio": p.k_clip_ratio,
-            "k_groupsize": group(p.k_groupsize),
-            "v_bits": p.v_bits,
-            "v_clip_ratio": p.v_clip_ratio,
-            "v_groupsize": group(p.v_groupsize),
-            "rotations": dict(sites),
-        },
+        "quarot": code_settings(parameters, sites),
     }
+
+
+def code_settings(p: QuarotParameters, sites: Mapping[str, str]) -> dict[str, Any]:
+    """What the code reads of config.json: how weights, activations, keys and values are rounded, and the rotations."""
+    return {
+        "w_bits": p.w_bits,
+        "w_asym": p.w_asym,
+        "w_groupsize": group(p.w_groupsize),
+        "s_bits": p.s_bits,
+        "a_bits": p.a_bits,
+        "a_asym": p.a_asym,
+        "a_clip_ratio": p.a_clip_ratio,
+        "a_groupsize": group(p.a_groupsize),
+        "k_bits": p.k_bits,
+        "k_clip_ratio": p.k_clip_ratio,
+        "k_groupsize": group(p.k_groupsize),
+        "v_bits": p.v_bits,
+        "v_clip_ratio": p.v_clip_ratio,
+        "v_groupsize": group(p.v_groupsize),
+        "rotations": dict(sites),
+    }
+
+
+def rounding_settings(p: QuarotParameters) -> dict[str, Any] | None:
+    """The same for a model whose weights are plain and unrotated; None where only weights are rounded."""
+    if min(p.a_bits, p.k_bits, p.v_bits) >= FULL:
+        return None
+    return {**code_settings(p, {}), "w_bits": FULL}

@@ -72,7 +72,8 @@ def check_artifact(
     # the float model is another one: what was compared is the rounded one
     assert relative(view_logits(reference, tokens), theirs) > 1e-3
     ours = compare(reference, packed, held_out, ignore_progress, folder)
-    baseline = RtnBaseline(layer_pass.rtn, layer_pass.format, layer_pass.converts)
+    baseline = RtnBaseline.of(layer_pass)
+    assert baseline is not None
     plain = compare(
         reference,
         RtnView(DecoderLayout.open(source, modules), baseline, CPU),

@@ -190,7 +190,8 @@ def check_example_model(layer_pass: LayerPass, samples: int, bound: float, folde
         source, story_batches(CALIBRATION, samples, folder), layer_pass, folder / "out", folder / "scratch"
     )
     held_out = story_batches(VALIDATION, 6, folder)
-    baseline = RtnBaseline(layer_pass.rtn, layer_pass.format, layer_pass.converts)
+    baseline = RtnBaseline.of(layer_pass)
+    assert baseline is not None
     ours, rtn = evaluate_beside_rtn(
         DecoderLayout.open(source), out, baseline, held_out, CPU, ignore_progress, folder
     )
