@@ -136,8 +136,11 @@ def run_job(target: Target, console: Console, progress: Progress) -> Followed:
     return Follower(target, s3.NAMESPACE, JOB).follow(console, _JOB_LIMIT)
 
 
-def show(target: Target, followed: Followed, console: Console) -> None:
-    """Print what came of the job, and let the quantized model speak."""
+def show(target: Target, followed: Followed, console: Console, folder: Path) -> Path:
+    """Print what came of the job, let the quantized model speak, and return where its report lies now.
+
+    folder: where the report is put.
+    """
     report = Report(console)
     kubectl = target.kubectl
     wide = kubectl("--namespace", s3.NAMESPACE, "get", "qj", JOB, "--output", "wide").stdout
@@ -153,11 +156,13 @@ def show(target: Target, followed: Followed, console: Console) -> None:
         report.section("The artifact")
         report.objects(followed.job["status"]["artifact"]["uri"], buckets.list(_BUCKET, f"{JOB}/"))
         report.section("Quality and size, on text that the calibration has not seen")
-        report.quality(followed.job)
+        report.card(buckets.read(_BUCKET, f"{JOB}/README.md").decode())
         report.section("Metrics of the operator and of the pod (while it ran)")
         report.metrics(operator_install.leader_metrics(target), followed.pod_metrics)
         report.section("The quantized model continues a story")
         console.print(_speak(buckets), markup=False)
+        buckets.download(_BUCKET, f"{JOB}/report/", folder)
+    return folder / "report.html"
 
 
 def _speak(buckets: Buckets) -> str:
@@ -167,11 +172,12 @@ def _speak(buckets: Buckets) -> str:
         return run(sys.executable, _GENERATE, directory, timeout=300).stdout.strip()
 
 
-def farewell(target: Target, is_local: bool) -> str:
-    """How to look around, and how to end it."""
+def farewell(target: Target, is_local: bool, report: Path) -> str:
+    """How to open the report, how to look around, and how to end it."""
     kubectl = shlex.quote(str(target.kubectl.program))
     lines = [
         "",
+        f"The report, to be opened in a browser: {report.as_uri()}",
         "Everything is left running. Look around:",
         *([f"    export KUBECONFIG={shlex.quote(target.kubeconfig)}"] if is_local else []),
         f"    {kubectl} -n {s3.NAMESPACE} get qj,jobs,pods",
@@ -231,7 +237,7 @@ def _run(arguments: argparse.Namespace) -> int:
         legacy.reference if legacy else os.environ.get("IMAGE_LEGACY"),
     )
     followed = run_job(target, console, progress)
-    show(target, followed, console)
-    console.print(farewell(target, is_local), markup=False)
+    opened = show(target, followed, console, settings.cache / "demo-report")
+    console.print(farewell(target, is_local, opened), markup=False)
     console.print(f"The demo took {time.monotonic() - started:.0f} s.", markup=False)
     return 0

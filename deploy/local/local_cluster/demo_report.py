@@ -1,9 +1,10 @@
-"""Prints what the demo's job has made: status, conditions, artifact, quality and metrics."""
+"""Prints what the demo's job has made: status, conditions, artifact, the model card's figures and metrics."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.table import Table
 
 from local_cluster.buckets import StoredFile
@@ -22,6 +23,7 @@ _POD_METRICS = (
     "quantizer_tokens",
     "quantizer_peak_memory_bytes",
 )
+_SHOWN_OF_THE_CARD = ("Quality", "Size", "Read by")
 
 
 def select(text: str, names: Iterable[str]) -> list[str]:
@@ -29,6 +31,13 @@ def select(text: str, names: Iterable[str]) -> list[str]:
     wanted = {variant for name in names for variant in (name, f"{name}_total")}
     samples = (line for line in text.splitlines() if line and not line.startswith("#"))
     return [line for line in samples if line.partition(" ")[0].partition("{")[0] in wanted]
+
+
+def sections(card: str, names: Iterable[str]) -> str:
+    """The sections of a Markdown document below these headings, in its order."""
+    parts = card.split("\n## ")[1:]
+    wanted = set(names)
+    return "".join(f"## {part}\n" for part in parts if part.partition("\n")[0] in wanted)
 
 
 class Report:
@@ -61,26 +70,11 @@ class Report:
             table.add_row(item.key, f"{item.size:,}")
         self._console.print(table)
 
-    def quality(self, job: Mapping[str, Any]) -> None:
-        """Metrics before and after, and the sizes."""
-        table = Table("metric", "input model", "quantized", box=None, pad_edge=False)
-        for metric in job["status"].get("metrics", []):
-            table.add_row(metric["name"], _number(metric.get("input")), _number(metric.get("output")))
-        self._console.print(table)
-        artifact = job["status"]["artifact"]
-        self._console.print(
-            f"{artifact['compressionRatio']:.2f} times smaller, {artifact['bitsPerWeight']:.2f} bits for each "
-            f"quantized weight; read by {', '.join(artifact.get('readers', []))}",
-            markup=False,
-        )
+    def card(self, card: str) -> None:
+        """What the model card says of quality, goals among it, of sizes and of readers."""
+        self._console.print(Markdown(sections(card, _SHOWN_OF_THE_CARD)))
 
     def metrics(self, operator: str, pod: str) -> None:
         """A few samples of both."""
         for line in (*select(operator, _OPERATOR_METRICS), *select(pod, _POD_METRICS)):
             self._console.print(line, markup=False)
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.5g}"
