@@ -41,13 +41,13 @@ def commands() -> list[Command]:
     return found
 
 
-def manifests() -> list[tuple[str, str]]:
-    """The blocks of YAML: place, text."""
+def blocks(wanted: str) -> list[tuple[str, str]]:
+    """The blocks of a language (yaml, python): place, text."""
     return [
         (str(path.relative_to(ROOT)), text)
         for path in documents()
         for language, text in FENCE.findall(path.read_text())
-        if language == "yaml"
+        if language == wanted
     ]
 
 

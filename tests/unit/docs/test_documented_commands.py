@@ -1,16 +1,20 @@
 """Every command that a document shows is one that there is, with the options and files that it names."""
 
 import argparse
+import ast
 import importlib.util
+import inspect
 import re
+import tomllib
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
-from tests.support.documented import ROOT, Command, commands, manifests
+from tests.support.documented import ROOT, Command, blocks, commands
 
+import quantizer as quantizer_package
 from quantization_api import ENGINE_VERSION
 from quantization_api.spec import QuantizationJobSpec
 from quantizer.cli.parser import parser
@@ -19,6 +23,7 @@ pytestmark = pytest.mark.unit
 
 COMMANDS = commands()
 CRD = yaml.safe_load((ROOT / "crds/quantizationjobs.yaml").read_text())["spec"]
+QUANTIZE = "quantizer.quantize"
 PLACEHOLDER = re.compile(r"[A-Z][A-Z-]+|\.\.\.")
 """What a reader replaces."""
 MADE = ("job.yaml", "out/")
@@ -98,6 +103,20 @@ def pytest_(words: tuple[str, ...]) -> None:
         assert not word.startswith("tests/") or there(word), f"{word} is not there"
 
 
+def pip(words: tuple[str, ...]) -> None:
+    """The parts of this project that can be installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (parts,) = re.findall(r"^\.\[(.+)\]$", words[-1])
+    assert set(parts.split(",")) <= set(project["optional-dependencies"])
+
+
+def evaluated(words: tuple[str, ...]) -> None:
+    """What a shell takes from a command of ours."""
+    (inner,) = re.findall(r"^\$\((.+)\)$", " ".join(words))
+    program, *rest = inner.split()
+    CHECKS[program](tuple(rest))
+
+
 def others(_: tuple[str, ...]) -> None:
     """Programs of others, which are not installed here."""
 
@@ -109,6 +128,8 @@ CHECKS: dict[str, Callable[[tuple[str, ...]], None]] = {
     "docker": docker,
     "python": python,
     "pytest": pytest_,
+    "pip": pip,
+    "eval": evaluated,
     "aws": others,
     "uv": others,
     "pre-commit": others,
@@ -129,7 +150,7 @@ def test_the_commands_are_found() -> None:
     assert len(COMMANDS) > 30
 
 
-@pytest.mark.parametrize(("place", "text"), manifests(), ids=lambda value: value.splitlines()[0])
+@pytest.mark.parametrize(("place", "text"), blocks("yaml"), ids=lambda value: value.splitlines()[0])
 def test_a_documented_manifest_is_one_that_is_taken(place: str, text: str) -> None:
     for document in yaml.safe_load_all(re.sub(r"^ *\.\.\.$", "", text, flags=re.MULTILINE)):
         if document.get("kind") != "QuantizationJob":
@@ -139,6 +160,20 @@ def test_a_documented_manifest_is_one_that_is_taken(place: str, text: str) -> No
         else:  # a part, which shows where something stands
             fields = QuantizationJobSpec.model_fields
             assert set(document["spec"]) <= {info.alias or name for name, info in fields.items()}, place
+
+
+@pytest.mark.parametrize(("place", "text"), blocks("python"), ids=lambda value: value.splitlines()[0])
+def test_documented_python_calls_functions_as_they_are(place: str, text: str) -> None:
+    tree = ast.parse(text)
+    calls = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == QUANTIZE
+    ]
+    assert calls, f"nothing looks at this block of {place}"
+    for call in calls:
+        named = {keyword.arg or "": keyword.value for keyword in call.keywords}
+        inspect.signature(quantizer_package.quantize).bind(*call.args, **named)
+    names = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    assert all(there(name) for name in names if isinstance(name, str) and "/" in name)
 
 
 def test_what_kubectl_get_prints_has_the_columns_of_the_crd() -> None:
