@@ -43,6 +43,7 @@ def test_no_text_of_a_manifest_has_control_characters() -> None:
         export=odd(ExportRecord),
         modules=[odd(LinearReport)],
         largest_activation=1.0,
+        tensor_parallel=[1],
     )
     found = texts(Manifest.model_validate(document).model_dump())
     assert [text for text in found if not text.isprintable()] == []
