@@ -1,10 +1,10 @@
 """The passes of a run config, as those of a workflow."""
 
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from quantization_api.passes import PassBase, foreign_parameter, owners
+from quantization_api.text import did_you_mean
 from quantizer.cli.olive import others
 from quantizer.cli.olive.accelerators import CPU, CUDA
 from quantizer.cli.olive.fields import PASS
@@ -118,9 +118,9 @@ def _note_other(kind: str, path: str, before: list[Object], notes: Notes) -> Non
 
 
 def _no_such_pass(kind: str) -> str:
-    near = get_close_matches(kind, SPELLINGS, n=1)
+    near = did_you_mean(kind, SPELLINGS)
     if kind and others.why_not(kind) == others.UNKNOWN and near:
-        return f"{kind} is not a pass; did you mean {near[0]}?"
+        return f"{kind} is not a pass{near}"
     return f"{kind} {others.why_not(kind)}" if kind else "type: field required"
 
 
