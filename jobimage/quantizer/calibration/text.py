@@ -17,6 +17,8 @@ from quantizer.boundary.reading import reading
 CORRECT = "Correct the file, or data_name and text_cols in the data config."
 MOST_ROWS = 4_000_000
 MAX_TEXT_BYTES = 256_000_000
+LONGEST_FIELD = 16_000_000
+"""Characters of a field of a table: whole books. The reader takes four bytes for each, more than once."""
 MOST_COLUMNS = 1000  # of which a name that is near is looked for
 Bytes: TypeAlias = bytes | bytearray
 PLAIN_SUFFIXES = (".txt", ".jsonl", ".json", ".csv")
@@ -104,7 +106,7 @@ def _json_items(data: Bytes, file_name: str, text_column: str) -> Iterator[str]:
 
 
 def _csv_rows(data: Bytes, file_name: str, text_column: str) -> Iterator[str]:
-    csv.field_size_limit(MAX_TEXT_BYTES)  # of the process; a whole story is one field
+    csv.field_size_limit(LONGEST_FIELD)  # of the process
     with _opened(data, "") as lines:  # a field keeps its line ends
         reader = csv.DictReader(lines)
         for row in reader:

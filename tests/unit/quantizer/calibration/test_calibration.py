@@ -148,6 +148,9 @@ def test_rows_whose_text_is_null_are_left_out_like_empty_ones() -> None:
 def test_a_field_of_a_table_may_be_a_whole_book() -> None:
     book = "x" * 500_000
     assert read_rows(f'text\n"{book}"\n'.encode(), "a.csv") == [book]
+    with pytest.raises(QuantizationError, match="field larger than field limit") as caught:
+        read_rows(b"text\n" + b"x" * 16_000_001, "a.csv")
+    assert caught.value.category is Category.DATA_NOT_FOUND
 
 
 def test_join_cuts_consecutive_sequences_of_the_joined_text(tokenizer: PreTrainedTokenizerBase) -> None:
