@@ -120,7 +120,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
 @pytest.mark.parametrize("name", PASSES)
 def test_the_job_is_done_and_says_what_computed_it(jobs: Jobs, name: str) -> None:
     assert jobs.ran[name].returncode == ExitCode.DONE, jobs.ran[name].stderr[-3000:]
-    assert "plain rounding" in jobs.ran[name].stdout
+    assert "RTN" in jobs.ran[name].stdout
     found = jobs.manifest(name)
     assert found.versions[name] == {"auto-gptq": "0.7.1", "autoawq": "0.2.9"}[name]
     assert found.versions["transformers"] == "4.53.3"

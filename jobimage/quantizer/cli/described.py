@@ -57,7 +57,7 @@ def _artifact(artifact: dict[str, Any]) -> RenderableType:
         worst = sorted(manifest.modules, key=lambda module: -module.error)[:5]
         table = Table("linear with the largest error", box=None, pad_edge=False)
         table.add_column("error", justify="right")
-        table.add_column("plain rounding", justify="right")
+        table.add_column("RTN", justify="right")
         for module in worst:
             table.add_row(module.name, f"{module.error:.3e}", f"{module.error_rtn:.3e}")
         parts += ["", table]

@@ -63,7 +63,7 @@ def progress_bar(tracker: Tracker, console: Console) -> Iterator[None]:
 
 
 def summary(outcome: Outcome, seconds: Mapping[str, float], endpoint: str | None = None) -> RenderableType:
-    """Where the artifact is, its sizes, its metrics beside those of the input and of plain rounding, and the report.
+    """Where the artifact is, its sizes, its metrics beside those of the input and of RTN, and the report.
 
     seconds: by stage. endpoint: of S3, for the command that fetches the report.
     """
@@ -118,10 +118,10 @@ def facts_text(facts: Sequence[tuple[str, str]]) -> Text:
 
 
 def metrics_table(manifest: Manifest) -> Table:
-    """Metrics of the input model, of the result, and of plain rounding to the same bits; and the goals."""
+    """Metrics of the input model, of the result, and of RTN (rounding to nearest) to the same bits; and the goals."""
     rows = quality(manifest)
     table = Table("metric", box=None, pad_edge=False)
-    for head in ("input model", "result", "change", "plain rounding"):
+    for head in ("input model", "result", "change", "RTN"):
         table.add_column(head, justify="right")
     with_goals = any(row.goal for row in rows)
     if with_goals:

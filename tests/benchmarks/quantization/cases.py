@@ -97,7 +97,7 @@ def bars(hidden_size: int) -> tuple[Bar, ...]:
     return WIDE_LAYER if hidden_size >= WIDE else SMALL_MODEL
 
 
-PLAIN = "plain rounding"
+PLAIN = "RTN"
 NO_WORSE_THAN: Mapping[Method, tuple[str, ...]] = {"gptq": ("auto-gptq", PLAIN), "awq": ("autoawq", PLAIN)}
 """Whose KL native's is at most, at the same bits and groups, on a model that was trained."""
 

@@ -15,7 +15,7 @@ OURS, THEIRS = "#1f6feb", "#bbbbbb"
 
 def draw(rows: Sequence[Row], title: str, target: Path) -> None:
     """Writes TARGET.png and TARGET.svg; an engine without figures keeps its place, with the word for it."""
-    timed = [row for row in rows if row.engine != "plain rounding"]
+    timed = [row for row in rows if row.engine != "RTN"]
     figure = Figure(figsize=(11, 1.4 + 0.45 * max(1, len(timed))), layout="constrained")
     seconds, divergence = figure.subplots(1, 2, sharey=True)
     names = [f"{row.method}: {row.engine}" for row in timed]

@@ -1,4 +1,4 @@
-"""AWQ (Lin et al., arXiv 2306.00978): its parameters, its grid, and plain rounding to it.
+"""AWQ (Lin et al., arXiv 2306.00978): its parameters, its grid, and RTN on it.
 
 A group of linears that read the same input x is treated in four steps, each free of I/O:
 

@@ -4,7 +4,7 @@ Without gptq_opt_scales and with 16-bit scales, w_gptq is exactly algorithms.gpt
 grid before the first column (as static groups do) and then solve on it:
 
 * gptq_opt_scales: each group's range is shrunk by the factor, of a few, with the least squared error of
-  plain rounding, columns weighted with the diagonal of H; afterwards the scales are fitted to the integers that
+  RTN, columns weighted with the diagonal of H; afterwards the scales are fitted to the integers that
   were found (algorithms.gptq.scale_refit).
 * s_bits below 16: scale = code * unit with a code of s_bits bits, 1 to 2^s_bits - 1, and one float32
   unit for a linear. Weights are rounded on the scale that a reader will compute.

@@ -130,7 +130,7 @@ def test_damping_is_reported_as_asked_and_changes_what_is_rounded(tiny: Path) ->
     assert little.said["damp_percent"] == 0.01
     assert not torch.equal(little.unpacked()[0], much.unpacked()[0])
     errors = [sum(module.error for module in made.report.linears) for made in (little, much)]
-    assert errors[0] < errors[1]  # heavy damping is close to plain rounding
+    assert errors[0] < errors[1]  # heavy damping is close to RTN
 
 
 def test_an_increase_of_the_damping_is_recorded_for_the_linear_that_needed_it(tmp_path: Path) -> None:

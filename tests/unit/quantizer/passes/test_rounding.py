@@ -1,4 +1,4 @@
-"""A rounded linear beside plain rounding: what is measured, and what fails."""
+"""A rounded linear beside RTN: what is measured, and what fails."""
 
 import pytest
 import torch
