@@ -28,7 +28,7 @@ Block = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]
 def torch_loop(
     block: Tensor, upper: Tensor, scales: Tensor, zeros: Tensor, g_idx: Tensor, maxq: int
 ) -> tuple[Tensor, Tensor]:
-    """The column loop as one writes it in torch, with the twin's panels: the yardstick on the CPU."""
+    """The column loop as one writes it in torch, with the twin's panels: what is beaten on the CPU."""
     block, errors = block.clone(), torch.empty_like(block)
     rounded = torch.empty(block.shape, dtype=torch.uint8, device=block.device)
     groups, diagonal = g_idx.tolist(), upper.diagonal().tolist()

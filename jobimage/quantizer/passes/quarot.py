@@ -52,14 +52,14 @@ class Quarot(WeightPass[QuaRot]):
 
     @property
     @override
-    def yardstick(self) -> str:
+    def rtn_in_words(self) -> str:
         if needs_own_code(self._parameters):
             return "with the same bits for weights, activations and cache, without rotation"
         return "on the same grid, without rotation"
 
     @property
     @override
-    def yardstick_of_linears(self) -> str:
+    def rtn_of_linears_in_words(self) -> str:
         return "on the same grid, after the same rotation" if self.parameters.rotate else "on the same grid"
 
     @override

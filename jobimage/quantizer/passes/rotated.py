@@ -50,13 +50,13 @@ class RotatedGptq(Gptq):
 
     @property
     @override
-    def yardstick(self) -> str:
-        return self.rotation.yardstick
+    def rtn_in_words(self) -> str:
+        return self.rotation.rtn_in_words
 
     @property
     @override
-    def yardstick_of_linears(self) -> str:
-        return self.rotation.yardstick_of_linears
+    def rtn_of_linears_in_words(self) -> str:
+        return self.rotation.rtn_of_linears_in_words
 
     @override
     def _make(self) -> RotatedGptqLayerPass:

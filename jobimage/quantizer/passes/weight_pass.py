@@ -63,14 +63,14 @@ class WeightPass(ABC, Generic[Parameters]):
         return None
 
     @property
-    def yardstick(self) -> str:
+    def rtn_in_words(self) -> str:
         """What RTN in its figures is, as the end of the sentence "RTN is rounding to nearest ..."."""
         return "on the same grid"
 
     @property
-    def yardstick_of_linears(self) -> str:
+    def rtn_of_linears_in_words(self) -> str:
         """The same where a single linear is compared."""
-        return self.yardstick
+        return self.rtn_in_words
 
     def rounds_linear(self, name: str, layer: int) -> bool:  # noqa: ARG002 - most round them all
         """Whether it rounds a linear, by its name in decoder layer `layer`."""

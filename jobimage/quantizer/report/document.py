@@ -87,8 +87,8 @@ def _quality(manifest: Manifest) -> str:
         return ""
     with_rtn = any(row.rtn for row in rows)
     head = ["metric", "input model", "this model", "change", *(["RTN"] if with_rtn else [])]
-    yardstick = recorded_pass(manifest.workflow["passes"]).yardstick
-    told = f"<p><small>RTN: rounding to nearest {_text(yardstick)}.</small></p>" if with_rtn else ""
+    rtn_in_words = recorded_pass(manifest.workflow["passes"]).rtn_in_words
+    told = f"<p><small>RTN: rounding to nearest {_text(rtn_in_words)}.</small></p>" if with_rtn else ""
     return f"<h2>Quality</h2>{_table('Quality', head, [_metric(row, with_rtn) for row in rows])}{told}"
 
 
@@ -110,7 +110,9 @@ def _linears(manifest: Manifest) -> str:
     kinds, own = by_kind(modules), rounds_to_nearest(modules)
     chosen = recorded_pass(manifest.workflow["passes"])
     measured = "outputs on the calibration text" if chosen.needs_text else "weights"
-    compared = f"RTN: rounding to nearest {chosen.yardstick_of_linears}; a ratio below 1 is better than that."
+    compared = (
+        f"RTN: rounding to nearest {chosen.rtn_of_linears_in_words}; a ratio below 1 is better than that."
+    )
     told = [
         f"Errors are squared changes of a linear's {measured}, relative to their squares; a row gives the median.",
         "" if own else compared,

@@ -84,7 +84,7 @@ def _quality(manifest: Manifest, chosen: WeightPass[Any]) -> str:
     columns = {head: cells for head, cells in table.items() if any(cells)}
     rule = ["---" if head in ("metric", "goal") else "---:" for head in columns]
     lines = [f"| {' | '.join(cells)} |" for cells in (columns, rule, *zip(*columns.values(), strict=True))]
-    told = f"\n\nRTN: rounding to nearest {chosen.yardstick}." if any(row.rtn for row in rows) else ""
+    told = f"\n\nRTN: rounding to nearest {chosen.rtn_in_words}." if any(row.rtn for row in rows) else ""
     return "## Quality\n\n" + "\n".join(lines) + told
 
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from tests.support.engine import STORIES
 
 from quantizer.machine import use_whole_vectors
 
@@ -49,7 +50,7 @@ def test_threads_that_wait_are_asleep_unless_the_user_says_otherwise(
 ) -> None:
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     ended = subprocess.run(
-        [sys.executable, "-m", "quantizer", "verify", "file:///nothing-is-here"],
+        [sys.executable, "-m", "quantizer", "inspect", str(STORIES)],  # loads torch
         env={**inherited, **chosen, "OMP_DISPLAY_ENV": "TRUE"},
         capture_output=True,
         text=True,

@@ -178,9 +178,4 @@ def test_the_artifact_is_one_of_gptq_with_both_names() -> None:
     chosen = weight_pass(rotation(), gptq_pass(bits=3, checkpoint_format="compressed-tensors", sym=True))
     assert chosen.methods == ("QuaRot", "GPTQ")
     assert (chosen.written.layout, chosen.written.bits) == ("compressed-tensors", 3)
-    assert (chosen.data_config, chosen.needs_text, chosen.rounds, chosen.package) == (
-        "text",
-        True,
-        True,
-        None,
-    )
+    assert (chosen.data_config, chosen.needs_text, chosen.package) == ("text", True, None)

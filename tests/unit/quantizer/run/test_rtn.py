@@ -46,7 +46,7 @@ def figures(model: Path, folder: Path, **parameters: Any) -> dict[str, float | N
     ],
     ids=str,
 )
-def test_a_pass_that_only_rounds_to_nearest_is_its_own_yardstick(
+def test_a_pass_that_only_rounds_to_nearest_is_its_own_rtn(
     model: Path, tmp_path: Path, parameters: dict[str, Any]
 ) -> None:
     found = figures(model, tmp_path, rotate=False, **parameters)
@@ -55,7 +55,7 @@ def test_a_pass_that_only_rounds_to_nearest_is_its_own_yardstick(
     assert found["rtn_perplexity"] == pytest.approx(found["perplexity"], rel=1e-4)
 
 
-def test_the_yardstick_of_a_rotation_is_not_rotated(model: Path, tmp_path: Path) -> None:
+def test_rtn_beside_a_rotation_is_not_rotated(model: Path, tmp_path: Path) -> None:
     rounding = {**RTN, "a_bits": 4, "k_bits": 4, "v_bits": 4}
     plain = figures(model, tmp_path / "plain", rotate=False, **rounding)
     rotated = figures(model, tmp_path / "rotated", rotate=True, **rounding)
@@ -63,5 +63,5 @@ def test_the_yardstick_of_a_rotation_is_not_rotated(model: Path, tmp_path: Path)
     assert rotated["kl_divergence"] != plain["kl_divergence"]
 
 
-def test_a_rotation_that_rounds_nothing_has_no_yardstick(model: Path, tmp_path: Path) -> None:
+def test_a_rotation_that_rounds_nothing_has_no_rtn(model: Path, tmp_path: Path) -> None:
     assert not [name for name in figures(model, tmp_path, rotate=True) if name.startswith("rtn_")]
