@@ -37,8 +37,16 @@ def check_paths(request: RunRequest) -> None:
 
 
 def check_path(uri: str, category: Category, what: str, hint: str = "Check the path.") -> None:
-    """Refuses a path of this machine at which there is nothing."""
-    place = Location.parse(uri)
+    """Refuses a path of this machine at which there is no model or text to read."""
+    _check_place(Location.of_input(uri), category, what, hint)
+
+
+def check_artifact(uri: str) -> None:
+    """Refuses a path of this machine at which there is no artifact; it is taken as it is written, as an output is."""
+    _check_place(Location.parse(uri), Category.MODEL_NOT_FOUND, "the artifact", "Check the path.")
+
+
+def _check_place(place: Location, category: Category, what: str, hint: str) -> None:
     if place.bucket is None and not Path(place.path).exists():
         raise QuantizationError(category, f"{what}: there is nothing at {place.path}", hint)
 

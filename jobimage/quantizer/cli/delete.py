@@ -4,9 +4,8 @@ import argparse
 
 from rich.console import Console
 
-from quantization_api.failures import Category
 from quantization_api.pod import StorageAccess
-from quantizer.cli.asked import check_path
+from quantizer.cli.asked import check_artifact
 from quantizer.cli.ending import guarded
 from quantizer.cli.signals import Stopping
 from quantizer.run.local_identity import has_ended, local_uid
@@ -20,7 +19,7 @@ def delete_command(options: argparse.Namespace) -> int:
         if (
             options.uid is None and options.recipe is None
         ):  # a job's pod that comes back finds nothing: that is fine
-            check_path(options.uri, Category.MODEL_NOT_FOUND, "the artifact")
+            check_artifact(options.uri)
         from quantizer.store.interface import OUTPUT
         from quantizer.store.removal import Ours, remove
 

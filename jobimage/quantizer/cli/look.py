@@ -10,7 +10,7 @@ from rich.console import Console
 
 from quantization_api.failures import Category, ExitCode, QuantizationError
 from quantization_api.pod import StorageAccess
-from quantizer.cli.asked import check_path
+from quantizer.cli.asked import check_artifact, check_path
 from quantizer.cli.ending import console, guarded
 from quantizer.cli.manifest_file import must_be_there
 from quantizer.cli.signals import Stopping
@@ -20,7 +20,7 @@ def verify_command(options: argparse.Namespace) -> int:
     """Verifies; exit code 0 means that the artifact is complete and runs."""
 
     def action(beside: Console, stopping: Stopping) -> None:
-        check_path(options.uri, Category.MODEL_NOT_FOUND, "the artifact")
+        check_artifact(options.uri)
         if options.scratch is not None:
             must_be_there(options.scratch)
         from quantizer.cli.execution import scratch_parent
@@ -56,7 +56,10 @@ def inspect_command(options: argparse.Namespace) -> int:
     """Describes a model or an artifact."""
 
     def action(_: Console, __: Stopping) -> None:
-        check_path(options.uri, Category.MODEL_NOT_FOUND, "the model or artifact")
+        try:
+            check_artifact(options.uri)
+        except QuantizationError:
+            check_path(options.uri, Category.MODEL_NOT_FOUND, "the model or artifact")
         from quantizer.run.inspection import inspect
 
         with _damaged_is_data():

@@ -116,7 +116,10 @@ def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
     for holder, key in places:
         value = holder.get(key) if isinstance(holder, dict) else None
         if isinstance(value, str) and value.startswith(("./", "../")):
-            holder[key] = f"file://{(folder / value).resolve()}"
+            found = f"file://{(folder / value).resolve()}"
+            holder[key] = (
+                found if key == "uri" else found.replace("%", "%25")
+            )  # an output is taken as it is written
 
 
 def _invalid(message: str) -> QuantizationError:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from quantization_api import API_VERSION, KIND
 from quantization_api.failures import Category, QuantizationError
@@ -55,9 +56,9 @@ def manifest_of(form: ShortForm, shape: Shape) -> Manifest:
         QuantizationError: InvalidWorkflow for a pass that needs a text and has none, or has one without effect.
     """
     length = min(CALIBRATION_TOKENS, shape.max_positions)
-    workflow: Manifest = {"input_model": {"type": "HfModel", "model_path": absolute(form.model)}}
+    workflow: Manifest = {"input_model": {"type": "HfModel", "model_path": absolute_input(form.model)}}
     texts = {"calibration": form.data, "held_out": form.evaluate}
-    configs = [_data_config(name, absolute(uri), length) for name, uri in texts.items() if uri]
+    configs = [_data_config(name, absolute_input(uri), length) for name, uri in texts.items() if uri]
     if configs:
         workflow["data_configs"] = configs
     workflow["passes"] = [_pass(form, group_size(form, shape))]
@@ -80,6 +81,11 @@ def render(manifest: Manifest) -> str:
 def absolute(place: str) -> str:
     """A place as a manifest may name it: relative paths are relative to where the command is typed."""
     return place if "://" in place else f"file://{Path(place).absolute()}"
+
+
+def absolute_input(place: str) -> str:
+    """The same of a model or a text, in whose URI %20 and the like stand for what they encode."""
+    return place if "://" in place else absolute(place).replace("%", "%25")
 
 
 def group_size(form: ShortForm, shape: Shape) -> int:
@@ -127,7 +133,7 @@ def _data_config(name: str, uri: str, length: int) -> Manifest:
 
 def _is_short(uri: str, length: int) -> bool:
     """Whether a text of this machine may have fewer than CALIBRATION_SAMPLES sequences."""
-    path = Path(uri.removeprefix("file://"))
+    path = Path(unquote(uri.removeprefix("file://"), errors="surrogateescape"))
     return path.is_file() and path.stat().st_size < CALIBRATION_SAMPLES * length * BYTES_PER_TOKEN
 
 

@@ -9,7 +9,8 @@ from tests.support.quantizer_requests import MODEL, TEXT
 
 from quantization_api.failures import ExitCode
 from quantizer.cli import parser
-from quantizer.cli.manifest_file import load_request
+from quantizer.cli.asked import check_paths
+from quantizer.cli.manifest_file import load_request, request_of
 from quantizer.cli.short_form import METHODS, Shape, ShortForm, manifest_of
 
 pytestmark = pytest.mark.unit
@@ -33,6 +34,30 @@ def test_one_line_quantizes_a_model_and_prints_the_manifest_it_stands_for(
     assert request.output.uri == f"file://{tmp_path}/out"
     assert parser.main(["run", "-f", str(tmp_path / "job.yaml"), "--scratch", str(tmp_path)]) == ExitCode.DONE
     assert "quantize: begins" not in capsys.readouterr().err, "the recipe is another one"
+
+
+@pytest.mark.parametrize("name", ["My Model", "100%20"])
+def test_a_folder_of_any_name_is_found_as_a_path_and_as_a_uri(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).symlink_to(MODEL)
+    for place in (str(tmp_path / name), (tmp_path / name).as_uri()):
+        assert parser.main(["inspect", place]) == ExitCode.DONE, place
+        capsys.readouterr()
+        assert parser.main(["init", place, "-o", str(tmp_path / "out")]) == ExitCode.DONE, place
+        manifest = yaml.safe_load(capsys.readouterr().out)
+        check_paths(request_of(manifest))
+
+
+def test_a_relative_path_in_a_manifest_may_have_a_percent_sign(tmp_path: Path) -> None:
+    (tmp_path / "100%20").symlink_to(MODEL)
+    manifest = manifest_of(ShortForm("s3://models/x", "s3://artifacts/x"), SHAPE)
+    manifest["spec"]["workflow"]["input_model"]["model_path"] = "./100%20"
+    manifest["spec"]["output"]["uri"] = "./out%20"
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(manifest))
+    request = load_request(tmp_path / "job.yaml")
+    check_paths(request)
+    assert request.output.uri == f"file://{tmp_path}/out%20", "an output is taken as it is written"
 
 
 @pytest.mark.parametrize("method", [None, *METHODS])
