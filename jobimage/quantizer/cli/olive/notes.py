@@ -119,7 +119,7 @@ class Notes:
         if nested is None:
             return outer
         if not isinstance(nested, dict):
-            self.refuse(f"{path}.{inner}", "must be an object")
+            self.refuse(f"{path}.{inner}", "must be an object", droppable=False)
             return outer
         for key in [key for key in nested if key in outer]:
             self.refuse(f"{path}.{inner}.{key}", "is also given beside it; keep one of them", droppable=False)

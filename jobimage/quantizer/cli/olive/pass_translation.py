@@ -74,6 +74,8 @@ def _single(item: Any, path: str, notes: Notes) -> Object | None:
             path, "alternatives need a search, which is not available; keep one of them", droppable=False
         )
         return None
+    if item == {}:
+        notes.refuse(path, "type: field required")
     return notes.folded(item, "config", path) or None
 
 
@@ -141,7 +143,7 @@ def _parameters(label: str, spelling: Spelling, item: Object, path: str, notes: 
 
 def _is_default(key: str, value: Any, path: str, notes: Notes) -> bool:
     """Whether the value asks for the default, by its name or because the search that it asks for is not available."""
-    if value == SEARCHABLE:
+    if value == SEARCHABLE and not notes.is_dropped(f"{path}.{key}", key):
         notes.refuse(f"{path}.{key}", "searches are not available; write one value")
     return value in (DEFAULT, SEARCHABLE)
 

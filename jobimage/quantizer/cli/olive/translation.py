@@ -63,7 +63,7 @@ def _flat(config: Object, notes: Notes) -> Object:
             notes.refuse(f"engine.{key}", "is also given at the top level; keep one of them", droppable=False)
         return {**engine, **config}
     if engine is not None:
-        notes.refuse("engine", "must be an object")
+        notes.refuse("engine", "must be an object", droppable=False)
     return config
 
 

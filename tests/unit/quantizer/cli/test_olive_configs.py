@@ -24,6 +24,7 @@ PLACES = [
     "--data",
     "train=s3://texts/x.txt",
 ]
+GPTQ = {"type": "GptqQuantizer", "data_config": "train"}
 PYDANTIC = (
     "Input should",
     "input should",
@@ -381,6 +382,29 @@ def test_an_option_that_matches_nothing_is_refused(options: list[str], sentence:
     code, _, err = run(config(), "--output-uri", "s3://artifacts/x", *options)
     assert code == ExitCode.INVALID_WORKFLOW
     assert sentence in err
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"passes": {"q": {**GPTQ, "bits": "SEARCHABLE_VALUES"}}}, "searches are not available"),
+        ({"passes": {"q": GPTQ, "empty": {}}}, "passes.empty: type: field required"),
+        ({"engine": "x"}, "engine: must be an object"),
+        (
+            {"input_model": {"type": "HfModel", "model_path": "s3://models/x", "config": "x"}},
+            "input_model.config: must be an object",
+        ),
+    ],
+)
+def test_an_option_that_the_message_proposes_helps(
+    changes: dict[str, Any], sentence: str, run: Importer
+) -> None:
+    place = ["--output-uri", "s3://artifacts/x"]
+    code, _, err = run(config(**changes), *place)
+    assert code == ExitCode.INVALID_WORKFLOW
+    assert sentence in err
+    options = shlex.split(err.splitlines()[-1].partition(" add: ")[2])
+    assert not options or run(config(**changes), *place, *options)[0] == ExitCode.DONE
 
 
 def test_a_part_of_a_split_is_dropped_with_the_data_it_belongs_to(run: Importer) -> None:
