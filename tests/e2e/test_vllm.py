@@ -33,6 +33,7 @@ pytestmark = pytest.mark.e2e
 
 GROUP = 32
 SEQUENCES, TOKENS = 4, 128
+QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 ROTATION = quarot_pass(w_gptq=False, w_bits=16, calibration_data_config=None)
 
 
@@ -50,6 +51,12 @@ CASES: dict[str, tuple[WeightParameters, ...]] = {
     "compressed-tensors, asymmetric": (gptq(sym=False, checkpoint_format="compressed-tensors"),),
     "compressed-tensors, act order": (
         gptq(checkpoint_format="compressed-tensors", desc_act=True, static_groups=True),
+    ),
+    "compressed-tensors, the attention alone": (
+        gptq(checkpoint_format="compressed-tensors", inside_layer_modules=[[*QKV], ["self_attn.o_proj"]]),
+    ),
+    "compressed-tensors, q_proj alone": (
+        gptq(checkpoint_format="compressed-tensors", inside_layer_modules=[["self_attn.q_proj"]]),
     ),
     "awq": (awq_pass(q_group_size=GROUP),),
     "awq without the MLP": (awq_pass(q_group_size=GROUP, modules_to_not_convert=["mlp"]),),
@@ -71,7 +78,15 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     tokens = story_batches(CALIBRATION, 4, folder)
     paths = {name: folder / str(number) for number, name in enumerate(CASES)}
     for name, passes in CASES.items():
-        run_layers(DirectorySource(STORIES), tokens, make_pass(*passes), paths[name], folder / "scratch")
+        modules = weight_pass(*passes).modules
+        run_layers(
+            DirectorySource(STORIES),
+            tokens,
+            make_pass(*passes),
+            paths[name],
+            folder / "scratch",
+            modules=modules,
+        )
     return paths
 
 
@@ -103,7 +118,8 @@ def test_it_reads_what_the_table_says_and_refuses_the_others(name: str, readings
 def test_the_likeliest_next_token_is_ours(
     name: str, readings: dict[str, Any], checkpoints: dict[str, Path], tokens: torch.Tensor
 ) -> None:
-    ours = view_logits(open_view(DirectorySource(checkpoints[name]), CPU), tokens)[:, :-1]
+    modules = weight_pass(*CASES[name]).modules
+    ours = view_logits(open_view(DirectorySource(checkpoints[name]), CPU, modules), tokens)[:, :-1]
     agreement = float((ours.argmax(-1) == readings[name]["likeliest"]).double().mean())
     logprobs = ours.log_softmax(-1).gather(2, tokens[:, 1:, None]).squeeze(2)
     difference = float((logprobs - readings[name]["logprobs"]).abs().max())

@@ -180,6 +180,24 @@ def test_servers_that_fuse_linears_want_all_of_them_or_none(parts: list[str], re
         assert "modules_to_not_convert with all or none of q, k and v" in str(refusal(written))
 
 
+@pytest.mark.parametrize("sym", [True, False])
+@pytest.mark.parametrize(
+    ("inside", "read"),
+    [
+        ([["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], ["self_attn.o_proj"]], True),
+        ([["mlp.down_proj"]], True),
+        ([["self_attn.q_proj"], ["self_attn.o_proj"]], False),
+        ([["mlp.up_proj"]], False),
+    ],
+)
+def test_so_they_do_in_compressed_tensors(inside: list[list[str]], read: bool, sym: bool) -> None:
+    parameters = gptq_pass(sym=sym, checkpoint_format="compressed-tensors", inside_layer_modules=inside)
+    written = written_by(weight_pass(parameters), "llama")
+    assert (set(readers(written)) >= SERVERS) is read
+    needed = "they need inside_layer_modules with all or none of q, k and v, and of gate and up"
+    assert read or needed in str(refusal(written))
+
+
 @pytest.mark.parametrize(
     ("options", "read"),
     [({}, False), ({"static_groups": True}, True), ({"group_size": -1}, True)],
