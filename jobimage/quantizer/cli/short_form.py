@@ -61,7 +61,7 @@ def manifest_of(form: ShortForm, shape: Shape) -> Manifest:
     configs = [_data_config(name, absolute_input(uri), length) for name, uri in texts.items() if uri]
     if configs:
         workflow["data_configs"] = configs
-    workflow["passes"] = [_pass(form, group_size(form, shape))]
+    workflow["passes"] = [_pass(form, group_size(form, shape), length)]
     if form.evaluate:
         workflow |= {"evaluators": [{"name": "quality", "metrics": _metrics()}], "evaluator": "quality"}
     spec: Manifest = {"workflow": workflow, "output": {"uri": absolute(form.output)}}
@@ -95,7 +95,7 @@ def group_size(form: ShortForm, shape: Shape) -> int:
     return max((size for size in shape.group_sizes if size <= USUAL_GROUP), default=-1)
 
 
-def _pass(form: ShortForm, group: int) -> Manifest:
+def _pass(form: ShortForm, group: int, length: int) -> Manifest:
     method = form.method or ("gptq" if form.data else "rtn")
     if method in NEED_TEXT and not form.data:
         raise _invalid(
@@ -115,7 +115,12 @@ def _pass(form: ShortForm, group: int) -> Manifest:
         }
     rounding = {"w_bits": form.bits, "w_groupsize": group}
     if form.data:
-        return {"type": "QuaRot", "w_gptq": True, "calibration_data_config": "calibration"} | rounding
+        quarot: Manifest = {"type": "QuaRot", "w_gptq": True, "calibration_data_config": "calibration"}
+        if (bytes_here := _bytes_here(absolute_input(form.data))) is not None:
+            sequences = max(1, bytes_here // (length * BYTES_PER_TOKEN))  # it has at least so many
+            if sequences < CALIBRATION_SAMPLES:
+                quarot["calibration_nsamples"] = sequences
+        return quarot | rounding
     return {"type": "QuaRot", "rotate": method == "quarot", "w_rtn": True} | rounding
 
 
@@ -133,8 +138,14 @@ def _data_config(name: str, uri: str, length: int) -> Manifest:
 
 def _is_short(uri: str, length: int) -> bool:
     """Whether a text of this machine may have fewer than CALIBRATION_SAMPLES sequences."""
+    size = _bytes_here(uri)
+    return size is not None and size < CALIBRATION_SAMPLES * length * BYTES_PER_TOKEN
+
+
+def _bytes_here(uri: str) -> int | None:
+    """The size of a file of this machine."""
     path = Path(unquote(uri.removeprefix("file://"), errors="surrogateescape"))
-    return path.is_file() and path.stat().st_size < CALIBRATION_SAMPLES * length * BYTES_PER_TOKEN
+    return path.stat().st_size if path.is_file() else None
 
 
 def _metrics() -> list[Manifest]:

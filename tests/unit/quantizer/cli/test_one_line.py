@@ -49,6 +49,15 @@ def test_a_folder_of_any_name_is_found_as_a_path_and_as_a_uri(
         check_paths(request_of(manifest))
 
 
+@pytest.mark.parametrize("method", ["gptq", "quarot"])
+def test_a_short_text_is_enough(method: str, tmp_path: Path) -> None:
+    text = Path(CALIBRATION.removeprefix("file://")).read_text(encoding="utf-8")[:20_000]
+    (tmp_path / "short.txt").write_text(text, encoding="utf-8")
+    line = ["quantize", str(MODEL), "-o", str(tmp_path / "out"), "--scratch", str(tmp_path)]
+    line += ["--pass", method, "--data", str(tmp_path / "short.txt")]
+    assert parser.main(line) == ExitCode.DONE
+
+
 def test_a_relative_path_in_a_manifest_may_have_a_percent_sign(tmp_path: Path) -> None:
     (tmp_path / "100%20").symlink_to(MODEL)
     manifest = manifest_of(ShortForm("s3://models/x", "s3://artifacts/x"), SHAPE)
