@@ -20,6 +20,8 @@ def execution_provider(systems: Any, target: Any) -> str:
         systems: `systems`. target: `target`, the name of one of them, or a system itself.
     """
     system = target if isinstance(target, dict) else _named(systems, target)
+    if isinstance(system, dict) and isinstance(system.get("config"), dict):  # its fields may be nested
+        system = {**system, **system["config"]}
     accelerators = system.get("accelerators") if isinstance(system, dict) else None
     first = accelerators[0] if isinstance(accelerators, list) and accelerators else None
     if not isinstance(first, dict):

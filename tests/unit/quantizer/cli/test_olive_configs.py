@@ -354,8 +354,10 @@ def test_a_builder_without_a_pass_that_quantizes_is_refused_once_and_for_all_rea
     assert "--drop systems" in last  # which is for the CPU
 
 
-def test_the_graph_is_built_for_the_target(run: Importer) -> None:
-    cuda = {"type": "LocalSystem", "accelerators": [{"execution_providers": ["CUDAExecutionProvider"]}]}
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_graph_is_built_for_the_target(nested: bool, run: Importer) -> None:
+    fields = {"accelerators": [{"execution_providers": ["CUDAExecutionProvider"]}]}
+    cuda = {"type": "LocalSystem", **({"config": fields} if nested else fields)}
     passes = {"q": config()["passes"]["q"], "m": {"type": "ModelBuilder", "precision": "int4"}}
     document = config(passes=passes, systems={"gpu": cuda}, target="gpu")
     workflow = run.workflow(document, "--output-uri", "s3://artifacts/x")
