@@ -47,6 +47,18 @@ def options(arguments: list[str]) -> argparse.Namespace:
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--model", type=Path, default=STORIES, help="directory of a Llama-like model")
     chosen.add_argument("--shape", choices=SHAPES, help="random weights of that shape instead")
+    parser.add_argument(
+        "--text",
+        type=Path,
+        default=TEXTS / "tinystories-calibration.txt",
+        help="calibration text (.txt, .jsonl, .json, .csv)",
+    )
+    parser.add_argument(
+        "--held-out-text",
+        type=Path,
+        default=TEXTS / "tinystories-validation.txt",
+        help="text to judge on; take one like the model's own with --model",
+    )
     parser.add_argument("--layers", type=int, help="decoder layers of the shape")
     parser.add_argument("--methods", nargs="+", choices=("gptq", "awq"), default=["gptq", "awq"])
     parser.add_argument(
@@ -93,18 +105,17 @@ def prepare(said: argparse.Namespace, folder: Path) -> tuple[Path, tuple[torch.T
         return model, calibration.chunk(said.rounds), held_out
     model = portable_copy(said.model, folder / "model")
     vocabulary = int(json.loads((model / "config.json").read_text())["vocab_size"])
-    both = (
-        (TEXTS / "tinystories-calibration.txt", said.rounds * said.samples),
-        (TEXTS / "tinystories-validation.txt", said.held_out),
-    )
+    both = ((said.text, said.rounds * said.samples), (said.held_out_text, said.held_out))
     calibration, held_out = (
         text_sequences(model, text, count, said.length, vocabulary, folder) for text, count in both
     )
     if len(calibration) < said.rounds * said.samples:
         raise SystemExit(
-            f"the calibration text has {len(calibration)} sequences of {said.length} tokens; "
+            f"{said.text} has {len(calibration)} sequences of {said.length} tokens; "
             f"{said.rounds} rounds of {said.samples} do not fit"
         )
+    if not len(held_out):
+        raise SystemExit(f"{said.held_out_text} has no sequence of {said.length} tokens")
     return model, calibration.chunk(said.rounds), held_out
 
 

@@ -194,7 +194,7 @@ def cells(row: Row) -> list[str]:
         f"{row.verdict.perplexity:.3f}" if row.judged else NOTHING,
         _megabytes(row.verdict.layers),
         _megabytes(row.verdict.files),
-        f"{row.share:.0%}" if row.share else NOTHING,
+        f"{row.share:.0%}" if 0 < row.share <= 1 else NOTHING,
     ]
 
 

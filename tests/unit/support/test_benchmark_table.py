@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.benchmarks.quantization import models, rounds, table, work
-from tests.benchmarks.quantization.__main__ import fitting_group, options
+from tests.benchmarks.quantization.__main__ import fitting_group, options, prepare
 from tests.benchmarks.quantization.cases import ENGINES, NATIVE, SMALL_MODEL, WIDE_LAYER, Bar, bars, cases
 from tests.benchmarks.quantization.judge import Verdict
 from tests.benchmarks.quantization.picture import draw
@@ -106,6 +106,8 @@ def test_the_share_of_the_peak_is_the_work_by_time_by_peak() -> None:
     found = table.make_row("native", "gptq", [took(4)], [took(4)], JUDGED, 100.0, 50.0)
     assert found.share == 0.5
     assert table.cells(found)[-1] == "50%"
+    too_fast = table.make_row("native", "gptq", [took(1)], [took(1)], JUDGED, 100.0, 50.0)
+    assert table.cells(too_fast)[-1] == table.NOTHING  # the peak was measured while others were busy
 
 
 @pytest.mark.parametrize(
@@ -276,6 +278,17 @@ def test_the_group_fits_every_linear(config: dict[str, Any], size: int) -> None:
 def test_quick_is_one_round_of_few_samples() -> None:
     said = options(["--quick"])
     assert (said.samples, said.held_out, said.rounds) == (4, 2, 1)
+
+
+def test_both_texts_may_be_the_users_own(tmp_path: Path) -> None:
+    (tmp_path / "calibration.txt").write_text("once upon a time " * 40)
+    (tmp_path / "held.txt").write_text("there was a little girl " * 40)
+    texts = ["--text", str(tmp_path / "calibration.txt"), "--held-out-text", str(tmp_path / "held.txt")]
+    said = options([*texts, "--rounds", "2", "--samples", "2", "--held-out", "3", "--length", "16"])
+    _, calibration, held_out = prepare(said, tmp_path)
+    assert [part.shape for part in calibration] == [(2, 16), (2, 16)]
+    assert held_out.shape == (3, 16)
+    assert not torch.equal(calibration[0][0], held_out[0])
 
 
 def runner(tmp_path: Path, code: str, limit: float = 60) -> Outcome:
