@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from quantization_api import API_VERSION, KIND
 from quantization_api.failures import Category, QuantizationError
+from quantization_api.text import did_you_mean
 
 Manifest = dict[str, Any]
 
@@ -97,6 +98,11 @@ def group_size(form: ShortForm, shape: Shape) -> int:
 
 def _pass(form: ShortForm, group: int, length: int) -> Manifest:
     method = form.method or ("gptq" if form.data else "rtn")
+    if method not in METHODS:  # from Python; the command line has choices
+        raise _invalid(
+            f"method {method} is none of {', '.join(METHODS)}{did_you_mean(method, METHODS)}",
+            "Write one of them.",
+        )
     if method in NEED_TEXT and not form.data:
         raise _invalid(
             f"--pass {method} needs a text to calibrate with", "Add --data TEXT, or write --pass rtn."

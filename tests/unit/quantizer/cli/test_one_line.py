@@ -7,7 +7,7 @@ import pytest
 import yaml
 from tests.support.quantizer_requests import MODEL, TEXT
 
-from quantization_api.failures import ExitCode
+from quantization_api.failures import Category, ExitCode, QuantizationError
 from quantizer.cli import parser
 from quantizer.cli.asked import check_paths
 from quantizer.cli.manifest_file import load_request, request_of
@@ -56,6 +56,13 @@ def test_a_short_text_is_enough(method: str, tmp_path: Path) -> None:
     line = ["quantize", str(MODEL), "-o", str(tmp_path / "out"), "--scratch", str(tmp_path)]
     line += ["--pass", method, "--data", str(tmp_path / "short.txt")]
     assert parser.main(line) == ExitCode.DONE
+
+
+@pytest.mark.parametrize("data", [None, CALIBRATION])
+def test_a_method_that_there_is_not_is_refused_with_the_nearest(data: str | None) -> None:
+    with pytest.raises(QuantizationError, match=r"method GPTQ is none of .*did you mean gptq\?") as caught:
+        manifest_of(ShortForm(str(MODEL), "s3://artifacts/x", method="GPTQ", data=data), SHAPE)
+    assert caught.value.category is Category.INVALID_WORKFLOW
 
 
 def test_a_relative_path_in_a_manifest_may_have_a_percent_sign(tmp_path: Path) -> None:
