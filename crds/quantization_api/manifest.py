@@ -49,7 +49,7 @@ class Licence(_Document):
 
 class InputRecord(_Document):
     """What was quantized. revision is the digest over its files; model_type: the architecture in config.json's word;
-    dtype: the type of most of its numbers, as in float16.
+    dtype: the types of its numbers, as in "float16" or "float16 and float32".
     remarks: sentences about what of its folder was not taken.
     """
 

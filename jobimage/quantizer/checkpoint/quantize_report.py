@@ -24,8 +24,8 @@ class QuantizeReport:
     calibration_tokens: int = 0
     calibration_dtype: torch.dtype | None = None
     """What activations were computed in; None: the package's own choice."""
-    stored_dtype: torch.dtype | None = None
-    """What unquantized tensors were written in; None: each in a type that the package chose."""
+    stored_in: str | None = None
+    """Types that unquantized tensors were written in, in config.json's words; None: those that the package chose."""
     largest_activation: float | None = None
     """The largest absolute value between two decoder layers, over all tokens of the calibration; None: not seen."""
     seconds: dict[str, float] = field(default_factory=dict)

@@ -23,6 +23,7 @@ from quantization_api.text import shortened
 from quantizer.boundary.bounded_json import read_object
 from quantizer.boundary.lfs import FETCH, IS_POINTER, POINTER_BYTES, is_pointer
 from quantizer.boundary.reading import reading
+from quantizer.checkpoint.data_types import word
 from quantizer.checkpoint.source import Source, read_whole
 from quantizer.checkpoint.weight_files import INDEX_NAME, WeightFiles, indexed_files, single_file
 
@@ -108,6 +109,12 @@ class SafetensorsReader:
             if info.dtype.is_floating_point:
                 counts[info.dtype] += info.length // info.dtype.itemsize
         return counts.most_common(1)[0][0] if counts else torch.float32
+
+    @property
+    def dtypes(self) -> str:
+        """Every floating-point type that occurs, in config.json's words: "float16", or "float16 and float32"."""
+        found = {info.dtype for info in self.tensors.values() if info.dtype.is_floating_point}
+        return " and ".join(sorted(map(word, found)))
 
     def tensor(self, name: str) -> Tensor:
         """One tensor in its own dtype, read from its byte range; KeyError for an unknown name."""

@@ -87,12 +87,15 @@ class ActivationStore:
         self._written[number] = True
         if self._largest:
             low, high = torch.aminmax(activations.detach())
-            self._largest[number] = max(self._largest[number], -float(low), float(high))
+            largest = float(torch.maximum(-low, high))
+            if not largest <= self._largest[number]:  # nan too, and it stays
+                self._largest[number] = largest
 
     @property
     def largest(self) -> float:
-        """The largest absolute value that was ever written; 0.0 unless the store is `measured`."""
-        return max(self._largest, default=0.0)
+        """The largest absolute value that was ever written, nan if one was; 0.0 unless the store is `measured`."""
+        odd = [value for value in self._largest if value != value]
+        return odd[0] if odd else max(self._largest, default=0.0)
 
     def read(self, number: int) -> Tensor:
         """Batch `number`, as a tensor of its own on the device."""

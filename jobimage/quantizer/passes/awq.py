@@ -268,7 +268,10 @@ WORDS = Words("w_bit", "q_group_size", "zero_point: false", "zero_point: true", 
 class Awq(WeightPass[AutoAWQQuantizer]):
     """AutoAWQQuantizer."""
 
-    methods = ("AWQ",)
+    @property
+    @override
+    def methods(self) -> tuple[str, ...]:
+        return ("AWQ",)
 
     @override
     def _make(self) -> AwqLayerPass:

@@ -34,7 +34,7 @@ def check_range(largest: float, dtype: torch.dtype, layer: int, cure: str) -> No
         QuantizationError: NumericalFailure when a reader would compute infinity.
     """
     limit = torch.finfo(dtype).max
-    if largest > limit:
+    if not largest <= limit:
         raise QuantizationError(
             Category.NUMERICAL_FAILURE,
             f"activations reach {largest:,.0f} by decoder layer {layer}, but {word(dtype)}, in which the result would "

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -121,7 +120,10 @@ def _stacked(weights: Sequence[Tensor]) -> Tensor:
 class Gptq(WeightPass[GptqQuantizer]):
     """GptqQuantizer."""
 
-    methods: ClassVar[tuple[str, ...]] = ("GPTQ",)
+    @property
+    @override
+    def methods(self) -> tuple[str, ...]:
+        return ("GPTQ",)
 
     @override
     def _make(self) -> GptqLayerPass:

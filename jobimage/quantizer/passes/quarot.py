@@ -21,7 +21,13 @@ WORDS = Words("w_bits", "w_groupsize", "w_asym: false", "w_asym: true", "")
 class Quarot(WeightPass[QuaRot]):
     """QuaRot."""
 
-    methods = ("QuaRot",)
+    @property
+    @override
+    def methods(self) -> tuple[str, ...]:
+        p = self.parameters
+        if p.rotate or needs_own_code(self._parameters):
+            return ("QuaRot",)
+        return ("GPTQ",) if p.w_gptq else ("RTN",)
 
     @override
     def _make(self) -> LayerPass:

@@ -44,9 +44,12 @@ class RotatedGptqLayerPass(GptqLayerPass):
 class RotatedGptq(Gptq):
     """QuaRot and the GptqQuantizer after it."""
 
-    methods = (*Quarot.methods, *Gptq.methods)
-
     rotation: Quarot
+
+    @property
+    @override
+    def methods(self) -> tuple[str, ...]:
+        return (*self.rotation.methods, *super().methods)
 
     @property
     @override

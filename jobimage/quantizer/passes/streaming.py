@@ -127,7 +127,7 @@ class _Run:
         check_sizes(self.layout, layer_pass)
         self.layer_pass = layer_pass.bind(self.layout)
         self.stored_dtype = self.layer_pass.dtype or self.reader.dtype
-        self.report.stored_dtype = self.stored_dtype
+        self.report.stored_in = word(self.layer_pass.dtype) if self.layer_pass.dtype else self.reader.dtypes
         self.transform = self.layer_pass.transform
         self.copied = () if self.transform.changes_hidden else self.extra.unused
         self.report.left_out = sorted({*self.extra.left_out, *self.extra.unused} - set(self.copied))

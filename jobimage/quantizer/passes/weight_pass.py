@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, QuaRot
 from quantizer.calibration.tokens import TokenBatches
@@ -20,10 +20,12 @@ Parameters = TypeVar("Parameters", bound=WeightParameters)
 class WeightPass(ABC, Generic[Parameters]):
     """A pass with the parameters of its workflow; a subclass for each type of the contract, listed in making.PASSES."""
 
-    methods: ClassVar[tuple[str, ...]]
-    """What is done to the weights, as the model card calls it."""
-
     parameters: Parameters
+
+    @property
+    @abstractmethod
+    def methods(self) -> tuple[str, ...]:
+        """What is done to the weights, as the model card calls it."""
 
     @cached_property
     def layer_pass(self) -> LayerPass:

@@ -106,8 +106,8 @@ def _data_type(manifest: Manifest) -> str:
     kept = manifest.input.dtype in (None, manifest.dtype)
     sentence = f" Embeddings, norms and head {'stay' if kept else 'are stored'} in {manifest.dtype}"
     sentence += "." if kept else f"; the input model's are in {manifest.input.dtype}."
-    if manifest.largest_activation:
-        limit = torch.finfo(from_word(manifest.dtype) or torch.float32).max
+    if manifest.largest_activation and (dtype := from_word(manifest.dtype)):
+        limit = torch.finfo(dtype).max
         holds = f"{limit:,.0f}" if limit < 1e6 else f"{limit:.1e}"
         sentence += (
             f" Activations between decoder layers reached {manifest.largest_activation:,.4g} in calibration; "

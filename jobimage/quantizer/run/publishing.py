@@ -7,7 +7,6 @@ from quantization_api import ENGINE_VERSION
 from quantization_api.manifest import MODEL_CARD_NAME, ExportRecord, InputRecord, Licence, Manifest
 from quantization_api.pod import RunRequest, RunResult
 from quantization_api.status import Artifact
-from quantizer.checkpoint.data_types import word
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.side_files import side_files
 from quantizer.checkpoint.source import read_whole
@@ -41,7 +40,7 @@ def make_manifest(
             revision=job.model.revision,
             architecture=job.model.architecture,
             model_type=layout.model_type,
-            dtype=word(layout.reader.dtype),
+            dtype=layout.reader.dtypes,
             size_bytes=quantized.input_bytes,
             remarks=list(job.remarks),
             licence=_licence(job.model.source),
@@ -51,7 +50,7 @@ def make_manifest(
         checkpoint_format=written.layout,
         bits_per_weight=quantized.bits_per_weight,
         compression_ratio=quantized.input_bytes / quantized.output_bytes,
-        dtype=word(quantized.stored_dtype) if quantized.stored_dtype else None,
+        dtype=quantized.stored_in,
         largest_activation=quantized.largest_activation,
         tensor_parallel=degrees(layout, written.bits, written.group_size),
         own_head_bytes=quantized.own_head_bytes,

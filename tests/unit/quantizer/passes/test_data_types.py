@@ -24,11 +24,13 @@ from tests.support.quantizer_requests import Request, run_here
 from transformers import AutoModelForCausalLM
 
 from quantization_api.failures import Category, QuantizationError
+from quantization_api.manifest import Manifest
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.layout import read_config
 from quantizer.evaluation.own_dtype import run_in_own_dtype
+from quantizer.passes.data_type import check_range
 from quantizer.passes.making import make_pass
 
 pytestmark = pytest.mark.unit
@@ -75,7 +77,8 @@ def test_a_pass_keeps_bfloat16_and_stores_the_others_as_olive_does(
         for key, value in load_file(tmp_path / "out/model.safetensors").items()
         if key.endswith(".weight")
     }
-    assert set(kept.values()) == {stored} == {report.stored_dtype}
+    assert set(kept.values()) == {stored}
+    assert report.stored_in == str(stored).removeprefix("torch.")
     assert read_config(DirectorySource(tmp_path / "out"))["dtype"] == str(stored).removeprefix("torch.")
 
 
@@ -150,3 +153,38 @@ def test_what_is_published_was_run_in_its_own_type(
     if failure:
         assert "not finite in float16, its own data type" in failure.message
         assert "bf16" in failure.hint
+
+
+def test_the_card_names_the_types_that_are_stored(tmp_path: Path) -> None:
+    save_tiny_reader(tmp_path / "model")
+
+    def mixed(tensors: dict[str, torch.Tensor]) -> None:
+        for name, value in tensors.items():
+            if "norm" not in name:
+                tensors[name] = value.half()
+
+    edit_tensors(tmp_path / "model", mixed)
+    given, stored = {}, {}
+    for name, layer_pass in {
+        "gptq": None,
+        "rtn": {"type": "QuaRot", "rotate": False, "w_rtn": True, "w_bits": 4},
+    }.items():
+        out = tmp_path / name
+        ended = run_here(
+            Request(f"file://{out}", model=f"file://{tmp_path}/model", layer_pass=layer_pass, metrics=[]),
+            tmp_path / "scratch",
+        )
+        assert ended.code == 0, ended.log
+        manifest = Manifest.model_validate_json((out / "manifest.json").read_bytes())
+        given[name], stored[name] = manifest.input.dtype, manifest.dtype
+        card = (out / "README.md").read_text()
+        assert f"in {stored[name]}" in card
+        title = next(line for line in card.splitlines() if line.startswith("# model"))
+        assert title == f"# model, {name.upper()} 4 bits"
+    assert given == {"gptq": "float16 and float32", "rtn": "float16 and float32"}
+    assert stored == {"gptq": "float16 and float32", "rtn": "float16"}
+
+
+def test_a_value_that_is_no_number_ends_the_run() -> None:
+    with pytest.raises(QuantizationError, match="activations reach nan"):
+        check_range(float("nan"), torch.float32, 3, "")
