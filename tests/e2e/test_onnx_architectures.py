@@ -69,7 +69,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             CASE_OF.get(name, name),
             {**WITHOUT_WINDOW.get(name, {}), "rope_parameters": {"rope_type": kind, **parameters}},
         )
-        for name in MODEL_TYPES
+        for name in sorted(MODEL_TYPES)
         for kind, parameters in ROPES.items()
         if name != "phi3"  # its positions are longrope or plain
     },
