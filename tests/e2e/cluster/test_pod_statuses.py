@@ -65,7 +65,7 @@ def model(manifest: Document) -> None:
 
 
 def unreachable_storage(manifest: Document) -> None:
-    manifest["spec"]["storage"]["endpoint"] = "http://127.0.0.1:9"
+    manifest["spec"]["storage"] |= {"endpoint": "http://127.0.0.1:9", "patienceSeconds": 5}
     manifest["spec"]["backoffLimit"] = 1
 
 
