@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from quantization_api.bounded import Digest
-from quantization_api.status import MetricResult
+from quantization_api.status import MetricResult, TrialState
 from quantization_api.text import clean
 
 MANIFEST_NAME = "manifest.json"
@@ -79,6 +79,10 @@ class LinearReport(_Document):
     """Share of the mean diagonal of H that was added to it; 0 where the pass adds none."""
     tokens: int | None = None
     """Calibration tokens that it read (an expert reads those that its router sends it); None where unknown."""
+    bits: int | None = None
+    """Of a weight; None: those of its pass."""
+    group_size: int | None = None
+    """Input channels that share a scale, -1: a row; None: those of its pass."""
 
 
 class ExportRecord(_Document):
@@ -91,6 +95,33 @@ class ExportRecord(_Document):
     kl_divergence: float
     top1_agreement: float
     tokens: int
+
+
+class TrialRecord(_Document):
+    """One point of a search, as it ended."""
+
+    number: int
+    """In the order of the search, from 0."""
+    parameters: dict[Line, int | float | bool | Line | None]
+    """By PASS.PARAMETER; where passes were searched, their names joined by + under "passes"."""
+    state: TrialState
+    recipe: Digest | None = None
+    """Of the workflow that the point is; None where it was refused."""
+    metrics: list[MetricResult] = []
+    """Those of the workflow, in its order; empty where it did not finish."""
+    size_bytes: int | None = None
+    bits_per_weight: float | None = None
+    seconds: float | None = None
+    """Time that a worker spent on it."""
+    started: Line | None = None
+    """RFC 3339."""
+    worker: Line | None = None
+    said: Line = ""
+    """Why it did not finish."""
+    on_front: bool = False
+    best: bool = False
+    model: Line | None = None
+    """Where its model is, relative to the output; None where it was not kept."""
 
 
 class Manifest(_Document):
@@ -127,6 +158,8 @@ class Manifest(_Document):
     metrics: list[MetricResult]
     modules: list[LinearReport]
     export: ExportRecord | None = None
+    trials: list[TrialRecord] = []
+    """Every point of the search that chose this model, in its order; empty without a search."""
     versions: dict[Line, Line]
     objects: list[StoredObject]
 

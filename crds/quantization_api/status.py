@@ -73,13 +73,35 @@ class MetricResult(KubernetesModel):
     name: Name = Field(description="Name of the metric in the workflow.")
     input: Finite | None = Field(None, description="Value of the input model.")
     output: Finite | None = Field(None, description="Value of the result.")
+    low: Finite | None = Field(
+        None, description="Lower end of the 95 % confidence interval of the result's value."
+    )
+    high: Finite | None = Field(None, description="Its upper end.")
+
+
+TrialState = Literal["Finished", "Stopped", "Failed", "Refused"]
+"""Stopped: given up early, since others are better. Refused: its parameters do not go together."""
 
 
 class Trial(KubernetesModel):
     """One point of a search."""
 
-    parameters: Text
+    parameters: Text = Field(description="What was chosen, as PASS.PARAMETER=VALUE, separated by commas.")
+    state: TrialState = "Finished"
     metrics: Annotated[list[MetricResult], Field(max_length=8)] = Field(default_factory=list)
+    size_bytes: Count | None = Field(None, description="Bytes of the model's safetensors.")
+    on_front: bool = Field(
+        False, description="No other point is better in one figure and as good in all others."
+    )
+    best: bool = Field(False, description="The point that was chosen.")
+
+
+class Trials(KubernetesModel):
+    """How far a search has come."""
+
+    done: Count = Field(0, description="Points that have ended.")
+    total: Count = Field(0, description="Points that are tried at most.")
+    best: ShortText | None = Field(None, description="The best point so far and its first metric.")
 
 
 class Failure(KubernetesModel):
@@ -122,4 +144,5 @@ class QuantizationJobStatus(KubernetesModel):
         default_factory=list,
         description="Points of a search, best first. Empty in this release: search_strategy is refused for now.",
     )
+    search: Trials | None = Field(None, description="How far a search has come.")
     failure: Failure | None = None

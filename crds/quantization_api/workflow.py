@@ -9,7 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from quantization_api.bounded import ModulePath, Name, ShortText, Uri
+from quantization_api.bounded import Name, ShortText, Uri
+from quantization_api.metrics import Evaluator, Metric
 from quantization_api.passes import NO_CODE, Pass
 from quantization_api.references import (
     MOST_DATA_CONFIGS,
@@ -19,6 +20,7 @@ from quantization_api.references import (
     pass_reference,
 )
 from quantization_api.rules import ContractModel, Rule, joined
+from quantization_api.search import NO_SEARCH, SearchStrategy
 from quantization_api.sequence_refusals import ALONE, SEQUENCE
 
 PATH_PATTERN = r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^/].*|file:///.+|/.+)$"
@@ -120,116 +122,6 @@ class DataConfig(ContractModel):
         default_factory=PreProcessDataConfig, description="How the text becomes sequences of tokens."
     )
     REFUSED: ClassVar[dict[str, str]] = {"user_script": NO_CODE, "script_dir": NO_CODE}
-
-
-class Goal(ContractModel):
-    """What a metric of the result must reach; improvement and degradation are relative to the input model."""
-
-    type: Literal[
-        "threshold",
-        "min-improvement",
-        "percent-min-improvement",
-        "max-degradation",
-        "percent-max-degradation",
-    ] = Field(description="threshold is absolute; the others compare with the input model.")
-    value: float = Field(description="In the unit of the metric, or in percent.")
-
-
-AVAILABLE_METRICS = ("perplexity", "kl_divergence", "size_on_disk")
-NEEDS_DATA = ("perplexity", "kl_divergence")
-
-
-class Metric(ContractModel):
-    """One thing that is measured of the input model and of the result."""
-
-    name: Name = Field(description="Name of the metric in the status.")
-    type: Literal["perplexity", "kl_divergence", "accuracy", "latency", "throughput", "size_on_disk"] = Field(
-        description="perplexity or kl_divergence (nats per token, against the input model) on held-out text, or "
-        "size_on_disk in bytes. The others are not available in this release and are refused."
-    )
-    data_config: Name | None = Field(None, description="Name of the data config to measure on.")
-    goal: Goal | None = Field(None, description="A result that misses it is not published.")
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="self.type in ['perplexity', 'kl_divergence', 'size_on_disk']",
-            message='"metric type " + self.type + " is not available in this release; '
-            'choose perplexity, kl_divergence or size_on_disk"',
-            dynamic=True,
-            check=lambda m: (
-                None
-                if m.type in AVAILABLE_METRICS
-                else f"metric type {m.type} is not available in this release; "
-                "choose perplexity, kl_divergence or size_on_disk"
-            ),
-            field="type",
-        ),
-        Rule(
-            cel="!(self.type in ['perplexity', 'kl_divergence']) || has(self.data_config)",
-            message='self.type + " needs a data_config to measure on"',
-            dynamic=True,
-            check=lambda m: (
-                f"{m.type} needs a data_config to measure on"
-                if m.type in NEEDS_DATA and m.data_config is None
-                else None
-            ),
-        ),
-        Rule(
-            cel="self.type != 'size_on_disk' || !has(self.data_config)",
-            message="size_on_disk is measured without data; leave data_config out",
-            check=lambda m: (
-                "size_on_disk is measured without data; leave data_config out"
-                if m.type == "size_on_disk" and m.data_config is not None
-                else None
-            ),
-        ),
-        Rule(
-            cel="self.type != 'kl_divergence' || !has(self.goal) || self.goal.type == 'threshold'",
-            message="kl_divergence already compares with the input model; its goal type must be threshold",
-            check=lambda m: (
-                "kl_divergence already compares with the input model; its goal type must be threshold"
-                if m.type == "kl_divergence" and m.goal is not None and m.goal.type != "threshold"
-                else None
-            ),
-        ),
-    )
-
-
-class Evaluator(ContractModel):
-    """A named list of metrics."""
-
-    name: Name = Field(description="Name by which the workflow chooses it.")
-    metrics: Annotated[list[Metric], Field(min_length=1, max_length=8)] = Field(
-        description="What to measure."
-    )
-
-
-SearchValue = Annotated[str, Field(max_length=64)]
-
-
-class SearchDimension(ContractModel):
-    """The values of one parameter of one pass that a search tries."""
-
-    pass_: Name = Field(alias="pass", description="Name of the pass.")
-    parameter: ModulePath
-    values: Annotated[list[SearchValue], Field(min_length=1, max_length=16)] = Field(
-        description="As JSON text."
-    )
-
-
-class SearchStrategy(ContractModel):
-    """A search over parameters of passes."""
-
-    execution_order: Literal["joint", "pass-by-pass"] = "joint"
-    sampler: Literal["sequential", "random", "tpe"] = "sequential"
-    max_samples: Annotated[int, Field(ge=1, le=1024)] | None = None
-    seed: Annotated[int, Field(ge=0, le=2147483647)] = 1
-    parallelism: Annotated[int, Field(ge=1, le=64)] = 1
-    search_space: Annotated[list[SearchDimension], Field(max_length=16)] = Field(default_factory=list)
-
-
-NO_SEARCH = (
-    "search_strategy is not available in this release; leave it out and set the parameters of the pass"
-)
 
 
 class Workflow(ContractModel):

@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-from quantization_api.workflow import Goal, Metric
+from quantization_api.metrics import Goal, Metric
 
 LOWER_IS_BETTER = frozenset({"perplexity", "kl_divergence", "latency", "size_on_disk"})
 UNITS: dict[str, Literal["", " %"]] = {"percent-min-improvement": " %", "percent-max-degradation": " %"}

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from quantization_api.workflow import Metric
+from quantization_api.metrics import Metric
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.progress.tracker import PlannedStage

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from quantization_api.manifest import Manifest
+from quantization_api.metrics import Metric
 from quantization_api.status import MetricResult
-from quantization_api.workflow import Metric, Workflow
+from quantization_api.workflow import Workflow
 from quantizer.evaluation.goals import wanted
 from quantizer.report.sizes import megabytes, sizes
 

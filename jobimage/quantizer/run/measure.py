@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from quantization_api.metrics import Metric
 from quantization_api.status import MetricResult
-from quantization_api.workflow import Metric
 from quantizer.calibration.tokens import TokenBatches, probe_tokens
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.layout import DecoderLayout

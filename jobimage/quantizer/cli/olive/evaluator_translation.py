@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from quantization_api.workflow import Metric
+from quantization_api.metrics import Metric
 from quantizer.cli.olive.fields import EVALUATOR, METRIC, SUB_TYPE
 from quantizer.cli.olive.notes import Notes, Object, not_a_field
 from quantizer.cli.olive.parts import checked

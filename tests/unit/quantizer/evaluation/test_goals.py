@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from quantization_api.workflow import Goal, Metric
+from quantization_api.metrics import Goal, Metric
 from quantizer.evaluation.goals import missed_goal, wanted
 
 pytestmark = pytest.mark.unit

@@ -1,0 +1,63 @@
+"""A search over parameters of passes, and over passes: which setting is best?
+
+Each point of the search is a workflow of its own, without `search_strategy`; its recipe digest is the point's identity.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StrictInt
+
+from quantization_api.bounded import ModulePath, Name
+from quantization_api.rules import ContractModel
+
+NO_SEARCH = (
+    "search_strategy is not available in this release; leave it out and set the parameters of the pass"
+)
+SearchValue = Annotated[StrictInt | Annotated[str, Field(max_length=64)], Field(union_mode="left_to_right")]
+"""A whole number, or text: JSON, such as "0.01" and "true", or, where it is none, itself ("gptq_v2")."""
+
+
+class SearchDimension(ContractModel):
+    """The values of one parameter of one pass that a search tries."""
+
+    pass_: Name = Field(alias="pass", description="Name of the pass.")
+    parameter: ModulePath = Field(description="Name of the parameter.")
+    values: Annotated[list[SearchValue], Field(min_length=1, max_length=16)] = Field(
+        description='Whole numbers, or texts that are read as JSON, such as "0.01" and "true".'
+    )
+
+
+Chain = Annotated[list[Name], Field(min_length=1, max_length=3)]
+
+
+class SearchStrategy(ContractModel):
+    """A search over parameters of passes, and over passes."""
+
+    execution_order: Literal["joint", "pass-by-pass"] = Field(
+        "joint",
+        description="joint: the parameters of all passes together; pass-by-pass: those of one pass after another, each "
+        "beginning with the best of the pass before.",
+    )
+    sampler: Literal["sequential", "random", "tpe"] = Field(
+        "sequential",
+        description="sequential: every point of the grid, in order; random: points of the grid, each once; tpe: "
+        "points that the finished ones make promising.",
+    )
+    max_samples: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="Points that are tried at most. If unset: all of the grid."
+    )
+    seed: Annotated[int, Field(ge=0, le=2147483647)] = Field(1, description="Of random and tpe.")
+    stop_early: bool = Field(
+        True, description="Give a point up as soon as it is clear that others are smaller and better."
+    )
+    keep: Literal["best", "front"] = Field(
+        "best",
+        description="Whose models are stored: of the best point only, or of all points of the Pareto front.",
+    )
+    chains: Annotated[list[Chain], Field(max_length=8)] = Field(
+        default_factory=list,
+        description="Alternatives: each is the names of the passes that run, in order. If unset: all passes.",
+    )
+    search_space: Annotated[list[SearchDimension], Field(max_length=16)] = Field(
+        default_factory=list, description="The parameters that are searched."
+    )
