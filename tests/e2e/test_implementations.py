@@ -185,7 +185,7 @@ def test_progress_counts_the_layers(runs: Runs, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["gptq", "gptq, every option", "awq"])
-def test_every_linear_is_reported_beside_plain_rounding(runs: Runs, name: str) -> None:
+def test_every_linear_is_reported_beside_rtn(runs: Runs, name: str) -> None:
     modules = runs.results[name]["modules"]
     assert len({module[0] for module in modules}) == 14
     assert all(0 < error < 1 and 0 < plain < 1 for _, _, error, plain in modules)

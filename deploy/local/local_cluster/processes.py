@@ -100,11 +100,6 @@ def running(settings: Settings, name: str) -> Record | None:
     return record if alive else None
 
 
-def recorded_names(settings: Settings) -> list[str]:
-    """Names of the servers that have a record, alive or not."""
-    return sorted(path.stem for path in settings.pids.glob("*.json"))
-
-
 def start(settings: Settings, server: Server) -> bool:
     """Start a server in a session of its own, unless it runs just so already; True when it was started.
 

@@ -134,7 +134,7 @@ def test_every_object_in_the_bucket_is_as_the_manifest_says(
     assert manifest.recipe == story.job["status"]["recipe"]
 
 
-def test_it_beats_plain_rounding_and_the_model_is_smaller(story: Story, whole: Any) -> None:
+def test_it_beats_rtn_and_the_model_is_smaller(story: Story, whole: Any) -> None:
     manifest = whole.manifest(NAME)
     assert all(module.error < module.error_rtn for module in manifest.modules)
     measured = {metric["name"]: metric for metric in story.job["status"]["metrics"]}

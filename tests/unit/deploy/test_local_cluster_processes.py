@@ -25,9 +25,14 @@ pytestmark = pytest.mark.unit
 def settings(tmp_path: Path) -> Iterator[Settings]:
     settings = Settings(state=tmp_path)
     yield settings
-    processes.stop(settings, processes.recorded_names(settings), limit=1)
+    processes.stop(settings, recorded(settings), limit=1)
     for pid in processes.marked_processes(settings):
         os.kill(pid, signal.SIGKILL)
+
+
+def recorded(settings: Settings) -> list[str]:
+    """Names of the servers that have a record, alive or not."""
+    return [path.stem for path in settings.pids.glob("*.json")]
 
 
 def sleeper(config: str = "") -> Server:
@@ -63,7 +68,7 @@ def test_a_stopped_server_is_gone_and_forgotten(settings: Settings) -> None:
     record = started(settings, sleeper())
     processes.stop(settings, ["sleeper"])
     assert processes.start_time(record.pid) is None
-    assert processes.recorded_names(settings) == []
+    assert recorded(settings) == []
 
 
 def test_a_server_that_ignores_the_request_to_end_is_killed(settings: Settings) -> None:

@@ -92,21 +92,6 @@ def scaled_gram(gram: Tensor, scales: Tensor) -> Tensor:
     return gram / scales.unsqueeze(1) / scales.unsqueeze(0)
 
 
-def shared_head_rows(heads: int, value_heads: int, head_width: int, first_row: int = 0) -> Tensor:
-    """Which row of the value projection each input channel of the output projection comes from: [K] int64.
-
-    In grouped-query attention consecutive query heads share a value head. first_row: where the values begin
-    in a projection that is stored in one with others.
-
-    Raises:
-        ValueError: when value_heads does not divide heads.
-    """
-    if heads % value_heads:
-        raise ValueError(f"{heads} heads cannot share {value_heads} value heads evenly")
-    head = torch.arange(heads).repeat_interleave(head_width) // (heads // value_heads)
-    return first_row + head * head_width + torch.arange(head_width).repeat(heads)
-
-
 def _check(*tensors: Tensor) -> None:
     if not all(all_finite(tensor) for tensor in tensors):
         raise _does_not_fit()

@@ -15,7 +15,6 @@ from quantizer.algorithms.awq.folding import (
     fold_into_rows,
     scale_columns,
     scaled_gram,
-    shared_head_rows,
 )
 
 pytestmark = pytest.mark.unit
@@ -26,11 +25,17 @@ def random_scales(count: int, generator: torch.Generator) -> Tensor:
     return torch.exp(torch.randn(count, generator=generator).clamp(-3, 3) * 1.15)
 
 
+def rows_of_shared_heads(heads: int, value_heads: int, width: int) -> Tensor:
+    """The row of v_proj that each column of o_proj reads: query heads that follow each other share a value head."""
+    rows = torch.arange(value_heads * width).reshape(value_heads, width)
+    return rows.repeat_interleave(heads // value_heads, 0).flatten()
+
+
 def fold_llama(model: LlamaForCausalLM, generator: torch.Generator) -> None:
     """Folds random scales into every place of a Llama."""
     config = model.config
     heads, shared = config.num_attention_heads, config.num_key_value_heads
-    rows = shared_head_rows(heads, shared, config.hidden_size // heads)
+    rows = rows_of_shared_heads(heads, shared, config.hidden_size // heads)
     for layer in model.model.layers:
         attention, mlp = layer.self_attn, layer.mlp
         for norm, readers in (
@@ -135,13 +140,6 @@ def test_a_divided_weight_that_does_not_fit_its_type_is_a_numerical_failure(unit
     assert caught.value.category is Category.NUMERICAL_FAILURE
     with pytest.raises(QuantizationError, match="does not fit"):
         fold_into_rows(torch.ones(4, 4).half(), torch.full((4,), 1e-6), torch.arange(4))
-
-
-def test_query_heads_that_follow_each_other_share_a_value_head() -> None:
-    assert shared_head_rows(4, 2, 3).tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]
-    assert shared_head_rows(2, 2, 2, first_row=10).tolist() == [10, 11, 12, 13]
-    with pytest.raises(ValueError, match="evenly"):
-        shared_head_rows(4, 3, 2)
 
 
 def test_the_scaled_gram_matrix_is_that_of_the_divided_inputs() -> None:

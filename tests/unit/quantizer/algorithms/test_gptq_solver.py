@@ -109,7 +109,7 @@ def test_integers_are_those_of_the_plain_algorithm(parameters: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_the_weighted_error_is_well_below_plain_roundings(bits: int) -> None:
+def test_the_weighted_error_is_well_below_that_of_rtn(bits: int) -> None:
     weight, hessian = problem(64, 256, shared=1.0)
     config = GptqConfig(bits=bits, group_size=64)
     ours = gptq(weight, hessian, config)[0]

@@ -59,7 +59,7 @@ def test_a_group_of_zeros_is_exact() -> None:
     assert torch.equal(rtn.dequantized(), torch.zeros(3, 64))
 
 
-def test_plain_rounding_uses_the_grid_of_each_columns_own_group() -> None:
+def test_rtn_uses_the_grid_of_each_columns_own_group() -> None:
     weight = torch.cat([random_groups(0, 1.0, 0.0), random_groups(1, 0.01, 0.0)], dim=1)
     rtn = round_to_nearest(weight, 32, GridRule(8, sym=False))
     back = rtn.dequantized()

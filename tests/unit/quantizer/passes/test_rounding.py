@@ -16,7 +16,7 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.mark.parametrize("error", [0.11, float("nan"), float("inf")])
-def test_a_module_that_is_worse_than_plain_rounding_or_not_finite_fails_by_name(error: float) -> None:
+def test_a_module_that_is_worse_than_rtn_or_not_finite_fails_by_name(error: float) -> None:
     check_quality([LinearReport(name="up_proj", shape=(8, 8), error=0.1, error_rtn=0.1)], "Write more.")
     with pytest.raises(QuantizationError, match=r"up_proj: .*(worse than that of RTN|not finite)") as caught:
         check_quality([LinearReport(name="up_proj", shape=(8, 8), error=error, error_rtn=0.1)], "Write more.")

@@ -203,7 +203,7 @@ def check_example_model(layer_pass: LayerPass, samples: int, bound: float, folde
 
 @pytest.mark.parametrize("true_sequential", [False, True])
 @pytest.mark.parametrize(("bits", "bound"), [(4, 0.09), (3, 0.42), (2, 2.83)])
-def test_the_example_model_does_better_than_plain_rounding(
+def test_the_example_model_does_better_than_rtn(
     true_sequential: bool, bits: int, bound: float, tmp_path: Path
 ) -> None:
     """The bounds are the KL divergences of a plain, slow reference, with room for the calibration set."""
@@ -214,7 +214,7 @@ def test_the_example_model_does_better_than_plain_rounding(
 
 
 @pytest.mark.parametrize(("bits", "bound"), [(4, 0.078), (3, 0.42), (2, 3.19)])
-def test_the_example_model_does_better_with_awq_than_with_plain_rounding(
+def test_the_example_model_does_better_with_awq_than_with_rtn(
     bits: int, bound: float, tmp_path: Path
 ) -> None:
     """The bounds are again the reference's, without clipping.
