@@ -85,6 +85,29 @@ class LinearReport(_Document):
     """Input channels that share a scale, -1: a row; None: those of its pass."""
 
 
+class Spread(_Document):
+    """How far the largest of some numbers stands out."""
+
+    name: Line
+    """The linear whose inputs or weights they are: of the layer's, the one where the ratio is largest."""
+    largest: Annotated[float, Field(ge=0)]
+    """Absolute value."""
+    rms: Annotated[float, Field(ge=0)]
+    """Root of the mean square."""
+
+
+class LayerRanges(_Document):
+    """Inputs and weights of the linears of one decoder layer that read the rotated stream, before and after the
+    rotation. Inputs before it are those of the rotated layer, turned back; None where no text was read.
+    """
+
+    layer: Annotated[int, Field(ge=0)]
+    weights_before: Spread
+    weights_after: Spread
+    inputs_before: Spread | None = None
+    inputs_after: Spread | None = None
+
+
 class ExportRecord(_Document):
     """The ONNX graph beside the checkpoint, and how close it is to it on some calibration tokens."""
 
@@ -157,6 +180,10 @@ class Manifest(_Document):
     )
     metrics: list[MetricResult]
     modules: list[LinearReport]
+    ranges: list[LayerRanges] = []
+    """Of each decoder layer, where a pass rotated it; empty otherwise."""
+    seconds: dict[Line, Annotated[float, Field(ge=0)]] = {}
+    """Time by stage until it was published, parts of a stage as "STAGE: PART"; empty: not recorded."""
     export: ExportRecord | None = None
     trials: list[TrialRecord] = []
     """Every point of the search that chose this model, in its order; empty without a search."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from quantization_api.manifest import LinearReport
+from quantization_api.manifest import LayerRanges, LinearReport
 
 
 @dataclass
@@ -13,6 +13,8 @@ class QuantizeReport:
 
     linears: list[LinearReport] = field(default_factory=list)
     """How well each was quantized."""
+    ranges: list[LayerRanges] = field(default_factory=list)
+    """Of each layer that was rotated."""
     bits_per_weight: float = 0.0
     """Bits of the packed tensors of the linears, by weight; where none is packed, of the linears as they are stored."""
     input_bytes: int = 0

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from quantization_api.manifest import LinearReport
+from quantization_api.manifest import LayerRanges, LinearReport
 from quantizer.algorithms.grid import GroupedGrid
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.decoder.architecture import SharedInput
@@ -32,6 +32,8 @@ class FinishedLayer:
     """Of each linear that was quantized."""
     calibration_dtype: torch.dtype = torch.float32
     """What activations were computed in."""
+    ranges: LayerRanges | None = None
+    """Of a rotated layer."""
 
 
 @dataclass(frozen=True)

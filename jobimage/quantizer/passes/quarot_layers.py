@@ -26,6 +26,7 @@ from quantizer.formats.quarot.weights import QuarotFormat
 from quantizer.machine import threads_for
 from quantizer.passes.data_type import ASK_FOR_ANOTHER, dtype_of_model
 from quantizer.passes.interface import FinishedLayer, GroupSizes, LayerContext
+from quantizer.passes.ranges import LayerWatch
 from quantizer.passes.rotation_layouts import layer_layout, model_layout
 from quantizer.passes.rounding import check_quality, pack_linear
 from quantizer.passes.statistics import InputStatistics, gather
@@ -167,6 +168,7 @@ class RotatedModel(Transform):
         self._parameters, self._model, self._dtype = parameters, model, dtype
         self._layout = model_layout(model)
         self.quarot = QuarotPass(parameters, self._layout)
+        self._watch: LayerWatch | None = None
 
     @property
     @override
@@ -189,8 +191,15 @@ class RotatedModel(Transform):
     def layer(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         model = self._model
         turned = {name: model.transposed(index, name, weights.pop(name)) for name in list(weights)}
-        rotated = self.quarot.rotate_layer(index, turned, layer_layout(model, index))
+        layout = layer_layout(model, index)
+        self._watch = LayerWatch(index, turned, layout.norms, self.quarot.turned_back)
+        rotated = self.quarot.rotate_layer(index, turned, layout)
+        self._watch.rotated(rotated)
         return {name: model.transposed(index, name, rotated.pop(name)) for name in list(rotated)}
+
+    @override
+    def watch(self) -> LayerWatch | None:
+        return self._watch if self.quarot.turns_stream else None
 
     @override
     def outside(self, name: str, rows: Tensor) -> Tensor:

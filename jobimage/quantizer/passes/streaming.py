@@ -46,6 +46,7 @@ from quantizer.passes.data_type import check_range
 from quantizer.passes.finished import Finished, NothingFinished
 from quantizer.passes.interface import FinishedLayer, LayerContext, LayerPass
 from quantizer.passes.quantized import QuantizedLayers
+from quantizer.passes.ranges import WatchedWalk
 from quantizer.passes.sizes import check_sizes
 
 logger = logging.getLogger(__name__)
@@ -214,7 +215,9 @@ class _Run:
             return self._stored(prefix + name, turned).to("cpu", copy=True)
 
         finer = self._finer(index, weights)
-        with self._walk(index, weights, hidden) as walk:
+        watch = self.transform.watch()
+        with self._walk(index, weights, hidden) as plain:
+            walk = plain if watch is None else WatchedWalk(plain, watch)
 
             def weight(name: str) -> Tensor:
                 if name not in finer:
@@ -226,6 +229,7 @@ class _Run:
             )
         layer.tensors = kept | layer.tensors | self._divisors(index)
         layer.calibration_dtype = self.model.dtype
+        layer.ranges = None if watch is None else watch.ranges()
         return layer
 
     def _finer(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -239,6 +243,7 @@ class _Run:
 
     def _keep(self, layer: FinishedLayer, writer: ShardWriter) -> None:
         self.report.linears += layer.linears
+        self.report.ranges += [layer.ranges] if layer.ranges else []
         with self._timed("write"):
             for name, tensor in layer.tensors.items():
                 writer.write(name, tensor)

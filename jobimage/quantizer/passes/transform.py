@@ -5,6 +5,8 @@ from typing import Any, Protocol
 from torch import Tensor
 from typing_extensions import override
 
+from quantizer.passes.ranges import LayerWatch
+
 
 class Transform(Protocol):
     """A change of a model's tensors that keeps its function. Names are those of the checkpoint."""
@@ -25,6 +27,10 @@ class Transform(Protocol):
 
     def layer(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """The parameters of a layer by their names in it; `weights` may be emptied on the way."""
+        ...
+
+    def watch(self) -> LayerWatch | None:
+        """What the last layer's numbers were before its change and are now; None where nothing is rotated."""
         ...
 
     def outside(self, name: str, rows: Tensor) -> Tensor:
@@ -60,6 +66,10 @@ class Unchanged(Transform):
     @override
     def layer(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         return weights
+
+    @override
+    def watch(self) -> None:
+        return None
 
     @override
     def outside(self, name: str, rows: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
-from quantization_api.manifest import STATE_PREFIX, LinearReport
+from quantization_api.manifest import STATE_PREFIX, LayerRanges, LinearReport
 from quantizer.checkpoint.data_types import word
 from quantizer.checkpoint.writer import scratch_errors
 from quantizer.passes.interface import FinishedLayer
@@ -111,7 +111,8 @@ class FinishedLayers:
             if self._model is not None and not self._model.recall(record.get("read", {})):
                 raise ValueError("it was computed from other bytes of the model")
             linears = [LinearReport.model_validate(item) for item in record["linears"]]
-            return FinishedLayer(load(data), linears, _dtype(record))
+            ranges = record.get("ranges") and LayerRanges.model_validate(record["ranges"])
+            return FinishedLayer(load(data), linears, _dtype(record), ranges)
         except (ValueError, LookupError, TypeError, SafetensorError) as error:
             logger.warning("layer %d is computed again: its saved state cannot be used (%s)", index, error)
             self._records.discard(record_key)
@@ -128,6 +129,7 @@ class FinishedLayers:
         record = {
             "calibration_dtype": word(layer.calibration_dtype),
             "linears": [linear.model_dump(mode="json") for linear in layer.linears],
+            "ranges": layer.ranges and layer.ranges.model_dump(mode="json"),
             "read": {} if self._model is None else self._model.noted(),
         }
         self._pending = self._pool.submit(self._put, index, path, record)

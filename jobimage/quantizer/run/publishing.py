@@ -58,6 +58,8 @@ def make_manifest(
         export=exported,
         metrics=[*measured.metrics, *measured.beside],
         modules=quantized.linears,
+        ranges=quantized.ranges,
+        seconds=_seconds(setting, quantized),
         versions={
             "quantizer": ENGINE_VERSION,
             "python": platform.python_version(),
@@ -66,6 +68,12 @@ def make_manifest(
         },
         objects=[],
     )
+
+
+def _seconds(setting: Setting, quantized: QuantizeReport) -> dict[str, float]:
+    """Time of the stages until now, and of the parts of quantize; to the millisecond."""
+    parts = {f"quantize: {name}": spent for name, spent in quantized.seconds.items()}
+    return {name: round(spent, 3) for name, spent in (setting.tracker.seconds() | parts).items()}
 
 
 def _licence(source: StoreSource) -> Licence | None:

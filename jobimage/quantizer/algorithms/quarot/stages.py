@@ -96,6 +96,15 @@ class QuarotPass:
         """Whether the result needs a head of its own: the final norm's weight is folded into the head only."""
         return self.layout.tied and self._residual is not None
 
+    @property
+    def turns_stream(self) -> bool:
+        """Whether the residual stream is rotated (R1)."""
+        return self._residual is not None
+
+    def turned_back(self, rows: Tensor) -> Tensor:
+        """Rows [..., width] of the residual stream before the rotation, in float32."""
+        return rows.float() if self._residual is None else self._residual.apply_transposed(rows.float())
+
     def table_rows(self, rows: Tensor) -> Tensor:
         """Rows [..., width] of an embedding, or hidden states before the first layer, in float32."""
         return (rows if self._residual is None else self._residual.apply(rows.double())).float()

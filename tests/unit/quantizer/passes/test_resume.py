@@ -128,6 +128,7 @@ def test_a_run_that_stops_after_any_layer_goes_on_to_the_same_bytes(kind: str, t
             run(tmp_path, layer_pass, tokens, f"stopped-{stopped}", stop_after(stopped))
         report = run(tmp_path, layer_pass, tokens, f"out-{stopped}")
         assert report.resumed_layers == stopped
+        assert report.ranges == whole.ranges
         assert report.linears == whole.linears
         assert files(tmp_path / f"out-{stopped}") == expected
         for path in (tmp_path / STATE).iterdir():
