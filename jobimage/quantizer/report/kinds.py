@@ -34,13 +34,17 @@ class Kind:
 
     def by_layer(self) -> dict[int, tuple[float, float]]:
         """The mean errors, ours and RTN's, of each layer that has such linears."""
+        return {
+            layer: (fmean(one.error for one in found), fmean(one.error_rtn for one in found))
+            for layer, found in self.layers().items()
+        }
+
+    def layers(self) -> dict[int, list[LinearReport]]:
+        """The members in each layer that has some."""
         layers: dict[int, list[LinearReport]] = {}
         for module in self.members:
             layers.setdefault(_split(module.name)[0], []).append(module)
-        return {
-            layer: (fmean(one.error for one in found), fmean(one.error_rtn for one in found))
-            for layer, found in sorted(layers.items())
-        }
+        return dict(sorted(layers.items()))
 
 
 def by_kind(modules: Sequence[LinearReport]) -> list[Kind]:

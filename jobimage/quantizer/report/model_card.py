@@ -1,12 +1,13 @@
 """README.md of an artifact: what it is, how good it is, who reads it, how to load it."""
 
+from collections.abc import Sequence
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
 
-from quantization_api.manifest import Manifest
+from quantization_api.manifest import REPORT_PREFIX, Manifest
 from quantization_api.text import clean
 from quantizer.checkpoint.data_types import from_word
 from quantizer.passes.making import recorded_pass
@@ -19,6 +20,9 @@ from quantizer.report.quality import quality
 from quantizer.report.readers import claims, refusal, written_by
 from quantizer.report.sizes import bits, own_head, quantizes_weights, sizes
 
+if TYPE_CHECKING:  # it brings matplotlib, which few commands need
+    from quantizer.report.svg import Picture
+
 NEEDS = {
     "gptq": "optimum gptqmodel",
     "gptq_v2": "optimum gptqmodel",
@@ -30,12 +34,13 @@ NEEDS = {
 """Packages beside transformers that load a layout, torch and accelerate (for device_map) among what they bring."""
 
 
-def model_card(manifest: Manifest, uri: str) -> str:
+def model_card(manifest: Manifest, uri: str, pictures: "Sequence[Picture]" = ()) -> str:
     """The card as Markdown, with the front matter that model hubs read.
 
     Args:
         manifest: of the artifact; its list of objects is not used (the card is one of them).
         uri: where the artifact will lie.
+        pictures: that lie in its report/ as PNG.
     """
     chosen = recorded_pass(manifest.workflow["passes"])
     written = written_by(chosen, manifest.input.model_type or "")
@@ -46,6 +51,7 @@ def model_card(manifest: Manifest, uri: str) -> str:
         f"(revision {code(manifest.input.revision)}). Recipe {code(manifest.recipe)}.",
         _remarks(manifest),
         _quality(manifest, chosen),
+        _pictures(pictures),
         _calibration(manifest),
         _sizes(manifest),
         _recipe(manifest),
@@ -86,6 +92,13 @@ def _quality(manifest: Manifest, chosen: WeightPass[Any]) -> str:
     lines = [f"| {' | '.join(cells)} |" for cells in (columns, rule, *zip(*columns.values(), strict=True))]
     told = f"\n\nRTN: rounding to nearest {chosen.rtn_in_words}." if any(row.rtn for row in rows) else ""
     return "## Quality\n\n" + "\n".join(lines) + told
+
+
+def _pictures(pictures: "Sequence[Picture]") -> str:
+    """The title below each is for whoever sees it, the words in its place for whoever does not."""
+    return "\n\n".join(
+        f"![{plain(one.told)}]({REPORT_PREFIX}{one.name}.png)\n\n{plain(one.title)}." for one in pictures
+    )
 
 
 def _calibration(manifest: Manifest) -> str:

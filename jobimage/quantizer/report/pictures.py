@@ -10,14 +10,11 @@ from matplotlib.ticker import MaxNLocator
 
 from quantization_api.manifest import LinearReport
 from quantizer.report.kinds import Kind, by_kind, rounds_to_nearest
+from quantizer.report.lettering import BAR, COLOURS, LEGEND_LINE, WIDTH, lettered, scale
 from quantizer.report.svg import INK, RULES, Picture, picture
 
-WIDTH, BAR, LEGEND_LINE = 4.8, 0.32, 0.19  # inches; so narrow that text is readable on a telephone
-COLOURS = ("#2f7ed8", "#c2571a", "#2a8f5b", "#c23b4a", "#8e5bd0", "#8a7a1c", "#c2468a", "#11899a")
-"""They can be told from white and from almost black."""
 MARKERS = "os^Dv<>p"
 KINDS_AT_MOST = 16
-WIDE_RANGE = 5
 MARKED_LAYERS = 40  # with more layers, markers would hide the lines
 PARTS = ("load", "read", "calibrate", "quantize", "solve", "write")
 """The parts of a stage in the order in which they are done for a layer."""
@@ -32,7 +29,7 @@ def error_by_layer(modules: Sequence[LinearReport]) -> Picture:
         axes = figure.add_subplot()
         for kind, color, marker in zip(shown, cycle(COLOURS), _markers(len(shown)), strict=False):
             _draw(axes, kind, color, marker, with_rtn=not own)
-        axes.set_yscale(_scale(modules))
+        axes.set_yscale(scale([error for one in modules for error in (one.error, one.error_rtn)]))
         axes.set_xlabel("decoder layer")
         axes.set_ylabel("relative error")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -75,12 +72,6 @@ def in_order(seconds: Mapping[str, float]) -> list[str]:
     return sorted(seconds, key=place)
 
 
-def _scale(modules: Sequence[LinearReport]) -> str:
-    """Logarithmic where errors span so much that the small ones would lie on the axis."""
-    errors = [error for module in modules for error in (module.error, module.error_rtn)]
-    return "log" if min(errors) > 0 and max(errors) > WIDE_RANGE * min(errors) else "linear"
-
-
 def _markers(count: int) -> list[str]:
     """Another one for each use of a colour, so that colour alone tells nothing apart."""
     return list(islice(cycle(MARKERS + "Ph*Xd1HP"), count))
@@ -95,16 +86,10 @@ def _draw(axes: Axes, kind: Kind, color: str, marker: str, *, with_rtn: bool) ->
         color=color,
         marker=marked,
         ms=3,
-        label=_label(kind.name),
+        label=lettered(kind.name),
     )
     if with_rtn:
         axes.plot(list(layers), [rtn for _, rtn in layers.values()], color=color, ls=":", lw=1.2)
-
-
-def _label(name: str) -> str:
-    """For the legend, which takes $ for mathematics, leaves out what begins with _ and has few letters of the world."""
-    shown = name.encode("ascii", "replace").decode().replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _told(kind: Kind, own: bool) -> str:

@@ -80,14 +80,14 @@ def _row(found: MetricResult, metric: Metric | None, rtn: float | None) -> Row:
     goal = wanted(metric) if metric else ""
     shown = _size if metric and metric.type == SIZE else format_value
     rounded = "" if rtn is None else shown(rtn)
-    return Row(found.name, goal, shown(found.input), shown(found.output), _change(found), rounded)
+    return Row(found.name, goal, shown(found.input), shown(found.output), format_change(found), rounded)
 
 
 def _size(value: float | None) -> str:
     return "-" if value is None else megabytes(value)
 
 
-def _change(found: MetricResult) -> str:
+def format_change(found: MetricResult) -> str:
     """In percent of the input model's value; "" where that is 0, as of a divergence from itself."""
     if not found.input or found.output is None:
         return ""

@@ -1,14 +1,16 @@
-"""A matplotlib figure as an SVG element that a page can hold beside others and that can be read aloud.
+"""A matplotlib figure as an SVG element that a page can hold beside others and that can be read aloud, and as PNG.
 
-Its text is text, its ids are its own, and its ink is the colour of the text around it.
+In SVG its text is text, its ids are its own, and its ink is the colour of the text around it. PNG, on white, is for
+where SVG is not shown.
 """
 
 import io
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -28,6 +30,7 @@ RULES: dict[Any, Any] = {
 """What figures are made and drawn with."""
 ALONE = "svg{color:#222;background:#fff}@media(prefers-color-scheme:dark){svg{color:#ddd;background:#181818}}"
 """The colours of a picture that is opened by itself."""
+PNG_WIDTH = 720  # pixels: half as much again as the picture is wide in a report
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 HREFS = ("href", f"{{{XLINK}}}href")
 
@@ -43,11 +46,22 @@ class Picture:
     """What it shows, in words."""
     drawn: str
     """The <svg> element."""
+    figure: Figure = field(repr=False, compare=False)
 
     def file(self) -> bytes:
         """A document of its own."""
         head, rest = self.drawn.split(">", 1)
         return f"<?xml version='1.0' encoding='utf-8'?>\n{head}><style>{ALONE}</style>{rest}\n".encode()
+
+    def png(self) -> bytes:
+        """As pixels, PNG_WIDTH across. The same picture gives the same bytes with the same matplotlib."""
+        buffer = io.BytesIO()
+        dots = PNG_WIDTH / self.figure.get_figwidth()
+        with rc_context(RULES):
+            FigureCanvasAgg(self.figure).print_figure(
+                buffer, format="png", dpi=dots, facecolor="white", metadata={"Software": None}
+            )
+        return buffer.getvalue()
 
 
 def picture(name: str, title: str, told: str, figure: Figure) -> Picture:
@@ -65,7 +79,9 @@ def picture(name: str, title: str, told: str, figure: Figure) -> Picture:
     _tell(root, name, title, told)
     ET.register_namespace("", SVG)
     ET.register_namespace("xlink", XLINK)
-    return Picture(name, title, told, ET.tostring(root, encoding="unicode").replace(INK, "currentColor"))
+    return Picture(
+        name, title, told, ET.tostring(root, encoding="unicode").replace(INK, "currentColor"), figure
+    )
 
 
 def _keep_style(root: ET.Element) -> None:

@@ -87,12 +87,13 @@ def _make(job: Job, setting: Setting, writer: ArtifactWriter) -> tuple[Manifest,
     with tracker.stage("evaluate"):
         measured = steps.evaluate(job, setting, artifact, quantized)
     with tracker.stage("publish"):
-        from quantizer.report.document import report_files  # brings matplotlib, which only this stage needs
+        from quantizer.report import document, gallery  # bring matplotlib, which only this stage needs
 
         steps.check_goals(job.request.workflow, measured)
         manifest = make_manifest(job, setting, quantized, exported, measured)
-        seconds = {**tracker.seconds(), **{f"quantize: {k}": v for k, v in quantized.seconds.items()}}
-        writer.put_bytes(MODEL_CARD_NAME, model_card(manifest, job.request.output.uri).encode())
-        for name, data in report_files(manifest, seconds).items():
+        pictures = gallery.pictures(manifest)
+        card = model_card(manifest, job.request.output.uri, gallery.for_the_card(pictures))
+        writer.put_bytes(MODEL_CARD_NAME, card.encode())
+        for name, data in document.report_files(manifest, pictures).items():
             writer.put_bytes(f"{REPORT_PREFIX}{name}", data)
         return writer.finish(manifest)

@@ -12,6 +12,7 @@ from tests.unit.quantizer.report.test_report import a_manifest
 
 from quantization_api.manifest import LinearReport, Manifest
 from quantization_api.status import MetricResult
+from quantizer.report import gallery
 from quantizer.report.document import report_files
 
 pytestmark = pytest.mark.unit
@@ -30,15 +31,22 @@ VOID = {"meta", "br"}
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def page(manifest: Manifest, seconds: dict[str, float] | None = None) -> str:
+def files(manifest: Manifest) -> dict[str, bytes]:
+    """The files of the report."""
+    timed = manifest.model_copy(update={"seconds": SECONDS})
+    return report_files(timed, gallery.pictures(timed))
+
+
+def page(manifest: Manifest) -> str:
     """report.html."""
-    return report_files(manifest, SECONDS if seconds is None else seconds)["report.html"].decode()
+    return files(manifest)["report.html"].decode()
 
 
 def pictures(manifest: Manifest) -> dict[str, ET.Element]:
     """The pictures as files."""
-    files = report_files(manifest, SECONDS)
-    return {name: ET.fromstring(data.decode()) for name, data in files.items() if name.endswith(".svg")}
+    return {
+        name: ET.fromstring(data.decode()) for name, data in files(manifest).items() if name.endswith(".svg")
+    }
 
 
 class Outline(HTMLParser):
@@ -172,14 +180,14 @@ def test_a_picture_tells_in_words_what_it_shows() -> None:
 
 
 def test_ink_follows_the_text_around_it_and_lines_can_be_told_from_both_backgrounds() -> None:
-    from quantizer.report.pictures import COLOURS
+    from quantizer.report.lettering import COLOURS
 
     def luminance(colour: str) -> float:
         parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-    for name, data in report_files(a_manifest(), SECONDS).items():
+    for name, data in files(a_manifest()).items():
         if name.endswith(".svg"):
             drawn = re.sub("<style>.*?</style>", "", data.decode())
             assert set(re.findall(r"#[0-9a-f]{6}", drawn)) <= set(COLOURS)
@@ -266,6 +274,6 @@ def test_an_error_is_not_said_to_be_of_a_text_that_the_pass_has_not_read(
 
 
 def test_where_no_linear_was_rounded_there_is_no_empty_picture() -> None:
-    files = report_files(with_modules([]), SECONDS)
-    assert "error-by-layer.svg" not in files
-    assert "<h2>Linears</h2>" not in files["report.html"].decode()
+    made = files(with_modules([]))
+    assert "error-by-layer.svg" not in made
+    assert "<h2>Linears</h2>" not in made["report.html"].decode()

@@ -17,6 +17,7 @@ from quantizer.passes.making import weight_pass
 from quantizer.passes.written import Written
 from quantizer.report.document import report_files
 from quantizer.report.few_tokens import few_tokens
+from quantizer.report.gallery import pictures
 from quantizer.report.model_card import model_card
 from quantizer.report.quality import format_value
 from quantizer.report.readers import not_read_by, readers, written_by
@@ -131,9 +132,15 @@ def test_the_recipe_of_the_card_is_the_workflow_itself() -> None:
     assert yaml.safe_load(block) == {"workflow": manifest.workflow}
 
 
+def report_of(manifest: Manifest, seconds: dict[str, float]) -> dict[str, bytes]:
+    """The files of the report of a run that took these times."""
+    timed = manifest.model_copy(update={"seconds": seconds})
+    return report_files(timed, pictures(timed))
+
+
 def test_the_report_is_one_page_that_needs_nothing_else() -> None:
-    files = report_files(a_manifest(), {"quantize": 12.5, "quantize: solve": 3.0, "evaluate": 4.0})
-    assert set(files) == {"report.html", "error-by-layer.svg", "time-by-stage.svg"}
+    files = report_of(a_manifest(), {"quantize": 12.5, "quantize: solve": 3.0, "evaluate": 4.0})
+    assert set(files) == {"report.html", "error-by-layer.svg", "error-by-layer.png", "time-by-stage.svg"}
     page = files["report.html"].decode()
     assert page.count("<svg") == 2
     assert "s3://models/&lt;llama&gt;" in page, "what comes from a manifest is escaped"
@@ -164,7 +171,7 @@ def test_linears_with_fewer_tokens_than_inputs_are_counted_and_the_neediest_name
     )
     assert "Raise max_samples" in told
     assert f"## Calibration\n\n{told}\n" in model_card(manifest, "file:///a")
-    page = report_files(manifest, {"quantize": 1.0})["report.html"].decode()
+    page = report_of(manifest, {"quantize": 1.0})["report.html"].decode()
     assert "<td>0.01</td><td>4,000</td></tr>" in page
     assert "<td>0.01</td><td>-</td></tr>" in page
 
@@ -175,7 +182,7 @@ def test_nothing_is_told_of_linears_that_read_enough_or_nobody_knows_how_much() 
 
 
 def test_the_same_run_draws_the_same_pictures() -> None:
-    one, other = (report_files(a_manifest(), {"quantize": 1.0}) for _ in range(2))
+    one, other = (report_of(a_manifest(), {"quantize": 1.0}) for _ in range(2))
     assert one == other
 
 
@@ -267,6 +274,6 @@ def test_what_comes_from_inputs_is_shown_in_the_report_and_does_nothing_else() -
     source = manifest.input.model_copy(update={"architecture": HOSTILE, "model_path": HOSTILE})
     modules = [manifest.modules[0].model_copy(update={"name": HOSTILE})]
     changed = manifest.model_copy(update={"input": source, "modules": modules})
-    page = report_files(changed, {"quantize": 1.0})["report.html"].decode()
+    page = report_of(changed, {"quantize": 1.0})["report.html"].decode()
     assert "<script" not in page
     assert "\x1b" not in page
