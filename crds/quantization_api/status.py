@@ -77,6 +77,9 @@ class MetricResult(KubernetesModel):
         None, description="Lower end of the 95 % confidence interval of the result's value."
     )
     high: Finite | None = Field(None, description="Its upper end.")
+    measured_with: ShortText | None = Field(
+        None, description="Of speed and memory: the software that served the model, and the device."
+    )
 
 
 TrialState = Literal["Finished", "Stopped", "Failed", "Refused"]

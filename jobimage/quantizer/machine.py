@@ -131,6 +131,23 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def available_memory(cgroups: Path = CGROUPS, meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Bytes that another process could take: of the node, bounded by what the container's limit leaves.
+
+    Files in the page cache count as free; the kernel drops them first.
+    """
+    kilobytes = {line.split(":")[0]: line.split()[1] for line in meminfo.read_text().splitlines()}
+    available = 1024 * int(kilobytes["MemAvailable"])
+    try:
+        limit = (cgroups / "memory.max").read_text().strip()
+        held = dict(line.split() for line in (cgroups / "memory.stat").read_text().splitlines())
+    except OSError:
+        return available
+    if limit == "max":
+        return available
+    return max(0, min(available, int(limit) - int(held.get("anon", 0)) - int(held.get("shmem", 0))))
+
+
 def gpu_peak_memory() -> int:
     """Peak memory on the GPU, in bytes; 0 without one."""
     return (

@@ -86,6 +86,11 @@ def awq(name: str, server: str, client: str | None = "", **parameters: Any) -> I
     return bad(name, PASS, {"type": "AutoAWQQuantizer", **parameters}, server, client)
 
 
+def metric(name: str, server: str, client: str | None = "", **fields: Any) -> Invalid:
+    """A metric that must be refused."""
+    return bad(name, "workflow.evaluators.0.metrics.0", {"name": "m", **fields}, server, client)
+
+
 NOT_RUN = "code from a manifest is never run"
 
 
@@ -343,7 +348,35 @@ INVALID: tuple[Invalid, ...] = (
         REMOVED,
         "perplexity needs a data_config",
     ),
-    bad("latency", "workflow.evaluators.0.metrics.0.type", "latency", "metric type latency is not available"),
+    bad(
+        "accuracy",
+        "workflow.evaluators.0.metrics.0.type",
+        "accuracy",
+        "metric type accuracy is not available",
+    ),
+    bad(
+        "speed on a text",
+        "workflow.evaluators.0.metrics.0.type",
+        "latency",
+        "latency is measured without data; leave data_config out",
+    ),
+    bad(
+        "a phase of perplexity",
+        "workflow.evaluators.0.metrics.0.phase",
+        "decode",
+        "software belong to latency, throughput and peak_memory",
+    ),
+    metric("the phase of memory", "leave phase out", type="peak_memory", phase="prefill"),
+    metric(
+        "new tokens of the prefill",
+        "leave new_tokens out",
+        type="latency",
+        phase="prefill",
+        new_tokens=8,
+    ),
+    metric("one new token", "greater than or equal to 2", type="throughput", new_tokens=1),
+    metric("no prompt", "greater than or equal to 1", type="latency", prompt_tokens=0),
+    metric("an unknown server", "Unsupported value", "must be 'auto'", type="latency", software="tgi"),
     bad(
         "degradation of KL",
         "workflow.evaluators.0.metrics.1.goal",
@@ -621,6 +654,17 @@ VALID_CHANGES: dict[str, tuple[tuple[str, Any], ...]] = {
         ),
     ),
     "a goal": (("workflow.evaluators.0.metrics.0.goal", {"type": "percent-max-degradation", "value": 2.5}),),
+    "speed and memory": (
+        (
+            "workflow.evaluators.0.metrics",
+            [
+                {"name": "first", "type": "latency", "phase": "prefill", "prompt_tokens": 512},
+                {"name": "next", "type": "latency", "new_tokens": 64, "software": "vllm"},
+                {"name": "eight", "type": "throughput", "phase": "decode", "batch_size": 8},
+                {"name": "memory", "type": "peak_memory", "goal": {"type": "threshold", "value": 2e9}},
+            ],
+        ),
+    ),
     "no evaluation": (("workflow.evaluators", REMOVED), ("workflow.evaluator", REMOVED)),
     "AWS with workload identity": (
         ("storage", {"region": "eu-central-1"}),

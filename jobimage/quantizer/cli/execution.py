@@ -11,6 +11,7 @@ import torch
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import SCRATCH_PATH, RunRequest
+from quantizer.evaluation.serving.software import Pythons
 from quantizer.machine import (
     choose_device,
     cpu_share,
@@ -54,8 +55,10 @@ def execute(request: RunRequest, here: Here, tracker: Tracker, stop_check: StopC
             stack.enter_context(_server(here.listen, tracker, request))
         scratch = Path(stack.enter_context(make_scratch(scratch_parent(here.scratch))))
         patience = Patience(request.storage.patience_seconds, stop_check, tracker.storage_away)
+        pythons = Pythons.from_environment()
         return run(
-            request, Setting(scratch, device, tracker, stop_check, lambda: datetime.now(UTC), patience)
+            request,
+            Setting(scratch, device, tracker, stop_check, lambda: datetime.now(UTC), patience, pythons),
         )
 
 

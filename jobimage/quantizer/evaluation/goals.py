@@ -5,7 +5,7 @@ from typing import Literal
 
 from quantization_api.metrics import Goal, Metric
 
-LOWER_IS_BETTER = frozenset({"perplexity", "kl_divergence", "latency", "size_on_disk"})
+LOWER_IS_BETTER = frozenset({"perplexity", "kl_divergence", "latency", "peak_memory", "size_on_disk"})
 UNITS: dict[str, Literal["", " %"]] = {"percent-min-improvement": " %", "percent-max-degradation": " %"}
 
 

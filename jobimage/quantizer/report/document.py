@@ -9,7 +9,7 @@ from quantizer.report.gallery import for_the_card, of_search
 from quantizer.report.kinds import Kind, by_kind, rounds_to_nearest
 from quantizer.report.model_card import title
 from quantizer.report.page import figures, folded, page, table, text
-from quantizer.report.quality import Row, quality, verdict
+from quantizer.report.quality import Row, measured_with, quality, verdict
 from quantizer.report.search import search_section, search_verdict
 from quantizer.report.sizes import bits, own_head, sizes
 from quantizer.report.svg import Picture
@@ -58,6 +58,8 @@ def _quality(manifest: Manifest) -> str:
     head = ["metric", "input model", "this model", "change", *(["RTN"] if with_rtn else [])]
     rtn_in_words = recorded_pass(manifest.workflow["passes"]).rtn_in_words
     told = f"<p><small>RTN: rounding to nearest {text(rtn_in_words)}.</small></p>" if with_rtn else ""
+    served = measured_with(manifest)
+    told += f"<p><small>{text(served)}</small></p>" if served else ""
     return f"<h2>Quality</h2>{table('Quality', head, [_metric(row, with_rtn) for row in rows])}{told}"
 
 

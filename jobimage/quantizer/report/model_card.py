@@ -10,28 +10,22 @@ import yaml
 from quantization_api.manifest import REPORT_PREFIX, Manifest
 from quantization_api.text import clean
 from quantizer.checkpoint.data_types import from_word
+from quantizer.evaluation.serving.software import PACKAGES
 from quantizer.passes.making import recorded_pass
 from quantizer.passes.weight_pass import WeightPass
 from quantizer.passes.written import Written
 from quantizer.report.few_tokens import few_tokens
 from quantizer.report.front_matter import front_matter, hub_id
 from quantizer.report.markdown import block, code, plain
-from quantizer.report.quality import quality
+from quantizer.report.quality import measured_with, quality
 from quantizer.report.readers import claims, refusal, written_by
 from quantizer.report.sizes import bits, own_head, quantizes_weights, sizes
 
 if TYPE_CHECKING:  # it brings matplotlib, which few commands need
     from quantizer.report.svg import Picture
 
-NEEDS = {
-    "gptq": "optimum gptqmodel",
-    "gptq_v2": "optimum gptqmodel",
-    "compressed-tensors": "accelerate compressed-tensors",
-    "awq": "gptqmodel",
-    "float": "accelerate",
-    "quarot": "accelerate",
-}
-"""Packages beside transformers that load a layout, torch and accelerate (for device_map) among what they bring."""
+DEVICE_MAP = ("accelerate",)
+"""What device_map needs; optimum and gptqmodel bring it."""
 
 
 def model_card(manifest: Manifest, uri: str, pictures: "Sequence[Picture]" = ()) -> str:
@@ -91,7 +85,8 @@ def _quality(manifest: Manifest, chosen: WeightPass[Any]) -> str:
     rule = ["---" if head in ("metric", "goal") else "---:" for head in columns]
     lines = [f"| {' | '.join(cells)} |" for cells in (columns, rule, *zip(*columns.values(), strict=True))]
     told = f"\n\nRTN: rounding to nearest {chosen.rtn_in_words}." if any(row.rtn for row in rows) else ""
-    return "## Quality\n\n" + "\n".join(lines) + told
+    served = measured_with(manifest)
+    return "## Quality\n\n" + "\n".join(lines) + told + (f"\n\n{plain(served)}" if served else "")
 
 
 def _pictures(pictures: "Sequence[Picture]") -> str:
@@ -170,7 +165,7 @@ def _loading(manifest: Manifest, uri: str, written: Written) -> str:
     ):  # its default load wants other zeros
         names += ", CompressedTensorsConfig"
         options = ", quantization_config=CompressedTensorsConfig(dequantize=True)"
-    packages = NEEDS[written.layout.partition(" ")[0]]
+    packages = " ".join(PACKAGES[written.layout.partition(" ")[0]] or DEVICE_MAP)
     commands = f"{fetch}\npip install transformers {packages}\n"
     return f"""## Use
 

@@ -3,6 +3,7 @@
 RTN is rounding to nearest with the bits of the pass; a manifest has its figures behind the metrics of the workflow.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -17,6 +18,13 @@ from quantizer.report.sizes import megabytes, sizes
 RTN_PREFIX = "rtn_"
 NAME_LIMIT = 63
 SIZE = "size_on_disk"
+IN_UNITS: dict[str, Callable[[float], str]] = {
+    SIZE: megabytes,
+    "peak_memory": megabytes,
+    "latency": lambda value: f"{format_value(value)} ms",
+    "throughput": lambda value: f"{format_value(value)} tokens/s",
+}
+"""How values are written, by type of the metric; the others have no unit."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,15 @@ def quality(manifest: Manifest) -> list[Row]:
     asked = _asked(manifest)
     rtn = {item.name: item.output for item in manifest.metrics[len(asked) :]}
     return [_row(found, metric, rtn.get(beside_name(found.name))) for found, metric in asked]
+
+
+def measured_with(manifest: Manifest) -> str:
+    """Of speed and memory: in which software and on what they were measured, as sentences; "" without such metrics."""
+    names: dict[str, list[str]] = {}
+    for found, _ in _asked(manifest):
+        if found.measured_with:
+            names.setdefault(found.measured_with, []).append(found.name)
+    return " ".join(f"{', '.join(measured)}: measured with {told}." for told, measured in names.items())
 
 
 def verdict(manifest: Manifest) -> str:
@@ -78,13 +95,17 @@ def _asked(manifest: Manifest) -> list[tuple[MetricResult, Metric | None]]:
 
 def _row(found: MetricResult, metric: Metric | None, rtn: float | None) -> Row:
     goal = wanted(metric) if metric else ""
-    shown = _size if metric and metric.type == SIZE else format_value
+    shown = _shown(metric)
     rounded = "" if rtn is None else shown(rtn)
     return Row(found.name, goal, shown(found.input), shown(found.output), format_change(found), rounded)
 
 
-def _size(value: float | None) -> str:
-    return "-" if value is None else megabytes(value)
+def _shown(metric: Metric | None) -> Callable[[float | None], str]:
+    """How values of a metric are shown: with their unit, where it has one."""
+    write = IN_UNITS.get(metric.type) if metric else None
+    if write is None:
+        return format_value
+    return lambda value: "-" if value is None else write(value)
 
 
 def format_change(found: MetricResult) -> str:

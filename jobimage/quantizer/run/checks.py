@@ -1,7 +1,7 @@
 """A job that is ready to be computed: everything that can be wrong is found here, before work begins."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -23,13 +23,15 @@ from quantizer.calibration.tokens import (
 )
 from quantizer.checkpoint.older_transformers import OlderConfigs, is_older
 from quantizer.checkpoint.source import Source
+from quantizer.evaluation.serving.software import Pythons, Result
 from quantizer.export.plan import PROVIDERS, check_model, check_unused, plan_build
 from quantizer.implementations import model_types
 from quantizer.passes.making import weight_pass
 from quantizer.passes.sizes import check_sizes
 from quantizer.passes.weight_pass import WeightPass
 from quantizer.progress.tracker import Tracker
-from quantizer.report.readers import not_read_by
+from quantizer.report.readers import not_read_by, readers, written_by
+from quantizer.run import serving
 from quantizer.run.inputs import (
     DEFAULT_CALIBRATION,
     Model,
@@ -59,6 +61,13 @@ class Setting:
     now: Callable[[], datetime]
     patience: Patience = field(default_factory=Patience)
     """With a storage that cannot be reached, shared by all stores of the run."""
+    pythons: Pythons = field(default_factory=Pythons)
+    """Of the software in which speed is measured."""
+
+    @property
+    def machine(self) -> serving.Machine:
+        """What a server gets."""
+        return serving.Machine(self.device, self.pythons, self.scratch, self.stop_check)
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,13 @@ class Job:
     recipe: str
     remarks: tuple[str, ...] = ()
     """About what of the model's folder is not taken."""
+    software: Mapping[str, str] = field(default_factory=dict)
+    """What serves the result for each metric of speed or memory, by its name."""
+
+    @property
+    def served_input(self) -> serving.Model:
+        """The input model, to be served."""
+        return _served_input(self.request, self.model)
 
 
 def readable(source: Source) -> Source:
@@ -111,6 +127,7 @@ def check(request: RunRequest, setting: Setting) -> Job:
         check_model(model.layout)
         check_unused(model.layout.check_tensors().unused)
     check_sizes(model.layout, chosen.layer_pass)
+    software = _software(request, setting, chosen, model, exports=builder is not None)
     transform = chosen.layer_pass.bind(model.layout).transform
     said = remarks(
         model.source.list(), model.broken, model.layout, copies_unused=not transform.changes_hidden
@@ -129,7 +146,26 @@ def check(request: RunRequest, setting: Setting) -> Job:
     )  # reads all weights: everything else that can be wrong was found
     recipe = recipe_digest(workflow, model.revision, data_revisions=revisions)
     logger.info("recipe %s", recipe)
-    return Job(request, chosen, builder, model, tokens, calibration, recipe, said)
+    return Job(request, chosen, builder, model, tokens, calibration, recipe, said, software)
+
+
+def _software(
+    request: RunRequest, setting: Setting, chosen: WeightPass[Any], model: Model, *, exports: bool
+) -> dict[str, str]:
+    """What serves the result for each metric of speed or memory; raises where nothing can, or there is no room."""
+    workflow = request.workflow
+    written = written_by(chosen, model.layout.model_type, windowed=model.layout.windowed)
+    result = Result(written, readers(written), setting.device.type == "cuda", exports)
+    software = serving.choose_software(workflow, result, setting.pythons)
+    serving.check_room(workflow.metrics(), model.layout, _served_input(request, model), setting.machine)
+    return software
+
+
+def _served_input(request: RunRequest, model: Model) -> serving.Model:
+    place = Location.of_input(request.workflow.input_model.model_path)
+    source = readable(model.source)
+    as_it_is = place.bucket is None and source is model.source
+    return serving.Model(source, tuple(model.layout.reader.files), Path(place.path) if as_it_is else None)
 
 
 def _read_texts(

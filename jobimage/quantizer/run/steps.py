@@ -7,17 +7,20 @@ from pathlib import Path
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import MODEL_PREFIX, ONNX_PREFIX, ExportRecord, LinearReport
 from quantization_api.passes import ModelBuilder
+from quantization_api.status import MetricResult
 from quantization_api.workflow import Workflow
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.side_files import json_file
 from quantizer.checkpoint.writer import scratch_errors
 from quantizer.evaluation.goals import missed_goal
+from quantizer.evaluation.serving.software import NAMES, ONNXRUNTIME
 from quantizer.implementations import package
 from quantizer.implementations.local_model import copy_model
 from quantizer.passes.data_type import DTYPES
 from quantizer.passes.streaming import quantize as stream
 from quantizer.progress.lines import Errors
 from quantizer.report.few_tokens import few_tokens
+from quantizer.run import serving
 from quantizer.run.checks import Job, Setting, readable
 from quantizer.run.finished_layers import FinishedLayers
 from quantizer.run.measure import Measured, measure
@@ -179,7 +182,23 @@ def evaluate(job: Job, setting: Setting, artifact: StoreSource, quantized: Quant
     for name in dict.fromkeys(metric.data_config for metric in metrics if metric.data_config):
         setting.tracker.count_tokens("evaluate", job.tokens[name].tokens)
     sizes = (quantized.input_bytes, quantized.output_bytes)
-    return measure(job, setting, readable(artifact), sizes, on_progress)
+    served = _serve(job, setting, artifact)
+    return measure(job, setting, readable(artifact), sizes, served, on_progress)
+
+
+def _serve(job: Job, setting: Setting, artifact: StoreSource) -> dict[str, MetricResult]:
+    """Speed and memory, in the software that serves the result."""
+    if not job.software:
+        return {}
+    source = readable(artifact)
+    weights = tuple(name for name in source.list() if name.endswith(".safetensors"))
+    checkpoint = serving.Model(source, weights, None)
+    results = dict.fromkeys(NAMES, checkpoint)
+    if job.builder is not None:
+        results[ONNXRUNTIME] = serving.Model(source, (), setting.scratch / "onnx")
+    return serving.measure(
+        job.request.workflow.metrics(), job.software, job.served_input, results, setting.machine
+    )
 
 
 def check_goals(workflow: Workflow, measured: Measured) -> None:

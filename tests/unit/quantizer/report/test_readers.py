@@ -12,11 +12,11 @@ from tests.support.engine import awq_pass, gptq_pass, quarot_pass
 
 from quantization_api.passes import GptqQuantizer
 from quantizer.decoder.families import ARCHITECTURES, LLAMA
+from quantizer.evaluation.serving.software import PACKAGES
 from quantizer.passes.awq import WORDS as AWQ_WORDS
 from quantizer.passes.making import weight_pass
 from quantizer.passes.written import Written
 from quantizer.report import readers as table
-from quantizer.report.model_card import NEEDS
 from quantizer.report.readers import (
     ARCHITECTURES_TEST,
     BUILDER,
@@ -257,7 +257,7 @@ def test_layouts_that_no_server_reads_have_an_alternative() -> None:
 
 def test_the_card_knows_what_transformers_needs_for_each_layout_that_it_reads() -> None:
     loaded = {row.layout.partition(" ")[0] for row in TABLE if row.reader.startswith("transformers")}
-    assert loaded <= set(NEEDS)
+    assert loaded <= set(PACKAGES)
 
 
 def test_the_layout_of_a_pass_is_its_checkpoint_format() -> None:

@@ -1,0 +1,205 @@
+"""Speed and memory of the input model and of the result: what can be measured is decided before work begins."""
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from quantization_api.failures import Category, QuantizationError
+from quantization_api.metrics import Metric
+from quantization_api.status import MetricResult
+from quantization_api.workflow import Workflow
+from quantizer.checkpoint.side_files import side_files
+from quantizer.checkpoint.source import Source
+from quantizer.checkpoint.weight_files import INDEX_NAME
+from quantizer.checkpoint.writer import scratch_errors
+from quantizer.decoder.layout import DecoderLayout
+from quantizer.evaluation.serving.child import Served, Server, serve
+from quantizer.evaluation.serving.figures import Shape, figure
+from quantizer.evaluation.serving.software import (
+    METRICS,
+    Pythons,
+    Result,
+    choose,
+    choose_for_input,
+)
+from quantizer.machine import available_memory
+from quantizer.store.interface import StopCheck
+
+LIBRARIES_BYTES = 1_500_000_000
+"""What the libraries of a server take beside the model."""
+SPARE = 1.2
+BLOCK_BYTES = 16_000_000
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is to be served."""
+
+    source: Source
+    weights: tuple[str, ...]
+    folder: Path | None
+    """Where it lies on this machine; None: it is fetched."""
+
+    @property
+    def bytes(self) -> int:
+        """Of its weights."""
+        sizes = self.source.list()
+        return sum(sizes[name] for name in self.weights)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a server gets of this machine."""
+
+    device: torch.device
+    pythons: Pythons
+    scratch: Path
+    stop_check: StopCheck
+
+    def server(self, software: str) -> Server:
+        """A software on it."""
+        return Server(
+            software, self.device.type, torch.get_num_threads(), self.pythons, self.scratch, self.stop_check
+        )
+
+
+def choose_software(workflow: Workflow, result: Result, pythons: Pythons) -> dict[str, str]:
+    """What serves the result for each metric of speed or memory, by its name.
+
+    Raises:
+        QuantizationError: InvalidWorkflow where nothing can, or not what was asked for.
+    """
+    chosen = {
+        metric.name: choose(metric.software, result, pythons)
+        for metric in workflow.metrics()
+        if metric.served()
+    }
+    for software in dict.fromkeys(chosen.values()):
+        choose_for_input(software, pythons)
+    return chosen
+
+
+def check_room(metrics: Iterable[Metric], layout: DecoderLayout, model: Model, machine: Machine) -> None:
+    """Raises before anything is computed: the model is served whole, unlike it is quantized.
+
+    Raises:
+        QuantizationError: InvalidWorkflow for more tokens than the model has positions; HostOutOfMemory,
+            GpuOutOfMemory or ScratchFull where the model is too large for what there is.
+    """
+    served = [metric for metric in metrics if metric.served()]
+    if not served:
+        return
+    for metric in served:
+        if Shape.of(metric).length > layout.max_positions:
+            raise QuantizationError(
+                Category.INVALID_WORKFLOW,
+                f"{metric.name} is measured on {Shape.of(metric).length:,} tokens, and the model has "
+                f"{layout.max_positions:,} positions",
+                "Lower prompt_tokens or new_tokens.",
+            )
+    needed = int(SPARE * model.bytes)
+    _require(
+        Category.HOST_OUT_OF_MEMORY, needed + LIBRARIES_BYTES, available_memory(), "of memory", MORE_MEMORY
+    )
+    if machine.device.type == "cuda":
+        free = torch.cuda.mem_get_info(machine.device)[0]
+        _require(Category.GPU_OUT_OF_MEMORY, needed, free, "of the GPU's memory", "Ask for a larger GPU")
+    if model.folder is None:
+        free = shutil.disk_usage(machine.scratch).free
+        _require(Category.SCRATCH_FULL, model.bytes, free, "on scratch", "Raise spec.template.scratchSize")
+
+
+MORE_MEMORY = "Raise spec.template.resources.limits.memory"
+
+
+def _require(category: Category, needed: int, available: int, what: str, more: str) -> None:
+    if needed <= available:
+        return
+    raise QuantizationError(
+        category,
+        f"{METRICS} are measured of the whole model, which needs {needed / 1e9:,.1f} GB {what}; there are "
+        f"{available / 1e9:,.1f} GB",
+        f"{more}, or leave these metrics out: all others are measured layer by layer.",
+    )
+
+
+def measure(
+    metrics: Iterable[Metric],
+    software: Mapping[str, str],
+    input_model: Model,
+    results: Mapping[str, Model],
+    machine: Machine,
+) -> dict[str, MetricResult]:
+    """What was measured, by name of the metric. Each software serves the input model once, and the result once.
+
+    Args:
+        software: as choose_software.
+        results: by software: the checkpoint, or for onnxruntime the graph.
+
+    Raises:
+        QuantizationError: as evaluation.serving.child.serve; ScratchFull; and what the sources raise.
+    """
+    served = [metric for metric in metrics if metric.served()]
+    shapes: dict[str, list[Shape]] = {}
+    for metric in served:
+        shapes.setdefault(software[metric.name], []).append(Shape.of(metric))
+    before: dict[str, Served] = {}
+    after: dict[str, Served] = {}
+    for name, asked in shapes.items():
+        distinct = list(dict.fromkeys(asked))
+        beside = choose_for_input(name, machine.pythons)
+        before[name] = _serve(machine.server(beside), input_model, distinct, "the input model")
+        after[name] = _serve(machine.server(name), results[name], distinct, "the result")
+    return {
+        metric.name: _result(metric, before[software[metric.name]], after[software[metric.name]])
+        for metric in served
+    }
+
+
+def _serve(server: Server, model: Model, shapes: list[Shape], what: str) -> Served:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # this process keeps what it freed, which the server needs
+    copy = server.scratch / "served-model"
+    try:
+        folder = model.folder or _fetch(model, copy, server.stop_check)
+        return serve(server, folder, shapes, what)
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
+
+
+def _fetch(model: Model, target: Path, stop_check: Callable[[], None]) -> Path:
+    """Copies weights, configs and tokenizer."""
+    sizes = model.source.list()
+    names = {*model.weights, "config.json", INDEX_NAME, *side_files(model.source)} & set(sizes)
+    target.mkdir(parents=True)
+    for name in sorted(names):
+        path = target / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch_errors(), path.open("wb") as file:
+            for start in range(0, sizes[name], BLOCK_BYTES):
+                stop_check()
+                file.write(model.source.read(name, start, min(BLOCK_BYTES, sizes[name] - start)))
+    return target
+
+
+def _result(metric: Metric, before: Served, after: Served) -> MetricResult:
+    shape = Shape.of(metric)
+    given, found = figure(metric, before.timings[shape]), figure(metric, after.timings[shape])
+    return MetricResult(
+        name=metric.name,
+        input=given.value,
+        output=found.value,
+        low=found.low,
+        high=found.high,
+        measured_with=_measured_with(before, after),
+    )
+
+
+def _measured_with(before: Served, after: Served) -> str:
+    told = f"{after.software} on {after.device}"
+    if before.software != after.software:
+        told += f"; the input model in {before.software}"
+    return told[:256]
