@@ -13,7 +13,10 @@ TASKS = {
 }
 """Evaluators that run somebody else's tasks, by their type in lower case."""
 INSTEAD = "are not available; write metrics of type perplexity, kl_divergence or size_on_disk"
-OWN_METRICS = ("perplexity", "size_on_disk")
+LOWER_IS_BETTER = ("perplexity", "latency", "size_on_disk")
+TIMED = ("latency", "throughput")
+MEDIAN = "p50"
+IN_PERCENT = ("percent-min-improvement", "percent-max-degradation")
 METRIC_FIELDS = (*Metric.model_fields, "sub_types")
 
 
@@ -98,9 +101,32 @@ def _sub_type(metric: Object, sub_type: Object, path: str, several: bool, notes:
         return None
     elif metric.get("type") == "size_on_disk" and kind not in (None, "bytes"):
         notes.refuse(f"{path}.name", f"size_on_disk is measured in bytes, not in {kind}", droppable=False)
-    if sub_type.get("higher_is_better") and translated.get("type") in OWN_METRICS:
+    elif metric.get("type") in TIMED:
+        _timed(translated, sub_type, kind, path, notes)
+    if sub_type.get("higher_is_better") and translated.get("type") in LOWER_IS_BETTER:
         notes.refuse(f"{path}.higher_is_better", f"a lower {translated['type']} is better; write false")
     if sub_type.get("goal") is not None:
         translated["goal"] = sub_type["goal"]
     checked(Metric, translated, path, notes, droppable=False)
     return translated
+
+
+def _timed(translated: Object, sub_type: Object, kind: Any, path: str, notes: Notes) -> None:
+    """Olive times one call of the model on its data, which is the prefill; here it is given a prompt of its own."""
+    if kind not in (None, MEDIAN):
+        notes.refuse(
+            f"{path}.name",
+            f"{kind} is not available, the median is measured; write {MEDIAN}",
+            droppable=False,
+        )
+    translated.setdefault("phase", "prefill")
+    if translated.pop("data_config", None) is not None:
+        notes.leave_out(
+            f"{path}.data_config", "speed is measured on a prompt of prompt_tokens tokens, without data"
+        )
+    goal = sub_type.get("goal")
+    if translated["type"] == "throughput" and isinstance(goal, dict) and goal.get("type") not in IN_PERCENT:
+        notes.refuse(
+            f"{path}.goal",
+            f"throughput is in tokens per second here, in calls per second in Olive; write {' or '.join(IN_PERCENT)}",
+        )
