@@ -1,5 +1,9 @@
-"""Metrics: what is measured of the input model and of the result, and what the result must reach."""
+"""Metrics: what is measured of the input model and of the result, and what the result must reach.
 
+KINDS says what each type needs and means; the rules, the goals, the report and the Olive translation read it there.
+"""
+
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -13,7 +17,6 @@ from quantization_api.speed import (
     MOST_SEQUENCES,
     NEW_TOKENS,
     PROMPT_TOKENS,
-    SPEED_METRICS,
     SPEED_RULES,
 )
 
@@ -31,14 +34,55 @@ class Goal(ContractModel):
     value: float = Field(description="In the unit of the metric, or in percent.")
 
 
-NEEDS_DATA = ("perplexity", "kl_divergence")
-WITHOUT_DATA = ("size_on_disk", *SPEED_METRICS)
+@dataclass(frozen=True)
+class Kind:
+    """What is known of a type of metric."""
+
+    lower_is_better: bool
+    needs: str | None = None
+    """The field without which it cannot be measured; None: it is measured without data."""
+    compares: bool = False
+    """It says how far the result is from the input model; a goal that compares again has no meaning."""
+    sampled: bool = False
+    """It is measured on a sample and has a confidence interval; others are exact."""
+    served: bool = False
+    """It is measured of a model that is served."""
+    available: bool = True
 
 
-NO_ACCURACY = (
-    "metric type accuracy is not available in this release; choose perplexity, kl_divergence, latency, throughput, "
-    "peak_memory or size_on_disk"
-)
+KINDS: dict[str, Kind] = {
+    "perplexity": Kind(lower_is_better=True, needs="data_config", sampled=True),
+    "kl_divergence": Kind(lower_is_better=True, needs="data_config", compares=True, sampled=True),
+    "top1_agreement": Kind(lower_is_better=False, needs="data_config", compares=True, sampled=True),
+    "size_on_disk": Kind(lower_is_better=True),
+    "accuracy": Kind(lower_is_better=False, available=False),
+    "latency": Kind(lower_is_better=True, served=True),
+    "throughput": Kind(lower_is_better=False, served=True),
+    "peak_memory": Kind(lower_is_better=True, served=True),
+}
+AVAILABLE = tuple(name for name, kind in KINDS.items() if kind.available)
+CHOICES = f"{', '.join(AVAILABLE[:-1])} or {AVAILABLE[-1]}"
+
+
+def needs_rule(field: str, noun: str) -> Rule:
+    """A field that some types need and no other may have."""
+    needing = [name for name, kind in KINDS.items() if kind.needs == field]
+    return Rule(
+        cel=f"self.type in {needing} == has(self.{field})",
+        message=f'has(self.{field}) ? self.type + " is measured without {field}; leave {field} out" : '
+        f'self.type + " needs {noun} to measure on"',
+        dynamic=True,
+        check=lambda m: (
+            None
+            if (m.type in needing) == (getattr(m, field) is not None)
+            else f"{m.type} needs {noun} to measure on"
+            if m.type in needing
+            else f"{m.type} is measured without {field}; leave {field} out"
+        ),
+    )
+
+
+COMPARING = [name for name, kind in KINDS.items() if kind.compares]
 
 
 class Metric(ContractModel):
@@ -46,15 +90,26 @@ class Metric(ContractModel):
 
     name: Name = Field(description="Name of the metric in the status.")
     type: Literal[
-        "perplexity", "kl_divergence", "accuracy", "latency", "throughput", "peak_memory", "size_on_disk"
+        "perplexity",
+        "kl_divergence",
+        "top1_agreement",
+        "accuracy",
+        "latency",
+        "throughput",
+        "peak_memory",
+        "size_on_disk",
     ] = Field(
-        description="perplexity or kl_divergence (nats per token, against the input model) on held-out text; "
-        "size_on_disk in bytes; or, of the model in software that serves it, latency (milliseconds), throughput "
-        "(tokens per second) or peak_memory (bytes that its process holds). accuracy is not available in this "
-        "release and is refused."
+        description="On held-out text: perplexity; kl_divergence (nats per token) and top1_agreement (share of tokens "
+        "at which both choose the same next one), both against the input model. Without data: size_on_disk in bytes; "
+        "or, of the model in software that serves it, latency (milliseconds), throughput (tokens per second) or "
+        "peak_memory (bytes that its process holds). accuracy is not available in this release and is refused."
     )
     data_config: Name | None = Field(None, description="Name of the data config to measure on.")
-    goal: Goal | None = Field(None, description="A result that misses it is not published.")
+    goal: Goal | None = Field(
+        None,
+        description="A result that misses it is not published. Where a metric has a confidence interval, its worse "
+        "end must meet the goal.",
+    )
     phase: Literal["prefill", "decode"] | None = Field(
         None,
         description="Of latency and throughput. prefill: until the first token behind the prompt; decode, the "
@@ -80,46 +135,49 @@ class Metric(ContractModel):
     )
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="self.type != 'accuracy'",
-            message=NO_ACCURACY,
-            check=lambda m: NO_ACCURACY if m.type == "accuracy" else None,
+            cel=f"self.type in {list(AVAILABLE)}",
+            message=f'"metric type " + self.type + " is not available in this release; choose {CHOICES}"',
+            dynamic=True,
+            check=lambda m: (
+                None
+                if m.type in AVAILABLE
+                else f"metric type {m.type} is not available in this release; choose {CHOICES}"
+            ),
             field="type",
         ),
+        needs_rule("data_config", "a data_config"),
         Rule(
-            cel="!(self.type in ['perplexity', 'kl_divergence']) || has(self.data_config)",
-            message='self.type + " needs a data_config to measure on"',
+            cel=f"!(self.type in {COMPARING}) || !has(self.goal) || self.goal.type == 'threshold'",
+            message='self.type + " already compares with the input model; its goal type must be threshold"',
             dynamic=True,
             check=lambda m: (
-                f"{m.type} needs a data_config to measure on"
-                if m.type in NEEDS_DATA and m.data_config is None
-                else None
-            ),
-        ),
-        Rule(
-            cel="!has(self.data_config) || self.type in ['perplexity', 'kl_divergence']",
-            message='self.type + " is measured without data; leave data_config out"',
-            dynamic=True,
-            check=lambda m: (
-                f"{m.type} is measured without data; leave data_config out"
-                if m.type in WITHOUT_DATA and m.data_config is not None
-                else None
-            ),
-        ),
-        Rule(
-            cel="self.type != 'kl_divergence' || !has(self.goal) || self.goal.type == 'threshold'",
-            message="kl_divergence already compares with the input model; its goal type must be threshold",
-            check=lambda m: (
-                "kl_divergence already compares with the input model; its goal type must be threshold"
-                if m.type == "kl_divergence" and m.goal is not None and m.goal.type != "threshold"
+                f"{m.type} already compares with the input model; its goal type must be threshold"
+                if m.type in COMPARING and m.goal is not None and m.goal.type != "threshold"
                 else None
             ),
         ),
         *SPEED_RULES,
     )
 
+    @property
     def served(self) -> bool:
         """Whether it is measured of a model that is served."""
-        return self.type in SPEED_METRICS
+        return KINDS[self.type].served
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Which way is better."""
+        return KINDS[self.type].lower_is_better
+
+    @property
+    def sampled(self) -> bool:
+        """Whether its figures have a confidence interval."""
+        return KINDS[self.type].sampled
+
+    @property
+    def settles(self) -> str:
+        """What of more makes its interval narrower."""
+        return "more text"
 
 
 class Evaluator(ContractModel):

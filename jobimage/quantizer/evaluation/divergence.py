@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Logits:
-    """Running log-sum-exp over the vocabulary and the logit of the target, for each token of a batch."""
+    """Running log-sum-exp over the vocabulary, the logit of the target and the largest, for each token of a batch."""
 
     def __init__(self, targets: Tensor) -> None:
         self.targets = targets
@@ -24,10 +24,15 @@ class Logits:
         self.peak = torch.full((count,), -torch.inf, dtype=torch.float64, device=targets.device)
         self.total = torch.zeros(count, dtype=torch.float64, device=targets.device)
         self.target_logit = torch.zeros(count, dtype=torch.float64, device=targets.device)
+        self.choice = torch.zeros(count, dtype=torch.int64, device=targets.device)
+        """The token with the largest logit so far: the first of several."""
 
     def update(self, first: int, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Takes logits [tokens, slice] of vocabulary entries from `first`; returns (exp(z - peak), decay)."""
-        peak = torch.maximum(self.peak, logits.amax(1).double())
+        largest, place = logits.max(1)
+        largest = largest.double()
+        self.choice = torch.where(largest > self.peak, place + first, self.choice)
+        peak = torch.maximum(self.peak, largest)
         decay = torch.exp(self.peak - peak)
         weights = (logits - peak.unsqueeze(1).to(logits.dtype)).exp_()
         self.total = self.total * decay + weights.sum(1).double()
@@ -42,8 +47,8 @@ class Logits:
         return self.peak + self.total.log()
 
     def loss(self) -> Tensor:
-        """Sum of -log p(target) over the tokens that have one (targets >= 0)."""
-        return (self.log_sum_exp() - self.target_logit)[self.targets >= 0].sum()
+        """-log p(target) of each token; 0 where it has none (targets < 0)."""
+        return torch.where(self.targets >= 0, self.log_sum_exp() - self.target_logit, 0.0)
 
 
 class BatchDivergence:
@@ -81,6 +86,10 @@ class Candidate:
         self._cross = self._cross * decay + difference.mul_(weights).sum(1).double()
 
     def divergence(self) -> Tensor:
-        """Sum over tokens of KL(reference | candidate), in nats."""
+        """KL(reference | candidate) of each token, in nats."""
         ours, theirs = self._reference.log_sum_exp(), self.logits.log_sum_exp()
-        return (self._cross / self._reference.total - ours + theirs).sum()
+        return self._cross / self._reference.total - ours + theirs
+
+    def agrees(self) -> Tensor:
+        """Whether both models choose the same next token, for each token."""
+        return self.logits.choice == self._reference.choice

@@ -5,10 +5,8 @@ applied slice by slice. A quantized model is read back from its own format, so a
 check of what was written.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +20,8 @@ from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.batchwise import Batchwise
 from quantizer.decoder.layout import DecoderLayout
-from quantizer.evaluation.divergence import BatchDivergence, Candidate, Logits
+from quantizer.evaluation.divergence import BatchDivergence
+from quantizer.evaluation.figures import Evaluation, summarize
 from quantizer.evaluation.views import FloatView, RtnBaseline, RtnView, RunnableLayer, View, open_view
 from quantizer.machine import trim_memory
 
@@ -31,21 +30,6 @@ HEAD_ROWS = 512  # vocabulary entries whose logits exist at a time
 OnProgress = Callable[[str, int, int], None]
 """Called with ("evaluate", layers done, layers in all) after each layer of each model, and with
 ("heads", vocabulary entries done, entries in all) while the heads are applied."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Figures over all batches."""
-
-    perplexity: float
-    """Of the candidate (of the reference, when it is alone), over next-token predictions."""
-    reference_perplexity: float
-    kl_divergence: float
-    """Mean KL(reference | candidate) over all tokens, in nats; 0 for one model alone."""
-    max_abs_dlogit: float
-    """Largest difference of a logit."""
-    tokens: int
-    """How many tokens were seen."""
 
 
 def evaluate(
@@ -102,13 +86,12 @@ def compare_all(
 
     Raises as evaluate does.
     """
-    predictions = sum(batch.shape[0] * (batch.shape[1] - 1) for batch in tokens.batches())
-    if predictions == 0:
+    batches = tokens.batches()
+    if all(batch.shape[1] < 2 for batch in batches):
         raise QuantizationError(Category.DATA_INSUFFICIENT, "no sequence has a second token to predict")
-    parts = _run([reference, *candidates], tokens.batches(), on_progress, scratch)
-    references = [part.reference for part in parts]
-    by_candidate = [[part.candidates[number] for part in parts] for number in range(len(candidates))]
-    return [_summarize(references, group, predictions, tokens.tokens) for group in by_candidate or [[]]]
+    parts = _run([reference, *candidates], batches, on_progress, scratch)
+    shapes = [(batch.shape[0], batch.shape[1]) for batch in batches]
+    return [summarize(parts, shapes, number) for number in (range(len(candidates)) if candidates else [None])]
 
 
 def has_finite_logits(view: View, tokens: TokenBatches, on_progress: OnProgress, scratch: Path) -> bool:
@@ -132,20 +115,34 @@ def _run(
             hidden = stack.enter_context(
                 ActivationStore(path, shapes, model.layout.width, model.dtype, model.device)
             )
-            for index, batch in enumerate(model.embed(batches)):
-                hidden.write(index, batch)
-            batchwise = Batchwise(hidden)
-            for layer in view.layers():
-                batchwise.each(partial(_forward, layer, hidden))
-                trim_memory()
-                done += 1
-                on_progress("evaluate", done, total)
+            walk_layers(view, batches, hidden, partial(_tell, on_progress, done, total))
+            done += model.layout.layers
             for index in range(len(hidden)):
                 hidden.write(index, model.final(hidden.read(index)))
             stores.append(hidden)
         parts = [BatchDivergence(_targets(batch, views[0].model.device), len(views) - 1) for batch in batches]
         _apply_heads(views, stores, parts, on_progress)
         return parts
+
+
+def walk_layers(
+    view: View, batches: Sequence[Tensor], hidden: ActivationStore, on_layer: Callable[[int], None]
+) -> None:
+    """Fills `hidden` with what the last layer makes of batches of token ids [batch, tokens].
+
+    on_layer: called with the number of layers that are done.
+    """
+    for index, batch in enumerate(view.model.embed(batches)):
+        hidden.write(index, batch)
+    batchwise = Batchwise(hidden)
+    for done, layer in enumerate(view.layers(), start=1):
+        batchwise.each(partial(_forward, layer, hidden))
+        trim_memory()
+        on_layer(done)
+
+
+def _tell(on_progress: OnProgress, before: int, total: int, done: int) -> None:
+    on_progress("evaluate", before + done, total)
 
 
 def _forward(layer: RunnableLayer, hidden: ActivationStore, index: int) -> None:
@@ -175,24 +172,3 @@ def _apply_heads(
 
         batchwise.each(update)
         on_progress("heads", min(slices[0][0] + HEAD_ROWS, vocabulary), vocabulary)
-
-
-def _summarize(
-    references: list[Logits], candidates: list[Candidate], predictions: int, tokens: int
-) -> Evaluation:
-    """The figures of one candidate over all batches; of the reference where there is none."""
-    loss = sum(float(logits.loss()) for logits in references) / predictions
-    other = sum(float(one.logits.loss()) for one in candidates) / predictions if candidates else loss
-    divergence = sum(float(one.divergence()) for one in candidates) / tokens
-    difference = max((one.max_difference for one in candidates), default=0.0)
-    result = Evaluation(_exp(other), _exp(loss), divergence, difference, tokens)
-    figures = (result.perplexity, result.reference_perplexity, result.kl_divergence, result.max_abs_dlogit)
-    if not all(math.isfinite(figure) for figure in figures):
-        raise QuantizationError(
-            Category.NUMERICAL_FAILURE, f"a figure of the evaluation is not finite: {result}"
-        )
-    return result
-
-
-def _exp(loss: float) -> float:
-    return math.exp(loss) if loss < 700 else math.inf

@@ -55,7 +55,7 @@ def compare_logits(
                 raise QuantizationError(Category.NUMERICAL_FAILURE, "the ONNX graph's logits are not finite")
             part = BatchDivergence(torch.full((hidden.shape[1],), -1), candidates=1)
             part.update(0, reference, [candidate])
-            divergence += float(part.candidates[0].divergence())
+            divergence += float(part.candidates[0].divergence().sum())
             difference = max(difference, part.candidates[0].max_difference)
             same += int((reference.argmax(1) == candidate.argmax(1)).sum())
             on_sequence(done + 1)

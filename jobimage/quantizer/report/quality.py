@@ -35,6 +35,7 @@ class Row:
     goal: str
     before: str
     after: str
+    """With its 95 % confidence interval, where it has one: "7.089 (7.020 to 7.160)"."""
     change: str
     rtn: str
 
@@ -97,7 +98,10 @@ def _row(found: MetricResult, metric: Metric | None, rtn: float | None) -> Row:
     goal = wanted(metric) if metric else ""
     shown = _shown(metric)
     rounded = "" if rtn is None else shown(rtn)
-    return Row(found.name, goal, shown(found.input), shown(found.output), format_change(found), rounded)
+    after = shown(found.output)
+    if found.low is not None and found.high is not None:
+        after = f"{after} ({shown(found.low)} to {shown(found.high)})"
+    return Row(found.name, goal, shown(found.input), after, format_change(found), rounded)
 
 
 def _shown(metric: Metric | None) -> Callable[[float | None], str]:

@@ -1,6 +1,7 @@
 """The metrics of a workflow, measured on the stored artifact, and what RTN would give."""
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from quantization_api.metrics import Metric
@@ -8,12 +9,15 @@ from quantization_api.status import MetricResult
 from quantizer.calibration.tokens import TokenBatches, probe_tokens
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.layout import DecoderLayout
+from quantizer.evaluation.measurement import Measurement
 from quantizer.evaluation.own_dtype import run_in_own_dtype
 from quantizer.evaluation.streamed import Evaluation, OnProgress, evaluate, evaluate_beside_rtn
 from quantizer.evaluation.views import RtnBaseline
 from quantizer.progress.workload import head_share
 from quantizer.report.quality import beside_name
 from quantizer.run.checks import Job, Setting, readable
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Measured:
 
     metrics: list[MetricResult]
     """Those of the workflow, in its order."""
+    measurements: list[Measurement]
+    """The same, with what goals are judged by."""
     beside: list[MetricResult]
     """Further figures for the report: RTN's."""
 
@@ -65,18 +71,22 @@ def measure(
                 layout, artifact, baseline, text, device, progress.step, scratch, modules
             )
         progress.next()
-    results: list[MetricResult] = []
-    beside: list[MetricResult] = []
-    for metric in metrics:
-        if metric.name in served:
-            results.append(served[metric.name])
-            continue
-        before, after = _values(metric, ours, sizes)
-        results.append(MetricResult(name=metric.name, input=before, output=after))
-        if metric.data_config is not None and baseline is not None:
-            _, rounded = _values(metric, rtn, sizes)
-            beside.append(MetricResult(name=beside_name(metric.name), input=before, output=rounded))
-    return Measured(results, beside)
+    measurements = [
+        _served(served[metric.name]) if metric.served else _measurement(metric, ours, sizes)
+        for metric in metrics
+    ]
+    results = [
+        served[metric.name] if metric.served else found.result(metric.name)
+        for metric, found in zip(metrics, measurements, strict=True)
+    ]
+    _say_what_is_alone(metrics, results)
+    beside = [
+        MetricResult(name=beside_name(metric.name), input=plain.before, output=plain.after)
+        for metric in metrics
+        if metric.data_config is not None and baseline is not None
+        for plain in [_measurement(metric, rtn, sizes)]
+    ]
+    return Measured(results, measurements, beside)
 
 
 def _probe(job: Job, setting: Setting, artifact: Source, on_progress: OnProgress) -> None:
@@ -124,13 +134,24 @@ class _Progress:
         self._run += 1
 
 
-def _values(metric: Metric, figures: Mapping[str, Evaluation], sizes: tuple[int, int]) -> tuple[float, float]:
+def _measurement(metric: Metric, figures: Mapping[str, Evaluation], sizes: tuple[int, int]) -> Measurement:
     """Of the input model and of the result."""
     if metric.type == "size_on_disk":
-        return float(sizes[0]), float(sizes[1])
-    figure = figures[metric.data_config or ""]
-    if metric.type == "perplexity":
-        return figure.reference_perplexity, figure.perplexity
-    if metric.type == "kl_divergence":
-        return 0.0, figure.kl_divergence
-    raise ValueError(f"not a metric of this release: {metric.type}")
+        return Measurement(float(sizes[0]), float(sizes[1]))
+    return Measurement.of(*figures[metric.data_config or ""].ratios(metric.type))
+
+
+def _served(found: MetricResult) -> Measurement:
+    """What a model that is served gave."""
+    assert found.output is not None
+    return Measurement(found.input, found.output)
+
+
+def _say_what_is_alone(metrics: Sequence[Metric], results: Sequence[MetricResult]) -> None:
+    for metric, result in zip(metrics, results, strict=True):
+        if metric.sampled and result.low is None:
+            logger.warning(
+                "%s was measured on one sequence, so it has no confidence interval; a goal is judged by the value "
+                "alone",
+                metric.name,
+            )

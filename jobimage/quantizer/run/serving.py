@@ -75,7 +75,7 @@ def choose_software(workflow: Workflow, result: Result, pythons: Pythons) -> dic
     chosen = {
         metric.name: choose(metric.software, result, pythons)
         for metric in workflow.metrics()
-        if metric.served()
+        if metric.served
     }
     for software in dict.fromkeys(chosen.values()):
         choose_for_input(software, pythons)
@@ -89,7 +89,7 @@ def check_room(metrics: Iterable[Metric], layout: DecoderLayout, model: Model, m
         QuantizationError: InvalidWorkflow for more tokens than the model has positions; HostOutOfMemory,
             GpuOutOfMemory or ScratchFull where the model is too large for what there is.
     """
-    served = [metric for metric in metrics if metric.served()]
+    served = [metric for metric in metrics if metric.served]
     if not served:
         return
     for metric in served:
@@ -142,7 +142,7 @@ def measure(
     Raises:
         QuantizationError: as evaluation.serving.child.serve; ScratchFull; and what the sources raise.
     """
-    served = [metric for metric in metrics if metric.served()]
+    served = [metric for metric in metrics if metric.served]
     shapes: dict[str, list[Shape]] = {}
     for metric in served:
         shapes.setdefault(software[metric.name], []).append(Shape.of(metric))

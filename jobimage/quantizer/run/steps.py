@@ -1,17 +1,19 @@
 """The steps of a run: quantize, export, evaluate. Each takes a checked job and what was written so far."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from quantization_api.failures import Category, QuantizationError
-from quantization_api.manifest import MODEL_PREFIX, ONNX_PREFIX, ExportRecord, LinearReport
+from quantization_api.manifest import MODEL_PREFIX, ONNX_PREFIX, ExportRecord, LinearReport, TrialRecord
 from quantization_api.passes import ModelBuilder
 from quantization_api.status import MetricResult
 from quantization_api.workflow import Workflow
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.side_files import json_file
 from quantizer.checkpoint.writer import scratch_errors
+from quantizer.evaluation.advice import what_to_try
 from quantizer.evaluation.goals import missed_goal
 from quantizer.evaluation.serving.software import NAMES, ONNXRUNTIME
 from quantizer.implementations import package
@@ -201,11 +203,16 @@ def _serve(job: Job, setting: Setting, artifact: StoreSource) -> dict[str, Metri
     )
 
 
-def check_goals(workflow: Workflow, measured: Measured) -> None:
-    """Raises QualityGoalMissed, naming every goal that was missed."""
-    missed = []
-    for metric, result in zip(workflow.metrics(), measured.metrics, strict=True):
-        if result.output is not None and (sentence := missed_goal(metric, result.input, result.output)):
-            missed.append(sentence)
+def check_goals(workflow: Workflow, measured: Measured, trials: Sequence[TrialRecord] = ()) -> None:
+    """Raises QualityGoalMissed, naming every goal that was missed, by how much, and what to try next.
+
+    trials: points of a search that have ended; what they show comes before general advice.
+    """
+    found = zip(workflow.metrics(), measured.measurements, strict=True)
+    missed = [miss for metric, one in found if (miss := missed_goal(metric, one))]
     if missed:
-        raise QuantizationError(Category.QUALITY_GOAL_MISSED, "; ".join(missed))
+        raise QuantizationError(
+            Category.QUALITY_GOAL_MISSED,
+            "; ".join(miss.said for miss in missed),
+            what_to_try(workflow, missed, trials),
+        )

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.support.engine import CPU, ignore_progress, random_batches, run_pass, save_tiny
+from tests.support.engine import (
+    CPU,
+    STORIES,
+    VALIDATION,
+    ignore_progress,
+    random_batches,
+    run_pass,
+    save_tiny,
+    story_batches,
+)
 from torch.nn import functional
 from transformers import LlamaForCausalLM
 
@@ -53,6 +62,47 @@ def test_figures_are_those_of_the_plain_formulas(tmp_path: Path, monkeypatch: py
     assert ours.kl_divergence == pytest.approx(divergence, rel=1e-4)
     assert ours.max_abs_dlogit == pytest.approx(largest, rel=1e-4)
     assert ours.tokens == ragged.tokens
+    assert ours.top1_agreement == plain_agreement(one, two, ragged) < 1
+
+
+def plain_agreement(one: LlamaForCausalLM, two: LlamaForCausalLM, tokens: TokenBatches) -> float:
+    """Share of tokens at which both models have the same largest logit."""
+    with torch.inference_mode():
+        same = sum(
+            int((one(ids[None]).logits.argmax(-1) == two(ids[None]).logits.argmax(-1)).sum())
+            for ids in tokens.sequences
+        )
+    return same / tokens.tokens
+
+
+def test_perplexity_is_that_of_transformers_to_four_digits_on_a_real_model(tmp_path: Path) -> None:
+    tokens = story_batches(VALIDATION, samples=8, scratch=tmp_path)
+    layout = DecoderLayout.open(DirectorySource(STORIES))
+    ours = evaluate(layout, None, tokens, CPU, ignore_progress, tmp_path)
+    whole = LlamaForCausalLM.from_pretrained(STORIES, dtype=torch.float32)
+    losses = []
+    with torch.inference_mode():
+        for ids in tokens.sequences:
+            log_p = whole(ids[None]).logits[0, :-1].log_softmax(-1)
+            losses += [-log_p[place, target].item() for place, target in enumerate(ids[1:].tolist())]
+    assert f"{ours.perplexity:.3f}" == f"{math.exp(sum(losses) / len(losses)):.3f}"
+    assert 1 < ours.perplexity < 10
+
+
+def test_every_sequence_contributes_what_it_has_alone(tmp_path: Path) -> None:
+    views = []
+    for seed, name in enumerate(("one", "two")):
+        save_tiny(tmp_path / name, seed=seed, initializer_range=0.3)
+        views.append(FloatView(DecoderLayout.open(DirectorySource(tmp_path / name)), CPU))
+    ragged = TokenBatches((*random_batches(3, 20).sequences, *random_batches(2, 9).sequences))
+    sums = compare(views[0], views[1], ragged, ignore_progress, tmp_path).sums
+    assert sums.tokens.tolist() == [20, 20, 20, 9, 9]
+    assert sums.predictions.tolist() == [19, 19, 19, 8, 8]
+    for place, sequence in enumerate(ragged.sequences):
+        alone = compare(views[0], views[1], TokenBatches((sequence,)), ignore_progress, tmp_path)
+        assert alone.kl_divergence * len(sequence) == pytest.approx(sums.divergence[place], rel=1e-5)
+        assert alone.top1_agreement * len(sequence) == pytest.approx(sums.agreed[place])
+        assert math.log(alone.perplexity) * (len(sequence) - 1) == pytest.approx(sums.loss[place], rel=1e-5)
 
 
 def test_candidates_beside_each_other_have_the_figures_that_each_has_alone(tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+"""A metric of the input model and of the result, with what is needed to say how sure the figures are."""
+
+from dataclasses import dataclass
+
+from quantization_api.status import MetricResult
+from quantizer.evaluation.intervals import Interval, Numbers, Ratio, interval
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured. The resampled values of both are paired (see intervals)."""
+
+    before: float | None
+    """Of the input model; None: it was not measured."""
+    after: float
+    """Of the result."""
+    resampled_before: Numbers | None = None
+    resampled_after: Numbers | None = None
+    """[resamples]; None: the figure is exact, or there is only one sequence."""
+
+    @classmethod
+    def of(cls, before: Ratio, after: Ratio) -> "Measurement":
+        """Figures over the same sequences."""
+        return cls(before.value, after.value, before.resampled(), after.resampled())
+
+    @property
+    def interval(self) -> Interval | None:
+        """Of the result's value."""
+        return interval(self.resampled_after)
+
+    def result(self, name: str) -> MetricResult:
+        """As status and manifest have it."""
+        found = self.interval
+        return MetricResult(
+            name=name,
+            input=self.before,
+            output=self.after,
+            low=found.low if found else None,
+            high=found.high if found else None,
+        )
