@@ -358,7 +358,7 @@ INVALID: tuple[Invalid, ...] = (
         "speed on a text",
         "workflow.evaluators.0.metrics.0.type",
         "latency",
-        "latency is measured without data; leave data_config out",
+        "latency is measured without data_config; leave data_config out",
     ),
     bad(
         "a phase of perplexity",

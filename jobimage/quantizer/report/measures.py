@@ -6,10 +6,9 @@ from typing import get_args
 from pydantic import ValidationError
 
 from quantization_api.manifest import Manifest
-from quantization_api.metrics import Metric
+from quantization_api.metrics import KINDS, Metric
 from quantization_api.status import MetricResult
 from quantization_api.workflow import Workflow
-from quantizer.evaluation.goals import LOWER_IS_BETTER
 from quantizer.report.quality import format_value
 
 SPEEDS = frozenset({"latency", "throughput"})
@@ -26,7 +25,7 @@ class Measure:
     @property
     def lower_is_better(self) -> bool:
         """Which way is better."""
-        return self.type in LOWER_IS_BETTER
+        return KINDS[self.type].lower_is_better
 
     @property
     def is_speed(self) -> bool:

@@ -9,9 +9,10 @@ from quantization_api.status import MetricResult
 from quantizer.calibration.tokens import TokenBatches, probe_tokens
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.layout import DecoderLayout
+from quantizer.evaluation.figures import Evaluation
 from quantizer.evaluation.measurement import Measurement
 from quantizer.evaluation.own_dtype import run_in_own_dtype
-from quantizer.evaluation.streamed import Evaluation, OnProgress, evaluate, evaluate_beside_rtn
+from quantizer.evaluation.streamed import OnProgress, evaluate, evaluate_beside_rtn
 from quantizer.evaluation.views import RtnBaseline
 from quantizer.progress.workload import head_share
 from quantizer.report.quality import beside_name

@@ -58,6 +58,8 @@ def test_no_text_of_a_manifest_has_control_characters() -> None:
         largest_activation=1.0,
         tensor_parallel=[1],
         trials=[odd(TrialRecord, **TRIAL)],
+        ranges=[],
+        seconds={ODD: 1.0},
     )
     found = texts(Manifest.model_validate(document).model_dump())
     assert [text for text in found if not text.isprintable()] == []
