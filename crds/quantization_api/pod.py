@@ -100,6 +100,8 @@ class RunResult(KubernetesModel):
                 result.failure.hint = result.failure.hint[:limit]
             if result.artifact:
                 result.artifact.readers = result.artifact.readers[: max(1, limit // 128)]
+            for metric in result.metrics:
+                metric.measured_with = metric.measured_with and metric.measured_with[: limit // 8]
         return RunResult(
             recipe=self.recipe,
             failure=Failure(

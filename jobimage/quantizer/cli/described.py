@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from quantization_api.manifest import Manifest
-from quantizer.cli.screen import facts_text, metrics_table
+from quantizer.cli.screen import facts_text, metrics_table, speed_facts
 from quantizer.report.sizes import bits, sizes
 
 
@@ -49,6 +49,7 @@ def _artifact(artifact: dict[str, Any]) -> RenderableType:
         ("size", f"{sizes(manifest)}; {bits(manifest)}"),
         ("read by", ", ".join(manifest.readers)),
         ("created", manifest.created),
+        *speed_facts(manifest),
     ]
     parts: list[RenderableType] = [facts_text(facts)]
     if manifest.metrics:

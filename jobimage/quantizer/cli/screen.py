@@ -14,7 +14,7 @@ from rich.text import Text
 from quantization_api.manifest import REPORT_PREFIX, Manifest
 from quantizer.progress.lines import duration
 from quantizer.progress.tracker import Tracker
-from quantizer.report.quality import quality
+from quantizer.report.quality import measured_with, quality
 from quantizer.report.sizes import bits, sizes
 from quantizer.run.workflow import Outcome
 
@@ -77,6 +77,7 @@ def summary(outcome: Outcome, seconds: Mapping[str, float], endpoint: str | None
         ("size", f"{sizes(manifest)}; {bits(manifest)}"),
         ("read by", ", ".join(manifest.readers)),
         ("time", times(seconds)),
+        *speed_facts(manifest),
         *report_facts(manifest, result.artifact.uri, endpoint),
     ]
     parts: list[RenderableType] = [facts_text(facts)]
@@ -89,6 +90,12 @@ def times(seconds: Mapping[str, float]) -> str:
     """The time taken, and how it was spent."""
     stages = ", ".join(f"{name} {duration(spent)}" for name, spent in seconds.items())
     return f"{duration(sum(seconds.values()))} ({stages})"
+
+
+def speed_facts(manifest: Manifest) -> list[tuple[str, str]]:
+    """In which software and on what speed and memory were measured; nothing without such metrics."""
+    told = measured_with(manifest)
+    return [("speed", told)] if told else []
 
 
 def report_facts(manifest: Manifest, uri: str, endpoint: str | None) -> list[tuple[str, str]]:

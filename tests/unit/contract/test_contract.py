@@ -199,3 +199,24 @@ def test_a_result_always_fits_a_termination_message(message: str, hint: str, rea
     text = result.to_message()
     assert len(text.encode()) <= MAX_RESULT_BYTES
     assert RunResult.model_validate_json(text).failure.category is Category.INTERNAL
+
+
+def test_what_served_a_model_is_cut_before_a_result_is_lost() -> None:
+    numbers = {"input": 1 / 3, "output": 1 / 3, "low": 1 / 3, "high": 1 / 3}
+    result = RunResult(
+        artifact=Artifact(
+            uri="s3://b/" + "k" * 500,
+            manifest_digest="sha256:" + "0" * 64,
+            size_bytes=1,
+            compression_ratio=1,
+            bits_per_weight=4,
+            readers=["vLLM"] * 8,
+        ),
+        metrics=[MetricResult(name="m" * 63, measured_with="vLLM " + "x" * 251, **numbers)] * 8,
+    )
+    text = result.to_message()
+    assert len(text.encode()) <= MAX_RESULT_BYTES
+    kept = RunResult.model_validate_json(text)
+    assert kept.artifact == result.artifact
+    assert [item.output for item in kept.metrics] == [1 / 3] * 8
+    assert all(str(item.measured_with).startswith("vLLM x") for item in kept.metrics)
