@@ -1,4 +1,4 @@
-"""Speed and memory in the software that serves each format: vLLM, onnxruntime-genai, and transformers with its packages."""
+"""Speed and memory in what serves each format: vLLM, onnxruntime-genai, and transformers with its packages."""
 
 from pathlib import Path
 from typing import Any

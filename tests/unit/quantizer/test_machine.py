@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from tests.support.engine import STORIES
 
-from quantizer.machine import use_whole_vectors
+from quantizer.machine import available_memory, use_whole_vectors
 
 pytestmark = pytest.mark.unit
 
@@ -56,3 +57,14 @@ def test_threads_that_wait_are_asleep_unless_the_user_says_otherwise(
         text=True,
     )
     assert f"OMP_WAIT_POLICY = '{used}'" in ended.stderr
+
+
+def test_memory_that_another_process_could_take_is_bounded_by_the_containers_limit(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 9000 kB\nMemAvailable: 4000 kB\n")
+    assert available_memory(tmp_path, meminfo) == 4000 * 1024
+    (tmp_path / "memory.stat").write_text("anon 100000\nfile 800000\nshmem 50000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory(tmp_path, meminfo) == 4000 * 1024
+    (tmp_path / "memory.max").write_text("1000000\n")
+    assert available_memory(tmp_path, meminfo) == 850_000

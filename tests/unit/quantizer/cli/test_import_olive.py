@@ -124,6 +124,23 @@ def test_engine_fields_may_be_nested() -> None:
     assert workflow["evaluator"] == "q"
 
 
+def test_latency_is_that_of_the_prefill_as_often_as_it_takes() -> None:
+    goal = {"type": "percent-min-improvement", "value": 5}
+    metric = {
+        "name": "t",
+        "type": "latency",
+        "data_config": "train",
+        "user_config": {"io_bind": True},
+        "sub_types": [
+            {"name": "p50", "goal": goal, "metric_config": {"warmup_num": 5, "repeat_test_num": 9}}
+        ],
+    }
+    workflow = imported(config(evaluators={"q": {"metrics": [metric]}}, evaluator="q"))
+    assert workflow["evaluators"][0]["metrics"] == [
+        {"name": "t", "type": "latency", "phase": "prefill", "goal": goal}
+    ]
+
+
 def test_perplexity_comes_from_its_sub_type_with_its_goal() -> None:
     goal = {"type": "percent-max-degradation", "value": 5}
     metric = {
@@ -162,6 +179,11 @@ def test_a_local_file_loader_names_its_file() -> None:
     document["data_configs"][0]["load_dataset_config"] = {"data_name": "json", "data_files": "/data/a.jsonl"}
     load = imported(document)["data_configs"][0]["load_dataset_config"]
     assert load == {"data_name": "/data/a.jsonl"}
+
+
+def timed(metric: dict[str, Any]) -> dict[str, Any]:
+    """An evaluator of one metric."""
+    return {"evaluators": {"e": {"metrics": [metric]}}, "evaluator": "e"}
 
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
@@ -222,6 +244,27 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
             "evaluator": "e",
         },
         "a lower perplexity is better",
+    ),
+    (
+        "mean latency",
+        timed({"name": "t", "type": "latency", "sub_types": [{"name": "avg"}]}),
+        "avg is not available, the median is measured; write p50",
+    ),
+    (
+        "calls per second",
+        timed(
+            {
+                "name": "t",
+                "type": "throughput",
+                "sub_types": [{"name": "p50", "goal": {"type": "threshold", "value": 3}}],
+            }
+        ),
+        "throughput is in tokens per second here, in calls per second in Olive",
+    ),
+    (
+        "code that measures",
+        timed({"name": "t", "type": "latency", "user_config": {"script_dir": "x", "io_bind": True}}),
+        "a metric runs no code from a manifest",
     ),
     (
         "unknown reference",
