@@ -9,6 +9,7 @@ import torch
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.metrics import Metric
+from quantization_api.passes import ModelBuilder
 from quantization_api.status import MetricResult
 from quantization_api.workflow import Workflow
 from quantizer.checkpoint.side_files import side_files
@@ -20,6 +21,7 @@ from quantizer.evaluation.serving.child import Served, Server, serve
 from quantizer.evaluation.serving.figures import Shape, figure
 from quantizer.evaluation.serving.software import (
     METRICS,
+    ONNXRUNTIME,
     Pythons,
     Result,
     choose,
@@ -42,6 +44,8 @@ class Model:
     weights: tuple[str, ...]
     folder: Path | None
     """Where it lies on this machine; None: it is fetched."""
+    on_cpu: bool = False
+    """Whether it runs on the processor though there is a GPU, as an ONNX graph that was made for it does."""
 
     @property
     def bytes(self) -> int:
@@ -59,18 +63,18 @@ class Machine:
     scratch: Path
     stop_check: StopCheck
 
-    def server(self, software: str) -> Server:
+    def server(self, software: str, *, on_cpu: bool) -> Server:
         """A software on it."""
-        return Server(
-            software, self.device.type, torch.get_num_threads(), self.pythons, self.scratch, self.stop_check
-        )
+        device = "cpu" if on_cpu else self.device.type
+        return Server(software, device, torch.get_num_threads(), self.pythons, self.scratch, self.stop_check)
 
 
 def choose_software(workflow: Workflow, result: Result, pythons: Pythons) -> dict[str, str]:
     """What serves the result for each metric of speed or memory, by its name.
 
     Raises:
-        QuantizationError: InvalidWorkflow where nothing can, or not what was asked for.
+        QuantizationError: InvalidWorkflow where nothing can, or not what was asked for; and for the memory that
+            onnxruntime takes of a GPU, which it does not tell.
     """
     chosen = {
         metric.name: choose(metric.software, result, pythons)
@@ -79,6 +83,15 @@ def choose_software(workflow: Workflow, result: Result, pythons: Pythons) -> dic
     }
     for software in dict.fromkeys(chosen.values()):
         choose_for_input(software, pythons)
+    last = workflow.passes[-1]
+    on_gpu = isinstance(last, ModelBuilder) and last.execution_provider == "cuda"
+    for metric in workflow.metrics():
+        if on_gpu and metric.type == "peak_memory" and chosen[metric.name] == ONNXRUNTIME:
+            raise QuantizationError(
+                Category.INVALID_WORKFLOW,
+                f"{metric.name}: onnxruntime does not tell how much of a GPU's memory it takes",
+                "Leave peak_memory out, or write software: transformers or vllm for it.",
+            )
     return chosen
 
 
@@ -151,8 +164,9 @@ def measure(
     for name, asked in shapes.items():
         distinct = list(dict.fromkeys(asked))
         beside = choose_for_input(name, machine.pythons)
-        before[name] = _serve(machine.server(beside), input_model, distinct, "the input model")
-        after[name] = _serve(machine.server(name), results[name], distinct, "the result")
+        on_cpu = results[name].on_cpu
+        before[name] = _serve(machine.server(beside, on_cpu=on_cpu), input_model, distinct, "the input model")
+        after[name] = _serve(machine.server(name, on_cpu=on_cpu), results[name], distinct, "the result")
     return {
         metric.name: _result(metric, before[software[metric.name]], after[software[metric.name]])
         for metric in served

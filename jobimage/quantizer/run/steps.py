@@ -197,7 +197,8 @@ def _serve(job: Job, setting: Setting, artifact: StoreSource) -> dict[str, Metri
     checkpoint = serving.Model(source, weights, None)
     results = dict.fromkeys(NAMES, checkpoint)
     if job.builder is not None:
-        results[ONNXRUNTIME] = serving.Model(source, (), setting.scratch / "onnx")
+        on_cpu = job.builder.execution_provider != "cuda"
+        results[ONNXRUNTIME] = serving.Model(source, (), setting.scratch / "onnx", on_cpu)
     return serving.measure(
         job.request.workflow.metrics(), job.software, job.served_input, results, setting.machine
     )

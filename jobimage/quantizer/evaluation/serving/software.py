@@ -56,11 +56,14 @@ class Pythons:
 
     def has(self, software: str, packages: Sequence[str]) -> bool:
         """Whether its interpreter would find all packages."""
+        if software not in self._found:
+            self._found[software] = self._look(software)
         return set(packages) <= self._found[software]
 
     @cached_property
     def _found(self) -> dict[str, set[str]]:
-        return {software: self._look(software) for software in NAMES}
+        """The packages that were found, by software; an interpreter is asked when it is needed."""
+        return {}
 
     def _look(self, software: str) -> set[str]:
         packages = sorted({"transformers", "vllm", "onnxruntime_genai", *sum(PACKAGES.values(), ())})
