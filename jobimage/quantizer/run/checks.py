@@ -23,14 +23,14 @@ from quantizer.calibration.tokens import (
 )
 from quantizer.checkpoint.older_transformers import OlderConfigs, is_older
 from quantizer.checkpoint.source import Source
-from quantizer.evaluation.serving.software import Pythons, Result
+from quantizer.evaluation.serving.software import Pythons
 from quantizer.export.plan import PROVIDERS, check_model, check_unused, plan_build
 from quantizer.implementations import model_types
 from quantizer.passes.making import weight_pass
 from quantizer.passes.sizes import check_sizes
 from quantizer.passes.weight_pass import WeightPass
 from quantizer.progress.tracker import Tracker
-from quantizer.report.readers import not_read_by, readers, written_by
+from quantizer.report.readers import not_read_by
 from quantizer.run import serving
 from quantizer.run.inputs import (
     DEFAULT_CALIBRATION,
@@ -41,6 +41,7 @@ from quantizer.run.inputs import (
     read_text,
 )
 from quantizer.run.remarks import remarks
+from quantizer.run.servable import check_servable
 from quantizer.store.interface import StopCheck
 from quantizer.store.location import Location
 from quantizer.store.patience import Patience
@@ -127,7 +128,8 @@ def check(request: RunRequest, setting: Setting) -> Job:
         check_model(model.layout)
         check_unused(model.layout.check_tensors().unused)
     check_sizes(model.layout, chosen.layer_pass)
-    software = _software(request, setting, chosen, model, exports=builder is not None)
+    served_input = _served_input(request, model)
+    software = check_servable(workflow, chosen, model.layout, served_input, setting.machine)
     transform = chosen.layer_pass.bind(model.layout).transform
     said = remarks(
         model.source.list(), model.broken, model.layout, copies_unused=not transform.changes_hidden
@@ -147,18 +149,6 @@ def check(request: RunRequest, setting: Setting) -> Job:
     recipe = recipe_digest(workflow, model.revision, data_revisions=revisions)
     logger.info("recipe %s", recipe)
     return Job(request, chosen, builder, model, tokens, calibration, recipe, said, software)
-
-
-def _software(
-    request: RunRequest, setting: Setting, chosen: WeightPass[Any], model: Model, *, exports: bool
-) -> dict[str, str]:
-    """What serves the result for each metric of speed or memory; raises where nothing can, or there is no room."""
-    workflow = request.workflow
-    written = written_by(chosen, model.layout.model_type, windowed=model.layout.windowed)
-    result = Result(written, readers(written), setting.device.type == "cuda", exports)
-    software = serving.choose_software(workflow, result, setting.pythons)
-    serving.check_room(workflow.metrics(), model.layout, _served_input(request, model), setting.machine)
-    return software
 
 
 def _served_input(request: RunRequest, model: Model) -> serving.Model:

@@ -1,4 +1,4 @@
-"""Speed and memory of the input model and of the result: what can be measured is decided before work begins."""
+"""Speed and memory of the input model and of the result, in the software that servable.py chose."""
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -7,32 +7,20 @@ from pathlib import Path
 
 import torch
 
-from quantization_api.failures import Category, QuantizationError
 from quantization_api.metrics import Metric
-from quantization_api.passes import ModelBuilder
 from quantization_api.status import MetricResult
-from quantization_api.workflow import Workflow
 from quantizer.checkpoint.side_files import side_files
 from quantizer.checkpoint.source import Source
 from quantizer.checkpoint.weight_files import INDEX_NAME
 from quantizer.checkpoint.writer import scratch_errors
-from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.serving.child import Served, Server, serve
 from quantizer.evaluation.serving.figures import Shape, figure
 from quantizer.evaluation.serving.software import (
-    METRICS,
-    ONNXRUNTIME,
     Pythons,
-    Result,
-    choose,
     choose_for_input,
 )
-from quantizer.machine import available_memory
 from quantizer.store.interface import StopCheck
 
-LIBRARIES_BYTES = 1_500_000_000
-"""What the libraries of a server take beside the model."""
-SPARE = 1.2
 BLOCK_BYTES = 16_000_000
 
 
@@ -67,76 +55,6 @@ class Machine:
         """A software on it."""
         device = "cpu" if on_cpu else self.device.type
         return Server(software, device, torch.get_num_threads(), self.pythons, self.scratch, self.stop_check)
-
-
-def choose_software(workflow: Workflow, result: Result, pythons: Pythons) -> dict[str, str]:
-    """What serves the result for each metric of speed or memory, by its name.
-
-    Raises:
-        QuantizationError: InvalidWorkflow where nothing can, or not what was asked for; and for the memory that
-            onnxruntime takes of a GPU, which it does not tell.
-    """
-    chosen = {
-        metric.name: choose(metric.software, result, pythons)
-        for metric in workflow.metrics()
-        if metric.served
-    }
-    for software in dict.fromkeys(chosen.values()):
-        choose_for_input(software, pythons)
-    last = workflow.passes[-1]
-    on_gpu = isinstance(last, ModelBuilder) and last.execution_provider == "cuda"
-    for metric in workflow.metrics():
-        if on_gpu and metric.type == "peak_memory" and chosen[metric.name] == ONNXRUNTIME:
-            raise QuantizationError(
-                Category.INVALID_WORKFLOW,
-                f"{metric.name}: onnxruntime does not tell how much of a GPU's memory it takes",
-                "Leave peak_memory out, or write software: transformers or vllm for it.",
-            )
-    return chosen
-
-
-def check_room(metrics: Iterable[Metric], layout: DecoderLayout, model: Model, machine: Machine) -> None:
-    """Raises before anything is computed: the model is served whole, unlike it is quantized.
-
-    Raises:
-        QuantizationError: InvalidWorkflow for more tokens than the model has positions; HostOutOfMemory,
-            GpuOutOfMemory or ScratchFull where the model is too large for what there is.
-    """
-    served = [metric for metric in metrics if metric.served]
-    if not served:
-        return
-    for metric in served:
-        if Shape.of(metric).length > layout.max_positions:
-            raise QuantizationError(
-                Category.INVALID_WORKFLOW,
-                f"{metric.name} is measured on {Shape.of(metric).length:,} tokens, and the model has "
-                f"{layout.max_positions:,} positions",
-                "Lower prompt_tokens or new_tokens.",
-            )
-    needed = int(SPARE * model.bytes)
-    _require(
-        Category.HOST_OUT_OF_MEMORY, needed + LIBRARIES_BYTES, available_memory(), "of memory", MORE_MEMORY
-    )
-    if machine.device.type == "cuda":
-        free = torch.cuda.mem_get_info(machine.device)[0]
-        _require(Category.GPU_OUT_OF_MEMORY, needed, free, "of the GPU's memory", "Ask for a larger GPU")
-    if model.folder is None:
-        free = shutil.disk_usage(machine.scratch).free
-        _require(Category.SCRATCH_FULL, model.bytes, free, "on scratch", "Raise spec.template.scratchSize")
-
-
-MORE_MEMORY = "Raise spec.template.resources.limits.memory"
-
-
-def _require(category: Category, needed: int, available: int, what: str, more: str) -> None:
-    if needed <= available:
-        return
-    raise QuantizationError(
-        category,
-        f"{METRICS} are measured of the whole model, which needs {needed / 1e9:,.1f} GB {what}; there are "
-        f"{available / 1e9:,.1f} GB",
-        f"{more}, or leave these metrics out: all others are measured layer by layer.",
-    )
 
 
 def measure(

@@ -10,7 +10,7 @@ from tests.support.quantizer_requests import Request, run_here
 from quantization_api.failures import Category
 from quantization_api.manifest import MANIFEST_NAME, Manifest
 from quantization_api.status import Failure
-from quantizer.run import serving
+from quantizer.run import servable
 
 pytestmark = pytest.mark.unit
 
@@ -85,7 +85,7 @@ def test_more_tokens_than_the_model_has_positions_are_refused(tmp_path: Path) ->
 def test_a_model_that_memory_does_not_hold_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "available_memory", lambda: 100_000_000)
+    monkeypatch.setattr(servable, "available_memory", lambda: 100_000_000)
     failure = refused(tmp_path, SPEED, layer_pass=ROTATION)
     assert failure.category is Category.HOST_OUT_OF_MEMORY
     assert "needs 1.5 GB of memory; there are 0.1 GB" in failure.message
