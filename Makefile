@@ -12,6 +12,15 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 # tests and benchmarks run side by side: idle threads of torch must not spin
 export OMP_WAIT_POLICY ?= PASSIVE
+# tests of each kind lie here and nowhere else: a worker imports what it looks through, torch among it
+UNIT := tests/unit
+INTEGRATION := tests/integration tests/faults tests/fuzz
+E2E := tests/e2e
+define ENVIRONMENTS
+export QUANTIZATION_READER_PYTHON=$$($(RUN) tests.support.environments readers); \
+	export QUANTIZATION_LEGACY_PYTHON=$$($(RUN) tests.support.environments legacy); \
+	export QUANTIZATION_VLLM_PYTHON=$$($(RUN) tests.support.environments vllm)
+endef
 
 ##@ Use
 .PHONY: demo
@@ -32,7 +41,7 @@ images: setup ## Build the images and push them to the local registry
 
 ##@ Test
 .PHONY: test
-test: lint types unit integration e2e ## Everything, in order: lint, types, unit, integration, end to end
+test: lint types unit integration e2e ## Before each merge, in order: lint, types, unit, integration, end to end
 
 .PHONY: lint
 lint: setup ## ruff, and the contracts between the rooms
@@ -46,17 +55,17 @@ types: setup ## mypy --strict
 
 .PHONY: unit
 unit: setup ## Pure code
-	OMP_NUM_THREADS=1 pytest -q -m unit -n 2 --dist worksteal  # two workers: torch's threads would only get in their way
+	OMP_NUM_THREADS=1 pytest -q -m 'unit and not nightly' $(UNIT) -n 2 --dist worksteal  # two workers: torch's threads would only get in their way
 
 .PHONY: coverage
 coverage: setup ## The unit tests, and how much of each room they run (up to twice as slow as `make unit`)
-	OMP_NUM_THREADS=1 pytest -q -m unit -n 2 --dist worksteal --cov --cov-report=
+	OMP_NUM_THREADS=1 pytest -q -m unit $(UNIT) -n 2 --dist worksteal --cov --cov-report=
 	$(RUN) tests.support.coverage_by_room
 
 .PHONY: integration
 integration: setup ## A real API server and a real S3 server on loopback
 	$(RUN) local_cluster binaries
-	pytest -q -m integration -n 4 --dist loadfile --no-loadscope-reorder  # mostly waits; a file shares its servers
+	pytest -q -m 'integration and not nightly' $(INTEGRATION) -n 4 --dist loadfile --no-loadscope-reorder  # mostly waits; a file shares its servers
 
 .PHONY: e2e
 e2e: setup ## The whole: cluster, images, S3, and independent readers of the result (needs root)
@@ -66,10 +75,14 @@ e2e: setup ## The whole: cluster, images, S3, and independent readers of the res
 	  echo "run as root, or accept a partial test with ALLOW_PARTIAL=1"; exit 1; \
 	fi; \
 	$(RUN) local_cluster packages; \
-	export QUANTIZATION_READER_PYTHON=$$($(RUN) tests.support.environments readers); \
-	export QUANTIZATION_LEGACY_PYTHON=$$($(RUN) tests.support.environments legacy); \
-	export QUANTIZATION_VLLM_PYTHON=$$($(RUN) tests.support.environments vllm); \
-	pytest -q -m e2e -n 2 --dist loadfile  # one worker has the cluster, the other the readers of files
+	$(ENVIRONMENTS); \
+	pytest -q -m 'e2e and not nightly' $(E2E) -n 2 --dist loadfile  # one worker has the cluster, the other the readers of files
+
+.PHONY: nightly
+nightly: setup ## What `make test` leaves out, since it is slow and rarely red: all formats in all readers, attacks with large objects, ...
+	$(RUN) local_cluster binaries
+	$(ENVIRONMENTS); \
+	pytest -q -m nightly -n 2 --dist loadfile
 
 .PHONY: faults
 faults: setup ## Every fault of docs/faults.md, also on the cluster (needs root), 500 schedules, a long storm (FAULTS="-k schedules": some)

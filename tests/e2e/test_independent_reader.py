@@ -1,104 +1,57 @@
 """What the passes make of the example model is read by transformers, gptqmodel and compressed-tensors as we read it."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.support.engine import (
-    CALIBRATION,
-    CPU,
-    STORIES,
-    VALIDATION,
-    awq_pass,
-    gptq_pass,
-    quarot_pass,
-    run_layers,
-    story_batches,
-)
+from tests.support.choice import chosen, mostly_nightly
+from tests.support.engine import CPU, VALIDATION, story_batches
 from tests.support.quantized_models import as_read, unpacked, view_logits
 from tests.support.reference import interpreter_from, run_reference
+from tests.support.story_checkpoints import quantize_stories
 
-from quantization_api.passes import QuaRot
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.views import open_view
-from quantizer.passes.interface import LayerPass
-from quantizer.passes.making import make_pass
-from quantizer.passes.weight_pass import WeightParameters
 
 pytestmark = pytest.mark.e2e
 
-GROUP = 32
 LINEARS = 6 * 7
-
-
-@dataclass(frozen=True)
-class Case:
-    """A pass, the largest shard, and how the result is loaded (see reference/format_reader.py).
-
-    rotation: the pass before it.
-    """
-
-    parameters: WeightParameters
-    max_shard_bytes: int = 10**9
-    loader: str = "transformers"
-    rotation: QuaRot | None = None
-
-    @property
-    def layer_pass(self) -> LayerPass:
-        """The passes as one."""
-        return make_pass(*([self.rotation] if self.rotation else []), self.parameters)
-
-
-def gptq(**parameters: Any) -> WeightParameters:
-    """GPTQ in groups of 32 unless said otherwise."""
-    return gptq_pass(**{"group_size": GROUP, **parameters})
-
-
-ROTATION = quarot_pass(w_gptq=False, w_bits=16, calibration_data_config=None)
-CASES: dict[str, Case] = {
-    "asymmetric": Case(gptq()),
-    "symmetric, act-order": Case(gptq(sym=True, desc_act=True)),
-    "3 bits, sharded": Case(gptq(bits=3), 3_000_000),
-    "2 bits": Case(gptq(bits=2, true_sequential=True)),
-    "8 bits, one group": Case(gptq(bits=8, group_size=-1)),
-    "3 bits, one group, act-order": Case(gptq(bits=3, group_size=-1, desc_act=True)),
-    "gptq_v2, own loader": Case(gptq(checkpoint_format="gptq_v2"), loader="gptqmodel"),
-    "awq": Case(awq_pass(q_group_size=GROUP)),
-    "awq, symmetric, own loader": Case(awq_pass(q_group_size=GROUP, zero_point=False), loader="gptqmodel"),
-    "quarot, rotated weights": Case(quarot_pass(w_groupsize=GROUP)),
-    "quarot, rounded to nearest, 3 bits, asymmetric": Case(
-        quarot_pass(w_gptq=False, w_rtn=True, calibration_data_config=None, w_bits=3, w_asym=True)
-    ),
-    "quarot, then gptq": Case(gptq(), rotation=ROTATION),
-    "quarot, then gptq, symmetric, act-order, own loader": Case(
-        gptq(sym=True, desc_act=True), loader="gptqmodel", rotation=ROTATION
-    ),
-    "quarot, then gptq, compressed-tensors": Case(
-        gptq(checkpoint_format="compressed-tensors"), loader="dequantized", rotation=ROTATION
-    ),
-    "compressed-tensors, 3 bits, asymmetric": Case(
-        gptq(bits=3, checkpoint_format="compressed-tensors"), loader="dequantized"
-    ),
-    "compressed-tensors, act-order": Case(
-        gptq(checkpoint_format="compressed-tensors", desc_act=True, static_groups=True), loader="dequantized"
-    ),
+LOADERS = {
+    "gptq, asymmetric": "transformers",
+    "gptq, act order": "transformers",
+    "gptq, 3 bits, sharded": "transformers",
+    "gptq, 2 bits": "transformers",
+    "gptq, 8 bits, one group": "transformers",
+    "gptq, 3 bits, one group, act order": "transformers",
+    "gptq_v2": "gptqmodel",
+    "awq": "transformers",
+    "awq, symmetric": "gptqmodel",
+    "quarot": "transformers",
+    "quarot, RTN, 3 bits, asymmetric": "transformers",
+    "quarot, then gptq, asymmetric": "transformers",
+    "quarot, then gptq, act order": "gptqmodel",
+    "quarot, then gptq, compressed-tensors": "dequantized",
+    "compressed-tensors, 3 bits, asymmetric": "dequantized",
+    "compressed-tensors, asymmetric, act order": "dequantized",
 }
+"""How each case is loaded; see reference/format_reader.py."""
+EVERY_TIME = {
+    "gptq, act order",
+    "gptq, 3 bits, sharded",
+    "gptq_v2",
+    "awq",
+    "quarot, then gptq, asymmetric",
+    "compressed-tensors, asymmetric, act order",
+}
+WITHOUT_INTEGERS = [name for name, loader in LOADERS.items() if loader == "dequantized"]
+WITH_INTEGERS = [name for name in LOADERS if name not in WITHOUT_INTEGERS]
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def checkpoints(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The example model, quantized in several ways."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    tokens = story_batches(CALIBRATION, 8, folder)
-    paths = {name: folder / str(number) for number, name in enumerate(CASES)}
-    for name, case in CASES.items():
-        run_layers(
-            DirectorySource(STORIES), tokens, case.layer_pass, paths[name], folder / "scratch",
-            max_shard_bytes=case.max_shard_bytes,
-        )  # fmt: skip
-    return paths
+    return quantize_stories(chosen(request, "name"), tmp_path_factory.mktemp("checkpoints"))
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +65,14 @@ def readings(
     checkpoints: dict[str, Path], tokens: torch.Tensor, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
     """What the independent reader makes of each checkpoint."""
-    requested = [{"directory": str(checkpoints[name]), "loader": case.loader} for name, case in CASES.items()]
+    requested = [{"directory": str(path), "loader": LOADERS[name]} for name, path in checkpoints.items()]
     request = {"checkpoints": requested, "tokens": tokens, "plain": True}
     python = interpreter_from("QUANTIZATION_READER_PYTHON")
     results = run_reference(python, "format_reader.py", request, tmp_path_factory.mktemp("reader"))
     return dict(zip(checkpoints, results, strict=True))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", mostly_nightly(LOADERS, EVERY_TIME))
 def test_logits_are_ours_within_a_thousandth(
     name: str, readings: dict[str, Any], checkpoints: dict[str, Path], tokens: torch.Tensor
 ) -> None:
@@ -130,7 +83,7 @@ def test_logits_are_ours_within_a_thousandth(
     assert difference <= 1e-3
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].loader != "dequantized"])
+@pytest.mark.parametrize("name", mostly_nightly(WITH_INTEGERS, EVERY_TIME.intersection(WITH_INTEGERS)))
 def test_integers_and_zero_points_are_ours_bit_by_bit(
     name: str, readings: dict[str, Any], checkpoints: dict[str, Path]
 ) -> None:
@@ -142,7 +95,7 @@ def test_integers_and_zero_points_are_ours_bit_by_bit(
         assert torch.equal(theirs[linear]["zeros"], zeros), linear
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].loader == "dequantized"])
+@pytest.mark.parametrize("name", mostly_nightly(WITHOUT_INTEGERS, EVERY_TIME.intersection(WITHOUT_INTEGERS)))
 def test_weights_are_ours_bit_by_bit_where_a_reader_keeps_no_integers(
     name: str, readings: dict[str, Any], checkpoints: dict[str, Path]
 ) -> None:

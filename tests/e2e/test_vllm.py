@@ -9,85 +9,44 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support.engine import (
-    CALIBRATION,
-    CPU,
-    STORIES,
-    VALIDATION,
-    awq_pass,
-    gptq_pass,
-    quarot_pass,
-    run_layers,
-    story_batches,
-)
+from tests.support.choice import chosen, mostly_nightly
+from tests.support.engine import CPU, VALIDATION, story_batches
 from tests.support.quantized_models import view_logits
 from tests.support.reference import interpreter_from, run_reference
+from tests.support.story_checkpoints import STORY_CASES, quantize_stories
 
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.views import open_view
-from quantizer.passes.making import make_pass, weight_pass
-from quantizer.passes.weight_pass import WeightParameters
 from quantizer.report.readers import readers, written_by
 
 pytestmark = pytest.mark.e2e
 
-GROUP = 32
 SEQUENCES, TOKENS = 4, 128
-QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-ROTATION = quarot_pass(w_gptq=False, w_bits=16, calibration_data_config=None)
-
-
-def gptq(**parameters: Any) -> WeightParameters:
-    """GPTQ in groups of 32, symmetric unless said otherwise."""
-    return gptq_pass(**{"group_size": GROUP, "sym": True, **parameters})
-
-
-CASES: dict[str, tuple[WeightParameters, ...]] = {
-    "gptq": (gptq(),),
-    "gptq, act order, static groups": (gptq(desc_act=True, static_groups=True),),
-    "gptq, act order": (gptq(desc_act=True),),
-    "gptq, asymmetric": (gptq(sym=False),),
-    "compressed-tensors": (gptq(checkpoint_format="compressed-tensors"),),
-    "compressed-tensors, asymmetric": (gptq(sym=False, checkpoint_format="compressed-tensors"),),
-    "compressed-tensors, act order": (
-        gptq(checkpoint_format="compressed-tensors", desc_act=True, static_groups=True),
-    ),
-    "compressed-tensors, the attention alone": (
-        gptq(checkpoint_format="compressed-tensors", inside_layer_modules=[[*QKV], ["self_attn.o_proj"]]),
-    ),
-    "compressed-tensors, q_proj alone": (
-        gptq(checkpoint_format="compressed-tensors", inside_layer_modules=[["self_attn.q_proj"]]),
-    ),
-    "awq": (awq_pass(q_group_size=GROUP),),
-    "awq without the MLP": (awq_pass(q_group_size=GROUP, modules_to_not_convert=["mlp"]),),
-    "awq without q_proj": (awq_pass(q_group_size=GROUP, modules_to_not_convert=["q_proj"]),),
-    "quarot": (quarot_pass(w_groupsize=GROUP),),
-    "quarot, rotation alone": (ROTATION,),
-    "quarot, then gptq": (ROTATION, gptq()),
-}
-
-READ = [
-    name for name, passes in CASES.items() if "vLLM" in readers(written_by(weight_pass(*passes), "llama"))
-]
+CASES = (
+    "gptq",
+    "gptq, act order, static groups",
+    "gptq, act order",
+    "gptq, asymmetric",
+    "compressed-tensors",
+    "compressed-tensors, asymmetric",
+    "compressed-tensors, act order",
+    "compressed-tensors, the attention alone",
+    "compressed-tensors, q_proj alone",
+    "awq",
+    "awq without the MLP",
+    "awq without q_proj",
+    "quarot",
+    "quarot, rotation alone",
+    "quarot, then gptq",
+)
+EVERY_TIME = ("gptq", "gptq, asymmetric", "compressed-tensors", "awq", "quarot")
+READ = [name for name in CASES if "vLLM" in readers(written_by(STORY_CASES[name].chosen, "llama"))]
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def checkpoints(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The example model, quantized in several ways."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    tokens = story_batches(CALIBRATION, 4, folder)
-    paths = {name: folder / str(number) for number, name in enumerate(CASES)}
-    for name, passes in CASES.items():
-        modules = weight_pass(*passes).modules
-        run_layers(
-            DirectorySource(STORIES),
-            tokens,
-            make_pass(*passes),
-            paths[name],
-            folder / "scratch",
-            modules=modules,
-        )
-    return paths
+    return quantize_stories(chosen(request, "name"), tmp_path_factory.mktemp("checkpoints"))
 
 
 @pytest.fixture(scope="module")
@@ -109,16 +68,16 @@ def readings(
     return dict(zip(checkpoints, results, strict=True))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", mostly_nightly(CASES, EVERY_TIME))
 def test_it_reads_what_the_table_says_and_refuses_the_others(name: str, readings: dict[str, Any]) -> None:
     assert isinstance(readings[name], dict) is (name in READ), readings[name]
 
 
-@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("name", mostly_nightly(READ, set(EVERY_TIME) & set(READ)))
 def test_the_likeliest_next_token_is_ours(
     name: str, readings: dict[str, Any], checkpoints: dict[str, Path], tokens: torch.Tensor
 ) -> None:
-    modules = weight_pass(*CASES[name]).modules
+    modules = STORY_CASES[name].chosen.modules
     ours = view_logits(open_view(DirectorySource(checkpoints[name]), CPU, modules), tokens)[:, :-1]
     agreement = float((ours.argmax(-1) == readings[name]["likeliest"]).double().mean())
     logprobs = ours.log_softmax(-1).gather(2, tokens[:, 1:, None]).squeeze(2)

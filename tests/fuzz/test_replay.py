@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.nightly]
 
 MUTATIONS = Path(__file__).with_name("mutations.jsonl")
 ROOT = Path(__file__).parents[2]

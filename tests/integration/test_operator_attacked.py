@@ -150,6 +150,7 @@ def deep_request(name: str, levels: int) -> str:
     return json.dumps(body).replace('"DEEP"', nested(levels))
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("open_schema")
 def test_deep_and_large_objects_cost_only_themselves(cluster: Cluster, evil: Tenant) -> None:
     many = {f"label-{number}": "x" * 60 for number in range(17_000)}
@@ -361,6 +362,7 @@ def test_a_status_that_a_tenant_wrote_stops_nobody(cluster: Cluster, evil: Tenan
         assert not defects(operator)
 
 
+@pytest.mark.nightly
 def test_hundreds_of_deletions_at_once_are_no_dead_watch(cluster: Cluster, evil: Tenant) -> None:
     with operator_of(cluster) as operator:
         with ThreadPoolExecutor(8) as threads:

@@ -148,6 +148,7 @@ def test_a_leader_that_is_stopped_hands_over_at_once(replicas: Replicas, stack: 
     assert len(replicas.jobs(uid)) == 1
 
 
+@pytest.mark.nightly
 def test_a_leader_that_was_frozen_ends_without_a_write(replicas: Replicas, stack: ExitStack) -> None:
     leader, follower = replicas.pair(stack)
     leader.process.send_signal(signal.SIGSTOP)
@@ -167,6 +168,7 @@ def test_a_leader_that_was_frozen_ends_without_a_write(replicas: Replicas, stack
     assert follower.metric(LEADS) == 1
 
 
+@pytest.mark.nightly
 def test_a_lease_that_somebody_deletes_is_lost_and_made_again(replicas: Replicas, stack: ExitStack) -> None:
     leader, follower = replicas.pair(stack)
     replicas.forget_lease()
@@ -175,6 +177,7 @@ def test_a_lease_that_somebody_deletes_is_lost_and_made_again(replicas: Replicas
     until("the other leads", lambda: follower.metric(LEADS) == 1, limit=HAND_OVER_SECONDS)
 
 
+@pytest.mark.nightly
 def test_a_leader_cut_off_from_the_api_ends_before_the_other_begins(
     replicas: Replicas, stack: ExitStack, tmp_path: Path
 ) -> None:
@@ -217,6 +220,7 @@ while True:  # what an event loop must never do
 """
 
 
+@pytest.mark.nightly
 def test_a_busy_main_thread_neither_loses_the_lease_nor_outlives_its_loss(
     replicas: Replicas, stack: ExitStack
 ) -> None:

@@ -76,7 +76,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + WAIT_SECONDS
     while not condition():
         assert time.monotonic() < deadline, f"not within {WAIT_SECONDS} s: {what}"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def staged(s3: S3Server, request: Request, key: str) -> bool:
@@ -190,7 +190,7 @@ def test_the_same_recipe_again_is_reused_unless_the_manifest_says_never(
 def test_a_run_that_is_killed_leaves_no_manifest_and_the_next_one_succeeds(
     s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
 ) -> None:
-    request = request_to(model=EXAMPLE, samples=64)
+    request = request_to(model=EXAMPLE, samples=16)
     process = start(request, tmp_path / "1", s3.environment())
     try:
         until(lambda: staged(s3, request, "model/config.json"), "the first objects are stored")
@@ -272,7 +272,7 @@ def test_finished_layers_in_s3_are_taken_over_by_a_run_with_nothing_on_scratch(
 def test_sigterm_ends_a_run_cleanly_with_143(
     s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
 ) -> None:
-    request = request_to(model=EXAMPLE, samples=64)
+    request = request_to(model=EXAMPLE, samples=16)
     process = start(request, tmp_path, s3.environment())
     try:
         until(lambda: staged(s3, request, "model/config.json"), "the first objects are stored")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.scale.client import Client
+from tests.support.api_client import Client
 from tests.support.cluster_objects import result_at
 
 from quantization_operator.workload import QJOB_NAME_LABEL

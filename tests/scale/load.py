@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from tests.scale.client import Client
 from tests.scale.plane import NAMESPACE
+from tests.support.api_client import Client
 from tests.support.manifests import manifest
 
 THREADS = 16

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.scale import kwok
-from tests.scale.client import Client, RefusedError
+from tests.support.api_client import Client, RefusedError
 from tests.support.operator_process import (
     SYSTEM,
     Operator,

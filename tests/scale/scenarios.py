@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import urllib3
-from tests.scale.client import RefusedError
 from tests.scale.load import JOBS_PATH, PASSING, PATH, PODS_PATH, WITHDRAWN_PATH, Side, bodies, submit
 from tests.scale.measures import Latency, Point, Slice, latency, rate, slices
 from tests.scale.plane import Plane
 from tests.scale.sampling import Sampler, Shares, cpu_seconds
 from tests.scale.watching import Diary
+from tests.support.api_client import RefusedError
 from tests.support.operator_process import Operator, until
 
 LIMIT = 180.0

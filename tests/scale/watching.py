@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import urllib3
-from tests.scale.client import Client
 from tests.scale.load import JOBS_PATH, Side
+from tests.support.api_client import Client
 
 _EVENT = re.compile(rb'\{"type":"(ADDED|MODIFIED|DELETED)"')
 _VERSION = re.compile(rb'"resourceVersion":"(\d+)"')

@@ -32,6 +32,7 @@ class S3Server:
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
         self._command: list[str] = []
+        self._clients: dict[str, S3Client] = {}
         self.endpoint = ""
 
     def __enter__(self) -> Self:
@@ -110,15 +111,17 @@ class S3Server:
             self._process = None
 
     def client(self, secret: str = SECRET_KEY) -> "S3Client":
-        """A client of the server."""
-        return boto3.session.Session().client(
-            "s3",
-            endpoint_url=self.endpoint,
-            region_name=REGION,
-            aws_access_key_id=ACCESS_KEY,
-            aws_secret_access_key=secret,
-            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 2}),
-        )
+        """A client of the server: one for each secret, since to make it takes longer than a request."""
+        if secret not in self._clients:
+            self._clients[secret] = boto3.session.Session().client(
+                "s3",
+                endpoint_url=self.endpoint,
+                region_name=REGION,
+                aws_access_key_id=ACCESS_KEY,
+                aws_secret_access_key=secret,
+                config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 2}),
+            )
+        return self._clients[secret]
 
     def environment(self, secret: str = SECRET_KEY) -> dict[str, str]:
         """The credentials as environment variables, as a pod gets them from its Secret."""

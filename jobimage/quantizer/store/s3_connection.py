@@ -1,11 +1,14 @@
 """A connection to one bucket: the clients, and how requests that fail or arrive corrupted are repeated."""
 
+import functools
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 import boto3
+import botocore.session
 from botocore.config import Config
+from botocore.loaders import Loader
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import StorageAccess
@@ -40,8 +43,10 @@ def connect(access: StorageAccess, read_timeout: float) -> "S3Client":
     """
     check_endpoint(access)
     region = access.region or (DEFAULT_REGION if access.endpoint else None)
+    session = botocore.session.get_session()
+    session.register_component("data_loader", _service_models())
     try:
-        client = boto3.session.Session().client(
+        client = boto3.session.Session(botocore_session=session).client(
             "s3",
             endpoint_url=access.endpoint,
             region_name=region,
@@ -60,6 +65,13 @@ def connect(access: StorageAccess, read_timeout: float) -> "S3Client":
     if access.refuse_link_local:  # a name may resolve to another address by the next request
         client.meta.events.register("before-send.s3", lambda **_: check_endpoint(access))
     return client
+
+
+@functools.cache
+def _service_models() -> Loader:
+    """What boto3 knows of S3. It is the same for all clients of a run, and each would take 0.1 s to read it."""
+    loader: Loader = botocore.session.get_session().get_component("data_loader")
+    return loader
 
 
 class Connection:
