@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.nightly]
 
 ROOT = Path(__file__).parents[2]
 TINY = "--shape tiny --layers 1 --samples 2 --held-out 2 --length 64 --rounds 1 --engines auto-gptq autoawq gptqmodel"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.choice import mostly_nightly
 from tests.support.quantizer_requests import Request, run_here
 from tests.support.reference import SCRIPTS, interpreter_from
 
@@ -43,6 +44,7 @@ CASES: dict[str, dict[str, Any]] = {
         "v_bits": 4,
     },
 }
+EVERY_TIME = ("gptq", "compressed-tensors, zero points", "awq", "quarot")
 
 
 def block(card: str, language: str) -> str:
@@ -63,7 +65,7 @@ def installed(python: str, command: str, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_nightly(CASES, EVERY_TIME))
 def test_the_code_of_the_card_runs_as_printed(case: str, tmp_path: Path) -> None:
     python = interpreter_from("QUANTIZATION_READER_PYTHON")
     request = Request(f"file://{tmp_path}/out", layer_pass=CASES[case], metrics=[])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.support.choice import chosen, mostly_nightly
 from tests.support.formats import compute_in_half, logits, save_quantized
 from tests.support.reference import interpreter_from, run_reference
 
@@ -146,14 +147,21 @@ REFUSED: dict[str, tuple[Case, str | None]] = {
 
 """With what the error says; None where there is none, and what is computed is something else."""
 KEEP_INTEGERS = [name for name in READ if not name.startswith("compressed-tensors")]
+USUAL = ("group 32, sym False, act-order False", "group 32, sym False, dequantized")
+OTHER_BITS = ("2 bits", "3 bits", "8 bits")
+EVERY_TIME = {
+    name for name in (*READ, *REFUSED) if not any(bits in name for bits in OTHER_BITS) or name.endswith(USUAL)
+}
+"""Every layout in 4 bits, the other widths once."""
 
 
 @pytest.fixture(scope="module")
-def readings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reading]:
+def readings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reading]:
     """Each checkpoint, as one process of the readers' environment reads all of them."""
     folder = tmp_path_factory.mktemp("formats")
     tokens = torch.randint(0, 96, (2, 32), generator=torch.Generator().manual_seed(5))
-    cases = {**READ, **{name: case for name, (case, _) in REFUSED.items()}}
+    every = {**READ, **{name: case for name, (case, _) in REFUSED.items()}}
+    cases = {name: every[name] for name in chosen(request, "name")}
     ours, checkpoints = [], []
     for number, case in enumerate(cases.values()):
         directory = folder / str(number)
@@ -162,13 +170,13 @@ def readings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reading]:
             compute_in_half(saved.as_read, case.options.get("not_converted", ()))
         ours.append((logits(saved.as_read, tokens), logits(saved.plain, tokens), saved.codes))
         checkpoints.append({"directory": str(directory), "loader": case.loader})
-    request = {"checkpoints": checkpoints, "tokens": tokens, "plain": False}
+    asked = {"checkpoints": checkpoints, "tokens": tokens, "plain": False}
     python = interpreter_from("QUANTIZATION_READER_PYTHON")
-    theirs = run_reference(python, "format_reader.py", request, folder)
+    theirs = run_reference(python, "format_reader.py", asked, folder)
     return {name: Reading(read, *rest) for name, read, rest in zip(cases, theirs, ours, strict=True)}
 
 
-@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("name", mostly_nightly(READ, EVERY_TIME.intersection(READ)))
 def test_logits_are_ours_within_a_thousandth(name: str, readings: dict[str, Reading]) -> None:
     reading = readings[name]
     assert isinstance(reading.theirs, dict), reading.theirs
@@ -179,7 +187,7 @@ def test_logits_are_ours_within_a_thousandth(name: str, readings: dict[str, Read
     assert effect >= 0.1
 
 
-@pytest.mark.parametrize("name", KEEP_INTEGERS)
+@pytest.mark.parametrize("name", mostly_nightly(KEEP_INTEGERS, EVERY_TIME.intersection(KEEP_INTEGERS)))
 def test_integers_and_zero_points_are_those_that_were_packed(name: str, readings: dict[str, Reading]) -> None:
     reading = readings[name]
     assert isinstance(reading.theirs, dict), reading.theirs

@@ -7,7 +7,7 @@ import torch
 from tests.support.engine import save_tiny
 from tests.support.packages import run_requests
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.nightly]
 
 MODEL: dict[str, Any] = {
     "hidden_size": 32,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.choice import chosen, mostly_nightly
 from tests.support.engine import gptq_pass, run_layers
 from tests.support.quantized_models import CASE_OF, family_batches, save_wide
 
@@ -75,14 +76,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     },
     "qwen2, window": ("qwen2, window in the last layers", {"num_hidden_layers": 2}),
 }
+EVERY_TIME = ("llama", "llama, llama3", "qwen3", "phi3", "gpt2", "mistral, window")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models, checkpoints and what the builder made of each."""
     place, requests = tmp_path_factory.mktemp("onnx"), {}
     layer_pass = make_pass(gptq_pass(group_size=32))
-    for name, (case, changes) in CASES.items():
+    for name in chosen(request, "name"):
+        case, changes = CASES[name]
         home = place / name
         save_wide(case, home / "model", **changes)
         source = DirectorySource(home / "model")
@@ -124,7 +127,7 @@ def works(home: Path, answer: str | None) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", mostly_nightly(CASES, EVERY_TIME))
 def test_a_graph_that_works_is_made_of_exactly_the_models_that_are_not_refused(
     name: str, folder: Path
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from tests.support.choice import chosen, mostly_nightly
 from tests.support.engine import (
     CALIBRATION,
     CPU,
@@ -64,6 +65,7 @@ CHECKPOINTS: dict[str, dict[str, Any]] = {
     "awq": {},
     "awq, symmetric": {"zero_point": False},
 }
+EVERY_TIME = ("gptq", "awq")
 
 
 def step(**parameters: Any) -> ModelBuilder:
@@ -81,16 +83,17 @@ def save_awq(tokens: TokenBatches, target: Path, scratch: Path, **parameters: An
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def checkpoints(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The example model, quantized in several ways."""
     folder = tmp_path_factory.mktemp("checkpoints")
     tokens = story_batches(CALIBRATION, 8, folder)
-    paths = {name: folder / str(number) for number, name in enumerate(CHECKPOINTS)}
-    for name, parameters in CHECKPOINTS.items():
+    names = {*EVERY_TIME, *chosen(request, "name")}
+    paths = {name: folder / str(number) for number, name in enumerate(CHECKPOINTS) if name in names}
+    for name, path in paths.items():
         if name.startswith("awq"):
-            save_awq(tokens, paths[name], folder, **parameters)
+            save_awq(tokens, path, folder, **CHECKPOINTS[name])
         else:
-            run_pass(DirectorySource(STORIES), tokens, paths[name], folder / "scratch", **parameters)
+            run_pass(DirectorySource(STORIES), tokens, path, folder / "scratch", **CHECKPOINTS[name])
     return paths
 
 
@@ -123,7 +126,7 @@ def opened(path: Path) -> QuantizedCheckpoint:
     return QuantizedCheckpoint(DirectorySource(path))
 
 
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize("name", mostly_nightly(CHECKPOINTS, EVERY_TIME))
 def test_the_graph_computes_what_the_checkpoint_does_on_held_out_text(
     name: str,
     checkpoints: dict[str, Path],
@@ -138,7 +141,7 @@ def test_the_graph_computes_what_the_checkpoint_does_on_held_out_text(
     assert agreement.kl_divergence <= 1e-3
 
 
-@pytest.mark.parametrize("name", ["gptq", "awq"])
+@pytest.mark.parametrize("name", EVERY_TIME)
 def test_onnxruntime_genai_writes_the_text_that_the_checkpoint_finds_most_likely(
     name: str, checkpoints: dict[str, Path], exports: dict[str, tuple[Path, OnnxReport]]
 ) -> None:
@@ -257,6 +260,7 @@ def test_one_changed_byte_of_the_weights_is_found(
         check_integers(tmp_path / "damaged", checkpoint)
 
 
+@pytest.mark.nightly
 def test_the_step_asks_nobody_on_the_network(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """Every proxy and hub address leads to a port of this test, at which nobody knocks.
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.support.choice import chosen as cases_chosen
+from tests.support.choice import mostly_nightly
 from tests.support.decoder_families import UNKNOWN
 from tests.support.engine import CPU, awq_pass, gptq_pass, quarot_pass, run_layers
 from tests.support.quantized_models import (
@@ -86,6 +88,7 @@ TRIED = [
     if model_type not in NAMED_TYPES or not (how.awq or how.rotated or how.reader == "gptqmodel")
     if not (how.rotated and model_type in NOT_ROTATED)
 ]
+EVERY_TIME = [case for case in TRIED if case[0] == "llama" or case[1] == "gptq"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -127,14 +130,17 @@ class Reading:
 
 
 @pytest.fixture(scope="module")
-def readings(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Reading]:
+def readings(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, str], Reading]:
     """Each artifact, as one process of the readers' environment reads all of them."""
     folder = tmp_path_factory.mktemp("architectures")
     tokens = family_batches(2, length=19, seed=4).batches()[0]
     plain: dict[str, Tensor] = {}
     ours: list[tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]] = []
     checkpoints = []
-    for model_type, way in TRIED:
+    tried = cases_chosen(request, "model_type", "way")
+    for model_type, way in tried:
         source = folder / model_type / "model"
         if model_type not in plain:
             save_wide(CASE_OF.get(model_type, model_type), source)
@@ -153,17 +159,15 @@ def readings(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
         artifact = DirectorySource(target)
         ours.append((view_logits(open_view(artifact, CPU, modules), tokens), unpacked(target)))
         checkpoints.append({"directory": str(target), "loader": WAYS[way].loader})
-    request = {"checkpoints": checkpoints, "tokens": tokens, "plain": True}
-    theirs = run_reference(
-        interpreter_from("QUANTIZATION_READER_PYTHON"), "format_reader.py", request, folder
-    )
+    asked = {"checkpoints": checkpoints, "tokens": tokens, "plain": True}
+    theirs = run_reference(interpreter_from("QUANTIZATION_READER_PYTHON"), "format_reader.py", asked, folder)
     return {
         case: Reading(read, logits, plain[case[0]], linears)
-        for case, read, (logits, linears) in zip(TRIED, theirs, ours, strict=True)
+        for case, read, (logits, linears) in zip(tried, theirs, ours, strict=True)
     }
 
 
-@pytest.mark.parametrize(("model_type", "way"), TRIED)
+@pytest.mark.parametrize(("model_type", "way"), mostly_nightly(TRIED, EVERY_TIME))
 def test_a_reader_is_listed_exactly_where_it_computes_what_we_do(
     model_type: str, way: str, readings: dict[tuple[str, str], Reading]
 ) -> None:
