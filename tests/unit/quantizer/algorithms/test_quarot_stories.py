@@ -89,6 +89,7 @@ def test_rotation_alone_leaves_the_logits_as_they_are(texts: list[Tensor]) -> No
         assert float((exact_logits(model, texts) - expected).abs().max()) < 1e-4
 
 
+@pytest.mark.nightly
 def test_online_rotations_alone_leave_the_logits_as_they_are(texts: list[Tensor], tmp_path: Path) -> None:
     model = stories(outliers=True)
     with torch.inference_mode():
@@ -112,6 +113,7 @@ def test_eight_bits_of_everything_cost_less_than_a_percent_of_perplexity(
     assert loss(eight, texts) - before < 0.01  # log of a ratio of perplexities
 
 
+@pytest.mark.nightly
 def test_four_bits_of_everything_need_the_rotation_when_channels_stand_out(
     texts: list[Tensor], tmp_path: Path
 ) -> None:
@@ -124,6 +126,7 @@ def test_four_bits_of_everything_need_the_rotation_when_channels_stand_out(
     assert with_rotation < without / 2
 
 
+@pytest.mark.nightly
 def test_gptq_and_refitted_scales_each_lower_the_divergence(tmp_path: Path) -> None:
     calibration = list(story_batches(CALIBRATION, 8, tmp_path, length=128).batches())
     few = [story_batches(VALIDATION, 4, tmp_path).batches()[0]]

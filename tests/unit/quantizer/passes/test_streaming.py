@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.support.choice import mostly_nightly
 from tests.support.engine import (
     CALIBRATION,
     CPU,
@@ -201,8 +202,8 @@ def check_example_model(layer_pass: LayerPass, samples: int, bound: float, folde
     return report
 
 
-@pytest.mark.parametrize("true_sequential", [False, True])
-@pytest.mark.parametrize(("bits", "bound"), [(4, 0.09), (3, 0.42), (2, 2.83)])
+@pytest.mark.parametrize("true_sequential", [False, pytest.param(True, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(("bits", "bound"), mostly_nightly([(4, 0.09), (3, 0.42), (2, 2.83)], [(4, 0.09)]))
 def test_the_example_model_does_better_than_rtn(
     true_sequential: bool, bits: int, bound: float, tmp_path: Path
 ) -> None:
@@ -213,7 +214,7 @@ def test_the_example_model_does_better_than_rtn(
     assert report.bits_per_weight == pytest.approx(bits + (16 + bits) / 32, abs=0.1)
 
 
-@pytest.mark.parametrize(("bits", "bound"), [(4, 0.078), (3, 0.42), (2, 3.19)])
+@pytest.mark.parametrize(("bits", "bound"), mostly_nightly([(4, 0.078), (3, 0.42), (2, 3.19)], [(4, 0.078)]))
 def test_the_example_model_does_better_with_awq_than_with_rtn(
     bits: int, bound: float, tmp_path: Path
 ) -> None:
