@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -29,12 +30,21 @@ def at(name: str) -> tuple[str, Any]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with ApiServer(controllers=True) as api:
-        yield Cluster(api, tmp_path_factory.mktemp("operator"))
+    with (
+        ApiServer(controllers=True) as api,
+        closing(Cluster(api, tmp_path_factory.mktemp("operator"))) as made,
+    ):
+        yield made
 
 
 @pytest.fixture
-def operator(cluster: Cluster) -> Iterator[Operator]:
+def operator(cluster: Cluster) -> Operator:
+    return cluster.standing_operator()
+
+
+@pytest.fixture
+def new_operator(cluster: Cluster) -> Iterator[Operator]:
+    """For tests that count what it did."""
     with cluster.operator() as running:
         yield running
 
@@ -207,7 +217,7 @@ def test_of_two_jobs_with_one_output_the_later_is_refused(cluster: Cluster, oper
     the_job(cluster, job_name("third", third))
 
 
-def test_a_result_that_is_reused_is_told_and_counted(cluster: Cluster, operator: Operator) -> None:
+def test_a_result_that_is_reused_is_told_and_counted(cluster: Cluster, new_operator: Operator) -> None:
     uid = cluster.submit("again")
     result = result_at("s3://artifacts/again")
     assert result.artifact is not None
@@ -215,11 +225,11 @@ def test_a_result_that_is_reused_is_told_and_counted(cluster: Cluster, operator:
     cluster.ends(cluster.pod(uid), 0, RESULT.model_copy(update={"artifact": found}).to_message())
     cluster.wait("again", "Ready")
     assert cluster.status("again")["artifact"]["reusedFrom"] == "s3://artifacts/again"
-    assert operator.metric("quantization_jobs_reused_total") == 1
-    assert operator.metric("quantization_artifact_bytes_total") == 0
+    assert new_operator.metric("quantization_jobs_reused_total") == 1
+    assert new_operator.metric("quantization_artifact_bytes_total") == 0
 
 
-def test_a_result_that_is_trusted_costs_no_pod_and_is_kept(cluster: Cluster, operator: Operator) -> None:
+def test_a_result_that_is_trusted_costs_no_pod_and_is_kept(cluster: Cluster, new_operator: Operator) -> None:
     one = cluster.submit("believed", at("trusted"), DELETE)
     succeed(cluster, "believed", one)
     two = cluster.submit("believer", at("trusted/"), TRUSTED)
@@ -234,7 +244,7 @@ def test_a_result_that_is_trusted_costs_no_pod_and_is_kept(cluster: Cluster, ope
     assert (ready["type"], ready["reason"]) == ("Ready", "Succeeded")
     assert "QuantizationJob believed" in ready["message"]
     until("it is told", lambda: cluster.events("believer") == ["Succeeded"])
-    assert operator.metric("quantization_jobs_reused_total") == 1
+    assert new_operator.metric("quantization_jobs_reused_total") == 1
 
     delete(cluster, "believed")
     gone(cluster, "qj", "believed")
@@ -418,7 +428,7 @@ def test_a_namespace_that_is_deleted_goes(cluster: Cluster, operator: Operator) 
     )
 
 
-def test_it_asks_for_nothing_that_it_may_not(cluster: Cluster, operator: Operator) -> None:
+def test_it_asks_for_nothing_that_it_may_not(cluster: Cluster, new_operator: Operator) -> None:
     uid = cluster.submit("allowed", DELETE, ("ttlSecondsAfterFinished", 1))
     succeed(cluster, "allowed", uid)
     the_job(cluster, cleanup_name("allowed", uid))
@@ -426,5 +436,5 @@ def test_it_asks_for_nothing_that_it_may_not(cluster: Cluster, operator: Operato
     for name in removal_pods(cluster):
         cluster.ends(name, 0)
     gone(cluster, "qj", "allowed")
-    assert operator.metric(r'quantization_api_requests_total\{code="403"') == 0
-    assert not [line for line in operator.log if line["level"] == "error"]
+    assert new_operator.metric(r'quantization_api_requests_total\{code="403"') == 0
+    assert not [line for line in new_operator.log if line["level"] == "error"]

@@ -32,12 +32,27 @@ class Cluster:
         self.api = api
         install(api)
         self._client = Client(api.kubeconfig)
+        self._standing: Operator | None = None
         self.kubeconfig = service_account_kubeconfig(api, directory / "operator.kubeconfig")
         self.log = directory / "operator.log"
         make_namespace(api, NAMESPACE, **{"pod-security.kubernetes.io/enforce": "restricted"})
 
     def operator(self, **settings: object) -> Operator:
+        """An operator of a test's own, in place of the standing one."""
+        self.close()
         return Operator(self.kubeconfig, self.log, **settings)
+
+    def standing_operator(self, **settings: object) -> Operator:
+        """The operator of all tests that leave it as it is, and count nothing; it takes seconds to start."""
+        if self._standing is None or self._standing.process.poll() is not None:
+            self._standing = self.operator(**settings).__enter__()
+        return self._standing
+
+    def close(self) -> None:
+        """End the standing operator."""
+        if self._standing is not None:
+            self._standing.__exit__(None, None, None)
+            self._standing = None
 
     def apply(self, body: dict[str, Any]) -> None:
         self.api.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(body))
