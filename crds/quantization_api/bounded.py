@@ -1,8 +1,29 @@
 """String and list types with the bounds that the API server needs to estimate the cost of rules."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, StrictInt, StringConstraints
+from pydantic import (
+    Field,
+    StrictInt,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
+
+
+def either(sentence: str) -> WrapValidator:
+    """For a union: one fault with this sentence, at the field, where pydantic would report one for each branch."""
+
+    def check(value: Any, branches: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return branches(value)
+        except ValidationError:
+            raise PydanticCustomError("either", "{sentence}", {"sentence": sentence}) from None
+
+    return WrapValidator(check)
+
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9_.-]+$")]
 """A name inside a workflow (data configs, evaluators, metrics, passes)."""
@@ -38,6 +59,7 @@ QUANTITY_PATTERN = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-
 Quantity = Annotated[
     StrictInt | Annotated[str, StringConstraints(max_length=32, pattern=QUANTITY_PATTERN)],
     Field(union_mode="left_to_right"),
+    either('must be a whole number, or an amount such as "500m" or "16Gi" of at most 32 characters'),
 ]
 """An amount as Kubernetes writes it: 4, "500m", "16Gi"."""
 Quantities = Annotated[dict[LabelKey, Quantity], Field(max_length=16, json_schema_extra=SHORT_KEYS)]

@@ -7,9 +7,11 @@ from pydantic import ValidationError
 
 from quantization_api.text import clean
 
-OURS = ("refused", "rule", "foreign", "duplicate")
+OURS = ("refused", "rule", "foreign", "duplicate", "either")
 """Types of errors whose message is already written for the user."""
 MOST_FAULTS = 100
+OF_A_KEY = ".[key]"
+"""What pydantic puts behind the key of a map that is at fault."""
 
 WORDS = {
     "missing": "field required",
@@ -79,6 +81,8 @@ def field(location: tuple[int | str, ...]) -> str:
 
 def _sentence(where: str, item: Mapping[str, Any]) -> str:
     where = where or "manifest"
+    if where.endswith(OF_A_KEY):
+        return f"{where.removesuffix(OF_A_KEY)}: the key {in_words(item)}"
     if item["type"] == "extra_forbidden":
         return f'unknown field "{where}"'
     return f"{where}: {in_words(item)}"

@@ -7,13 +7,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt
 
-from quantization_api.bounded import ModulePath, Name
+from quantization_api.bounded import ModulePath, Name, either
 from quantization_api.rules import ContractModel
 
 NO_SEARCH = (
     "search_strategy is not available in this release; leave it out and set the parameters of the pass"
 )
-SearchValue = Annotated[StrictInt | Annotated[str, Field(max_length=64)], Field(union_mode="left_to_right")]
+SearchValue = Annotated[
+    StrictInt | Annotated[str, Field(max_length=64)],
+    Field(union_mode="left_to_right"),
+    either("must be a whole number, or text of at most 64 characters"),
+]
 """A whole number, or text: JSON, such as "0.01" and "true", or, where it is none, itself ("gptq_v2")."""
 
 

@@ -522,7 +522,11 @@ INVALID: tuple[Invalid, ...] = (
         )
     ),
     bad(
-        "memory in words", "template.resources", {"limits": {"memory": "lots"}}, "should match", "must match"
+        "memory in words",
+        "template.resources",
+        {"limits": {"memory": "lots"}},
+        "should match",
+        'must be a whole number, or an amount such as "500m" or "16Gi"',
     ),
     bad("a long amount", "template.scratchSize", "1" * 33, "Too long", "at most 32 characters"),
     bad(
