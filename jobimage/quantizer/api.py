@@ -27,6 +27,7 @@ def quantize(
     evaluate: Place | None = None,
     endpoint: str | None = None,
     region: str | None = None,
+    patience: int | None = None,
     device: str = "auto",
     scratch: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
@@ -44,6 +45,7 @@ def quantize(
         group_size: weights that share a scale; by default the largest up to 128 that fits the model.
         data: text to calibrate with. evaluate: held-out text to measure the result on.
         endpoint, region: of the S3 server; credentials come from the environment.
+        patience: how many seconds to wait for a storage that does not answer; by default 300.
         device: auto, cpu or cuda. scratch: directory for temporary files.
         say: called with each line that says how it goes.
 
@@ -63,6 +65,7 @@ def quantize(
         evaluate=None if evaluate is None else fspath(evaluate),
         endpoint=endpoint,
         region=region,
+        patience=patience,
     )
     request = request_of(manifest_for(form))
     return execute(request, Here(device, scratch), Tracker(say=lambda line: say(line.text)), never_stop)

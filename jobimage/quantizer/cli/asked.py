@@ -3,15 +3,22 @@
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
+from quantization_api import ENGINE_VERSION
 from quantization_api.constants import REQUEST_ENV
 from quantization_api.failures import Category, QuantizationError
-from quantization_api.pod import RunRequest
+from quantization_api.pod import RunRequest, StorageAccess
 from quantizer.boundary.reading import reading
 from quantizer.cli.manifest_file import describe, load_request, reached_by
 from quantizer.store.location import Location
+
+OF_ANOTHER_RELEASE = (
+    f"This image is of release {ENGINE_VERSION} and the operator of another one. Leave spec.template.image out, or "
+    "name the image of the operator's release."
+)
 
 
 def asked_for(options: argparse.Namespace) -> RunRequest:
@@ -21,10 +28,16 @@ def asked_for(options: argparse.Namespace) -> RunRequest:
         QuantizationError: InvalidWorkflow; ModelNotFound or DataNotFound for a path of this machine that is not there.
     """
     if options.filename is None:
-        return reached_by(_request_of_pod(), options.endpoint, options.region)
-    request = load_request(options.filename, options.endpoint, options.region)
+        return reached_by(_request_of_pod(), options.endpoint, options.region, options.patience)
+    request = load_request(options.filename, options.endpoint, options.region, options.patience)
     check_paths(request)
     return request.model_copy(update={"default_calibration": options.default_calibration})
+
+
+def access_of(options: argparse.Namespace, **more: Any) -> StorageAccess:
+    """How storage is reached, from the options of a command."""
+    given = {"endpoint": options.endpoint, "region": options.region, "patience_seconds": options.patience}
+    return StorageAccess(**{name: value for name, value in given.items() if value is not None}, **more)
 
 
 def check_paths(request: RunRequest) -> None:
@@ -52,7 +65,8 @@ def _check_place(place: Location, category: Category, what: str, hint: str) -> N
 
 
 def _request_of_pod() -> RunRequest:
-    with reading(Category.INVALID_WORKFLOW, f"the request in {REQUEST_ENV}"):
+    """Every operator checks what it asks for, so what cannot be read was checked by one of another release."""
+    with reading(Category.INVALID_WORKFLOW, f"the request in {REQUEST_ENV}", OF_ANOTHER_RELEASE):
         try:
             return RunRequest.model_validate_json(os.fsencode(os.environ[REQUEST_ENV]))
         except ValidationError as error:

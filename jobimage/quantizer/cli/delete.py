@@ -4,8 +4,7 @@ import argparse
 
 from rich.console import Console
 
-from quantization_api.pod import StorageAccess
-from quantizer.cli.asked import check_artifact
+from quantizer.cli.asked import access_of, check_artifact
 from quantizer.cli.ending import guarded
 from quantizer.cli.signals import Stopping
 from quantizer.run.local_identity import has_ended, local_uid
@@ -23,12 +22,7 @@ def delete_command(options: argparse.Namespace) -> int:
         from quantizer.store.interface import OUTPUT
         from quantizer.store.removal import Ours, remove
 
-        access = StorageAccess(
-            endpoint=options.endpoint,
-            region=options.region,
-            patience_seconds=options.patience,
-            refuse_link_local=options.refuse_link_local,
-        )
+        access = access_of(options, refuse_link_local=options.refuse_link_local)
         stopping.unwinds = True
         store = open_store(Location.parse(options.uri), OUTPUT, access)
         uid = options.uid or local_uid()

@@ -9,8 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from quantization_api.failures import Category, ExitCode, QuantizationError
-from quantization_api.pod import StorageAccess
-from quantizer.cli.asked import check_artifact, check_path
+from quantizer.cli.asked import access_of, check_artifact, check_path
 from quantizer.cli.ending import console, guarded
 from quantizer.cli.manifest_file import must_be_there
 from quantizer.cli.signals import Stopping
@@ -36,7 +35,7 @@ def verify_command(options: argparse.Namespace) -> int:
         ):
             verified = verify(
                 options.uri,
-                _access(options),
+                access_of(options),
                 choose_device(options.device),
                 Path(scratch),
                 lambda stage, done, total: status.update(f"{stage} {100 * done // max(1, total)} %"),
@@ -63,7 +62,7 @@ def inspect_command(options: argparse.Namespace) -> int:
         from quantizer.run.inspection import inspect
 
         with _damaged_is_data():
-            described = inspect(options.uri, _access(options))
+            described = inspect(options.uri, access_of(options))
         if options.json:
             print(json.dumps(described, indent=2, ensure_ascii=False))
         else:
@@ -83,7 +82,3 @@ def _damaged_is_data() -> Iterator[None]:
         if error.category is Category.ARTIFACT_CORRUPT:
             raise QuantizationError(error.category, error.message, error.hint, ExitCode.DATA) from error
         raise
-
-
-def _access(options: argparse.Namespace) -> StorageAccess:
-    return StorageAccess(endpoint=options.endpoint, region=options.region)

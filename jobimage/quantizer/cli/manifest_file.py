@@ -36,7 +36,9 @@ class _Job(BaseModel):
     status: dict[str, Any] | None = None
 
 
-def load_request(path: Path, endpoint: str | None = None, region: str | None = None) -> RunRequest:
+def load_request(
+    path: Path, endpoint: str | None = None, region: str | None = None, patience: int | None = None
+) -> RunRequest:
     """The request that the operator would make from the manifest.
 
     Paths that begin with ./ or ../ are relative to the file (a cluster refuses such paths). endpoint and
@@ -65,7 +67,7 @@ def load_request(path: Path, endpoint: str | None = None, region: str | None = N
     with reading(Category.INVALID_WORKFLOW, str(path), CORRECT):
         _resolve_paths(document, path.absolute().parent)
         request = request_of(document)
-    return reached_by(request, endpoint, region)
+    return reached_by(request, endpoint, region, patience)
 
 
 def request_of(document: dict[str, Any]) -> RunRequest:
@@ -89,10 +91,12 @@ def must_be_there(path: Path) -> None:
         )
 
 
-def reached_by(request: RunRequest, endpoint: str | None, region: str | None) -> RunRequest:
-    """The request with its storage's endpoint and region replaced, where they are given."""
-    given = {"endpoint": endpoint, "region": region}
-    changed = {name: value for name, value in given.items() if value}
+def reached_by(
+    request: RunRequest, endpoint: str | None, region: str | None, patience: int | None = None
+) -> RunRequest:
+    """The request with its storage's endpoint, region and patience (in seconds) replaced, where they are given."""
+    given = {"endpoint": endpoint or None, "region": region or None, "patience_seconds": patience}
+    changed = {name: value for name, value in given.items() if value is not None}
     return request.model_copy(update={"storage": request.storage.model_copy(update=changed)})
 
 

@@ -163,13 +163,6 @@ def _delete(commands: "Commands") -> None:
     )
     _storage(delete)
     delete.add_argument(
-        "--patience",
-        type=_seconds,
-        default=PATIENCE_SECONDS,
-        metavar="SECONDS",
-        help=f"how long to wait for storage that does not answer (default: {PATIENCE_SECONDS})",
-    )
-    delete.add_argument(
         "--refuse-link-local",
         action="store_true",
         help="refuse an endpoint with a link-local address, such as a cloud's metadata service",
@@ -252,6 +245,12 @@ def _version(command: argparse.ArgumentParser) -> None:
 def _storage(command: argparse.ArgumentParser) -> None:
     command.add_argument("--endpoint", metavar="URL", help="S3 server (default: the manifest's, else AWS)")
     command.add_argument("--region", metavar="NAME", help="region of the buckets")
+    command.add_argument(
+        "--patience",
+        type=_seconds,
+        metavar="SECONDS",
+        help=f"how long to wait for storage that does not answer (default: the manifest's, else {PATIENCE_SECONDS})",
+    )
 
 
 def _machine(command: argparse.ArgumentParser) -> None:

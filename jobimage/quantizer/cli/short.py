@@ -6,7 +6,7 @@ from dataclasses import fields
 from rich.console import Console
 
 from quantization_api.failures import Category, QuantizationError
-from quantization_api.pod import RunRequest, StorageAccess
+from quantization_api.pod import RunRequest
 from quantizer.cli import logs
 from quantizer.cli.asked import check_path, check_paths
 from quantizer.cli.ending import guarded
@@ -53,7 +53,7 @@ def manifest_for(form: ShortForm) -> Manifest:
     check_paths(early)
     from quantizer.run.inspection import inspect
 
-    described = inspect(form.model, StorageAccess(endpoint=form.endpoint, region=form.region))
+    described = inspect(form.model, early.storage)
     if described["kind"] != "model":
         raise QuantizationError(
             Category.MODEL_UNSUPPORTED,

@@ -39,6 +39,8 @@ class ShortForm:
     """Held-out text."""
     endpoint: str | None = None
     region: str | None = None
+    patience: int | None = None
+    """With a storage that does not answer, in seconds; None: the contract's default."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,13 @@ def manifest_of(form: ShortForm, shape: Shape) -> Manifest:
     if form.evaluate:
         workflow |= {"evaluators": [{"name": "quality", "metrics": _metrics()}], "evaluator": "quality"}
     spec: Manifest = {"workflow": workflow, "output": {"uri": absolute(form.output)}}
-    storage = {"endpoint": form.endpoint, "region": form.region}
-    if any(storage.values()):
-        spec["storage"] = {name: value for name, value in storage.items() if value}
+    storage = {
+        "endpoint": form.endpoint or None,
+        "region": form.region or None,
+        "patienceSeconds": form.patience,
+    }
+    if given := {name: value for name, value in storage.items() if value is not None}:
+        spec["storage"] = given
     return {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": _name(form)}, "spec": spec}
 
 
