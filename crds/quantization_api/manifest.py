@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from quantization_api import ENGINE_VERSION
 from quantization_api.bounded import Digest
 from quantization_api.status import MetricResult, TrialState
 from quantization_api.text import clean
@@ -147,10 +148,25 @@ class TrialRecord(_Document):
     """Where its model is, relative to the output; None where it was not kept."""
 
 
+SCHEMA_VERSION: Literal[1] = 1
+"""Of manifests. It changes when a release that does not know a new field would use the artifact wrongly."""
+
+
+class OtherSchemaError(ValueError):
+    """The manifest has a schema of another release; the message says which."""
+
+
+class _Header(BaseModel):
+    """What the manifests of all releases have."""
+
+    schema_version: int = SCHEMA_VERSION
+    engine_version: Line = ""
+
+
 class Manifest(_Document):
     """The table of contents and the birth certificate of an artifact."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1] = SCHEMA_VERSION
     recipe: Digest
     owner: Line = Field(
         "",
@@ -189,6 +205,24 @@ class Manifest(_Document):
     """Every point of the search that chose this model, in its order; empty without a search."""
     versions: dict[Line, Line]
     objects: list[StoredObject]
+
+    @classmethod
+    def read(cls, data: bytes) -> "Manifest":
+        """The manifest in these bytes, which any release may have written.
+
+        Fields that this release does not know are left out, as long as the schema's version is the same.
+
+        Raises:
+            OtherSchemaError: it is another one.
+            ValidationError: it is not a manifest.
+        """
+        seen = _Header.model_validate_json(data)
+        if seen.schema_version != SCHEMA_VERSION:
+            raise OtherSchemaError(
+                f"has schema version {seen.schema_version}, as quantizer {seen.engine_version or 'of another release'} "
+                f"writes it; this is quantizer {ENGINE_VERSION}, which reads version {SCHEMA_VERSION}"
+            )
+        return cls.model_validate_json(data, extra="ignore")
 
     def model_bytes(self) -> int:
         """Size of the safetensors of the artifact, in bytes."""

@@ -4,9 +4,10 @@ The operator writes the request into one environment variable; the pod serves pr
 leaves its result as the termination message of its container.
 """
 
+import json
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from quantization_api.constants import PATIENCE_SECONDS
 from quantization_api.failures import Category
@@ -86,6 +87,22 @@ class RunResult(KubernetesModel):
     artifact: Artifact | None = None
     metrics: Annotated[list[MetricResult], Field(max_length=16)] = Field(default_factory=list)
     failure: Failure | None = None
+
+    @classmethod
+    def from_message(cls, message: str) -> "RunResult":
+        """The result in a termination message; a category of failure that this release does not know is Internal.
+
+        Raises:
+            ValueError: it is not a result.
+        """
+        try:
+            return cls.as_told(message)
+        except ValidationError as error:
+            if [item["loc"] for item in error.errors()] != [("failure", "category")]:
+                raise
+        told = json.loads(message)
+        told["failure"]["category"] = Category.INTERNAL
+        return cls.as_told(json.dumps(told))
 
     def to_message(self) -> str:
         """The result as JSON of at most MAX_RESULT_BYTES bytes; long texts are cut, never the structure."""

@@ -156,3 +156,14 @@ class KubernetesModel(ContractModel):
     """Where and how: Kubernetes' words, camelCase on the wire."""
 
     model_config = ConfigDict(extra="forbid", alias_generator=to_camel, populate_by_name=True)
+
+    @classmethod
+    def as_told(cls, message: str | bytes) -> Self:
+        """What a process of another release says, as JSON: fields that this release does not know are left out.
+
+        Only for what is reported (docs/releases.md). Of what is asked for, an unknown field could change the result.
+
+        Raises:
+            ValidationError: of fields that this release knows.
+        """
+        return cls.model_validate_json(message, extra="ignore")

@@ -64,7 +64,7 @@ def with_cure(cause: Failure) -> str:
 def result_of(pod: ChildPod) -> RunResult | None:
     """What the quantizer left as its termination message; None when that is not a result."""
     try:
-        result = RunResult.model_validate_json(pod.ended_message)
+        result = RunResult.from_message(pod.ended_message)
     except (ValueError, RecursionError):  # also of text that is no Unicode
         return None
     update: dict[str, object] = {}

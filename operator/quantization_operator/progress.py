@@ -114,7 +114,7 @@ def read_progress(body: bytes) -> Progress | str:
     if len(body) > LARGEST_ANSWER:
         return f"it has more than {LARGEST_ANSWER} bytes"
     try:
-        seen = Progress.model_validate_json(body)
+        seen = Progress.as_told(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         return clean(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", LONGEST_WORD)

@@ -186,10 +186,10 @@ class QuantizationJob:
         return mapping(json.loads(self.status)) if self.status else {}
 
     def read_status(self) -> QuantizationJobStatus:
-        """The status as last written. One of an older schema, or of somebody else, is read as far as it goes."""
+        """The status as last written. Of one of another release, or of somebody else, what is known is read."""
         raw = self.status_as_stored()
         try:
-            return QuantizationJobStatus.model_validate(raw)
+            return QuantizationJobStatus.model_validate(raw, extra="ignore")
         except ValidationError:
             return QuantizationJobStatus(
                 job_name=self.job_name or None,

@@ -12,6 +12,7 @@ from quantization_api.manifest import (
     ONNX_PREFIX,
     REPORT_PREFIX,
     Manifest,
+    OtherSchemaError,
 )
 from quantization_api.text import clean
 from quantizer.store.interface import ObjectInfo, Store
@@ -32,7 +33,11 @@ def read_manifest(store: Store, info: ObjectInfo, broken: Category) -> tuple[Man
 def parse_manifest(store: Store, data: bytes, broken: Category) -> Manifest:
     """The manifest in these bytes; `broken` is the category if it is not a valid one."""
     try:
-        return Manifest.model_validate_json(data)
+        return Manifest.read(data)
+    except OtherSchemaError as error:
+        raise QuantizationError(
+            broken, f"{store.uri}/{MANIFEST_NAME} {error}", "Use the quantizer of the release that wrote it."
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
