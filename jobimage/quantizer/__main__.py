@@ -1,7 +1,7 @@
 """`python -m quantizer`, and the console script `quantizer`."""
 
+import _signal  # type: ignore[import-not-found]  # the module signal makes enums, which takes longer than the rest
 import os
-import signal
 import sys
 
 INTERRUPTED = 130  # ExitCode.INTERRUPTED, which takes longer to import than a person to press Ctrl-C
@@ -24,11 +24,14 @@ def main() -> None:
     the processors to itself; OMP_WAIT_POLICY=ACTIVE gives that back. With small batches sleeping is the faster way
     there too (19 s, spinning 23 s). OpenMP reads the variable when torch is imported.
 
+    Ctrl-C in the interpreter's own start, its first 20 ms, is answered by the interpreter, with a traceback: nothing of
+    ours runs then.
+
     Skips the interpreter's shutdown: taking torch and transformers apart writes to 90 MB of pages that were only
     mapped till then, which would be the peak of a run's memory, in a pod that has done all its work.
     """
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as under nohup
-        signal.signal(signal.SIGINT, _leave)  # first of all: what is imported next takes a while
+    if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:  # as under nohup
+        _signal.signal(_signal.SIGINT, _leave)  # first of all: what is imported next takes a while
     import contextlib
     import logging
 

@@ -56,6 +56,19 @@ def test_help_version_and_usage_import_nothing_heavy(command: str, option: str) 
     assert (code == ExitCode.DONE) == (option != "--no-such-option")
 
 
+def test_ctrl_c_is_ours_before_anything_slow_is_imported() -> None:
+    """Before that the interpreter answers it, with a traceback; site, which may import anything, is left out."""
+    script = (
+        "import os, sys; sys.path = sys.argv[1:] + sys.path; before = set(sys.modules)\n"
+        "import _signal; _signal.signal = lambda *_: os._exit(print(*set(sys.modules) - before, flush=True) or 0)\n"
+        "from quantizer.__main__ import main; main()"
+    )
+    paths = [path for path in sys.path if path]
+    command = ["env", "--default-signal=INT", sys.executable, "-S", "-c", script, *paths]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    assert set(said.stdout.split()) <= {"quantizer", "quantizer.__main__", "_signal"}
+
+
 def test_a_manifest_with_a_typo_is_refused_before_anything_heavy_is_imported(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(manifest(("workflow.passes.0.bitz", 4))))
