@@ -25,13 +25,13 @@ from typing import Any, Protocol
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.passes import ModelBuilder
+from quantization_api.sequence_refusals import BLOCK_SIZES
 
 MODEL_TYPES = frozenset({"llama", "mistral", "phi3", "qwen2", "qwen3"})
 """The architectures of which there is a graph, and one that can be checked."""
 ROPES = {"llama": ("default", "llama3", "dynamic"), "phi3": ("default",)}
 """Values of rope_type that the builder computes, by architecture. Within a model's positions dynamic is default."""
 OTHER_ROPES = ("default", "linear")
-BLOCK_SIZES = (16, 32, 64, 128, 256)
 BITS_OF = {"int4": (2, 4), "int8": (8,)}
 """Bits of the checkpoint that a precision stands for; there is no word for 2 bits, they come with int4."""
 BITS = tuple(sorted(bits for stood_for in BITS_OF.values() for bits in stood_for))
@@ -137,13 +137,6 @@ REFUSALS: tuple[Refusal, ...] = (
         ),
     ),
     (
-        lambda r: r.parameters.precision not in BITS_OF,
-        lambda r: (
-            f"precision {r.parameters.precision} is not possible after {r.method}: the graph keeps the "
-            f"integers of the checkpoint; write precision: {_precision_for(r.bits)}"
-        ),
-    ),
-    (
         lambda r: r.bits not in BITS,
         lambda r: (
             f"MatMulNBits holds 2, 4 or 8 bits, the checkpoint has {r.bits}; write one of them in the "
@@ -173,34 +166,15 @@ REFUSALS: tuple[Refusal, ...] = (
         ),
     ),
     (
-        lambda r: r.parameters.execution_provider not in PROVIDERS,
-        lambda r: (
-            f"execution_provider {r.parameters.execution_provider} is not available: the graph could not "
-            "be checked; write cpu"
-        ),
-    ),
-    (
         lambda r: PROVIDERS[r.parameters.execution_provider] not in r.available,
         lambda r: (
             f"the onnxruntime of this image has no {PROVIDERS[r.parameters.execution_provider]}, so the "
             "graph could not be checked; write execution_provider: cpu"
         ),
     ),
-    (
-        lambda r: r.parameters.execution_provider == "cuda" and r.level is not None,
-        lambda _: (
-            "int4_accuracy_level is a choice of the CPU's kernel; leave it out with execution_provider: cuda"
-        ),
-    ),
-    (
-        lambda r: r.level in (2, 3),
-        lambda r: (
-            f"int4_accuracy_level {r.level} is the same as 1 on a CPU; write 1 (fp32), or 4 (int8 "
-            "activations: faster, less exact)"
-        ),
-    ),
 )
-"""(refused, what to write instead), the first that applies counts."""
+"""(refused, what to write instead), the first that applies counts: of the checkpoint that the builder is given, and of
+this machine. What is refused of the parameters alone stands in the contract (model_builder_refusals)."""
 
 
 class Model(Protocol):
