@@ -15,8 +15,9 @@ from torch import Tensor
 from quantization_api.failures import Category
 from quantizer.boundary.bounded_json import read_object
 from quantizer.boundary.reading import reading
-from quantizer.checkpoint.data_types import word
+from quantizer.checkpoint.data_types import from_word, word
 from quantizer.checkpoint.reader import FLOAT_CHECKPOINT, SafetensorsReader, TensorInfo
+from quantizer.checkpoint.side_files import with_dtype
 from quantizer.checkpoint.source import Source, read_whole
 from quantizer.decoder.architecture import ModuleNames, Stage
 from quantizer.decoder.extra import Extra, sort_extra
@@ -199,8 +200,19 @@ class DecoderLayout:
         return self._says_tied and not self.tied
 
     def config_of_copy(self) -> dict[str, Any]:
-        """config.json for a model made of this one: it says of the head what is so, since readers differ otherwise."""
-        return {**self.raw_config, "tie_word_embeddings": False} if self.unties else self.raw_config
+        """config.json for a model made of this one: of head and type it says what is so, since readers trust it."""
+        config = {**self.raw_config, "tie_word_embeddings": False} if self.unties else self.raw_config
+        return with_dtype(config, self.reader.dtype) if self.wrong_dtype else config
+
+    @property
+    def wrong_dtype(self) -> torch.dtype | None:
+        """The floating-point type that config.json names although no tensor has it; None otherwise.
+
+        transformers converts to that type: weights in bfloat16 to float16, whose range activations may leave.
+        """
+        said = from_word(self.raw_config.get("dtype", self.raw_config.get("torch_dtype")))
+        stored = {info.dtype for info in self.reader.tensors.values()}
+        return said if said is not None and said.is_floating_point and said not in stored else None
 
     # layers
 

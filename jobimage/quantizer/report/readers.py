@@ -63,7 +63,9 @@ VLLM = frozenset(
         "qwen3_moe",
     }
 )  # fmt: skip
-"""Packed, it has no linears that are stored transposed (GPT-2's). GPT-NeoX runs on its backend of transformers."""
+"""Packed, it has no linears that are stored transposed (GPT-2's). GPT-NeoX runs on its backend of transformers.
+It refuses Gemma in float16 only where it is asked for (--dtype float16): by itself it computes such a file in bfloat16,
+with a warning (0.32.0, config/model.py: _resolve_auto_dtype; tried)."""
 SGLANG = frozenset(
     {"gemma2", "gemma3_text", "llama", "mistral", "mixtral", "opt", "phi3", "qwen2", "qwen3", "qwen3_moe"}
 )

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from quantization_api.text import clean
+from quantizer.checkpoint.data_types import word
 from quantizer.checkpoint.side_files import CODE
 from quantizer.checkpoint.weight_files import adapter_files, unread_weights
 from quantizer.decoder.layout import DecoderLayout
@@ -41,6 +42,12 @@ def remarks(
         found.append(
             f"config.json ties the head to the embedding, but {layout.own_head_name()} has other values. That head was "
             "used, as transformers does, and the artifact's config.json says tie_word_embeddings: false."
+        )
+    if layout.wrong_dtype:
+        stored = word(layout.reader.dtype)
+        found.append(
+            f"config.json says {word(layout.wrong_dtype)}, but the weights are in {stored}, and so says the artifact's "
+            "config.json unless the pass stores another type."
         )
     if extra.left_out:
         found.append(
