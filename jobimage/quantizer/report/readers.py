@@ -9,9 +9,10 @@ What the model builder takes is decided in export.plan, which asks it.
 from dataclasses import dataclass, replace
 from typing import Any
 
+from quantization_api.sequence_refusals import BLOCK_SIZES
 from quantizer.algorithms.quarot.parameters import OWN_CODE_TYPES
 from quantizer.decoder.families import ARCHITECTURES
-from quantizer.export.plan import BITS, BLOCK_SIZES, MODEL_TYPES
+from quantizer.export.plan import BITS, MODEL_TYPES
 from quantizer.passes.weight_pass import WeightPass
 from quantizer.passes.written import GPTQ_WORDS, Written
 
