@@ -13,6 +13,7 @@ BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 MEASURED = {2: (11.9, 0.60), 3: (7.62, 0.119), 4: (6.95, 0.0212), 8: (6.756, 0.0001)}
 """Bits -> (perplexity, KL divergence) in groups of 32."""
 SIZES = {2: 20_390_000, 3: 21_150_000, 4: 21_912_560, 8: 24_950_000}
+INPUT_SIZE = 30_383_424
 SECONDS = {
     "check": 0.5,
     "quantize": 12.5,
@@ -26,9 +27,25 @@ KINDS = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
 
 
 def searched(manifest: Manifest) -> Manifest:
-    """The manifest as if a search had chosen it."""
+    """The manifest as if a search over bits, groups and order had chosen it."""
     trials = list(trial_records())
-    return manifest.model_copy(update={"trials": trials, "seconds": SECONDS})
+    best = next(trial for trial in trials if trial.best)
+    metrics = [
+        {"name": "ppl", "type": "perplexity", "data_config": "held_out"},
+        {"name": "kl", "type": "kl_divergence", "data_config": "held_out"},
+    ]
+    workflow = {**manifest.workflow, "evaluators": [{"name": "quality", "metrics": metrics}]}
+    source = manifest.input.model_copy(update={"size_bytes": INPUT_SIZE})
+    return manifest.model_copy(
+        update={
+            "trials": trials,
+            "seconds": SECONDS,
+            "workflow": workflow,
+            "input": source,
+            "metrics": best.metrics,
+            "compression_ratio": INPUT_SIZE / (best.size_bytes or 1),
+        }
+    )
 
 
 def trial_records() -> Iterator[TrialRecord]:

@@ -29,7 +29,7 @@ def verify_command(options: argparse.Namespace) -> int:
 
         stopping.unwinds = True
         with (
-            _damaged_is_data(),
+            damaged_is_data(),
             make_scratch(scratch_parent(options.scratch)) as scratch,
             beside.status("list") as status,
         ):
@@ -61,7 +61,7 @@ def inspect_command(options: argparse.Namespace) -> int:
             check_path(options.uri, Category.MODEL_NOT_FOUND, "the model or artifact")
         from quantizer.run.inspection import inspect
 
-        with _damaged_is_data():
+        with damaged_is_data():
             described = inspect(options.uri, access_of(options))
         if options.json:
             print(json.dumps(described, indent=2, ensure_ascii=False))
@@ -74,7 +74,7 @@ def inspect_command(options: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _damaged_is_data() -> Iterator[None]:
+def damaged_is_data() -> Iterator[None]:
     """A damaged artifact stays damaged: a run that made it could try again, who looks at it cannot."""
     try:
         yield

@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _version(top)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    for add in (_quantize, _init, _run, _verify, _inspect, _delete, _import, _completion):
+    for add in (_quantize, _init, _run, _verify, _inspect, _report, _compare, _delete, _import, _completion):
         add(commands)
     return top
 
@@ -55,6 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if options.command == "run" and options.filename is None and REQUEST_ENV not in os.environ:
         parser().error(f"run needs -f FILE, or a request in the environment variable {REQUEST_ENV}")
+    if options.command == "compare" and len(options.uris) < 2:
+        parser().error("compare needs two artifacts at least")
+    if options.command == "compare" and options.open and options.output is None:
+        parser().error("compare --open needs -o FILE, the page to show")
     command: Callable[[argparse.Namespace], int] = getattr(
         importlib.import_module(f"quantizer.cli.{options.module}"), f"{options.command}_command"
     )
@@ -141,6 +145,38 @@ def _inspect(commands: "Commands") -> None:
     inspect.add_argument("uri", metavar="URI", help=PLACE)
     inspect.add_argument("--json", action="store_true", help="print JSON")
     _storage(inspect)
+
+
+def _report(commands: "Commands") -> None:
+    report = _command(
+        commands,
+        "report",
+        "reporting",
+        "make an artifact's report again",
+        "Makes the report of an artifact - the page, and its pictures by themselves - from its manifest alone, on this "
+        "machine. The artifact stays as it is.",
+    )
+    report.add_argument("uri", metavar="URI", help=PLACE)
+    report.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="where the files go (default: NAME-report)"
+    )
+    report.add_argument("--open", action="store_true", help="show the page in the browser")
+    _storage(report)
+
+
+def _compare(commands: "Commands") -> None:
+    compare = _command(
+        commands,
+        "compare",
+        "reporting",
+        "put artifacts side by side",
+        "Compares artifacts by their manifests: method, size, metrics and readers, and says where they are not "
+        "comparable. With -o, also as a page with pictures of quality against size and speed.",
+    )
+    compare.add_argument("uris", nargs="+", metavar="URI", help=f"two or more, each {PLACE}")
+    compare.add_argument("-o", "--output", type=Path, metavar="FILE", help="write a page (.html) to FILE")
+    compare.add_argument("--open", action="store_true", help="show the page in the browser; needs -o")
+    _storage(compare)
 
 
 def _delete(commands: "Commands") -> None:

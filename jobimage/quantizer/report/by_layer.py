@@ -82,11 +82,11 @@ def ranges_by_layer(ranges: Sequence[LayerRanges]) -> Picture:
         axes.grid(alpha=0.25)
         figure.legend(loc="outside lower center", fontsize=8, ncols=2)
     told = " ".join(
-        f"{name} the rotation: {min(values.values()):.3g} to {max(values.values()):.3g}."
+        f"{name.capitalize()} the rotation: {min(values.values()):.3g} to {max(values.values()):.3g}."
         for name, values in lines.items()
     )
     title = "How far the largest inputs and weights stand out, before the rotation and after"
-    return picture("ranges-by-layer", title, told[:1].upper() + told[1:], figure)
+    return picture("ranges-by-layer", title, told, figure)
 
 
 def _ratios(ranges: Sequence[LayerRanges]) -> dict[str, dict[int, float]]:
@@ -118,8 +118,7 @@ def _row(axes: Axes, bottom: int, bits: Mapping[int, float], most: int, last: in
     edges = [-0.5, last + 0.5] if one else [layer - 0.5 for layer in range(last + 2)]
     heights = [next(iter(bits.values()))] if one else [bits.get(layer, 0) for layer in range(last + 1)]
     tops = [bottom + 0.8 * height / most for height in heights]
-    axes.stairs(tops, edges, baseline=bottom, fill=True, color=COLOURS[0], alpha=0.55)
-    axes.stairs(tops, edges, baseline=bottom, color=COLOURS[0], lw=1)
+    axes.stairs(tops, edges, baseline=bottom, fill=True, fc=(COLOURS[0], 0.55), ec=COLOURS[0])
     if one or last < NUMBERED_LAYERS:
         for left, right, height in zip(edges, edges[1:], heights, strict=False):
             if height:

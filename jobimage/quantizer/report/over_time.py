@@ -96,10 +96,8 @@ def _bars(axes: Axes, spans: Sequence[Span], workers: Sequence[str], unit: float
         labelled.add(trial.state)
         row = workers.index(trial.worker or "")
         width = (stop - start) / unit
-        axes.barh(
-            row, width, left=start / unit, height=0.7, color=color, alpha=0.35, label=label, hatch=hatch
-        )
-        axes.barh(row, width, left=start / unit, height=0.7, fill=False, ec=color)
+        look = {"fc": (color, 0.35), "ec": color, "hatch": hatch}
+        axes.barh(row, width, left=start / unit, height=0.7, label=label, **look)
         if len(spans) <= MOST_NUMBERED:
             bold = "bold" if trial.best else "normal"
             middle = (start + stop) / 2 / unit

@@ -27,6 +27,8 @@ class Point:
     mixed: bool = False
     """Whether linears differ in bits or groups."""
     chosen: bool = False
+    mark: str = ""
+    """What stands beside it in a picture, where that is not the label."""
 
     def value(self, name: str) -> float | None:
         """Of a metric; None where it is not known."""
@@ -48,10 +50,11 @@ def trial_points(manifest: Manifest) -> list[Point]:
     ]
 
 
-def artifact_point(manifest: Manifest, label: str) -> Point:
-    """An artifact."""
+def artifact_point(manifest: Manifest, number: int) -> Point:
+    """An artifact, which a picture calls by its number."""
     return Point(
-        label=label,
+        label=f"{number} ({method(manifest)})",
+        mark=str(number),
         size_bytes=manifest.input.size_bytes / manifest.compression_ratio,
         metrics={result.name: result for result in manifest.metrics},
         mixed=differs(manifest),

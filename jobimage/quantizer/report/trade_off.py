@@ -109,19 +109,20 @@ def _input_line(axes: Axes, points: Sequence[Point], up: Axis) -> None:
 def _labels(
     axes: Axes, points: Sequence[Point], where: Sequence[tuple[float, float]], best: list[int]
 ) -> None:
-    """Of the chosen point first, then of those on the front, as far as they do not lie over each other."""
+    """Of the chosen point first, then of those on the front and those with a mark, where there is room for them."""
     axes.autoscale_view()
+    marked = [number for number, point in enumerate(points) if point.mark]
     chosen = [number for number, point in enumerate(points) if point.chosen]
     taken: list[tuple[float, float, float]] = []
-    for number in dict.fromkeys([*chosen, *best]):
-        label = lettered(points[number].label)
+    for number in dict.fromkeys([*chosen, *best, *marked]):
+        label = lettered(points[number].mark or points[number].label)
         x, y = axes.transAxes.inverted().transform(axes.transData.transform(where[number]))
         width, right = LETTER[0] * len(label), x < 0.5
         left = x if right else x - width
         hidden = any(
             left < end and start < left + width and abs(y - at) < LETTER[1] for start, end, at in taken
         )
-        if hidden or len(taken) == LABELS:
+        if hidden or len(taken) >= max(LABELS, len(marked)):
             continue
         taken.append((left, left + width, y))
         axes.annotate(

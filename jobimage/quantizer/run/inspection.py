@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from quantization_api.failures import Category
-from quantization_api.manifest import MANIFEST_NAME
+from quantization_api.failures import Category, QuantizationError
+from quantization_api.manifest import MANIFEST_NAME, Manifest
 from quantization_api.pod import StorageAccess
 from quantizer.checkpoint.data_types import word
 from quantizer.run.inputs import Model, open_model
@@ -33,6 +33,29 @@ def inspect(uri: str, access: StorageAccess) -> dict[str, Any]:
         "manifestDigest": manifest_digest(data),
         "manifest": manifest.model_dump(mode="json"),
     }
+
+
+def manifest_at(uri: str, access: StorageAccess) -> Manifest:
+    """The manifest of an artifact.
+
+    Raises:
+        QuantizationError: ModelNotFound where there is none, AccessDenied, StorageUnavailable, or ArtifactCorrupt for
+            a manifest that is not one.
+    """
+    store = open_store(Location.parse(uri), ARTIFACT, access)
+    found = store.head(MANIFEST_NAME)
+    if found is None:
+        raise no_artifact(store.uri)
+    return read_manifest(store, found, Category.ARTIFACT_CORRUPT)[0]
+
+
+def no_artifact(uri: str) -> QuantizationError:
+    """What is said where there is no manifest."""
+    return QuantizationError(
+        Category.MODEL_NOT_FOUND,
+        f"there is no finished artifact at {uri}: it has no {MANIFEST_NAME}",
+        "Check the URI; a run that did not finish leaves no manifest.",
+    )
 
 
 def describe_model(model: Model) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from quantizer.evaluation.own_dtype import run_in_own_dtype
 from quantizer.evaluation.views import open_view
 from quantizer.passes.making import weight_pass
 from quantizer.run.checks import readable
+from quantizer.run.inspection import no_artifact
 from quantizer.store.interface import ARTIFACT, ObjectInfo
 from quantizer.store.location import Location, open_store
 from quantizer.store.manifests import is_ours, manifest_digest, read_manifest
@@ -58,11 +59,7 @@ def verify(
     store = open_store(location, ARTIFACT, access)
     listing = store.list()
     if MANIFEST_NAME not in listing:
-        raise QuantizationError(
-            Category.MODEL_NOT_FOUND,
-            f"there is no finished artifact at {store.uri}: it has no {MANIFEST_NAME}",
-            "Check the URI; a run that did not finish leaves no manifest.",
-        )
+        raise no_artifact(store.uri)
     manifest, data = read_manifest(store, listing[MANIFEST_NAME], Category.ARTIFACT_CORRUPT)
     wrong = {item.key: how for item in manifest.objects if (how := _differs(item, listing))}
     total, done = sum(item.size for item in manifest.objects), 0

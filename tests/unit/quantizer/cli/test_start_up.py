@@ -47,7 +47,7 @@ def ended(*arguments: str) -> tuple[int, list[str], str]:
     return code, modules, "\n".join(said)
 
 
-@pytest.mark.parametrize("command", ["", "run", "verify", "inspect", "delete", "import"])
+@pytest.mark.parametrize("command", ["", "run", "verify", "inspect", "report", "compare", "delete", "import"])
 @pytest.mark.parametrize("option", ["--help", "--version", "--no-such-option"])
 def test_help_version_and_usage_import_nothing_heavy(command: str, option: str) -> None:
     code, modules, _ = ended(*([command] if command else []), option)
@@ -78,7 +78,9 @@ def test_a_manifest_with_a_typo_is_refused_before_anything_heavy_is_imported(tmp
 
 
 @pytest.mark.parametrize(
-    "arguments", [["run", "-f"], ["verify"], ["inspect"], ["delete"], ["import"]], ids=lambda a: a[0]
+    "arguments",
+    [["run", "-f"], ["verify"], ["inspect"], ["report"], ["compare", "deploy"], ["delete"], ["import"]],
+    ids=lambda a: a[0],
 )
 def test_a_path_that_does_not_exist_ends_with_66_and_asks_to_check_it(
     arguments: list[str], tmp_path: Path

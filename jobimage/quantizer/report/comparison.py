@@ -1,0 +1,167 @@
+"""Artifacts side by side: what each is and how good, what speaks against comparing them, and which is best."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quantization_api.manifest import Manifest
+from quantization_api.status import MetricResult
+from quantizer.report.measures import Measure, interval, measures
+from quantizer.report.points import method
+from quantizer.report.quality import format_value
+from quantizer.report.sizes import megabytes
+
+SAME = 1e-6
+"""Relative difference of two measurements of one model on one text: sums in another order."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """An artifact and the number that it has in the comparison, from 1."""
+
+    number: int
+    uri: str
+    manifest: Manifest
+
+    @property
+    def size_bytes(self) -> float:
+        """Of the model."""
+        return self.manifest.input.size_bytes / self.manifest.compression_ratio
+
+    def result(self, name: str) -> MetricResult | None:
+        """Of a metric."""
+        return next((one for one in self.manifest.metrics if one.name == name), None)
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A reason why figures do not compare."""
+
+    sentence: str
+    metrics: frozenset[str] | None
+    """Those that it is about; None: all."""
+
+
+def numbered(artifacts: Sequence[tuple[str, Manifest]]) -> list[Compared]:
+    """In the order in which they were asked for."""
+    return [Compared(number, uri, manifest) for number, (uri, manifest) in enumerate(artifacts, 1)]
+
+
+def all_measures(artifacts: Sequence[Compared]) -> list[Measure]:
+    """Of all artifacts, each once."""
+    return list({one.name: one for item in artifacts for one in measures(item.manifest)}.values())
+
+
+def cells(item: Compared, shown: Sequence[Measure]) -> list[tuple[str, str]]:
+    """The row of an artifact; of each cell what it says and what may stand below it."""
+    name = item.uri.rstrip("/").rpartition("/")[2]
+    results = [item.result(one.name) for one in shown]
+    return [
+        (f"{item.number} {name}", method(item.manifest)),
+        (megabytes(item.size_bytes), ""),
+        (f"{item.manifest.bits_per_weight:.3f}", ""),
+        *((format_value(result.output if result else None), interval(result)) for result in results),
+    ]
+
+
+def head(shown: Sequence[Measure]) -> list[str]:
+    """Of these rows."""
+    return ["artifact", "size", "bits per weight", *(one.name for one in shown)]
+
+
+def doubts(artifacts: Sequence[Compared]) -> list[Doubt]:
+    """Why figures of these artifacts do not compare; empty where they do."""
+    shown = all_measures(artifacts)
+    everything = [
+        _differ(artifacts, lambda item: item.manifest.input.revision, "They were made from different models"),
+        _differ(
+            artifacts,
+            lambda item: item.manifest.engine_version,
+            "They were made and measured by different versions of the engine",
+        ),
+    ]
+    found = [Doubt(f"{sentence}.", None) for sentence in everything if sentence]
+    return found + [doubt for one in shown if (doubt := _doubt(artifacts, one))]
+
+
+def compared_measures(artifacts: Sequence[Compared]) -> list[Measure]:
+    """The metrics that nothing speaks against comparing."""
+    found = doubts(artifacts)
+    return [
+        one
+        for one in all_measures(artifacts)
+        if not any(doubt.metrics is None or one.name in doubt.metrics for doubt in found)
+    ]
+
+
+def best(artifacts: Sequence[Compared]) -> str:
+    """Which is the smallest, and which is best by each metric that can be compared."""
+    smallest = min(artifacts, key=lambda item: item.size_bytes)
+    said = [f"Smallest: {_named(smallest)}, {megabytes(smallest.size_bytes)}"]
+    for one in compared_measures(artifacts):
+        known = [
+            (result.output if one.lower_is_better else -result.output, item)
+            for item in artifacts
+            if (result := item.result(one.name)) and result.output is not None
+        ]
+        if len(known) > 1:
+            loss, winner = min(known, key=lambda pair: (pair[0], pair[1].number))
+            said.append(f"best {one.name}: {_named(winner)}, {format_value(abs(loss))}")
+    return f"{'; '.join(said)}."
+
+
+def _named(item: Compared) -> str:
+    return f"{item.number} ({method(item.manifest)})"
+
+
+def _doubt(artifacts: Sequence[Compared], measure: Measure) -> Doubt | None:
+    """About one metric: other texts, another value of the same model, another device where it is about speed."""
+    name = measure.name
+    having = [item for item in artifacts if item.result(name)]
+    sentence = _differ(
+        having, lambda item: _asked(item.manifest, name), f"{name} was measured on different texts"
+    )
+    if not sentence and not _agree([result.input for item in having if (result := item.result(name))]):
+        sentence = _differ(
+            having,
+            lambda item: format_value(getattr(item.result(name), "input", None)),
+            f"{name} of the same input model differs, so it was measured otherwise",
+        )
+    if not sentence and measure.is_speed:
+        devices = f"{name} was measured on different devices"
+        sentence = _differ(having, lambda item: item.manifest.versions.get("device", "unknown"), devices)
+    return Doubt(f"{sentence}.", frozenset({name})) if sentence else None
+
+
+def _agree(values: Sequence[float | None]) -> bool:
+    known = [value for value in values if value is not None]
+    return not known or max(known) - min(known) <= SAME * max(map(abs, known))
+
+
+def _asked(manifest: Manifest, name: str) -> str:
+    """The text of a metric and how it is cut, as the workflow says."""
+    workflow = manifest.workflow
+    metrics = [metric for one in workflow.get("evaluators", []) for metric in one.get("metrics", [])]
+    wanted = next((metric.get("data_config") for metric in metrics if metric.get("name") == name), None)
+    configs: Mapping[str, dict[str, Any]] = {one["name"]: one for one in workflow.get("data_configs", [])}
+    if wanted not in configs:
+        return ""
+    load = configs[wanted].get("load_dataset_config", {})
+    cut = configs[wanted].get("pre_process_data_config", {})
+    parts = [
+        f"{key} {value}"
+        for key, value in sorted(cut.items())
+        if key in ("max_samples", "max_seq_len", "strategy")
+    ]
+    return " ".join([str(load.get("data_name")), *parts])
+
+
+def _differ(artifacts: Sequence[Compared], of: Callable[[Compared], str], sentence: str) -> str:
+    """The sentence with the values and whose they are; "" where all have the same."""
+    whose: dict[str, list[int]] = {}
+    for item in artifacts:
+        whose.setdefault(of(item), []).append(item.number)
+    if len(whose) < 2:
+        return ""
+    values = [f"{value or 'none'} ({', '.join(map(str, numbers))})" for value, numbers in whose.items()]
+    return f"{sentence}: {'; '.join(values)}"
