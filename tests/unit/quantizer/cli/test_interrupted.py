@@ -115,10 +115,13 @@ def test_ctrl_c_while_the_artifact_is_published_ends_with_a_sentence(tmp_path: P
     assert "Traceback" not in log
 
 
-@pytest.mark.parametrize("command", ["run", "verify", "inspect", "delete", "import", "--help"])
+@pytest.mark.parametrize(
+    "command", ["run", "verify", "inspect", "report", "compare", "delete", "import", "--help"]
+)
 def test_ctrl_c_at_the_start_of_any_command_shows_no_traceback(command: str, tmp_path: Path) -> None:
     path = written(tmp_path, tmp_path / "out")
-    arguments = {"run": ["run", "-f", str(path)], "--help": ["--help"]}.get(command, [command, str(path)])
+    special = {"run": ["-f", str(path)], "compare": [str(path), str(path)], "--help": []}
+    arguments = [command, *special.get(command, [str(path)])]
     code, log = ended(started(*arguments), python_runs, signal.SIGINT)
     assert code == ExitCode.INTERRUPTED or (code, command) == (ExitCode.DONE, "--help")
     assert "Traceback" not in log
