@@ -1,18 +1,17 @@
 """Artifacts side by side: what each is and how good, what speaks against comparing them, and which is best."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from quantization_api.manifest import Manifest
 from quantization_api.status import MetricResult
-from quantizer.report.measures import Measure, interval, measures
+from quantizer.report.measures import Measure, measures
 from quantizer.report.points import method
-from quantizer.report.quality import format_value
 from quantizer.report.sizes import megabytes
 
-SAME = 1e-6
-"""Relative difference of two measurements of one model on one text: sums in another order."""
+SAME = 1e-4
+"""Relative difference of two measurements of one model on one text: machines sum in another order."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,12 @@ def all_measures(artifacts: Sequence[Compared]) -> list[Measure]:
 def cells(item: Compared, shown: Sequence[Measure]) -> list[tuple[str, str]]:
     """The row of an artifact; of each cell what it says and what may stand below it."""
     name = item.uri.rstrip("/").rpartition("/")[2]
-    results = [item.result(one.name) for one in shown]
+    results = [(one, item.result(one.name)) for one in shown]
     return [
         (f"{item.number} {name}", method(item.manifest)),
         (megabytes(item.size_bytes), ""),
         (f"{item.manifest.bits_per_weight:.3f}", ""),
-        *((format_value(result.output if result else None), interval(result)) for result in results),
+        *((one.write(result.output if result else None), one.interval(result)) for one, result in results),
     ]
 
 
@@ -72,13 +71,11 @@ def head(shown: Sequence[Measure]) -> list[str]:
 def doubts(artifacts: Sequence[Compared]) -> list[Doubt]:
     """Why figures of these artifacts do not compare; empty where they do."""
     shown = all_measures(artifacts)
+    revisions = {item.number: item.manifest.input.revision for item in artifacts}
+    engines = {item.number: item.manifest.engine_version for item in artifacts}
     everything = [
-        _differ(artifacts, lambda item: item.manifest.input.revision, "They were made from different models"),
-        _differ(
-            artifacts,
-            lambda item: item.manifest.engine_version,
-            "They were made and measured by different versions of the engine",
-        ),
+        _differ(revisions, "They were made from different models"),
+        _differ(engines, "They were made and measured by different versions of the engine"),
     ]
     found = [Doubt(f"{sentence}.", None) for sentence in everything if sentence]
     return found + [doubt for one in shown if (doubt := _doubt(artifacts, one))]
@@ -106,7 +103,7 @@ def best(artifacts: Sequence[Compared]) -> str:
         ]
         if len(known) > 1:
             loss, winner = min(known, key=lambda pair: (pair[0], pair[1].number))
-            said.append(f"best {one.name}: {_named(winner)}, {format_value(abs(loss))}")
+            said.append(f"best {one.name}: {_named(winner)}, {one.write(abs(loss))}")
     return f"{'; '.join(said)}."
 
 
@@ -115,21 +112,18 @@ def _named(item: Compared) -> str:
 
 
 def _doubt(artifacts: Sequence[Compared], measure: Measure) -> Doubt | None:
-    """About one metric: other texts, another value of the same model, another device where it is about speed."""
+    """About one metric: measured on another text, or otherwise; served by other software, or on another device."""
     name = measure.name
-    having = [item for item in artifacts if item.result(name)]
-    sentence = _differ(
-        having, lambda item: _asked(item.manifest, name), f"{name} was measured on different texts"
-    )
-    if not sentence and not _agree([result.input for item in having if (result := item.result(name))]):
-        sentence = _differ(
-            having,
-            lambda item: format_value(getattr(item.result(name), "input", None)),
-            f"{name} of the same input model differs, so it was measured otherwise",
-        )
-    if not sentence and measure.is_speed:
-        devices = f"{name} was measured on different devices"
-        sentence = _differ(having, lambda item: item.manifest.versions.get("device", "unknown"), devices)
+    having = [(item, result) for item in artifacts if (result := item.result(name))]
+    asked = {item.number: _asked(item.manifest, name) for item, _ in having}
+    same = f"{name} of the same input model differs, so it was measured otherwise"
+    before = {item.number: measure.write(result.input) for item, result in having}
+    served = {item.number: result.measured_with or "unknown" for item, result in having}
+    sentence = _differ(asked, f"{name} was not measured on the same text in the same way")
+    if not sentence and not measure.is_cost and not _agree([result.input for _, result in having]):
+        sentence = _differ(before, same) or f"{same}: by less than is shown here"
+    if not sentence and measure.is_cost:
+        sentence = _differ(served, f"{name} was measured in different software or on different devices")
     return Doubt(f"{sentence}.", frozenset({name})) if sentence else None
 
 
@@ -139,29 +133,22 @@ def _agree(values: Sequence[float | None]) -> bool:
 
 
 def _asked(manifest: Manifest, name: str) -> str:
-    """The text of a metric and how it is cut, as the workflow says."""
+    """How a metric is measured, as the workflow says: its own fields but the goal, and the text and how it is cut."""
     workflow = manifest.workflow
     metrics = [metric for one in workflow.get("evaluators", []) for metric in one.get("metrics", [])]
-    wanted = next((metric.get("data_config") for metric in metrics if metric.get("name") == name), None)
-    configs: Mapping[str, dict[str, Any]] = {one["name"]: one for one in workflow.get("data_configs", [])}
-    if wanted not in configs:
-        return ""
-    load = configs[wanted].get("load_dataset_config", {})
-    cut = configs[wanted].get("pre_process_data_config", {})
-    parts = [
-        f"{key} {value}"
-        for key, value in sorted(cut.items())
-        if key in ("max_samples", "max_seq_len", "strategy")
-    ]
-    return " ".join([str(load.get("data_name")), *parts])
+    found: dict[str, Any] = next((metric for metric in metrics if metric.get("name") == name), {})
+    own = {key: value for key, value in found.items() if key not in ("name", "goal", "data_config")}
+    texts = [one for one in workflow.get("data_configs", []) if one["name"] == found.get("data_config")]
+    cut = {**texts[0]["load_dataset_config"], **texts[0].get("pre_process_data_config", {})} if texts else {}
+    return ", ".join(f"{key} {value}" for key, value in sorted((own | cut).items()))
 
 
-def _differ(artifacts: Sequence[Compared], of: Callable[[Compared], str], sentence: str) -> str:
-    """The sentence with the values and whose they are; "" where all have the same."""
+def _differ(values: Mapping[int, str], sentence: str) -> str:
+    """The sentence with the values and the numbers of the artifacts that have them; "" where all have the same."""
     whose: dict[str, list[int]] = {}
-    for item in artifacts:
-        whose.setdefault(of(item), []).append(item.number)
+    for number, value in values.items():
+        whose.setdefault(value, []).append(number)
     if len(whose) < 2:
         return ""
-    values = [f"{value or 'none'} ({', '.join(map(str, numbers))})" for value, numbers in whose.items()]
-    return f"{sentence}: {'; '.join(values)}"
+    told = [f"{value or 'none'} ({', '.join(map(str, numbers))})" for value, numbers in whose.items()]
+    return f"{sentence}: {'; '.join(told)}"

@@ -20,17 +20,17 @@ def pictures(manifest: Manifest) -> list[Picture]:
     """What was chosen comes first, then what became of it."""
     shown = measures(manifest)
     found = trade_offs(trial_points(manifest), shown)
-    goal = next((one for one in shown if not one.is_speed), None)
+    goal = next((one for one in shown if not one.is_cost), None)
     if (over_time := trials_over_time(manifest.trials, goal)) is not None:
         found.append(over_time)
     return [*found, *_of_the_model(manifest)]
 
 
 def trade_offs(points: Sequence[Point], shown: Sequence[Measure]) -> list[Picture]:
-    """Each metric against the size, and each of quality against each of speed."""
-    speeds = [Axis.measured(one) for one in shown if one.is_speed]
-    quality = [Axis.measured(one) for one in shown if not one.is_speed]
-    pairs = [(Axis.size(), up) for up in quality] + [(across, up) for up in quality for across in speeds]
+    """Each metric of quality against the size, and against each that says what serving costs."""
+    costs = [Axis(one) for one in shown if one.is_cost]
+    quality = [Axis(one) for one in shown if not one.is_cost]
+    pairs = [(Axis(), up) for up in quality] + [(across, up) for up in quality for across in costs]
     return [drawn for across, up in pairs if (drawn := trade_off(points, across, up)) is not None]
 
 

@@ -9,10 +9,10 @@ from quantization_api.manifest import Manifest
 from quantization_api.metrics import KINDS, Metric
 from quantization_api.status import MetricResult
 from quantization_api.workflow import Workflow
-from quantizer.report.quality import format_value
+from quantizer.report.quality import IN_UNITS, SIZE, format_value
 
-SPEEDS = frozenset({"latency", "throughput"})
-SIZE = "size_on_disk"
+UNITS = {"latency": " in ms", "throughput": " in tokens/s", "peak_memory": " in MB"}
+"""On an axis, by type; the others have none."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,28 @@ class Measure:
         return KINDS[self.type].lower_is_better
 
     @property
-    def is_speed(self) -> bool:
-        """Whether it is about time, not about quality."""
-        return self.type in SPEEDS
+    def is_cost(self) -> bool:
+        """Whether it is about serving the model, not about what the model says."""
+        return KINDS[self.type].served
+
+    @property
+    def label(self) -> str:
+        """Name and unit, for an axis."""
+        return self.name + UNITS.get(self.type, "")
+
+    def on_axis(self, value: float) -> float:
+        """In that unit."""
+        return value / 1e6 if self.type == "peak_memory" else value
+
+    def write(self, value: float | None) -> str:
+        """A value with its unit; "-" without one."""
+        return format_value(None) if value is None else IN_UNITS.get(self.type, format_value)(value)
+
+    def interval(self, result: MetricResult | None) -> str:
+        """The 95 % confidence interval of a result; "" where it is not known."""
+        if result is None or result.low is None or result.high is None:
+            return ""
+        return f"{self.write(result.low)} to {self.write(result.high)}"
 
 
 def measures(manifest: Manifest) -> list[Measure]:
@@ -48,10 +67,3 @@ def _known(manifest: Manifest) -> list[str]:
     """Names that are types."""
     types = get_args(Metric.model_fields["type"].annotation)
     return [result.name for result in manifest.metrics if result.name in types]
-
-
-def interval(result: MetricResult | None) -> str:
-    """The 95 % confidence interval of a result; "" where it is not known."""
-    if result is None or result.low is None or result.high is None:
-        return ""
-    return f"{format_value(result.low)} to {format_value(result.high)}"

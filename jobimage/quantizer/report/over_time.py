@@ -11,7 +11,6 @@ from matplotlib.ticker import MaxNLocator
 from quantization_api.manifest import TrialRecord
 from quantizer.report.lettering import BAR, COLOURS, LEGEND_LINE, WIDTH, lettered
 from quantizer.report.measures import Measure
-from quantizer.report.quality import format_value
 from quantizer.report.svg import INK, RULES, Picture, picture
 
 OVER_TIME = "trials-over-time"
@@ -119,5 +118,5 @@ def _told(
     said = f"{count} in {end:,.0f} seconds by {by}."
     if best and goal is not None:
         when, value = best[-1]
-        said += f" The best {goal.name}, {format_value(value)}, was found after {when:,.0f} seconds."
+        said += f" The best {goal.name}, {goal.write(value)}, was found after {when:,.0f} seconds."
     return said

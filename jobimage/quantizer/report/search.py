@@ -7,10 +7,10 @@ from quantization_api.manifest import Manifest, TrialRecord
 from quantization_api.status import MetricResult, TrialState
 from quantizer.passes.making import recorded_pass
 from quantizer.progress.lines import duration
-from quantizer.report.measures import Measure, interval, measures
+from quantizer.report.measures import Measure, measures
 from quantizer.report.page import folded, table, text
 from quantizer.report.points import PASSES, setting
-from quantizer.report.quality import format_change, format_value
+from quantizer.report.quality import format_change
 from quantizer.report.sizes import change, megabytes
 
 ENDED: dict[TrialState, str] = {
@@ -32,7 +32,7 @@ def search_verdict(manifest: Manifest) -> str:
     if trial is None:
         return ""
     found = {result.name: result for result in trial.metrics}
-    costs = [_cost(found[one.name]) for one in measures(manifest) if one.name in found]
+    costs = [_cost(found[one.name], one) for one in measures(manifest) if one.name in found]
     if trial.size_bytes:
         costs.append(change(manifest.input.size_bytes / trial.size_bytes))
     on_front = sum(one.on_front for one in manifest.trials)
@@ -101,19 +101,19 @@ def _figures(trial: TrialRecord, shown: Sequence[Measure]) -> list[str]:
     return [
         "-" if trial.size_bytes is None else megabytes(trial.size_bytes),
         "-" if trial.bits_per_weight is None else f"{trial.bits_per_weight:.3f}",
-        *(metric_cell(found.get(one.name)) for one in shown),
+        *(_metric(found.get(one.name), one) for one in shown),
     ]
 
 
-def metric_cell(result: MetricResult | None) -> str:
+def _metric(result: MetricResult | None, measure: Measure) -> str:
     """A value, with its interval below it where that is known."""
-    beside = interval(result)
-    value = format_value(None if result is None else result.output)
+    beside = measure.interval(result)
+    value = measure.write(None if result is None else result.output)
     return text(value) + (f"<small>{text(beside)}</small>" if beside else "")
 
 
-def _cost(result: MetricResult) -> str:
-    return f"{result.name} {format_change(result) or format_value(result.output)}"
+def _cost(result: MetricResult, measure: Measure) -> str:
+    return f"{result.name} {format_change(result) or measure.write(result.output)}"
 
 
 def _name(trial: TrialRecord, manifest: Manifest) -> str:

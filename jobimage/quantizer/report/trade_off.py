@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from quantizer.report.lettering import COLOURS, WIDTH, lettered, scale
 from quantizer.report.measures import Measure
 from quantizer.report.points import Point, front
-from quantizer.report.quality import format_value
+from quantizer.report.sizes import megabytes
 from quantizer.report.svg import INK, RULES, Picture, picture
 
 LABELS = 8
@@ -22,33 +22,42 @@ MARKS = {False: ("s", "the same bits everywhere"), True: ("o", "mixed precision"
 
 @dataclass(frozen=True)
 class Axis:
-    """Where a figure of a point comes from; smaller is better unless it says otherwise."""
+    """Where a figure of a point comes from."""
 
-    name: str
-    label: str
-    metric: str | None = None
-    """None: the size."""
-    lower_is_better: bool = True
+    measure: Measure | None = None
+    """None: the size of the model."""
+
+    @property
+    def name(self) -> str:
+        """In a sentence."""
+        return self.measure.name if self.measure else "size"
+
+    @property
+    def label(self) -> str:
+        """With its unit."""
+        return self.measure.label if self.measure else "size in MB"
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Which way is better."""
+        return self.measure.lower_is_better if self.measure else True
 
     def of(self, point: Point) -> float | None:
-        """The figure."""
-        if self.metric is not None:
-            return point.value(self.metric)
-        return None if point.size_bytes is None else point.size_bytes / 1e6
+        """The figure, as it is drawn."""
+        value = point.value(self.measure.name) if self.measure else point.size_bytes
+        if value is None:
+            return None
+        return self.measure.on_axis(value) if self.measure else value / 1e6
+
+    def write(self, point: Point) -> str:
+        """The figure with its unit."""
+        if self.measure:
+            return self.measure.write(point.value(self.measure.name))
+        return "-" if point.size_bytes is None else megabytes(point.size_bytes)
 
     def loss(self, value: float) -> float:
         """The smaller, the better."""
         return value if self.lower_is_better else -value
-
-    @staticmethod
-    def size() -> "Axis":
-        """Of the model."""
-        return Axis("size", "size in MB")
-
-    @staticmethod
-    def measured(measure: Measure) -> "Axis":
-        """A metric of the workflow."""
-        return Axis(measure.name, lettered(measure.name), measure.name, measure.lower_is_better)
 
 
 def trade_off(points: Sequence[Point], across: Axis, up: Axis) -> Picture | None:
@@ -67,15 +76,15 @@ def trade_off(points: Sequence[Point], across: Axis, up: Axis) -> Picture | None
         axes.plot(*zip(*sorted(line), strict=True), color=INK, lw=1, drawstyle=style, label="Pareto front")
         _marks(axes, known, where, best)
         axes.set_yscale(scale([y for _, y in where]))
-        axes.set_xlabel(across.label)
-        axes.set_ylabel(up.label)
+        axes.set_xlabel(lettered(across.label))
+        axes.set_ylabel(lettered(up.label))
         axes.margins(0.08, 0.12)
         axes.grid(alpha=0.25)
         _labels(axes, known, where, best)
         figure.legend(loc="outside lower center", fontsize=8, ncols=2)
     name = f"{_slug(up.name)}-against-{_slug(across.name)}"
     hollow = "; hollow: another point is better in both" if len(best) < len(known) else ""
-    told = _told(known, where, best, across, up)
+    told = _told(known, best, across, up)
     return picture(name, f"{up.name} against {across.name}{hollow}", told, figure)
 
 
@@ -100,10 +109,12 @@ def _marks(
 
 def _input_line(axes: Axes, points: Sequence[Point], up: Axis) -> None:
     """The input model's value, where all points were measured beside the same."""
-    results = [point.metrics.get(up.metric or "") for point in points]
+    if up.measure is None:
+        return
+    results = [point.metrics.get(up.measure.name) for point in points]
     found = {result.input for result in results if result}
     if len(found) == 1 and (value := found.pop()):
-        axes.axhline(value, color=INK, ls=":", lw=1, label="input model")
+        axes.axhline(up.measure.on_axis(value), color=INK, ls=":", lw=1, label="input model")
 
 
 def _labels(
@@ -136,22 +147,16 @@ def _labels(
         )
 
 
-def _told(
-    points: Sequence[Point], where: Sequence[tuple[float, float]], best: list[int], across: Axis, up: Axis
-) -> str:
+def _told(points: Sequence[Point], best: Sequence[int], across: Axis, up: Axis) -> str:
     """The front in words, and how many points lie behind it."""
     said = [
-        f"{points[number].label}{' (chosen)' if points[number].chosen else ''}: {up.name} "
-        f"{format_value(where[number][1])} at {across.name} {_figure(where[number][0], across)}"
-        for number in best
+        f"{point.label}{' (chosen)' if point.chosen else ''}: {up.name} {up.write(point)} at {across.name} "
+        f"{across.write(point)}"
+        for point in (points[number] for number in best)
     ]
     behind = len(points) - len(best)
     others = f" {behind} more {'points are' if behind > 1 else 'point is'} beaten in both." if behind else ""
     return f"On the Pareto front: {'; '.join(said)}.{others}"
-
-
-def _figure(value: float, across: Axis) -> str:
-    return f"{value:,.1f} MB" if across.metric is None else format_value(value)
 
 
 def _slug(name: str) -> str:

@@ -186,7 +186,7 @@ def test_a_metric_on_another_text_is_left_out_and_the_others_stay(
         parser.main(["compare", str(folder / "one"), str(folder / "two"), "-o", str(page)]) == ExitCode.DONE
     )
     said = capsys.readouterr().out
-    assert "Not comparable: perplexity was measured on different texts: " in said
+    assert "Not comparable: perplexity was not measured on the same text in the same way: " in said
     assert "tinystories-calibration.txt" in said
     assert "best kl_divergence" in said
     assert "best perplexity" not in said

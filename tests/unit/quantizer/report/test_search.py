@@ -173,8 +173,8 @@ def test_the_front_is_what_no_other_point_beats() -> None:
 
 def test_the_front_follows_what_is_better() -> None:
     figures = [(1.0, 0.5), (2.0, 0.7), (3.0, 0.6)]
-    accuracy = trade_off(points(figures, "acc"), Axis.size(), Axis.measured(Measure("acc", "accuracy")))
-    divergence = trade_off(points(figures), Axis.size(), Axis.measured(Measure("kl", "kl_divergence")))
+    accuracy = trade_off(points(figures, "acc"), Axis(), Axis(Measure("acc", "top1_agreement")))
+    divergence = trade_off(points(figures), Axis(), Axis(Measure("kl", "kl_divergence")))
     assert accuracy is not None
     assert divergence is not None
     assert accuracy.told == (
@@ -196,18 +196,20 @@ def test_quality_stands_against_speed_too_where_that_was_measured() -> None:
         for number, (fast, good) in enumerate(figures)
     ]
     speed, quality = Measure("tps", "throughput"), Measure("ppl", "perplexity")
-    picture = trade_off(shown, Axis.measured(speed), Axis.measured(quality))
+    picture = trade_off(shown, Axis(speed), Axis(quality))
     assert picture is not None
     assert picture.name == "ppl-against-tps"
-    assert "p1: ppl 8.000 at tps 20.000; p0: ppl 7.000 at tps 10.000. 1 more" in picture.told
-    assert trade_off(shown, Axis.size(), Axis.measured(quality)) is None, "no size is known"
+    assert (
+        "p1: ppl 8.000 at tps 20.000 tokens/s; p0: ppl 7.000 at tps 10.000 tokens/s. 1 more" in picture.told
+    )
+    assert trade_off(shown, Axis(), Axis(quality)) is None, "no size is known"
 
 
 def test_uniform_and_mixed_points_have_marks_of_their_own(drawn: list[Picture]) -> None:
     letters = texts(drawn[0])
     for name in ("the same bits everywhere", "mixed precision", "chosen", "Pareto front", "input model"):
         assert name in letters
-    alone = trade_off(points([(1.0, 2.0), (2.0, 1.0)]), Axis.size(), Axis("kl", "kl", "kl"))
+    alone = trade_off(points([(1.0, 2.0), (2.0, 1.0)]), Axis(), Axis(Measure("kl", "kl_divergence")))
     assert alone is not None
     assert not {"mixed precision", "chosen"} & set(texts(alone))
 
