@@ -4,12 +4,13 @@ KINDS says what each type needs and means; the rules, the goals, the report and 
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from quantization_api.bounded import Name
-from quantization_api.rules import ContractModel, Rule
+from quantization_api.bounded import Name, Uri
+from quantization_api.input_paths import path_rule
+from quantization_api.rules import ContractModel, Rule, joined
 from quantization_api.speed import (
     BATCH_SIZE,
     MOST_NEW_TOKENS,
@@ -39,49 +40,63 @@ class Kind:
     """What is known of a type of metric."""
 
     lower_is_better: bool
-    needs: str | None = None
-    """The field without which it cannot be measured; None: it is measured without data."""
+    needs: tuple[str, ...] = ()
+    """Fields without which it cannot be measured; no other type may have them."""
+    takes: tuple[str, ...] = ()
+    """Fields that it may have; no other type may."""
     compares: bool = False
     """It says how far the result is from the input model; a goal that compares again has no meaning."""
     sampled: bool = False
     """It is measured on a sample and has a confidence interval; others are exact."""
     served: bool = False
     """It is measured of a model that is served."""
-    available: bool = True
 
 
 KINDS: dict[str, Kind] = {
-    "perplexity": Kind(lower_is_better=True, needs="data_config", sampled=True),
-    "kl_divergence": Kind(lower_is_better=True, needs="data_config", compares=True, sampled=True),
-    "top1_agreement": Kind(lower_is_better=False, needs="data_config", compares=True, sampled=True),
+    "perplexity": Kind(lower_is_better=True, needs=("data_config",), sampled=True),
+    "kl_divergence": Kind(lower_is_better=True, needs=("data_config",), compares=True, sampled=True),
+    "top1_agreement": Kind(lower_is_better=False, needs=("data_config",), compares=True, sampled=True),
     "size_on_disk": Kind(lower_is_better=True),
-    "accuracy": Kind(lower_is_better=False, available=False),
+    "accuracy": Kind(
+        lower_is_better=False,
+        needs=("tasks", "tasks_from"),
+        takes=("metric", "num_fewshot", "limit"),
+        sampled=True,
+    ),
     "latency": Kind(lower_is_better=True, served=True),
     "throughput": Kind(lower_is_better=False, served=True),
     "peak_memory": Kind(lower_is_better=True, served=True),
 }
-AVAILABLE = tuple(name for name, kind in KINDS.items() if kind.available)
-CHOICES = f"{', '.join(AVAILABLE[:-1])} or {AVAILABLE[-1]}"
+
+NOUNS = {"data_config": "a data_config"}
+"""What a field is called in a sentence; others by their name."""
+FIELDS_OF_TYPES = tuple(dict.fromkeys(field for kind in KINDS.values() for field in kind.needs + kind.takes))
 
 
-def needs_rule(field: str, noun: str) -> Rule:
-    """A field that some types need and no other may have."""
-    needing = [name for name, kind in KINDS.items() if kind.needs == field]
-    return Rule(
-        cel=f"self.type in {needing} == has(self.{field})",
-        message=f'has(self.{field}) ? self.type + " is measured without {field}; leave {field} out" : '
-        f'self.type + " needs {noun} to measure on"',
-        dynamic=True,
-        check=lambda m: (
-            None
-            if (m.type in needing) == (getattr(m, field) is not None)
-            else f"{m.type} needs {noun} to measure on"
-            if m.type in needing
-            else f"{m.type} is measured without {field}; leave {field} out"
-        ),
+def field_rule(field: str) -> Rule:
+    """A field that some types need, or may have, and no other."""
+    needing = [name for name, kind in KINDS.items() if field in kind.needs]
+    taking = [name for name, kind in KINDS.items() if field in kind.takes]
+    missing, foreign = (
+        f" needs {NOUNS.get(field, field)} to measure on",
+        f" is measured without {field}; leave {field} out",
     )
 
+    def check(metric: Any) -> str | None:
+        given = getattr(metric, field) is not None
+        if given == (metric.type in needing) or (given and metric.type in taking):
+            return None
+        return f"{metric.type}{foreign if given else missing}"
 
+    wrong = f'(self.type + (has(self.{field}) ? "{foreign}" : "{missing}"))'
+    if taking:
+        return Rule(
+            f"!has(self.{field}) || self.type in {taking}", f'self.type + "{foreign}"', check, dynamic=True
+        )
+    return Rule(f"(self.type in {needing}) == has(self.{field})", wrong, check, dynamic=True)
+
+
+LOWER_IS_BETTER_TASK_METRICS = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
 COMPARING = [name for name, kind in KINDS.items() if kind.compares]
 
 
@@ -100,9 +115,9 @@ class Metric(ContractModel):
         "size_on_disk",
     ] = Field(
         description="On held-out text: perplexity; kl_divergence (nats per token) and top1_agreement (share of tokens "
-        "at which both choose the same next one), both against the input model. Without data: size_on_disk in bytes; "
-        "or, of the model in software that serves it, latency (milliseconds), throughput (tokens per second) or "
-        "peak_memory (bytes that its process holds). accuracy is not available in this release and is refused."
+        "at which both choose the same next one), both against the input model. On tasks of lm-eval: accuracy. "
+        "Without data: size_on_disk in bytes; or, of the model in software that serves it, latency (milliseconds), "
+        "throughput (tokens per second) or peak_memory (bytes that its process holds)."
     )
     data_config: Name | None = Field(None, description="Name of the data config to measure on.")
     goal: Goal | None = Field(
@@ -133,19 +148,40 @@ class Metric(ContractModel):
         description="What serves the model while it is measured. auto, the default: onnxruntime after a ModelBuilder, "
         "else vllm where it is installed and reads the result, else transformers.",
     )
+    tasks: Annotated[list[Name], Field(min_length=1, max_length=16)] | None = Field(
+        None, description="Names of tasks of lm-eval, for accuracy: the value is the mean of their values."
+    )
+    tasks_from: Uri | None = Field(
+        None,
+        description="s3:// URI or path of the folder with the tasks' YAML files, without code, and their data files.",
+    )
+    metric: (
+        Literal[
+            "acc",
+            "acc_norm",
+            "acc_bytes",
+            "acc_mutual_info",
+            "exact_match",
+            "perplexity",
+            "word_perplexity",
+            "byte_perplexity",
+            "bits_per_byte",
+        ]
+        | None
+    ) = Field(
+        None,
+        description="What lm-eval makes of each task's documents. If unset: acc. Every task must have it.",
+    )
+    num_fewshot: Annotated[int, Field(ge=0, le=64)] | None = Field(
+        None,
+        description="Examples before each question. If unset, or where a task says 0: the task's own number.",
+    )
+    limit: Annotated[int, Field(ge=1, le=1048576)] | None = Field(
+        None, description="Documents of each task, from the first on. If unset: all."
+    )
     RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel=f"self.type in {list(AVAILABLE)}",
-            message=f'"metric type " + self.type + " is not available in this release; choose {CHOICES}"',
-            dynamic=True,
-            check=lambda m: (
-                None
-                if m.type in AVAILABLE
-                else f"metric type {m.type} is not available in this release; choose {CHOICES}"
-            ),
-            field="type",
-        ),
-        needs_rule("data_config", "a data_config"),
+        joined([field_rule(field) for field in FIELDS_OF_TYPES]),
+        path_rule("tasks_from", "tasks", optional=True),
         Rule(
             cel=f"!(self.type in {COMPARING}) || !has(self.goal) || self.goal.type == 'threshold'",
             message='self.type + " already compares with the input model; its goal type must be threshold"',
@@ -167,6 +203,8 @@ class Metric(ContractModel):
     @property
     def lower_is_better(self) -> bool:
         """Which way is better."""
+        if self.metric in LOWER_IS_BETTER_TASK_METRICS:
+            return True
         return KINDS[self.type].lower_is_better
 
     @property
@@ -177,7 +215,7 @@ class Metric(ContractModel):
     @property
     def settles(self) -> str:
         """What of more makes its interval narrower."""
-        return "more text"
+        return "more documents" if self.tasks else "more text"
 
 
 class Evaluator(ContractModel):

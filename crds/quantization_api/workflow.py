@@ -4,12 +4,12 @@ Olive's maps with an order (`passes`) or with names (`data_configs`, `evaluators
 Kubernetes does not keep the order of a map. Everything else keeps its name, type, default and nesting.
 """
 
-import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from quantization_api.bounded import Name, ShortText, Uri
+from quantization_api.input_paths import path_rule
 from quantization_api.metrics import Evaluator, Metric
 from quantization_api.passes import NO_CODE, Pass
 from quantization_api.references import (
@@ -22,22 +22,6 @@ from quantization_api.references import (
 from quantization_api.rules import ContractModel, Rule, joined
 from quantization_api.search import NO_SEARCH, SearchStrategy
 from quantization_api.sequence_refusals import ALONE, SEQUENCE
-
-PATH_PATTERN = r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^/].*|file:///.+|/.+)$"
-
-
-def path_rule(field: str, what: str) -> Rule:
-    """A rule that a field is an s3:// URI with bucket and key, or an absolute path; hub ids come later."""
-    sentence = (
-        f"{field} must be s3://BUCKET/KEY, file:///PATH or an absolute path; downloads from a hub are not "
-        f"available in this release: copy the {what} to S3 or to a mounted volume"
-    )
-    return Rule(
-        cel=f"self.{field}.matches('{PATH_PATTERN}')",
-        message=sentence,
-        check=lambda model: None if re.match(PATH_PATTERN, getattr(model, field)) else sentence,
-        field=field,
-    )
 
 
 class InputModel(ContractModel):

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from quantization_api.workflow import PATH_PATTERN
+from quantization_api.input_paths import PATH_PATTERN
 
 ENV_PREFIX = "QUANTIZATION_OPERATOR_"
 

@@ -378,6 +378,47 @@ INVALID: tuple[Invalid, ...] = (
     metric("no prompt", "greater than or equal to 1", type="latency", prompt_tokens=0),
     metric("an unknown server", "Unsupported value", "must be 'auto'", type="latency", software="tgi"),
     bad(
+        "size with data",
+        "workflow.evaluators.0.metrics.0.type",
+        "size_on_disk",
+        "size_on_disk is measured without data_config; leave data_config out",
+    ),
+    bad(
+        "accuracy without tasks",
+        "workflow.evaluators.0.metrics.0",
+        {"name": "acc", "type": "accuracy", "tasks_from": "s3://tasks/stories"},
+        "accuracy needs tasks to measure on",
+    ),
+    bad(
+        "accuracy without files",
+        "workflow.evaluators.0.metrics.0",
+        {"name": "acc", "type": "accuracy", "tasks": ["stories"]},
+        "accuracy needs tasks_from to measure on",
+    ),
+    bad(
+        "tasks of a hub",
+        "workflow.evaluators.0.metrics.0",
+        {"name": "acc", "type": "accuracy", "tasks": ["arc"], "tasks_from": "allenai/ai2_arc"},
+        "tasks_from must be s3://BUCKET/KEY, file:///PATH or an absolute path",
+    ),
+    bad(
+        "perplexity of some documents",
+        "workflow.evaluators.0.metrics.0.limit",
+        10,
+        "perplexity is measured without limit; leave limit out",
+    ),
+    bad(
+        "degradation of top-1",
+        "workflow.evaluators.0.metrics.1",
+        {
+            "name": "same",
+            "type": "top1_agreement",
+            "data_config": "test",
+            "goal": {"type": "max-degradation", "value": 1},
+        },
+        "top1_agreement already compares with the input model",
+    ),
+    bad(
         "degradation of KL",
         "workflow.evaluators.0.metrics.1.goal",
         {"type": "max-degradation", "value": 1},
@@ -573,6 +614,32 @@ AFFINITY: dict[str, Any] = {
 """All that core/v1 has, but for matchLabelKeys."""
 
 VALID_CHANGES: dict[str, tuple[tuple[str, Any], ...]] = {
+    "tasks of lm-eval": (
+        (
+            "workflow.evaluators.0.metrics.0",
+            {
+                "name": "acc",
+                "type": "accuracy",
+                "tasks": ["stories_next", "stories_write"],
+                "tasks_from": "s3://tasks/stories",
+                "metric": "acc_norm",
+                "num_fewshot": 5,
+                "limit": 100,
+                "goal": {"type": "max-degradation", "value": 0.01},
+            },
+        ),
+    ),
+    "top-1 agreement": (
+        (
+            "workflow.evaluators.0.metrics.0",
+            {
+                "name": "same",
+                "type": "top1_agreement",
+                "data_config": "test",
+                "goal": {"type": "threshold", "value": 0.9},
+            },
+        ),
+    ),
     "as it stands": (),
     "2 bits": ((f"{PASS}.bits", 2),),
     "one group a row": ((f"{PASS}.group_size", -1),),

@@ -47,6 +47,9 @@ def check_paths(request: RunRequest) -> None:
     for name in workflow.used_data_configs():
         uri = workflow.data_config(name).load_dataset_config.data_name
         check_path(uri, Category.DATA_NOT_FOUND, f"data config {name}")
+    for metric in workflow.metrics():
+        if metric.tasks_from is not None:
+            check_path(metric.tasks_from, Category.DATA_NOT_FOUND, f"the tasks of metric {metric.name}")
 
 
 def check_path(uri: str, category: Category, what: str, hint: str = "Check the path.") -> None:

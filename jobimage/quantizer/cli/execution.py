@@ -23,8 +23,8 @@ from quantizer.machine import (
 from quantizer.progress.metrics import RunCollector, registry_of
 from quantizer.progress.server import ProgressServer
 from quantizer.progress.tracker import Tracker
-from quantizer.run.checks import Setting
 from quantizer.run.scratch import make_scratch
+from quantizer.run.setting import Setting
 from quantizer.run.workflow import Outcome, run
 from quantizer.store.interface import StopCheck
 from quantizer.store.patience import Patience

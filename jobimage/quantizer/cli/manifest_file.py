@@ -117,6 +117,7 @@ def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
         for config in configs if isinstance(configs, list) else []:
             if isinstance(config, dict):
                 places.append((config.get("load_dataset_config"), "data_name"))
+        places += [(metric, "tasks_from") for metric in _metrics(workflow)]
     for holder, key in places:
         value = holder.get(key) if isinstance(holder, dict) else None
         if isinstance(value, str) and value.startswith(("./", "../")):
@@ -124,6 +125,15 @@ def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
             holder[key] = (
                 found if key == "uri" else found.replace("%", "%25")
             )  # an output is taken as it is written
+
+
+def _metrics(workflow: dict[str, Any]) -> list[Any]:
+    return [metric for item in _items(workflow, "evaluators") for metric in _items(item, "metrics")]
+
+
+def _items(holder: Any, field: str) -> list[Any]:
+    value = holder.get(field) if isinstance(holder, dict) else None
+    return value if isinstance(value, list) else []
 
 
 def _invalid(message: str) -> QuantizationError:

@@ -117,6 +117,10 @@ class DecoderModel:
         for batch in tokens:
             yield self._whole().embed(gathered, torch.searchsorted(used, batch))
 
+    def embed_whole(self, table: Tensor, tokens: Tensor) -> Tensor:
+        """As `embed` for one batch of token ids [batch, tokens], with the whole table at hand."""
+        return self._whole().embed(table, tokens)
+
     def final(self, hidden: Tensor) -> Tensor:
         """What the head reads (the final norm) of the last layer's output [batch, tokens, width]."""
         return self._whole().final(hidden)

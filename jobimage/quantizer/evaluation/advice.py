@@ -16,7 +16,7 @@ MOST_STEPS = 3
 
 def what_to_try(workflow: Workflow, missed: Sequence[Miss], trials: Sequence[TrialRecord] = ()) -> str:
     """Sentences for the hint of QualityGoalMissed."""
-    steps = [*_more_to_measure(missed), *_from_trials(workflow, missed, trials)]
+    steps = [*_more_to_measure(workflow, missed), *_from_trials(workflow, missed, trials)]
     wide = [miss for miss in missed if not miss.narrowly]
     if not steps or wide:
         if any(miss.metric.type == "size_on_disk" for miss in missed):
@@ -27,10 +27,17 @@ def what_to_try(workflow: Workflow, missed: Sequence[Miss], trials: Sequence[Tri
     return f"Try {'; or '.join(steps)}." if steps else "Set a goal that fits."
 
 
-def _more_to_measure(missed: Sequence[Miss]) -> list[str]:
+def _more_to_measure(workflow: Workflow, missed: Sequence[Miss]) -> list[str]:
     """For goals that only the interval misses."""
-    names = [miss.metric.data_config for miss in missed if miss.narrowly and miss.metric.data_config]
-    return [f"more text to measure on: a larger max_samples of data config {name}" for name in names]
+    steps = []
+    for metric in (miss.metric for miss in missed if miss.narrowly):
+        if metric.data_config is not None:
+            options = workflow.data_config(metric.data_config).pre_process_data_config
+            how = "a longer text" if options.max_samples is None else "a larger max_samples"
+            steps.append(f"more text to measure on: {how} of data config {metric.data_config}")
+        elif metric.limit is not None:
+            steps.append(f"more documents: a larger limit of metric {metric.name}")
+    return steps
 
 
 def _from_trials(workflow: Workflow, missed: Sequence[Miss], trials: Sequence[TrialRecord]) -> list[str]:

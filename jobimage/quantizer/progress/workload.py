@@ -23,13 +23,15 @@ def plan(
     tokens: Mapping[str, TokenBatches],
     metrics: Sequence[Metric],
     exports: bool = False,
+    task_tokens: int = 0,
 ) -> list[PlannedStage]:
     """The stages after the check, with their estimated work.
 
     A forward pass costs one multiply-add for each weight and token. Quantizing runs every layer about
     twice, gathers a Gram matrix (K^2 a token for each distinct input of width K) and solves (N K^2 for a
-    linear [N, K]). Evaluating runs three models: before, after, and RTN. Publishing takes
-    seconds, whatever the model: what is large was stored, and read back, while it was quantized.
+    linear [N, K]). Evaluating runs three models: before, after, and RTN; tasks, whose texts have task_tokens,
+    run the first two. Publishing takes seconds, whatever the model: what is large was stored, and read back,
+    while it was quantized.
     """
     weights = grams = solve = 0.0
     for index in range(layout.layers):
@@ -45,7 +47,7 @@ def plan(
     forward = weights + _head(layout)
     names = {metric.data_config for metric in metrics if metric.data_config}
     first = calibration.sequences[0] if calibration.sequences else ()
-    evaluated = 3 * sum(tokens[name].tokens for name in names) or 2 * len(first)
+    evaluated = 3 * sum(tokens[name].tokens for name in names) + 2 * task_tokens or 2 * len(first)
     evaluate = EVALUATE_FACTOR * evaluated * forward
     export = EXPORT_SHARE * (quantize + evaluate)
     return [

@@ -1,13 +1,10 @@
 """A job that is ready to be computed: everything that can be wrong is found here, before work begins."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.passes import ModelBuilder
@@ -23,13 +20,11 @@ from quantizer.calibration.tokens import (
 )
 from quantizer.checkpoint.older_transformers import OlderConfigs, is_older
 from quantizer.checkpoint.source import Source
-from quantizer.evaluation.serving.software import Pythons
 from quantizer.export.plan import PROVIDERS, check_model, check_unused, plan_build
 from quantizer.implementations import model_types
 from quantizer.passes.making import weight_pass
 from quantizer.passes.sizes import check_sizes
 from quantizer.passes.weight_pass import WeightPass
-from quantizer.progress.tracker import Tracker
 from quantizer.report.readers import not_read_by
 from quantizer.run import serving
 from quantizer.run.inputs import (
@@ -42,33 +37,11 @@ from quantizer.run.inputs import (
 )
 from quantizer.run.remarks import remarks
 from quantizer.run.servable import check_servable
-from quantizer.store.interface import StopCheck
+from quantizer.run.setting import Setting
+from quantizer.run.task_files import AskedTasks, ask_tasks
 from quantizer.store.location import Location
-from quantizer.store.patience import Patience
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Where and how a run computes; nothing here changes the result."""
-
-    scratch: Path
-    """Directory of this run."""
-    device: torch.device
-    tracker: Tracker
-    stop_check: StopCheck
-    """Called often; what it raises ends the run."""
-    now: Callable[[], datetime]
-    patience: Patience = field(default_factory=Patience)
-    """With a storage that cannot be reached, shared by all stores of the run."""
-    pythons: Pythons = field(default_factory=Pythons)
-    """Of the software in which speed is measured."""
-
-    @property
-    def machine(self) -> serving.Machine:
-        """What a server gets."""
-        return serving.Machine(self.device, self.pythons, self.scratch, self.stop_check)
 
 
 @dataclass(frozen=True)
@@ -86,6 +59,8 @@ class Job:
     calibration: TokenBatches
     """What the pass calibrates with; nothing for a pass that does not."""
     recipe: str
+    tasks: Mapping[str, AskedTasks] = field(default_factory=dict)
+    """What the metrics of type accuracy ask, by the metric's name."""
     remarks: tuple[str, ...] = ()
     """About what of the model's folder is not taken."""
     software: Mapping[str, str] = field(default_factory=dict)
@@ -139,6 +114,12 @@ def check(request: RunRequest, setting: Setting) -> Job:
     if refused := not_read_by(chosen, model.layout.model_type):
         tracker.notice(f"{refused}.")
     tokens, revisions = _read_texts(request, setting, chosen, model)
+    tasks = {
+        metric.name: ask_tasks(metric, request, setting, model, readable(model.source))
+        for metric in workflow.metrics()
+        if metric.tasks
+    }
+    revisions |= {f"tasks of {name}": asked.revision for name, asked in tasks.items()}
     calibration = TokenBatches(())
     if chosen.needs_text:
         calibration = chosen.calibration(tokens[chosen.data_config or DEFAULT_CALIBRATION])
@@ -148,7 +129,7 @@ def check(request: RunRequest, setting: Setting) -> Job:
     )  # reads all weights: everything else that can be wrong was found
     recipe = recipe_digest(workflow, model.revision, data_revisions=revisions)
     logger.info("recipe %s", recipe)
-    return Job(request, chosen, builder, model, tokens, calibration, recipe, said, software)
+    return Job(request, chosen, builder, model, tokens, calibration, recipe, tasks, said, software)
 
 
 def _served_input(request: RunRequest, model: Model) -> serving.Model:

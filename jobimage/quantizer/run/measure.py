@@ -16,7 +16,9 @@ from quantizer.evaluation.streamed import OnProgress, evaluate, evaluate_beside_
 from quantizer.evaluation.views import RtnBaseline
 from quantizer.progress.workload import head_share
 from quantizer.report.quality import beside_name
-from quantizer.run.checks import Job, Setting, readable
+from quantizer.run.checks import Job, readable
+from quantizer.run.measure_tasks import TASK_MODELS, measure_tasks
+from quantizer.run.setting import Setting
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +61,9 @@ def measure(
     metrics, modules = job.request.workflow.metrics(), job.weight_pass.modules
     baseline = RtnBaseline.of(job.weight_pass.layer_pass)
     names = list(dict.fromkeys(metric.data_config for metric in metrics if metric.data_config))
-    progress = _Progress(max(1, len(names)), head_share(layout), on_progress)
-    _probe(job, setting, artifact, progress.step if not names else lambda *_: on_progress(0.0))
+    runs = len(names) + (TASK_MODELS if job.tasks else 0)
+    progress = _Progress(max(1, runs), head_share(layout), on_progress)
+    _probe(job, setting, artifact, progress.step if not runs else lambda *_: on_progress(0.0))
     ours: dict[str, Evaluation] = {}
     rtn: dict[str, Evaluation] = {}
     for name in names:
@@ -72,8 +75,11 @@ def measure(
                 layout, artifact, baseline, text, device, progress.step, scratch, modules
             )
         progress.next()
+    tasks = measure_tasks(job, setting, layout, artifact, progress.step, progress.next)
     measurements = [
-        _served(served[metric.name]) if metric.served else _measurement(metric, ours, sizes)
+        _served(served[metric.name])
+        if metric.served
+        else tasks.get(metric.name) or _measurement(metric, ours, sizes)
         for metric in metrics
     ]
     results = [

@@ -14,8 +14,9 @@ from quantizer.machine import device_name
 from quantizer.report.front_matter import stated_licence
 from quantizer.report.readers import readers, written_by
 from quantizer.report.tensor_parallel import degrees
-from quantizer.run.checks import Job, Setting
+from quantizer.run.checks import Job
 from quantizer.run.measure import Measured
+from quantizer.run.setting import Setting
 from quantizer.store.manifests import manifest_digest
 from quantizer.store.source import StoreSource
 

@@ -23,9 +23,10 @@ from quantizer.passes.streaming import quantize as stream
 from quantizer.progress.lines import Errors
 from quantizer.report.few_tokens import few_tokens
 from quantizer.run import serving
-from quantizer.run.checks import Job, Setting, readable
+from quantizer.run.checks import Job, readable
 from quantizer.run.finished_layers import FinishedLayers
 from quantizer.run.measure import Measured, measure
+from quantizer.run.setting import Setting
 from quantizer.store.artifact import ArtifactWriter
 from quantizer.store.interface import ARTIFACT
 from quantizer.store.location import Location, open_store
@@ -183,6 +184,8 @@ def evaluate(job: Job, setting: Setting, artifact: StoreSource, quantized: Quant
     metrics = job.request.workflow.metrics()
     for name in dict.fromkeys(metric.data_config for metric in metrics if metric.data_config):
         setting.tracker.count_tokens("evaluate", job.tokens[name].tokens)
+    for asked in job.tasks.values():
+        setting.tracker.count_tokens("evaluate", asked.requests.tokens)
     sizes = (quantized.input_bytes, quantized.output_bytes)
     served = _serve(job, setting, artifact)
     return measure(job, setting, readable(artifact), sizes, served, on_progress)

@@ -15,10 +15,11 @@ from quantization_api.pod import RunRequest, RunResult
 from quantizer.progress.workload import plan
 from quantizer.report.model_card import model_card
 from quantizer.run import steps
-from quantizer.run.checks import Job, Setting, check
+from quantizer.run.checks import Job, check
 from quantizer.run.finished_layers import forget
 from quantizer.run.local_identity import has_ended
 from quantizer.run.publishing import make_manifest, make_result
+from quantizer.run.setting import Setting
 from quantizer.store.artifact import ArtifactWriter
 from quantizer.store.interface import OUTPUT
 from quantizer.store.location import Location, open_store
@@ -51,7 +52,14 @@ def run(request: RunRequest, setting: Setting) -> Outcome:
             tracker.layers(0, job.model.layout.layers)
             metrics = request.workflow.metrics()
             tracker.plan(
-                plan(job.model.layout, job.calibration, job.tokens, metrics, job.builder is not None)
+                plan(
+                    job.model.layout,
+                    job.calibration,
+                    job.tokens,
+                    metrics,
+                    job.builder is not None,
+                    sum(asked.requests.tokens for asked in job.tasks.values()),
+                )
             )
     if obtained is None:
         obtained = obtain(

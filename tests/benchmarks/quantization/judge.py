@@ -19,7 +19,8 @@ from quantizer.algorithms.quantized_weight import round_to_nearest
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.layout import DecoderLayout
-from quantizer.evaluation.streamed import Evaluation, compare, evaluate
+from quantizer.evaluation.figures import Evaluation
+from quantizer.evaluation.streamed import compare, evaluate
 from quantizer.evaluation.views import FloatView, RtnBaseline, RtnView
 from quantizer.formats.gptq import GptqFormat
 

@@ -4,13 +4,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from quantization_api.input_paths import PATH_PATTERN
 from quantization_api.text import did_you_mean
-from quantization_api.workflow import (
-    PATH_PATTERN,
-    DataConfig,
-    LoadDatasetConfig,
-    PreProcessDataConfig,
-)
+from quantization_api.workflow import DataConfig, LoadDatasetConfig, PreProcessDataConfig
 from quantizer.cli.olive.fields import DATA_CONFIG, LOAD_DATASET, PRE_PROCESS
 from quantizer.cli.olive.notes import Notes, Object, not_a_field
 from quantizer.cli.olive.parts import checked

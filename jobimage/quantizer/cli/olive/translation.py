@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from quantization_api.workflow import PATH_PATTERN, InputModel, Workflow
+from quantization_api.input_paths import PATH_PATTERN
+from quantization_api.workflow import InputModel, Workflow
 from quantizer.cli.olive.accelerators import execution_provider
 from quantizer.cli.olive.data_translation import (
     DATA_FIELDS,

@@ -20,7 +20,8 @@ from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.passes.making import make_pass
 from quantizer.progress.tracker import Tracker
-from quantizer.run.checks import Job, Setting, check
+from quantizer.run.checks import Job, check
+from quantizer.run.setting import Setting
 
 pytestmark = pytest.mark.unit
 
