@@ -2,18 +2,17 @@
 
 from typing import Any
 
-from quantization_api.metrics import Metric
-from quantizer.cli.olive.fields import EVALUATOR, METRIC, SUB_TYPE
+from quantization_api.metrics import KINDS, Metric
+from quantizer.cli.olive.fields import EVALUATOR, LM_EVALUATOR, METRIC, SUB_TYPE
 from quantizer.cli.olive.notes import Notes, Object, not_a_field
 from quantizer.cli.olive.parts import checked
 
-TASKS = {
-    "lmevaluator": "tasks of lm-eval",
-    "mtebevaluator": "tasks of MTEB",
-}
-"""Evaluators that run somebody else's tasks, by their type in lower case."""
-INSTEAD = "are not available; write metrics of type perplexity, kl_divergence or size_on_disk"
-LOWER_IS_BETTER = ("perplexity", "latency", "size_on_disk")
+MTEB = f"tasks of MTEB are not available; write metrics of type {', '.join(KINDS)}"
+NO_FILES = (
+    "tasks of lm-eval are read from files, not downloaded; add tasks_from, the folder of their YAML and "
+    "data files"
+)
+OF_TASKS = ("name", "tasks", "tasks_from", "num_fewshot", "limit")
 TIMED = ("latency", "throughput")
 MEDIAN = "p50"
 IN_PERCENT = ("percent-min-improvement", "percent-max-degradation")
@@ -49,9 +48,11 @@ def _names(given: Any) -> list[Any]:
 
 def _evaluator(item: Object, path: str, notes: Notes) -> Object | None:
     kind = str(item.get("type", "")).lower()
-    if kind in TASKS or "tasks" in item:
-        notes.refuse(path, f"{TASKS.get(kind, 'tasks')} {INSTEAD}")
+    if kind == "mtebevaluator":
+        notes.refuse(path, MTEB)
         return None
+    if kind == "lmevaluator" or "tasks" in item:
+        return _of_tasks(item, path, notes)
     known = ("name", "metrics")
     item = notes.sifted(EVALUATOR, item, f"{path}.", known, not_a_field("an evaluator", known))
     metrics = item.get("metrics")
@@ -64,6 +65,18 @@ def _evaluator(item: Object, path: str, notes: Notes) -> Object | None:
         for translated in _metric(metric, f"{path}.metrics[{number}]", notes)
     ]
     return item
+
+
+def _of_tasks(item: Object, path: str, notes: Notes) -> Object | None:
+    """Olive's LMEvaluator: one metric that is the mean over its tasks."""
+    if not item.get("tasks_from"):
+        notes.refuse(path, NO_FILES)
+        return None
+    item = notes.sifted(LM_EVALUATOR, item, f"{path}.", OF_TASKS, not_a_field("an LMEvaluator", OF_TASKS))
+    name = item.pop("name", None)
+    metric = {"name": "accuracy", "type": "accuracy", **item}
+    checked(Metric, metric, path, notes, droppable=False)
+    return {"name": name, "metrics": [metric]}
 
 
 def _metric(metric: Any, path: str, notes: Notes) -> list[Object]:
@@ -97,18 +110,31 @@ def _sub_type(metric: Object, sub_type: Object, path: str, several: bool, notes:
     if metric.get("type") == "accuracy" and kind == "perplexity":
         translated["type"] = "perplexity"
     elif metric.get("type") == "accuracy" and kind is not None:
-        notes.refuse(f"{path}.name", f"{kind} is not available; write perplexity", droppable=False)
+        notes.refuse(
+            f"{path}.name",
+            f"{kind} is not available; write perplexity, or type accuracy with tasks of lm-eval and tasks_from",
+            droppable=False,
+        )
         return None
     elif metric.get("type") == "size_on_disk" and kind not in (None, "bytes"):
         notes.refuse(f"{path}.name", f"size_on_disk is measured in bytes, not in {kind}", droppable=False)
     elif metric.get("type") in TIMED:
         _timed(translated, sub_type, kind, path, notes)
-    if sub_type.get("higher_is_better") and translated.get("type") in LOWER_IS_BETTER:
-        notes.refuse(f"{path}.higher_is_better", f"a lower {translated['type']} is better; write false")
+    _check_direction(translated.get("type"), sub_type.get("higher_is_better"), path, notes)
     if sub_type.get("goal") is not None:
         translated["goal"] = sub_type["goal"]
     checked(Metric, translated, path, notes, droppable=False)
     return translated
+
+
+def _check_direction(kind: Any, higher: Any, path: str, notes: Notes) -> None:
+    """Which way is better is known of every type but accuracy, where its tasks say it."""
+    if kind not in KINDS or kind == "accuracy" or higher is None:
+        return
+    lower = KINDS[kind].lower_is_better
+    if bool(higher) == lower:
+        right, word = ("lower", "false") if lower else ("higher", "true")
+        notes.refuse(f"{path}.higher_is_better", f"a {right} {kind} is better; write {word}")
 
 
 def _timed(translated: Object, sub_type: Object, kind: Any, path: str, notes: Notes) -> None:

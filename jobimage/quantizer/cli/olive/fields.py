@@ -165,7 +165,13 @@ def _runs_code(user_config: Any) -> bool:
 
 EVALUATOR: Fields = {
     "type": refused("an evaluator here is a list of metrics; write metrics"),
-    "tasks": refused("tasks are not available; write metrics"),
+}
+LM_EVALUATOR: Fields = {
+    "type": left_out("the metric's type says it"),
+    "model_class": left_out("the model is run layer by layer"),
+    "batch_size": BATCHES,
+    "device": WHERE,
+    "max_length": refused("a text may be as long as the model takes; leave it out"),
 }
 METRIC: Fields = {
     "user_config": Field(

@@ -141,6 +141,26 @@ def test_latency_is_that_of_the_prefill_as_often_as_it_takes() -> None:
     ]
 
 
+def test_an_lm_evaluator_is_a_metric_of_its_tasks() -> None:
+    given = {
+        "type": "LMEvaluator",
+        "tasks": ["arc", "boolq"],
+        "tasks_from": "/tasks",
+        "limit": 50,
+        "batch_size": 4,
+    }
+    workflow = imported(config(evaluators={"q": given}, evaluator="q"))
+    assert workflow["evaluators"][0]["metrics"] == [
+        {
+            "name": "accuracy",
+            "type": "accuracy",
+            "tasks": ["arc", "boolq"],
+            "tasks_from": "/tasks",
+            "limit": 50,
+        }
+    ]
+
+
 def test_perplexity_comes_from_its_sub_type_with_its_goal() -> None:
     goal = {"type": "percent-max-degradation", "value": 5}
     metric = {
@@ -224,7 +244,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "lm-eval",
         {"evaluators": {"e": {"type": "LMEvaluator", "tasks": ["x"]}}, "evaluator": "e"},
-        "evaluators.e: tasks of lm-eval are not available",
+        "evaluators.e: tasks of lm-eval are read from files, not downloaded; add tasks_from",
     ),
     (
         "higher is better",

@@ -135,7 +135,7 @@ def test_one_message_has_everything(run: Importer) -> None:
         "passes.s: SelectiveMixedPrecision gives some linears more bits than others",
         "passes.g.overrides: all linears of a pass have the same bits and groups",
         "passes.r: Rtn rounds what the pass before it left",
-        "evaluators.e: tasks of lm-eval are not available",
+        "evaluators.e: tasks of lm-eval are read from files",
         "--output-uri URI: ",
         "--model-path URI: input_model.model_path is someone/a-model",
         "--data calibration=URI: passes.g has no data_config",
