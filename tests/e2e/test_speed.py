@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.choice import mostly_nightly
 from tests.support.quantizer_requests import Request, run_here
 from tests.support.reference import interpreter_from
 
@@ -44,8 +45,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
     ),
 }
 
+EVERY_TIME = ("compressed-tensors in vLLM", "gptq as an ONNX graph", "gptq in transformers")
 
-@pytest.mark.parametrize("name", CASES)
+
+@pytest.mark.parametrize("name", mostly_nightly(CASES, EVERY_TIME))
 def test_the_software_that_serves_a_format_tells_how_fast_it_is(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
