@@ -13,6 +13,8 @@ from typing import NoReturn
 
 import pytest
 import torch
+import yaml
+from tests.support.manifests import manifest
 from tests.support.quantizer_requests import Request
 
 from quantization_api.bounded import Digest
@@ -22,6 +24,7 @@ from quantization_api.pod import MAX_RESULT_BYTES, RunResult, StorageAccess
 from quantization_api.status import Artifact, MetricResult
 from quantizer.cli import delete as cli_delete
 from quantizer.cli import logs, parser
+from quantizer.cli.asked import asked_for
 from quantizer.cli.ending import guarded
 from quantizer.cli.signals import Interrupted, Terminated
 from quantizer.cli.termination import (
@@ -248,6 +251,34 @@ def test_a_removal_is_bound_by_what_binds_a_run(monkeypatch: pytest.MonkeyPatch)
     assert parser.main(place) == ExitCode.TRY_AGAIN
     told = [(access.patience_seconds, access.refuse_link_local) for access in seen]
     assert told == [(7, True), (300, False)]
+
+
+@pytest.mark.parametrize(
+    ("command", "target"),
+    [("verify", "quantizer.run.verification.verify"), ("inspect", "quantizer.run.inspection.inspect")],
+)
+def test_who_looks_says_how_long_to_wait(command: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[StorageAccess] = []
+
+    def looked(_: str, access: StorageAccess, *__: object) -> NoReturn:
+        seen.append(access)
+        raise QuantizationError(Category.STORAGE_UNAVAILABLE, "not opened")
+
+    monkeypatch.setattr(target, looked)
+    for patience in (["--patience", "0"], []):
+        assert parser.main([command, "s3://artifacts/x", *patience]) == ExitCode.TRY_AGAIN
+    assert [access.patience_seconds for access in seen] == [0, 300]
+
+
+@pytest.mark.parametrize(("options", "expected"), [(["--patience", "5"], 5), ([], 40)])
+def test_the_command_lines_patience_replaces_the_manifests(
+    options: list[str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(manifest(("storage.patienceSeconds", 40))))
+    monkeypatch.setattr("quantizer.cli.asked.check_paths", lambda _: None)
+    request = asked_for(parser.parser().parse_args(["run", "-f", str(path), *options]))
+    assert request.storage.patience_seconds == expected
 
 
 @pytest.mark.parametrize("seconds", ["-1", "1.5", "86401", "soon"])
