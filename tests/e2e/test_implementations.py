@@ -1,12 +1,13 @@
 """auto-gptq and autoawq themselves, behind our contract; each repair is also left out, to see what it is for."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.support.engine import CPU, ignore_progress, save_tiny
+from tests.support.engine import CPU, edit_tensors, ignore_progress, save_tiny
 from tests.support.packages import run_requests
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -36,7 +37,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "gptq, 3 bits": ("GptqQuantizer", GPTQ | {"bits": 3, "desc_act": True}, None),
     "gptq, named modules": (
         "GptqQuantizer",
-        GPTQ | {"inside_layer_modules": [["mlp.down_proj"]], "layers_block_name": "model.layers"},
+        GPTQ | {"inside_layer_modules": [["mlp.down_proj"]], "layers_block_name": "layers"},
         None,
     ),
     "gptq, unknown module": ("GptqQuantizer", GPTQ | {"inside_layer_modules": [["mlp.no_proj"]]}, None),
@@ -85,7 +86,17 @@ class Runs:
             target = str(self.target(f"{kind}, uneven"))
             requests.append({**requests[0], "type": kind, "parameters": parameters, "target": target})
             requests[-1]["sequences"] = uneven
-        names = [*CASES, "GptqQuantizer, uneven", "AutoAWQQuantizer, uneven"]
+        tiny = folder / "tiny"
+        shutil.copytree(self.source, tiny)
+        edit_tensors(tiny, lambda tensors: tensors["model.layers.0.mlp.up_proj.weight"].mul_(1e-8))
+        for kind, parameters in (("GptqQuantizer", GPTQ), ("AutoAWQQuantizer", AWQ)):
+            target = str(self.target(f"{kind}, tiny"))
+            asked = {"type": kind, "parameters": parameters, "target": target, "model": str(tiny)}
+            requests.append({**requests[0], **asked})
+        kinds = [
+            f"{kind}, {case}" for case in ("uneven", "tiny") for kind in ("GptqQuantizer", "AutoAWQQuantizer")
+        ]
+        names = [*CASES, *kinds]
         self.results = dict(zip(names, run_requests(requests, folder), strict=True))
 
     def target(self, name: str) -> Path:
@@ -154,6 +165,13 @@ def test_auto_gptq_takes_sequences_of_any_length_without_padding(runs: Runs) -> 
     result = runs.results["GptqQuantizer, uneven"]
     assert result["error"] is None
     assert [len(row) for row in result["seen"]] == [32, 20, 32]
+
+
+@pytest.mark.parametrize("kind", ["GptqQuantizer", "AutoAWQQuantizer"])
+def test_weights_too_small_for_their_scales_are_refused(runs: Runs, kind: str) -> None:
+    name, category, message = runs.results[f"{kind}, tiny"]["error"]
+    assert (name, category) == ("QuantizationError", "NumericalFailure")
+    assert "the weights of model.layers.0.mlp.up_proj are too small" in message
 
 
 def test_autoawq_refuses_sequences_that_it_would_cut_anew(runs: Runs) -> None:

@@ -31,6 +31,8 @@ class GridRule:
     float32 is what the reference code does, so the integers are the same; float16 is what is stored, so that error
     feedback sees the value that a reader will use. Measured on a small Llama model, the two differ by less than the
     noise of the calibration set at every number of bits."""
+    smallest_scale: float = SMALLEST_HALF
+    """Of a group that is not all zeros."""
 
     @property
     def maxq(self) -> int:
@@ -73,7 +75,7 @@ def fit_grid(low: Tensor, high: Tensor, rule: GridRule) -> tuple[Tensor, Tensor]
 
 
 def _as_stored(scale: Tensor, rule: GridRule) -> Tensor:
-    return scale.clamp(min=SMALLEST_HALF).to(rule.scale_dtype).float()
+    return scale.clamp(min=rule.smallest_scale).to(rule.scale_dtype).float()
 
 
 def round_to_grid(weight: Tensor, scale: Tensor, zero: Tensor, maxq: int) -> Tensor:

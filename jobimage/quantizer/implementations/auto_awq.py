@@ -1,5 +1,6 @@
 """autoawq 0.2.9 on our calibration sequences. Importable only where the package is installed."""
 
+import functools
 from typing import Any
 
 import torch
@@ -12,18 +13,20 @@ from quantization_api.manifest import LinearReport
 from quantization_api.passes import AutoAWQQuantizer
 from quantizer.algorithms.grid import GridRule
 from quantizer.algorithms.hessian import GramMatrix
+from quantizer.algorithms.quantized_weight import round_to_nearest
+from quantizer.algorithms.stored_scales import check_scales
 from quantizer.calibration.tokens import TokenBatches
+from quantizer.checkpoint.data_types import asked
 from quantizer.implementations import repairs
 from quantizer.implementations.interface import OnProgress, QuantizedModel
 from quantizer.implementations.local_model import check_attention, check_sizes
 from quantizer.implementations.module_error import relative_error, rtn_weight
 
 PACKED = ("qweight", "qzeros", "scales")
+LEAVE_OUT = "Leave the linear out: name it in modules_to_not_convert."
 WORD = 8  # values of four bits in a packed word
 FORWARD_TOKENS = 8192
 """Tokens of a forward pass; left to itself the package runs the whole calibration set at once."""
-
-DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 
 
 def dtype(parameters: AutoAWQQuantizer, _device: torch.device, stored: torch.dtype) -> torch.dtype:
@@ -31,9 +34,8 @@ def dtype(parameters: AutoAWQQuantizer, _device: torch.device, stored: torch.dty
 
     float16 may not hold the activations of such a model, and the package does not know bfloat16.
     """
-    if parameters.input_model_dtype is not None:
-        return DTYPES[parameters.input_model_dtype]
-    return torch.float32 if stored is torch.bfloat16 else torch.float16
+    default = torch.float32 if stored is torch.bfloat16 else torch.float16
+    return asked(parameters.input_model_dtype) or default
 
 
 def quantize(
@@ -127,9 +129,13 @@ def observed(base: type[Any], on_progress: OnProgress, reports: list[LinearRepor
 
         def _apply_quant(self, module: nn.Module, named_linears: dict[str, nn.Module]) -> None:
             super()._apply_quant(module, named_linears)
+            rule = GridRule(self.w_bit, sym=not self.zero_point)
+            nearest = functools.partial(rtn_weight, group_size=self.group_size, rule=rule)
             prefix = next(name for name, found in self.model.named_modules() if found is module)
             for name, seen in _weights(named_linears).items():
                 weight, hessian = self._exact.pop(name), self._hessians.pop(name)
+                scales = round_to_nearest(weight, self.group_size, rule).scales
+                check_scales(f"{prefix}.{name}", weight, scales, nearest, LEAVE_OUT)
                 error = relative_error(weight, seen, hessian)
                 shape = (weight.shape[0], weight.shape[1])
                 reports.append(

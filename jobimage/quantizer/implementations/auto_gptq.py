@@ -1,9 +1,10 @@
 """auto-gptq 0.7.1 on our calibration sequences. Importable only where the package is installed."""
 
 import contextlib
+import functools
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from unittest.mock import patch
 
@@ -18,6 +19,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import LinearReport
 from quantization_api.passes import GptqQuantizer
 from quantizer.algorithms.grid import GridRule
+from quantizer.algorithms.stored_scales import check_scales
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.implementations import repairs
 from quantizer.implementations.interface import OnProgress, QuantizedModel
@@ -25,6 +27,7 @@ from quantizer.implementations.local_model import check_attention, check_sizes
 from quantizer.implementations.module_error import relative_error, rtn_weight
 
 PACKED = ("qweight", "qzeros", "scales", "g_idx")
+LEAVE_OUT = "Leave the linear out: list only the others in inside_layer_modules."
 WORD = 32  # its packer drops what does not fill words of 32 values
 NOT_WRITTEN = ("model_name_or_path", "model_file_base_name", "is_marlin_format")
 LAYER_STARTED = re.compile(r"Start quantizing layer (\d+)/(\d+)")
@@ -91,23 +94,29 @@ def examples(tokens: TokenBatches) -> list[dict[str, torch.Tensor]]:
 def _name_modules(wrapper: Any, parameters: GptqQuantizer) -> None:
     """The three module names of the contract win over the package's own; a name that is not there is refused.
 
-    Of its own the package leaves out what is not there, such as OPT's projections.
+    As for the native engine they may begin at the model without its head (layers for model.layers); the package wants
+    whole names. Of its own the package leaves out what is not there, such as OPT's projections.
     """
-    if parameters.layers_block_name is not None:
-        wrapper.layers_block_name = parameters.layers_block_name
+    known = dict(wrapper.model.named_modules())
+    block = parameters.layers_block_name or wrapper.layers_block_name
+    wrapper.layers_block_name = _whole(known, wrapper.model, block)
     if parameters.outside_layer_modules is not None:
-        wrapper.outside_layer_modules = list(parameters.outside_layer_modules)
+        names = parameters.outside_layer_modules
+        wrapper.outside_layer_modules = [_whole(known, wrapper.model, name) for name in names]
     if parameters.inside_layer_modules is not None:
         wrapper.inside_layer_modules = [list(names) for names in parameters.inside_layer_modules]
-    known = dict(wrapper.model.named_modules())
-    for name in (wrapper.layers_block_name, *(parameters.outside_layer_modules or ())):
-        if name not in known:
-            raise QuantizationError(Category.INVALID_WORKFLOW, f"the model has no module {name}")
     if not isinstance(known[wrapper.layers_block_name], nn.ModuleList):
         raise QuantizationError(
             Category.INVALID_WORKFLOW,
             f"layers_block_name {wrapper.layers_block_name} is not a list of layers",
         )
+
+
+def _whole(known: Mapping[str, nn.Module], model: Any, name: str) -> str:
+    for whole in (name, f"{model.base_model_prefix}.{name}"):
+        if whole in known:
+            return whole
+    raise QuantizationError(Category.INVALID_WORKFLOW, f"the model has no module {name}")
 
 
 def _linear(layer: nn.Module, prefix: str, name: str) -> nn.Linear:
@@ -121,14 +130,17 @@ def _linear(layer: nn.Module, prefix: str, name: str) -> nn.Linear:
 def _measured(model: nn.Module, parameters: GptqQuantizer, reports: list[LinearReport]) -> Iterator[None]:
     """Has every linear's error reported: the package computes the Hessian and throws it away."""
     names = {module: name for name, module in model.named_modules()}
-    rule = GridRule(parameters.bits, parameters.sym)
+    nearest = functools.partial(
+        rtn_weight, group_size=parameters.group_size, rule=GridRule(parameters.bits, parameters.sym)
+    )
 
     class MeasuredGPTQ(GPTQ):  # type: ignore[misc]
         def fasterquant(self, **options: Any) -> Any:
             hessian, weight = self.H.clone(), self.layer.weight.detach().float().clone()
             result = super().fasterquant(**options)
             seen = self.layer.weight.detach().float()
-            plain = rtn_weight(weight, parameters.group_size, rule)
+            check_scales(names[self.layer], weight, result[0], nearest, LEAVE_OUT)
+            plain = nearest(weight)
             reports.append(
                 LinearReport(
                     name=names[self.layer],

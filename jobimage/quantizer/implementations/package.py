@@ -10,7 +10,9 @@ from torch import nn
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer
+from quantizer.algorithms.finite import is_lost
 from quantizer.calibration.tokens import TokenBatches
+from quantizer.checkpoint.data_types import word
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource
@@ -107,9 +109,25 @@ def _run(
             f"this image has no {error.name}, which implementation {parameters.implementation} needs",
             "Use the legacy image (leave spec.template.image out), or implementation native.",
         ) from error
-    stored = SafetensorsReader(DirectorySource(model_dir)).dtype
-    model = _load(model_dir, package.dtype(parameters, device, stored), report)
+    reader = SafetensorsReader(DirectorySource(model_dir))
+    dtype = package.dtype(parameters, device, reader.dtype)
+    check_held(reader, dtype)
+    model = _load(model_dir, dtype, report)
     return package.quantize(model, tokens, parameters, on_progress, device)
+
+
+def check_held(reader: SafetensorsReader, dtype: torch.dtype) -> None:
+    """Raises NumericalFailure, naming it, for a matrix that is too small for the type that the package computes in."""
+    for name, info in reader.tensors.items():
+        if not info.dtype.is_floating_point or info.dtype == dtype or len(info.shape) < 2:
+            continue
+        value = reader.tensor(name)
+        if is_lost(value, value.to(dtype)):
+            raise QuantizationError(
+                Category.NUMERICAL_FAILURE,
+                f"{name} has only values that are too small for {word(dtype)}, in which the package computes",
+                "Write implementation: native, or input_model_dtype: fp32 of AutoAWQQuantizer.",
+            )
 
 
 def _load(model_dir: Path, dtype: torch.dtype, report: QuantizeReport) -> nn.Module:

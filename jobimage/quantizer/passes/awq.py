@@ -21,18 +21,20 @@ from quantizer.algorithms.awq.rounding import AwqConfig, awq_round, clip_weight
 from quantizer.algorithms.awq.scales import search_scales
 from quantizer.algorithms.grid import GridRule, GroupedGrid
 from quantizer.algorithms.quantized_weight import QuantizedWeight
+from quantizer.checkpoint.data_types import asked
 from quantizer.decoder.architecture import SharedInput
 from quantizer.decoder.folding import FoldPlace
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.formats.awq import GROUP_SIZES, AwqFormat
 from quantizer.machine import threads_for
-from quantizer.passes.data_type import ASK_FOR_ANOTHER, DTYPES, dtype_of_model
+from quantizer.passes.data_type import ASK_FOR_ANOTHER, dtype_of_model
 from quantizer.passes.interface import FinishedLayer, GroupSizes, LayerContext
 from quantizer.passes.left_out import check_left_out
 from quantizer.passes.plain import PlainPass
 from quantizer.passes.rounding import (
     ErrorBaseline,
     check_quality,
+    check_stored_scales,
     error_baseline,
     pack_linear,
     put_quantized,
@@ -43,6 +45,7 @@ from quantizer.passes.written import Words, Written
 
 UNCLIPPED = ("q_proj", "k_proj", "qkv", "query", "c_attn")
 """Linears whose outputs meet in a product, by parts of their names: clipping them is known to hurt."""
+LEAVE_OUT = "Leave the linear out: name it in modules_to_not_convert."
 
 
 @dataclass
@@ -229,6 +232,7 @@ class _Solve:
                 limits = search_clip(linear.weight, read.gram, self.config).limits
             quantized = self.rtn(linear.weight, limits)
             if self.packs:
+                check_stored_scales(full, linear.weight, quantized, self.rtn, self.format, LEAVE_OUT)
                 self.finished.tensors |= pack_linear(full, quantized, self.format)
             else:
                 weight = linear.weight if limits is None else clip_weight(linear.weight, limits)
@@ -281,7 +285,7 @@ class Awq(WeightPass[AutoAWQQuantizer]):
             AwqFormat(p.version, bits, p.q_group_size, p.zero_point),
             tuple(p.modules_to_not_convert),
             packs=not p.export_compatible,
-            dtype=DTYPES[p.input_model_dtype] if p.input_model_dtype else None,
+            dtype=asked(p.input_model_dtype),
             package=self.package,
         )
 

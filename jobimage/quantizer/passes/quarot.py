@@ -8,8 +8,8 @@ from quantization_api.failures import Category, QuantizationError
 from quantization_api.passes import QuaRot
 from quantizer.algorithms.quarot.parameters import FULL, QuarotParameters, needs_own_code
 from quantizer.calibration.tokens import TokenBatches
+from quantizer.checkpoint.data_types import asked
 from quantizer.checkpoint.older_transformers import require_newer
-from quantizer.passes.data_type import DTYPES
 from quantizer.passes.interface import LayerPass
 from quantizer.passes.weight_pass import WeightPass
 from quantizer.passes.written import Words, Written
@@ -34,8 +34,7 @@ class Quarot(WeightPass[QuaRot]):
         require_newer("QuaRot")
         from quantizer.passes.quarot_layers import QuarotLayerPass
 
-        asked = self.parameters.input_model_dtype
-        return QuarotLayerPass(self._parameters, DTYPES[asked] if asked else None)
+        return QuarotLayerPass(self._parameters, asked(self.parameters.input_model_dtype))
 
     @property
     @override

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from quantization_api.failures import QuantizationError
 from quantization_api.manifest import LinearReport
 from quantizer.algorithms.grid import GroupedGrid
 from quantizer.algorithms.quantized_weight import QuantizedWeight
@@ -127,7 +128,11 @@ class QuarotLayerPass:
         assert self.bound is not None
         hessian = statistics.hessian(layer.prefix + shared.names[0]) if statistics else None
         weights = {f"{name}.weight": layer.walk.linear(name).weight for name in shared.names}
-        results = self.bound.quarot.round_stage(shared.names, weights, hessian)
+        try:
+            results = self.bound.quarot.round_stage(shared.names, weights, hessian)
+        except QuantizationError as failure:
+            message = f"{layer.prefix}{shared.names[0]}: {failure.message}"
+            raise QuantizationError(failure.category, message, failure.hint) from failure
         reports: list[LinearReport] = []
         tokens = statistics.tokens if statistics else None
         for name, result in results.items():

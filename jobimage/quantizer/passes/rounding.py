@@ -12,6 +12,7 @@ from quantization_api.manifest import LinearReport
 from quantizer.algorithms.finite import all_finite
 from quantizer.algorithms.hessian import weighted_square
 from quantizer.algorithms.quantized_weight import QuantizedWeight
+from quantizer.algorithms.stored_scales import check_scales
 from quantizer.formats.interface import WeightFormat
 
 NUMBERS_AT_ONCE = (
@@ -97,6 +98,19 @@ def put_quantized(
         here = (measured >= first) & (measured < first + at_once)
         changed[here] -= seen[measured[here] - first].float()
     return weighted_square(changed, hessian)
+
+
+def check_stored_scales(
+    name: str,
+    weight: Tensor,
+    quantized: QuantizedWeight,
+    rtn: Callable[[Tensor], QuantizedWeight],
+    layout: WeightFormat,
+    cure: str,
+) -> None:
+    """check_scales on the measured rows of a weight [N, K] that was rounded; rtn as for error_baseline."""
+    rows = weight[measured_rows(weight.shape[0], weight.device)]
+    check_scales(name, rows, quantized.scales, lambda part: layout.as_read(rtn(part)), cure)
 
 
 def pack_linear(name: str, quantized: QuantizedWeight, layout: WeightFormat) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ from quantizer.decoder.layout import DecoderLayout
 from quantizer.decoder.model import TABLE_BYTES, DecoderModel
 from quantizer.decoder.walk import LayerWalk
 from quantizer.machine import calibration_dtype, trim_memory
-from quantizer.passes.data_type import check_range
+from quantizer.passes.data_type import check_range, converted
 from quantizer.passes.finished import Finished, NothingFinished
 from quantizer.passes.interface import FinishedLayer, LayerContext, LayerPass
 from quantizer.passes.quantized import QuantizedLayers
@@ -298,7 +298,8 @@ class _Run:
         step = rows_within(self.reader.tensors[source], TABLE_BYTES)
         with self._timed("write"):
             for _, read in self.reader.slices(source, step):
-                rows = self._stored(name, self.transform.outside(name, self._load(source, read)))
+                rows = self.transform.outside(name, self._load(source, read, part=True))
+                rows = self._stored(name, rows, part=True)
                 writer.write_part(name, offset, rows)
                 offset += rows.nbytes
 
@@ -335,18 +336,11 @@ class _Run:
             for name, value in self.transform.layer(index, weights).items()
         }
 
-    def _stored(self, name: str, value: Tensor) -> Tensor:
+    def _stored(self, name: str, value: Tensor, *, part: bool = False) -> Tensor:
         """A tensor that is not packed, in the type that it is stored in."""
-        stored = value.to(self._planned(name).dtype)
-        if not all_finite(stored):
-            raise QuantizationError(
-                Category.NUMERICAL_FAILURE,
-                f"{name} has values that are too large for {word(stored.dtype)}",
-                self.layer_pass.wider_dtype,
-            )
-        return stored
+        return converted(name, value, self._planned(name).dtype, self.layer_pass.wider_dtype, part=part)
 
-    def _load(self, name: str, read: Tensor) -> Tensor:
+    def _load(self, name: str, read: Tensor, *, part: bool = False) -> Tensor:
         """A tensor in the type that the pass loads the model in."""
         if not all_finite(read):
             raise QuantizationError(
@@ -356,14 +350,7 @@ class _Run:
             )
         if self.layer_pass.dtype in (None, read.dtype):
             return read
-        loaded = read.to(self.layer_pass.dtype)
-        if not all_finite(loaded):
-            raise QuantizationError(
-                Category.NUMERICAL_FAILURE,
-                f"{name} has values that are too large for {word(loaded.dtype)}",
-                self.layer_pass.wider_dtype,
-            )
-        return loaded
+        return converted(name, read, self.layer_pass.dtype, self.layer_pass.wider_dtype, part=part)
 
     def _store(
         self, name: str, shapes: Sequence[tuple[int, int]], width: int, *, measured: bool = False

@@ -10,6 +10,7 @@ from quantization_api.manifest import MODEL_PREFIX, ONNX_PREFIX, ExportRecord, L
 from quantization_api.passes import ModelBuilder
 from quantization_api.status import MetricResult
 from quantization_api.workflow import Workflow
+from quantizer.checkpoint.data_types import OF_MANIFESTS
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.side_files import json_file
 from quantizer.checkpoint.writer import scratch_errors
@@ -18,7 +19,6 @@ from quantizer.evaluation.goals import missed_goal
 from quantizer.evaluation.serving.software import NAMES, ONNXRUNTIME
 from quantizer.implementations import package
 from quantizer.implementations.local_model import copy_model
-from quantizer.passes.data_type import DTYPES
 from quantizer.passes.streaming import quantize as stream
 from quantizer.progress.lines import Errors
 from quantizer.report.few_tokens import few_tokens
@@ -83,7 +83,7 @@ def _native(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeRepor
     source.prove(job.model.layout.reader.files)
     if report.resumed_layers:
         logger.info("took over %d layers from an earlier attempt", report.resumed_layers)
-    calibrated_in = next(word for word, dtype in DTYPES.items() if dtype is report.calibration_dtype)
+    calibrated_in = next(word for word, dtype in OF_MANIFESTS.items() if dtype is report.calibration_dtype)
     report.versions["calibration_dtype"] = calibrated_in
     return report
 

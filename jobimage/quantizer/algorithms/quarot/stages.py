@@ -43,6 +43,9 @@ from quantizer.algorithms.quarot.rotation import (
 )
 from quantizer.algorithms.quarot.rotation_layout import LayerLayout, ModelLayout
 from quantizer.algorithms.quarot.weights import nearest, round_weights
+from quantizer.algorithms.stored_scales import check_scales
+
+SCALES_OF_FEW_BITS = "Write s_bits: 8; such scales have a unit in float32."
 
 
 @dataclass(frozen=True)
@@ -179,17 +182,20 @@ class QuarotPass:
         quantized, damp_percent = round_weights(parts, turned, self.parameters.weight_rule)
         for name, part, found in zip(names, parts, quantized, strict=True):
             seen = found.dequantized()
+            check_scales(name, part, found.scales, self._nearest, SCALES_OF_FEW_BITS)
             back = seen if online is None else restore_input(seen, online)
             results[name] = StageResult(None, found, back, *self._errors(part, seen, turned), damp_percent)
         return results
+
+    def _nearest(self, weight: Tensor) -> Tensor:
+        return nearest(weight, self.parameters.weight_rule).dequantized()
 
     def _errors(
         self, weight: Tensor, seen: Tensor, hessian: Tensor | None
     ) -> tuple[float | None, float | None]:
         if hessian is None:
             return None, None
-        rule = self.parameters.weight_rule
-        rtn = nearest(weight, rule).dequantized()
+        rtn = self._nearest(weight)
         whole = float(weighted_square(weight, hessian).sum())
         if whole <= 0:  # a weight that is zero everywhere is exact
             return 0.0, 0.0

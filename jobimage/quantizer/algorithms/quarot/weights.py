@@ -49,7 +49,9 @@ class WeightRule:
     @property
     def grid(self) -> GridRule:
         """The grid of a group; scales are float16 as stored, or exact until they get their codes."""
-        return GridRule(self.bits, not self.asym, torch.float16 if self.scale_bits == 16 else torch.float32)
+        if self.scale_bits == 16:
+            return GridRule(self.bits, not self.asym, torch.float16)
+        return GridRule(self.bits, not self.asym, torch.float32, torch.finfo(torch.float32).smallest_normal)
 
 
 def round_weights(

@@ -38,6 +38,8 @@ PASSES: dict[str, dict[str, Any]] = {
         "input_model_dtype": "fp32",
     },
 }
+PASSES["gptq in 8 bits"] = {**PASSES["gptq"], "bits": 8}
+PASSES["gptq for vLLM"] = {**PASSES["gptq"], "checkpoint_format": "compressed-tensors"}
 PASSES["awq in half precision"] = {**PASSES["awq"], "input_model_dtype": "fp16"}
 LINEAR = "model.layers.1.mlp.up_proj.weight"
 
@@ -165,7 +167,32 @@ CASES: dict[str, Bad] = {
     "weights too small for the type that they are loaded in": Bad(
         spoiled("model.layers.1.mlp.up_proj.weight", lambda t: t.mul_(1e-8)),
         Category.NUMERICAL_FAILURE,
-        "write input_model_dtype: fp32",
+        "up_proj.weight has only values that are too small for float16 Write input_model_dtype: bf16 or fp32.",
+        ("awq in half precision",),
+    ),
+    **{
+        f"weights of {size} in {linear}": Bad(
+            spoiled(f"model.layers.1.{linear}.weight", lambda t, size=size: t.mul_(size / t.abs().max())),  # type: ignore[misc]
+            Category.NUMERICAL_FAILURE,
+            f"the weights of model.layers.1.{linear} are too small",
+            kinds,
+        )
+        for size, kinds in (
+            (1e-9, ("gptq", "gptq in 8 bits", "gptq for vLLM", "awq")),
+            (2e-7, ("gptq", "awq")),
+        )
+        for linear in ("self_attn.k_proj", "mlp.down_proj")
+    },
+    "weights of 1e-9 where a rotation is rounded": Bad(
+        spoiled("model.layers.1.self_attn.k_proj.weight", lambda t: t.mul_(1e-8)),
+        Category.NUMERICAL_FAILURE,
+        "Write s_bits: 8",
+        ("quarot",),
+    ),
+    "weights whose results nothing multiplies, too small for that type": Bad(
+        spoiled("model.layers.1.mlp.down_proj.weight", lambda t: t.mul_(1e-8)),
+        Category.NUMERICAL_FAILURE,
+        "down_proj.weight has only values that are too small for float16",
         ("awq in half precision",),
     ),
     "an expert without a token": Bad(
@@ -255,3 +282,31 @@ def test_dead_columns_and_fewer_tokens_than_inputs_are_quantized_and_verified(
     assert told in ended.log
     assert told in (tmp_path / "out/README.md").read_text()
     assert parser.main(["verify", f"file://{tmp_path / 'out'}"]) == 0
+
+
+@pytest.mark.parametrize("kind", PASSES)
+def test_tiny_rows_beside_others_are_quantized(kind: str, tmp_path: Path) -> None:
+    save_tiny_reader(tmp_path / "model")
+
+    def weaken(tensors: dict[str, Tensor]) -> None:
+        tensors[LINEAR][:20] *= 1e-8
+
+    edit_tensors(tmp_path / "model", weaken)
+    request = Request(
+        f"file://{tmp_path / 'out'}", f"file://{tmp_path / 'model'}", layer_pass=PASSES[kind], metrics=[]
+    )
+    ended = run_here(request, tmp_path / "scratch")
+    assert ended.code == 0, ended.log
+
+
+def test_scales_of_few_bits_hold_tiny_weights(tmp_path: Path) -> None:
+    save_tiny_reader(tmp_path / "model")
+    edit_tensors(tmp_path / "model", lambda tensors: tensors[LINEAR.replace("up", "down")].mul_(1e-8))
+    layer_pass = {**PASSES["quarot"], "s_bits": 8}
+    request = Request(
+        f"file://{tmp_path / 'out'}", f"file://{tmp_path / 'model'}", layer_pass=layer_pass, metrics=[]
+    )
+    ended = run_here(request, tmp_path / "scratch")
+    assert ended.code == 0, ended.log
+    errors = [item["error"] for item in json.loads((tmp_path / "out/manifest.json").read_text())["modules"]]
+    assert max(errors) < 0.05

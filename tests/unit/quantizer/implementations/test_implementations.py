@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.support.engine import CPU, ROOT, quarot_pass, random_batches, save_tiny, tiny_config
+from tests.support.engine import CPU, ROOT, edit_tensors, quarot_pass, random_batches, save_tiny, tiny_config
 from torch import nn
 
 from local_cluster.images import RECIPES
@@ -31,7 +31,7 @@ from quantizer.implementations import result
 from quantizer.implementations.interface import QuantizedModel
 from quantizer.implementations.local_model import check_attention, copy_model
 from quantizer.implementations.model_types import MODEL_TYPES, check_model
-from quantizer.implementations.package import quantize
+from quantizer.implementations.package import check_held, quantize
 from quantizer.passes.making import make_pass
 
 pytestmark = pytest.mark.unit
@@ -55,6 +55,17 @@ def test_a_model_type_that_a_package_does_not_quantize_is_refused_with_those_tha
     ) as caught:
         check_model(pass_of(GptqQuantizer).implementation, "qwen3")
     assert caught.value.category is Category.MODEL_UNSUPPORTED
+
+
+def test_a_matrix_that_is_lost_in_what_the_package_computes_in_is_refused(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model")
+    edit_tensors(tmp_path / "model", lambda tensors: tensors[f"{UP}.weight"].mul_(1e-8))
+    reader = SafetensorsReader(DirectorySource(tmp_path / "model"))
+    check_held(reader, torch.float32)
+    with pytest.raises(
+        QuantizationError, match=f"{UP}.weight has only values that are too small for float16"
+    ):
+        check_held(reader, torch.float16)
 
 
 def test_the_legacy_image_knows_the_models_of_all_its_packages() -> None:
