@@ -67,9 +67,10 @@ def differs(manifest: Manifest) -> bool:
 
 
 def is_mixed(trial: TrialRecord, manifest: Manifest) -> bool:
-    """Whether a trial asked for an average of bits: by its own parameters, else by those of the passes."""
+    """Whether a trial asked for an average of bits: by its own parameters, else by those of the chosen passes."""
     own = [value for name, value in trial.parameters.items() if _last(name) in AVERAGES]
-    if own:
+    chosen = next((one.parameters.get(PASSES) for one in manifest.trials if one.best), None)
+    if own or trial.parameters.get(PASSES) != chosen:
         return any(value is not None for value in own)
     passes = manifest.workflow.get("passes", [])
     return any(item.get(name) is not None for item in passes for name in AVERAGES)
