@@ -122,6 +122,8 @@ def _words(shown: str, name: str, value: object) -> str:
         return f"{value} bits{whose}"
     if name == "target_bits":
         return f"{value} bits on average{whose}"
+    if name == "target_size":
+        return f"{value} in all{whose}"
     if name in GROUPS and isinstance(value, int):
         return _group(value) + whose
     return f"{shown} {value}"

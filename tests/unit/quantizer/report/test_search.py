@@ -228,6 +228,7 @@ def test_uniform_and_mixed_points_have_marks_of_their_own(drawn: list[Picture]) 
             {"gptq.damp_percent": 0.01, "gptq.damp_auto_increment": None},
             "damp_percent 0.01, damp_auto_increment unset",
         ),
+        ({"gptq.target_size": "4Gi", "gptq.desc_act": True}, "4Gi in all, desc_act"),
         ({}, "as written"),
     ],
 )
