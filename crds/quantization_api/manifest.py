@@ -203,6 +203,8 @@ class Manifest(_Document):
     export: ExportRecord | None = None
     trials: list[TrialRecord] = []
     """Every point of the search that chose this model, in its order; empty without a search."""
+    searched: dict[str, Any] | None = None
+    """The workflow with the search, as it was written; `workflow` is the point that was chosen. None without one."""
     versions: dict[Line, Line]
     objects: list[StoredObject]
 

@@ -13,7 +13,7 @@ from quantization_api.constants import PATIENCE_SECONDS
 from quantization_api.failures import Category
 from quantization_api.rules import KubernetesModel
 from quantization_api.spec import Output, PatienceSeconds, QuantizationJobSpec
-from quantization_api.status import Artifact, Failure, MetricResult
+from quantization_api.status import Artifact, Failure, MetricResult, Trial, Trials
 from quantization_api.workflow import Workflow
 
 CONTAINER_NAME = "quantizer"
@@ -23,6 +23,9 @@ METRICS_PATH = "/metrics"
 HEALTH_PATH = "/healthz"
 SCRATCH_PATH = "/scratch"
 TERMINATION_MESSAGE_PATH = "/dev/termination-log"
+WORKER_ENV = "JOB_COMPLETION_INDEX"
+"""Set by Kubernetes in the pods of an Indexed Job: which worker of a search a pod is. Its successor goes on with its
+point at once; without it, all pods of a job count as one worker."""
 MAX_RESULT_BYTES = 4096
 """Kubernetes keeps that much of a termination message."""
 
@@ -86,6 +89,9 @@ class RunResult(KubernetesModel):
     recipe: str | None = None
     artifact: Artifact | None = None
     metrics: Annotated[list[MetricResult], Field(max_length=16)] = Field(default_factory=list)
+    trials: Annotated[list[Trial], Field(max_length=16)] = Field(default_factory=list)
+    """Points of a search, best first; cut to what fits."""
+    search: Trials | None = None
     failure: Failure | None = None
 
     @classmethod
@@ -106,7 +112,7 @@ class RunResult(KubernetesModel):
 
     def to_message(self) -> str:
         """The result as JSON of at most MAX_RESULT_BYTES bytes; long texts are cut, never the structure."""
-        result = self
+        result = _with_fewer_trials(self)
         for limit in (1024, 512, 256, 64):
             text = result.model_dump_json(by_alias=True, exclude_none=True)
             if len(text.encode()) <= MAX_RESULT_BYTES:
@@ -125,3 +131,14 @@ class RunResult(KubernetesModel):
                 category=Category.INTERNAL, message="the result does not fit a termination message"
             ),
         ).model_dump_json(by_alias=True, exclude_none=True)
+
+
+def _with_fewer_trials(result: RunResult) -> RunResult:
+    """The result with as many trials as there is room for, the best first."""
+    trials = list(result.trials)
+    while trials:
+        result = result.model_copy(update={"trials": trials})
+        if len(result.model_dump_json(by_alias=True, exclude_none=True).encode()) <= MAX_RESULT_BYTES:
+            return result
+        trials.pop()
+    return result.model_copy(update={"trials": []})

@@ -3,22 +3,46 @@
 Each point of the search is a workflow of its own, without `search_strategy`; its recipe digest is the point's identity.
 """
 
-from typing import Annotated, Literal
+import json
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StrictInt
 
 from quantization_api.bounded import ModulePath, Name, either
-from quantization_api.rules import ContractModel
+from quantization_api.rules import ContractModel, Rule
 
-NO_SEARCH = (
-    "search_strategy is not available in this release; leave it out and set the parameters of the pass"
+NOT_A_VALUE = (
+    "must be a whole number, or text of at most 64 characters; write other values as texts, "
+    'such as "0.01" and "true"'
 )
+NOTHING_SEARCHED = "nothing is searched; write search_space, or chains, or leave search_strategy out"
+TWICE = "search_space names a parameter of a pass twice; write all its values into one list"
+Decoded = bool | int | float | str | list[Any] | None
+"""What a value of a search stands for."""
+
+
 SearchValue = Annotated[
     StrictInt | Annotated[str, Field(max_length=64)],
     Field(union_mode="left_to_right"),
-    either("must be a whole number, or text of at most 64 characters"),
+    either(NOT_A_VALUE),
 ]
 """A whole number, or text: JSON, such as "0.01" and "true", or, where it is none, itself ("gptq_v2")."""
+
+
+def decoded(value: int | str) -> Decoded:
+    """What a value stands for: the JSON that it is, or the text itself. null: the parameter is left out."""
+    if isinstance(value, int):
+        return value
+    try:
+        read: Decoded = json.loads(value, parse_constant=lambda word: word)
+    except ValueError:
+        return value
+    return value if isinstance(read, dict) else read
+
+
+def with_parameters(written: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A pass with other parameters; one that is None is left out."""
+    return {name: value for name, value in {**written, **changes}.items() if value is not None}
 
 
 class SearchDimension(ContractModel):
@@ -64,4 +88,21 @@ class SearchStrategy(ContractModel):
     )
     search_space: Annotated[list[SearchDimension], Field(max_length=16)] = Field(
         default_factory=list, description="The parameters that are searched."
+    )
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="(has(self.search_space) && self.search_space.size() > 0) || "
+            "(has(self.chains) && self.chains.size() > 0)",
+            message=NOTHING_SEARCHED,
+            check=lambda s: None if s.search_space or s.chains else NOTHING_SEARCHED,
+        ),
+        Rule(
+            cel="!has(self.search_space) || self.search_space.all(d, self.search_space.exists_one(o, "
+            "o.pass == d.pass && o.parameter == d.parameter))",
+            message=TWICE,
+            check=lambda s: (
+                TWICE if len({(d.pass_, d.parameter) for d in s.search_space}) < len(s.search_space) else None
+            ),
+            field="search_space",
+        ),
     )

@@ -17,6 +17,11 @@ from quantization_api.workflow import Workflow
 OUTPUT_SENTENCE = (
     "output.uri must be s3://BUCKET/PREFIX with a bucket and a prefix, or file:///PATH, without //, . or .."
 )
+TRIALS_SENTENCE = (
+    "output.trialsUri must be s3://BUCKET/PREFIX with bucket and prefix, or file:///PATH, without //, . or .."
+)
+TRIALS_NAME = ".trials"
+"""Below the output: where the points of a search are kept, if nothing else is said."""
 ENDPOINT_SENTENCE = "storage.endpoint must be http(s)://HOST[:PORT], without a user, a path or anything else"
 MOUNT_SENTENCE = (
     "mountPath must be an absolute path other than /, without //, . or .., and without a trailing slash"
@@ -38,7 +43,27 @@ class Output(KubernetesModel):
     """Where the artifact goes."""
 
     uri: Uri = Field(description="s3://BUCKET/PREFIX, or file:///PATH on a mounted volume.")
+    trials_uri: Uri | None = Field(
+        None,
+        description="Where the points of searches are kept: jobs that name the same place share them, and compute none "
+        "twice. If unset: .trials below uri.",
+    )
+
+    @property
+    def trials_place(self) -> str:
+        """Where the points of a search are kept."""
+        return self.trials_uri or f"{self.uri.rstrip('/')}/{TRIALS_NAME}"
+
     RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=f"!has(self.trialsUri) || ({places.cel('self.trialsUri', places.OUTPUT)} && "
+            f"!{places.cel('self.trialsUri', places.DOTS)})",
+            message=TRIALS_SENTENCE,
+            check=lambda o: (
+                None if o.trials_uri is None or places.is_output(o.trials_uri) else TRIALS_SENTENCE
+            ),
+            field="trialsUri",
+        ),
         Rule(
             cel=f"{places.cel('self.uri', places.OUTPUT)} && !{places.cel('self.uri', places.DOTS)}",
             message=OUTPUT_SENTENCE,
@@ -207,14 +232,25 @@ class PodTemplate(KubernetesModel):
 
 
 VANISHES = "a file:// output must be on a writable claim of template.volumes, or it is lost with the pod"
-_OUTLIVES_THE_POD = (
-    "has(self.template.volumes) && self.template.volumes.exists(v, "
-    "has(v.persistentVolumeClaim) && !(has(v.readOnly) && v.readOnly) && "
-    "(self.output.uri + '/').startsWith('file://' + v.mountPath + '/') && "
-    "self.template.volumes.all(other, other.mountPath.size() <= v.mountPath.size() || "
-    "!(self.output.uri + '/').startsWith('file://' + other.mountPath + '/')))"
+TRIALS_VANISH = (
+    "a file:// trialsUri must be on a writable claim of template.volumes, or it is lost with the pod"
 )
-"""The innermost volume that the output lies in is a claim that can be written to."""
+
+
+def _outlives_the_pod(uri: str) -> str:
+    """CEL: the innermost volume that a place lies in is a claim that can be written to."""
+    return (
+        "has(self.template.volumes) && self.template.volumes.exists(v, "
+        "has(v.persistentVolumeClaim) && !(has(v.readOnly) && v.readOnly) && "
+        f"({uri} + '/').startsWith('file://' + v.mountPath + '/') && "
+        "self.template.volumes.all(other, other.mountPath.size() <= v.mountPath.size() || "
+        f"!({uri} + '/').startsWith('file://' + other.mountPath + '/')))"
+    )
+
+
+NO_WORKERS = (
+    "parallelism is the number of workers of a search; write workflow.search_strategy, or leave it out"
+)
 
 
 class QuantizationJobSpec(KubernetesModel):
@@ -232,6 +268,11 @@ class QuantizationJobSpec(KubernetesModel):
     )
     storage: Storage = Field(default_factory=Storage, description="How s3:// URIs are reached.")
     template: PodTemplate = Field(default_factory=PodTemplate, description="The pod that quantizes.")
+    parallelism: Annotated[int, Field(ge=1, le=64)] = Field(
+        1,
+        description="Workers of a search: pods that share the points among them. Where the points are computed, not "
+        "what they are.",
+    )
     suspend: bool = Field(
         False,
         description="Pause the job: its Job is deleted and no pod runs; finished layers and the count of failed "
@@ -274,10 +315,24 @@ class QuantizationJobSpec(KubernetesModel):
     )
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel=f"!self.output.uri.startsWith('file://') || (has(self.template) && {_OUTLIVES_THE_POD})",
+            cel="!self.output.uri.startsWith('file://') || "
+            f"(has(self.template) && {_outlives_the_pod('self.output.uri')})",
             message=VANISHES,
             check=None,  # without a cluster a file is as good as any place; for an operator: `outlives_the_pod`
             field="output",
+        ),
+        Rule(
+            cel="!has(self.output.trialsUri) || !self.output.trialsUri.startsWith('file://') || "
+            f"(has(self.template) && {_outlives_the_pod('self.output.trialsUri')})",
+            message=TRIALS_VANISH,
+            check=None,  # as above
+            field="output",
+        ),
+        Rule(
+            cel="!has(self.parallelism) || self.parallelism == 1 || has(self.workflow.search_strategy)",
+            message=NO_WORKERS,
+            check=lambda s: NO_WORKERS if s.parallelism > 1 and s.workflow.search_strategy is None else None,
+            field="parallelism",
         ),
         Rule(
             cel="has(self.managedBy) == has(oldSelf.managedBy) && "
@@ -290,10 +345,15 @@ class QuantizationJobSpec(KubernetesModel):
 
 
 def outlives_the_pod(spec: QuantizationJobSpec) -> bool:
-    """Whether the output is still there when the pod is gone: in S3, or with a claim as the innermost volume."""
-    if not spec.output.uri.startswith("file://"):
+    """Whether what a job writes is there when its pods are gone: in S3, or with a claim as the innermost volume."""
+    places_written = (spec.output.uri, spec.output.trials_place)
+    return all(_is_kept(uri, spec.template.volumes) for uri in places_written)
+
+
+def _is_kept(uri: str, volumes: list[MountedVolume]) -> bool:
+    if not uri.startswith("file://"):
         return True
-    path = spec.output.uri.removeprefix("file://")
-    over = [volume for volume in spec.template.volumes if places.within(path, volume.mount_path)]
+    path = uri.removeprefix("file://")
+    over = [volume for volume in volumes if places.within(path, volume.mount_path)]
     innermost = max(over, key=lambda volume: len(volume.mount_path), default=None)
     return innermost is not None and innermost.persistent_volume_claim is not None and not innermost.read_only

@@ -27,6 +27,14 @@ class Condition(KubernetesModel):
     message: Annotated[str, Field(max_length=1024)] = ""
 
 
+class Trials(KubernetesModel):
+    """How far a search has come."""
+
+    done: Count = Field(0, description="Points that have ended.")
+    total: Count = Field(0, description="Points that are tried at most.")
+    best: ShortText | None = Field(None, description="The best point so far and its first metric.")
+
+
 class Progress(KubernetesModel):
     """How far the run has come."""
 
@@ -39,6 +47,7 @@ class Progress(KubernetesModel):
         None,
         description="What to know before the run ends: which of the usual servers will refuse the result.",
     )
+    search: Trials | None = Field(None, description="How far a search has come, all its workers together.")
 
 
 class Attempts(KubernetesModel):
@@ -99,14 +108,6 @@ class Trial(KubernetesModel):
     best: bool = Field(False, description="The point that was chosen.")
 
 
-class Trials(KubernetesModel):
-    """How far a search has come."""
-
-    done: Count = Field(0, description="Points that have ended.")
-    total: Count = Field(0, description="Points that are tried at most.")
-    best: ShortText | None = Field(None, description="The best point so far and its first metric.")
-
-
 class Failure(KubernetesModel):
     """Why a job failed and what to do."""
 
@@ -145,7 +146,7 @@ class QuantizationJobStatus(KubernetesModel):
     )
     trials: Annotated[list[Trial], Field(max_length=16)] = Field(
         default_factory=list,
-        description="Points of a search, best first. Empty in this release: search_strategy is refused for now.",
+        description="Points of a search, best first: those that there is room for.",
     )
     search: Trials | None = Field(None, description="How far a search has come.")
     failure: Failure | None = None

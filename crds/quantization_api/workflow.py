@@ -4,9 +4,11 @@ Olive's maps with an order (`passes`) or with names (`data_configs`, `evaluators
 Kubernetes does not keep the order of a map. Everything else keeps its name, type, default and nesting.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from quantization_api.bounded import Name, ShortText, Uri
 from quantization_api.input_paths import path_rule
@@ -20,7 +22,8 @@ from quantization_api.references import (
     pass_reference,
 )
 from quantization_api.rules import ContractModel, Rule, joined
-from quantization_api.search import NO_SEARCH, SearchStrategy
+from quantization_api.search import SearchStrategy
+from quantization_api.search_rules import HAS_CHAINS, impossible_chain, impossible_value, search_rules
 from quantization_api.sequence_refusals import ALONE, SEQUENCE
 
 
@@ -127,7 +130,8 @@ class Workflow(ContractModel):
     evaluator: Name | None = Field(None, description="Name of the evaluator that judges the result.")
     search_strategy: SearchStrategy | None = Field(
         None,
-        description="Search over parameters of the passes. Not available in this release: refused for now.",
+        description="Search over parameters of the passes, and over passes. If unset: one result, of the passes as "
+        "they are written.",
     )
     REFUSED: ClassVar[dict[str, str]] = {
         "systems": "spec.template says where a job runs; leave it out",
@@ -155,19 +159,33 @@ class Workflow(ContractModel):
                 else None
             ),
         ),
-        Rule(
-            cel="!has(self.search_strategy)",
-            message=NO_SEARCH,
-            check=lambda w: NO_SEARCH if w.search_strategy is not None else None,
-            field="search_strategy",
-        ),
+        *search_rules(),
     )
 
     @classmethod
     def rules(cls) -> tuple[Rule, ...]:
         """The rules above, and which passes may follow one another."""
-        sequence = [refusal.rule(cls) for refusal in SEQUENCE]
-        return (*cls.RULES, joined(sequence, unless=ALONE, field="passes"))
+        sequence = joined(
+            [refusal.rule(cls) for refusal in SEQUENCE], unless=f"{ALONE} || {HAS_CHAINS}", field="passes"
+        )
+        check = sequence.check
+        return (*cls.RULES, replace(sequence, check=lambda w: None if w.chains else check and check(w)))
+
+    @property
+    def chains(self) -> list[list[str]]:
+        """Of the search: alternatives of which each is a sequence; none: the passes are the sequence."""
+        return self.search_strategy.chains if self.search_strategy else []
+
+    @model_validator(mode="after")
+    def _check_search(self) -> Self:
+        """What only Python can tell: values and sequences that no point can have."""
+        strategy = self.search_strategy
+        if strategy is not None:
+            passes = list(self.passes)
+            said = impossible_chain(passes, strategy) or impossible_value(passes, strategy)
+            if said is not None:
+                raise PydanticCustomError("search", "{sentence}", {"sentence": said})
+        return self
 
     def data_config(self, name: str) -> DataConfig:
         """The data config of that name (references are checked when the workflow is made)."""

@@ -100,12 +100,6 @@ def test_the_generated_files_are_fresh() -> None:
     assert (ROOT / "docs/failures.md").read_text() == reference.failures_page(), "run `make generate`"
 
 
-@pytest.mark.parametrize("field", ["spec.workflow.search_strategy", "status.trials"])
-def test_the_page_marks_what_is_in_the_api_and_refused_for_now(field: str) -> None:
-    (row,) = (line for line in reference.api_page().splitlines() if line.startswith(f"| `{field}` |"))
-    assert "refused for now" in row
-
-
 def test_every_category_has_its_page_entry_and_a_cure() -> None:
     assert set(CATALOGUE) == set(Category)
     assert all(entry.cause and entry.cure for entry in CATALOGUE.values())

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from tests.support.manifests import VALID
 
 from quantization_api.faults import sentences
-from quantization_api.search import SearchDimension
+from quantization_api.search import NOT_A_VALUE, SearchDimension
 from quantization_api.spec import QuantizationJobSpec
 
 pytestmark = pytest.mark.unit
@@ -62,4 +62,4 @@ def test_amounts_are_taken_as_they_are(amount: int | str) -> None:
 def test_a_value_of_a_search_is_one_fault() -> None:
     with pytest.raises(ValidationError) as caught:
         SearchDimension.model_validate({"pass": "gptq", "parameter": "bits", "values": [4, 0.5]})
-    assert sentences(caught.value) == ["values[1]: must be a whole number, or text of at most 64 characters"]
+    assert sentences(caught.value) == ["values[1]: " + NOT_A_VALUE]

@@ -15,7 +15,7 @@ NUMBERS: dict[str, Any] = {
     "own_head_bytes": 0, "number": 0, "bits": 4, "group_size": 128,
 }  # fmt: skip
 WHOLE: dict[str, Any] = {
-    "recipe": "sha256:" + 64 * "a", "workflow": {}, "metrics": [], "objects": [], "passes": [ODD],
+    "recipe": "sha256:" + 64 * "a", "workflow": {}, "searched": {}, "metrics": [], "objects": [], "passes": [ODD],
     "readers": [ODD], "versions": {ODD: ODD},
 }  # fmt: skip
 
