@@ -16,6 +16,8 @@ MANIFEST_NAME = "manifest.json"
 MODEL_PREFIX = "model/"
 ONNX_PREFIX = "onnx/"
 REPORT_PREFIX = "report/"
+TRIALS_PREFIX = "trials/"
+"""Models of further points of a search."""
 STATE_PREFIX = ".state/"
 MODEL_CARD_NAME = "README.md"
 
@@ -227,5 +229,9 @@ class Manifest(_Document):
         return cls.model_validate_json(data, extra="ignore")
 
     def model_bytes(self) -> int:
-        """Size of the safetensors of the artifact, in bytes."""
-        return sum(item.size for item in self.objects if item.key.endswith(".safetensors"))
+        """Size of the safetensors of the artifact's model, in bytes."""
+        return sum(
+            item.size
+            for item in self.objects
+            if item.key.startswith(MODEL_PREFIX) and item.key.endswith(".safetensors")
+        )

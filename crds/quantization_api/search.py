@@ -4,6 +4,7 @@ Each point of the search is a workflow of its own, without `search_strategy`; it
 """
 
 import json
+import math
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StrictInt
@@ -17,6 +18,8 @@ NOT_A_VALUE = (
 )
 NOTHING_SEARCHED = "nothing is searched; write search_space, or chains, or leave search_strategy out"
 TWICE = "search_space names a parameter of a pass twice; write all its values into one list"
+MOST_POINTS = 1024
+"""Of a search."""
 Decoded = bool | int | float | str | list[Any] | None
 """What a value of a search stands for."""
 
@@ -71,7 +74,7 @@ class SearchStrategy(ContractModel):
         description="sequential: every point of the grid, in order; random: points of the grid, each once; tpe: "
         "points that the finished ones make promising.",
     )
-    max_samples: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+    max_samples: Annotated[int, Field(ge=1, le=MOST_POINTS)] | None = Field(
         None, description="Points that are tried at most. If unset: all of the grid."
     )
     seed: Annotated[int, Field(ge=0, le=2147483647)] = Field(1, description="Of random and tpe.")
@@ -105,4 +108,12 @@ class SearchStrategy(ContractModel):
             ),
             field="search_space",
         ),
+    )
+
+
+def grid_size(strategy: SearchStrategy) -> int:
+    """Points of the whole grid: of every chain, all combinations of the values of its passes."""
+    chains = [set(chain) for chain in strategy.chains] or [{d.pass_ for d in strategy.search_space}]
+    return sum(
+        math.prod(len(d.values) for d in strategy.search_space if d.pass_ in chain) for chain in chains
     )

@@ -1,7 +1,7 @@
 """What is refused of a search: names of passes and parameters that there are not, and values that no point can have."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from quantization_api.passes import PASS_TYPES, Pass, PassBase, foreign_parameter, owners
 from quantization_api.rules import Rule, literal
-from quantization_api.search import SearchDimension, SearchStrategy, decoded, with_parameters
+from quantization_api.search import (
+    MOST_POINTS,
+    SearchDimension,
+    SearchStrategy,
+    decoded,
+    grid_size,
+    with_parameters,
+)
 from quantization_api.sequence_refusals import ORDER
 from quantization_api.text import did_you_mean
 
@@ -23,7 +30,7 @@ NOT_SEARCHED = ("type", "name")
 """Of a pass: its identity."""
 _DIMENSIONS = "(!has(self.search_strategy.search_space) || self.search_strategy.search_space.all(d, {}))"
 _NAMED = "has(p.name) && p.name == "
-PASS: TypeAdapter[PassBase] = TypeAdapter(Pass)
+PASS: TypeAdapter[Pass] = TypeAdapter(Pass)
 
 
 def parameters_of(kind: type[PassBase]) -> list[str]:
@@ -107,7 +114,7 @@ def _instead(kind: type[PassBase], parameter: str) -> str:
     return f" ({parameter} of {kind.__name__}){did_you_mean(parameter, parameters_of(kind))}"
 
 
-def impossible_value(passes: list[PassBase], strategy: SearchStrategy) -> str | None:
+def impossible_value(passes: Sequence[Pass], strategy: SearchStrategy) -> str | None:
     """A sentence about a value that no point can have, or None.
 
     A value is tried in its pass as it is written, then beside every value of every other searched parameter of that
@@ -145,10 +152,10 @@ def _refused(written: dict[str, Any], changes: dict[str, Any]) -> str | None:
 class _Sequence:
     """What the refusals of a sequence look at."""
 
-    passes: list[PassBase]
+    passes: list[Pass]
 
 
-def impossible_chain(passes: list[PassBase], strategy: SearchStrategy) -> str | None:
+def impossible_chain(passes: Sequence[Pass], strategy: SearchStrategy) -> str | None:
     """A sentence about a chain whose passes cannot follow one another, or a pass that no chain has, or None."""
     if not strategy.chains:
         return None
@@ -163,3 +170,11 @@ def impossible_chain(passes: list[PassBase], strategy: SearchStrategy) -> str | 
         if item.name not in used:
             return f"no chain has the pass {item.name or item.type}; name it in one, or leave the pass out"
     return None
+
+
+def endless(strategy: SearchStrategy) -> str | None:
+    """A sentence about a grid that is larger than a search may be and is not bounded by max_samples, or None."""
+    size = grid_size(strategy)
+    if strategy.max_samples is not None or size <= MOST_POINTS:
+        return None
+    return f"the grid has {size:,} points; write max_samples (at most {MOST_POINTS:,}), or fewer values"

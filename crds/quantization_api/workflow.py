@@ -23,7 +23,13 @@ from quantization_api.references import (
 )
 from quantization_api.rules import ContractModel, Rule, joined
 from quantization_api.search import SearchStrategy
-from quantization_api.search_rules import HAS_CHAINS, impossible_chain, impossible_value, search_rules
+from quantization_api.search_rules import (
+    HAS_CHAINS,
+    endless,
+    impossible_chain,
+    impossible_value,
+    search_rules,
+)
 from quantization_api.sequence_refusals import ALONE, SEQUENCE
 
 
@@ -181,8 +187,11 @@ class Workflow(ContractModel):
         """What only Python can tell: values and sequences that no point can have."""
         strategy = self.search_strategy
         if strategy is not None:
-            passes = list(self.passes)
-            said = impossible_chain(passes, strategy) or impossible_value(passes, strategy)
+            said = (
+                impossible_chain(self.passes, strategy)
+                or impossible_value(self.passes, strategy)
+                or endless(strategy)
+            )
             if said is not None:
                 raise PydanticCustomError("search", "{sentence}", {"sentence": said})
         return self

@@ -168,7 +168,7 @@ SEARCHES: tuple[Invalid, ...] = (
     Invalid(
         "a value that is a float",
         (NAMED_PASS, search(dimension("damp_percent", 0.01))),
-        "must be of type int or string",
+        "Invalid value",
         'write other values as texts, such as "0.01" and "true"',
     ),
     Invalid(
@@ -180,6 +180,21 @@ SEARCHES: tuple[Invalid, ...] = (
 )
 """Searches that both judges refuse."""
 IMPOSSIBLE_SEARCHES: tuple[Invalid, ...] = (
+    Invalid(
+        "a grid without an end",
+        (
+            NAMED_PASS,
+            search(
+                dimension("group_size", *(16 * size for size in range(1, 17))),
+                dimension("damp_percent", *(f"0.{size:02}" for size in range(1, 17))),
+                dimension("desc_act", "true", "false"),
+                dimension("static_groups", "true", "false"),
+                dimension("sym", "true", "false"),
+            ),
+        ),
+        "",
+        "the grid has 2,048 points; write max_samples (at most 1,024), or fewer values",
+    ),
     Invalid(
         "bits that there are not",
         (NAMED_PASS, search(dimension("bits", 4, 5))),

@@ -26,6 +26,7 @@ from quantizer.progress.tracker import Tracker
 from quantizer.run.scratch import make_scratch
 from quantizer.run.setting import Setting
 from quantizer.run.workflow import Outcome, run
+from quantizer.search.worker import search
 from quantizer.store.interface import StopCheck
 from quantizer.store.patience import Patience
 
@@ -55,11 +56,18 @@ def execute(request: RunRequest, here: Here, tracker: Tracker, stop_check: StopC
             stack.enter_context(_server(here.listen, tracker, request))
         scratch = Path(stack.enter_context(make_scratch(scratch_parent(here.scratch))))
         patience = Patience(request.storage.patience_seconds, stop_check, tracker.storage_away)
-        pythons = Pythons.from_environment()
-        return run(
-            request,
-            Setting(scratch, device, tracker, stop_check, lambda: datetime.now(UTC), patience, pythons),
+        setting = Setting(
+            scratch,
+            device,
+            tracker,
+            stop_check,
+            lambda: datetime.now(UTC),
+            patience,
+            Pythons.from_environment(),
         )
+        if request.workflow.search_strategy is not None:
+            return search(request, setting)
+        return run(request, setting)
 
 
 def scratch_parent(asked: Path | None) -> Path:

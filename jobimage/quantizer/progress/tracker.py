@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from quantization_api.status import Progress
+from quantization_api.status import Progress, Trials
 from quantization_api.text import clean
 from quantizer.progress.lines import Errors, Line, going_on_line, layer_line, stage_line, still_line
 from quantizer.progress.time_left import Current, Finished, seconds_left
@@ -60,6 +60,7 @@ class Tracker:
         self._layers = 0
         self._kept = 0
         self._notice: str | None = None
+        self._trials: Trials | None = None
         self._layer_at = self._said_at = self._started
         self._layer_seconds = 0.0
         self._percent = 0
@@ -83,7 +84,7 @@ class Tracker:
             self._current, self._fraction, self._stage_started = name, 0.0, self._clock()
             self._advanced = 0.0
             self._layer_at = self._stage_started
-        self._say(stage_line(name))
+        self.say(stage_line(name))
         try:
             yield
         finally:
@@ -100,7 +101,7 @@ class Tracker:
             self._advanced = self._clock() - self._stage_started
             silent = self._clock() - self._said_at >= SILENT_SECONDS
         if silent:
-            self._say(still_line(self.snapshot()))
+            self.say(still_line(self.snapshot()))
 
     def layers(self, layer: int, layers: int) -> None:
         """Decoder layers that are finished, and how many there are."""
@@ -111,17 +112,24 @@ class Tracker:
 
     def layer_done(self, errors: Errors | None = None) -> None:
         """Says that the layer that `layers` named last was computed, in the time since the one before."""
-        self._say(layer_line(self.snapshot(), self._layer_seconds, errors))
+        self.say(layer_line(self.snapshot(), self._layer_seconds, errors))
 
     def notice(self, sentence: str) -> None:
         """Says what a person should know now and not at the end; it stays in the snapshots."""
         with self._lock:
-            self._notice = clean(sentence, NOTICE_LIMIT)
-        self._say(Line(sentence, notable=True))
+            known, self._notice = self._notice, clean(sentence, NOTICE_LIMIT)
+        if self._notice == known:
+            return
+        self.say(Line(sentence, notable=True))
+
+    def searched(self, done: int, total: int, best: str | None) -> None:
+        """How far a search has come, all its workers together."""
+        with self._lock:
+            self._trials = Trials(done=done, total=total, best=best)
 
     def going_on(self) -> None:
         """Says that the layers that are kept are not computed again."""
-        self._say(going_on_line(self.kept, self._layers))
+        self.say(going_on_line(self.kept, self._layers))
 
     def keep(self, layers: int) -> None:
         """Layers that are stored, and with which another run can go on."""
@@ -178,6 +186,7 @@ class Tracker:
                 layers=self._layers,
                 eta_seconds=eta,
                 notice=self._notice,
+                search=self._trials,
             )
 
     def seconds(self) -> dict[str, float]:
@@ -199,7 +208,8 @@ class Tracker:
         with self._lock:
             return dict(self._tokens)
 
-    def _say(self, line: Line) -> None:
+    def say(self, line: Line) -> None:
+        """Says a line now."""
         with self._lock:
             self._said_at = self._clock()
         self._say_line(line)

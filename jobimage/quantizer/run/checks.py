@@ -10,6 +10,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantization_api.passes import ModelBuilder
 from quantization_api.pod import RunRequest
 from quantization_api.recipe import recipe_digest
+from quantization_api.workflow import DataConfig
 from quantizer.calibration.tokens import (
     Preprocess,
     TokenBatches,
@@ -20,6 +21,7 @@ from quantizer.calibration.tokens import (
 )
 from quantizer.checkpoint.older_transformers import OlderConfigs, is_older
 from quantizer.checkpoint.source import Source
+from quantizer.decoder.architecture import ModuleNames
 from quantizer.export.plan import PROVIDERS, check_model, check_unused, plan_build
 from quantizer.implementations import model_types
 from quantizer.passes.making import weight_pass
@@ -72,31 +74,36 @@ class Job:
         return _served_input(self.request, self.model)
 
 
+@dataclass
+class Opened:
+    """What runs of this process have read of the inputs that they share; a search's runs read each once."""
+
+    models: dict[ModuleNames | None, Model] = field(default_factory=dict)
+    """By the names of the modules, for an architecture that is not in the table."""
+    tokens: dict[str, TokenBatches] = field(default_factory=dict)
+    """By data config."""
+    revisions: dict[str, str] = field(default_factory=dict)
+    """Of the texts, by data config."""
+
+
 def readable(source: Source) -> Source:
     """A model as the transformers of this image understands it (see checkpoint.older_transformers)."""
     return OlderConfigs(source) if is_older() else source
 
 
-def check(request: RunRequest, setting: Setting) -> Job:
-    """Finds and checks the inputs of a request.
+def check(request: RunRequest, setting: Setting, opened: Opened | None = None) -> Job:
+    """Finds and checks the inputs of a request; `opened`: what earlier runs with these inputs have read.
 
     Raises:
         QuantizationError: InvalidWorkflow, ModelNotFound, ModelUnsupported, DataNotFound, DataInsufficient,
             AccessDenied, StorageUnavailable.
     """
-    workflow, tracker = request.workflow, setting.tracker
+    workflow, tracker, opened = request.workflow, setting.tracker, opened or Opened()
     chosen, last = weight_pass(*workflow.passes), workflow.passes[-1]
     builder = last if isinstance(last, ModelBuilder) else None
     for_onnx = _asks_for_onnx(chosen, builder)
-    _check_places(request)
-    model = open_model(
-        workflow.input_model.model_path,
-        request.storage,
-        lambda count: tracker.count_bytes("read model", count),
-        chosen.modules,
-        setting.patience,
-    )
-    setting.stop_check()
+    check_places(request)
+    model = open_once(request, setting, chosen.modules, opened)
     if chosen.package is not None:
         model_types.check_model(chosen.package, model.layout.architecture.model_type)
     if for_onnx:
@@ -113,13 +120,14 @@ def check(request: RunRequest, setting: Setting) -> Job:
         logger.warning("%s", sentence)
     if refused := not_read_by(chosen, model.layout.model_type):
         tracker.notice(f"{refused}.")
-    tokens, revisions = _read_texts(request, setting, chosen, model)
+    configs = data_configs(request, chosen, model)
+    read_texts(request, setting, configs, model, opened)
+    tokens = {name: opened.tokens[name] for name in configs}
     tasks = {
         metric.name: ask_tasks(metric, request, setting, model, readable(model.source))
         for metric in workflow.metrics()
         if metric.tasks
     }
-    revisions |= {f"tasks of {name}": asked.revision for name, asked in tasks.items()}
     calibration = TokenBatches(())
     if chosen.needs_text:
         calibration = chosen.calibration(tokens[chosen.data_config or DEFAULT_CALIBRATION])
@@ -127,6 +135,8 @@ def check(request: RunRequest, setting: Setting) -> Job:
     check_revision(
         workflow.input_model, model
     )  # reads all weights: everything else that can be wrong was found
+    revisions = {name: opened.revisions[name] for name in configs}
+    revisions |= {f"tasks of {name}": asked.revision for name, asked in tasks.items()}
     recipe = recipe_digest(workflow, model.revision, data_revisions=revisions)
     logger.info("recipe %s", recipe)
     return Job(request, chosen, builder, model, tokens, calibration, recipe, tasks, said, software)
@@ -139,19 +149,40 @@ def _served_input(request: RunRequest, model: Model) -> serving.Model:
     return serving.Model(source, tuple(model.layout.reader.files), Path(place.path) if as_it_is else None)
 
 
-def _read_texts(
-    request: RunRequest, setting: Setting, chosen: WeightPass[Any], model: Model
-) -> tuple[dict[str, TokenBatches], dict[str, str]]:
-    """Token batches and the text's revision, by name of the data config."""
+def open_once(request: RunRequest, setting: Setting, modules: ModuleNames | None, opened: Opened) -> Model:
+    """The input model, unless it was opened before."""
+    if modules not in opened.models:
+        opened.models[modules] = open_model(
+            request.workflow.input_model.model_path,
+            request.storage,
+            lambda count: setting.tracker.count_bytes("read model", count),
+            modules,
+            setting.patience,
+        )
+        setting.stop_check()
+    return opened.models[modules]
+
+
+def data_configs(request: RunRequest, chosen: WeightPass[Any], model: Model) -> dict[str, DataConfig]:
+    """The data configs that a workflow uses, by name, the default calibration's included."""
     workflow = request.workflow
     configs = {name: workflow.data_config(name) for name in workflow.used_data_configs()}
     if chosen.needs_text and chosen.data_config is None:
         configs[DEFAULT_CALIBRATION] = default_calibration(
             request.default_calibration, model.layout.max_positions
         )
+    return configs
+
+
+def read_texts(
+    request: RunRequest, setting: Setting, configs: dict[str, DataConfig], model: Model, opened: Opened
+) -> None:
+    """Reads the texts that were not read before, and makes tokens of them."""
     texts: dict[str, tuple[list[str], Preprocess]] = {}
     revisions: dict[str, str] = {}
     for name, config in configs.items():
+        if name in opened.tokens:
+            continue
         setting.stop_check()
         text = read_text(
             config,
@@ -163,12 +194,13 @@ def _read_texts(
             check_length(text.preprocess, model.layout.max_positions)
         revisions[name] = text.revision
         texts[name] = (text.rows, text.preprocess)
+    if configs and not texts:
+        return
     encoded = encode_apart(readable(model.source), setting.scratch, texts)
-    tokens: dict[str, TokenBatches] = {}
     for name in texts:
         with naming(name):
-            tokens[name] = batches_of(encoded[name], model.layout.vocabulary)
-    return tokens, revisions
+            opened.tokens[name] = batches_of(encoded[name], model.layout.vocabulary)
+    opened.revisions.update(revisions)
 
 
 def _asks_for_onnx(chosen: WeightPass[Any], builder: ModelBuilder | None) -> bool:
@@ -188,8 +220,16 @@ def _asks_for_onnx(chosen: WeightPass[Any], builder: ModelBuilder | None) -> boo
     return True
 
 
-def _check_places(request: RunRequest) -> None:
+def check_places(request: RunRequest) -> None:
+    """Raises InvalidWorkflow where what is written would lie in the model, or the model in it."""
     output = Location.parse(request.output.uri)
+    trials = Location.parse(request.output.trials_place)
+    if trials.overlaps(Location.of_input(request.workflow.input_model.model_path)):
+        raise QuantizationError(
+            Category.INVALID_WORKFLOW,
+            f"output.trialsUri {trials.uri} and input_model.model_path overlap",
+            "Choose a trialsUri beside the model's directory.",
+        )
     if output.overlaps(Location.of_input(request.workflow.input_model.model_path)):
         raise QuantizationError(
             Category.INVALID_WORKFLOW,

@@ -14,7 +14,7 @@ the model's bytes are in doubt; never because a run failed: the next one resumes
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -69,7 +69,7 @@ class FinishedLayers:
         stop_check: called before and during transfers; what it raises ends the run (stopped, claim lost).
         model: what is read, to keep its checksums with the layers.
         on_kept: called with the number of layers that are stored, from a background thread too.
-        on_layer: called with the reports of each layer that was computed.
+        on_layer: called with each layer that was computed, and its number; what it raises ends the run.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class FinishedLayers:
         stop_check: StopCheck = never_stop,
         model: Remembering | None = None,
         on_kept: Callable[[int], None] = lambda _: None,
-        on_layer: Callable[[Sequence[LinearReport]], None] = lambda _: None,
+        on_layer: Callable[[int, FinishedLayer], None] = lambda *_: None,
     ) -> None:
         self._store, self._scratch, self._stop_check, self._model = store, scratch, stop_check, model
         self._on_kept, self._on_layer = on_kept, on_layer
@@ -121,7 +121,7 @@ class FinishedLayers:
 
     def save(self, index: int, layer: FinishedLayer) -> None:
         """Stores a layer in the background, after the one before it; raises what storing that one raised."""
-        self._on_layer(layer.linears)
+        self._on_layer(index, layer)
         self._wait()
         path = self._scratch / "state.safetensors"
         with scratch_errors():

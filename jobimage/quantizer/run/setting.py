@@ -8,10 +8,15 @@ from pathlib import Path
 import torch
 
 from quantizer.evaluation.serving.software import Pythons
+from quantizer.passes.interface import FinishedLayer
 from quantizer.progress.tracker import Tracker
 from quantizer.run import serving
+from quantizer.run.local_identity import has_ended
 from quantizer.store.interface import StopCheck
 from quantizer.store.patience import Patience
+
+OnLayer = Callable[[int, FinishedLayer], None]
+"""Called with a decoder layer's number and what it became."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,10 @@ class Setting:
     """With a storage that cannot be reached, shared by all stores of the run."""
     pythons: Pythons = field(default_factory=Pythons)
     """Of the software in which speed is measured."""
+    has_ended: Callable[[str], bool] = has_ended
+    """Whether the process that claimed an output is known to be gone."""
+    on_layer: OnLayer = lambda *_: None
+    """Called after each layer that was computed; what it raises ends the run."""
 
     @property
     def machine(self) -> serving.Machine:

@@ -19,6 +19,7 @@ from quantizer.evaluation.goals import missed_goal
 from quantizer.evaluation.serving.software import NAMES, ONNXRUNTIME
 from quantizer.implementations import package
 from quantizer.implementations.local_model import copy_model
+from quantizer.passes.interface import FinishedLayer
 from quantizer.passes.streaming import quantize as stream
 from quantizer.progress.lines import Errors
 from quantizer.report.few_tokens import few_tokens
@@ -52,6 +53,11 @@ def quantize(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeRepo
 def _native(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeReport:
     source = job.model.source
     computed: list[LinearReport] = []  # of the layer that was finished last
+
+    def on_layer(index: int, layer: FinishedLayer) -> None:
+        computed.extend(layer.linears)
+        setting.on_layer(index, layer)
+
     with FinishedLayers(
         writer.store,
         job.recipe,
@@ -59,7 +65,7 @@ def _native(job: Job, setting: Setting, writer: ArtifactWriter) -> QuantizeRepor
         writer.check,
         source,
         on_kept=setting.tracker.keep,
-        on_layer=computed.extend,
+        on_layer=on_layer,
     ) as finished:
         if setting.tracker.kept:
             setting.tracker.going_on()

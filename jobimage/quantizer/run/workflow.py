@@ -15,9 +15,8 @@ from quantization_api.pod import RunRequest, RunResult
 from quantizer.progress.workload import plan
 from quantizer.report.model_card import model_card
 from quantizer.run import steps
-from quantizer.run.checks import Job, check
+from quantizer.run.checks import Job, Opened, check
 from quantizer.run.finished_layers import forget
-from quantizer.run.local_identity import has_ended
 from quantizer.run.publishing import make_manifest, make_result
 from quantizer.run.setting import Setting
 from quantizer.store.artifact import ArtifactWriter
@@ -34,19 +33,23 @@ class Outcome:
     manifest: Manifest
 
 
-def run(request: RunRequest, setting: Setting) -> Outcome:
+def run(request: RunRequest, setting: Setting, opened: Opened | None = None, waits: bool = True) -> Outcome:
     """Computes what the request asks for, or finds it done.
+
+    Args:
+        opened: what earlier runs of this process with the same inputs have read.
+        waits: whether to watch another process's claim on the output; if not, it is a conflict at once.
 
     Raises:
         QuantizationError: with the category of what went wrong; nothing is published then.
     """
     tracker = setting.tracker
     with tracker.stage("check"):
-        job = check(request, setting)
+        job = check(request, setting, opened)
         place = Location.parse(request.output.uri)
         store = open_store(place, OUTPUT, request.storage, setting.patience)
         name = f"{request.namespace}/{request.name}"
-        asked = Asked(request.uid, name, job.recipe, request.reuse == "Allowed", has_ended)
+        asked = Asked(request.uid, name, job.recipe, request.reuse == "Allowed", setting.has_ended, waits)
         obtained = already_there(store, asked)
         if obtained is None:
             tracker.layers(0, job.model.layout.layers)

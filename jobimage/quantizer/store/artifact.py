@@ -137,6 +137,16 @@ class ArtifactWriter:
         """Stores a small object and reads it back."""
         self._objects[key] = self._put_small(key, data)
 
+    def take(self, key: str, item: StoredObject, copy: Callable[[str], None]) -> None:
+        """Stores a copy of another artifact's object, and reads it back.
+
+        copy: copies it to a key of this store.
+
+        Raises:
+            QuantizationError: ArtifactCorrupt when the copy is not as `item` says.
+        """
+        self._objects[key] = self._put(key, item.size, item.sha256, lambda: copy(self.staged(key)))
+
     def finish(self, manifest: Manifest) -> tuple[Manifest, bytes]:
         """Publishes `objects` and their manifest; returns the manifest and its bytes.
 

@@ -11,6 +11,7 @@ from quantization_api.manifest import (
     MODEL_PREFIX,
     ONNX_PREFIX,
     REPORT_PREFIX,
+    TRIALS_PREFIX,
     Manifest,
     OtherSchemaError,
 )
@@ -21,7 +22,7 @@ from quantizer.store.small_objects import read_small
 
 def is_ours(key: str) -> bool:
     """Whether a key is one of an artifact's, other than its manifest."""
-    return key == MODEL_CARD_NAME or key.startswith((MODEL_PREFIX, ONNX_PREFIX, REPORT_PREFIX))
+    return key == MODEL_CARD_NAME or key.startswith((MODEL_PREFIX, ONNX_PREFIX, REPORT_PREFIX, TRIALS_PREFIX))
 
 
 def read_manifest(store: Store, info: ObjectInfo, broken: Category) -> tuple[Manifest, bytes]:

@@ -34,6 +34,8 @@ class Asked:
     """Whether an existing artifact will do."""
     has_ended: Callable[[str], bool] = lambda _: False
     """Whether the process with a uid is known to be gone."""
+    waits: bool = True
+    """Whether to watch another job's claim; if not, it is a conflict at once."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def obtain(
     Raises:
         QuantizationError: ArtifactConflict when another job has the output; what `make` raises.
     """
-    with Claim(store, asked.uid, asked.job, asked.recipe, asked.has_ended, sleep) as claim:
+    with Claim(store, asked.uid, asked.job, asked.recipe, asked.has_ended, sleep, waits=asked.waits) as claim:
         try:
             ended = settle(store, claim, stop_check)
             output = Output(store, asked.recipe)

@@ -1,0 +1,147 @@
+"""The points of a search as one worker knows them: which there are, and how those ended that have."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from quantization_api.manifest import TrialRecord
+from quantization_api.workflow import Workflow
+from quantizer.search.front import best, figures
+from quantizer.search.optuna_sampler import Known, suggest
+from quantizer.search.sampler import Stage, first_points, most_points, shuffled, stages
+from quantizer.search.session import Session
+from quantizer.search.space import Parameters, Point, shown
+from quantizer.search.trials import Kept
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A point that is tried."""
+
+    number: int
+    """In the order of the search, from 0."""
+    point: Point
+    recipe: str
+    """"" where the contract refuses the point."""
+    kept: Kept | None
+    """How it ended; None while it has not."""
+
+    @property
+    def name(self) -> str:
+        """What it chose."""
+        return self.point.name
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is nothing left to compute."""
+        return self.record is not None
+
+    @property
+    def workflow(self) -> Workflow:
+        """Of a point that can be computed."""
+        if self.point.workflow is None:
+            raise ValueError(self.point.refused)
+        return self.point.workflow
+
+    @property
+    def record(self) -> TrialRecord | None:
+        """How it ended, in the words of this search."""
+        parameters = {
+            name: shown(value) if isinstance(value, list) else value
+            for name, value in self.point.parameters.items()
+        }
+        if self.point.workflow is None:
+            return TrialRecord(
+                number=self.number, parameters=parameters, state="Refused", said=self.point.refused
+            )
+        if self.kept is None:
+            return None
+        return self.kept.trial.model_copy(update={"number": self.number, "parameters": parameters})
+
+
+class Plan:
+    """Which points are tried; every worker derives the same from the store of trials."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._strategy, self._space = session.strategy, session.space
+        self._points: dict[str, Point] = {}
+        self.most = most_points(self._space, self._strategy)
+        """Points that are tried at most."""
+
+    def points(self) -> list[Chosen]:
+        """The points that were chosen so far, each once, in order."""
+        slots = self._session.trials.slots() if self._strategy.sampler == "tpe" else []
+        found: list[Parameters] = []
+        for stage in self._stages(slots):
+            found += self._tried(stage, slots)
+        return self._chosen(found)
+
+    def choose(self, points: Sequence[Chosen]) -> bool:
+        """Lets the sampler choose one more point; False when there is none to choose now."""
+        if self._strategy.sampler != "tpe":
+            return False
+        slots = self._session.trials.slots()
+        *_, stage = self._stages(slots)
+        if len(slots) >= stage.before + stage.most:
+            return False
+        number = len(slots)
+        parameters = self._suggested(stage, number, points)
+        if self._session.trials.choose(number, parameters):
+            logger.info("point %d is %s", number, self._point(parameters).name)
+        return True
+
+    def _stages(self, slots: Sequence[Parameters]) -> list[Stage]:
+        return list(stages(self._space, self._strategy, lambda stage: self._tried(stage, slots), self._best))
+
+    def _tried(self, stage: Stage, slots: Sequence[Parameters]) -> list[Parameters]:
+        if self._strategy.sampler == "tpe":
+            return list(slots[stage.before : stage.before + stage.most])
+        return first_points(stage.space, self._strategy.sampler, stage.most, self._strategy.seed)
+
+    def _best(self, tried: Sequence[Parameters]) -> Parameters | None:
+        """What the best of these chose; None while one has not ended, or none finished."""
+        chosen = self._chosen(tried)
+        records = [record for one in chosen if (record := one.record) is not None]
+        if len(records) < len(chosen):
+            return None
+        first = best(records, self._session.metrics, whatever_goals=True)
+        return None if first is None else next(c.point.parameters for c in chosen if c.number == first.number)
+
+    def _suggested(self, stage: Stage, number: int, points: Sequence[Chosen]) -> Parameters:
+        known = [self._known(point) for point in points]
+        seed = self._strategy.seed + number
+        suggested = suggest(stage.space, known, 2, seed)
+        if suggested is not None:
+            return suggested
+        before = [point.point.parameters for point in points]
+        order = shuffled(stage.space.size, min(stage.space.size, len(before) + 1), seed)
+        candidates = (stage.space.parameters(index) for index in order)
+        return next(one for one in candidates if one not in before)
+
+    def _known(self, point: Chosen) -> Known:
+        """What TPE is told of a point: its first metric and its size are minimized."""
+        record = point.record
+        if record is None:
+            return Known(point.point.parameters)
+        found = figures(record, self._session.metrics)
+        values = None if found is None else (found[0], found[-1])
+        return Known(point.point.parameters, values, ended=True)
+
+    def _chosen(self, parameters: Sequence[Parameters]) -> list[Chosen]:
+        points = [self._point(one) for one in parameters]
+        recipes = ["" if p.workflow is None else self._session.recipes.of(p.workflow) for p in points]
+        known = self._session.trials.records({recipe for recipe in recipes if recipe})
+        found: dict[str, Chosen] = {}
+        for number, (point, recipe) in enumerate(zip(points, recipes, strict=True)):
+            found.setdefault(recipe or point.name, Chosen(number, point, recipe, known.get(recipe)))
+        return list(found.values())
+
+    def _point(self, parameters: Parameters) -> Point:
+        """The point, made once."""
+        name = Point(parameters, None).name
+        if name not in self._points:
+            self._points[name] = self._space.point(parameters)
+        return self._points[name]

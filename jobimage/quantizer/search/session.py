@@ -1,0 +1,109 @@
+"""What one worker of a search has: the request, the space, the inputs it opened, and its view of the trials."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from quantization_api.manifest import TrialRecord
+from quantization_api.metrics import Metric
+from quantization_api.pod import WORKER_ENV, RunRequest
+from quantization_api.search import SearchStrategy
+from quantizer.run.checks import Opened, Setting
+from quantizer.run.local_identity import has_ended
+from quantizer.search.front import best, missed
+from quantizer.search.recipes import Recipes
+from quantizer.search.space import Space, shown
+from quantizer.search.trials import Trials, Watch
+from quantizer.store.interface import OUTPUT, Store
+from quantizer.store.location import Location, open_store
+
+SHOWN = 256
+
+
+@dataclass(frozen=True)
+class Session:
+    """One worker's part of a search."""
+
+    request: RunRequest
+    setting: Setting
+    strategy: SearchStrategy
+    space: Space
+    opened: Opened
+    recipes: Recipes
+    trials: Trials
+    watch: Watch
+
+    @classmethod
+    def open(cls, request: RunRequest, setting: Setting) -> "Session":
+        """Opens the model and the texts.
+
+        Raises:
+            QuantizationError: what is wrong with them.
+        """
+        strategy = request.workflow.search_strategy
+        if strategy is None:
+            raise ValueError("not a request for a search")
+        opened, watch = Opened(), Watch()
+        recipes = Recipes(request, setting, opened)
+        place = Location.parse(request.output.trials_place)
+        reuses = request.reuse == "Allowed"
+        trials = Trials(
+            lambda below: open_store(
+                place.child(below) if below else place, OUTPUT, request.storage, setting.patience
+            ),
+            recipes.whole,
+            worker_of(request.uid),
+            lambda record: reuses or (record.worker or "").startswith(request.uid),
+            has_ended,
+            watch,
+        )
+        return cls(request, setting, strategy, Space.of(request.workflow), opened, recipes, trials, watch)
+
+    @property
+    def uid(self) -> str:
+        """The identity of this worker."""
+        return worker_of(self.request.uid)
+
+    @property
+    def name(self) -> str:
+        """The job, for claims."""
+        return f"{self.request.namespace}/{self.request.name}"
+
+    @cached_property
+    def metrics(self) -> list[Metric]:
+        """Those of the workflow, with their goals."""
+        return self.request.workflow.metrics()
+
+    def has_ended(self, uid: str) -> bool:
+        """Whether a worker is known to be gone."""
+        return has_ended(uid) or uid in self.watch.dead
+
+    def store(self, uri: str) -> Store:
+        """A place to write to."""
+        return open_store(Location.parse(uri), OUTPUT, self.request.storage, self.setting.patience)
+
+    def place_of(self, recipe: str) -> str:
+        """Where the artifact of a point lies."""
+        return f"{self.request.output.trials_place.rstrip('/')}/{recipe.removeprefix('sha256:')}"
+
+    def best_in_words(self, records: Sequence[TrialRecord]) -> str | None:
+        """The best of these points and its first metric."""
+        found = best(records, self.metrics)
+        return None if found is None else in_words(found, self.metrics)[:SHOWN]
+
+
+def in_words(record: TrialRecord, metrics: Sequence[Metric]) -> str:
+    """What a point chose, and its first metric or how it ended."""
+    chosen = ",".join(f"{key}={shown(value)}" for key, value in record.parameters.items())
+    if not record.metrics:
+        return f"{chosen}: {record.state.lower()} ({record.said})"
+    first = record.metrics[0]
+    missing = "; misses its goals" if missed(record, metrics) else ""
+    return f"{chosen}: {first.name} {first.output:.5g}{missing}"
+
+
+def worker_of(uid: str) -> str:
+    """The identity of this worker: the job's, and its number in an Indexed Job."""
+    number = os.environ.get(WORKER_ENV)
+    return f"{uid}/{number}" if number else uid
