@@ -29,7 +29,8 @@ class Request:
     """A small request on the example model; what a test is about is given by name.
 
     pass_options: of GPTQ. layer_pass: another pass, whole. first, last: the passes before and behind it.
-    patience: with a storage that is away, in seconds.
+    patience: with a storage that is away, in seconds. passes: all of them, whole. search: the search_strategy.
+    trials: where its points are kept.
     """
 
     output: str
@@ -46,6 +47,9 @@ class Request:
     metrics: list[dict[str, Any]] | None = None
     samples: int = 8
     patience: int | None = None
+    passes: list[dict[str, Any]] | None = None
+    search: dict[str, Any] | None = None
+    trials: str | None = None
 
     def document(self) -> dict[str, Any]:
         """The request as the operator writes it."""
@@ -68,8 +72,11 @@ class Request:
                 _data("calibration", self.calibration, 64, self.samples),
                 _data("held_out", self.validation, 64, 4),
             ],
-            "passes": [item for item in (self.first, self.layer_pass or gptq, self.last) if item],
+            "passes": self.passes
+            or [item for item in (self.first, self.layer_pass or gptq, self.last) if item],
         }
+        if self.search is not None:
+            workflow["search_strategy"] = self.search
         if metrics:
             workflow |= {"evaluators": [{"name": "quality", "metrics": metrics}], "evaluator": "quality"}
         return {
@@ -77,7 +84,7 @@ class Request:
             "namespace": "default",
             "uid": self.uid,
             "workflow": workflow,
-            "output": {"uri": self.output},
+            "output": {"uri": self.output, **({"trialsUri": self.trials} if self.trials else {})},
             "storage": self._storage(),
             "reuse": self.reuse,
         }

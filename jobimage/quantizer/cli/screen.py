@@ -1,6 +1,7 @@
 """What a run on this machine shows: a progress bar on a terminal, and a summary."""
 
 import contextlib
+import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from shlex import quote
@@ -11,7 +12,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from quantization_api.manifest import REPORT_PREFIX, Manifest
+from quantization_api.manifest import REPORT_PREFIX, Manifest, TrialRecord
+from quantization_api.status import Progress as Status
 from quantizer.progress.lines import duration
 from quantizer.progress.tracker import Tracker
 from quantizer.report.quality import measured_with, quality
@@ -45,7 +47,7 @@ def progress_bar(tracker: Tracker, console: Console) -> Iterator[None]:
                 task,
                 completed=now.percent,
                 description=now.stage or "check",
-                layers=f"layer {now.layer}/{now.layers}" if now.layers else "",
+                layers=_place(now),
                 eta=f"about {now.eta_seconds} s left" if now.eta_seconds else "",
             )
 
@@ -60,6 +62,12 @@ def progress_bar(tracker: Tracker, console: Console) -> Iterator[None]:
         finally:
             done.set()
             watcher.join()
+
+
+def _place(now: Status) -> str:
+    """Where a run is: the trial of a search, and the layer."""
+    trials = f"trial {min(now.search.done + 1, now.search.total)}/{now.search.total} " if now.search else ""
+    return f"{trials}layer {now.layer}/{now.layers}" if now.layers else trials
 
 
 def summary(outcome: Outcome, seconds: Mapping[str, float], endpoint: str | None = None) -> RenderableType:
@@ -83,6 +91,8 @@ def summary(outcome: Outcome, seconds: Mapping[str, float], endpoint: str | None
     parts: list[RenderableType] = [facts_text(facts)]
     if result.metrics:
         parts += ["", metrics_table(manifest)]
+    if manifest.trials:
+        parts += ["", trials_table(manifest)]
     return Group(*parts)
 
 
@@ -137,3 +147,37 @@ def metrics_table(manifest: Manifest) -> Table:
         cells = (escape(row.name), row.before, row.after, row.change, row.rtn)
         table.add_row(*cells, *([row.goal] if with_goals else []))
     return table
+
+
+def trials_table(manifest: Manifest) -> Table:
+    """Every point of a search in its order: what it chose, its metrics, its size; the front and the chosen one marked."""
+    names = list(dict.fromkeys(name for trial in manifest.trials for name in trial.parameters))
+    metrics = list(dict.fromkeys(item.name for trial in manifest.trials for item in trial.metrics))
+    table = Table("trial", box=None, pad_edge=False)
+    for head in (*names, *metrics, "MB"):
+        table.add_column(escape(head), justify="right")
+    table.add_column("")
+    for trial in manifest.trials:
+        figures = {item.name: item.output for item in trial.metrics}
+        table.add_row(
+            str(trial.number + 1),
+            *(escape(_cell(trial.parameters.get(name, ""))) for name in names),
+            *(_figure(figures.get(name)) for name in metrics),
+            _figure(None if trial.size_bytes is None else trial.size_bytes / 1e6),
+            escape(_remark(trial)),
+        )
+    return table
+
+
+def _cell(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.5g}"
+
+
+def _remark(trial: TrialRecord) -> str:
+    if trial.state != "Finished":
+        return f"{trial.state.lower()}: {trial.said}"
+    return "chosen" if trial.best else "on the front" if trial.on_front else ""

@@ -1,0 +1,203 @@
+"""Whole searches on a tiny model, from the request to the artifact, by one worker."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.engine import CPU, ignore_progress, save_tiny_reader
+from tests.support.manifests import dimension
+from tests.support.quantizer_requests import Ended, Request, run_here
+
+from quantization_api.failures import Category
+from quantization_api.manifest import Manifest
+from quantization_api.pod import StorageAccess
+from quantizer.run.verification import verify
+
+pytestmark = pytest.mark.unit
+
+GRID = [dimension("bits", 2, 4, 8), dimension("group_size", 16, 32)]
+PERPLEXITY = {"name": "perplexity", "type": "perplexity", "data_config": "held_out"}
+KL = {"name": "kl_divergence", "type": "kl_divergence", "data_config": "held_out"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("searched") / "model"
+    save_tiny_reader(folder)
+    return folder
+
+
+def request(model: Path, out: Path, **options: Any) -> Request:
+    """GPTQ in bits and groups; KL, which tells models without sense apart, comes first."""
+    values: dict[str, Any] = {
+        "pass_options": {"name": "q"},
+        "search": {"search_space": GRID, "stop_early": False},
+        "metrics": [KL, PERPLEXITY],
+        "samples": 4,
+        **options,
+    }
+    return Request(f"file://{out}", model=f"file://{model}", **values)
+
+
+def artifact(out: Path) -> Manifest:
+    return Manifest.model_validate_json((out / "manifest.json").read_bytes())
+
+
+def searched(model: Path, tmp_path: Path, **options: Any) -> tuple[Ended, Manifest]:
+    ended = run_here(request(model, tmp_path / "out", **options), tmp_path / "scratch")
+    assert ended.code == 0, ended.log
+    return ended, artifact(tmp_path / "out")
+
+
+def records(trials: Path) -> list[Path]:
+    return sorted(path for path in trials.glob("*.json"))
+
+
+def test_a_grid_gives_the_best_point_and_all_trials(model: Path, tmp_path: Path) -> None:
+    ended, manifest = searched(model, tmp_path)
+    assert [trial.parameters for trial in manifest.trials] == [
+        {"q.bits": bits, "q.group_size": size} for bits in (2, 4, 8) for size in (16, 32)
+    ]
+    assert [trial.state for trial in manifest.trials] == ["Finished"] * 6
+    (chosen,) = (trial for trial in manifest.trials if trial.best)
+    assert chosen.parameters["q.bits"] == 8
+    assert chosen.on_front
+    assert chosen.metrics[0].output == min(trial.metrics[0].output or 9 for trial in manifest.trials)
+    assert manifest.workflow["passes"][0]["bits"] == 8
+    assert manifest.searched is not None
+    assert manifest.searched["search_strategy"]["search_space"][0]["parameter"] == "bits"
+    assert ended.result.search is not None
+    assert (ended.result.search.done, ended.result.search.total) == (6, 6)
+    assert ended.result.trials[0].best
+    assert ended.result.trials[0].parameters.startswith("q.bits=8,")
+    assert ended.result.artifact is not None
+    assert ended.result.artifact.reused_from is None
+    verify(f"file://{tmp_path}/out", StorageAccess(), CPU, tmp_path, ignore_progress)
+
+
+def test_the_artifact_is_that_of_the_point_alone(model: Path, tmp_path: Path) -> None:
+    _, manifest = searched(model, tmp_path)
+    chosen = next(trial for trial in manifest.trials if trial.best)
+    size = chosen.parameters["q.group_size"]
+    alone = Request(
+        f"file://{tmp_path}/alone",
+        model=f"file://{model}",
+        pass_options={"bits": 8, "group_size": size},
+        metrics=[KL, PERPLEXITY],
+        samples=4,
+    )
+    assert run_here(alone, tmp_path / "scratch").code == 0
+    separate = artifact(tmp_path / "alone")
+    assert separate.recipe == chosen.recipe
+    assert [item for item in separate.objects if item.key.startswith("model/")] == [
+        item for item in manifest.objects if item.key.startswith("model/")
+    ]
+    assert separate.metrics[:2] == chosen.metrics
+
+
+def test_only_records_stay_of_the_other_points(model: Path, tmp_path: Path) -> None:
+    searched(model, tmp_path)
+    trials = tmp_path / "out/.trials"
+    assert len(records(trials)) == 6
+    assert list(trials.rglob("*.safetensors")) == []
+
+
+def test_the_same_search_again_is_found(model: Path, tmp_path: Path) -> None:
+    searched(model, tmp_path)
+    before = (tmp_path / "out/manifest.json").read_bytes()
+    again, _ = searched(model, tmp_path, uid="another")
+    assert (tmp_path / "out/manifest.json").read_bytes() == before
+    assert again.result.artifact is not None
+    assert again.result.artifact.reused_from == f"file://{tmp_path}/out"
+    assert again.result.trials[0].best
+
+
+def test_jobs_that_share_their_trials_compute_no_point_twice(model: Path, tmp_path: Path) -> None:
+    shared = f"file://{tmp_path}/trials"
+    searched(model, tmp_path, trials=shared)
+    before = {path.name: path.read_bytes() for path in records(tmp_path / "trials")}
+    wider = {
+        "search_space": [dimension("bits", 4, 8), dimension("group_size", 8, 16, 32)],
+        "stop_early": False,
+    }
+    other = request(model, tmp_path / "other", trials=shared, uid="other", search=wider)
+    ended = run_here(other, tmp_path / "scratch")
+    assert ended.code == 0, ended.log
+    after = {path.name: path.read_bytes() for path in records(tmp_path / "trials")}
+    assert len(after) == len(before) + 2
+    assert {name: after[name] for name in before} == before
+    assert {trial.worker for trial in artifact(tmp_path / "other").trials} == {"5d3a", "other"}
+
+
+def test_the_models_of_the_front_are_kept_where_that_is_asked(model: Path, tmp_path: Path) -> None:
+    strategy = {"search_space": GRID, "keep": "front", "stop_early": False}
+    _, manifest = searched(model, tmp_path, search=strategy)
+    kept = [trial for trial in manifest.trials if trial.model is not None]
+    assert [trial.number for trial in kept] == [trial.number for trial in manifest.trials if trial.on_front]
+    assert len(kept) > 1
+    listed = {item.key for item in manifest.objects}
+    for trial in kept:
+        assert trial.model is not None
+        assert f"{trial.model}model.safetensors" in listed
+        assert (tmp_path / "out" / trial.model / "config.json").exists()
+    best = next(trial for trial in kept if trial.best)
+    assert best.model == "model/"
+    assert manifest.model_bytes() == best.size_bytes
+    verify(f"file://{tmp_path}/out", StorageAccess(), CPU, tmp_path, ignore_progress)
+
+
+def test_a_goal_that_no_point_meets_is_said_with_the_nearest_points(model: Path, tmp_path: Path) -> None:
+    goal = {**KL, "goal": {"type": "threshold", "value": 1e-12}}
+    ended = run_here(request(model, tmp_path / "out", metrics=[goal]), tmp_path / "scratch")
+    assert ended.result.failure is not None
+    assert ended.result.failure.category is Category.QUALITY_GOAL_MISSED
+    assert (
+        "none of the 6 points of the search meets all goals; nearest: q.bits=8"
+        in ended.result.failure.message
+    )
+    assert not (tmp_path / "out/manifest.json").exists()
+    assert len(records(tmp_path / "out/.trials")) == 6
+
+
+def test_values_that_do_not_fit_the_model_are_refused_trials(model: Path, tmp_path: Path) -> None:
+    strategy = {"search_space": [dimension("group_size", 16, 48)]}
+    _, manifest = searched(model, tmp_path, search=strategy)
+    states = {trial.parameters["q.group_size"]: trial for trial in manifest.trials}
+    assert states[16].best
+    assert states[48].state == "Refused"
+    assert "group_size 48 does not divide" in states[48].said
+
+
+def test_alternatives_are_compared_pass_by_pass(model: Path, tmp_path: Path) -> None:
+    gptq = {
+        "name": "gptq",
+        "type": "GptqQuantizer",
+        "data_config": "calibration",
+        "group_size": 16,
+        "bits": 8,
+    }
+    rtn = {"name": "rtn", "type": "QuaRot", "rotate": False, "w_rtn": True, "w_bits": 4}
+    strategy = {
+        "execution_order": "pass-by-pass",
+        "chains": [["gptq"], ["rtn"]],
+        "search_space": [dimension("bits", 4, 8, of="gptq"), dimension("w_bits", 4, 8, of="rtn")],
+    }
+    _, manifest = searched(model, tmp_path, passes=[gptq, rtn], search=strategy)
+    assert [trial.parameters for trial in manifest.trials] == [
+        {"passes": "gptq"},
+        {"passes": "rtn"},
+        {"passes": "gptq", "gptq.bits": 4},
+    ]  # 8 bits were tried as they were written
+    assert manifest.trials[0].best
+
+
+def test_tpe_tries_as_many_points_as_asked_and_each_once(model: Path, tmp_path: Path) -> None:
+    strategy = {"search_space": GRID, "sampler": "tpe", "max_samples": 4, "seed": 2, "stop_early": False}
+    _, manifest = searched(model, tmp_path, search=strategy)
+    assert [trial.number for trial in manifest.trials] == [0, 1, 2, 3]
+    assert len({json.dumps(trial.parameters) for trial in manifest.trials}) == 4
+    again = request(model, tmp_path / "again", search=strategy, uid="again")
+    assert run_here(again, tmp_path / "scratch").code == 0
+    same = [trial.parameters for trial in artifact(tmp_path / "again").trials]
+    assert same == [trial.parameters for trial in manifest.trials]
