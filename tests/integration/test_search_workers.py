@@ -1,4 +1,4 @@
-"""A search by two workers that share only an S3 bucket, one of which is killed: nothing is lost, nothing is done twice."""
+"""A search by two workers that share only an S3 bucket, one of which is killed: nothing is lost or done twice."""
 
 import json
 import re

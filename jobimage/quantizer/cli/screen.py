@@ -150,7 +150,7 @@ def metrics_table(manifest: Manifest) -> Table:
 
 
 def trials_table(manifest: Manifest) -> Table:
-    """Every point of a search in its order: what it chose, its metrics, its size; the front and the chosen one marked."""
+    """Every point of a search, in its order: what it chose, its metrics, its size; front and choice are marked."""
     names = list(dict.fromkeys(name for trial in manifest.trials for name in trial.parameters))
     metrics = list(dict.fromkeys(item.name for trial in manifest.trials for item in trial.metrics))
     table = Table("trial", box=None, pad_edge=False)
