@@ -1,6 +1,6 @@
 """A metric of the input model and of the result, with what is needed to say how sure the figures are."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from quantization_api.status import MetricResult
 from quantizer.evaluation.intervals import Interval, Numbers, Ratio, interval
@@ -17,11 +17,13 @@ class Measurement:
     resampled_before: Numbers | None = None
     resampled_after: Numbers | None = None
     """[resamples]; None: the figure is exact, or there is only one sequence."""
+    ratios: tuple[Ratio, Ratio] | None = field(default=None, repr=False, compare=False)
+    """What the two were made from, which is small enough to be kept; None: the figure is exact."""
 
     @classmethod
     def of(cls, before: Ratio, after: Ratio) -> "Measurement":
         """Figures over the same sequences."""
-        return cls(before.value, after.value, before.resampled(), after.resampled())
+        return cls(before.value, after.value, before.resampled(), after.resampled(), (before, after))
 
     @property
     def interval(self) -> Interval | None:

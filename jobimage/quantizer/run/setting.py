@@ -1,12 +1,13 @@
 """Where and how a run computes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 import torch
 
+from quantizer.evaluation.measurement import Measurement
 from quantizer.evaluation.serving.software import Pythons
 from quantizer.passes.interface import FinishedLayer
 from quantizer.progress.tracker import Tracker
@@ -38,6 +39,10 @@ class Setting:
     """Whether the process that claimed an output is known to be gone."""
     on_layer: OnLayer = lambda *_: None
     """Called after each layer that was computed; what it raises ends the run."""
+    on_measured: Callable[[Sequence[Measurement]], None] = lambda _: None
+    """Called with what was measured, by metric of the workflow."""
+    reports: bool = True
+    """Whether the artifact has a model card and a report; nobody reads those of a search's points."""
 
     @property
     def machine(self) -> serving.Machine:

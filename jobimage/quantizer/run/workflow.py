@@ -97,14 +97,21 @@ def _make(job: Job, setting: Setting, writer: ArtifactWriter) -> tuple[Manifest,
             exported = steps.export(job, job.builder, setting, writer, artifact)
     with tracker.stage("evaluate"):
         measured = steps.evaluate(job, setting, artifact, quantized)
+    setting.on_measured(measured.measurements)
     with tracker.stage("publish"):
-        from quantizer.report import document, gallery  # bring matplotlib, which only this stage needs
-
         steps.check_goals(job.request.workflow, measured)
         manifest = make_manifest(job, setting, quantized, exported, measured)
-        pictures = gallery.pictures(manifest)
-        card = model_card(manifest, job.request.output.uri, gallery.for_the_card(pictures))
-        writer.put_bytes(MODEL_CARD_NAME, card.encode())
-        for name, data in document.report_files(manifest, pictures).items():
-            writer.put_bytes(f"{REPORT_PREFIX}{name}", data)
+        if setting.reports:
+            describe(manifest, job.request.output.uri, writer)
         return writer.finish(manifest)
+
+
+def describe(manifest: Manifest, uri: str, writer: ArtifactWriter) -> None:
+    """Writes the model card and the report of an artifact that will lie at `uri`."""
+    from quantizer.report import document, gallery  # bring matplotlib, which only this step needs
+
+    pictures = gallery.pictures(manifest)
+    card = model_card(manifest, uri, gallery.for_the_card(pictures))
+    writer.put_bytes(MODEL_CARD_NAME, card.encode())
+    for name, data in document.report_files(manifest, pictures).items():
+        writer.put_bytes(f"{REPORT_PREFIX}{name}", data)

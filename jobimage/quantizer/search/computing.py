@@ -2,25 +2,23 @@
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import TrialRecord
 from quantization_api.spec import Output
 from quantization_api.status import TrialState
+from quantizer.evaluation.measurement import Measurement
 from quantizer.progress.lines import Line, duration
 from quantizer.progress.trial import TrialTracker
-from quantizer.run.checks import Setting
+from quantizer.run.checks import OnLayer
 from quantizer.run.workflow import Outcome, run
 from quantizer.search.early import Judge, StoppedEarlyError
 from quantizer.search.models import drop_model, drop_unwanted
+from quantizer.search.plan import Chosen, candidates_of
 from quantizer.search.session import Session, in_words
-from quantizer.search.trials import Kept, LayerFigures
-
-if TYPE_CHECKING:
-    from quantizer.search.plan import Chosen
+from quantizer.search.trials import Figure, Kept, LayerFigures
 
 ENDS_A_TRIAL: dict[Category, TrialState] = {
     Category.NUMERICAL_FAILURE: "Failed",
@@ -37,7 +35,7 @@ class Computing:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def compute(self, chosen: "Chosen", points: Sequence["Chosen"]) -> None:
+    def compute(self, chosen: Chosen, points: Sequence[Chosen]) -> None:
         """Computes a point and keeps how it ended; removes models that are no longer among the best.
 
         Raises:
@@ -46,38 +44,42 @@ class Computing:
         session = self._session
         done = sum(point.has_ended for point in points)
         judge = self._judge(chosen, points)
+        measured: list[Measurement] = []
         started, began = session.setting.now(), time.monotonic()
-        kept: Kept
         try:
-            outcome = self.run(chosen, TrialTracker(session.setting.tracker, done, len(points)), judge)
-            kept = Kept(trial=_finished(outcome), layers=judge.layers if judge else [])
+            tracker = TrialTracker(session.setting.tracker, done, len(points))
+            outcome = self.run(chosen, tracker, judge, measured.extend)
+            kept = _finished(outcome, judge, measured)
         except StoppedEarlyError as stopped:
-            kept = Kept(trial=TrialRecord(number=0, parameters={}, state="Stopped", said=str(stopped)))
+            kept = Kept(trial=_ended("Stopped", str(stopped)))
         except QuantizationError as error:
             if error.category not in ENDS_A_TRIAL:
                 raise
-            state = ENDS_A_TRIAL[error.category]
-            kept = Kept(
-                trial=TrialRecord(number=0, parameters={}, state=state, said=error.message),
-                category=error.category,
-            )
+            kept = Kept(trial=_ended(ENDS_A_TRIAL[error.category], error.message), category=error.category)
         trial = kept.trial.model_copy(
             update={
                 "number": chosen.number,
-                "parameters": dict(chosen.point.parameters),
+                "parameters": chosen.shown_parameters,
                 "recipe": chosen.recipe,
                 "seconds": round(time.monotonic() - began, 3),
                 "started": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
                 "worker": session.uid,
             }
         )
-        session.trials.keep(chosen.recipe, kept.model_copy(update={"trial": trial}))
+        kept = kept.model_copy(update={"trial": trial})
+        session.trials.keep(chosen.recipe, kept)
         if trial.state != "Finished":
             drop_model(session, chosen.recipe)
         self._say(trial)
-        drop_unwanted(session, points, trial)
+        drop_unwanted(session, candidates_of([*points, replace(chosen, kept=kept)]))
 
-    def run(self, chosen: "Chosen", tracker: TrialTracker, judge: Judge | None) -> Outcome:
+    def run(
+        self,
+        chosen: Chosen,
+        tracker: TrialTracker,
+        on_layer: OnLayer = lambda *_: None,
+        on_measured: Callable[[Sequence[Measurement]], None] = lambda _: None,
+    ) -> Outcome:
         """The run of a point."""
         session = self._session
         request = session.request.model_copy(
@@ -90,14 +92,18 @@ class Computing:
         scratch = session.setting.scratch / "trial"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
-        setting: Setting = replace(
-            session.setting, scratch=scratch, tracker=tracker, has_ended=session.has_ended
+        setting = replace(
+            session.setting,
+            scratch=scratch,
+            tracker=tracker,
+            has_ended=session.has_ended,
+            on_layer=on_layer,
+            on_measured=on_measured,
+            reports=False,
         )
-        if judge is not None:
-            setting = replace(setting, on_layer=judge)
         return run(request, setting, session.opened, waits=False)
 
-    def _judge(self, chosen: "Chosen", points: Sequence["Chosen"]) -> Judge:
+    def _judge(self, chosen: Chosen, points: Sequence[Chosen]) -> Judge:
         kinds = _kinds(chosen)
         others: dict[str, Sequence[LayerFigures]] = {
             point.name: point.kept.layers
@@ -109,24 +115,35 @@ class Computing:
 
     def _say(self, trial: TrialRecord) -> None:
         took = duration(trial.seconds or 0.0)
-        words = in_words(trial, self._session.metrics)
-        self._session.setting.tracker.say(Line(f"trial {trial.number + 1}: {words} in {took}", notable=True))
+        line = f"trial {trial.number + 1}: {in_words(trial)} in {took}"
+        self._session.setting.tracker.say(Line(line, notable=True))
 
 
-def _kinds(point: "Chosen") -> list[str]:
+def _kinds(point: Chosen) -> list[str]:
     return [item.type for item in point.workflow.passes]
 
 
-def _finished(outcome: Outcome) -> TrialRecord:
-    """What the search needs of a point's artifact."""
-    artifact = outcome.result.artifact
+def _ended(state: TrialState, said: str) -> TrialRecord:
+    return TrialRecord(number=0, parameters={}, state=state, said=said)
+
+
+def _finished(outcome: Outcome, judge: Judge, measured: Sequence[Measurement]) -> Kept:
+    """What the search needs of a point's artifact.
+
+    Where the artifact was found, with the worker that made it gone before it said so, nothing was measured here: the
+    values are known, and goals are judged without intervals.
+    """
+    artifact, metrics = outcome.result.artifact, outcome.result.metrics
     if artifact is None:
         raise ValueError("a run that ended well has an artifact")
-    return TrialRecord(
-        number=0,
-        parameters={},
-        state="Finished",
-        metrics=outcome.result.metrics,
-        size_bytes=artifact.size_bytes,
-        bits_per_weight=outcome.manifest.bits_per_weight,
+    trial = _ended("Finished", "").model_copy(
+        update={
+            "metrics": metrics,
+            "size_bytes": artifact.size_bytes,
+            "bits_per_weight": outcome.manifest.bits_per_weight,
+        }
     )
+    figures = [Figure.of(one) for one in measured] or [
+        Figure(before=one.input, after=one.output) for one in metrics if one.output is not None
+    ]
+    return Kept(trial=trial, figures=figures, layers=judge.layers)

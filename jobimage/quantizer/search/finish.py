@@ -13,24 +13,22 @@ from functools import partial
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import (
     MANIFEST_NAME,
-    MODEL_CARD_NAME,
     MODEL_PREFIX,
     ONNX_PREFIX,
-    REPORT_PREFIX,
     TRIALS_PREFIX,
     Manifest,
     TrialRecord,
 )
 from quantization_api.status import Trial, Trials
+from quantizer.evaluation.advice import what_to_try
 from quantizer.progress.trial import TrialTracker
-from quantizer.report.model_card import model_card
 from quantizer.run.publishing import make_result
-from quantizer.run.workflow import Outcome
+from quantizer.run.workflow import Outcome, describe
 from quantizer.search.computing import Computing
-from quantizer.search.front import front, missed, ranked
+from quantizer.search.front import Candidate, front, missed, ranked
 from quantizer.search.models import drop_model, wanted
-from quantizer.search.plan import Chosen
-from quantizer.search.session import Session
+from quantizer.search.plan import Chosen, candidates_of
+from quantizer.search.session import SHOWN, Session, in_words
 from quantizer.search.space import shown
 from quantizer.store.artifact import ArtifactWriter
 from quantizer.store.copying import copier
@@ -102,34 +100,30 @@ class Finish:
         """The result of the run."""
         request, manifest = self._session.request, obtained.manifest
         result = make_result(request, manifest, obtained.data, obtained.found)
-        trials = [_trial(record) for record in _best_first(manifest.trials, self._session)][:MOST_SHOWN]
-        best = next((record for record in manifest.trials if record.best), None)
-        done = Trials(
-            done=len(manifest.trials),
-            total=len(manifest.trials),
-            best=None if best is None else self._session.best_in_words([best]),
-        )
-        return Outcome(result.model_copy(update={"trials": trials, "search": done}), manifest)
+        trials = [_trial(record) for record in _best_first(manifest.trials)][:MOST_SHOWN]
+        count = len(manifest.trials)
+        best = next((in_words(record)[:SHOWN] for record in manifest.trials if record.best), None)
+        search = Trials(done=count, total=count, best=best)
+        return Outcome(result.model_copy(update={"trials": trials, "search": search}), manifest)
 
     def _judged(self, points: Sequence[Chosen]) -> list[TrialRecord]:
         """The records of all points, with the front and the choice."""
         session = self._session
-        records = [record for point in points if (record := point.record) is not None]
-        kept = wanted(session, records)
-        if not kept or missed(kept[0], session.metrics):
-            raise _nothing_good(records, session)
-        numbers = {record.number for record in front(records, session.metrics)}
-        models = {record.number for record in kept}
-        best = kept[0].number
+        candidates = candidates_of(points)
+        best = session.best(candidates)
+        if best is None:
+            raise _nothing_good(candidates, session)
+        models = {one.record.number for one in wanted(session, candidates)}
+        on_front = {one.record.number for one in front(candidates, session.metrics)}
         return [
-            record.model_copy(
+            one.record.model_copy(
                 update={
-                    "on_front": record.number in numbers,
-                    "best": record.number == best,
-                    "model": _folder(record.number, best) if record.number in models else None,
+                    "on_front": one.record.number in on_front,
+                    "best": one is best,
+                    "model": _folder(one, best) if one.record.number in models else None,
                 }
             )
-            for record in records
+            for one in candidates
         ]
 
     def _make_sure(self, points: Sequence[Chosen], records: Sequence[TrialRecord]) -> None:
@@ -146,7 +140,7 @@ class Finish:
                 if self.published() is not None:
                     return
                 logger.info("computing %s again: its model was not kept", by_number[record.number].name)
-                computing.run(by_number[record.number], TrialTracker(tracker, 0, 1), None)
+                computing.run(by_number[record.number], TrialTracker(tracker, 0, 1))
 
     def _write(self, writer: ArtifactWriter, records: Sequence[TrialRecord]) -> tuple[Manifest, bytes]:
         session = self._session
@@ -171,11 +165,7 @@ class Finish:
                 "trials": list(records),
             }
         )
-        from quantizer.report.document import report_files  # brings matplotlib, which only this needs
-
-        writer.put_bytes(MODEL_CARD_NAME, model_card(manifest, session.request.output.uri).encode())
-        for name, data in report_files(manifest, session.setting.tracker.seconds()).items():
-            writer.put_bytes(f"{REPORT_PREFIX}{name}", data)
+        describe(manifest, session.request.output.uri, writer)
         return writer.finish(manifest)
 
     def _copy(self, writer: ArtifactWriter, recipe: str, prefix: str) -> Manifest:
@@ -223,17 +213,19 @@ class Finish:
         self._session.setting.stop_check()
 
 
-def _folder(number: int, best: int) -> str:
-    return MODEL_PREFIX if number == best else f"{TRIALS_PREFIX}{number}/{MODEL_PREFIX}"
+def _folder(one: Candidate, best: Candidate) -> str:
+    return MODEL_PREFIX if one is best else f"{TRIALS_PREFIX}{one.record.number}/{MODEL_PREFIX}"
 
 
 def _dumped(session: Session) -> dict[str, object]:
     return session.request.workflow.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def _best_first(records: Sequence[TrialRecord], session: Session) -> list[TrialRecord]:
-    order = ranked(records, session.metrics)
-    return order + [record for record in records if record not in order]
+def _best_first(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The chosen point, the rest of the front, the other finished ones, and then those that did not finish."""
+    return sorted(
+        records, key=lambda one: (not one.best, not one.on_front, one.state != "Finished", one.number)
+    )
 
 
 def _trial(record: TrialRecord) -> Trial:
@@ -247,23 +239,25 @@ def _trial(record: TrialRecord) -> Trial:
     )
 
 
-def _nothing_good(records: Sequence[TrialRecord], session: Session) -> QuantizationError:
+def _nothing_good(candidates: Sequence[Candidate], session: Session) -> QuantizationError:
     """The error when no point can be chosen: the nearest ones and by how much they miss, or why none finished."""
-    order = ranked(records, session.metrics)
+    order, count = ranked(candidates, session.metrics), len(candidates)
     if not order:
-        said = list(dict.fromkeys(record.said for record in records))[:NAMED]
-        failed = any(record.state == "Failed" for record in records)
+        said = list(dict.fromkeys(one.record.said for one in candidates))[:NAMED]
+        failed = any(one.record.state == "Failed" for one in candidates)
         return QuantizationError(
             Category.NUMERICAL_FAILURE if failed else Category.INVALID_WORKFLOW,
-            f"none of the {len(records)} points of the search could be computed: {'; '.join(said)}",
+            f"none of the {count} points of the search could be computed: {'; '.join(said)}",
             "Change the values in search_space, or the passes.",
         )
+    misses = {one.record.number: missed(one, session.metrics) for one in order[:NAMED]}
     nearest = [
-        f"{_trial(record).parameters} ({'; '.join(missed(record, session.metrics))})"
-        for record in order[:NAMED]
+        f"{_trial(one.record).parameters} ({'; '.join(miss.said for miss in misses[one.record.number])})"
+        for one in order[:NAMED]
     ]
+    point = session.request.workflow.model_copy(update={"search_strategy": None})
     return QuantizationError(
         Category.QUALITY_GOAL_MISSED,
-        f"none of the {len(records)} points of the search meets all goals; nearest: {'; '.join(nearest)}",
-        "Relax the goal, or search more bits, smaller groups or another method.",
+        f"none of the {count} points of the search meets all goals; nearest: {'; '.join(nearest)}",
+        what_to_try(point, misses[order[0].record.number]),
     )

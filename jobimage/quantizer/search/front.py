@@ -7,24 +7,33 @@ model that meets the goals of the others.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from quantization_api.manifest import TrialRecord
 from quantization_api.metrics import Metric
-from quantizer.evaluation.goals import LOWER_IS_BETTER, missed_goal
+from quantizer.evaluation.goals import Miss, missed_goal
+from quantizer.evaluation.measurement import Measurement
 
 Figures = tuple[float, ...]
 """Of one point; lower is better in each."""
 
 
-def figures(record: TrialRecord, metrics: Sequence[Metric]) -> Figures | None:
+@dataclass(frozen=True)
+class Candidate:
+    """A point that has ended."""
+
+    record: TrialRecord
+    measurements: Sequence[Measurement] = ()
+    """By metric of the workflow; none where it did not finish."""
+
+
+def figures(candidate: Candidate, metrics: Sequence[Metric]) -> Figures | None:
     """The figures of a point; None for one that did not finish."""
+    record = candidate.record
     if record.state != "Finished" or record.size_bytes is None:
         return None
-    found: list[float] = []
-    for metric, result in zip(metrics, record.metrics, strict=True):
-        if result.output is None:
-            return None
-        found.append(result.output if metric.type in LOWER_IS_BETTER else -result.output)
+    pairs = zip(metrics, candidate.measurements, strict=True)
+    found = [one.after if metric.lower_is_better else -one.after for metric, one in pairs]
     return (*found, float(record.size_bytes))
 
 
@@ -33,34 +42,34 @@ def dominates(one: Figures, other: Figures) -> bool:
     return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
-def front(records: Sequence[TrialRecord], metrics: Sequence[Metric]) -> list[TrialRecord]:
-    """The points that no other dominates, in the order of the records."""
-    known = [(record, found) for record in records if (found := figures(record, metrics)) is not None]
-    return [record for record, mine in known if not any(dominates(other, mine) for _, other in known)]
+def front(candidates: Sequence[Candidate], metrics: Sequence[Metric]) -> list[Candidate]:
+    """The points that no other dominates, in their order."""
+    known = _known(candidates, metrics)
+    return [one for one, mine in known if not any(dominates(other, mine) for _, other in known)]
 
 
-def missed(record: TrialRecord, metrics: Sequence[Metric]) -> list[str]:
-    """A sentence for each goal that a finished point misses."""
-    judged = (
-        missed_goal(metric, result.input, result.output)
-        for metric, result in zip(metrics, record.metrics, strict=True)
-        if result.output is not None
-    )
-    return [sentence for sentence in judged if sentence is not None]
+def missed(candidate: Candidate, metrics: Sequence[Metric]) -> list[Miss]:
+    """The goals that a finished point misses."""
+    pairs = zip(metrics, candidate.measurements, strict=True)
+    return [miss for metric, one in pairs if (miss := missed_goal(metric, one)) is not None]
 
 
-def ranked(records: Sequence[TrialRecord], metrics: Sequence[Metric]) -> list[TrialRecord]:
+def ranked(candidates: Sequence[Candidate], metrics: Sequence[Metric]) -> list[Candidate]:
     """The finished points, best first: those that meet more goals, then by their figures."""
-    known = [(record, found) for record in records if (found := figures(record, metrics)) is not None]
+    known = _known(candidates, metrics)
     known.sort(
         key=lambda pair: (len(missed(pair[0], metrics)), pair[1])
     )  # stable: an earlier point wins a tie
-    return [record for record, _ in known]
+    return [one for one, _ in known]
 
 
 def best(
-    records: Sequence[TrialRecord], metrics: Sequence[Metric], *, whatever_goals: bool = False
-) -> TrialRecord | None:
+    candidates: Sequence[Candidate], metrics: Sequence[Metric], *, whatever_goals: bool = False
+) -> Candidate | None:
     """The point to choose: the first in the order, if it meets all goals."""
-    order = ranked(records, metrics)
+    order = ranked(candidates, metrics)
     return order[0] if order and (whatever_goals or not missed(order[0], metrics)) else None
+
+
+def _known(candidates: Sequence[Candidate], metrics: Sequence[Metric]) -> list[tuple[Candidate, Figures]]:
+    return [(one, found) for one in candidates if (found := figures(one, metrics)) is not None]

@@ -6,35 +6,28 @@ worker may remove its model at any time; its record stays.
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from quantization_api.failures import QuantizationError
-from quantization_api.manifest import TrialRecord
-from quantizer.search.front import best, front
+from quantizer.search.front import Candidate, best, front
 from quantizer.search.session import Session
 from quantizer.store.removal import Ours, remove
-
-if TYPE_CHECKING:
-    from quantizer.search.plan import Chosen
 
 logger = logging.getLogger(__name__)
 
 
-def wanted(session: Session, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+def wanted(session: Session, candidates: Sequence[Candidate]) -> list[Candidate]:
     """Of the points that are known, those whose models are kept: the best, and the front if it is asked for."""
-    first = best(records, session.metrics)
-    whole = front(records, session.metrics) if session.strategy.keep == "front" else []
+    first = best(candidates, session.metrics)
+    whole = front(candidates, session.metrics) if session.strategy.keep == "front" else []
     return ([] if first is None else [first]) + [one for one in whole if one is not first]
 
 
-def drop_unwanted(session: Session, points: Sequence["Chosen"], last: TrialRecord) -> None:
-    """Removes the models of points that others are better than, now that `last` has ended."""
-    records = [record for point in points if (record := point.record) is not None and record.recipe]
-    records.append(last)
-    kept = {record.recipe for record in wanted(session, records)}
-    for record in records:
-        if record.state == "Finished" and record.recipe and record.recipe not in kept:
-            drop_model(session, record.recipe)
+def drop_unwanted(session: Session, candidates: Sequence[Candidate]) -> None:
+    """Removes the models of points that others are better than."""
+    kept = {one.record.recipe for one in wanted(session, candidates)}
+    for one in candidates:
+        if one.record.state == "Finished" and one.record.recipe and one.record.recipe not in kept:
+            drop_model(session, one.record.recipe)
 
 
 def drop_model(session: Session, recipe: str) -> None:

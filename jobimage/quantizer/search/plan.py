@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from quantization_api.manifest import TrialRecord
 from quantization_api.workflow import Workflow
-from quantizer.search.front import best, figures
+from quantizer.search.front import Candidate, best, figures
 from quantizer.search.optuna_sampler import Known, suggest
 from quantizer.search.sampler import Stage, first_points, most_points, shuffled, stages
 from quantizer.search.session import Session
@@ -46,12 +46,17 @@ class Chosen:
         return self.point.workflow
 
     @property
-    def record(self) -> TrialRecord | None:
-        """How it ended, in the words of this search."""
-        parameters = {
+    def shown_parameters(self) -> dict[str, bool | int | float | str | None]:
+        """What it chose, as records have it."""
+        return {
             name: shown(value) if isinstance(value, list) else value
             for name, value in self.point.parameters.items()
         }
+
+    @property
+    def record(self) -> TrialRecord | None:
+        """How it ended, in the words of this search."""
+        parameters = self.shown_parameters
         if self.point.workflow is None:
             return TrialRecord(
                 number=self.number, parameters=parameters, state="Refused", said=self.point.refused
@@ -59,6 +64,20 @@ class Chosen:
         if self.kept is None:
             return None
         return self.kept.trial.model_copy(update={"number": self.number, "parameters": parameters})
+
+    @property
+    def candidate(self) -> Candidate | None:
+        """The same, with what was measured."""
+        record = self.record
+        if record is None:
+            return None
+        figures_of = self.kept.figures if self.kept else []
+        return Candidate(record, [one.measurement() for one in figures_of])
+
+
+def candidates_of(points: Sequence[Chosen]) -> list[Candidate]:
+    """Those points that have ended."""
+    return [found for point in points if (found := point.candidate) is not None]
 
 
 class Plan:
@@ -104,11 +123,13 @@ class Plan:
     def _best(self, tried: Sequence[Parameters]) -> Parameters | None:
         """What the best of these chose; None while one has not ended, or none finished."""
         chosen = self._chosen(tried)
-        records = [record for one in chosen if (record := one.record) is not None]
-        if len(records) < len(chosen):
+        found = candidates_of(chosen)
+        if len(found) < len(chosen):
             return None
-        first = best(records, self._session.metrics, whatever_goals=True)
-        return None if first is None else next(c.point.parameters for c in chosen if c.number == first.number)
+        first = best(found, self._session.metrics, whatever_goals=True)
+        if first is None:
+            return None
+        return next(one.point.parameters for one in chosen if one.number == first.record.number)
 
     def _suggested(self, stage: Stage, number: int, points: Sequence[Chosen]) -> Parameters:
         known = [self._known(point) for point in points]
@@ -123,10 +144,10 @@ class Plan:
 
     def _known(self, point: Chosen) -> Known:
         """What TPE is told of a point: its first metric and its size are minimized."""
-        record = point.record
-        if record is None:
+        candidate = point.candidate
+        if candidate is None:
             return Known(point.point.parameters)
-        found = figures(record, self._session.metrics)
+        found = figures(candidate, self._session.metrics)
         values = None if found is None else (found[0], found[-1])
         return Known(point.point.parameters, values, ended=True)
 

@@ -5,8 +5,9 @@ from quantization_api.pod import RunRequest
 from quantization_api.recipe import recipe_digest
 from quantization_api.workflow import Workflow
 from quantizer.passes.making import weight_pass
-from quantizer.run.checks import Opened, Setting, check_places, data_configs, open_once, read_texts
+from quantizer.run.checks import Opened, check_places, data_configs, open_once, read_texts
 from quantizer.run.inputs import Model, check_revision
+from quantizer.run.setting import Setting
 
 
 class Recipes:

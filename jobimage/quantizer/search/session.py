@@ -9,9 +9,10 @@ from quantization_api.manifest import TrialRecord
 from quantization_api.metrics import Metric
 from quantization_api.pod import WORKER_ENV, RunRequest
 from quantization_api.search import SearchStrategy
-from quantizer.run.checks import Opened, Setting
+from quantizer.run.checks import Opened
 from quantizer.run.local_identity import has_ended
-from quantizer.search.front import best, missed
+from quantizer.run.setting import Setting
+from quantizer.search.front import Candidate, best
 from quantizer.search.recipes import Recipes
 from quantizer.search.space import Space, shown
 from quantizer.search.trials import Trials, Watch
@@ -87,20 +88,23 @@ class Session:
         """Where the artifact of a point lies."""
         return f"{self.request.output.trials_place.rstrip('/')}/{recipe.removeprefix('sha256:')}"
 
-    def best_in_words(self, records: Sequence[TrialRecord]) -> str | None:
+    def best(self, candidates: Sequence[Candidate]) -> Candidate | None:
+        """The point to choose of these; None where none meets all goals."""
+        return best(candidates, self.metrics)
+
+    def best_in_words(self, candidates: Sequence[Candidate]) -> str | None:
         """The best of these points and its first metric."""
-        found = best(records, self.metrics)
-        return None if found is None else in_words(found, self.metrics)[:SHOWN]
+        found = best(candidates, self.metrics)
+        return None if found is None else in_words(found.record)[:SHOWN]
 
 
-def in_words(record: TrialRecord, metrics: Sequence[Metric]) -> str:
+def in_words(record: TrialRecord) -> str:
     """What a point chose, and its first metric or how it ended."""
     chosen = ",".join(f"{key}={shown(value)}" for key, value in record.parameters.items())
     if not record.metrics:
         return f"{chosen}: {record.state.lower()} ({record.said})"
     first = record.metrics[0]
-    missing = "; misses its goals" if missed(record, metrics) else ""
-    return f"{chosen}: {first.name} {first.output:.5g}{missing}"
+    return f"{chosen}: {first.name} {first.output:.5g}"
 
 
 def worker_of(uid: str) -> str:

@@ -13,16 +13,19 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from quantization_api.manifest import TrialRecord
+from quantizer.evaluation.intervals import Ratio
+from quantizer.evaluation.measurement import Measurement
 from quantizer.search.space import Parameters
 from quantizer.store.claim import PATIENCE_SECONDS
 from quantizer.store.interface import PreconditionFailedError, Store
 from quantizer.store.mark import CLAIM_NAME, look
 from quantizer.store.small_objects import read_small
 
-RECORD_BYTES = 1024 * 1024
+RECORD_BYTES = 16 * 1024 * 1024
 OpenStore = Callable[[str], Store]
 """The store at a place below the trials: "" is their root."""
 
@@ -37,11 +40,42 @@ class LayerFigures(BaseModel):
     """Bytes of its tensors."""
 
 
+class Figure(BaseModel):
+    """What was measured of a point in one metric, with all that judging a goal takes: goals differ between searches."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    before: float | None
+    after: float
+    sums: tuple[list[float], list[float], list[float], list[float]] | None = None
+    """Of the ratios before and after: above and below, by sequence; None: the figure is exact."""
+    exponential: bool = False
+    """The figures are the exponentials of the ratios."""
+
+    @classmethod
+    def of(cls, measured: Measurement) -> "Figure":
+        """What is kept of a measurement."""
+        if measured.ratios is None:
+            return cls(before=measured.before, after=measured.after)
+        one, two = measured.ratios
+        sums = (one.above.tolist(), one.below.tolist(), two.above.tolist(), two.below.tolist())
+        return cls(before=measured.before, after=measured.after, sums=sums, exponential=two.finish is np.exp)
+
+    def measurement(self) -> Measurement:
+        """The measurement, as it was."""
+        if self.sums is None:
+            return Measurement(self.before, self.after)
+        finish = np.exp if self.exponential else (lambda value: value)
+        above, below, above_after, below_after = (np.array(one) for one in self.sums)
+        return Measurement.of(Ratio(above, below, finish), Ratio(above_after, below_after, finish))
+
+
 class Kept(BaseModel):
     """What is kept of a point for good."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     trial: TrialRecord
+    figures: list[Figure] = []
+    """By metric of the workflow; empty where it did not finish."""
     category: str = ""
     """Of the failure, for a point that did not finish."""
     layers: list[LayerFigures] = []

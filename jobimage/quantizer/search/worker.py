@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import RunRequest
 from quantizer.progress.tracker import PlannedStage
-from quantizer.run.checks import Setting
+from quantizer.run.setting import Setting
 from quantizer.run.workflow import Outcome
 from quantizer.search.computing import Computing
 from quantizer.search.finish import Finish
-from quantizer.search.plan import Chosen, Plan
+from quantizer.search.plan import Chosen, Plan, candidates_of
 from quantizer.search.session import Session
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,5 @@ def _tell(session: Session, plan: Plan, points: Sequence[Chosen]) -> None:
     """Says how far the search is."""
     done = sum(point.has_ended for point in points)
     total = max(plan.most, len(points))
-    session.setting.tracker.searched(
-        done, total, session.best_in_words([point.record for point in points if point.record])
-    )
+    session.setting.tracker.searched(done, total, session.best_in_words(candidates_of(points)))
     session.setting.tracker.advance(done, total)
