@@ -149,7 +149,7 @@ def test_jobs_that_share_their_trials_compute_no_point_twice(model: Path, tmp_pa
     searched(model, tmp_path, trials=shared, search=first)
     before = {path.name: path.read_bytes() for path in records(tmp_path / "trials")}
     wider = {
-        "search_space": [dimension("bits", 4, 8), dimension("group_size", 8, 16, 32)],
+        "search_space": [dimension("bits", 3, 4, 8), dimension("group_size", 32)],
         "stop_early": False,
     }
     other = request(model, tmp_path / "other", trials=shared, uid="other", search=wider)
