@@ -92,7 +92,6 @@ CONFIG: Fields = {
     "ort_log_severity_level": LOGS,
     "ort_py_log_severity_level": LOGS,
     "log_to_file": LOGS,
-    "search_strategy": refused("searches are not available; write one value for each parameter", False),
 }
 INPUT_MODEL: Fields = {
     **{name: field for name, field in _contract(InputModel.REFUSED).items() if name != "load_kwargs"},
@@ -150,7 +149,7 @@ PRE_PROCESS: Fields = {
 }
 PASS: Fields = {
     **_contract(PassBase.REFUSED),
-    "disable_search": left_out("there is no search", True),
+    "disable_search": left_out("parameters are searched where values are given", True),
     "output_name": left_out("the artifact has one layout"),
     "clean_run_cache": CACHE,
 }
@@ -180,7 +179,7 @@ METRIC: Fields = {
     "backend": left_out("metrics are computed by the engine"),
 }
 SUB_TYPE: Fields = {
-    "priority": left_out("it ranks the results of a search, and there is none"),
+    "priority": left_out("the order of the metrics is their priority"),
     "metric_config": Field(
         "metrics here have no options, and speed is measured until it is known well", _runs_code, ({},)
     ),

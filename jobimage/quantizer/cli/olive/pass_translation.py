@@ -10,9 +10,10 @@ from quantizer.cli.olive.accelerators import CPU, CUDA
 from quantizer.cli.olive.fields import PASS
 from quantizer.cli.olive.notes import Notes, Object, not_a_field
 from quantizer.cli.olive.parts import checked
+from quantizer.cli.olive.search_translation import Searched, dimension, is_searchable, support
 from quantizer.cli.olive.spellings import SPELLINGS, Spelling
 
-DEFAULT, SEARCHABLE = "DEFAULT_VALUE", "SEARCHABLE_VALUES"
+DEFAULT = "DEFAULT_VALUE"
 NO_PASSES = "there is no pass to run; write a GptqQuantizer, an AutoAWQQuantizer or a QuaRot"
 HEAD_AND_EMBEDDINGS = (
     "Rtn rounds what the pass before it left, the head or the embeddings; they keep their own data type here"
@@ -22,12 +23,13 @@ NOT_BUILT_FOR = "is not available: a graph is built for cpu or cuda, where it ca
 ROUNDING = ("GptqQuantizer", "AutoAWQQuantizer")
 
 
-def passes(given: Any, flows: Any, provider: str, notes: Notes) -> list[Object]:
+def passes(given: Any, flows: Any, provider: str, notes: Notes, searched: Searched) -> list[Object]:
     """The passes that are ours, in their order, with Olive's parameters as ours.
 
     Args:
         given: `passes`. flows: `pass_flows`, in releases that had it.
         provider: the execution provider that a ModelBuilder's graph is for.
+        searched: takes what is left to a search.
     """
     if not isinstance(given, dict):
         notes.refuse("passes", "must be a map from names to passes", droppable=False)
@@ -37,9 +39,14 @@ def passes(given: Any, flows: Any, provider: str, notes: Notes) -> list[Object]:
         path = f"passes.{name}"
         if notes.is_dropped(path, name):
             continue
-        item = _single(given[name], path, notes)
-        if item is not None and (made := _pass(str(name), item, path, provider, found, notes)):
-            found.append(made)
+        names: list[str] = []
+        for own, place, one in _alternatives(str(name), given[name], path):
+            item = _folded(one, place, notes)
+            if item is not None and (made := _pass(own, item, place, provider, found, notes, searched)):
+                found.append(made)
+                names.append(own)
+        if names:
+            searched.alternatives.append(names)
     if not found:
         notes.refuse("passes", NO_PASSES, droppable=False)
     return found
@@ -65,22 +72,27 @@ def _order(given: Object, flows: Any, notes: Notes) -> list[Any]:
     return list(given)
 
 
-def _single(item: Any, path: str, notes: Notes) -> Object | None:
-    """The one pass of a name; Olive also takes a list of alternatives."""
-    if isinstance(item, list) and len(item) == 1:
-        item = item[0]
-    if isinstance(item, list):
-        notes.refuse(
-            path, "alternatives need a search, which is not available; keep one of them", droppable=False
-        )
-        return None
+def _alternatives(name: str, item: Any, path: str) -> list[tuple[str, str, Any]]:
+    """The passes of a name, each with a name and a place of its own; Olive also takes a list of alternatives."""
+    if not isinstance(item, list) or len(item) == 1:
+        return [(name, path, item[0] if isinstance(item, list) else item)]
+    return [(f"{name}-{number}", f"{path}.{number}", one) for number, one in enumerate(item, start=1)]
+
+
+def _folded(item: Any, path: str, notes: Notes) -> Object | None:
     if item == {}:
         notes.refuse(path, "type: field required")
     return notes.folded(item, "config", path) or None
 
 
 def _pass(
-    name: str, item: Object, path: str, provider: str, before: list[Object], notes: Notes
+    name: str,
+    item: Object,
+    path: str,
+    provider: str,
+    before: list[Object],
+    notes: Notes,
+    searched: Searched,
 ) -> Object | None:
     kind = str(item.get("type", ""))
     known = _BY_NAME.get(kind.lower())
@@ -91,7 +103,19 @@ def _pass(
     if label == "Rtn" and _rounds_the_rest(item, before):
         notes.refuse(path, HEAD_AND_EMBEDDINGS)
         return None
+    several = {
+        key: value
+        for key, value in item.items()
+        if is_searchable(value) and not notes.is_dropped(f"{path}.{key}", key)
+    }
+    values = {key: support(value, f"{path}.{key}", notes) for key, value in several.items()}
+    item = {**item, **{key: tried[0] for key, tried in values.items() if tried}}
+    item = {key: value for key, value in item.items() if values.get(key) != []}
     parameters = _parameters(label, spelling, item, path, notes)
+    for key, tried in values.items():
+        ways = [_parameters(label, spelling, {**item, key: value}, path, Notes()) for value in tried]
+        if found := dimension(name, ways, f"{path}.{key}", notes):
+            searched.dimensions.append(found)
     if label == "ModelBuilder" and provider != CPU:
         parameters = {**_built_for(provider, path, notes), **parameters}
     return {"name": name, "type": spelling.model.__name__, **parameters}
@@ -128,24 +152,13 @@ def _no_such_pass(kind: str) -> str:
 
 def _parameters(label: str, spelling: Spelling, item: Object, path: str, notes: Notes) -> Object:
     """Our parameters of a pass."""
-    given = {
-        key: value
-        for key, value in item.items()
-        if key != "type" and not _is_default(key, value, path, notes)
-    }
+    given = {key: value for key, value in item.items() if key != "type" and value != DEFAULT}
     nested = given.pop("extra_options", None) if label == "ModelBuilder" else None
     given = {**given, **nested} if isinstance(nested, dict) else given
     fields = {**PASS, **spelling.fields}
     kept = notes.sifted(fields, given, f"{path}.", spelling.known, _unknown(label, spelling))
     kept = {spelling.renamed.get(key, key): value for key, value in {**spelling.defaults, **kept}.items()}
     return {**spelling.fixed, **spelling.finish(kept)}
-
-
-def _is_default(key: str, value: Any, path: str, notes: Notes) -> bool:
-    """Whether the value asks for the default, by its name or because the search that it asks for is not available."""
-    if value == SEARCHABLE and not notes.is_dropped(f"{path}.{key}", key):
-        notes.refuse(f"{path}.{key}", "searches are not available; write one value")
-    return value in (DEFAULT, SEARCHABLE)
 
 
 def _unknown(label: str, spelling: Spelling) -> Callable[[str], str]:

@@ -19,6 +19,7 @@ from quantizer.cli.olive.fields import CONFIG, INPUT_MODEL, LOAD_KWARGS
 from quantizer.cli.olive.notes import Notes, Object, not_a_field
 from quantizer.cli.olive.parts import broken_by, checked
 from quantizer.cli.olive.pass_translation import checked_passes, passes
+from quantizer.cli.olive.search_translation import Searched, strategy
 
 KNOWN = (
     "input_model",
@@ -27,6 +28,7 @@ KNOWN = (
     "pass_flows",
     "evaluators",
     "evaluator",
+    "search_strategy",
 )
 ONE_TYPE = "models in the format of Hugging Face transformers are quantized here; write HfModel"
 NO_TASK = "is not available; if the model generates text, write text-generation"
@@ -46,12 +48,16 @@ def workflow(
     provider = execution_provider(systems, config.get("target"))
     config = notes.sifted(CONFIG, config, "", KNOWN, not_a_field("a run config", (*KNOWN, *CONFIG)))
     model = _input_model(config.get("input_model"), model_path, notes)
-    made = passes(config.get("passes"), config.get("pass_flows"), provider, notes)
+    searched = Searched()
+    made = passes(config.get("passes"), config.get("pass_flows"), provider, notes, searched)
+    search = strategy(config.get("search_strategy"), searched, notes)
     chosen = evaluator(config.get("evaluators"), config.get("evaluator"), notes)
     data = _data(config.get("data_configs"), made, chosen, places, notes)
     result: Object = {"input_model": model, "data_configs": data, "passes": made}
     if chosen is not None:
         result |= {"evaluators": [chosen], "evaluator": chosen["name"]}
+    if search is not None:
+        result["search_strategy"] = search
     _check_the_whole(result, notes)
     return {key: value for key, value in result.items() if value != []}
 
@@ -127,7 +133,7 @@ def _check_the_whole(result: Object, notes: Notes) -> None:
         "data_configs": [_Named(item.get("name")) for item in result["data_configs"]],
         "evaluators": [],
     }
-    if len(parts["passes"]) == len(result["passes"]) > 0:
+    if "search_strategy" not in result and len(parts["passes"]) == len(result["passes"]) > 0:
         whole = Workflow.model_construct(**{**parts, "evaluator": None})
         for sentence in broken_by(whole):
             notes.refuse("passes", sentence, droppable=False)

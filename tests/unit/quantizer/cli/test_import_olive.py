@@ -206,9 +206,87 @@ def timed(metric: dict[str, Any]) -> dict[str, Any]:
     return {"evaluators": {"e": {"metrics": [metric]}}, "evaluator": "e"}
 
 
+GPTQ: dict[str, Any] = {"type": "GptqQuantizer", "data_config": "train"}
+SEARCHED: dict[str, Any] = {
+    "passes": {"q": {**GPTQ, "bits": {"type": "categorical", "support": [4, 8]}, "group_size": 32}}
+}
+EVALUATED: dict[str, Any] = {
+    "evaluators": {
+        "e": {
+            "metrics": [
+                {
+                    "name": "ppl",
+                    "type": "accuracy",
+                    "data_config": "train",
+                    "sub_types": [{"name": "perplexity"}],
+                }
+            ]
+        }
+    },
+    "evaluator": "e",
+}
+
+
+def test_a_search_comes_along_with_its_values() -> None:
+    values = {
+        "bits": {"type": "categorical", "support": [4, 8]},
+        "damp_percent": {"type": "categorical", "support": [0.01, 0.1]},
+        "desc_act": {"type": "categorical", "support": [True, False]},
+        "sym": {"type": "categorical", "support": [True]},
+    }
+    document = {
+        **config(passes={"q": {**GPTQ, **values}}),
+        **EVALUATED,
+        "search_strategy": {
+            "execution_order": "pass-by-pass",
+            "search_algorithm": "random",
+            "num_samples": 5,
+            "seed": 3,
+        },
+    }
+    workflow = imported(document)
+    assert workflow["passes"][0]["sym"] is True
+    assert workflow["search_strategy"] == {
+        "execution_order": "pass-by-pass",
+        "sampler": "random",
+        "max_samples": 5,
+        "seed": 3,
+        "search_space": [
+            {"pass": "q", "parameter": "bits", "values": [4, 8]},
+            {"pass": "q", "parameter": "damp_percent", "values": ["0.01", "0.1"]},
+            {"pass": "q", "parameter": "desc_act", "values": ["true", "false"]},
+        ],
+    }
+
+
+def test_olives_name_of_a_searched_parameter_becomes_ours() -> None:
+    rtn = {"type": "Rtn", "sym": {"type": "categorical", "support": [True, False]}}
+    document = {**config(passes={"r": rtn}), **EVALUATED, "search_strategy": True}
+    assert imported(document)["search_strategy"] == {
+        "search_space": [{"pass": "r", "parameter": "w_asym", "values": ["false", "true"]}]
+    }
+
+
+def test_alternatives_become_chains() -> None:
+    document = {
+        **config(passes={"q": [GPTQ, {"type": "AutoAWQQuantizer", "data_config": "train"}]}),
+        **EVALUATED,
+        "search_strategy": {"sampler": {"type": "TPE", "seed": 4}},
+    }
+    workflow = imported(document)
+    assert [item["name"] for item in workflow["passes"]] == ["q-1", "q-2"]
+    assert workflow["search_strategy"] == {"sampler": "tpe", "seed": 4, "chains": [["q-1"], ["q-2"]]}
+
+
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("search", {"search_strategy": {"sampler": "tpe"}}, "search_strategy: searches are not available"),
-    ("search true", {"search_strategy": True}, "search_strategy: searches are not available"),
+    ("sampler", {**SEARCHED, "search_strategy": {"sampler": "optuna"}}, "optuna is not a sampler"),
+    ("time", {**SEARCHED, "search_strategy": {"max_time": 60}}, "a search ends after max_samples points"),
+    ("values without a search", SEARCHED, "search_strategy: a search needs a search_strategy"),
+    (
+        "conditional values",
+        {"passes": {"q": {**GPTQ, "bits": {"type": "conditional", "support": [4]}}}, "search_strategy": True},
+        'passes.q.bits: only {"type": "categorical", "support": [...]}',
+    ),
     ("typo", {"pases": {}}, "pases is not a field of a run config; did you mean passes?"),
     (
         "hub model",
@@ -228,13 +306,13 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("no passes", {"passes": {}}, "passes: there is no pass to run"),
     (
         "alternatives",
-        {"passes": {"q": [{"type": "A"}, {"type": "B"}]}},
-        "passes.q: alternatives need a search",
+        {"passes": {"q": [GPTQ, {"type": "AutoAWQQuantizer"}]}},
+        "search_strategy: a search needs a search_strategy",
     ),
     (
         "searchable",
         {"passes": {"q": {"type": "GptqQuantizer", "data_config": "train", "bits": "SEARCHABLE_VALUES"}}},
-        "passes.q.bits: searches are not available",
+        'passes.q.bits: Olive\'s own list of values is not taken over; write {"type": "categorical"',
     ),
     (
         "w_bit",
