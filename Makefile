@@ -116,6 +116,10 @@ bench-memory: setup ## Peak memory of a run: beside the parts it must hold, and 
 bench-eta: setup ## How well a run tells when it ends, at each quarter of it; fails when that is too far off
 	$(BIN)/python tests/benchmarks/time_to_the_end.py
 
+.PHONY: bench-search
+bench-search: setup ## A search of 24 points beside 24 separate jobs; fails when it is not 3 times faster, or figures differ
+	$(RUN) tests.benchmarks.search
+
 .PHONY: scale
 scale: setup ## 10,000 jobs on a real API server with KWOK, beside JobSet (SCALE="--jobs 200 --churn 0 ..."; SCALE=--help)
 	pytest -q -m scale tests/scale
