@@ -23,6 +23,7 @@ from quantizer.search.trials import Figure, Kept, LayerFigures
 ENDS_A_TRIAL: dict[Category, TrialState] = {
     Category.NUMERICAL_FAILURE: "Failed",
     Category.DATA_INSUFFICIENT: "Failed",
+    Category.GPU_OUT_OF_MEMORY: "Failed",
     Category.INVALID_WORKFLOW: "Refused",
     Category.MODEL_UNSUPPORTED: "Refused",
 }

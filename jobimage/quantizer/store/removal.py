@@ -6,6 +6,7 @@
     remove the manifest                      from now on there is no artifact, only leftovers
     remove what the manifest lists
     remove the state, the claim, and that copy last
+    remove the points of a search that lie below the output
 
 An unfinished run has no manifest; there the claim tells who owns the objects.
 """
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import MANIFEST_NAME, STATE_PREFIX, Manifest
+from quantization_api.spec import TRIALS_NAME
 from quantizer.store.claim import Claim
 from quantizer.store.interface import ObjectInfo, Store
 from quantizer.store.manifests import is_ours, parse_manifest
@@ -90,6 +92,18 @@ def remove(
         drop_dead_attempts(store, claim)
         _remove(store, claim, found)
     return len(found.keys) + (found.manifest is not None)
+
+
+def remove_trials(store: Store) -> int:
+    """Removes the points of a search that lie below an output without an artifact; returns how many objects.
+
+    They serve only the search at that output: a place that searches share is elsewhere, and stays.
+    """
+    if store.head(MANIFEST_NAME) is not None:
+        return 0
+    left = store.list(f"{TRIALS_NAME}/")
+    store.delete(left)
+    return len(left)
 
 
 def _remove(store: Store, claim: Claim, found: _Found) -> None:

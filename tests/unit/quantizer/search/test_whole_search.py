@@ -13,6 +13,7 @@ from tests.support.quantizer_requests import Ended, Request, run_here
 from quantization_api.failures import Category
 from quantization_api.manifest import Manifest
 from quantization_api.pod import StorageAccess
+from quantizer.cli import parser
 from quantizer.run.verification import verify
 
 pytestmark = pytest.mark.unit
@@ -215,3 +216,9 @@ def test_tpe_tries_as_many_points_as_asked_and_each_once(model: Path, tmp_path: 
     _, manifest = searched(model, tmp_path, search=strategy)
     assert [trial.number for trial in manifest.trials] == [0, 1, 2]
     assert len({json.dumps(trial.parameters) for trial in manifest.trials}) == 3
+
+
+def test_removing_the_artifact_removes_its_points_too(grid: tuple[Ended, Path], tmp_path: Path) -> None:
+    shutil.copytree(grid[1] / "out", tmp_path / "out")
+    assert parser.main(["delete", f"file://{tmp_path}/out"]) == 0
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
