@@ -23,10 +23,13 @@ from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.divergence import BatchDivergence
 from quantizer.evaluation.figures import Evaluation, summarize
 from quantizer.evaluation.views import FloatView, RtnBaseline, RtnView, RunnableLayer, View, open_view
+from quantizer.evaluation.walked import Walked
 from quantizer.machine import trim_memory
 
 HEAD_ROWS = 512  # vocabulary entries whose logits exist at a time
 
+Known = tuple[Walked, str]
+"""Where the reference ended before, and the name of the text."""
 OnProgress = Callable[[str, int, int], None]
 """Called with ("evaluate", layers done, layers in all) after each layer of each model, and with
 ("heads", vocabulary entries done, entries in all) while the heads are applied."""
@@ -40,15 +43,19 @@ def evaluate(
     on_progress: OnProgress,
     scratch: Path,
     modules: ModuleNames | None = None,
+    known: Known | None = None,
 ) -> Evaluation:
     """Perplexity of a model, or of a quantized one beside the model it was made from.
+
+    known: where the reference ended on texts before.
 
     Raises:
         QuantizationError: ArtifactCorrupt for the quantized model, ModelUnsupported for code of its own,
             NumericalFailure when a figure is not finite, DataInsufficient without a token to predict.
     """
     candidate = open_view(quantized, device, modules) if quantized is not None else None
-    return compare(FloatView(reference, device), candidate, tokens, on_progress, scratch)
+    candidates = [] if candidate is None else [candidate]
+    return compare_all(FloatView(reference, device), candidates, tokens, on_progress, scratch, known)[0]
 
 
 def evaluate_beside_rtn(
@@ -60,10 +67,11 @@ def evaluate_beside_rtn(
     on_progress: OnProgress,
     scratch: Path,
     modules: ModuleNames | None = None,
+    known: Known | None = None,
 ) -> tuple[Evaluation, Evaluation]:
     """The figures of a quantized model, and those of RTN with as many bits: what it has to beat."""
     candidates = [open_view(quantized, device, modules), RtnView(reference, baseline, device)]
-    ours, rtn = compare_all(FloatView(reference, device), candidates, tokens, on_progress, scratch)
+    ours, rtn = compare_all(FloatView(reference, device), candidates, tokens, on_progress, scratch, known)
     return ours, rtn
 
 
@@ -81,15 +89,18 @@ def compare_all(
     tokens: TokenBatches,
     on_progress: OnProgress,
     scratch: Path,
+    known: Known | None = None,
 ) -> list[Evaluation]:
     """Runs the reference and every candidate over the batches: the figures of each, or of the reference alone.
+
+    known: where the reference ended before; it is not run again on the same text.
 
     Raises as evaluate does.
     """
     batches = tokens.batches()
     if all(batch.shape[1] < 2 for batch in batches):
         raise QuantizationError(Category.DATA_INSUFFICIENT, "no sequence has a second token to predict")
-    parts = _run([reference, *candidates], batches, on_progress, scratch)
+    parts = _run([reference, *candidates], batches, on_progress, scratch, known)
     shapes = [(batch.shape[0], batch.shape[1]) for batch in batches]
     return [summarize(parts, shapes, number) for number in (range(len(candidates)) if candidates else [None])]
 
@@ -101,7 +112,11 @@ def has_finite_logits(view: View, tokens: TokenBatches, on_progress: OnProgress,
 
 
 def _run(
-    views: list[View], batches: list[Tensor], on_progress: OnProgress, scratch: Path
+    views: list[View],
+    batches: list[Tensor],
+    on_progress: OnProgress,
+    scratch: Path,
+    known: Known | None = None,
 ) -> list[BatchDivergence]:
     """Runs the models, the first of which is the reference, and gathers what each batch contributes."""
     total = sum(view.model.layout.layers for view in views)
@@ -110,19 +125,44 @@ def _run(
         stores: list[ActivationStore] = []
         done = 0
         for number, view in enumerate(views):
-            model = view.model
-            path = scratch / f"evaluation-{number}.hidden"
-            hidden = stack.enter_context(
-                ActivationStore(path, shapes, model.layout.width, model.dtype, model.device)
-            )
-            walk_layers(view, batches, hidden, partial(_tell, on_progress, done, total))
-            done += model.layout.layers
-            for index in range(len(hidden)):
-                hidden.write(index, model.final(hidden.read(index)))
-            stores.append(hidden)
+            tell = partial(_tell, on_progress, done, total)
+            if number == 0 and known is not None:
+                stores.append(_known_end(view, batches, shapes, known, tell))
+            else:
+                model, path = view.model, scratch / f"evaluation-{number}.hidden"
+                hidden = ActivationStore(path, shapes, model.layout.width, model.dtype, model.device)
+                stores.append(stack.enter_context(hidden))
+                _walk_to_the_end(view, batches, hidden, tell)
+            done += view.model.layout.layers
         parts = [BatchDivergence(_targets(batch, views[0].model.device), len(views) - 1) for batch in batches]
         _apply_heads(views, stores, parts, on_progress)
         return parts
+
+
+def _known_end(
+    view: View,
+    batches: Sequence[Tensor],
+    shapes: Sequence[tuple[int, int]],
+    known: Known,
+    tell: Callable[[int], None],
+) -> ActivationStore:
+    """Where the reference ends: it is run at the first evaluation only."""
+    walked, text = known
+    hidden = walked.store(text, shapes, view.model)
+    if not walked.has(text):
+        _walk_to_the_end(view, batches, hidden, tell)
+        walked.filled(text)
+    tell(view.model.layout.layers)
+    return hidden
+
+
+def _walk_to_the_end(
+    view: View, batches: Sequence[Tensor], hidden: ActivationStore, tell: Callable[[int], None]
+) -> None:
+    """Fills `hidden` with what the heads read."""
+    walk_layers(view, batches, hidden, tell)
+    for index in range(len(hidden)):
+        hidden.write(index, view.model.final(hidden.read(index)))
 
 
 def walk_layers(

@@ -95,8 +95,9 @@ def _bars(axes: Axes, spans: Sequence[Span], workers: Sequence[str], unit: float
         labelled.add(trial.state)
         row = workers.index(trial.worker or "")
         width = (stop - start) / unit
-        look = {"fc": (color, 0.35), "ec": color, "hatch": hatch}
-        axes.barh(row, width, left=start / unit, height=0.7, label=label, **look)
+        axes.barh(
+            row, width, left=start / unit, height=0.7, label=label, fc=(color, 0.35), ec=color, hatch=hatch
+        )
         if len(spans) <= MOST_NUMBERED:
             bold = "bold" if trial.best else "normal"
             middle = (start + stop) / 2 / unit

@@ -68,11 +68,12 @@ def measure(
     rtn: dict[str, Evaluation] = {}
     for name in names:
         text = job.tokens[name]
+        known = None if setting.walked is None else (setting.walked, name)
         if baseline is None:
-            ours[name] = evaluate(layout, artifact, text, device, progress.step, scratch, modules)
+            ours[name] = evaluate(layout, artifact, text, device, progress.step, scratch, modules, known)
         else:
             ours[name], rtn[name] = evaluate_beside_rtn(
-                layout, artifact, baseline, text, device, progress.step, scratch, modules
+                layout, artifact, baseline, text, device, progress.step, scratch, modules, known
             )
         progress.next()
     tasks = measure_tasks(job, setting, layout, artifact, progress.step, progress.next)

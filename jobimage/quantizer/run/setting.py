@@ -9,6 +9,7 @@ import torch
 
 from quantizer.evaluation.measurement import Measurement
 from quantizer.evaluation.serving.software import Pythons
+from quantizer.evaluation.walked import Walked
 from quantizer.passes.interface import FinishedLayer
 from quantizer.progress.tracker import Tracker
 from quantizer.run import serving
@@ -41,6 +42,8 @@ class Setting:
     """Called after each layer that was computed; what it raises ends the run."""
     on_measured: Callable[[Sequence[Measurement]], None] = lambda _: None
     """Called with what was measured, by metric of the workflow."""
+    walked: Walked | None = None
+    """Where the input model ended on texts, for a search's points; None: it is run for each evaluation."""
     reports: bool = True
     """Whether the artifact has a model card and a report; nobody reads those of a search's points."""
 

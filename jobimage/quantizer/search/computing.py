@@ -10,9 +10,10 @@ from quantization_api.manifest import TrialRecord
 from quantization_api.spec import Output
 from quantization_api.status import TrialState
 from quantizer.evaluation.measurement import Measurement
+from quantizer.evaluation.walked import Walked
 from quantizer.progress.lines import Line, duration
 from quantizer.progress.trial import TrialTracker
-from quantizer.run.checks import OnLayer
+from quantizer.run.setting import OnLayer
 from quantizer.run.workflow import Outcome, run
 from quantizer.search.early import Judge, StoppedEarlyError
 from quantizer.search.models import drop_model, drop_unwanted
@@ -31,10 +32,10 @@ ENDS_A_TRIAL: dict[Category, TrialState] = {
 
 
 class Computing:
-    """Computes points for one worker, which opens the model and the texts once."""
+    """Computes points for one worker, which opens the model and the texts, and runs the input model on them, once."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, walked: Walked | None = None) -> None:
+        self._session, self._walked = session, walked
 
     def compute(self, chosen: Chosen, points: Sequence[Chosen]) -> None:
         """Computes a point and keeps how it ended; removes models that are no longer among the best.
@@ -100,6 +101,7 @@ class Computing:
             has_ended=session.has_ended,
             on_layer=on_layer,
             on_measured=on_measured,
+            walked=self._walked,
             reports=False,
         )
         return run(request, setting, session.opened, waits=False)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.pod import RunRequest
+from quantizer.evaluation.walked import Walked
 from quantizer.progress.tracker import PlannedStage
 from quantizer.run.setting import Setting
 from quantizer.run.workflow import Outcome
@@ -39,17 +40,17 @@ def search(request: RunRequest, setting: Setting) -> Outcome:
         if found is None:
             tracker.plan([PlannedStage("search", 1.0), PlannedStage("publish", 0.0, PUBLISH_SECONDS)])
     if found is None:
-        with tracker.stage("search"):
-            chosen = _search(session)
+        with tracker.stage("search"), Walked(setting.scratch / "walked") as walked:
+            chosen = _search(session, walked)
         with tracker.stage("publish"):
             found = finish.publish(chosen)
     tracker.finish()
     return finish.outcome(found)
 
 
-def _search(session: Session) -> list[Chosen]:
+def _search(session: Session, walked: Walked) -> list[Chosen]:
     """Computes until every point has ended, here or elsewhere; returns all of them."""
-    plan, computing = Plan(session), Computing(session)
+    plan, computing = Plan(session), Computing(session, walked)
     conflicts: dict[str, int] = {}
     while True:
         session.setting.stop_check()
