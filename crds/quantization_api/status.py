@@ -33,6 +33,7 @@ class Trials(KubernetesModel):
     done: Count = Field(0, description="Points that have ended.")
     total: Count = Field(0, description="Points that are tried at most.")
     best: ShortText | None = Field(None, description="The best point so far and its first metric.")
+    shown: ShortText | None = Field(None, description="Both numbers, for kubectl get.")
 
 
 class Progress(KubernetesModel):

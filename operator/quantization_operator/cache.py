@@ -216,7 +216,7 @@ def _count_disruptions(record: Record, pods: Iterable[ChildPod]) -> None:
         job = record.jobs.get(pod.job_uid) if pod.taken_away else None
         if job is None or job.owner_uid != qjob.uid:
             continue
-        if not job.deleting and not pause.left_over(qjob, job):
+        if not (job.deleting or job.failing or pause.left_over(qjob, job)):
             record.disruptions.add(pod.uid)
 
 

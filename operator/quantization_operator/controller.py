@@ -10,7 +10,7 @@ from typing import Any
 from quantization_api.status import Attempts, QuantizationJobStatus
 from quantization_operator.cache import Cache, Record
 from quantization_operator.decision import Decision, Event, Observed, Rejection
-from quantization_operator.diagnose import by_age
+from quantization_operator.diagnose import stuck
 from quantization_operator.identity import Key
 from quantization_operator.kube import ApiError
 from quantization_operator.kueue import Kueue
@@ -293,10 +293,10 @@ class Controller:
 
 
 def _stuck_uid(observed: Observed) -> str:
-    """Whose events say why a job does not get on: its youngest living pod's, or the Job's that has none."""
-    alive = [pod for pod in by_age(observed.pods) if pod.phase not in ("Failed", "Succeeded")]
-    if alive:
-        return alive[-1].uid
+    """Whose events say why a job does not get on: those of a pod that has not begun, or of the Job that has none."""
+    pod = stuck(observed.pods)
+    if pod is not None:
+        return pod.uid
     return observed.child.uid if observed.child else ""
 
 

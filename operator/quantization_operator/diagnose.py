@@ -16,13 +16,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from quantization_api.failures import CATALOGUE, Category
+from quantization_api.failures import CATALOGUE, PERMANENT_EXIT_CODES, Category
 from quantization_api.pod import CONTAINER_NAME, RunResult
-from quantization_api.status import Failure
+from quantization_api.status import Failure, Trials
 from quantization_api.text import clean
 from quantization_operator import cures
 from quantization_operator.pods import CONFIG_REASONS, IMAGE_REASONS, ChildPod, KubernetesWarning
 from quantization_operator.snapshots import ChildJob
+from quantization_operator.workers import by_age, ended_well, idle, living
 
 SIGKILL = 128 + 9
 EVIDENCE_LIMIT = 700
@@ -71,8 +72,12 @@ def result_of(pod: ChildPod) -> RunResult | None:
     if (said := result.failure) is not None:
         update["failure"] = said.model_copy(update={"message": clean(said.message), "hint": clean(said.hint)})
     if (made := result.artifact) is not None:
-        readers = [clean(reader, READER_LIMIT) for reader in made.readers]
+        readers = [clean(reader, WORDS_LIMIT) for reader in made.readers]
         update["artifact"] = made.model_copy(update={"readers": readers})
+    update["trials"] = [
+        trial.model_copy(update={"parameters": clean(trial.parameters)}) for trial in result.trials
+    ]
+    update["search"] = cleaned(result.search)
     return result.model_copy(update=update)
 
 
@@ -93,7 +98,13 @@ def forged(result: RunResult, output: str, recipe: str | None) -> Failure | None
     return failure(Category.INTERNAL, said, hint=NOT_THE_QUANTIZER)
 
 
-READER_LIMIT = 256
+def cleaned(search: Trials | None) -> Trials | None:
+    """How far a search is, in words that may be shown."""
+    best = clean(search.best, WORDS_LIMIT) if search and search.best else None
+    return search and search.model_copy(update={"best": best, "shown": None})
+
+
+WORDS_LIMIT = 256
 NOT_THE_QUANTIZER = (
     "Something other than the quantizer wrote this: check spec.template.image and who may write pods and Jobs in this "
     "namespace, then delete the object and apply it again."
@@ -238,11 +249,6 @@ def pod_failure(pod: ChildPod) -> Failure | None:
 # --- why a Job ended without success ---------------------------------------------------------------------------
 
 
-def by_age(pods: Sequence[ChildPod]) -> list[ChildPod]:
-    """The pods, the newest last."""
-    return sorted(pods, key=lambda pod: (pod.created, pod.uid))
-
-
 def job_failure(job: ChildJob, pods: Sequence[ChildPod]) -> Failure:
     """Why a Job that has the condition Failed failed."""
     if job.ended_reason == "DeadlineExceeded":
@@ -254,7 +260,10 @@ def job_failure(job: ChildJob, pods: Sequence[ChildPod]) -> Failure:
         what = f"{job.ended_reason}: {job.ended_message}".strip(": ") or "the Job failed"
         return failure(Category.INTERNAL, f"{what}; its pods are gone, and with them the reason")
     blamed = [f for f in failures if f.category not in (Category.DISRUPTED, Category.NODE_LOST)]
-    last = (blamed or failures)[-1]
+    final = [
+        f for f in blamed if job.ended_reason == "PodFailurePolicy" and f.exit_code in PERMANENT_EXIT_CODES
+    ]
+    last = (final or blamed or failures)[-1]  # of several workers, another may have failed beside
     attempts = job.failed_before + job.failed
     if job.ended_reason == "BackoffLimitExceeded" and attempts > 1:
         return last.model_copy(
@@ -264,11 +273,16 @@ def job_failure(job: ChildJob, pods: Sequence[ChildPod]) -> Failure:
 
 
 def success_of(pods: Sequence[ChildPod]) -> RunResult | Failure | None:
-    """What a Job that has the condition Complete has to show; None while no pod with an end is known."""
-    ended = [pod for pod in by_age(pods) if pod.phase == "Succeeded" or pod.exit_code == 0]
-    if not ended:
-        return None
-    pod = ended[-1]
+    """What a Job that has the condition Complete has to show; None while no pod with an end is known.
+
+    Any worker that ended well has the result of all.
+    """
+    shown = [_shown(pod) for pod in ended_well(pods)]
+    return next((found for found in shown if isinstance(found, RunResult)), shown[-1] if shown else None)
+
+
+def _shown(pod: ChildPod) -> RunResult | Failure | None:
+    """What a pod that ended well has to show."""
     result = result_of(pod)
     if result is not None and result.failure is not None:
         return _own_words(pod)
@@ -408,18 +422,24 @@ def _refused_pod(warning: KubernetesWarning, pod: ChildPod | None) -> Problem | 
     return Problem("PodRefused", found, "schedule" if heals else "start")
 
 
-def waiting_problem(pods: Sequence[ChildPod], warnings: Sequence[KubernetesWarning]) -> Problem | None:
-    """What keeps the Job's current pod, or the Job without pods, from running.
+def stuck(pods: Sequence[ChildPod]) -> ChildPod | None:
+    """The pod whose events say why a Job does not get on; None: the Job's own do."""
+    waiting = idle(pods)
+    return waiting[-1] if waiting else None
 
-    warnings: of the living pod, else of the Job. Those of the Job from before its last pod was made are about the past.
+
+def waiting_problem(pods: Sequence[ChildPod], warnings: Sequence[KubernetesWarning]) -> Problem | None:
+    """What keeps a pod of the Job from running, or the Job from making one.
+
+    warnings: of the newest pod that has not begun, else of the Job (`stuck`). Those of the Job from before its last pod
+    was made are about the past.
     """
-    alive = [pod for pod in by_age(pods) if pod.phase not in ("Failed", "Succeeded")]
-    for pod in reversed(alive):
+    for pod in reversed(living(pods)):
         for check in POD_PROBLEMS:
             if problem := check(pod):
                 return problem
-    last = alive[-1] if alive else None
-    past = by_age(pods)[-1].created if pods and not alive else None
+    last = stuck(pods)
+    past = by_age(pods)[-1].created if pods and last is None else None
     for warning in warnings:
         if past is not None and warning.last_seen is not None and warning.last_seen <= past:
             continue

@@ -11,6 +11,7 @@ from quantization_api.status import (
     Progress,
     QuantizationJobStatus,
     Trial,
+    Trials,
 )
 from quantization_operator.conditions import (
     QUEUED_REASONS,
@@ -25,9 +26,9 @@ from quantization_operator.conditions import (
     rfc3339,
 )
 from quantization_operator.decision import Case, Decision, Event
-from quantization_operator.diagnose import by_age, pod_failure
+from quantization_operator.diagnose import result_of
 from quantization_operator.policies import admission, pause, reporting, retry, ttl
-from quantization_operator.snapshots import ChildJob, ChildPod
+from quantization_operator.snapshots import ChildJob
 
 
 class StatusChanges(TypedDict, total=False):
@@ -41,11 +42,7 @@ class StatusChanges(TypedDict, total=False):
     artifact: Artifact | None
     metrics: list[MetricResult]
     trials: list[Trial]
-
-
-def alive(case: Case) -> list[ChildPod]:
-    """The pods that have not ended, the newest last."""
-    return [pod for pod in by_age(case.observed.pods) if pod.phase not in ("Failed", "Succeeded")]
+    search: Trials | None
 
 
 def next_status(
@@ -73,29 +70,49 @@ def next_status(
     if child is not None:
         after.job_name, after.job_uid = child.name, child.uid
         after.start_time = before.start_time or rfc3339(child.created)
-    if state.reason == RUNNING_REASON and reporting.due(
-        before.progress,
-        observed.progress,
-        observed.progress_written,
-        case.now,
-        case.settings.progress_interval_seconds,
+    seen, interval = observed.progress, case.settings.progress_interval_seconds
+    if (
+        seen is not None
+        and state.reason == RUNNING_REASON
+        and reporting.due(_written(before), seen, observed.progress_written, case.now, interval)
     ):
-        after.progress = observed.progress
+        after.progress, after.search = _alone(seen), counted(seen.search) or before.search
     after = after.model_copy(update=changes)
     return None if after == before else after
+
+
+def counted(search: Trials | None) -> Trials | None:
+    """How far a search is, with the words that `kubectl get` shows."""
+    return search and search.model_copy(update={"shown": f"{search.done}/{search.total}"})
+
+
+def _alone(progress: Progress) -> Progress:
+    """Without how far a search is, which has a place of its own in the status."""
+    return progress.model_copy(update={"search": None})
+
+
+def _written(status: QuantizationJobStatus) -> Progress | None:
+    """The progress of a status as a pod tells it."""
+    search = status.search and status.search.model_copy(update={"shown": None})
+    return status.progress and status.progress.model_copy(update={"search": search})
 
 
 def succeeded(rule: str, case: Case, result: RunResult) -> Decision:
     """The job ends with an artifact."""
     ended = (case.child.completion_time if case.child else None) or case.now
+    place = f"the artifact is at {result.artifact.uri if result.artifact else ''}"
+    search = counted(result.search)
+    chosen = f"the best of {search.done} points is {search.best}; " if search and search.best else ""
     return _with_artifact(
         rule,
         case,
         ended,
-        f"the artifact is at {result.artifact.uri if result.artifact else ''}",
+        chosen + place,
         recipe=result.recipe,
         artifact=result.artifact,
         metrics=result.metrics,
+        trials=result.trials,
+        search=search,
         progress=_done(case.observed.progress or case.before.progress),
     )
 
@@ -112,6 +129,7 @@ def taken_over(rule: str, case: Case, owner: str, found: QuantizationJobStatus) 
         artifact=found.artifact and found.artifact.model_copy(update={"uri": output, "reused_from": output}),
         metrics=found.metrics,
         trials=found.trials,
+        search=found.search,
         progress=_done(found.progress),
         job_name=None,
         job_uid=None,
@@ -142,7 +160,7 @@ def failed(
         State("failed", cause.category, cause.message),
         completion_time=rfc3339(ended),
         failure=cause,
-        **changes,
+        **_tried(case) | changes,
     )
     return Decision(
         rule,
@@ -151,6 +169,15 @@ def failed(
         events=told(case, status),
         requeue_after=_expires(case, ended),
     )
+
+
+def _tried(case: Case) -> StatusChanges:
+    """The points of a search that ended without an artifact, as one of its pods tells of them."""
+    results = [result_of(pod) for pod in case.observed.pods if pod.exit_code]
+    told_of = next((result for result in results if result and result.trials), None)
+    if told_of is None:
+        return {}
+    return {"trials": told_of.trials, "search": counted(told_of.search) or case.before.search}
 
 
 def _expires(case: Case, ended: datetime) -> float | None:
@@ -174,11 +201,12 @@ def told(case: Case, after: QuantizationJobStatus | None) -> tuple[Event, ...]:
         return ()
     news: list[Event] = []
     was, now = before.attempts, after.attempts
-    pods = by_age(case.observed.pods)
     if now and now.failed > (was.failed if was else 0) and after.phase != "Failed":
-        cause = next((f for pod in reversed(pods) if (f := pod_failure(pod))), None)
+        causes = retry.faults(case.observed.pods)
         news.append(
-            Event("Warning", "AttemptFailed", cause.message if cause else f"{now.failed} attempts failed")
+            Event(
+                "Warning", "AttemptFailed", causes[-1].message if causes else f"{now.failed} attempts failed"
+            )
         )
     if now and now.disrupted > (was.disrupted if was else 0):
         news.append(

@@ -3,7 +3,8 @@
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import aiohttp
 from pydantic import ValidationError
@@ -12,10 +13,12 @@ from quantization_api.pod import PROGRESS_PATH, PROGRESS_PORT
 from quantization_api.status import Progress
 from quantization_api.text import clean
 from quantization_operator.cache import Cache, Record
-from quantization_operator.diagnose import by_age
+from quantization_operator.diagnose import cleaned
 from quantization_operator.identity import Key
 from quantization_operator.parsing import LONGEST_WORD
 from quantization_operator.queue import WorkQueue
+from quantization_operator.snapshots import MOST_WORKERS
+from quantization_operator.workers import running
 
 logger = logging.getLogger(__name__)
 
@@ -25,18 +28,44 @@ LARGEST_ANSWER = 16 * 1024
 REMEMBERED_REFUSALS = 1024
 
 
-def targets(cache: Cache) -> list[tuple[Key, Record, str]]:
-    """The jobs that run, with the address of the pod that works for them: one of the Job that is believed, no other."""
+@dataclass(slots=True)
+class Target:
+    """A job that runs, and what its workers answer in one round."""
+
+    key: Key
+    record: Record
+    addresses: list[str]
+    asked: int = 0
+    """Of the addresses, those that have answered, or will not."""
+    answers: list[Progress] = field(default_factory=list)
+
+
+def targets(cache: Cache) -> list[Target]:
+    """The jobs that run, with the addresses of the pods that work for them: those of the Job that is believed."""
     result = []
     for record in cache.unfinished():
         qjob = record.qjob
         if qjob is None or qjob.deleting:
             continue
         own = [pod for pod in record.pods.values() if pod.job_uid == record.believed != ""]
-        running = [pod for pod in by_age(own) if pod.running and pod.ip and not pod.deleting]
-        if running and (address := host_of(running[-1].ip)):
-            result.append((Key(qjob.namespace, qjob.uid), record, address))
+        addresses = [address for pod in running(own) if pod.ip and (address := host_of(pod.ip))]
+        if addresses:
+            result.append(Target(Key(qjob.namespace, qjob.uid), record, addresses[-MOST_WORKERS:]))
     return result
+
+
+def merged(answers: Sequence[Progress]) -> Progress | None:
+    """What several workers say together: the one that is furthest knows most of what all have done."""
+    if not answers:
+        return None
+    furthest = max(answers, key=lambda told: (told.search.done if told.search else 0, told.percent))
+    return furthest.model_copy(
+        update={
+            "percent": max(told.percent for told in answers),
+            "eta_seconds": min((t.eta_seconds for t in answers if t.eta_seconds is not None), default=None),
+            "notice": next((told.notice for told in answers if told.notice), None),
+        }
+    )
 
 
 def host_of(ip: str) -> str:
@@ -59,7 +88,7 @@ class Poller:
         self._interval = interval
         self._pause = 1.0 / per_second
         self._slots = asyncio.Semaphore(AT_ONCE)
-        self._refused: dict[Key, str] = {}
+        self._refused: dict[tuple[Key, str], None] = {}
 
     async def run(self, clock: Callable[[], float]) -> None:
         """Poll forever."""
@@ -68,28 +97,33 @@ class Poller:
             while True:
                 started = clock()
                 async with asyncio.TaskGroup() as group:
-                    for key, record, address in targets(self._cache):
-                        await self._slots.acquire()
-                        group.create_task(self._poll(session, key, record, address))
-                        await asyncio.sleep(self._pause)
+                    for target in targets(self._cache):
+                        for address in target.addresses:
+                            await self._slots.acquire()
+                            group.create_task(self._poll(session, target, address))
+                            await asyncio.sleep(self._pause)
                 await asyncio.sleep(max(self._pause, self._interval - (clock() - started)))
 
-    async def _poll(self, session: aiohttp.ClientSession, key: Key, record: Record, address: str) -> None:
+    async def _poll(self, session: aiohttp.ClientSession, target: Target, address: str) -> None:
         try:
             seen = await fetch(session, address)
         finally:
             self._slots.release()
         if isinstance(seen, str):
-            self._say_once(key, address, seen)
-        elif seen is not None and seen != record.progress:
-            record.progress = seen
-            self._queue.add(key)
+            self._say_once(target.key, address, seen)
+        elif seen is not None:
+            target.answers.append(seen)
+        target.asked += 1
+        told = merged(target.answers) if target.asked == len(target.addresses) else None
+        if told is not None and told != target.record.progress:
+            target.record.progress = told
+            self._queue.add(target.key)
 
     def _say_once(self, key: Key, address: str, why: str) -> None:
         """That a pod's progress is refused, once for each pod; of the oldest it is forgotten that it was said."""
-        if self._refused.get(key) == address:
+        if (key, address) in self._refused:
             return
-        self._refused[key] = address
+        self._refused[key, address] = None
         if len(self._refused) > REMEMBERED_REFUSALS:
             del self._refused[next(iter(self._refused))]
         extra = {"namespace": key.namespace, "uid": key.uid}
@@ -118,4 +152,4 @@ def read_progress(body: bytes) -> Progress | str:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         return clean(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", LONGEST_WORD)
-    return seen.model_copy(update={"stage": clean(seen.stage, LONGEST_WORD)})
+    return seen.model_copy(update={"stage": clean(seen.stage, LONGEST_WORD), "search": cleaned(seen.search)})

@@ -23,6 +23,7 @@ RULES: tuple[tuple[Callable[[Case], Decision | None], str], ...] = (
     (ending.complete, "its Job completed"),
     (ending.job_failed, "its Job gave up"),
     (ending.hopeless, "a pod failed as the next one would"),
+    (ending.stragglers, "a worker published its result long ago, others do not end"),
     (ending.last_moment, "its quantizer ended for good, its Job will say so"),
     (beginning.refused_spec, "it has no Job, and cannot have one"),
     (beginning.paused, "its user paused it"),

@@ -239,8 +239,12 @@ class ChildJob:
     suspended: bool
     queue: str
     """Kueue's LocalQueue that it is in, "" without one."""
+    workers: int
+    """Pods that it runs at once: several that share one piece of work, or one."""
     failed: int
     failed_before: int
+    failing: bool
+    """It has given up, and its pods are told to end."""
     ended: Literal["", "Complete", "Failed"]
     """Type of its final condition, "" while it has none."""
     ended_reason: str
@@ -262,7 +266,8 @@ class ChildJob:
     def _of(cls, known: Identity, body: Mapping[str, Any]) -> "ChildJob":
         metadata, status = body["metadata"], mapping(body.get("status"))
         annotations = mapping(metadata.get("annotations"))
-        final = _final(mappings(status.get("conditions")))
+        told = mappings(status.get("conditions"))
+        final = _true(told, "Complete", "Failed")
         return cls(
             uid=known.uid,
             namespace=known.namespace,
@@ -276,8 +281,10 @@ class ChildJob:
             deleted=moment(metadata.get("deletionTimestamp")),
             suspended=bool(at(body, "spec", "suspend")),
             queue=sys.intern(word(at(metadata, "labels", QUEUE_LABEL))),
+            workers=_workers(mapping(body.get("spec"))),
             failed=parsing.integer(status.get("failed")),
             failed_before=parsing.integer(annotations.get(FAILED_BEFORE_ANNOTATION), most=MOST_ATTEMPTS),
+            failing=bool(_true(told, "FailureTarget")),
             ended=final.get("type", ""),
             ended_reason=word(final.get("reason")),
             ended_message=text(final.get("message")),
@@ -285,15 +292,25 @@ class ChildJob:
         )
 
 
+MOST_WORKERS = 64
+"""That a Job is believed to have, as the contract's parallelism."""
 MOST_ATTEMPTS = 1000
 """That an annotation is believed to have counted; backoffLimit is at most 100."""
 
 
-def _final(conditions: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+def _true(conditions: Iterable[Mapping[str, Any]], *types: str) -> Mapping[str, Any]:
+    """The first condition of one of the types that holds."""
     for condition in conditions:
-        if condition.get("type") in ("Complete", "Failed") and condition.get("status") == "True":
+        if condition.get("type") in types and condition.get("status") == "True":
             return condition
     return {}
+
+
+def _workers(spec: Mapping[str, Any]) -> int:
+    """As many as the Job runs now: a queue may have lowered it. Only the pods of a search have numbers."""
+    if spec.get("completionMode") != "Indexed":
+        return 1
+    return max(1, parsing.integer(spec.get("parallelism"), most=MOST_WORKERS))
 
 
 _SAID = {

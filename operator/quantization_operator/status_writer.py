@@ -27,7 +27,7 @@ def reduced(status: QuantizationJobStatus) -> Iterator[tuple[str, QuantizationJo
     """What is left out, and the status without it and without all before it."""
     status = status.model_copy(update={"progress": None})
     yield "its progress", status
-    status = status.model_copy(update={"metrics": [], "trials": []})
+    status = status.model_copy(update={"metrics": [], "trials": [], "search": None})
     yield "its metrics", status
     conditions = [condition.model_copy(update={"message": ""}) for condition in status.conditions]
     failure = status.failure and status.failure.model_copy(

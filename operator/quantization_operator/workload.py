@@ -11,7 +11,7 @@ from quantization_api import API_VERSION, GROUP, KIND
 from quantization_api.constants import REQUEST_ENV
 from quantization_api.pod import CONTAINER_NAME, PROGRESS_PORT, SCRATCH_PATH, RunRequest
 from quantization_api.spec import SCRATCH_VOLUME, MountedVolume, QuantizationJobSpec
-from quantization_operator.policies import deadline, retry
+from quantization_operator.policies import deadline, parallelism, retry
 from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import (
     FAILED_BEFORE_ANNOTATION,
@@ -36,14 +36,17 @@ CLEANUP_RESOURCES = {
 
 
 def job_name(name: str, uid: str) -> str:
-    """The name of the child Job: readable, unique for the uid, at most 63 characters (it becomes a label)."""
-    prefix = name.replace(".", "-")[:52].rstrip("-")
+    """The name of the child Job: readable, unique for the uid, at most 60 characters.
+
+    It becomes a label; with the number of a worker it becomes a host name, which is a label of DNS.
+    """
+    prefix = name.replace(".", "-")[:49].rstrip("-")
     return f"{prefix}-{hashlib.sha256(uid.encode()).hexdigest()[:10]}"
 
 
 def cleanup_name(name: str, uid: str) -> str:
     """The name of the Job that removes the artifact; never that of a child Job."""
-    return job_name(f"{name[:45]}-delete", f"{uid}/delete")
+    return job_name(f"{name[:42]}-delete", f"{uid}/delete")
 
 
 def labels(qjob: QuantizationJob, component: str = "job") -> dict[str, str]:
@@ -90,6 +93,7 @@ def build(
         "spec": {
             **retry.job_fields(spec, failed_before),
             **deadline.job_fields(spec),
+            **parallelism.job_fields(spec),
             "template": {
                 "metadata": {"labels": own, "annotations": dict(qjob.queue_annotations)},
                 "spec": _pod(spec, settings, _quantizer(qjob, spec, settings)),

@@ -12,7 +12,7 @@ from tests.support.manifests import manifest
 from quantization_api import API_VERSION
 from quantization_api.constants import REQUEST_ENV
 from quantization_api.pod import RunResult
-from quantization_api.status import Artifact, Failure, MetricResult
+from quantization_api.status import Artifact, Failure, MetricResult, Trial, Trials
 from quantization_operator.snapshots import GENERATION_ANNOTATION, QJOB_UID_LABEL
 from quantization_operator.workload import job_name
 
@@ -35,6 +35,16 @@ RESULT = RunResult(
     ),
     metrics=[MetricResult(name="ppl", input=10.0, output=10.2)],
 )
+
+
+FOUND = Trials(done=24, total=24, best="gptq.bits=4: ppl 10.2")
+SEARCHED = RESULT.model_copy(
+    update={
+        "trials": [Trial(parameters="gptq.bits=4", metrics=RESULT.metrics, on_front=True, best=True)],
+        "search": FOUND,
+    }
+)
+"""RESULT of a search."""
 
 
 def result_at(output: str) -> RunResult:
@@ -80,9 +90,16 @@ def quantization_job(
 
 
 def child(
-    *, status: dict[str, Any] | None = None, suspend: bool = False, generation: int = 1, **metadata: Any
+    *,
+    status: dict[str, Any] | None = None,
+    suspend: bool = False,
+    generation: int = 1,
+    workers: int = 1,
+    **metadata: Any,
 ) -> dict[str, Any]:
     """Its child Job, made for that generation of it."""
+    counts = {"completions": workers, "parallelism": workers}
+    mode = {"completionMode": "Indexed" if workers > 1 else "NonIndexed"}
     return {
         "kind": "Job",
         "metadata": {
@@ -96,7 +113,7 @@ def child(
             "ownerReferences": controlled_by("QuantizationJob", "job", UID),
         }
         | metadata,
-        "spec": {"suspend": suspend},
+        "spec": {"suspend": suspend} | counts | mode,
         "status": status or {},
     }
 

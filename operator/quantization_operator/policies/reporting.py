@@ -1,7 +1,8 @@
 """How often progress is written: a status write is an API call and wakes every watcher.
 
 Two writes are at least an interval and one percent apart; a new stage or layer count of another run is news too.
-A notice is told at once.
+A notice is told at once. The workers of a search go through all stages for each of its points: there the news is that
+a point has ended.
 """
 
 from datetime import datetime, timedelta
@@ -19,4 +20,6 @@ def due(
         return True
     if last is not None and now - last < timedelta(seconds=interval):
         return False
-    return written is None or written.stage != seen.stage or abs(seen.percent - written.percent) >= 1
+    if written is None or abs(seen.percent - written.percent) >= 1:
+        return True
+    return written.search != seen.search if seen.search else written.stage != seen.stage

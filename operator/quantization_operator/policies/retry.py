@@ -14,9 +14,10 @@ from quantization_api.failures import CATALOGUE, PERMANENT_EXIT_CODES, Category
 from quantization_api.pod import CONTAINER_NAME
 from quantization_api.spec import QuantizationJobSpec
 from quantization_api.status import Attempts, Failure
-from quantization_operator.diagnose import by_age, pod_failure
+from quantization_operator.diagnose import pod_failure
 from quantization_operator.parsing import LARGEST_INTEGER
 from quantization_operator.snapshots import SIGTERM_EXIT_CODE, ChildJob, ChildPod
+from quantization_operator.workers import by_age
 
 _NOT_ITS_FAULT = (Category.DISRUPTED, Category.NODE_LOST)
 
@@ -61,12 +62,17 @@ def blameless(pods: Sequence[ChildPod]) -> int:
 
 def blamed(pods: Sequence[ChildPod]) -> int:
     """Pods that failed by themselves."""
-    return sum(1 for cause in _counted_failures(pods) if cause.category not in _NOT_ITS_FAULT)
+    return len(faults(pods))
+
+
+def faults(pods: Sequence[ChildPod]) -> list[Failure]:
+    """Why pods failed by themselves, the newest pod's last."""
+    return [cause for cause in _counted_failures(pods) if cause.category not in _NOT_ITS_FAULT]
 
 
 def _counted_failures(pods: Sequence[ChildPod]) -> list[Failure]:
-    """Why pods ended that Kubernetes counts as failed."""
-    return [found for pod in pods if not pod.taken_away and (found := pod_failure(pod)) is not None]
+    """Why pods ended that Kubernetes counts as failed, the newest pod's last."""
+    return [found for pod in by_age(pods) if not pod.taken_away and (found := pod_failure(pod)) is not None]
 
 
 def counted(attempts: Attempts | None) -> int:

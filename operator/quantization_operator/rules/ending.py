@@ -1,12 +1,17 @@
 """How a job ends: its Job completes, gives up or disappears, or a pod shows that going on has no use."""
 
+from dataclasses import replace
+
 from quantization_api.failures import PERMANENT_EXIT_CODES, Category
 from quantization_api.pod import RunResult
 from quantization_operator import workload
 from quantization_operator.decision import Case, Decision
-from quantization_operator.diagnose import by_age, failure, forged, job_failure, success_of
-from quantization_operator.outcome import alive, failed, succeeded
+from quantization_operator.diagnose import failure, forged, job_failure, success_of
+from quantization_operator.outcome import failed, succeeded
 from quantization_operator.policies import retry, ttl
+from quantization_operator.rules import searching
+from quantization_operator.snapshots import ChildPod
+from quantization_operator.workers import living, missing
 
 
 def finished(case: Case) -> Decision | None:
@@ -60,29 +65,49 @@ def complete(case: Case) -> Decision | None:
 
 
 def job_failed(case: Case) -> Decision | None:
-    """The Job gave up. The cause is read from all of its pods, as they are now."""
+    """The Job gave up. The cause is read from all of its pods, as they are now.
+
+    What became of its other workers takes nothing from a result that one of them has published.
+    """
     child = case.child
     if child is None or child.ended != "Failed":
         return None
     if not case.observed.fresh:
         return Decision("job failed", look="objects")
+    if (found := searching.published(case)) is not None:
+        return succeeded("published", case, found)
     return failed("job failed", case, job_failure(child, case.observed.pods))
 
 
 def hopeless(case: Case) -> Decision | None:
     """A pod failed in a way that the next one would too, and the Job cannot know it."""
     cause = retry.hopeless(case.observed.pods)
-    return failed("hopeless", case, cause, stop=case.child) if cause else None
+    if cause is None or searching.published(case) is not None:
+        return None
+    return failed("hopeless", case, cause, stop=case.child)
+
+
+def stragglers(case: Case) -> Decision | None:
+    """A worker has published the result, and others have not ended after it: they are not waited for without end."""
+    found = searching.published(case)
+    if found is None or searching.left_to_end(case) > 0:
+        return None
+    return replace(succeeded("published", case, found), delete=case.child)
 
 
 def last_moment(case: Case) -> Decision | None:
-    """The last quantizer ended for good; the kubelet and the Job controller will say so in a moment."""
-    pods = by_age(case.observed.pods)
-    if not pods or any(pod.uid != pods[-1].uid for pod in alive(case)):
-        return None
-    last = pods[-1]
-    ended = last.exit_code in (0, *PERMANENT_EXIT_CODES) and not last.disruption
-    return Decision("ending") if last.phase == "Succeeded" or ended else None
+    """The last quantizer ended for good, or one of several failed for all; the Job will say so in a moment."""
+    child, pods = case.child, case.observed.pods
+    ended = [pod for pod in pods if _for_good(pod)]
+    others = [pod for pod in living(pods) if pod not in ended]
+    fails = any(pod.exit_code in PERMANENT_EXIT_CODES for pod in ended)
+    goes_on = others or (child is not None and missing(child, pods))
+    return Decision("ending") if ended and (fails or not goes_on) else None
+
+
+def _for_good(pod: ChildPod) -> bool:
+    ended = pod.exit_code in (0, *PERMANENT_EXIT_CODES) and not pod.disruption
+    return pod.phase == "Succeeded" or ended
 
 
 def job_deleted(case: Case) -> Decision | None:

@@ -7,10 +7,12 @@ from quantization_api.failures import Category
 from quantization_api.status import QuantizationJobStatus
 from quantization_operator.conditions import RUNNING_REASON, STARTING_REASON, State, reason
 from quantization_operator.decision import Case, Decision
-from quantization_operator.diagnose import by_age, pod_failure, waiting_problem
-from quantization_operator.outcome import alive, failed, next_status, told
+from quantization_operator.diagnose import Problem, pod_failure, waiting_problem
+from quantization_operator.outcome import failed, next_status, told
 from quantization_operator.policies import patience, queueing
+from quantization_operator.rules import searching
 from quantization_operator.snapshots import ChildJob
+from quantization_operator.workers import by_age, idle, living, missing, running
 
 NO_POD_GRACE_SECONDS = 5.0
 """How long a Job may be without a pod before its events are read."""
@@ -38,8 +40,18 @@ def _in_progress(case: Case, child: ChildJob) -> Decision:
     asks_again = queueing.left(child, observed.queue, case.now)
     if asks_again == 0:
         return Decision("waiting", look="queue", problem=observed.problem)
+    if searching.published(case) is not None:
+        status = next_status(case, searching.ending())
+        return Decision(
+            "running",
+            status=status,
+            events=told(case, status),
+            requeue_after=searching.left_to_end(case),
+        )
     problem = None if child.suspended else waiting_problem(observed.pods, observed.warnings or ())
-    if problem is not None:
+    if problem is not None and not running(
+        observed.pods
+    ):  # what keeps one worker does not end the work of others
         since = observed.problem[1] if observed.problem and observed.problem[0] == problem.key else case.now
         left = patience.left(problem, since, case.now, case.settings)
         if left == 0:
@@ -55,9 +67,9 @@ def _in_progress(case: Case, child: ChildJob) -> Decision:
             requeue_after=again,
         )
     stuck_in = _seconds_until_slow(case)
-    if stuck_in == 0 and observed.warnings is None:
+    if stuck_in == 0 and problem is None and observed.warnings is None:
         return Decision("waiting", look="events", problem=observed.problem)
-    state = _state(case)
+    state = _state(case, problem)
     status = next_status(case, state)
     passing = status is not None and bool(stuck_in) and _passes(case, state, status)
     passes_in = _seconds_of_passing(case) if passing else 0.0
@@ -72,22 +84,24 @@ def _in_progress(case: Case, child: ChildJob) -> Decision:
     )
 
 
-def _state(case: Case) -> State:
+def _state(case: Case, problem: Problem | None) -> State:
     child = case.child
     if child is None:
         raise AssertionError("only a job with a child Job has such a state")
     if child.suspended:
         return queueing.state(child, case.observed.queue, reason(case.before.conditions))
-    living = alive(case)
-    if living:
-        pod = living[-1]
+    if (several := searching.state(case, problem)) is not None:
+        return several
+    alive = living(case.observed.pods)
+    if alive:
+        pod = alive[-1]
         if pod.running:
             return State("in progress", RUNNING_REASON, f"pod {pod.name} is running on node {pod.node}")
         if pod.node:
             return State("in progress", STARTING_REASON, f"pod {pod.name} is starting on node {pod.node}")
     ended = by_age(case.observed.pods)
     cause = pod_failure(ended[-1]) if ended else None
-    if living or cause is None:
+    if alive or cause is None:
         return State(
             "in progress", STARTING_REASON, f"Job {child.name} is waiting for its pod to be scheduled"
         )
@@ -99,24 +113,24 @@ def _state(case: Case) -> State:
 
 
 def _passes(case: Case, state: State, status: QuantizationJobStatus) -> bool:
-    """Whether a status would only say that a pod is starting.
+    """Whether a status would only say that a pod is starting, or one more of several.
 
     Every write costs the API server more than the Job's creation did, and wakes all who watch; Kubernetes' own Job
     controller waits for a second with the same intent.
     """
     before = case.before
-    if state.reason != STARTING_REASON:
+    if state.reason not in (STARTING_REASON, RUNNING_REASON):
         return False
     if not before.conditions:
-        return status.attempts is None
+        return state.reason == STARTING_REASON and status.attempts is None
     only_words = status.model_copy(update={"conditions": before.conditions}) == before
-    return only_words and reason(before.conditions) == STARTING_REASON
+    return only_words and reason(before.conditions) == state.reason
 
 
 def _seconds_of_passing(case: Case) -> float:
     """How long to wait before such a status is written; where the clocks differ, not at all."""
-    living = alive(case)
-    youngest = living[-1] if living else case.child
+    alive = living(case.observed.pods)
+    youngest = alive[-1] if alive else case.child
     age = (case.now - youngest.created).total_seconds() if youngest else 0.0
     return PASSING_SECONDS - age if 0 <= age < PASSING_SECONDS else 0.0
 
@@ -124,22 +138,26 @@ def _seconds_of_passing(case: Case) -> float:
 def _until_next_look(case: Case) -> float:
     """Jobs that wait for days are many, and their events rarely news: the longer the wait, the rarer the look."""
     shortest, longest = LOOK_AT_EVENTS_SECONDS
-    since, _ = _standstill(case)
+    since, _ = _standstill(case) or (case.now, 0.0)
     return min(longest, max(shortest, (case.now - since).total_seconds() / 4))
 
 
 def _seconds_until_slow(case: Case) -> float | None:
-    """0 when the job does not get on and events may say why; else how long until then; None while it runs."""
-    if case.child is None or case.child.suspended or any(pod.running for pod in alive(case)):
+    """0 when a pod does not get on and events may say why; else how long until then; None while all run."""
+    found = None if case.child is None or case.child.suspended else _standstill(case)
+    if found is None:
         return None
-    since, limit = _standstill(case)
+    since, limit = found
     return min(limit, max(0.0, limit - (case.now - since).total_seconds()))
 
 
-def _standstill(case: Case) -> tuple[datetime, float]:
-    """Since when no pod gets on, and for how many seconds that is nothing unusual."""
-    if living := alive(case):
-        return living[-1].created, SLOW_START_SECONDS
-    if ended := by_age(case.observed.pods):
+def _standstill(case: Case) -> tuple[datetime, float] | None:
+    """Since when a pod does not get on, and for how many seconds that is nothing unusual; None while all run."""
+    pods, child = case.observed.pods, case.child
+    if waiting := idle(pods):
+        return waiting[-1].created, SLOW_START_SECONDS
+    if child is None or (living(pods) and not missing(child, pods)):
+        return None
+    if ended := [pod for pod in by_age(pods) if pod not in living(pods)]:
         return ended[-1].ended_at or ended[-1].created, NEXT_POD_SECONDS
-    return case.child.created if case.child else case.now, NO_POD_GRACE_SECONDS
+    return child.created, NO_POD_GRACE_SECONDS

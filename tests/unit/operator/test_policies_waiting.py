@@ -8,7 +8,7 @@ from tests.support.cluster_objects import quantization_job
 
 from quantization_api.failures import Category
 from quantization_api.spec import QuantizationJobSpec
-from quantization_api.status import Failure, Progress
+from quantization_api.status import Failure, Progress, Trials
 from quantization_operator.diagnose import Patience, Problem, failure
 from quantization_operator.policies import admission, deadline, patience, reporting
 from quantization_operator.settings import OperatorSettings
@@ -91,6 +91,10 @@ def at(percent: int, stage: str = "quantize") -> Progress:
     return Progress(percent=percent, stage=stage)
 
 
+def point(done: int, stage: str = "quantize") -> Progress:
+    return Progress(percent=40, stage=stage, search=Trials(done=done, total=24))
+
+
 @pytest.mark.parametrize(
     ("written", "seen", "seconds_ago", "due"),
     [
@@ -104,6 +108,9 @@ def at(percent: int, stage: str = "quantize") -> Progress:
         (at(40), at(40, "upload"), 5, True),
         (at(40), at(40, "upload"), 1, False),
         (at(40), at(40).model_copy(update={"eta_seconds": 9}), 60, False),
+        (point(3), point(3, "upload"), 60, False),
+        (point(3), point(4), 5, True),
+        (point(3), point(4), 4.9, False),
     ],
     ids=[
         "nothing is known",
@@ -116,6 +123,9 @@ def at(percent: int, stage: str = "quantize") -> Progress:
         "a new stage",
         "a new stage, too early",
         "less than a percent",
+        "a new stage of one point of many",
+        "a point has ended",
+        "a point has ended, too early",
     ],
 )
 def test_progress_is_written_when_it_is_news(

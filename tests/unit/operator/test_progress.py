@@ -24,10 +24,18 @@ from tests.support.cluster_objects import (
 )
 from tests.support.model_operator import StillLoop
 
-from quantization_api.status import Progress
+from quantization_api.status import Progress, Trials
 from quantization_operator import progress
 from quantization_operator.cache import Cache, Key
-from quantization_operator.progress import AT_ONCE, LARGEST_ANSWER, Poller, fetch, read_progress, targets
+from quantization_operator.progress import (
+    AT_ONCE,
+    LARGEST_ANSWER,
+    Poller,
+    fetch,
+    merged,
+    read_progress,
+    targets,
+)
 from quantization_operator.queue import WorkQueue
 from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import QJOB_UID_LABEL, ChildPod, QuantizationJob
@@ -109,7 +117,7 @@ def cache_with(pod: ChildPod, status: dict[str, object] | None = None) -> Cache:
 
 
 def test_only_running_pods_of_unfinished_jobs_are_asked() -> None:
-    assert [address for _, _, address in targets(cache_with(ChildPod.of(running())))] == ["10.0.0.7"]
+    assert [target.addresses for target in targets(cache_with(ChildPod.of(running())))] == [["10.0.0.7"]]
     for pod in (
         waiting("ContainerCreating"),
         terminated(0),
@@ -117,6 +125,60 @@ def test_only_running_pods_of_unfinished_jobs_are_asked() -> None:
     ):
         assert targets(cache_with(ChildPod.of(pod))) == []
     assert targets(cache_with(ChildPod.of(running()), condition_status("Stalled", "Internal"))) == []
+
+
+def test_all_running_workers_are_asked() -> None:
+    cache = cache_with(ChildPod.of(running(name="a", status={"podIP": "10.0.0.1"})))
+    cache.put(ChildPod.of(running(name="b", status={"podIP": "10.0.0.2"})))
+    cache.put(ChildPod.of(waiting("ContainerCreating", name="c", status={"podIP": "10.0.0.3"})))
+    (target,) = targets(cache)
+    assert target.addresses == ["10.0.0.1", "10.0.0.2"]
+
+
+def told(done: int, percent: int, **more: Any) -> Progress:
+    return Progress(percent=percent, search=Trials(done=done, total=24, best=f"{done}"), **more)
+
+
+def test_of_several_answers_the_one_that_is_furthest_speaks_for_all() -> None:
+    one, other = (
+        told(3, 20, stage="read", eta_seconds=50, notice="vLLM refuses it"),
+        told(5, 18, stage="quantize", eta_seconds=70),
+    )
+    expected = told(5, 20, stage="quantize", eta_seconds=50, notice="vLLM refuses it")
+    assert merged([one, other]) == merged([other, one]) == expected
+    assert merged([one]) == one
+    assert merged([]) is None
+
+
+def test_a_round_ends_with_its_slowest_worker_and_what_does_not_answer_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = {"10.0.0.1": None, "10.0.0.2": told(2, 10), "10.0.0.3": "no progress", "10.0.0.4": told(1, 5)}
+    cache = Cache()
+    cache.put(QuantizationJob.of(quantization_job(status={"jobUid": JOB_UID})))
+    for name, address in zip("abcd", answers, strict=True):
+        cache.put(ChildPod.of(running(name=name, status={"podIP": address})))
+
+    async def answer(_session: aiohttp.ClientSession, address: str) -> Progress | str | None:
+        return answers[address]
+
+    monkeypatch.setattr(progress, "fetch", answer)
+    (target,) = targets(cache)
+
+    async def run() -> None:
+        poller = Poller(cache, WorkQueue(time.monotonic, lambda: 0.0), interval=0.0, per_second=1000)
+        for address in target.addresses:
+            assert target.record.progress is None
+            await poller._slots.acquire()
+            await poller._poll(None, target, address)  # type: ignore[arg-type]
+
+    asyncio.run(run())
+    assert target.record.progress == told(2, 10)
+
+
+def test_the_best_point_is_printable() -> None:
+    seen = read_progress(b'{"search": {"done": 1, "total": 2, "best": "a\\nb\\u001b[31m"}}')
+    assert seen == Progress(search=Trials(done=1, total=2, best="a | b"))
 
 
 FORGED = {
@@ -175,10 +237,10 @@ def test_that_progress_is_refused_is_logged_once(
         queue = WorkQueue(time.monotonic, lambda: 0.0)
         poller = Poller(cache, queue, interval=0.0, per_second=1000)
         async with aiohttp.ClientSession() as session:
-            ((key, record, address),) = targets(cache)
             for _ in range(3):
+                (target,) = targets(cache)
                 await poller._slots.acquire()
-                await poller._poll(session, key, record, address)
+                await poller._poll(session, target, *target.addresses)
 
     asyncio.run(run())
     assert [r.levelname for r in caplog.records] == ["WARNING"]

@@ -416,9 +416,11 @@ def test_a_pause_is_neither_progress_nor_failure() -> None:
 
 def test_a_result_that_is_trusted_is_told_as_one_that_a_pod_found() -> None:
     mine = ("output.uri", "s3://artifacts/stories15m-gptq/")
-    trial = {"parameters": "bits=4", "metrics": [{"name": "ppl", "output": 10.2}]}
+    figures = {"metrics": [{"name": "ppl", "output": 10.2}], "onFront": True, "best": True}
+    trial = {"parameters": "bits=4", "state": "Finished"} | figures
+    search = {"done": 4, "total": 4, "best": "bits=4: ppl 10.2", "shown": "4/4"}
     progress = {"percent": 100, "stage": "done", "layer": 6, "layers": 6}
-    earlier = read_whole(status=result_status(trials=[trial], progress=progress))
+    earlier = read_whole(status=result_status(trials=[trial], search=search, progress=progress))
     status = decide(
         Case(qjob=quantization_job(TRUSTED, mine), more=READ | FRESH | {"earlier": (earlier,)})
     ).status
@@ -428,7 +430,7 @@ def test_a_result_that_is_trusted_is_told_as_one_that_a_pod_found() -> None:
     place = {"uri": mine[1], "reusedFrom": mine[1]}
     assert written["artifact"] == result["artifact"] | place
     assert (written["recipe"], written["metrics"]) == (result["recipe"], result["metrics"])
-    assert (written["trials"], written["progress"]) == ([trial], progress)
+    assert (written["trials"], written["search"], written["progress"]) == ([trial], search, progress)
     assert (written["passes"], written["completionTime"]) == ("GptqQuantizer", "2026-01-01T00:00:12Z")
     assert not {"jobName", "startTime", "failure"} & set(written)
     assert written["completionTime"] != ENDED, "its own end, from which its time to live counts"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from tests.support.cluster_objects import CREATED, UID, child, quantization_job
-from tests.support.manifests import AFFINITY
+from tests.support.manifests import AFFINITY, BITS, NAMED_PASS, dimension, search
 
 from quantization_api.failures import PERMANENT_EXIT_CODES
 from quantization_api.pod import RunRequest
@@ -43,10 +43,10 @@ def container(manifest: dict[str, Any]) -> dict[str, Any]:
     return only
 
 
-@pytest.mark.parametrize("name", ["a", "llama-3.1-8b", "x" * 253, "a." * 100 + "a", "x" * 51 + "-y"])
+@pytest.mark.parametrize("name", ["a", "llama-3.1-8b", "x" * 253, "a." * 100 + "a", "x" * 48 + "-y"])
 def test_the_name_of_the_job_is_a_label_whatever_the_name_of_the_quantization_job(name: str) -> None:
     derived = job_name(name, UID)
-    assert len(derived) <= 63
+    assert len(f"{derived}-63") <= 63, "with the number of a worker it is the pod's host name"
     assert derived.replace("-", "a").isalnum()
     assert not derived.startswith("-")
     assert "--" not in derived
@@ -314,3 +314,44 @@ def image_for(implementation: str, image: str | None = None) -> str:
 def test_a_pass_by_a_stock_package_gets_the_image_that_has_it(implementation: str, image: str) -> None:
     assert image_for(implementation) == image
     assert image_for(implementation, "registry.example/own:2") == "registry.example/own:2"
+
+
+SIX_POINTS = (BITS, dimension("group_size", 32, 64, 128))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "parallelism", "expected"),
+    [({}, 4, 4), ({}, 64, 6), ({"max_samples": 3}, 64, 3), ({}, 1, None), ({"max_samples": 1}, 8, None)],
+    ids=["as asked", "no more than points", "no more than samples", "one", "one sample"],
+)
+def test_a_search_has_the_workers_that_are_asked_for_and_no_idle_ones(
+    strategy: dict[str, Any], parallelism: int, expected: int | None
+) -> None:
+    made = built(NAMED_PASS, search(*SIX_POINTS, **strategy), ("parallelism", parallelism))
+    counts = {key: made["spec"].get(key) for key in ("completionMode", "completions", "parallelism")}
+    mode = None if expected is None else "Indexed"
+    assert counts == {"completionMode": mode, "completions": expected, "parallelism": expected}
+    body = child() | {"spec": made["spec"]}
+    assert ChildJob.of(body).workers == (expected or 1)
+
+
+def test_all_workers_are_asked_for_the_same() -> None:
+    several, one = (built(NAMED_PASS, search(*SIX_POINTS), ("parallelism", count)) for count in (4, 1))
+    assert several["spec"]["template"] == one["spec"]["template"]
+    for key in ("backoffLimit", "podFailurePolicy", "podReplacementPolicy"):
+        assert several["spec"][key] == one["spec"][key]
+
+
+@pytest.mark.parametrize(
+    ("spec", "workers"),
+    [
+        ({"completionMode": "Indexed", "completions": 4, "parallelism": 2}, 2),
+        ({"completionMode": "Indexed", "completions": 4, "parallelism": 0}, 1),
+        ({"completionMode": "Indexed", "parallelism": "many"}, 1),
+        ({"parallelism": 4}, 1),
+        ({}, 1),
+    ],
+    ids=["lowered by its queue", "stopped by hand", "nonsense", "without numbers", "nothing"],
+)
+def test_the_workers_of_a_job_are_read_from_it(spec: dict[str, Any], workers: int) -> None:
+    assert ChildJob.of(child() | {"spec": spec}).workers == workers
