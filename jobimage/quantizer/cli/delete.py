@@ -20,17 +20,23 @@ def delete_command(options: argparse.Namespace) -> int:
         ):  # a job's pod that comes back finds nothing: that is fine
             check_artifact(options.uri)
         from quantizer.store.interface import OUTPUT
-        from quantizer.store.removal import Ours, remove, remove_trials
+        from quantizer.store.removal import Ours, remove
+        from quantizer.store.trials_removal import remove_trials
 
         access = access_of(options, refuse_link_local=options.refuse_link_local)
         stopping.unwinds = True
-        store = open_store(Location.parse(options.uri), OUTPUT, access)
+        place = Location.parse(options.uri)
+        store = open_store(place, OUTPUT, access)
         uid = options.uid or local_uid()
-        removed = remove(store, Ours(options.recipe, options.uid), uid, f"removal for {uid}", has_ended)
-        points = remove_trials(store)
-        if removed is None and not points:
+        name = f"removal for {uid}"
+        removed = remove(store, Ours(options.recipe, options.uid), uid, name, has_ended)
+        tried = remove_trials(
+            store, lambda below: open_store(place.child(below), OUTPUT, access), uid, name, has_ended
+        )
+        if removed is None and not tried:
             print(f"{store.uri}: nothing to delete")
-        else:
-            print(f"{store.uri}: deleted {(removed or 0) + points} objects and the state of unfinished runs")
+            return
+        trials = f", {tried} of trials" if tried else ""
+        print(f"{store.uri}: deleted {removed or 0} objects{trials} and the state of unfinished runs")
 
     return guarded(action, interrupted="Run the same command to delete the rest.")

@@ -75,6 +75,11 @@ class Seen:
     version: str
 
 
+def works_for(uid: str, worker: str) -> bool:
+    """Whether a process is one of the job with this uid: itself, or a worker of its search, UID/NUMBER."""
+    return worker == uid or worker.startswith(f"{uid}/")
+
+
 def staging_of(nonce: str) -> str:
     """The prefix for the objects of the process with this nonce."""
     return f"{ATTEMPTS}{nonce}/"

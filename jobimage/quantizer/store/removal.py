@@ -6,7 +6,6 @@
     remove the manifest                      from now on there is no artifact, only leftovers
     remove what the manifest lists
     remove the state, the claim, and that copy last
-    remove the points of a search that lie below the output
 
 An unfinished run has no manifest; there the claim tells who owns the objects.
 """
@@ -16,11 +15,10 @@ from dataclasses import dataclass
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import MANIFEST_NAME, STATE_PREFIX, Manifest
-from quantization_api.spec import TRIALS_NAME
 from quantizer.store.claim import Claim
 from quantizer.store.interface import ObjectInfo, Store
 from quantizer.store.manifests import is_ours, parse_manifest
-from quantizer.store.mark import Mark, look
+from quantizer.store.mark import Mark, look, works_for
 from quantizer.store.promotion import drop_dead_attempts, settle
 from quantizer.store.small_objects import read_small, remove_small
 
@@ -52,7 +50,7 @@ class Ours:
 
     def claimed(self, mark: Mark) -> bool:
         """Whether the claim on the output is our job's."""
-        return self.uid is not None and mark.uid == self.uid
+        return self.uid is not None and works_for(self.uid, mark.uid)
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,11 @@ def remove(
     found = _find(store, ours, seen.mark if seen else Mark())
     if found is None:
         return None
-    with Claim(store, uid, name, found.recipe, has_ended) as claim:
+
+    def ended(other: str) -> bool:
+        return works_for(uid, other) or has_ended(other)  # the workers of the job were stopped before
+
+    with Claim(store, uid, name, found.recipe, ended) as claim:
         settle(store, claim)
         found = _find(store, ours, claim.found)
         if found is None:
@@ -92,18 +94,6 @@ def remove(
         drop_dead_attempts(store, claim)
         _remove(store, claim, found)
     return len(found.keys) + (found.manifest is not None)
-
-
-def remove_trials(store: Store) -> int:
-    """Removes the points of a search that lie below an output without an artifact; returns how many objects.
-
-    They serve only the search at that output: a place that searches share is elsewhere, and stays.
-    """
-    if store.head(MANIFEST_NAME) is not None:
-        return 0
-    left = store.list(f"{TRIALS_NAME}/")
-    store.delete(left)
-    return len(left)
 
 
 def _remove(store: Store, claim: Claim, found: _Found) -> None:

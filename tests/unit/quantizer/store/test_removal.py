@@ -276,6 +276,71 @@ def test_the_command_says_what_it_did(store: DirectoryStore, capsys: pytest.Capt
     assert "nothing to delete" in capsys.readouterr().out
 
 
+TRIALS = (
+    f".trials/{'1' * 64}/model/model.safetensors",
+    f".trials/{'1' * 64}.json",
+    f".trials/{'2' * 64}/slot-0000.json",
+)
+
+
+def trial_of(store: DirectoryStore, uid: str) -> DirectoryStore:
+    """A point that a worker was computing when it was killed."""
+    trial = DirectoryStore(Path(store.uri.removeprefix("file://")) / ".trials" / ("3" * 64), OUTPUT)
+    Claim(trial, uid, f"default/{uid}", RECIPE).__enter__()._stop_renewing()
+    return trial
+
+
+@pytest.mark.parametrize("of", [["--uid=a", f"--recipe={RECIPE}"], []], ids=["of a job", "by its place"])
+def test_the_trials_of_a_search_go_with_its_artifact(
+    store: DirectoryStore, of: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished(store, uid="a/0", owner="a")
+    for key in TRIALS:
+        store.put_bytes(key, b"trial")
+    trial_of(store, "a/1")
+    assert parser.main(["delete", *of, store.uri]) == 0
+    assert "deleted 5 objects, 4 of trials" in capsys.readouterr().out
+    assert left(store) == sorted(FOREIGN)
+
+
+def test_the_trials_of_a_search_that_failed_are_removed(
+    store: DirectoryStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.put_bytes(TRIALS[0], b"trial")
+    trial_of(store, "somebody killed long ago")
+    assert parser.main(["delete", "--uid=a", store.uri]) == 0
+    assert "of trials" in capsys.readouterr().out
+    assert left(store) == sorted(FOREIGN)
+
+
+def test_the_trials_of_another_job_stay(store: DirectoryStore) -> None:
+    finished(store, uid="b/0", owner="b")
+    store.put_bytes(TRIALS[0], b"trial")
+    assert parser.main(["delete", "--uid=a", store.uri]) == 0
+    assert TRIALS[0] in left(store)
+    assert MANIFEST_NAME in left(store)
+
+
+def test_a_trial_that_another_job_computes_is_a_conflict(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "RENEW_SECONDS", 0.001)
+    monkeypatch.setattr(claims, "PATIENCE_SECONDS", 5.0)
+    trial = DirectoryStore(Path(store.uri.removeprefix("file://")) / ".trials" / ("3" * 64), OUTPUT)
+    with Claim(trial, "b/0", "default/b", RECIPE):
+        assert parser.main(["delete", "--uid=a", store.uri]) == ExitCode.CANNOT_CREATE_OUTPUT
+
+
+@pytest.mark.parametrize("worker", ["a/0", "a/17"])
+def test_what_a_stopped_worker_of_the_job_left_is_removed_at_once(
+    store: DirectoryStore, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(store, uid=worker)
+    monkeypatch.setattr(claims, "PATIENCE_SECONDS", 3600)
+    remove(store, Ours(uid="a"), "a", "a")
+    assert left(store) == sorted(FOREIGN[1:])
+
+
 def test_the_command_fails_with_a_sentence(store: DirectoryStore, capsys: pytest.CaptureFixture[str]) -> None:
     store.put_bytes(MANIFEST_NAME, b"{}")
     assert parser.main(["delete", store.uri]) == ExitCode.CANNOT_CREATE_OUTPUT
