@@ -20,6 +20,7 @@ from quantization_operator.kube import ApiError
 from quantization_operator.snapshots import QJOB_UID_LABEL
 
 TRACKING = "batch.kubernetes.io/job-tracking"
+INDEX = "batch.kubernetes.io/job-completion-index"
 QUEUE = "kueue.x-k8s.io/queue-name"
 FINAL, RETRYABLE, KILLED, TERMINATED = 66, 75, 137, 143
 
@@ -143,14 +144,18 @@ class ModelCluster:
         elif _ended(job) or job["spec"].get("suspend"):
             for pod in active:
                 self.server.delete("Pod", pod["metadata"]["uid"])
-        elif not active:
-            self._make_pod(job)
+        else:
+            taken = {labelled(pod, INDEX) for pod in [*active, *map(_if_succeeded, pods)] if pod}
+            for index in range(job["spec"].get("completions", 1)):
+                if str(index) not in taken:
+                    self._make_pod(job, str(index))
 
-    def _make_pod(self, job: Body) -> None:
+    def _make_pod(self, job: Body, index: str) -> None:
+        """One pod for each number that has not succeeded; a Job that is not Indexed is one with the number 0."""
         self._pods += 1
         metadata = {
             "name": f"{job['metadata']['name']}-{self._pods:05}",
-            "labels": job["spec"]["template"]["metadata"]["labels"],
+            "labels": job["spec"]["template"]["metadata"]["labels"] | {INDEX: index},
             "ownerReferences": controlled_by("Job", job["metadata"]["name"], job["metadata"]["uid"]),
             "finalizers": [TRACKING],
         }
@@ -273,6 +278,10 @@ def _over(pod: Body) -> bool:
     return pod["status"]["phase"] in ("Failed", "Succeeded")
 
 
+def _if_succeeded(pod: Body) -> Body:
+    return pod if pod["status"]["phase"] == "Succeeded" else {}
+
+
 def _ended(job: Body) -> bool:
     return bool(job.get("status", {}).get("conditions"))
 
@@ -294,6 +303,8 @@ def _count(job: Body, verdict: str, at: str) -> None:
     if verdict in ("failed", "fails the Job"):
         status["failed"] = status.get("failed", 0) + 1
     if verdict == "succeeded":
+        status["succeeded"] = status.get("succeeded", 0) + 1
+    if status.get("succeeded", 0) >= job["spec"].get("completions", 1):
         status |= {
             "completionTime": at,
             "conditions": [_final("Complete", "CompletionsReached", at)],

@@ -10,6 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
+from tests.support.manifests import BITS, NAMED_PASS, search
 from tests.support.model_cluster import OUTCOMES
 from tests.support.model_operator import ModelOperator
 from tests.support.model_server import Told
@@ -22,7 +23,8 @@ REFUSALS = st.sampled_from([409, 410, 422, 429, 500, 503, 0])
 THEN = st.sampled_from(["", "", "told", "answered", "answered", "overtaken", "gets on", "gets on", "gets on"])
 """How far the world gets before the next thing happens to it."""
 SECONDS = st.sampled_from([0.2, 1, 5, 30, 700])
-KINDS_OF_JOBS = ("plain", "queued", "paused", "artifact", "foreign", "expiring", "no image")
+KINDS_OF_JOBS = ("plain", "queued", "paused", "artifact", "foreign", "expiring", "no image", "search")
+WORKERS: tuple[tuple[str, Any], ...] = (NAMED_PASS, search(BITS), ("parallelism", 2))
 
 
 class Storm(JudgedCluster):
@@ -30,10 +32,16 @@ class Storm(JudgedCluster):
 
     # --- the user --------------------------------------------------------------------------------------------
 
-    @initialize(expires=st.booleans(), has_image=st.sampled_from([True, True, False]), then=THEN)
-    def first(self, expires: bool, has_image: bool, then: str) -> None:
+    @initialize(
+        expires=st.booleans(),
+        searches=st.sampled_from([False, False, True]),
+        has_image=st.sampled_from([True, True, False]),
+        then=THEN,
+    )
+    def first(self, expires: bool, searches: bool, has_image: bool, then: str) -> None:
         """Most of what is interesting happens to a plain job."""
         more = [("ttlSecondsAfterFinished", TTL_SECONDS)] if expires else []
+        more += WORKERS if searches else ()
         self.cluster.submit("first", ("backoffLimit", 1), *more, has_image=has_image)
         self.goes_on(then)
 
@@ -50,6 +58,8 @@ class Storm(JudgedCluster):
                 more.append(("managedBy", "example.com/dispatcher"))
             case "expiring":
                 more.append(("ttlSecondsAfterFinished", TTL_SECONDS))
+            case "search":
+                more += WORKERS
         name = f"job-{len(self.server.told['QuantizationJob'])}"
         self.cluster.submit(name, *more, queue=kind == "queued", has_image=kind != "no image")
         self.goes_on(then)
