@@ -270,8 +270,8 @@ class QuantizationJobSpec(KubernetesModel):
     template: PodTemplate = Field(default_factory=PodTemplate, description="The pod that quantizes.")
     parallelism: Annotated[int, Field(ge=1, le=64)] = Field(
         1,
-        description="Workers of a search: pods that share the points among them. Where the points are computed, not "
-        "what they are.",
+        description="Workers of a search: pods that share the points among them, at most one for each point. It says "
+        "where the points are computed, not what they are. A change takes effect with the next Job.",
     )
     suspend: bool = Field(
         False,
@@ -279,7 +279,9 @@ class QuantizationJobSpec(KubernetesModel):
         "attempts are kept. Set it to false to resume.",
     )
     backoff_limit: Annotated[int, Field(ge=0, le=100)] = Field(
-        3, description="Retries before the job fails, counted across pauses; disruptions do not count."
+        3,
+        description="Retries before the job fails, counted across pauses, and over all workers of a search; disruptions "
+        "do not count.",
     )
     active_deadline_seconds: Annotated[int, Field(ge=1, le=31536000)] | None = Field(
         None,

@@ -76,6 +76,11 @@ class Metrics:
             "Jobs whose result already existed: a pod found it, or reuse: Trusted took it over.",
             registry=self.registry,
         )
+        self.trials = Counter(
+            "quantization_trials_total",
+            "Points that searches have tried, or found tried, when they end.",
+            registry=self.registry,
+        )
         self.artifact_bytes = Counter(
             "quantization_artifact_bytes_total",
             "Bytes of the models that were written.",
@@ -129,6 +134,8 @@ class Metrics:
             self.job_seconds.labels(_passes(after.passes or ""), after.phase).observe(
                 max(0.0, ran.total_seconds())
             )
+        if after.search:
+            self.trials.inc(after.search.done)
         if after.failure:
             self.failures.labels(after.failure.category).inc()
         if after.artifact and after.artifact.reused_from:
