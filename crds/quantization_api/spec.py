@@ -280,8 +280,8 @@ class QuantizationJobSpec(KubernetesModel):
     )
     backoff_limit: Annotated[int, Field(ge=0, le=100)] = Field(
         3,
-        description="Retries before the job fails, counted across pauses, and over all workers of a search; disruptions "
-        "do not count.",
+        description="Retries before the job fails, counted across pauses, and over all workers of a search; "
+        "disruptions do not count.",
     )
     active_deadline_seconds: Annotated[int, Field(ge=1, le=31536000)] | None = Field(
         None,
