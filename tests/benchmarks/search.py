@@ -1,9 +1,9 @@
 """A search beside its points as separate jobs: `python tests/benchmarks/search.py [--sample N]`.
 
 24 points of GPTQ (bits, group_size, damp_percent, desc_act) on the example model. Each point is run by a `quantizer
-run` of its own, then all of them by one search with one worker; every point must have the same figures in both. Prints the
-ratio of the two times; exit code 1 when it is below 3. --sample runs only N of the separate jobs, evenly spread, and
-takes their mean for the others.
+run` of its own, then all of them by one search with one worker; every point must have the same figures in both.
+Prints the ratio of the two times; exit code 1 when it is below 3. --sample runs only N of the separate jobs, evenly
+spread, and takes their mean for the others.
 """
 
 import argparse
