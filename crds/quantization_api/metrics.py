@@ -213,9 +213,9 @@ class Metric(ContractModel):
         return KINDS[self.type].sampled
 
     @property
-    def settles(self) -> str:
-        """What of more makes its interval narrower."""
-        return "more documents" if self.tasks else "more text"
+    def drawn(self) -> str:
+        """What its interval is made of, one of which has none."""
+        return "document" if self.tasks else "sequence"
 
 
 class Evaluator(ContractModel):

@@ -126,20 +126,6 @@ def device_name(device: torch.device) -> str:
     )
 
 
-def free_memory(device: torch.device, cgroups: Path = CGROUPS, meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Bytes that could be allocated on the device: of a CPU, what the machine has left and the container may use."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-    free = 1024 * int(lines["MemAvailable"].split()[0])
-    with contextlib.suppress(OSError, ValueError):  # no limit, or no cgroup of version 2
-        limit = int((cgroups / "memory.max").read_text())
-        cached = dict(line.split() for line in (cgroups / "memory.stat").read_text().splitlines())
-        used = int((cgroups / "memory.current").read_text()) - int(cached.get("inactive_file", 0))
-        free = min(free, limit - used)
-    return max(0, free)
-
-
 def peak_memory() -> int:
     """Peak resident memory of this process, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -160,6 +146,11 @@ def available_memory(cgroups: Path = CGROUPS, meminfo: Path = Path("/proc/meminf
     if limit == "max":
         return available
     return max(0, min(available, int(limit) - int(held.get("anon", 0)) - int(held.get("shmem", 0))))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that could be allocated on the device; on a CPU those of `available_memory`."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_memory()
 
 
 def gpu_peak_memory() -> int:

@@ -7,8 +7,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from quantization_api.failures import Category, QuantizationError
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.decoder.model import DecoderModel
+from quantizer.machine import free_memory
 
 BATCH_TOKENS = 2048
 
@@ -24,6 +26,18 @@ class Layer(Protocol):
 def whole_bytes(layout: DecoderLayout, dtype: torch.dtype) -> int:
     """Memory of all weights of a model in a data type."""
     return sum(math.prod(info.shape) for info in layout.reader.tensors.values()) * dtype.itemsize
+
+
+def require_room(layout: DecoderLayout, dtype: torch.dtype, device: torch.device) -> None:
+    """Raises HostOutOfMemory (GpuOutOfMemory on a GPU) where all weights of a model do not fit into free memory."""
+    needed, free = whole_bytes(layout, dtype), free_memory(device)
+    if needed > free:
+        raise QuantizationError(
+            Category.GPU_OUT_OF_MEMORY if device.type == "cuda" else Category.HOST_OUT_OF_MEMORY,
+            "tasks let the model write text (output_type: generate_until), for which all of it must be in memory: "
+            f"{needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free",
+            "Give the run more memory, or choose tasks of multiple choice, which need that of one layer.",
+        )
 
 
 class WholeModel:

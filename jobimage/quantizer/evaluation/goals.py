@@ -89,14 +89,14 @@ def _judge(
     if shown:
         said += f" (95 % interval: {shown.low:.4g} to {shown.high:.4g}{unit})"
     elif metric.sampled:
-        said += " (one sequence only, so without an interval)"
+        said += f" (one {metric.drawn} only, so without an interval)"
     said += f"; the goal is {_bound(metric, goal)}{unit}"
     if margin < 0:
         return Miss(metric, f"{said}, missed by {-margin:.3g}{unit}")
     return Miss(
         metric,
         f"{said}: the value meets it, the worse end of the interval misses it by {-worse:.3g}{unit}; "
-        f"{metric.settles} would settle it",
+        f"more {metric.drawn}s would settle it",
         narrowly=True,
     )
 

@@ -159,7 +159,7 @@ def _say_what_is_alone(metrics: Sequence[Metric], results: Sequence[MetricResult
     for metric, result in zip(metrics, results, strict=True):
         if metric.sampled and result.low is None:
             logger.warning(
-                "%s was measured on one sequence, so it has no confidence interval; a goal is judged by the value "
-                "alone",
+                "%s was measured on one %s, so it has no confidence interval; a goal is judged by the value alone",
                 metric.name,
+                metric.drawn,
             )

@@ -2,17 +2,15 @@
 
 from collections.abc import Callable, Mapping
 
-from quantization_api.failures import Category, QuantizationError
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.layout import DecoderLayout
-from quantizer.decoder.whole import WholeModel, whole_bytes, write
+from quantizer.decoder.whole import WholeModel, require_room, write
 from quantizer.evaluation.measurement import Measurement
 from quantizer.evaluation.streamed import OnProgress
 from quantizer.evaluation.tasks.figures import measurement
 from quantizer.evaluation.tasks.requests import Found
 from quantizer.evaluation.tasks.scoring import score
 from quantizer.evaluation.views import FloatView, View, open_view
-from quantizer.machine import free_memory
 from quantizer.run.checks import Job
 from quantizer.run.setting import Setting
 
@@ -79,14 +77,7 @@ def _written(job: Job, setting: Setting, view: View) -> list[list[int]]:
     prompts = [(one.ids, one.new) for asked in job.tasks.values() for one in asked.requests.prompts]
     if not prompts:
         return []
-    needed, free = whole_bytes(job.model.layout, view.model.dtype), free_memory(setting.device)
-    if needed > free:
-        raise QuantizationError(
-            Category.HOST_OUT_OF_MEMORY,
-            f"the tasks let the model write text, for which all of it must be in memory: {needed / 1e9:.1f} GB; "
-            f"{free / 1e9:.1f} GB are free",
-            "Raise the memory, or choose tasks of multiple choice, which are measured in the memory of one layer.",
-        )
+    require_room(job.model.layout, view.model.dtype, setting.device)
     end = view.model.layout.config.eos_token_id
     ends = frozenset(end if isinstance(end, list) else [] if end is None else [end])
     return write(WholeModel(view.model, view.layers()), prompts, ends)

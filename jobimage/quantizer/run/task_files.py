@@ -4,12 +4,15 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.metrics import Metric
 from quantization_api.pod import RunRequest
 from quantizer.calibration.tokens import copy_tokenizer
 from quantizer.checkpoint.source import Source, read_whole
 from quantizer.checkpoint.writer import scratch_errors
+from quantizer.decoder.whole import require_room
 from quantizer.evaluation.tasks.definitions import DATA_SUFFIXES, TASK_SUFFIXES
 from quantizer.evaluation.tasks.requests import Reader, Requests, Suite
 from quantizer.run.inputs import Model
@@ -41,8 +44,8 @@ def ask_tasks(
     readable: the model, as the transformers of this image understands it.
 
     Raises:
-        QuantizationError: DataNotFound for tasks that are not there or cannot be used; AccessDenied,
-            StorageUnavailable.
+        QuantizationError: DataNotFound for tasks that are not there or cannot be used; HostOutOfMemory for those that
+            let a model write that does not fit; AccessDenied, StorageUnavailable.
     """
     from quantizer.evaluation.tasks.harness import ask  # brings lm-eval, which only this metric needs
 
@@ -60,7 +63,10 @@ def ask_tasks(
     tokenizer, _ = copy_tokenizer(readable, setting.scratch)
     reader = Reader(tokenizer, model.layout.config, setting.scratch)
     try:
-        return AskedTasks(suite, reader, ask(suite, reader), revision)
+        requests = ask(suite, reader)
+        if requests.prompts:  # better refused now than when everything is computed
+            require_room(model.layout, torch.float32, setting.device)
+        return AskedTasks(suite, reader, requests, revision)
     except QuantizationError as error:
         message = f"metric {metric.name}: {error.message}"
         raise QuantizationError(error.category, message, error.hint) from error

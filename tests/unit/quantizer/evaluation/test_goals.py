@@ -109,7 +109,7 @@ def test_a_threshold_must_be_met_by_the_worse_end_of_the_interval() -> None:
     low, high = found.interval.low, found.interval.high
     assert f"(95 % interval: {low:.4g} to {high:.4g}); the goal is at most {between:g}" in miss.said
     assert f"misses it by {high - between:.3g}" in miss.said
-    assert "more text would settle it" in miss.said
+    assert "more sequences would settle it" in miss.said
     assert missed_goal(metric("perplexity", "threshold", high * 1.001), found) is None
 
 
