@@ -143,10 +143,8 @@ def check(request: RunRequest, setting: Setting, opened: Opened | None = None) -
 
 
 def _served_input(request: RunRequest, model: Model) -> serving.Model:
-    place = Location.of_input(request.workflow.input_model.model_path)
-    source = readable(model.source)
-    as_it_is = place.bucket is None and source is model.source
-    return serving.Model(source, tuple(model.layout.reader.files), Path(place.path) if as_it_is else None)
+    place, source = Location.of_input(request.workflow.input_model.model_path), readable(model.source)
+    return serving.Model.at(place, source, model.layout.reader.files, as_stored=source is model.source)
 
 
 def open_once(request: RunRequest, setting: Setting, modules: ModuleNames | None, opened: Opened) -> Model:

@@ -20,6 +20,7 @@ from quantizer.evaluation.serving.software import (
     choose_for_input,
 )
 from quantizer.store.interface import StopCheck
+from quantizer.store.location import Location
 
 BLOCK_BYTES = 16_000_000
 
@@ -34,6 +35,12 @@ class Model:
     """Where it lies on this machine; None: it is fetched."""
     on_cpu: bool = False
     """Whether it runs on the processor though there is a GPU, as an ONNX graph that was made for it does."""
+
+    @classmethod
+    def at(cls, place: Location, source: Source, weights: Iterable[str], *, as_stored: bool) -> "Model":
+        """A model in a store; on this machine it is served where it lies, if it is to be read as it is stored."""
+        here = as_stored and place.bucket is None
+        return cls(source, tuple(weights), Path(place.path) if here else None)
 
     @property
     def bytes(self) -> int:

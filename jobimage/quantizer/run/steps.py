@@ -128,12 +128,16 @@ def _tell(setting: Setting, done: int, total: int) -> None:
 
 def stored_model(job: Job, setting: Setting, writer: ArtifactWriter) -> StoreSource:
     """The checkpoint where it lies now."""
-    place = Location.parse(job.request.output.uri).child(writer.staged(MODEL_PREFIX).rstrip("/"))
     return StoreSource(
-        open_store(place, STAGED, job.request.storage, setting.patience),
+        open_store(_place(job, writer), STAGED, job.request.storage, setting.patience),
         STAGED,
         lambda count: setting.tracker.count_bytes("read artifact", count),
     )
+
+
+def _place(job: Job, writer: ArtifactWriter) -> Location:
+    """Where the checkpoint lies now."""
+    return Location.parse(job.request.output.uri).child(writer.staged(MODEL_PREFIX).rstrip("/"))
 
 
 def export(
@@ -180,7 +184,9 @@ def _fetch(artifact: StoreSource, folder: Path, setting: Setting) -> None:
                 file.write(artifact.read(name, start, min(block, size - start)))
 
 
-def evaluate(job: Job, setting: Setting, artifact: StoreSource, quantized: QuantizeReport) -> Measured:
+def evaluate(
+    job: Job, setting: Setting, writer: ArtifactWriter, artifact: StoreSource, quantized: QuantizeReport
+) -> Measured:
     """The metrics of the workflow, on the stored checkpoint."""
 
     def on_progress(share: float) -> None:
@@ -193,17 +199,19 @@ def evaluate(job: Job, setting: Setting, artifact: StoreSource, quantized: Quant
     for asked in job.tasks.values():
         setting.tracker.count_tokens("evaluate", asked.requests.tokens)
     sizes = (quantized.input_bytes, quantized.output_bytes)
-    served = _serve(job, setting, artifact)
+    served = _serve(job, setting, writer, artifact)
     return measure(job, setting, readable(artifact), sizes, served, on_progress)
 
 
-def _serve(job: Job, setting: Setting, artifact: StoreSource) -> dict[str, MetricResult]:
+def _serve(
+    job: Job, setting: Setting, writer: ArtifactWriter, artifact: StoreSource
+) -> dict[str, MetricResult]:
     """Speed and memory, in the software that serves the result."""
     if not job.software:
         return {}
-    source = readable(artifact)
+    source, place = readable(artifact), _place(job, writer)
     weights = tuple(name for name in source.list() if name.endswith(".safetensors"))
-    checkpoint = serving.Model(source, weights, None)
+    checkpoint = serving.Model.at(place, source, weights, as_stored=source is artifact)
     results = dict.fromkeys(NAMES, checkpoint)
     if job.builder is not None:
         on_cpu = job.builder.execution_provider != "cuda"

@@ -96,7 +96,7 @@ def _make(job: Job, setting: Setting, writer: ArtifactWriter) -> tuple[Manifest,
         with tracker.stage("export"):
             exported = steps.export(job, job.builder, setting, writer, artifact)
     with tracker.stage("evaluate"):
-        measured = steps.evaluate(job, setting, artifact, quantized)
+        measured = steps.evaluate(job, setting, writer, artifact, quantized)
     setting.on_measured(measured.measurements)
     with tracker.stage("publish"):
         steps.check_goals(job.request.workflow, measured)

@@ -36,6 +36,7 @@ OFFLINE = {
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONUNBUFFERED": "1",
+    "PYTHONSAFEPATH": "1",  # option -P, which Python 3.10 does not have
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # its memory is that of the process that is looked at
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the threads of a container are not the first of the node
 }
@@ -104,7 +105,7 @@ def _run(server: Server, model: Path, shapes: Sequence[Shape], folder: Path, wha
         "seconds": REPEAT_SECONDS,
     }
     (folder / "request.json").write_text(json.dumps(request))
-    command = [server.pythons.of(server.software), "-P", str(PROGRAM)]
+    command = [server.pythons.of(server.software), str(PROGRAM)]
     environment = {
         **server.pythons.environment(server.software),
         **OFFLINE,

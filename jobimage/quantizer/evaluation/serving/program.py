@@ -1,4 +1,4 @@
-"""Serves a model and measures how fast: `PYTHON -P program.py REQUEST RESULT`, in a process of its own.
+"""Serves a model and measures how fast: `PYTHON program.py REQUEST RESULT`, in a process of its own.
 
 It runs in the Python of the software that serves, where this package need not be, so it imports nothing of it: only
 that software, and that late. Both arguments are JSON files.

@@ -68,7 +68,7 @@ class Pythons:
     def _look(self, software: str) -> set[str]:
         packages = sorted({"transformers", "vllm", "onnxruntime_genai", *sum(PACKAGES.values(), ())})
         modules = {name.replace("-", "_"): name for name in packages}
-        command = [self.of(software), "-P", "-c", LOOK, *modules]
+        command = [self.of(software), "-c", LOOK, *modules]
         try:
             run = subprocess.run(
                 command,

@@ -35,6 +35,8 @@ MET: list[tuple[str, str | None, float, float | None, float]] = [
     ("size_on_disk", "percent-min-improvement", 70, 100, 30),
     ("accuracy", "min-improvement", 0.25, 0.25, 0.5),
     ("throughput", "percent-min-improvement", 100, 10, 20),
+    ("peak_memory", "percent-min-improvement", 50, 4e9, 2e9),
+    ("latency", "threshold", 20, None, 20),
 ]
 MISSED: list[tuple[str, str, float, float | None, float, str]] = [
     ("perplexity", "threshold", 7, 6, 7.001, "at most 7"),
