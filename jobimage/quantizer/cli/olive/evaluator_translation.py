@@ -1,5 +1,6 @@
 """The evaluator that a run config chooses, with the metrics that are available here."""
 
+import math
 from typing import Any
 
 from quantization_api.metrics import KINDS, Metric
@@ -59,11 +60,12 @@ def _evaluator(item: Object, path: str, notes: Notes) -> Object | None:
     if not isinstance(metrics, list) or not metrics:
         notes.refuse(f"{path}.metrics", "must be a list of metrics")
         return None
-    item["metrics"] = [
-        translated
+    ranked = [
+        one
         for number, metric in enumerate(metrics)
-        for translated in _metric(metric, f"{path}.metrics[{number}]", notes)
+        for one in _metric(metric, f"{path}.metrics[{number}]", notes)
     ]
+    item["metrics"] = [translated for _, translated in sorted(ranked, key=lambda one: one[0])]
     return item
 
 
@@ -79,8 +81,8 @@ def _of_tasks(item: Object, path: str, notes: Notes) -> Object | None:
     return {"name": name, "metrics": [metric]}
 
 
-def _metric(metric: Any, path: str, notes: Notes) -> list[Object]:
-    """One metric for each sub-type."""
+def _metric(metric: Any, path: str, notes: Notes) -> list[tuple[float, Object]]:
+    """One metric for each sub-type, with its priority: here, the order of the metrics says what matters most."""
     if not isinstance(metric, dict):
         notes.refuse(path, "must be an object")
         return []
@@ -96,12 +98,13 @@ def _metric(metric: Any, path: str, notes: Notes) -> list[Object]:
         if not isinstance(sub_type, dict):
             notes.refuse(where, "must be an object or a name")
         elif (one := _sub_type(metric, sub_type, where, len(sub_types) > 1, notes)) is not None:
-            found.append(one)
+            priority = sub_type.get("priority")
+            found.append((priority if isinstance(priority, int) else math.inf, one))
     return found
 
 
 def _sub_type(metric: Object, sub_type: Object, path: str, several: bool, notes: Notes) -> Object | None:
-    known = ("name", "higher_is_better", "goal")
+    known = ("name", "higher_is_better", "goal", "priority")
     sub_type = notes.sifted(SUB_TYPE, sub_type, f"{path}.", known, not_a_field("a sub-type", known))
     kind = sub_type.get("name")
     translated = dict(metric)

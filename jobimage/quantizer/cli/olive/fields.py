@@ -179,7 +179,6 @@ METRIC: Fields = {
     "backend": left_out("metrics are computed by the engine"),
 }
 SUB_TYPE: Fields = {
-    "priority": left_out("the order of the metrics is their priority"),
     "metric_config": Field(
         "metrics here have no options, and speed is measured until it is known well", _runs_code, ({},)
     ),

@@ -278,6 +278,15 @@ def test_alternatives_become_chains() -> None:
     assert workflow["search_strategy"] == {"sampler": "tpe", "seed": 4, "chains": [["q-1"], ["q-2"]]}
 
 
+def test_priorities_become_the_order_of_the_metrics() -> None:
+    metrics = [
+        {"name": "size", "type": "size_on_disk", "sub_types": [{"name": "bytes", "priority": 2}]},
+        {**EVALUATED["evaluators"]["e"]["metrics"][0], "sub_types": [{"name": "perplexity", "priority": 1}]},
+    ]
+    workflow = imported(config(evaluators={"e": {"metrics": metrics}}, evaluator="e"))
+    assert [metric["name"] for metric in workflow["evaluators"][0]["metrics"]] == ["ppl", "size"]
+
+
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("sampler", {**SEARCHED, "search_strategy": {"sampler": "optuna"}}, "optuna is not a sampler"),
     ("time", {**SEARCHED, "search_strategy": {"max_time": 60}}, "a search ends after max_samples points"),
