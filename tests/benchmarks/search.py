@@ -69,12 +69,16 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sample", type=int, help="separate jobs to run; all if not given")
+    parser.add_argument(
+        "--folder", type=Path, help="where artifacts are kept; if not given, they are removed"
+    )
     options = parser.parse_args()
     space = Space.of(Workflow.model_validate(job()["spec"]["workflow"]))
     count = min(options.sample or space.size, space.size)
     chosen = [index * space.size // count for index in range(count)]
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = options.folder or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
         together, searched = run(job(), folder, "search")
         print(f"one search of {space.size} points: {together:.1f} s")
         seconds, wrong = [], []
