@@ -23,6 +23,8 @@ from quantizer.search.space import Space
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "deploy/examples"
 BAR = 3.0
+TOKENS, SEQUENCES = 128, 8
+"""Of each text: a comparison of many settings takes little text, and a job by itself its start all the same."""
 GRID: dict[str, list[int | str]] = {
     "bits": [3, 4, 8],
     "group_size": [16, 32],
@@ -39,6 +41,7 @@ def job() -> dict[str, Any]:
     for config in workflow["data_configs"]:
         load = config["load_dataset_config"]
         load["data_name"] = str((EXAMPLES / load["data_name"]).resolve())
+        config["pre_process_data_config"] |= {"max_seq_len": TOKENS, "max_samples": SEQUENCES}
     for metric in workflow["evaluators"][0]["metrics"]:
         metric.pop("goal", None)
     workflow["passes"] = [{"name": "gptq", "type": "GptqQuantizer", "data_config": "calibration"}]

@@ -21,6 +21,8 @@ from quantizer.search.plan import Chosen, candidates_of
 from quantizer.search.session import Session, in_words
 from quantizer.search.trials import Figure, Kept, LayerFigures
 
+LOOKS, LOOK_SECONDS = 5, 1.0
+"""At the record of a point whose artifact is there: it is written right after."""
 ENDS_A_TRIAL: dict[Category, TrialState] = {
     Category.NUMERICAL_FAILURE: "Failed",
     Category.DATA_INSUFFICIENT: "Failed",
@@ -51,6 +53,8 @@ class Computing:
         try:
             tracker = TrialTracker(session.setting.tracker, done, len(points))
             outcome = self.run(chosen, tracker, judge, measured.extend)
+            if self._is_told_by_another(chosen.recipe, outcome):
+                return
             kept = _finished(outcome, judge, measured)
         except StoppedEarlyError as stopped:
             kept = Kept(trial=_ended("Stopped", str(stopped)))
@@ -105,6 +109,16 @@ class Computing:
             reports=False,
         )
         return run(request, setting, session.opened, waits=False)
+
+    def _is_told_by_another(self, recipe: str, outcome: Outcome) -> bool:
+        """Whether another worker, which published a moment ago and let go, writes how the point ended."""
+        if outcome.result.artifact is None or outcome.result.artifact.reused_from is None:
+            return False
+        for _ in range(LOOKS):
+            if self._session.trials.records([recipe]):
+                return True
+            time.sleep(LOOK_SECONDS)
+        return False
 
     def _judge(self, chosen: Chosen, points: Sequence[Chosen]) -> Judge:
         kinds = _kinds(chosen)
