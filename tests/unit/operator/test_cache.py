@@ -281,6 +281,19 @@ def test_a_place_is_what_tells_two_outputs_apart(spec: dict[str, Any], place: st
     assert place_of(spec) == place
 
 
+def test_a_pod_that_its_failing_job_ends_is_no_disruption() -> None:
+    """Of several workers one failed for good; the others are told to end before the Job says that it has failed."""
+    gives_up = {"conditions": [{"type": "FailureTarget", "status": "True", "reason": "PodFailurePolicy"}]}
+    for status, expected in ((gives_up, 0), ({}, 1)):
+        cache = Cache()
+        cache.put(QuantizationJob.of(quantization_job(status={"jobUid": JOB_UID})))
+        cache.put(ChildJob.of(child(workers=2, status=status)))
+        cache.put(ChildPod.of(terminated(143)))
+        record = cache.record(Key("default", UID))
+        assert record is not None
+        assert len(record.disruptions) == expected
+
+
 def test_a_pod_that_a_pause_ends_is_no_disruption() -> None:
     for suspend, expected in ((True, 0), (False, 1)):
         cache = Cache()
