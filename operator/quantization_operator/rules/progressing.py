@@ -41,31 +41,10 @@ def _in_progress(case: Case, child: ChildJob) -> Decision:
     if asks_again == 0:
         return Decision("waiting", look="queue", problem=observed.problem)
     if searching.published(case) is not None:
-        status = next_status(case, searching.ending())
-        return Decision(
-            "running",
-            status=status,
-            events=told(case, status),
-            requeue_after=searching.left_to_end(case),
-        )
+        return _ending(case)
     problem = None if child.suspended else waiting_problem(observed.pods, observed.warnings or ())
-    if problem is not None and not running(
-        observed.pods
-    ):  # what keeps one worker does not end the work of others
-        since = observed.problem[1] if observed.problem and observed.problem[0] == problem.key else case.now
-        left = patience.left(problem, since, case.now, case.settings)
-        if left == 0:
-            return failed("out of patience", case, problem.failure, stop=child)
-        status = next_status(case, State("in progress", problem.reason, problem.told))
-        look = _until_next_look(case) if observed.warnings else None
-        again = min(filter(None, (left, look)), default=None)
-        return Decision(
-            "waiting",
-            status=status,
-            events=told(case, status),
-            problem=(problem.key, since),
-            requeue_after=again,
-        )
+    if problem is not None and not running(observed.pods):
+        return _hindered(case, child, problem)
     stuck_in = _seconds_until_slow(case)
     if stuck_in == 0 and problem is None and observed.warnings is None:
         return Decision("waiting", look="events", problem=observed.problem)
@@ -81,6 +60,32 @@ def _in_progress(case: Case, child: ChildJob) -> Decision:
         passing=passing,
         events=told(case, status),
         requeue_after=_until_next_look(case) if stuck_in == 0 else asks_again or stuck_in,
+    )
+
+
+def _ending(case: Case) -> Decision:
+    """One of several workers has published the result of all."""
+    status = next_status(case, searching.ending())
+    again = searching.left_to_end(case)
+    return Decision("running", status=status, events=told(case, status), requeue_after=again)
+
+
+def _hindered(case: Case, child: ChildJob, problem: Problem) -> Decision:
+    """Nothing runs, and why is known. What hinders one worker does not end the work of others."""
+    observed = case.observed
+    since = observed.problem[1] if observed.problem and observed.problem[0] == problem.key else case.now
+    left = patience.left(problem, since, case.now, case.settings)
+    if left == 0:
+        return failed("out of patience", case, problem.failure, stop=child)
+    status = next_status(case, State("in progress", problem.reason, problem.told))
+    look = _until_next_look(case) if observed.warnings else None
+    again = min(filter(None, (left, look)), default=None)
+    return Decision(
+        "waiting",
+        status=status,
+        events=told(case, status),
+        problem=(problem.key, since),
+        requeue_after=again,
     )
 
 
