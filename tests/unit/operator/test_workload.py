@@ -321,8 +321,22 @@ SIX_POINTS = (BITS, dimension("group_size", 32, 64, 128))
 
 @pytest.mark.parametrize(
     ("strategy", "parallelism", "expected"),
-    [({}, 4, 4), ({}, 64, 6), ({"max_samples": 3}, 64, 3), ({}, 1, None), ({"max_samples": 1}, 8, None)],
-    ids=["as asked", "no more than points", "no more than samples", "one", "one sample"],
+    [
+        ({}, 4, 4),
+        ({}, 64, 6),
+        ({"max_samples": 24}, 64, 6),
+        ({"max_samples": 3}, 64, 3),
+        ({}, 1, None),
+        ({"max_samples": 1}, 8, None),
+    ],
+    ids=[
+        "as asked",
+        "no more than points",
+        "nor with more samples",
+        "no more than samples",
+        "one",
+        "one sample",
+    ],
 )
 def test_a_search_has_the_workers_that_are_asked_for_and_no_idle_ones(
     strategy: dict[str, Any], parallelism: int, expected: int | None
