@@ -13,7 +13,7 @@ from quantization_api.constants import PATIENCE_SECONDS
 from quantization_api.failures import Category
 from quantization_api.rules import KubernetesModel
 from quantization_api.spec import Output, PatienceSeconds, QuantizationJobSpec
-from quantization_api.status import Artifact, Failure, MetricResult, Trial, Trials
+from quantization_api.status import Artifact, Failure, MetricResult, Progress, Trial, Trials
 from quantization_api.workflow import Workflow
 
 CONTAINER_NAME = "quantizer"
@@ -81,6 +81,13 @@ class RunRequest(KubernetesModel):
             reuse="Never" if spec.reuse == "Never" else "Allowed",
             default_calibration=default_calibration,
         )
+
+
+class RunProgress(Progress):
+    """How far a run has come, as its pod serves it at PROGRESS_PATH."""
+
+    search: Trials | None = None
+    """How far a search has come, all its workers together, as far as this one knows."""
 
 
 class RunResult(KubernetesModel):

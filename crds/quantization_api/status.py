@@ -48,7 +48,6 @@ class Progress(KubernetesModel):
         None,
         description="What to know before the run ends: which of the usual servers will refuse the result.",
     )
-    search: Trials | None = Field(None, description="How far a search has come, all its workers together.")
 
 
 class Attempts(KubernetesModel):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from quantization_api.status import Progress
+from quantization_api.pod import RunProgress
 from quantization_operator.decision import Peer
 from quantization_operator.identity import KINDS, Key, Kind
 from quantization_operator.policies import managed_by, pause
@@ -29,7 +29,7 @@ class Record:
     qjob: QuantizationJob | None = None
     jobs: dict[str, ChildJob] = field(default_factory=dict)
     pods: dict[str, ChildPod] = field(default_factory=dict)
-    progress: Progress | None = None
+    progress: RunProgress | None = None
     progress_written: datetime | None = None
     disruptions: set[str] = field(default_factory=set)
     """uids of pods that were seen taken away."""

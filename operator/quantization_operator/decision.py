@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from quantization_api.status import Progress, QuantizationJobStatus
+from quantization_api.pod import RunProgress
+from quantization_api.status import QuantizationJobStatus
 from quantization_operator.queue_entry import QueueEntry
 from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import ChildJob, ChildPod, KubernetesWarning, QuantizationJob
@@ -69,7 +70,7 @@ class Observed:
     """How the child stood in its queue when Kueue was last asked."""
     adopted: str = ""
     """uid of the Job that was last taken for the child, by this process or by the status; "": none."""
-    progress: Progress | None = None
+    progress: RunProgress | None = None
     progress_written: datetime | None = None
     """When this process last wrote progress."""
     disruptions: int = 0

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import TypedDict, Unpack
 
-from quantization_api.pod import RunResult
+from quantization_api.pod import RunProgress, RunResult
 from quantization_api.status import (
     Artifact,
     Failure,
@@ -86,15 +86,17 @@ def counted(search: Trials | None) -> Trials | None:
     return search and search.model_copy(update={"shown": f"{search.done}/{search.total}"})
 
 
-def _alone(progress: Progress) -> Progress:
+def _alone(told: RunProgress) -> Progress:
     """Without how far a search is, which has a place of its own in the status."""
-    return progress.model_copy(update={"search": None})
+    return Progress(**told.model_dump(exclude={"search"}))
 
 
-def _written(status: QuantizationJobStatus) -> Progress | None:
+def _written(status: QuantizationJobStatus) -> RunProgress | None:
     """The progress of a status as a pod tells it."""
+    if status.progress is None:
+        return None
     search = status.search and status.search.model_copy(update={"shown": None})
-    return status.progress and status.progress.model_copy(update={"search": search})
+    return RunProgress(**status.progress.model_dump(), search=search)
 
 
 def succeeded(rule: str, case: Case, result: RunResult) -> Decision:

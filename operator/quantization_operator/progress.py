@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 import aiohttp
 from pydantic import ValidationError
 
-from quantization_api.pod import PROGRESS_PATH, PROGRESS_PORT
-from quantization_api.status import Progress
+from quantization_api.pod import PROGRESS_PATH, PROGRESS_PORT, RunProgress
 from quantization_api.text import clean
 from quantization_operator.cache import Cache, Record
 from quantization_operator.diagnose import cleaned
@@ -37,7 +36,7 @@ class Target:
     addresses: list[str]
     asked: int = 0
     """Of the addresses, those that have answered, or will not."""
-    answers: list[Progress] = field(default_factory=list)
+    answers: list[RunProgress] = field(default_factory=list)
 
 
 def targets(cache: Cache) -> list[Target]:
@@ -54,7 +53,7 @@ def targets(cache: Cache) -> list[Target]:
     return result
 
 
-def merged(answers: Sequence[Progress]) -> Progress | None:
+def merged(answers: Sequence[RunProgress]) -> RunProgress | None:
     """What several workers say together: the one that is furthest knows most of what all have done."""
     if not answers:
         return None
@@ -130,7 +129,7 @@ class Poller:
         logger.warning("the progress served by the pod at %s is ignored: %s", address, why, extra=extra)
 
 
-async def fetch(session: aiohttp.ClientSession, host: str) -> Progress | str | None:
+async def fetch(session: aiohttp.ClientSession, host: str) -> RunProgress | str | None:
     """The progress of the pod at a host; why it is not valid; None when the pod gives none."""
     try:
         url = f"http://{host}:{PROGRESS_PORT}{PROGRESS_PATH}"
@@ -143,12 +142,12 @@ async def fetch(session: aiohttp.ClientSession, host: str) -> Progress | str | N
     return read_progress(body)
 
 
-def read_progress(body: bytes) -> Progress | str:
+def read_progress(body: bytes) -> RunProgress | str:
     """The progress that a pod told, or why it is left alone: what is out of its range is refused as a whole."""
     if len(body) > LARGEST_ANSWER:
         return f"it has more than {LARGEST_ANSWER} bytes"
     try:
-        seen = Progress.as_told(body)
+        seen = RunProgress.as_told(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         return clean(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", LONGEST_WORD)

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quantization_api.manifest import REPORT_PREFIX, Manifest, TrialRecord
-from quantization_api.status import Progress as Status
+from quantization_api.pod import RunProgress
 from quantizer.progress.lines import duration
 from quantizer.progress.tracker import Tracker
 from quantizer.report.quality import measured_with, quality
@@ -64,7 +64,7 @@ def progress_bar(tracker: Tracker, console: Console) -> Iterator[None]:
             watcher.join()
 
 
-def _place(now: Status) -> str:
+def _place(now: RunProgress) -> str:
     """Where a run is: the trial of a search, and the layer."""
     trials = f"trial {min(now.search.done + 1, now.search.total)}/{now.search.total} " if now.search else ""
     return f"{trials}layer {now.layer}/{now.layers}" if now.layers else trials

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from quantization_api.status import Progress, Trials
+from quantization_api.pod import RunProgress
+from quantization_api.status import Trials
 from quantization_api.text import clean
 from quantizer.progress.lines import Errors, Line, going_on_line, layer_line, stage_line, still_line
 from quantizer.progress.time_left import Current, Finished, seconds_left
@@ -167,7 +168,7 @@ class Tracker:
         with self._lock:
             return self._share()
 
-    def snapshot(self) -> Progress:
+    def snapshot(self) -> RunProgress:
         """The progress as the operator and the user see it; percent never goes back, 100 is only the end."""
         with self._lock:
             share = self._share()
@@ -179,7 +180,7 @@ class Tracker:
             elif share >= MIN_SHARE and elapsed >= MIN_SECONDS:
                 left = self._seconds_left()
                 eta = None if left is None else max(1, round(left))
-            return Progress(
+            return RunProgress(
                 percent=self._percent,
                 stage="done" if self._finished else self._shown_stage(),
                 layer=self._layer,

@@ -7,11 +7,15 @@ a point has ended.
 
 from datetime import datetime, timedelta
 
-from quantization_api.status import Progress
+from quantization_api.pod import RunProgress
 
 
 def due(
-    written: Progress | None, seen: Progress | None, last: datetime | None, now: datetime, interval: float
+    written: RunProgress | None,
+    seen: RunProgress | None,
+    last: datetime | None,
+    now: datetime,
+    interval: float,
 ) -> bool:
     """Whether the progress that was seen is worth a write."""
     if seen is None or seen == written:

@@ -13,8 +13,7 @@ from tests.support.quantizer_requests import Request, run_here
 from quantization_api import ENGINE_VERSION
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import Manifest
-from quantization_api.pod import RunResult
-from quantization_api.status import Progress
+from quantization_api.pod import RunProgress, RunResult
 from quantization_operator.diagnose import result_of
 from quantization_operator.progress import read_progress
 from quantization_operator.snapshots import ChildPod, QuantizationJob
@@ -52,7 +51,7 @@ MANIFEST: dict[str, Any] = {
 
 
 def test_progress_with_a_field_of_a_newer_quantizer_is_shown() -> None:
-    assert read_progress(json.dumps({"percent": 12, **NEWER}).encode()) == Progress(percent=12)
+    assert read_progress(json.dumps({"percent": 12, **NEWER}).encode()) == RunProgress(percent=12)
 
 
 def test_a_result_with_fields_of_a_newer_quantizer_is_one() -> None:

@@ -7,8 +7,9 @@ import pytest
 from tests.support.cluster_objects import quantization_job
 
 from quantization_api.failures import Category
+from quantization_api.pod import RunProgress
 from quantization_api.spec import QuantizationJobSpec
-from quantization_api.status import Failure, Progress, Trials
+from quantization_api.status import Failure, Trials
 from quantization_operator.diagnose import Patience, Problem, failure
 from quantization_operator.policies import admission, deadline, patience, reporting
 from quantization_operator.settings import OperatorSettings
@@ -87,12 +88,12 @@ def test_patience_with_the_scheduler_is_a_setting() -> None:
     assert patience.left(problem, NOW - timedelta(seconds=50), NOW, settings) == 10.0
 
 
-def at(percent: int, stage: str = "quantize") -> Progress:
-    return Progress(percent=percent, stage=stage)
+def at(percent: int, stage: str = "quantize") -> RunProgress:
+    return RunProgress(percent=percent, stage=stage)
 
 
-def point(done: int, stage: str = "quantize") -> Progress:
-    return Progress(percent=40, stage=stage, search=Trials(done=done, total=24))
+def point(done: int, stage: str = "quantize") -> RunProgress:
+    return RunProgress(percent=40, stage=stage, search=Trials(done=done, total=24))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def point(done: int, stage: str = "quantize") -> Progress:
     ],
 )
 def test_progress_is_written_when_it_is_news(
-    written: Progress | None, seen: Progress | None, seconds_ago: float | None, due: bool
+    written: RunProgress | None, seen: RunProgress | None, seconds_ago: float | None, due: bool
 ) -> None:
     last = None if seconds_ago is None else NOW - timedelta(seconds=seconds_ago)
     assert reporting.due(written, seen, last, NOW, interval=5) == due

@@ -1,4 +1,4 @@
-"""Progress is asked of running pods only, and a pod that answers nonsense does no harm."""
+"""RunProgress is asked of running pods only, and a pod that answers nonsense does no harm."""
 
 import asyncio
 import http.server
@@ -24,7 +24,8 @@ from tests.support.cluster_objects import (
 )
 from tests.support.model_operator import StillLoop
 
-from quantization_api.status import Progress, Trials
+from quantization_api.pod import RunProgress
+from quantization_api.status import Trials
 from quantization_operator import progress
 from quantization_operator.cache import Cache, Key
 from quantization_operator.progress import (
@@ -72,8 +73,8 @@ def pod_page() -> Iterator[type[Page]]:
     server.server_close()
 
 
-def fetched(address: str = ADDRESS) -> Progress | str | None:
-    async def run() -> Progress | str | None:
+def fetched(address: str = ADDRESS) -> RunProgress | str | None:
+    async def run() -> RunProgress | str | None:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
             return await fetch(session, address)
 
@@ -85,7 +86,7 @@ def test_a_valid_answer_is_taken(pod_page: type[Page]) -> None:
         200,
         b'{"percent": 12, "stage": "quantize", "layer": 1, "layers": 6, "etaSeconds": 80}',
     )
-    assert fetched() == Progress(percent=12, stage="quantize", layer=1, layers=6, eta_seconds=80)
+    assert fetched() == RunProgress(percent=12, stage="quantize", layer=1, layers=6, eta_seconds=80)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_a_valid_answer_is_taken(pod_page: type[Page]) -> None:
 )
 def test_anything_else_is_not(pod_page: type[Page], answer: tuple[int, bytes]) -> None:
     pod_page.answer = answer
-    assert not isinstance(fetched(), Progress)
+    assert not isinstance(fetched(), RunProgress)
 
 
 def test_a_pod_that_does_not_answer_is_no_error() -> None:
@@ -135,8 +136,8 @@ def test_all_running_workers_are_asked() -> None:
     assert target.addresses == ["10.0.0.1", "10.0.0.2"]
 
 
-def told(done: int, percent: int, **more: Any) -> Progress:
-    return Progress(percent=percent, search=Trials(done=done, total=24, best=f"{done}"), **more)
+def told(done: int, percent: int, **more: Any) -> RunProgress:
+    return RunProgress(percent=percent, search=Trials(done=done, total=24, best=f"{done}"), **more)
 
 
 def test_of_several_answers_the_one_that_is_furthest_speaks_for_all() -> None:
@@ -159,7 +160,7 @@ def test_a_round_ends_with_its_slowest_worker_and_what_does_not_answer_is_left_o
     for name, address in zip("abcd", answers, strict=True):
         cache.put(ChildPod.of(running(name=name, status={"podIP": address})))
 
-    async def answer(_session: aiohttp.ClientSession, address: str) -> Progress | str | None:
+    async def answer(_session: aiohttp.ClientSession, address: str) -> RunProgress | str | None:
         return answers[address]
 
     monkeypatch.setattr(progress, "fetch", answer)
@@ -178,7 +179,7 @@ def test_a_round_ends_with_its_slowest_worker_and_what_does_not_answer_is_left_o
 
 def test_the_best_point_is_printable() -> None:
     seen = read_progress(b'{"search": {"done": 1, "total": 2, "best": "a\\nb\\u001b[31m"}}')
-    assert seen == Progress(search=Trials(done=1, total=2, best="a | b"))
+    assert seen == RunProgress(search=Trials(done=1, total=2, best="a | b"))
 
 
 FORGED = {
@@ -224,7 +225,7 @@ def test_progress_out_of_its_range_is_refused_as_a_whole_and_says_why(told: byte
 
 def test_the_stage_is_printable_and_short() -> None:
     seen = read_progress(b'{"percent": 1, "stage": "FORGED\\nline2 \\u001b[31mred\\u0000"}')
-    assert seen == Progress(percent=1, stage="FORGED | line2 red")
+    assert seen == RunProgress(percent=1, stage="FORGED | line2 red")
 
 
 def test_that_progress_is_refused_is_logged_once(
@@ -258,11 +259,11 @@ def test_news_wake_the_job_and_no_news_do_not(pod_page: type[Page]) -> None:
             assert await queue.get() == Key("default", UID)
             record = cache.record(Key("default", UID))
             assert record is not None
-            assert record.progress == Progress(percent=12)
+            assert record.progress == RunProgress(percent=12)
             queue.done(Key("default", UID))
             pod_page.answer = (200, b'{"percent": 13}')
             assert await queue.get() == Key("default", UID)
-            assert record.progress == Progress(percent=13)
+            assert record.progress == RunProgress(percent=13)
         task.cancel()
 
     asyncio.run(run())

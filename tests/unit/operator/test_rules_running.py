@@ -30,7 +30,7 @@ from tests.support.decisions import (
 )
 
 from quantization_api.failures import Category
-from quantization_api.status import Progress
+from quantization_api.pod import RunProgress
 from quantization_operator.snapshots import KubernetesWarning, QuantizationJob
 
 pytestmark = pytest.mark.unit
@@ -203,7 +203,7 @@ def test_progress_is_written_at_a_bounded_rate(
 ) -> None:
     status = RUNS | ({"progress": {"percent": written, "stage": "quantize"}} if written is not None else {})
     last = None if seconds_ago is None else NOW - timedelta(seconds=seconds_ago)
-    more = {"progress": Progress(percent=seen, stage="quantize"), "progress_written": last}
+    more = {"progress": RunProgress(percent=seen, stage="quantize"), "progress_written": last}
     case = Case(qjob=quantization_job(status=status), child=child(), pods=[running()], more=more)
     decision = decide(case)
     progress = (decision.status or QuantizationJob.of(case.qjob).read_status()).progress
@@ -214,7 +214,7 @@ def test_progress_is_written_at_a_bounded_rate(
 def test_what_the_pod_notices_is_a_warning_event_at_once_and_once() -> None:
     notice = "vLLM and SGLang refuse this artifact; they need sym: true."
     status = RUNS | {"progress": {"percent": 0, "stage": "check"}}
-    seen = Progress(percent=0, stage="quantize", notice=notice)
+    seen = RunProgress(percent=0, stage="quantize", notice=notice)
     more = {"progress": seen, "progress_written": NOW}
     first = decide(Case(qjob=quantization_job(status=status), child=child(), pods=[running()], more=more))
     assert [(event.type, event.reason, event.message) for event in first.events] == [

@@ -25,6 +25,7 @@ from tests.support.cluster_objects import (
 from tests.support.decisions import DELETED, FRESH, LATER, NOW, QUOTA, RUNS, Case, decide, verify
 
 from quantization_api.failures import Category
+from quantization_api.pod import RunProgress
 from quantization_api.status import Failure, Progress, Trials
 from quantization_operator.rules.searching import STRAGGLER_SECONDS
 from quantization_operator.snapshots import QuantizationJob
@@ -383,7 +384,7 @@ def test_a_search_that_misses_its_goals_shows_the_nearest_points() -> None:
 
 def test_how_far_a_search_is_has_its_place_in_the_status_and_a_stage_is_no_news() -> None:
     def seen(done: int, stage: str, written: dict[str, Any]) -> Any:
-        told = Progress(percent=10, stage=stage, search=Trials(done=done, total=24, best="bits=4: ppl 7"))
+        told = RunProgress(percent=10, stage=stage, search=Trials(done=done, total=24, best="bits=4: ppl 7"))
         more = {"progress": told, "progress_written": NOW - timedelta(seconds=60)}
         qjob = quantization_job(status=written)
         pods = [running(name="a"), running(name="b")]

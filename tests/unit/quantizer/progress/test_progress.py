@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from quantization_api.failures import Category, QuantizationError
-from quantization_api.status import Progress
+from quantization_api.pod import RunProgress
 from quantizer.progress.metrics import RunCollector, registry_of
 from quantizer.progress.server import ProgressServer
 from quantizer.progress.tracker import PlannedStage, Tracker
@@ -27,7 +27,7 @@ class Clock:
 def test_percent_covers_all_stages_and_only_the_end_is_100() -> None:
     clock = Clock()
     tracker = Tracker(clock)
-    assert tracker.snapshot() == Progress(percent=0, stage="")
+    assert tracker.snapshot() == RunProgress(percent=0, stage="")
     with tracker.stage("check"):
         assert tracker.snapshot().stage == "check"
     tracker.plan([PlannedStage("quantize", 3.0), PlannedStage("evaluate", 1.0)])
@@ -43,7 +43,7 @@ def test_percent_covers_all_stages_and_only_the_end_is_100() -> None:
         percents.append(tracker.snapshot().percent)
     assert percents == [0, 25, 50, 75, 75, 99]
     tracker.finish()
-    assert tracker.snapshot() == Progress(percent=100, stage="done", layer=3, layers=3, eta_seconds=0)
+    assert tracker.snapshot() == RunProgress(percent=100, stage="done", layer=3, layers=3, eta_seconds=0)
 
 
 def test_the_time_left_is_extrapolated_from_the_work_that_is_done() -> None:
