@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 
 import pytest
+from tests.support.manifests import BITS, NAMED_PASS, search
 from tests.support.model_cluster import ModelCluster
 from tests.support.model_operator import ModelOperator, StillLoop
 from tests.support.model_server import Body
@@ -23,11 +24,12 @@ PAUSES = {10: True, 15: False}
 class KilledOnce:
     """A job that fails once, is paused, goes on and succeeds, while the operator is killed at one of its writes."""
 
-    def __init__(self, write: int, arrived: bool) -> None:
+    def __init__(self, write: int, arrived: bool, workers: int) -> None:
         self.loop = StillLoop()
         self.cluster = ModelCluster(lambda: START + timedelta(seconds=self.loop.moment))
         self.operator = ModelOperator(self.loop, self.cluster.server, START)
-        self.uid = self.cluster.submit("job", ("backoffLimit", 2))
+        several = (NAMED_PASS, search(BITS), ("parallelism", workers)) if workers > 1 else ()
+        self.uid = self.cluster.submit("job", ("backoffLimit", 2), *several)
         self.write, self.arrived, self.writes = write, arrived, 0
         self.statuses: list[Body] = [{}]
 
@@ -77,18 +79,19 @@ class KilledOnce:
         return self.statuses[-1]
 
 
+@pytest.mark.parametrize("workers", [1, 2], ids=["one pod", "two workers"])
 @pytest.mark.parametrize("arrived", [False, True], ids=["before it", "after it"])
-def test_killed_at_each_write_the_job_ends_as_without(arrived: bool) -> None:
-    undisturbed = KilledOnce(0, arrived)
+def test_killed_at_each_write_the_job_ends_as_without(arrived: bool, workers: int) -> None:
+    undisturbed = KilledOnce(0, arrived, workers)
     expected = undisturbed.play()
-    assert (expected["phase"], expected["attempts"]) == ("Succeeded", {"failed": 1, "disrupted": 0})
+    assert (expected["phase"], expected["attempts"]) == ("Succeeded", {"failed": workers, "disrupted": 0})
     assert {status.get("phase") for status in undisturbed.statuses} >= {"Running", "Suspended", "Succeeded"}
     for write in count(1):
         if write > undisturbed.writes:
             break
-        life = KilledOnce(write, arrived)
+        life = KilledOnce(write, arrived, workers)
         end = life.play()
-        assert (end["phase"], end["attempts"]["failed"]) == ("Succeeded", 1), f"write {write}"
+        assert (end["phase"], end["attempts"]["failed"]) == ("Succeeded", workers), f"write {write}"
         assert life.cluster.truth[life.uid].made == 2, (
             f"write {write}: one Job before the pause, one after it"
         )
