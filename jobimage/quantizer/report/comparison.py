@@ -37,8 +37,8 @@ class Doubt:
     """A reason why figures do not compare."""
 
     sentence: str
-    metrics: frozenset[str] | None
-    """Those that it is about; None: all."""
+    metric: str | None
+    """The one that it is about; None: all."""
 
 
 def numbered(artifacts: Sequence[tuple[str, Manifest]]) -> list[Compared]:
@@ -85,9 +85,7 @@ def compared_measures(artifacts: Sequence[Compared]) -> list[Measure]:
     """The metrics that nothing speaks against comparing."""
     found = doubts(artifacts)
     return [
-        one
-        for one in all_measures(artifacts)
-        if not any(doubt.metrics is None or one.name in doubt.metrics for doubt in found)
+        one for one in all_measures(artifacts) if not any(doubt.metric in (None, one.name) for doubt in found)
     ]
 
 
@@ -124,7 +122,7 @@ def _doubt(artifacts: Sequence[Compared], measure: Measure) -> Doubt | None:
         sentence = _differ(before, same) or f"{same}: by less than is shown here"
     if not sentence and measure.is_cost:
         sentence = _differ(served, f"{name} was measured in different software or on different devices")
-    return Doubt(f"{sentence}.", frozenset({name})) if sentence else None
+    return Doubt(f"{sentence}.", name) if sentence else None
 
 
 def _agree(values: Sequence[float | None]) -> bool:

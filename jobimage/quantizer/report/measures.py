@@ -1,12 +1,11 @@
-"""The metrics of a workflow as axes: what each is called, which way is better, whether it is about speed."""
+"""The metrics of a workflow as axes: what each is called, which way is better, whether it is about serving."""
 
 from dataclasses import dataclass
-from typing import get_args
 
 from pydantic import ValidationError
 
 from quantization_api.manifest import Manifest
-from quantization_api.metrics import KINDS, Metric
+from quantization_api.metrics import KINDS
 from quantization_api.status import MetricResult
 from quantization_api.workflow import Workflow
 from quantizer.report.quality import IN_UNITS, SIZE, format_value
@@ -59,11 +58,5 @@ def measures(manifest: Manifest) -> list[Measure]:
     except ValidationError:  # an artifact of a release with other rules: a metric is often called by its type
         asked = []
     types: dict[str, str] = {metric.name: metric.type for metric in asked}
-    shown = types or {name: name for name in _known(manifest)}
+    shown = types or {result.name: result.name for result in manifest.metrics if result.name in KINDS}
     return [Measure(name, kind) for name, kind in shown.items() if kind != SIZE]
-
-
-def _known(manifest: Manifest) -> list[str]:
-    """Names that are types."""
-    types = get_args(Metric.model_fields["type"].annotation)
-    return [result.name for result in manifest.metrics if result.name in types]
