@@ -58,6 +58,7 @@ def played(s3: S3Server, seeds: range) -> set[str]:
 
 @pytest.mark.integration
 @pytest.mark.faults
+@pytest.mark.nightly
 def test_six_schedules_on_s3_leave_a_whole_artifact_or_none(s3: S3Server) -> None:
     assert played(s3, SMALL)
 

@@ -171,6 +171,7 @@ def test_the_model_card_gives_that_permission_for_model_and_tokenizer(artifact: 
     assert all("trust_remote_code=True" in line for line in loading)
 
 
+@pytest.mark.nightly
 def test_without_permission_to_run_its_code_it_stops(
     artifact: Path, reader_environment: dict[str, str], tmp_path: Path
 ) -> None:
