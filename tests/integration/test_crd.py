@@ -9,9 +9,12 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from pydantic import ValidationError
 from tests.support.crd import install_crd
-from tests.support.manifests import INVALID, VALID_CHANGES, Invalid, manifest
+from tests.support.invalid import Invalid
+from tests.support.invalid_manifests import INVALID
+from tests.support.manifests import manifest
 from tests.support.olive_count import OWN_CONFIGS, counted
 from tests.support.random_passes import random_passes
+from tests.support.valid_changes import VALID_CHANGES
 from tests.support.whole_contract import WHOLE_INVALID, WHOLE_VALID
 
 from local_cluster.control_plane import ApiServer

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 from tests.support.cluster_objects import FOUND, SEARCHED, failed_result, result_at
-from tests.support.manifests import BITS, NAMED_PASS, dimension, search
 from tests.support.operator_cluster import NAMESPACE, Cluster
 from tests.support.operator_process import Operator, until
+from tests.support.searches import BITS, NAMED_PASS, dimension, search
 
 from local_cluster.control_plane import ApiServer
 from quantization_operator.workload import job_name

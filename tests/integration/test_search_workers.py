@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from tests.support.engine import CPU, ignore_progress, save_tiny_reader
-from tests.support.manifests import dimension
 from tests.support.quantizer_requests import Ended, Request, end, run_here, start
 from tests.support.s3 import S3Server
+from tests.support.searches import dimension
 
 from quantization_api.manifest import Manifest, TrialRecord
 from quantization_api.pod import WORKER_ENV, StorageAccess

@@ -10,10 +10,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
-from tests.support.manifests import BITS, NAMED_PASS, search
 from tests.support.model_cluster import OUTCOMES
 from tests.support.model_operator import ModelOperator
 from tests.support.model_server import Told
+from tests.support.searches import BITS, NAMED_PASS, search
 from tests.support.storm_judge import MOST_SKEW_HOURS, START, TTL_SECONDS, JudgedCluster
 
 from quantization_operator.cache import KINDS, Kind

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from tests.support.manifests import PASS, Invalid
+from tests.support.invalid import Invalid
+from tests.support.manifests import PASS
 
 Changes = tuple[tuple[str, Any], ...]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.support.disturbed import pods
-from tests.support.manifests import dimension
+from tests.support.searches import dimension
 
 from local_cluster import images, s3
 from quantization_api.manifest import Manifest, TrialRecord

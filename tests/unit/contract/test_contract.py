@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tests.support.manifests import INVALID, PASS, VALID_CHANGES, Invalid, manifest
+from tests.support.invalid import Invalid
+from tests.support.invalid_manifests import INVALID
+from tests.support.manifests import PASS, manifest
+from tests.support.valid_changes import VALID_CHANGES
 from tests.support.whole_contract import WHOLE_INVALID, WHOLE_VALID
 
 from quantization_api import ENGINE_VERSION, crd, reference

@@ -2,7 +2,9 @@
 
 import pytest
 from pydantic import ValidationError
-from tests.support.manifests import BITS, IMPOSSIBLE_SEARCHES, NAMED_PASS, Invalid, manifest, search
+from tests.support.invalid import Invalid
+from tests.support.manifests import manifest
+from tests.support.searches import BITS, IMPOSSIBLE_SEARCHES, NAMED_PASS, search
 
 from quantization_api.pod import MAX_RESULT_BYTES, RunResult
 from quantization_api.search import decoded

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from tests.support.cluster_objects import CREATED, UID, child, quantization_job
-from tests.support.manifests import AFFINITY, BITS, NAMED_PASS, dimension, search
+from tests.support.manifests import AFFINITY
+from tests.support.searches import BITS, NAMED_PASS, dimension, search
 
 from quantization_api.failures import PERMANENT_EXIT_CODES
 from quantization_api.pod import RunRequest

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.support.manifests import INVALID, PASS, VALID, Invalid, manifest
+from tests.support.invalid import Invalid
+from tests.support.invalid_manifests import INVALID
+from tests.support.manifests import PASS, VALID, manifest
 
 from quantization_api.failures import ExitCode, QuantizationError
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.support.manifests import ALTERNATIVES, NAMED_PASS, dimension, search
+from tests.support.searches import ALTERNATIVES, NAMED_PASS, dimension, search
 from tests.unit.quantizer.search.test_space import space
 
 from quantization_api.search import SearchStrategy

@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from tests.support.manifests import ALTERNATIVES, NAMED_PASS, dimension, manifest, search
+from tests.support.manifests import manifest
+from tests.support.searches import ALTERNATIVES, NAMED_PASS, dimension, search
 
 from quantization_api.recipe import canonical_workflow
 from quantization_api.workflow import Workflow

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from tests.support.engine import CPU, ignore_progress, save_tiny_reader
-from tests.support.manifests import dimension
 from tests.support.quantizer_requests import Ended, Request, run_here
+from tests.support.searches import dimension
 
 from quantization_api.failures import Category
 from quantization_api.manifest import Manifest
