@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.support.engine import CPU, quarot_pass, random_batches, run_layers, save_tiny
+from tests.support.engine import CPU, make_pass, quarot_pass, random_batches, run_layers, save_tiny
 from tests.support.quantized_models import view_logits
 from tests.support.reference import interpreter_from, run_reference
 
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.views import open_view
-from quantizer.passes.making import make_pass
 
 pytestmark = pytest.mark.e2e
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.support.choice import chosen, mostly_nightly
-from tests.support.engine import gptq_pass, run_layers
+from tests.support.engine import gptq_pass, make_pass, run_layers
 from tests.support.quantized_models import CASE_OF, family_batches, save_wide
 
 from quantization_api.failures import QuantizationError
@@ -23,7 +23,6 @@ from quantizer.export.logits import compare_logits, require_agreement
 from quantizer.export.model_builder import show_checkpoint
 from quantizer.export.plan import MODEL_TYPES, PROVIDERS, check_model, plan_build
 from quantizer.export.quantized import QuantizedCheckpoint
-from quantizer.passes.making import make_pass
 
 pytestmark = pytest.mark.e2e
 

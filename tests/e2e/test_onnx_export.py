@@ -19,6 +19,7 @@ from tests.support.engine import (
     VALIDATION,
     copier,
     ignore_progress,
+    make_pass,
     run_pass,
     story_batches,
 )
@@ -35,7 +36,6 @@ from quantizer.export.logits import compare_logits
 from quantizer.export.model_builder import OnnxReport, export
 from quantizer.export.quantized import QuantizedCheckpoint
 from quantizer.export.runtime import load_silently
-from quantizer.passes.making import make_pass
 from quantizer.passes.streaming import quantize
 
 pytestmark = pytest.mark.e2e

@@ -22,8 +22,9 @@ from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.layout import DecoderLayout, read_config
 from quantizer.passes.finished import Finished
 from quantizer.passes.interface import LayerPass
-from quantizer.passes.making import make_pass
+from quantizer.passes.making import weight_pass
 from quantizer.passes.streaming import OnProgress, quantize
+from quantizer.passes.weight_pass import WeightParameters
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "deploy/examples"
@@ -61,6 +62,11 @@ def quarot_pass(**parameters: Any) -> QuaRot:
     """A QuaRot pass of the contract that rounds weights to 4 bits with GPTQ, calibrated with "text"."""
     gptq = {"w_gptq": True, "w_bits": 4, "calibration_data_config": "text"}
     return QuaRot.model_validate({"type": "QuaRot", **gptq, **parameters})
+
+
+def make_pass(*parameters: WeightParameters) -> LayerPass:
+    """What rounds the weights, as the streaming loop runs it; see WeightPass.layer_pass."""
+    return weight_pass(*parameters).layer_pass
 
 
 def story_batches(text: Path, samples: int, scratch: Path, length: int = 256) -> TokenBatches:

@@ -19,6 +19,7 @@ import torch
 from tests.support.engine import (
     awq_pass,
     gptq_pass,
+    make_pass,
     quarot_pass,
     random_batches,
     run_layers,
@@ -33,7 +34,6 @@ from quantization_api.manifest import MODEL_PREFIX
 from quantization_api.passes import GptqQuantizer, QuaRot
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.passes.making import make_pass
 from quantizer.passes.weight_pass import WeightParameters
 
 RECORD = Path(__file__).parents[1] / "unit/quantizer/golden_bytes.json"

@@ -8,10 +8,9 @@ from pydantic import TypeAdapter
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, ModelBuilder, Pass, QuaRot
 from quantizer.passes.awq import Awq
 from quantizer.passes.gptq import Gptq
-from quantizer.passes.interface import LayerPass
 from quantizer.passes.quarot import Quarot
 from quantizer.passes.rotated import RotatedGptq
-from quantizer.passes.weight_pass import WeightParameters, WeightPass
+from quantizer.passes.weight_pass import WeightPass
 
 PASSES: dict[type, type[WeightPass[Any]]] = {GptqQuantizer: Gptq, AutoAWQQuantizer: Awq, QuaRot: Quarot}
 
@@ -35,8 +34,3 @@ def weight_pass(*passes: Pass) -> WeightPass[Any]:
 def recorded_pass(documents: Sequence[dict[str, Any]]) -> WeightPass[Any]:
     """The same of the passes in a manifest's workflow."""
     return weight_pass(*_RECORDED.validate_python(documents))
-
-
-def make_pass(*parameters: WeightParameters) -> LayerPass:
-    """What rounds the weights, as the streaming loop runs it; see WeightPass.layer_pass."""
-    return weight_pass(*parameters).layer_pass

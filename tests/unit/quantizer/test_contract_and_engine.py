@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from tests.support.engine import make_pass
 from tests.support.manifests import manifest
 from tests.support.random_passes import GROUPS, random_pass, random_passes
 
@@ -14,7 +15,7 @@ from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, ModelBuilde
 from quantization_api.spec import QuantizationJobSpec
 from quantizer.export.plan import plan_build
 from quantizer.formats.awq import GROUP_SIZES, AwqFormat
-from quantizer.passes.making import make_pass, weight_pass
+from quantizer.passes.making import weight_pass
 
 pytestmark = pytest.mark.unit
 

@@ -14,7 +14,7 @@ from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.decoder.model import DecoderModel
 from quantizer.machine import return_freed_memory, use_whole_vectors
-from quantizer.passes.making import make_pass
+from quantizer.passes.making import weight_pass
 from quantizer.passes.streaming import quantize
 from quantizer.passes.weight_pass import WeightParameters
 
@@ -58,7 +58,7 @@ def run(request: dict[str, Any], clock: Clock) -> None:
         quantize(
             DecoderLayout.open(source),
             TokenBatches(tuple(tokens)),
-            make_pass(parameters(request)),
+            weight_pass(parameters(request)).layer_pass,
             keep,
             lambda *_: None,
             torch.device(request["device"]),

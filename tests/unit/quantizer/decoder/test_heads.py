@@ -9,6 +9,7 @@ from tests.support.engine import (
     CPU,
     gptq_pass,
     ignore_progress,
+    make_pass,
     quarot_pass,
     random_batches,
     run_layers,
@@ -22,7 +23,6 @@ from quantizer.checkpoint.side_files import json_file
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.layout import DecoderLayout, read_config
 from quantizer.evaluation.streamed import evaluate
-from quantizer.passes.making import make_pass
 from quantizer.run.remarks import remarks
 
 pytestmark = pytest.mark.unit

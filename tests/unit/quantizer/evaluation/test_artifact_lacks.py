@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from tests.support.engine import CPU, gptq_pass, quarot_pass, random_batches, run_layers, save_tiny
+from tests.support.engine import CPU, gptq_pass, make_pass, quarot_pass, random_batches, run_layers, save_tiny
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.views import open_view
-from quantizer.passes.making import make_pass
 
 pytestmark = pytest.mark.unit
 

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.support.engine import CPU, ROOT, edit_tensors, quarot_pass, random_batches, save_tiny, tiny_config
+from tests.support.engine import (
+    CPU,
+    ROOT,
+    edit_tensors,
+    make_pass,
+    quarot_pass,
+    random_batches,
+    save_tiny,
+    tiny_config,
+)
 from torch import nn
 
 from local_cluster.images import RECIPES
@@ -32,7 +41,6 @@ from quantizer.implementations.interface import QuantizedModel
 from quantizer.implementations.local_model import check_attention, copy_model
 from quantizer.implementations.model_types import MODEL_TYPES, check_model
 from quantizer.implementations.package import check_held, quantize
-from quantizer.passes.making import make_pass
 
 pytestmark = pytest.mark.unit
 

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.support.engine import awq_pass, gptq_pass, quarot_pass, random_batches, run_layers, save_tiny
+from tests.support.engine import (
+    awq_pass,
+    gptq_pass,
+    make_pass,
+    quarot_pass,
+    random_batches,
+    run_layers,
+    save_tiny,
+)
 from tests.support.quantized_models import GROUP
 from torch import Tensor
 
@@ -16,7 +24,6 @@ from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.passes import gptq as layerwise_gptq
-from quantizer.passes.making import make_pass
 from quantizer.run.finished_layers import FinishedLayers
 from quantizer.store.directory import DirectoryStore
 from quantizer.store.interface import OUTPUT

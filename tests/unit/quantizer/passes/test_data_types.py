@@ -12,6 +12,7 @@ from tests.support.engine import (
     edit_tensors,
     gptq_pass,
     ignore_progress,
+    make_pass,
     quarot_pass,
     random_batches,
     run_layers,
@@ -31,7 +32,6 @@ from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.layout import read_config
 from quantizer.evaluation.own_dtype import run_in_own_dtype
 from quantizer.passes.data_type import check_range
-from quantizer.passes.making import make_pass
 
 pytestmark = pytest.mark.unit
 

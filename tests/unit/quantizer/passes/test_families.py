@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.support.decoder_families import FAMILIES, UNKNOWN, relative
-from tests.support.engine import CPU, awq_pass, gptq_pass, ignore_progress, run_layers
+from tests.support.engine import CPU, awq_pass, gptq_pass, ignore_progress, make_pass, run_layers
 from tests.support.quantized_models import (
     GROUP,
     as_float,
@@ -25,7 +25,6 @@ from quantizer.decoder.model import DecoderModel
 from quantizer.evaluation.streamed import compare
 from quantizer.evaluation.views import FloatView, RtnBaseline, RtnView, open_view
 from quantizer.passes.interface import LayerPass
-from quantizer.passes.making import make_pass
 
 pytestmark = pytest.mark.unit
 

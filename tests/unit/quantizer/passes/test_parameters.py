@@ -13,6 +13,7 @@ from tests.support.engine import (
     edit_tensors,
     gptq_pass,
     ignore_progress,
+    make_pass,
     random_batches,
     run_layers,
     save_tiny,
@@ -27,7 +28,7 @@ from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.streamed import evaluate
 from quantizer.evaluation.views import open_view
 from quantizer.formats.reading import stored_format
-from quantizer.passes.making import PASSES, make_pass
+from quantizer.passes.making import PASSES
 
 pytestmark = pytest.mark.unit
 

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support.engine import edit_tensors, gptq_pass, quarot_pass, random_batches, run_layers, save_tiny
+from tests.support.engine import (
+    edit_tensors,
+    gptq_pass,
+    make_pass,
+    quarot_pass,
+    random_batches,
+    run_layers,
+    save_tiny,
+)
 from tests.support.quantized_models import GROUP, family_batches, save_family
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
@@ -14,7 +22,6 @@ from transformers import AutoModelForCausalLM
 from quantization_api.manifest import LayerRanges
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.passes.making import make_pass
 
 pytestmark = pytest.mark.unit
 

@@ -15,6 +15,7 @@ from tests.support.engine import (
     files,
     gptq_pass,
     ignore_progress,
+    make_pass,
     quarot_pass,
     random_batches,
     run_layers,
@@ -27,7 +28,6 @@ from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.passes.interface import FinishedLayer, LayerPass
-from quantizer.passes.making import make_pass
 from quantizer.passes.streaming import OnProgress
 from quantizer.run.finished_layers import FinishedLayers
 from quantizer.store.directory import DirectoryStore

@@ -13,6 +13,7 @@ from tests.support.engine import (
     edit_tensors,
     files,
     gptq_pass,
+    make_pass,
     quarot_pass,
     random_batches,
     run_layers,
@@ -32,7 +33,7 @@ from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.evaluation.views import open_view
 from quantizer.passes.interface import LayerPass
-from quantizer.passes.making import make_pass, weight_pass
+from quantizer.passes.making import weight_pass
 
 pytestmark = pytest.mark.unit
 

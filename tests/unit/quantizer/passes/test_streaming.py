@@ -17,6 +17,7 @@ from tests.support.engine import (
     files,
     gptq_pass,
     ignore_progress,
+    make_pass,
     random_batches,
     run_layers,
     run_pass,
@@ -39,7 +40,6 @@ from quantizer.passes.awq import AwqLayerPass
 from quantizer.passes.finished import NothingFinished
 from quantizer.passes.gptq import GptqLayerPass
 from quantizer.passes.interface import FinishedLayer, LayerContext, LayerPass
-from quantizer.passes.making import make_pass
 
 pytestmark = pytest.mark.unit
 

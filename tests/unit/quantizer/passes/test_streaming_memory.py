@@ -5,7 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.engine import awq_pass, gptq_pass, quarot_pass, random_batches, run_layers, save_tiny
+from tests.support.engine import (
+    awq_pass,
+    gptq_pass,
+    make_pass,
+    quarot_pass,
+    random_batches,
+    run_layers,
+    save_tiny,
+)
 from tests.support.quantized_models import GROUP
 from torch import nn
 
@@ -14,7 +22,6 @@ from quantizer.passes.awq import AwqLayerPass
 from quantizer.passes.finished import NothingFinished
 from quantizer.passes.gptq import GptqLayerPass
 from quantizer.passes.interface import FinishedLayer, LayerContext, LayerPass
-from quantizer.passes.making import make_pass
 
 pytestmark = pytest.mark.unit
 

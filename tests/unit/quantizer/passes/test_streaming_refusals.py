@@ -12,6 +12,7 @@ from tests.support.engine import (
     awq_pass,
     edit_tensors,
     gptq_pass,
+    make_pass,
     quarot_pass,
     random_batches,
     run_layers,
@@ -26,7 +27,6 @@ from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.views import FloatView, open_view
 from quantizer.passes.interface import LayerPass
-from quantizer.passes.making import make_pass
 from quantizer.passes.weight_pass import WeightParameters
 
 pytestmark = pytest.mark.unit

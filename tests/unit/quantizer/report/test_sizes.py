@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from tests.support.engine import (
     awq_pass,
+    make_pass,
     quarot_pass,
     random_batches,
     run_layers,
@@ -16,7 +17,6 @@ from tests.support.quantizer_requests import Request, run_here
 
 from quantization_api.manifest import MANIFEST_NAME, Manifest
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.passes.making import make_pass
 
 pytestmark = pytest.mark.unit
 

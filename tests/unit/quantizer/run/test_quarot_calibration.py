@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.support.engine import CPU, quarot_pass, random_batches, run_layers, save_tiny
+from tests.support.engine import CPU, make_pass, quarot_pass, random_batches, run_layers, save_tiny
 from tests.support.quantizer_requests import Request
 from torch import Tensor
 
@@ -18,7 +18,6 @@ from quantization_api.pod import RunRequest
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.passes.making import make_pass
 from quantizer.progress.tracker import Tracker
 from quantizer.run.checks import Job, check
 from quantizer.run.setting import Setting
