@@ -144,7 +144,7 @@ def test_relative_places_are_relative_to_where_the_line_is_typed(monkeypatch: py
     ("words", "expected"),
     [
         (["quantizer", "ver"], ["verify"]),
-        (["quantizer", "quantize", "--pa"], ["--pass"]),
+        (["quantizer", "quantize", "--pas"], ["--pass"]),
         (["quantizer", "quantize", "--pass", "a"], ["awq"]),
         (["quantizer", "run", "--device", "c"], ["cpu", "cuda"]),
         (["quantizer", "completion", ""], ["bash", "zsh"]),
