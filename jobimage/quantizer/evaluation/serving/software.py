@@ -66,7 +66,7 @@ class Pythons:
         return {}
 
     def _look(self, software: str) -> set[str]:
-        packages = sorted({"transformers", "vllm", "onnxruntime_genai", *sum(PACKAGES.values(), ())})
+        packages = sorted({"transformers", "vllm", "onnxruntime-genai", *sum(PACKAGES.values(), ())})
         modules = {name.replace("-", "_"): name for name in packages}
         command = [self.of(software), "-c", LOOK, *modules]
         try:

@@ -122,6 +122,7 @@ def test_this_python_is_asked_for_what_it_has() -> None:
     pythons = Pythons()
     assert pythons.of("vllm") == sys.executable
     assert pythons.has("transformers", ("transformers",))
+    assert pythons.has("onnxruntime", ("onnxruntime-genai",))
     assert not pythons.has("vllm", ("vllm",))
 
 
