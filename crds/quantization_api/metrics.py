@@ -149,7 +149,9 @@ class Metric(ContractModel):
         "else vllm where it is installed and reads the result, else transformers.",
     )
     tasks: Annotated[list[Name], Field(min_length=1, max_length=16)] | None = Field(
-        None, description="Names of tasks of lm-eval, for accuracy: the value is the mean of their values."
+        None,
+        description="Names of tasks of lm-eval, for accuracy: the value is the mean of theirs, of perplexities the "
+        "geometric one.",
     )
     tasks_from: Uri | None = Field(
         None,

@@ -33,8 +33,8 @@ def measure_tasks(
         on_model: called after each model.
 
     Raises:
-        QuantizationError: ArtifactCorrupt, DataNotFound, HostOutOfMemory where tasks let the model write and it does
-            not fit into memory.
+        QuantizationError: ArtifactCorrupt, DataNotFound; HostOutOfMemory or GpuOutOfMemory where tasks let the model
+            write and it does not fit into memory.
     """
     if not job.tasks:
         return {}

@@ -1,33 +1,30 @@
-"""The figure of tasks with its interval: documents of each task are drawn apart, and every task counts the same."""
+"""The figure of tasks with its interval: every task counts the same, and documents are drawn from all of them."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
-from quantizer.evaluation.intervals import SEED, Numbers, Ratio
+from quantizer.evaluation.intervals import Ratio
 from quantizer.evaluation.measurement import Measurement
 from quantizer.evaluation.tasks.requests import Found
 
 
 def measurement(metric: str, before: Mapping[str, Found], after: Mapping[str, Found]) -> Measurement:
     """Of two models on the same tasks, by task."""
-    return Measurement(_mean(before), _mean(after), _resampled(metric, before), _resampled(metric, after))
+    return Measurement.of(mean(metric, before), mean(metric, after))
 
 
-def _mean(found: Mapping[str, Found]) -> float:
-    return float(np.mean([one.value for one in found.values()]))
+def mean(metric: str, found: Mapping[str, Found]) -> Ratio:
+    """The mean over tasks; of perplexities the geometric one.
 
-
-def _resampled(metric: str, found: Mapping[str, Found]) -> Numbers | None:
-    """[resamples]; None where a task has one document only."""
-    drawn = [
-        ratio(metric, one.documents).resampled(SEED + number) for number, one in enumerate(found.values())
-    ]
-    values = [one for one in drawn if one is not None]
-    if len(values) < len(drawn):
-        return None
-    mean: Numbers = np.mean(values, axis=0)
-    return mean
+    What a document counts is divided by what all of its task count, so that a task with many documents weighs no more.
+    """
+    tasks = [ratio(metric, one.documents) for one in found.values()]
+    return Ratio(
+        np.concatenate([one.above / one.below.sum() for one in tasks]),
+        np.concatenate([one.below / one.below.sum() for one in tasks]),
+        tasks[0].finish,
+    )
 
 
 def ratio(metric: str, documents: list[float] | list[tuple[float, float]]) -> Ratio:
