@@ -2,9 +2,9 @@
 
 While a point is computed, the mean error of each of its layers is compared with that of finished points of the same
 passes. After the first third of the layers, a point is hopeless if one of those has no larger layers and an error that
-is FACTOR times smaller in every one. Errors of layers do not order points exactly: two whose errors differ by a few
-percent may come out either way. In the grids of the tests, on real models, the order was never wrong where errors
-differed by more than MEASURED in every layer; FACTOR leaves room above that.
+is FACTOR times smaller in every one. Errors of layers do not order points exactly: on a model with random weights, over
+bits, sym, desc_act and damp_percent, a point with 2.26 times the errors of another was still closer to the input model.
+FACTOR leaves room above that.
 """
 
 import math
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from quantizer.passes.interface import FinishedLayer
 from quantizer.search.trials import LayerFigures
 
-FACTOR = 2.0
+FACTOR = 4.0
 LEAST_LAYERS = 2
 """Of a small model, a third would be one."""
 

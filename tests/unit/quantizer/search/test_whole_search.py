@@ -15,6 +15,8 @@ from quantization_api.manifest import Manifest
 from quantization_api.pod import StorageAccess
 from quantizer.cli import parser
 from quantizer.run.verification import verify
+from quantizer.search import early
+from quantizer.search.trials import hex_of
 
 pytestmark = pytest.mark.unit
 
@@ -222,3 +224,25 @@ def test_removing_the_artifact_removes_its_points_too(grid: tuple[Ended, Path], 
     shutil.copytree(grid[1] / "out", tmp_path / "out")
     assert parser.main(["delete", f"file://{tmp_path}/out"]) == 0
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
+def test_giving_points_up_early_leaves_the_front_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(early, "FACTOR", 2.5)  # the settings of so small a model do not differ by more
+    save_tiny_reader(tmp_path / "model", num_hidden_layers=4)
+    grid = [dimension("damp_percent", "0.01", "0.99"), dimension("sym", "false", "true")]
+    fronts = []
+    for stop_early in (False, True):
+        folder = tmp_path / str(stop_early)
+        strategy = {"search_space": grid, "stop_early": stop_early}
+        options = {"name": "q", "desc_act": True}
+        _, manifest = searched(
+            tmp_path / "model", folder, search=strategy, metrics=[KL], pass_options=options
+        )
+        fronts.append([(trial.parameters, trial.metrics) for trial in manifest.trials if trial.on_front])
+    assert fronts[0] == fronts[1]
+    (stopped,) = (trial for trial in manifest.trials if trial.state == "Stopped")
+    assert "after 2 of 4 layers" in stopped.said
+    assert stopped.recipe is not None
+    assert not list((tmp_path / "True/out/.trials").glob(f"{hex_of(stopped.recipe)}/**/*.*"))
