@@ -160,7 +160,7 @@ def trials_table(manifest: Manifest) -> Table:
     for trial in manifest.trials:
         figures = {item.name: item.output for item in trial.metrics}
         table.add_row(
-            str(trial.number + 1),
+            str(trial.number),
             *(escape(_cell(trial.parameters.get(name, ""))) for name in names),
             *(_figure(figures.get(name)) for name in metrics),
             _figure(None if trial.size_bytes is None else trial.size_bytes / 1e6),

@@ -132,7 +132,7 @@ class Computing:
 
     def _say(self, trial: TrialRecord) -> None:
         took = duration(trial.seconds or 0.0)
-        line = f"trial {trial.number + 1}: {in_words(trial)} in {took}"
+        line = f"trial {trial.number}: {in_words(trial)} in {took}"
         self._session.setting.tracker.say(Line(line, notable=True))
 
 

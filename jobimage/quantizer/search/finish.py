@@ -128,19 +128,20 @@ class Finish:
 
     def _make_sure(self, points: Sequence[Chosen], records: Sequence[TrialRecord]) -> None:
         """Computes again what is to be published and is not there: another search did not want it."""
-        computing = Computing(self._session)
-        tracker = self._session.setting.tracker
         by_number = {point.number: point for point in points}
         for record in records:
-            if (
-                record.model is not None
-                and record.recipe
-                and not self._session.trials.has_model(record.recipe)
-            ):
-                if self.published() is not None:
-                    return
-                logger.info("computing %s again: its model was not kept", by_number[record.number].name)
-                computing.run(by_number[record.number], TrialTracker(tracker, 0, 1))
+            if record.model is not None and record.recipe is not None:
+                self._make_sure_of(by_number[record.number], record.recipe)
+
+    def _make_sure_of(self, chosen: Chosen, recipe: str) -> None:
+        while not self._session.trials.has_model(recipe) and self.published() is None:
+            logger.info("computing %s again: its model was not kept", chosen.name)
+            try:
+                Computing(self._session).run(chosen, TrialTracker(self._session.setting.tracker, 0, 1))
+            except QuantizationError as error:
+                if error.category is not Category.ARTIFACT_CONFLICT:
+                    raise
+                time.sleep(LOOK_SECONDS)  # another worker does
 
     def _write(self, writer: ArtifactWriter, records: Sequence[TrialRecord]) -> tuple[Manifest, bytes]:
         session = self._session

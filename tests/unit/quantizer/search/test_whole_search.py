@@ -246,3 +246,19 @@ def test_giving_points_up_early_leaves_the_front_as_it_is(
     assert "after 2 of 4 layers" in stopped.said
     assert stopped.recipe is not None
     assert not list((tmp_path / "True/out/.trials").glob(f"{hex_of(stopped.recipe)}/**/*.*"))
+
+
+def test_a_model_that_was_not_kept_is_computed_again_and_published(
+    model: Path, grid: tuple[Ended, Path], tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    shutil.copytree(grid[1] / "out/.trials", shared)  # records only
+    asked = request(model, tmp_path / "out", trials=f"file://{shared}", uid="another")
+    ended = run_here(asked, tmp_path / "scratch")
+    assert ended.code == 0, ended.log
+    assert ended.log.count("again: its model was not kept") == 1
+    again, before = artifact(tmp_path / "out"), artifact(grid[1] / "out")
+    assert again.trials == before.trials
+    assert [item for item in again.objects if item.key.startswith("model/")] == [
+        item for item in before.objects if item.key.startswith("model/")
+    ]
