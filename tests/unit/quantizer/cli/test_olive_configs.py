@@ -389,7 +389,7 @@ def test_an_option_that_matches_nothing_is_refused(options: list[str], sentence:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"passes": {"q": {**GPTQ, "bits": "SEARCHABLE_VALUES"}}}, "searches are not available"),
+        ({"passes": {"q": {**GPTQ, "bits": "SEARCHABLE_VALUES"}}}, "Olive's own list of values"),
         ({"passes": {"q": GPTQ, "empty": {}}}, "passes.empty: type: field required"),
         ({"engine": "x"}, "engine: must be an object"),
         (
