@@ -83,6 +83,8 @@ class Opened:
     """By data config."""
     revisions: dict[str, str] = field(default_factory=dict)
     """Of the texts, by data config."""
+    tasks: dict[str, AskedTasks] = field(default_factory=dict)
+    """By metric. Their files lie on the scratch of the run that opened them."""
 
 
 def readable(source: Source) -> Source:
@@ -122,11 +124,7 @@ def check(request: RunRequest, setting: Setting, opened: Opened | None = None) -
     configs = data_configs(request, chosen, model)
     read_texts(request, setting, configs, model, opened)
     tokens = {name: opened.tokens[name] for name in configs}
-    tasks = {
-        metric.name: ask_tasks(metric, request, setting, model, readable(model.source))
-        for metric in workflow.metrics()
-        if metric.tasks
-    }
+    tasks = open_tasks(request, setting, model, opened)
     calibration = TokenBatches(())
     if chosen.needs_text:
         calibration = chosen.calibration(tokens[chosen.data_config or DEFAULT_CALIBRATION])
@@ -134,9 +132,7 @@ def check(request: RunRequest, setting: Setting, opened: Opened | None = None) -
     check_revision(
         workflow.input_model, model
     )  # reads all weights: everything else that can be wrong was found
-    revisions = {name: opened.revisions[name] for name in configs}
-    revisions |= {f"tasks of {name}": asked.revision for name, asked in tasks.items()}
-    recipe = recipe_digest(workflow, model.revision, data_revisions=revisions)
+    recipe = recipe_digest(workflow, model.revision, data_revisions=data_revisions(opened, configs, tasks))
     logger.info("recipe %s", recipe)
     return Job(request, chosen, builder, model, tokens, calibration, recipe, tasks, said, software)
 
@@ -198,6 +194,23 @@ def read_texts(
         with naming(name):
             opened.tokens[name] = batches_of(encoded[name], model.layout.vocabulary)
     opened.revisions.update(revisions)
+
+
+def open_tasks(request: RunRequest, setting: Setting, model: Model, opened: Opened) -> dict[str, AskedTasks]:
+    """The tasks of metrics, by the metric's name, unless they were opened before."""
+    asked = [metric for metric in request.workflow.metrics() if metric.tasks]
+    for metric in asked:
+        if metric.name not in opened.tasks:
+            opened.tasks[metric.name] = ask_tasks(metric, request, setting, model, readable(model.source))
+    return {metric.name: opened.tasks[metric.name] for metric in asked}
+
+
+def data_revisions(
+    opened: Opened, configs: Mapping[str, DataConfig], tasks: Mapping[str, AskedTasks]
+) -> dict[str, str]:
+    """The revisions of all that a workflow reads beside the model, as a recipe digest takes them."""
+    texts = {name: opened.revisions[name] for name in configs}
+    return texts | {f"tasks of {name}": asked.revision for name, asked in tasks.items()}
 
 
 def _asks_for_onnx(chosen: WeightPass[Any], builder: ModelBuilder | None) -> bool:

@@ -5,7 +5,15 @@ from quantization_api.pod import RunRequest
 from quantization_api.recipe import recipe_digest
 from quantization_api.workflow import Workflow
 from quantizer.passes.making import weight_pass
-from quantizer.run.checks import Opened, check_places, data_configs, open_once, read_texts
+from quantizer.run.checks import (
+    Opened,
+    check_places,
+    data_configs,
+    data_revisions,
+    open_once,
+    open_tasks,
+    read_texts,
+)
 from quantizer.run.inputs import Model, check_revision
 from quantizer.run.setting import Setting
 
@@ -44,10 +52,11 @@ class Recipes:
         return self._known[key]
 
     def _inputs(self, workflow: Workflow) -> tuple[Model, dict[str, str]]:
-        """The model, and the revisions of the texts that a workflow uses."""
+        """The model, and the revisions of the texts and tasks that a workflow uses."""
         chosen = weight_pass(*workflow.passes)
         request = self._request.model_copy(update={"workflow": workflow})
         model = open_once(request, self._setting, chosen.modules, self._opened)
         configs = data_configs(request, chosen, model)
         read_texts(request, self._setting, configs, model, self._opened)
-        return model, {name: self._opened.revisions[name] for name in configs}
+        tasks = open_tasks(request, self._setting, model, self._opened)
+        return model, data_revisions(self._opened, configs, tasks)

@@ -98,3 +98,22 @@ def test_a_task_that_is_not_there_ends_before_anything_is_computed(
     assert ended.result.failure is not None
     assert ended.result.failure.category is Category.DATA_NOT_FOUND
     assert "did you mean stories_next" in ended.result.failure.message
+
+
+def test_a_search_is_judged_by_tasks(model: Path, tasks: Path, tmp_path: Path) -> None:
+    metric = accuracy(tasks, "stories_text", limit=6, name="words", metric="bits_per_byte")
+    metric["goal"] = {"type": "max-degradation", "value": 50}
+    request = Request(
+        f"file://{tmp_path / 'out'}",
+        f"file://{model}",
+        layer_pass={**ROUNDING, "name": "q"},
+        metrics=[metric],
+        search={"search_space": [{"pass": "q", "parameter": "w_bits", "values": [3, 8]}]},
+    )
+    ended = run_here(request, tmp_path / "scratch")
+    assert ended.code == 0, ended.log
+    manifest = Manifest.model_validate_json((tmp_path / "out" / MANIFEST_NAME).read_bytes())
+    assert [trial.state for trial in manifest.trials] == ["Finished", "Finished"]
+    few, many = (trial.metrics[0] for trial in manifest.trials)
+    assert few.output != many.output
+    assert few.input == many.input
