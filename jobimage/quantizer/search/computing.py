@@ -38,6 +38,7 @@ class Computing:
 
     def __init__(self, session: Session, walked: Walked | None = None) -> None:
         self._session, self._walked = session, walked
+        self._dropped: set[str] = set()
 
     def compute(self, chosen: Chosen, points: Sequence[Chosen]) -> None:
         """Computes a point and keeps how it ended; removes models that are no longer among the best.
@@ -46,22 +47,10 @@ class Computing:
             QuantizationError: ArtifactConflict when another worker has the point; what ends a worker.
         """
         session = self._session
-        done = sum(point.has_ended for point in points)
-        judge = self._judge(chosen, points)
-        measured: list[Measurement] = []
         started, began = session.setting.now(), time.monotonic()
-        try:
-            tracker = TrialTracker(session.setting.tracker, done, len(points))
-            outcome = self.run(chosen, tracker, judge, measured.extend)
-            if self._is_told_by_another(chosen.recipe, outcome):
-                return
-            kept = _finished(outcome, judge, measured)
-        except StoppedEarlyError as stopped:
-            kept = Kept(trial=_ended("Stopped", str(stopped)))
-        except QuantizationError as error:
-            if error.category not in ENDS_A_TRIAL:
-                raise
-            kept = Kept(trial=_ended(ENDS_A_TRIAL[error.category], error.message), category=error.category)
+        kept = self._ended(chosen, points)
+        if kept is None:
+            return
         trial = kept.trial.model_copy(
             update={
                 "number": chosen.number,
@@ -77,7 +66,24 @@ class Computing:
         if trial.state != "Finished":
             drop_model(session, chosen.recipe)
         self._say(trial)
-        drop_unwanted(session, candidates_of([*points, replace(chosen, kept=kept)]))
+        drop_unwanted(session, candidates_of([*points, replace(chosen, kept=kept)]), self._dropped)
+
+    def _ended(self, chosen: Chosen, points: Sequence[Chosen]) -> Kept | None:
+        """How a point ended; None where another worker made it and says so."""
+        done = sum(point.has_ended for point in points)
+        judge, measured = self._judge(chosen, points), list[Measurement]()
+        try:
+            tracker = TrialTracker(self._session.setting.tracker, done, len(points))
+            outcome = self.run(chosen, tracker, judge, measured.extend)
+        except StoppedEarlyError as stopped:
+            return Kept(trial=_trial("Stopped", str(stopped)))
+        except QuantizationError as error:
+            if error.category not in ENDS_A_TRIAL:
+                raise
+            return Kept(trial=_trial(ENDS_A_TRIAL[error.category], error.message), category=error.category)
+        if self._is_told_by_another(chosen.recipe, outcome):
+            return None
+        return _finished(outcome, judge, measured)
 
     def run(
         self,
@@ -140,7 +146,7 @@ def _kinds(point: Chosen) -> list[str]:
     return [item.type for item in point.workflow.passes]
 
 
-def _ended(state: TrialState, said: str) -> TrialRecord:
+def _trial(state: TrialState, said: str) -> TrialRecord:
     return TrialRecord(number=0, parameters={}, state=state, said=said)
 
 
@@ -153,7 +159,7 @@ def _finished(outcome: Outcome, judge: Judge, measured: Sequence[Measurement]) -
     artifact, metrics = outcome.result.artifact, outcome.result.metrics
     if artifact is None:
         raise ValueError("a run that ended well has an artifact")
-    trial = _ended("Finished", "").model_copy(
+    trial = _trial("Finished", "").model_copy(
         update={
             "metrics": metrics,
             "size_bytes": artifact.size_bytes,

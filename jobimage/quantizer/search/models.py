@@ -22,12 +22,14 @@ def wanted(session: Session, candidates: Sequence[Candidate]) -> list[Candidate]
     return ([] if first is None else [first]) + [one for one in whole if one is not first]
 
 
-def drop_unwanted(session: Session, candidates: Sequence[Candidate]) -> None:
-    """Removes the models of points that others are better than."""
+def drop_unwanted(session: Session, candidates: Sequence[Candidate], dropped: set[str]) -> None:
+    """Removes the models of points that others are better than; `dropped`: recipes of those that are gone already."""
     kept = {one.record.recipe for one in wanted(session, candidates)}
     for one in candidates:
-        if one.record.state == "Finished" and one.record.recipe and one.record.recipe not in kept:
-            drop_model(session, one.record.recipe)
+        recipe = one.record.recipe
+        if one.record.state == "Finished" and recipe and recipe not in kept and recipe not in dropped:
+            drop_model(session, recipe)
+            dropped.add(recipe)
 
 
 def drop_model(session: Session, recipe: str) -> None:
