@@ -67,6 +67,14 @@ def merged(answers: Sequence[RunProgress]) -> RunProgress | None:
     )
 
 
+def no_less(told: RunProgress, before: RunProgress | None) -> RunProgress:
+    """What is told, but no point of a search less: the worker that knew of it may be gone."""
+    known = before.search if before else None
+    if known and told.search and told.search.done < known.done:
+        return told.model_copy(update={"search": known})
+    return told
+
+
 def host_of(ip: str) -> str:
     """The address of a pod as it stands in a URL; "" for what is none, or that of a cloud's metadata."""
     try:
@@ -113,8 +121,10 @@ class Poller:
         elif seen is not None:
             target.answers.append(seen)
         target.asked += 1
-        told = merged(target.answers) if target.asked == len(target.addresses) else None
-        if told is not None and told != target.record.progress:
+        if target.asked < len(target.addresses):
+            return
+        told, before = merged(target.answers), target.record.progress
+        if told is not None and (told := no_less(told, before)) != before:
             target.record.progress = told
             self._queue.add(target.key)
 

@@ -34,6 +34,7 @@ from quantization_operator.progress import (
     Poller,
     fetch,
     merged,
+    no_less,
     read_progress,
     targets,
 )
@@ -149,6 +150,15 @@ def test_of_several_answers_the_one_that_is_furthest_speaks_for_all() -> None:
     assert merged([one, other]) == merged([other, one]) == expected
     assert merged([one]) == one
     assert merged([]) is None
+
+
+def test_points_that_have_ended_are_not_forgotten_with_the_worker_that_told_of_them() -> None:
+    before, less, more = told(5, 20), told(3, 21), told(6, 21)
+    kept = before.model_copy(update={"percent": 21})
+    assert no_less(less, before) == kept
+    assert no_less(more, before) == more
+    assert no_less(less, None) == less
+    assert no_less(RunProgress(percent=1), before) == RunProgress(percent=1)
 
 
 def test_a_round_ends_with_its_slowest_worker_and_what_does_not_answer_is_left_out(
