@@ -20,7 +20,7 @@ from quantizer.store.interface import never_stop
 
 EXAMPLE = images.ROOT / "deploy/examples/gptq-stories15m.yaml"
 FILES = images.ROOT / "deploy/examples"
-FEW = (dimension("bits", 4, 8), dimension("group_size", 16, 32))
+FEW = (dimension("bits", 4, 8), dimension("group_size", 16, 32), dimension("desc_act", "false", "true"))
 MANY = (
     dimension("bits", 3, 4, 8),
     dimension("group_size", 16, 32),
@@ -33,10 +33,10 @@ Document = dict[str, Any]
 @pytest.mark.parametrize(
     ("name", "grid", "points"),
     [
-        pytest.param("few", FEW, 4, marks=pytest.mark.e2e),
+        pytest.param("few", FEW, 8, marks=pytest.mark.e2e),
         pytest.param("many", MANY, 24, marks=pytest.mark.faults),
     ],
-    ids=["4 points", "24 points"],
+    ids=["8 points", "24 points"],
 )
 def test_a_search_that_loses_a_pod_finds_what_an_exhaustive_run_finds(
     whole: Any,
@@ -47,7 +47,7 @@ def test_a_search_that_loses_a_pod_finds_what_an_exhaustive_run_finds(
     points: int,
 ) -> None:
     whole.apply_example(EXAMPLE, f"search-{name}", lambda manifest: _search(manifest, grid))
-    wait_until(lambda: _done(whole, f"search-{name}") >= points // 4, "some points", 300)
+    wait_until(lambda: _records(whole, f"search-{name}") >= points // 4, "some points", 300)
     lost = _kill_one(whole, f"search-{name}")
     status = whole.wait(f"search-{name}", "Ready", 60 + 30 * points)["status"]
 
@@ -81,12 +81,6 @@ def _search(manifest: Document, grid: tuple[Document, ...]) -> None:
     manifest["spec"]["parallelism"] = 2
 
 
-def _done(whole: Any, name: str) -> int:
-    status = whole.get("quantizationjob", name).get("status", {})
-    assert status.get("phase") != "Failed", status
-    return int(status.get("search", {}).get("done", 0))
-
-
 def _kill_one(whole: Any, name: str) -> str:
     """Kill a worker at random, as a node that is switched off would; the pod's name."""
     living = [pod["metadata"]["name"] for pod in pods(whole, name) if pod["status"]["phase"] == "Running"]
@@ -98,6 +92,9 @@ def _kill_one(whole: Any, name: str) -> str:
 
 
 def _records(whole: Any, name: str) -> int:
+    """Points whose end is written; the status tells of it some seconds later."""
+    status = whole.get("quantizationjob", name).get("status", {})
+    assert status.get("phase") != "Failed", status
     prefix = f"e2e/{name}/.trials/"
     with s3.opened(whole.target) as buckets:
         keys = [item.key.removeprefix(prefix) for item in buckets.list("artifacts", prefix)]
@@ -116,7 +113,9 @@ def _alone(grid: tuple[Document, ...], folder: Path) -> Manifest:
         data["load_dataset_config"]["data_name"] = f"file://{FILES}/text/{name}"
     spec["output"]["uri"] = f"file://{folder}/alone"
     request = RunRequest.from_spec("alone", "default", "alone", QuantizationJobSpec.model_validate(spec))
-    return execute(request, Here("cpu", folder / "scratch"), Tracker(), never_stop).manifest
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    return execute(request, Here("cpu", scratch), Tracker(), never_stop).manifest
 
 
 def _shown(record: TrialRecord) -> str:
@@ -124,9 +123,9 @@ def _shown(record: TrialRecord) -> str:
 
 
 def _front(manifest: Manifest) -> list[tuple[str, Any]]:
-    """Of each point of the front what was chosen and how good it is, to six digits."""
+    """Of each point of the front what was chosen and how good it is, to four digits."""
     return [
-        (_shown(record), pytest.approx([figure.output for figure in record.metrics], rel=1e-6))
+        (_shown(record), pytest.approx([figure.output for figure in record.metrics], rel=1e-4))
         for record in manifest.trials
         if record.on_front
     ]
