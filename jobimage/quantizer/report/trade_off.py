@@ -83,7 +83,7 @@ def trade_off(points: Sequence[Point], across: Axis, up: Axis) -> Picture | None
         _labels(axes, known, where, best)
         figure.legend(loc="outside lower center", fontsize=8, ncols=2)
     name = f"{_slug(up.name)}-against-{_slug(across.name)}"
-    hollow = "; hollow: another point is better in both" if len(best) < len(known) else ""
+    hollow = "; hollow: not on the front" if len(best) < len(known) else ""
     told = _told(known, best, across, up)
     return picture(name, f"{up.name} against {across.name}{hollow}", told, figure)
 
@@ -155,7 +155,7 @@ def _told(points: Sequence[Point], best: Sequence[int], across: Axis, up: Axis) 
         for point in (points[number] for number in best)
     ]
     behind = len(points) - len(best)
-    others = f" {behind} more {'points are' if behind > 1 else 'point is'} beaten in both." if behind else ""
+    others = f" {behind} more {'points lie' if behind > 1 else 'point lies'} behind it." if behind else ""
     return f"On the Pareto front: {'; '.join(said)}.{others}"
 
 

@@ -178,11 +178,9 @@ def test_the_front_follows_what_is_better() -> None:
     assert accuracy is not None
     assert divergence is not None
     assert accuracy.told == (
-        "On the Pareto front: 0: acc 0.5 at size 1.0 MB; 1: acc 0.7 at size 2.0 MB. 1 more point is beaten in both."
+        "On the Pareto front: 0: acc 0.5 at size 1.0 MB; 1: acc 0.7 at size 2.0 MB. 1 more point lies behind it."
     )
-    assert (
-        divergence.told == "On the Pareto front: 0: kl 0.5 at size 1.0 MB. 2 more points are beaten in both."
-    )
+    assert divergence.told == "On the Pareto front: 0: kl 0.5 at size 1.0 MB. 2 more points lie behind it."
 
 
 def test_quality_stands_against_speed_too_where_that_was_measured() -> None:
