@@ -90,7 +90,9 @@ def compared_measures(artifacts: Sequence[Compared]) -> list[Measure]:
 
 
 def best(artifacts: Sequence[Compared]) -> str:
-    """Which is the smallest, and which is best by each metric that can be compared."""
+    """Which is the smallest, and which is best by each metric that can be compared; or that nothing can."""
+    if any(doubt.metric is None for doubt in doubts(artifacts)):
+        return "These artifacts do not compare, so none is best."
     smallest = min(artifacts, key=lambda item: item.size_bytes)
     said = [f"Smallest: {_named(smallest)}, {megabytes(smallest.size_bytes)}"]
     for one in compared_measures(artifacts):

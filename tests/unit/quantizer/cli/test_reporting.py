@@ -170,7 +170,8 @@ def test_what_does_not_compare_is_said_and_not_drawn(
     assert re.search(
         r"Not comparable: They were made from different models: sha256:\w+ \(1, 2\); sha256:\w+ \(3\)\.", said
     )
-    assert "best perplexity" not in said
+    assert "These artifacts do not compare, so none is best." in said
+    assert "Smallest" not in said
     assert "<svg" not in page.read_text()
 
 
