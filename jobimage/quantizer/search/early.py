@@ -2,9 +2,9 @@
 
 While a point is computed, the mean error of each of its layers is compared with that of finished points of the same
 passes. After the first third of the layers, a point is hopeless if one of those has no larger layers and an error that
-is FACTOR times smaller in every one. Errors of layers do not order points exactly: on a model with random weights, over
-bits, sym, desc_act and damp_percent, a point with 2.26 times the errors of another was still closer to the input model.
-FACTOR leaves room above that.
+is FACTOR times smaller in every one. Errors of layers do not order points exactly. Over bits, group_size, desc_act, sym
+and damp_percent, a point was still better where its errors were up to 1.31 times another's on the example model (24
+points), and up to 2.26 times on one with random weights (16 points). FACTOR leaves room above that.
 """
 
 import math
