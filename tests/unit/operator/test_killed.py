@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 
 import pytest
-from tests.support.manifests import BITS, NAMED_PASS, search
 from tests.support.model_cluster import ModelCluster
 from tests.support.model_operator import ModelOperator, StillLoop
 from tests.support.model_server import Body
+from tests.support.searches import BITS, NAMED_PASS, search
 from tests.support.status_rules import judge
 
 from quantization_operator.cache import KINDS
