@@ -23,26 +23,25 @@ from quantizer.decoder.walk import LayerWalk, Look
 
 
 class _Numbers:
-    """Largest absolute value and mean square of numbers that come in parts."""
+    """Largest absolute value and mean square of numbers that come in parts, the same in whatever order they come."""
 
     def __init__(self) -> None:
-        self._largest, self._squares, self._count = 0.0, 0.0, 0
+        self._largest, self._count = 0.0, 0
+        self._squares: list[float] = []
 
     def add(self, values: Tensor) -> None:
         """Numbers of any shape; none are nothing."""
         if values.numel() == 0:
             return
         largest = float(torch.stack(torch.aminmax(values)).abs().max())
-        squares = float(values.float().square().sum(dtype=torch.float64))
         self._largest = max(self._largest, largest)
-        self._squares += squares
+        self._squares.append(float(values.float().square().sum(dtype=torch.float64)))
         self._count += values.numel()
 
     def spread(self, name: str) -> Spread:
         """Of what was added, which is `name`'s."""
-        return Spread(
-            name=name, largest=self._largest, rms=math.sqrt(self._squares / self._count) if self._count else 0
-        )
+        mean = math.fsum(self._squares) / self._count if self._count else 0.0
+        return Spread(name=name, largest=self._largest, rms=math.sqrt(mean))
 
 
 class LayerWatch:

@@ -178,7 +178,6 @@ HOSTILE = {
     "deep objects": '{"artifact":' * 3000,
     "a surrogate": '{"failure":{"category":"Internal","message":"a\\ud800b"}}',
     "a real surrogate": '{"failure":{"category":"Internal","message":"\ud800"}}',
-    "no category": '{"failure":{"category":"Nope","message":"x"}}',
     "a huge exit code": '{"failure":{"category":"Internal","message":"x","exitCode":1' + "0" * 30 + "}}",
 }
 

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parents[3]
 OURS = {"quantizer", "quantization_api"}
-NOT_NEEDED = {"auto_gptq", "awq", "triton", "datasets", "accelerate"}
-"""Of the stock packages' image, and of machines with a GPU, where torch brings it."""
+NOT_NEEDED = {"auto_gptq", "awq", "triton", "datasets", "accelerate", "vllm"}
+"""Of the stock packages' image, of a server's own environment, and of machines with a GPU, where torch brings it."""
 BROUGHT_BY_THOSE = {
     "botocore",
     "s3transfer",
