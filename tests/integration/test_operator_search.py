@@ -4,6 +4,7 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 from tests.support.cluster_objects import FOUND, SEARCHED, failed_result, result_at
@@ -12,6 +13,7 @@ from tests.support.operator_process import Operator, until
 from tests.support.searches import BITS, NAMED_PASS, dimension, search
 
 from local_cluster.control_plane import ApiServer
+from quantization_operator.conditions import rfc3339
 from quantization_operator.workload import job_name
 
 pytestmark = pytest.mark.integration
@@ -86,9 +88,15 @@ def runs(cluster: Cluster, pod: str, address: str) -> None:
 def publishes(cluster: Cluster, name: str, pod: str) -> None:
     """A worker ends with the result of the whole search."""
     made = result_at(f"s3://artifacts/{name}")
-    cluster.ends(
-        pod, 0, made.model_copy(update={"trials": SEARCHED.trials, "search": SEARCHED.search}).to_message()
-    )
+    told = made.model_copy(update={"trials": SEARCHED.trials, "search": SEARCHED.search})
+    ended = {
+        "exitCode": 0,
+        "reason": "Completed",
+        "message": told.to_message(),
+        "startedAt": "2026-01-01T00:00:00Z",
+        "finishedAt": rfc3339(datetime.now(UTC)),  # from then on the others have their time to end
+    }
+    cluster.kubelet_says(pod, "Succeeded", {"terminated": ended})
 
 
 def test_a_search_goes_on_without_a_worker_and_ends_with_its_table(
@@ -145,10 +153,6 @@ def test_a_worker_that_fails_for_good_ends_all_and_nobody_is_called_disrupted(
         lambda: any(
             c["type"] == "FailureTarget" for c in cluster.read("job", job)["status"].get("conditions", [])
         ),
-    )
-    cluster.ends(pods["1"], 143, failed_result("Disrupted", "told to end"))
-    cluster.api.kubectl(
-        "delete", "pod", pods["1"], "-n", NAMESPACE, "--force", "--grace-period=0", check=False
     )
     cluster.wait("hopeless-search", "Stalled")
     status = cluster.status("hopeless-search")
