@@ -87,7 +87,8 @@ def as_float(artifact: Path, target: Path, by_inputs: bool = False) -> None:
     for name in [key for key in stored if key.endswith(f".{layout.tensors[0]}")]:
         linear = name.rpartition(".")[0]
         parts = {part: stored.pop(f"{linear}.{part}") for part in layout.tensors}
-        weight = layout.as_read(layout.unpack(linear, parts)).float()
+        own = layout.of(linear)
+        weight = own.as_read(own.unpack(linear, parts)).float()
         weights[f"{linear}.weight"] = weight.t().contiguous() if by_inputs else weight
     del config["quantization_config"]
     target.mkdir(parents=True, exist_ok=True)

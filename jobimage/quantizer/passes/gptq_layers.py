@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -9,22 +10,16 @@ from typing_extensions import override
 
 from quantization_api.failures import QuantizationError
 from quantization_api.manifest import LinearReport
-from quantization_api.passes import GptqQuantizer
 from quantizer.algorithms.gptq.solver import GptqConfig, gptq
 from quantizer.algorithms.grid import GroupedGrid
 from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_nearest
-from quantizer.decoder.architecture import ModuleNames, SharedInput, Stage
-from quantizer.formats.compressed_tensors import CompressedTensorsFormat
-from quantizer.formats.gptq import GptqFormat
+from quantizer.decoder.architecture import SharedInput, Stage
 from quantizer.formats.interface import WeightFormat
 from quantizer.machine import threads_for
-from quantizer.passes.data_type import DTYPES
 from quantizer.passes.interface import FinishedLayer, LayerContext
 from quantizer.passes.plain import PlainPass
 from quantizer.passes.rounding import check_quality, error_baseline, pack_linear, put_quantized
 from quantizer.passes.statistics import InputStatistics, gather
-from quantizer.passes.weight_pass import WeightPass
-from quantizer.passes.written import Written
 
 REFIT_BITS = 4
 """Scales are fitted again up to this many bits. At 8 the grid is so fine that only the noise of a short calibration is
@@ -51,6 +46,14 @@ class GptqLayerPass(PlainPass):
     def grid(self) -> GroupedGrid:
         """Bits, groups and symmetry."""
         return GroupedGrid(self.config.rule, self.config.group_size)
+
+    @override
+    def of(self, name: str) -> Self:
+        scheme = self.format.scheme(name)
+        if scheme is None:
+            return self
+        config = replace(self.config, bits=scheme.bits, group_size=scheme.group_size)
+        return replace(self, config=config, format=self.format.of(name))
 
     def rtn(self, weight: Tensor) -> QuantizedWeight:
         return round_to_nearest(weight, self.config.group_size, self.config.rule)
@@ -80,12 +83,12 @@ class GptqLayerPass(PlainPass):
         self, layer: LayerContext, shared: SharedInput, statistics: InputStatistics, finished: FinishedLayer
     ) -> None:
         first = layer.prefix + shared.names[0]
+        own, scheme = self.of(first), self.format.scheme(first)
         hessian = statistics.hessian(first)
         weights = [layer.weight(name) for name in shared.names]
         try:
-            stacked = _stacked(weights)
-            config = replace(self.config, refit=self.config.bits <= REFIT_BITS)
-            quantized, damp_percent = gptq(stacked, hessian, config)
+            stacked = stacked_rows(weights)
+            quantized, damp_percent = gptq(stacked, hessian, refitting(own.config))
         except QuantizationError as failure:
             message = f"{first}: {failure.message}"
             raise QuantizationError(failure.category, message, failure.hint) from failure
@@ -94,8 +97,8 @@ class GptqLayerPass(PlainPass):
             rows = slice(start, start := start + weight.shape[0])
             part = quantized.rows(rows)
             full = layer.prefix + name
-            baseline = error_baseline(weight, hessian, self.rtn, self.format)
-            changed = put_quantized(full, layer.walk.linear(name), weight, part, hessian, self.format)
+            baseline = error_baseline(weight, hessian, own.rtn, own.format)
+            changed = put_quantized(full, layer.walk.linear(name), weight, part, hessian, own.format)
             error, error_rtn = baseline.relative(changed)
             shape = (weight.shape[0], weight.shape[1])
             report = LinearReport(
@@ -105,92 +108,19 @@ class GptqLayerPass(PlainPass):
                 error_rtn=error_rtn,
                 damping=damp_percent,
                 tokens=statistics.tokens,
+                bits=None if scheme is None else scheme.bits,
+                group_size=None if scheme is None else scheme.group_size,
             )
             check_quality([report], "Raise damp_percent, or calibrate with more text.")
             finished.linears.append(report)
-            finished.tensors |= pack_linear(full, part, self.format)
+            finished.tensors |= pack_linear(full, part, own.format)
 
 
-def _stacked(weights: Sequence[Tensor]) -> Tensor:
+def refitting(config: GptqConfig) -> GptqConfig:
+    """The configuration with scales fitted again where that helps."""
+    return replace(config, refit=config.bits <= REFIT_BITS)
+
+
+def stacked_rows(weights: Sequence[Tensor]) -> Tensor:
     """Linears that share an input as one, by rows; no copy of a single one."""
     return weights[0].float() if len(weights) == 1 else torch.cat([weight.float() for weight in weights])
-
-
-@dataclass(frozen=True)
-class Gptq(WeightPass[GptqQuantizer]):
-    """GptqQuantizer."""
-
-    @property
-    @override
-    def methods(self) -> tuple[str, ...]:
-        return ("GPTQ",)
-
-    @override
-    def _make(self) -> GptqLayerPass:
-        p = self.parameters
-        dtype = None if p.calibration_dtype == "auto" else DTYPES[p.calibration_dtype]
-        config = GptqConfig(
-            bits=p.bits,
-            group_size=p.group_size,
-            damp_percent=p.damp_percent,
-            desc_act=p.desc_act,
-            static_groups=p.static_groups,
-            true_sequential=p.true_sequential,
-            sym=p.sym,
-        )
-        return GptqLayerPass(config, self._format(), calibration_dtype=dtype)
-
-    def _format(self) -> WeightFormat:
-        p = self.parameters
-        if p.checkpoint_format == "compressed-tensors":
-            return CompressedTensorsFormat(p.bits, p.group_size, p.sym, p.desc_act)
-        inside = p.inside_layer_modules
-        return GptqFormat(
-            bits=p.bits,
-            group_size=p.group_size,
-            sym=p.sym,
-            desc_act=self._scatters_groups,
-            damp_percent=p.damp_percent,
-            static_groups=p.static_groups,
-            true_sequential=p.true_sequential,
-            version=2 if p.checkpoint_format == "gptq_v2" else 1,
-            inside_layer_modules=None if inside is None else tuple(tuple(names) for names in inside),
-        )
-
-    @property
-    def _scatters_groups(self) -> bool:
-        """Whether the columns of a group do not lie one after another, which is what desc_act tells a reader."""
-        p = self.parameters
-        return p.desc_act and not p.static_groups and p.group_size != -1
-
-    @property
-    @override
-    def written(self) -> Written:
-        p = self.parameters
-        part = p.inside_layer_modules is not None
-        return Written(p.checkpoint_format, p.bits, p.group_size, p.sym, self._scatters_groups, part)
-
-    @override
-    def rounds_linear(self, name: str, layer: int) -> bool:
-        inside = self.parameters.inside_layer_modules
-        return inside is None or any(name in names for names in inside)
-
-    @property
-    @override
-    def data_config(self) -> str:
-        return self.parameters.data_config
-
-    @property
-    @override
-    def modules(self) -> ModuleNames | None:
-        p = self.parameters
-        inside, outside = p.inside_layer_modules, p.outside_layer_modules
-        if p.layers_block_name is None and inside is None and outside is None:
-            return None
-        names = tuple(tuple(names) for names in inside or ())
-        return ModuleNames(p.layers_block_name, names, tuple(outside or ()))
-
-    @property
-    @override
-    def package(self) -> str | None:
-        return None if self.parameters.implementation == "native" else self.parameters.implementation

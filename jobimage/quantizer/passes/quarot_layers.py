@@ -26,6 +26,7 @@ from quantizer.formats.quarot.weights import QuarotFormat
 from quantizer.machine import threads_for
 from quantizer.passes.data_type import ASK_FOR_ANOTHER, dtype_of_model
 from quantizer.passes.interface import FinishedLayer, GroupSizes, LayerContext
+from quantizer.passes.plain import UniformPass
 from quantizer.passes.rotation_layouts import layer_layout, model_layout
 from quantizer.passes.rounding import check_quality, pack_linear
 from quantizer.passes.statistics import InputStatistics, gather
@@ -33,7 +34,7 @@ from quantizer.passes.transform import Transform, Unchanged
 
 
 @dataclass(frozen=True)
-class QuarotLayerPass:
+class QuarotLayerPass(UniformPass):
     """QuaRot as a LayerPass."""
 
     parameters: QuarotParameters

@@ -17,7 +17,7 @@ from quantizer.report.front_matter import front_matter, hub_id
 from quantizer.report.markdown import block, code, plain
 from quantizer.report.quality import quality
 from quantizer.report.readers import claims, refusal, written_by
-from quantizer.report.sizes import bits, own_head, quantizes_weights, sizes
+from quantizer.report.sizes import bits, nominal_bits, own_head, quantizes_weights, sizes
 
 NEEDS = {
     "gptq": "optimum gptqmodel",
@@ -38,7 +38,7 @@ def model_card(manifest: Manifest, uri: str) -> str:
         uri: where the artifact will lie.
     """
     chosen = recorded_pass(manifest.workflow["passes"])
-    written = written_by(chosen, manifest.input.model_type or "")
+    written = written_by(chosen, manifest.input.model_type or "", linears=manifest.modules)
     sections = [
         front_matter(manifest, chosen),
         f"# {plain(title(manifest))}",
@@ -61,7 +61,7 @@ def title(manifest: Manifest) -> str:
     chosen = recorded_pass(manifest.workflow["passes"])
     path = manifest.input.model_path
     name = (hub_id(path) or path).rstrip("/").rpartition("/")[2]
-    bits = f" {chosen.written.bits} bits" if quantizes_weights(manifest) else ""
+    bits = f" {nominal_bits(manifest, chosen.written)} bits" if quantizes_weights(manifest) else ""
     return f"{name}, {' and '.join(chosen.methods)}{bits}"
 
 

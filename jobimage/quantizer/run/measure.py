@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from quantization_api.metrics import Metric
 from quantization_api.status import MetricResult
 from quantizer.calibration.tokens import TokenBatches, probe_tokens
+from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.own_dtype import run_in_own_dtype
 from quantizer.evaluation.streamed import Evaluation, OnProgress, evaluate, evaluate_beside_rtn
 from quantizer.evaluation.views import RtnBaseline
+from quantizer.passes.written import schemes_of
 from quantizer.progress.workload import head_share
 from quantizer.report.quality import beside_name
 from quantizer.run.checks import Job, Setting, readable
@@ -27,7 +29,11 @@ class Measured:
 
 
 def measure(
-    job: Job, setting: Setting, artifact: Source, sizes: tuple[int, int], on_progress: Callable[[float], None]
+    job: Job,
+    setting: Setting,
+    artifact: Source,
+    quantized: QuantizeReport,
+    on_progress: Callable[[float], None],
 ) -> Measured:
     """Measures every metric; models run once for each data config, not once for each metric.
 
@@ -36,7 +42,7 @@ def measure(
 
     Args:
         artifact: the stored checkpoint.
-        sizes: bytes of the safetensors before and after.
+        quantized: how it was made.
         on_progress: called with the share done.
 
     Raises:
@@ -44,7 +50,8 @@ def measure(
     """
     layout, device, scratch = _readable_layout(job), setting.device, setting.scratch
     metrics, modules = job.request.workflow.metrics(), job.weight_pass.modules
-    baseline = RtnBaseline.of(job.weight_pass.layer_pass)
+    baseline = RtnBaseline.of(job.weight_pass.layer_pass.with_schemes(schemes_of(quantized.linears)))
+    sizes = (quantized.input_bytes, quantized.output_bytes)
     names = list(dict.fromkeys(metric.data_config for metric in metrics if metric.data_config))
     progress = _Progress(max(1, len(names)), head_share(layout), on_progress)
     _probe(job, setting, artifact, progress.step if not names else lambda *_: on_progress(0.0))

@@ -178,8 +178,7 @@ def evaluate(job: Job, setting: Setting, artifact: StoreSource, quantized: Quant
     metrics = job.request.workflow.metrics()
     for name in dict.fromkeys(metric.data_config for metric in metrics if metric.data_config):
         setting.tracker.count_tokens("evaluate", job.tokens[name].tokens)
-    sizes = (quantized.input_bytes, quantized.output_bytes)
-    return measure(job, setting, readable(artifact), sizes, on_progress)
+    return measure(job, setting, readable(artifact), quantized, on_progress)
 
 
 def check_goals(workflow: Workflow, measured: Measured) -> None:

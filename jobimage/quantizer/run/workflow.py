@@ -51,7 +51,14 @@ def run(request: RunRequest, setting: Setting) -> Outcome:
             tracker.layers(0, job.model.layout.layers)
             metrics = request.workflow.metrics()
             tracker.plan(
-                plan(job.model.layout, job.calibration, job.tokens, metrics, job.builder is not None)
+                plan(
+                    job.model.layout,
+                    job.calibration,
+                    job.tokens,
+                    metrics,
+                    job.builder is not None,
+                    job.weight_pass.layer_pass.chooses,
+                )
             )
     if obtained is None:
         obtained = obtain(

@@ -46,6 +46,7 @@ PASSES: dict[str, LayerPass] = {
         gptq_pass(group_size=GROUP, desc_act=True, static_groups=True, checkpoint_format="compressed-tensors")
     ),
     "gptq, in bfloat16": make_pass(gptq_pass(group_size=GROUP, calibration_dtype="bf16")),
+    "gptq, bits chosen": make_pass(gptq_pass(target_bits=4.8, candidate_group_sizes=[GROUP])),
     "awq": make_pass(awq_pass(q_group_size=GROUP)),
     "awq, scales alone": make_pass(awq_pass(q_group_size=GROUP, export_compatible=True)),
     "quarot, an ordinary checkpoint": make_pass(quarot_pass(w_groupsize=GROUP)),
