@@ -148,7 +148,7 @@ def unpacked(artifact: Path) -> dict[str, tuple[Tensor, Tensor]]:
 def as_read(artifact: Path) -> dict[str, Tensor]:
     """The weights [N, K] float32 that a reader of the format computes for every packed linear, by its name."""
     layout, linears = _packed(artifact)
-    return {name: layout.as_read(back).float() for name, back in linears}
+    return {name: layout.of(name).as_read(back).float() for name, back in linears}
 
 
 def _packed(artifact: Path) -> tuple[WeightFormat, Iterator[tuple[str, QuantizedWeight]]]:
@@ -158,4 +158,4 @@ def _packed(artifact: Path) -> tuple[WeightFormat, Iterator[tuple[str, Quantized
         stored |= load_file(path)
     names = [key.rpartition(".")[0] for key in stored if key.endswith(f".{layout.tensors[0]}")]
     parts = ((name, {part: stored[f"{name}.{part}"] for part in layout.tensors}) for name in names)
-    return layout, ((name, layout.unpack(name, tensors)) for name, tensors in parts)
+    return layout, ((name, layout.of(name).unpack(name, tensors)) for name, tensors in parts)

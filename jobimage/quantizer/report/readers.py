@@ -170,10 +170,10 @@ class Row:
     def missing(self, written: Written) -> list[str]:
         """What the parameters would have to be for this reader, in the words of the passes."""
         reasons, words = [], written.words
+        if written.schemes and not self.mixed:
+            return ["bits and group_size instead of a target"]
         if written.symmetric not in self.symmetric:
             reasons.append(words.symmetric if self.symmetric[0] else words.asymmetric)
-        if written.schemes and not self.mixed:
-            reasons.append("bits and group_size instead of a target")
         if any(scheme.bits not in self.bits for scheme in written.occurring):
             reasons.append(f"{words.bits}: {_either(self.bits)}")
         sizes = {scheme.group_size for scheme in written.occurring}
@@ -328,7 +328,8 @@ def refusal(written: Written) -> str | None:
     refusing = [server for server in SERVERS if server not in readers(written)]
     strangers = [server for server in refusing if not _rows(server, written)]
     sentences = []
-    if others := [server for server in refusing if server not in strangers]:
+    known = [server for server in refusing if server not in strangers]
+    for others in [[server] for server in known] if written.schemes else [known] if known else []:
         nearest = min((row.missing(written) for row in _rows(others[-1], written)), key=len)
         wanted = ", ".join(nearest)
         by_gptq = written.layout == "gptq" and written.words in (GPTQ_WORDS, MIXED_WORDS)

@@ -203,6 +203,22 @@ def test_where_an_error_hardly_moves_the_output_there_are_few_bits(tmp_path: Pat
     assert first < second
 
 
+def test_errors_that_are_large_in_a_layer_alone_change_nothing(tmp_path: Path) -> None:
+    """Values are made 64 times as large and taken back behind the attention: the output is what it was."""
+
+    def edit(tensors: dict[str, Tensor]) -> None:
+        tensors["model.layers.0.self_attn.v_proj.weight"] *= 64
+        tensors["model.layers.0.self_attn.o_proj.weight"] /= 64
+
+    found = []
+    for name in ("plain", "scaled"):
+        save_tiny(tmp_path / name, initializer_range=0.2)
+        if name == "scaled":
+            edit_tensors(tmp_path / name, edit)
+        found.append(quantized(tmp_path / name, tmp_path / f"of-{name}", target_bits=4.6))
+    assert found[0] == found[1]
+
+
 def test_a_choice_that_was_kept_is_taken_and_another_model_s_is_not(tiny: Path, tmp_path: Path) -> None:
     saved: list[dict[str, Scheme]] = []
 
