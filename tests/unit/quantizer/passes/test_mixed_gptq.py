@@ -20,7 +20,14 @@ from tests.support.engine import (
     run_pass,
     save_tiny,
 )
-from tests.support.quantized_models import as_float, save_family, transformers_logits, view_logits
+from tests.support.quantized_models import GROUP as GROUP_OF_FAMILIES
+from tests.support.quantized_models import (
+    as_float,
+    family_batches,
+    save_family,
+    transformers_logits,
+    view_logits,
+)
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
@@ -28,6 +35,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.grid import Scheme
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.decoder.activations import ActivationStore
+from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.decoder.model import DecoderModel
 from quantizer.evaluation.views import RtnBaseline, open_view
@@ -292,3 +300,34 @@ def test_few_tokens_walk_the_whole_model() -> None:
     assert [len(one) for one in walking(long).sequences] == [2048]
     short = TokenBatches(tuple(torch.zeros(100, dtype=torch.int64) for _ in range(4)))
     assert len(walking(short).sequences) == 4
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt2, scaled by layer", "gpt_neox, parallel", "gemma2", "qwen3_moe", "stablelm"]
+)
+def test_other_architectures_are_quantized_and_read_back(name: str, tmp_path: Path) -> None:
+    modules = save_family(name, tmp_path / "model")
+    layer_pass = make_pass(
+        gptq_pass(
+            target_bits=7,
+            candidate_bits=[2, 4, 8],
+            candidate_group_sizes=[GROUP_OF_FAMILIES],
+            checkpoint_format="compressed-tensors",
+        )
+    )
+    tokens = family_batches()
+    report = run_layers(
+        DirectorySource(tmp_path / "model"),
+        tokens,
+        layer_pass,
+        tmp_path / "out",
+        tmp_path / "scratch",
+        modules=modules,
+    )
+    assert len({one.bits for one in report.linears}) > 1
+    assert 6 < report.bits_per_weight <= 7
+    as_float(tmp_path / "out", tmp_path / "float", by_inputs=name.startswith("gpt2"))
+    ours = view_logits(open_view(DirectorySource(tmp_path / "out"), CPU, modules), tokens.batches()[0])
+    theirs = transformers_logits(tmp_path / "float", tokens.batches()[0])
+    assert float((ours - theirs).norm() / theirs.norm()) < 1e-3
+    assert list((tmp_path / "scratch").iterdir()) == []
