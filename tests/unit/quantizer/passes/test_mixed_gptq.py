@@ -35,7 +35,6 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.grid import Scheme
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.decoder.activations import ActivationStore
-from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.decoder.model import DecoderModel
 from quantizer.evaluation.views import RtnBaseline, open_view
