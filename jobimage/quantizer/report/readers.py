@@ -232,7 +232,7 @@ TABLE: tuple[Row, ...] = (
     Row(OPTIMUM, "gptq_v2", ONE_BY_ONE, LAYOUTS, group_sizes=TORCH_GROUPS),
     Row("gptqmodel", "gptq_v2", GPTQMODEL, LAYOUTS, group_sizes=TORCH_GROUPS, part=False, mixed=True),
     Row(COMPRESSED, "compressed-tensors", TRANSFORMERS, LAYOUTS, ALL_BITS, SYMMETRIC, mixed=True),
-    Row(DEQUANTIZED, "compressed-tensors", ONE_BY_ONE, LAYOUTS, ALL_BITS, ASYMMETRIC, mixed=True),
+    Row(DEQUANTIZED, "compressed-tensors", ONE_BY_ONE, LAYOUTS, ALL_BITS, ASYMMETRIC),
     Row(
         "vLLM", "compressed-tensors", VLLM, VLLM_SOURCE, (4, 8), SYMMETRIC, SERVER_GROUPS, splits_fused=False
     ),
