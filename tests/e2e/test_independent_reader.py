@@ -56,6 +56,11 @@ def gptq(**parameters: Any) -> WeightParameters:
     return gptq_pass(**{"group_size": GROUP, **parameters})
 
 
+def chosen(**parameters: Any) -> WeightParameters:
+    """GPTQ whose bits are chosen, in groups of 16 or 32."""
+    return gptq_pass(candidate_group_sizes=[16, GROUP], **parameters)
+
+
 ROTATION = quarot_pass(w_gptq=False, w_bits=16, calibration_data_config=None)
 CASES: dict[str, Case] = {
     "asymmetric": Case(gptq()),
@@ -80,6 +85,18 @@ CASES: dict[str, Case] = {
     ),
     "compressed-tensors, 3 bits, asymmetric": Case(
         gptq(bits=3, checkpoint_format="compressed-tensors"), loader="dequantized"
+    ),
+    "bits chosen, own loader": Case(
+        gptq(sym=True, target_bits=4.2, candidate_bits=[3, 4]), loader="gptqmodel"
+    ),
+    "bits chosen, gptq_v2, two groups, own loader": Case(
+        chosen(target_bits=5.2, candidate_bits=[4, 8], checkpoint_format="gptq_v2"), loader="gptqmodel"
+    ),
+    "bits chosen, compressed-tensors": Case(
+        gptq(sym=True, target_bits=4.2, checkpoint_format="compressed-tensors")
+    ),
+    "bits chosen, compressed-tensors, two groups": Case(
+        chosen(sym=True, target_bits=4.2, checkpoint_format="compressed-tensors")
     ),
     "compressed-tensors, act-order": Case(
         gptq(checkpoint_format="compressed-tensors", desc_act=True, static_groups=True), loader="dequantized"
