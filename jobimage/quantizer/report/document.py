@@ -138,7 +138,15 @@ def _kind(kind: Kind, own: bool) -> list[str]:
 
 
 def _every(kind: Kind, own: bool) -> str:
-    head = ("linear", "shape", *_comparison(own), "damping", "tokens")
+    chosen = any(module.bits for module in kind.members)
+    head = (
+        "linear",
+        "shape",
+        *(("bits", "group size") if chosen else ()),
+        *_comparison(own),
+        "damping",
+        "tokens",
+    )
     table = _table(f"Every {kind.name}", head, [_linear(module, own) for module in kind.members])
     return f"<details><summary>{_text(kind.name)}: every linear</summary>{table}</details>"
 
@@ -148,6 +156,7 @@ def _linear(module: LinearReport, own: bool) -> list[str]:
     return [
         _text(module.name),
         " × ".join(map(str, module.shape)),
+        *([f"{module.bits}", f"{module.group_size}"] if module.bits else []),
         *errors[: len(_comparison(own))],
         f"{module.damping:g}",
         "-" if module.tokens is None else f"{module.tokens:,}",

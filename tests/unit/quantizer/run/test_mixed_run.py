@@ -33,6 +33,10 @@ def test_the_artifact_is_verified_and_says_which_bits_it_has(written: str, tmp_p
     card = (tmp_path / "out/README.md").read_text()
     assert yaml.safe_load(card.split("---")[1])["tags"] == ["gptq", "4-bit", "8-bit", "quantized"]
     assert f"# model, GPTQ {manifest.bits_per_weight:.2f} bits" in card
+    assert (
+        '<th scope="col">bits</th><th scope="col">group size</th>'
+        in (tmp_path / "out/report/report.html").read_text()
+    )
     few = sum(module.bits == 4 for module in manifest.modules)
     assert f"4 bits in {few} linears, 8 bits in {14 - few}" in " ".join(card.split())
 
