@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 from tests.support.engine import (
     CPU,
-    DirectorySource,
     edit_tensors,
     files,
     gptq_pass,
@@ -34,6 +33,7 @@ from transformers import LlamaForCausalLM
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.grid import Scheme
 from quantizer.calibration.tokens import TokenBatches
+from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.decoder.model import DecoderModel
@@ -95,7 +95,6 @@ def test_the_average_is_within_the_target_and_close_to_it(target: float, tiny: P
 
 
 def test_the_files_are_within_the_target_size(tiny: Path, tmp_path: Path) -> None:
-    settings = {"candidate_group_sizes": [GROUP], "checkpoint_format": "compressed-tensors"}
     target = 88_000
     report = run_pass(
         DirectorySource(tiny),
@@ -103,7 +102,8 @@ def test_the_files_are_within_the_target_size(tiny: Path, tmp_path: Path) -> Non
         tmp_path / "out",
         tmp_path / "scratch",
         target_size=target,
-        **settings,
+        candidate_group_sizes=[GROUP],
+        checkpoint_format="compressed-tensors",
     )
     size = (tmp_path / "out/model.safetensors").stat().st_size
     assert size == report.output_bytes
