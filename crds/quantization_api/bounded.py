@@ -1,5 +1,6 @@
 """String and list types with the bounds that the API server needs to estimate the cost of rules."""
 
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import (
@@ -62,6 +63,22 @@ Quantity = Annotated[
     either('must be a whole number, or an amount such as "500m" or "16Gi" of at most 32 characters'),
 ]
 """An amount as Kubernetes writes it: 4, "500m", "16Gi"."""
+BINARY, DECIMAL = (
+    "KMGTPE",
+    {"n": -9, "u": -6, "m": -3, "k": 3, "K": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18},
+)
+
+
+def bytes_of(quantity: int | str) -> int:
+    """A Quantity as whole bytes, what is left of one cut off."""
+    text = str(quantity)
+    if text.endswith("i"):
+        return int(Decimal(text[:-2]) * 1024 ** (BINARY.index(text[-2]) + 1))
+    if text[-1] in DECIMAL:
+        return int(Decimal(text[:-1]).scaleb(DECIMAL[text[-1]]))
+    return int(Decimal(text))
+
+
 Quantities = Annotated[dict[LabelKey, Quantity], Field(max_length=16, json_schema_extra=SHORT_KEYS)]
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 """A number of things; every JSON reader, whatever its numbers are, reads it exactly."""

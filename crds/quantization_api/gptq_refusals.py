@@ -1,6 +1,6 @@
 """Combinations of GptqQuantizer's parameters that are refused, each with what to write instead."""
 
-from quantization_api.refusals import Predicate, Refusal, equals, is_true, must_be
+from quantization_api.refusals import Predicate, Refusal, changed, equals, given, is_true, must_be
 
 COMPRESSED = equals("checkpoint_format", "compressed-tensors")
 EMPTY_GROUP = Predicate(
@@ -17,8 +17,22 @@ NO_LINEAR = Predicate(
     lambda p: p.inside_layer_modules == [],
 )
 
+BITS = (2, 3, 4, 8)
+TARGET = given("target_bits") | given("target_size")
+OTHER_BITS = Predicate(
+    lambda scope: (
+        f"(has({scope.path}.candidate_bits) && "
+        f"!{scope.path}.candidate_bits.all(bits, bits in [{', '.join(map(str, BITS))}]))"
+    ),
+    lambda p: any(bits not in BITS for bits in p.candidate_bits or ()),
+)
+EMPTY_CANDIDATE = Predicate(
+    lambda scope: f"(has({scope.path}.candidate_group_sizes) && 0 in {scope.path}.candidate_group_sizes)",
+    lambda p: 0 in (p.candidate_group_sizes or ()),
+)
+
 GPTQ: tuple[Refusal, ...] = (
-    must_be("bits", (2, 3, 4, 8)),
+    must_be("bits", BITS),
     Refusal(
         "group_size",
         equals("group_size", 0),
@@ -36,9 +50,43 @@ GPTQ: tuple[Refusal, ...] = (
         "inside_layer_modules has a list without a linear; name the linears of a layer in execution order, "
         "or leave it out",
     ),
+    Refusal(
+        "target_size",
+        given("target_bits") & given("target_size"),
+        "target_bits and target_size exclude each other; leave one of them out",
+    ),
+    Refusal(
+        "bits",
+        TARGET & changed("bits"),
+        "with a target the bits of each linear are chosen; leave bits out, or write the bits to choose from as "
+        "candidate_bits",
+    ),
+    Refusal(
+        "group_size",
+        given("candidate_group_sizes") & changed("group_size"),
+        "candidate_group_sizes takes the place of group_size; leave group_size out",
+    ),
+    Refusal(
+        "candidate_bits",
+        ~TARGET & (given("candidate_bits") | given("candidate_group_sizes")),
+        "candidate_bits and candidate_group_sizes have an effect only with a target; add target_bits or "
+        "target_size, or write bits and group_size",
+    ),
+    Refusal("candidate_bits", OTHER_BITS, "candidate_bits must be some of 2, 3, 4 and 8"),
+    Refusal(
+        "candidate_group_sizes",
+        EMPTY_CANDIDATE,
+        "candidate_group_sizes has a 0; sizes are -1 (one group for each output channel) or greater than 0",
+    ),
 )
 
 AUTO_GPTQ: tuple[Refusal, ...] = (
+    Refusal(
+        "implementation",
+        equals("implementation", "auto-gptq") & TARGET,
+        "implementation auto-gptq rounds all linears to the same bits; write implementation: native, or bits "
+        "instead of a target",
+    ),
     Refusal(
         "checkpoint_format",
         equals("implementation", "auto-gptq") & ~equals("checkpoint_format", "gptq"),

@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from quantization_api.awq_refusals import AUTOAWQ, AWQ
-from quantization_api.bounded import ModulePath, Name
+from quantization_api.bounded import ModulePath, Name, Quantity
 from quantization_api.gptq_refusals import AUTO_GPTQ, GPTQ
 from quantization_api.model_builder_refusals import MODEL_BUILDER
 from quantization_api.quarot_refusals import QUAROT
@@ -26,6 +26,8 @@ INPUT_MODEL_DTYPE = (
 Bits = Annotated[int, Field(ge=1, le=32)]
 GroupSize = Annotated[int, Field(ge=-1, le=65536)]
 ClipRatio = Annotated[float, Field(gt=0, le=1)]
+CandidateBits = Annotated[list[Bits], Field(min_length=1, max_length=4)]
+CandidateGroups = Annotated[list[GroupSize], Field(min_length=1, max_length=8)]
 Modules = Annotated[list[ModulePath], Field(max_length=32)]
 
 NO_CODE = "code from a manifest is never run; leave it out"
@@ -100,6 +102,21 @@ class GptqQuantizer(PassBase):
     group_size: GroupSize = Field(
         128, description="Input channels that share a scale; -1: one group per row."
     )
+    target_bits: Annotated[float, Field(ge=2, le=8)] | None = Field(
+        None,
+        description="Bits that a quantized weight may take on average, scales and zero points included. Bits and group "
+        "size of each linear are then chosen by what its error does to the model's output.",
+    )
+    target_size: Quantity | None = Field(
+        None,
+        description="Bytes that the safetensors of the result may take, such as 4Gi; instead of target_bits.",
+    )
+    candidate_bits: CandidateBits | None = Field(
+        None, description="With a target: the bits to choose from. If unset: 2, 3, 4 and 8."
+    )
+    candidate_group_sizes: CandidateGroups | None = Field(
+        None, description="With a target: the group sizes to choose from. If unset: group_size."
+    )
     damp_percent: float = Field(
         0.01,
         gt=0,
@@ -139,6 +156,11 @@ class GptqQuantizer(PassBase):
     )
     REFUSALS: ClassVar[tuple[Refusal, ...]] = GPTQ
     PACKAGES: ClassVar[dict[str, tuple[Refusal, ...]]] = {"auto-gptq": AUTO_GPTQ}
+
+    @property
+    def has_target(self) -> bool:
+        """Whether bits and group size are chosen for each linear."""
+        return self.target_bits is not None or self.target_size is not None
 
 
 class AutoAWQQuantizer(PassBase):

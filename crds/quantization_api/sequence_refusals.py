@@ -5,6 +5,7 @@
 Places in a workflow are counted as Python does: 0 is the first pass, -1 the last.
 """
 
+from quantization_api.gptq_refusals import TARGET
 from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, ModelBuilder, PassBase, QuaRot
 from quantization_api.quarot_refusals import FULL
 from quantization_api.refusals import (
@@ -144,6 +145,12 @@ ROTATION_BEFORE_GPTQ: tuple[Refusal, ...] = (
         "implementation auto-gptq cannot rotate the model; write implementation: native in the GptqQuantizer "
         "after QuaRot",
     ),
+    Refusal(
+        "passes",
+        ROTATED_GPTQ & _of(1, GptqQuantizer, TARGET),
+        "a target is for the model as it is in this release; leave the QuaRot out, or write bits in the "
+        "GptqQuantizer after it",
+    ),
 )
 
 SEQUENCE: tuple[Refusal, ...] = (
@@ -155,6 +162,11 @@ SEQUENCE: tuple[Refusal, ...] = (
         (
             ~equals("checkpoint_format", "gptq"),
             "ModelBuilder reads checkpoint_format gptq only; write that in the GptqQuantizer before it",
+        ),
+        (
+            TARGET,
+            "ModelBuilder takes the same bits in all linears; write bits instead of a target in the "
+            "GptqQuantizer before it",
         ),
         (
             equals("bits", 3),

@@ -34,6 +34,10 @@ LOADERS = {
     "quarot, then gptq, compressed-tensors": "dequantized",
     "compressed-tensors, 3 bits, asymmetric": "dequantized",
     "compressed-tensors, asymmetric, act order": "dequantized",
+    "gptq, bits chosen, 3 and 4": "gptqmodel",
+    "gptq_v2, bits and groups chosen": "gptqmodel",
+    "compressed-tensors, bits chosen": "transformers",
+    "compressed-tensors, bits and groups chosen": "transformers",
 }
 """How each case is loaded; see reference/format_reader.py."""
 EVERY_TIME = {
@@ -43,6 +47,7 @@ EVERY_TIME = {
     "awq",
     "quarot, then gptq, asymmetric",
     "compressed-tensors, asymmetric, act order",
+    "compressed-tensors, bits chosen",
 }
 WITHOUT_INTEGERS = [name for name, loader in LOADERS.items() if loader == "dequantized"]
 WITH_INTEGERS = [name for name in LOADERS if name not in WITHOUT_INTEGERS]

@@ -21,7 +21,7 @@ from quantization_api.manifest import Manifest
 from quantization_api.pod import MAX_RESULT_BYTES
 from quantizer.cli import parser
 from quantizer.cli.signals import Terminated
-from quantizer.passes.gptq import GptqLayerPass
+from quantizer.passes.gptq_layers import GptqLayerPass
 from quantizer.passes.interface import FinishedLayer, LayerContext
 
 pytestmark = pytest.mark.integration

@@ -87,7 +87,8 @@ def as_float(artifact: Path, target: Path, by_inputs: bool = False) -> None:
     for name in [key for key in stored if key.endswith(f".{layout.tensors[0]}")]:
         linear = name.rpartition(".")[0]
         parts = {part: stored.pop(f"{linear}.{part}") for part in layout.tensors}
-        weight = layout.as_read(layout.unpack(linear, parts)).float()
+        own = layout.of(linear)
+        weight = own.as_read(own.unpack(linear, parts)).float()
         weights[f"{linear}.weight"] = weight.t().contiguous() if by_inputs else weight
     del config["quantization_config"]
     target.mkdir(parents=True, exist_ok=True)
@@ -147,7 +148,7 @@ def unpacked(artifact: Path) -> dict[str, tuple[Tensor, Tensor]]:
 def as_read(artifact: Path) -> dict[str, Tensor]:
     """The weights [N, K] float32 that a reader of the format computes for every packed linear, by its name."""
     layout, linears = _packed(artifact)
-    return {name: layout.as_read(back).float() for name, back in linears}
+    return {name: layout.of(name).as_read(back).float() for name, back in linears}
 
 
 def _packed(artifact: Path) -> tuple[WeightFormat, Iterator[tuple[str, QuantizedWeight]]]:
@@ -157,4 +158,4 @@ def _packed(artifact: Path) -> tuple[WeightFormat, Iterator[tuple[str, Quantized
         stored |= load_file(path)
     names = [key.rpartition(".")[0] for key in stored if key.endswith(f".{layout.tensors[0]}")]
     parts = ((name, {part: stored[f"{name}.{part}"] for part in layout.tensors}) for name in names)
-    return layout, ((name, layout.unpack(name, tensors)) for name, tensors in parts)
+    return layout, ((name, layout.of(name).unpack(name, tensors)) for name, tensors in parts)

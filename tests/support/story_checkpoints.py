@@ -53,6 +53,11 @@ def tensors(**parameters: Any) -> Pass:
     return gptq(checkpoint_format="compressed-tensors", **parameters)
 
 
+def groups_chosen(**parameters: Any) -> Pass:
+    """GPTQ with 4 bits whose groups are chosen: of 32, or whole rows."""
+    return gptq(candidate_bits=[4], candidate_group_sizes=[GROUP, -1], **parameters)
+
+
 ROTATION = quarot_pass(w_gptq=False, w_bits=16, calibration_data_config=None)
 STORY_CASES: dict[str, StoryCase] = {
     "gptq": StoryCase((gptq(),)),
@@ -75,6 +80,28 @@ STORY_CASES: dict[str, StoryCase] = {
         (tensors(inside_layer_modules=[[*QKV], ["self_attn.o_proj"]]),)
     ),
     "compressed-tensors, q_proj alone": StoryCase((tensors(inside_layer_modules=[["self_attn.q_proj"]]),)),
+    "gptq, groups chosen": StoryCase((groups_chosen(target_bits=4.6),)),
+    "gptq, bits chosen": StoryCase((gptq(target_bits=6, candidate_bits=[4, 8]),)),
+    "gptq, bits chosen, 3 and 4": StoryCase((gptq(target_bits=4.2, candidate_bits=[3, 4]),)),
+    "gptq_v2, bits and groups chosen": StoryCase(
+        (
+            gptq(
+                sym=False,
+                target_bits=5.2,
+                candidate_bits=[4, 8],
+                candidate_group_sizes=[16, GROUP],
+                checkpoint_format="gptq_v2",
+            ),
+        )
+    ),
+    "compressed-tensors, bits chosen": StoryCase((tensors(target_bits=4.2),)),
+    "compressed-tensors, bits and groups chosen": StoryCase(
+        (tensors(target_bits=4.2, candidate_group_sizes=[16, GROUP]),)
+    ),
+    "compressed-tensors, groups chosen": StoryCase(
+        (groups_chosen(target_bits=4.3, checkpoint_format="compressed-tensors"),)
+    ),
+    "compressed-tensors, 4 and 8 bits chosen": StoryCase((tensors(target_bits=6, candidate_bits=[4, 8]),)),
     "awq": StoryCase((awq(),)),
     "awq, symmetric": StoryCase((awq(zero_point=False),)),
     "awq without the MLP": StoryCase((awq(modules_to_not_convert=["mlp"]),)),

@@ -41,7 +41,53 @@ def without_effect(field: str, needed: str, value: Any, **parameters: Any) -> In
     )
 
 
+def gptq(name: str, server: str, **parameters: Any) -> Invalid:
+    """A GptqQuantizer that must be refused."""
+    return Invalid(name, ((PASS, {"type": "GptqQuantizer", "data_config": "train", **parameters}),), server)
+
+
 WHOLE_INVALID: tuple[Invalid, ...] = (
+    gptq("two targets", "target_bits and target_size exclude each other", target_bits=3.5, target_size="4Gi"),
+    gptq("bits beside a target", "with a target the bits of each linear are chosen", target_bits=3.5, bits=3),
+    gptq(
+        "a group size beside candidates",
+        "candidate_group_sizes takes the place of group_size",
+        target_bits=3.5,
+        group_size=32,
+        candidate_group_sizes=[32, 64],
+    ),
+    gptq("candidates of bits alone", "have an effect only with a target", candidate_bits=[3, 4]),
+    gptq("candidates of groups alone", "have an effect only with a target", candidate_group_sizes=[32, 64]),
+    gptq(
+        "candidates of 5 bits",
+        "candidate_bits must be some of 2, 3, 4 and 8",
+        target_bits=5,
+        candidate_bits=[4, 5],
+    ),
+    gptq(
+        "candidates of no group",
+        "candidate_group_sizes has a 0",
+        target_size=1000000,
+        candidate_group_sizes=[0, 64],
+    ),
+    gptq(
+        "a target of the package",
+        "implementation auto-gptq rounds all linears to the same bits",
+        target_bits=3.5,
+        implementation="auto-gptq",
+    ),
+    built(
+        "a target after a rotation",
+        "a target is for the model as it is in this release",
+        ROTATION,
+        {**GPTQ, "target_bits": 3.5},
+    ),
+    built(
+        "a graph of mixed bits",
+        "ModelBuilder takes the same bits in all linears",
+        {**GPTQ, "target_bits": 3.5},
+        BUILDER,
+    ),
     quarot("weights of 5 bits", "w_bits must be 2, 3, 4, 8 or 16", w_rtn=True, w_bits=5),
     quarot("activations of 1 bit", "a_bits must be 2, 3, 4, 5, 6, 7, 8 or 16", a_bits=1),
     quarot("keys of 9 bits", "k_bits must be 2, 3, 4, 5, 6, 7, 8 or 16", k_bits=9),

@@ -41,6 +41,15 @@ class GridRule:
 
 
 @dataclass(frozen=True)
+class Scheme:
+    """How finely a linear is rounded."""
+
+    bits: int
+    group_size: int
+    """Columns that share a scale; -1: all of a row."""
+
+
+@dataclass(frozen=True)
 class GroupedGrid:
     """A grid for each group of columns of a row."""
 

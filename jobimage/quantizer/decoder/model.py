@@ -86,10 +86,7 @@ class DecoderModel:
 
         wants_output: without it `hidden` is not to become the layer's output, which nobody reads after the last one.
         """
-        layer = self.layer(index, weights)
-        if isinstance(layer, BlockLayer):
-            return BlockWalk(layer, hidden, store_factory, wants_output)
-        return GenericWalk(layer, hidden, wants_output)
+        return walk_over(self.layer(index, weights), hidden, store_factory, wants_output=wants_output)
 
     # before and behind the layers
 
@@ -165,6 +162,15 @@ class DecoderModel:
 
             self._context = ModelContext(self.layout.skeleton, parameter, self.device, self.dtype)
         return self._context
+
+
+def walk_over(
+    layer: DecoderLayer, hidden: ActivationStore, store_factory: StoreFactory, *, wants_output: bool = True
+) -> LayerWalk:
+    """A layer over all batches of `hidden`; see DecoderModel.walk."""
+    if isinstance(layer, BlockLayer):
+        return BlockWalk(layer, hidden, store_factory, wants_output)
+    return GenericWalk(layer, hidden, wants_output)
 
 
 def _on_meta(value: Any) -> Any:

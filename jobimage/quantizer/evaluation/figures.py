@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.evaluation.divergence import BatchDivergence
+from quantizer.algorithms.divergence import BatchDivergence
 from quantizer.evaluation.intervals import Numbers, Ratio
 
 

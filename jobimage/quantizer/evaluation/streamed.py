@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.algorithms.divergence import BatchDivergence
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.batchwise import Batchwise
 from quantizer.decoder.layout import DecoderLayout
-from quantizer.evaluation.divergence import BatchDivergence
 from quantizer.evaluation.figures import Evaluation, summarize
 from quantizer.evaluation.views import FloatView, RtnBaseline, RtnView, RunnableLayer, View, open_view
 from quantizer.evaluation.walked import Walked

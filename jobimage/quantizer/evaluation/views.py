@@ -28,8 +28,8 @@ from quantizer.passes.quantized import QuantizedLayers
 class RtnBaseline:
     """RTN (round to nearest) with the same numbers of bits everywhere, unrotated: what a pass has to beat."""
 
-    round: Callable[[Tensor], QuantizedWeight]
-    """Rows [n, K] float32 to nearest."""
+    round: Callable[[str, Tensor], QuantizedWeight]
+    """(Full name of a linear, its rows [n, K] float32) -> the rows rounded to nearest."""
     format: WeightFormat
     """What the rounded weights are read back from, as the reader of an artifact sees them."""
     converts: Callable[[str], bool]
@@ -42,7 +42,11 @@ class RtnBaseline:
         """None for a pass that leaves nothing to be compared: it rounds neither weights nor what they read."""
         if not layer_pass.packs and layer_pass.online is None:
             return None
-        return cls(layer_pass.rtn, layer_pass.format, layer_pass.converts, layer_pass.online)
+
+        def nearest(name: str, rows: Tensor) -> QuantizedWeight:
+            return layer_pass.of(name).rtn(rows)
+
+        return cls(nearest, layer_pass.format, layer_pass.converts, layer_pass.online)
 
 
 class RunnableLayer(Protocol):
@@ -120,7 +124,7 @@ class RtnView(FloatView):
             if not self._baseline.converts(prefix + name):
                 continue
             weight = self.model.layout.transposed(index, f"{name}.weight", weights[f"{name}.weight"])
-            seen = self._baseline.format.as_read(self._baseline.round(weight.float()))
+            seen = self._baseline.format.as_read(self._baseline.round(prefix + name, weight.float()))
             changed[f"{name}.weight"] = self.model.layout.transposed(index, f"{name}.weight", seen)
         return changed
 

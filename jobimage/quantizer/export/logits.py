@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.evaluation.divergence import BatchDivergence
+from quantizer.algorithms.divergence import BatchDivergence
 from quantizer.evaluation.views import View
 from quantizer.export.plan import Bound
 from quantizer.export.runtime import load_silently, runtime_errors

@@ -13,18 +13,21 @@ the zero points. The last word of a row is filled up with zero bits.
 
 Releases before 0.18 put 3 bits ten to a word and left two bits empty; 2, 4 and 8 bits are the same in both.
 
+Linears may differ in bits and group size: each scheme is then a config group, whose targets are its linears by name.
+
 There is no group index: the library has given it up. Act-order needs grids that were fixed beforehand.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.algorithms.grid import dequantize
+from quantizer.algorithms.grid import Scheme, dequantize
 from quantizer.algorithms.quantized_weight import QuantizedWeight, natural_g_idx
 from quantizer.formats.interface import (
     TensorShapes,
@@ -70,12 +73,25 @@ class CompressedTensorsFormat(WeightFormat):
     sym: bool = False
     desc_act: bool = False
     """With groups that lie one after another all the same: grids were fixed beforehand, or a row is one group."""
+    schemes: Mapping[str, Scheme] = field(default_factory=dict)
+    """By full name, where the linears differ; bits and group_size are then those of most of them."""
 
     @property
     @override
     def tensors(self) -> tuple[str, ...]:
         names = ("weight_packed", "weight_scale", "weight_shape")
         return names if self.sym else (*names, "weight_zero_point")
+
+    @override
+    def scheme(self, name: str) -> Scheme | None:
+        return self.schemes.get(name)
+
+    @override
+    def of(self, name: str) -> Self:
+        found = self.schemes.get(name)
+        return (
+            self if found is None else replace(self, bits=found.bits, group_size=found.group_size, schemes={})
+        )
 
     @override
     def check_shape(self, name: str, rows: int, columns: int) -> None:
@@ -131,29 +147,46 @@ class CompressedTensorsFormat(WeightFormat):
 
     @override
     def quantization_config(self, not_converted: Sequence[str] = ()) -> dict[str, object]:
-        """Every Linear is a target, so the head must be among the exceptions."""
-        weights: dict[str, object] = {
-            "num_bits": self.bits,
-            "type": "int",
-            "symmetric": self.sym,
-            "strategy": "channel" if self.group_size == -1 else "group",
-            "group_size": None if self.group_size == -1 else self.group_size,
-            "dynamic": False,
-        }
-        if self.desc_act:
-            weights["actorder"] = "weight"
+        """Where linears are alike every Linear is a target, so the head must be among the exceptions."""
+        targets = targets_of(self.schemes) or {Scheme(self.bits, self.group_size): ["Linear"]}
         return {
             "quant_method": "compressed-tensors",
             "format": "pack-quantized",
             "quantization_status": "compressed",
             "config_groups": {
-                "group_0": {
-                    "targets": ["Linear"],
-                    "weights": weights,
+                f"group_{number}": {
+                    "targets": names,
+                    "weights": self._weights(scheme),
                     "input_activations": None,
                     "output_activations": None,
                 }
+                for number, (scheme, names) in enumerate(targets.items())
             },
             "ignore": list(dict.fromkeys([*not_converted, "lm_head"])),
             "kv_cache_scheme": None,
         }
+
+    def _weights(self, scheme: Scheme) -> dict[str, object]:
+        weights: dict[str, object] = {
+            "num_bits": scheme.bits,
+            "type": "int",
+            "symmetric": self.sym,
+            "strategy": "channel" if scheme.group_size == -1 else "group",
+            "group_size": None if scheme.group_size == -1 else scheme.group_size,
+            "dynamic": False,
+        }
+        if self.desc_act:
+            weights["actorder"] = "weight"
+        return weights
+
+
+def targets_of(schemes: Mapping[str, Scheme]) -> dict[Scheme, list[str]]:
+    """The linears of each scheme, the fewest bits first."""
+    order = sorted(set(schemes.values()), key=lambda scheme: (scheme.bits, scheme.group_size))
+    return {wanted: [name for name, scheme in schemes.items() if scheme == wanted] for wanted in order}
+
+
+def scheme_of(weights: Mapping[str, Any]) -> Scheme:
+    """Bits and groups that the `weights` of a config group say."""
+    size = -1 if weights["strategy"] == "channel" else int(weights["group_size"])
+    return Scheme(int(weights["num_bits"]), size)

@@ -11,19 +11,24 @@ A linear with K inputs, N outputs, b bits and G groups:
 
     weight[n, k] = (q[n, k] - zero[n, g]) * scale[n, g]   with g = g_idx[k]
 
+Linears may differ in bits and group size: `dynamic` in the config then has a pattern for each that is not as the rest,
+gptqmodel's way to say so. vLLM asks by the name of the linear that it makes of several, so the pattern has that too.
+
 A zero point of 0 would be stored in version 1 as -1 and wrap around: readers disagree about what it means
 then, so it is never written (grid.fit_grid does not make one) and refused when it is read.
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.algorithms.grid import dequantize
+from quantizer.algorithms.grid import Scheme, dequantize
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.checkpoint.side_files import quantize_config
 from quantizer.formats.interface import TensorShapes, WeightFormat, check_groups
@@ -31,6 +36,14 @@ from quantizer.kernels.bit_packing import period, unpack_bits
 from quantizer.kernels.packing import pack_bits
 
 TENSORS = ("qweight", "qzeros", "scales", "g_idx")
+FUSED = {
+    "q_proj": "qkv_proj",
+    "k_proj": "qkv_proj",
+    "v_proj": "qkv_proj",
+    "gate_proj": "gate_up_proj",
+    "up_proj": "gate_up_proj",
+}
+"""Last part of a linear's name -> that of the linear which servers compute it in."""
 NAMES = {1: "gptq", 2: "gptq_v2"}  # values of checkpoint_format; a file without the key is version 1
 
 
@@ -53,6 +66,8 @@ class GptqFormat(WeightFormat):
     """A key of NAMES."""
     inside_layer_modules: tuple[tuple[str, ...], ...] | None = None
     """The linears that are quantized, the same in every decoder layer, by their names within it; None: all of them."""
+    schemes: Mapping[str, Scheme] = field(default_factory=dict)
+    """By full name, where the linears differ; bits and group_size are then those of most of them."""
 
     def __post_init__(self) -> None:
         if self.version not in NAMES:
@@ -62,6 +77,17 @@ class GptqFormat(WeightFormat):
     @override
     def tensors(self) -> tuple[str, ...]:
         return TENSORS
+
+    @override
+    def scheme(self, name: str) -> Scheme | None:
+        return self.schemes.get(name)
+
+    @override
+    def of(self, name: str) -> Self:
+        found = self.schemes.get(name)
+        return (
+            self if found is None else replace(self, bits=found.bits, group_size=found.group_size, schemes={})
+        )
 
     @override
     def check_shape(self, name: str, rows: int, columns: int) -> None:
@@ -147,6 +173,8 @@ class GptqFormat(WeightFormat):
             "lm_head": False,
             "checkpoint_format": NAMES[self.version],
         }
+        if self.schemes:
+            config["dynamic"] = dynamic(self.schemes, Scheme(self.bits, self.group_size))
         if self.inside_layer_modules is not None:
             config["modules_in_block_to_quantize"] = [list(names) for names in self.inside_layer_modules]
         return config
@@ -159,6 +187,37 @@ class GptqFormat(WeightFormat):
     @property
     def _offset(self) -> int:
         return 1 if self.version == 1 else 0
+
+
+def dynamic(schemes: Mapping[str, Scheme], rest: Scheme) -> dict[str, dict[str, int]]:
+    """The patterns of the linears that are not as the rest, with their own bits and group size."""
+    return {
+        _pattern(name): {"bits": scheme.bits, "group_size": scheme.group_size}
+        for name, scheme in schemes.items()
+        if scheme != rest
+    }
+
+
+def schemes_of(said: Mapping[str, Mapping[str, Any]]) -> dict[str, Scheme]:
+    """The inverse of dynamic; ValueError for a pattern that it does not write."""
+    found: dict[str, Scheme] = {}
+    for pattern, own in said.items():
+        parts = WRITTEN.fullmatch(pattern)
+        if parts is None:
+            raise ValueError(f"dynamic has the pattern {pattern}")
+        name = parts["owner"].replace("\\.", ".") + parts["linear"]
+        found[name] = Scheme(int(own["bits"]), int(own["group_size"]))
+    return found
+
+
+WRITTEN = re.compile(r"\+:\^(?P<owner>(?:\w+\\\.)*)(?:\(\?:)?(?P<linear>\w+)(?:\|\w+\))?\$")
+
+
+def _pattern(name: str) -> str:
+    """Matches a linear, and what servers fuse it into, by full name."""
+    owner, _, linear = name.rpartition(".")
+    last = f"(?:{linear}|{FUSED[linear]})" if linear in FUSED else linear
+    return "+:^" + f"{owner}.".replace(".", "\\.") + f"{last}$"
 
 
 def _other_width(rows: int, columns: int) -> str:

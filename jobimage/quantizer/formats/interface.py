@@ -6,12 +6,13 @@ gives that one back.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.algorithms.grid import Scheme
 from quantizer.algorithms.quantized_weight import QuantizedWeight, natural_g_idx
 
 TensorShapes = dict[str, tuple[torch.dtype, tuple[int, ...]]]
@@ -27,6 +28,14 @@ class WeightFormat(Protocol):
     def tensors(self) -> tuple[str, ...]:
         """Names of a linear's tensors, as in `q_proj.NAME`; a bias is none of them and stays unchanged."""
         ...
+
+    def scheme(self, name: str) -> Scheme | None:  # noqa: ARG002 - most formats store all linears alike
+        """Bits and groups of the linear of that full name; None: those of the format itself."""
+        return None
+
+    def of(self, name: str) -> Self:  # noqa: ARG002 - likewise
+        """The format as the linear of that full name has it."""
+        return self
 
     def check_shape(self, name: str, rows: int, columns: int) -> None:
         """Raises InvalidWorkflow or ModelUnsupported, naming the linear [N, K], when it cannot be written."""

@@ -8,8 +8,8 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.grid import GridRule, GroupedGrid
 from quantizer.formats.awq import AwqFormat
 from quantizer.formats.compressed_tensors import NAME as COMPRESSED_TENSORS
-from quantizer.formats.compressed_tensors import CompressedTensorsFormat
-from quantizer.formats.gptq import NAMES, GptqFormat
+from quantizer.formats.compressed_tensors import CompressedTensorsFormat, scheme_of
+from quantizer.formats.gptq import NAMES, GptqFormat, schemes_of
 from quantizer.formats.interface import WeightFormat
 
 
@@ -59,6 +59,7 @@ def _gptq(said: Mapping[str, Any]) -> StoredFormat:
         sym=bool(said["sym"]),
         desc_act=bool(said["desc_act"]),
         version=versions[said.get("checkpoint_format", "gptq")],
+        schemes=schemes_of(said.get("dynamic") or {}),
     )
     only = tuple(name for names in said.get("modules_in_block_to_quantize") or () for name in names)
     return StoredFormat(layout, _grid(layout.bits, layout.sym, layout.group_size), only=only)
@@ -71,11 +72,17 @@ def _awq(said: Mapping[str, Any]) -> StoredFormat:
 
 
 def _compressed_tensors(said: Mapping[str, Any]) -> StoredFormat:
-    (group,) = said["config_groups"].values()
-    weights = group["weights"]
-    size = -1 if weights["strategy"] == "channel" else int(weights["group_size"])
-    layout = CompressedTensorsFormat(int(weights["num_bits"]), size, bool(weights["symmetric"]))
-    return StoredFormat(layout, _grid(layout.bits, layout.sym, size), frozenset(said.get("ignore") or ()))
+    groups = list(said["config_groups"].values())
+    first, *_ = [scheme_of(group["weights"]) for group in groups]
+    (sym,) = {bool(group["weights"]["symmetric"]) for group in groups}
+    schemes = {
+        str(name): scheme_of(group["weights"])
+        for group in groups
+        for name in group["targets"]
+        if name != "Linear"
+    }
+    layout = CompressedTensorsFormat(first.bits, first.group_size, sym, schemes=schemes)
+    return StoredFormat(layout, _grid(first.bits, sym, first.group_size), frozenset(said.get("ignore") or ()))
 
 
 def _grid(bits: int, sym: bool, group_size: int) -> GroupedGrid:

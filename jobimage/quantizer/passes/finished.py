@@ -1,10 +1,12 @@
 """What the streaming loop asks of the place where finished layers are kept."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
 from typing_extensions import override
 
+from quantizer.algorithms.grid import Scheme
 from quantizer.passes.interface import FinishedLayer
 
 
@@ -24,6 +26,14 @@ class Finished(Protocol):
         """Keeps a layer."""
         ...
 
+    def load_schemes(self) -> dict[str, Scheme] | None:
+        """Bits and groups that an earlier attempt chose, by the full names of the linears, or None."""
+        ...
+
+    def save_schemes(self, schemes: Mapping[str, Scheme]) -> None:
+        """Keeps such a choice."""
+        ...
+
 
 class NothingFinished(Finished):
     """A run that keeps nothing."""
@@ -39,4 +49,12 @@ class NothingFinished(Finished):
 
     @override
     def save(self, index: int, layer: FinishedLayer) -> None:
+        pass
+
+    @override
+    def load_schemes(self) -> None:
+        return None
+
+    @override
+    def save_schemes(self, schemes: Mapping[str, Scheme]) -> None:
         pass

@@ -1,128 +1,21 @@
-"""GPTQ over one decoder layer: the linears that share an input are solved together (algorithms.gptq)."""
+"""GptqQuantizer: GPTQ as a pass of a workflow."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor
 from typing_extensions import override
 
-from quantization_api.failures import QuantizationError
-from quantization_api.manifest import LinearReport
+from quantization_api.bounded import bytes_of
 from quantization_api.passes import GptqQuantizer
-from quantizer.algorithms.gptq.solver import GptqConfig, gptq
-from quantizer.algorithms.grid import GroupedGrid
-from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_nearest
+from quantizer.algorithms.gptq.solver import GptqConfig
+from quantizer.algorithms.grid import Scheme
 from quantizer.checkpoint.data_types import asked
-from quantizer.decoder.architecture import ModuleNames, SharedInput, Stage
+from quantizer.decoder.architecture import ModuleNames
 from quantizer.formats.compressed_tensors import CompressedTensorsFormat
-from quantizer.formats.gptq import GptqFormat
-from quantizer.formats.interface import WeightFormat
-from quantizer.machine import threads_for
-from quantizer.passes.interface import FinishedLayer, LayerContext
-from quantizer.passes.plain import PlainPass
-from quantizer.passes.rounding import (
-    check_quality,
-    check_stored_scales,
-    error_baseline,
-    pack_linear,
-    put_quantized,
-)
-from quantizer.passes.statistics import InputStatistics, gather
+from quantizer.formats.gptq import WIDTHS, GptqFormat
+from quantizer.passes.gptq_layers import GptqLayerPass
+from quantizer.passes.mixed_gptq import Budget, MixedGptqLayerPass
 from quantizer.passes.weight_pass import WeightPass
-from quantizer.passes.written import Written
-
-REFIT_BITS = 4
-"""Scales are fitted again up to this many bits. At 8 the grid is so fine that only the noise of a short calibration is
-left to fit: on a tiny model the logits of other tokens were off by 2.1 % with it and by 1.9 % without."""
-
-LEAVE_OUT = "Leave the linear out: list only the others in inside_layer_modules."
-
-
-@dataclass(frozen=True)
-class GptqLayerPass(PlainPass):
-    """GPTQ as a LayerPass.
-
-    With true_sequential the statistics of a stage come from the rounded stages before it, and every linear
-    runs once. Without it all statistics come from the unrounded layer, and a second pass through the rounded
-    layer makes the next layer's input.
-    """
-
-    config: GptqConfig
-    format: WeightFormat
-    packs: bool = True
-    dtype: torch.dtype | None = None
-    calibration_dtype: torch.dtype | None = None
-    replays_unrounded: bool = False
-
-    @property
-    def grid(self) -> GroupedGrid:
-        """Bits, groups and symmetry."""
-        return GroupedGrid(self.config.rule, self.config.group_size)
-
-    def rtn(self, weight: Tensor) -> QuantizedWeight:
-        return round_to_nearest(weight, self.config.group_size, self.config.rule)
-
-    def converts(self, name: str) -> bool:  # noqa: ARG002 - every linear of the decoder layers
-        return True
-
-    def run(self, layer: LayerContext) -> FinishedLayer:
-        finished = FinishedLayer()
-        stages = layer.walk.stages
-        parts = [(stage,) for stage in stages] if self.config.true_sequential else [stages]
-        for part in parts:
-            self._round(layer, part, finished)
-        return finished
-
-    def _round(self, layer: LayerContext, stages: Sequence[Stage], finished: FinishedLayer) -> None:
-        with layer.timed("calibrate"):
-            statistics = gather(layer.walk, stages, layer.device)
-        with layer.timed("solve"):
-            for shared in list(statistics):
-                with threads_for(layer.numbers(shared)):
-                    self._round_linears(layer, shared, statistics.pop(shared), finished)
-        with layer.timed("calibrate"):
-            layer.walk.finish(stages)
-
-    def _round_linears(
-        self, layer: LayerContext, shared: SharedInput, statistics: InputStatistics, finished: FinishedLayer
-    ) -> None:
-        first = layer.prefix + shared.names[0]
-        hessian = statistics.hessian(first)
-        weights = [layer.weight(name) for name in shared.names]
-        try:
-            stacked = _stacked(weights)
-            config = replace(self.config, refit=self.config.bits <= REFIT_BITS)
-            quantized, damp_percent = gptq(stacked, hessian, config)
-        except QuantizationError as failure:
-            message = f"{first}: {failure.message}"
-            raise QuantizationError(failure.category, message, failure.hint) from failure
-        start = 0
-        for name, weight in zip(shared.names, weights, strict=True):
-            rows = slice(start, start := start + weight.shape[0])
-            part = quantized.rows(rows)
-            full = layer.prefix + name
-            check_stored_scales(full, weight, part, self.rtn, self.format, LEAVE_OUT)
-            baseline = error_baseline(weight, hessian, self.rtn, self.format)
-            changed = put_quantized(full, layer.walk.linear(name), weight, part, hessian, self.format)
-            error, error_rtn = baseline.relative(changed)
-            shape = (weight.shape[0], weight.shape[1])
-            report = LinearReport(
-                name=full,
-                shape=shape,
-                error=error,
-                error_rtn=error_rtn,
-                damping=damp_percent,
-                tokens=statistics.tokens,
-            )
-            check_quality([report], "Raise damp_percent, or calibrate with more text.")
-            finished.linears.append(report)
-            finished.tensors |= pack_linear(full, part, self.format)
-
-
-def _stacked(weights: Sequence[Tensor]) -> Tensor:
-    """Linears that share an input as one, by rows; no copy of a single one."""
-    return weights[0].float() if len(weights) == 1 else torch.cat([weight.float() for weight in weights])
+from quantizer.passes.written import GPTQ_WORDS, MIXED_WORDS, Written
 
 
 @dataclass(frozen=True)
@@ -146,9 +39,29 @@ class Gptq(WeightPass[GptqQuantizer]):
             true_sequential=p.true_sequential,
             sym=p.sym,
         )
-        return GptqLayerPass(config, self._format(), calibration_dtype=asked(p.calibration_dtype))
+        dtype = asked(p.calibration_dtype)
+        if not p.has_target:
+            return GptqLayerPass(config, self._format(), calibration_dtype=dtype)
+        return MixedGptqLayerPass(
+            config=config,
+            format=self._format(),
+            calibration_dtype=dtype,
+            budget=Budget(p.target_bits, None if p.target_size is None else bytes_of(p.target_size)),
+            schemes=self._schemes,
+            by_default=p.candidate_bits is None,
+            parameter="group_size" if p.candidate_group_sizes is None else "candidate_group_sizes",
+        )
 
-    def _format(self) -> WeightFormat:
+    @property
+    def _schemes(self) -> tuple[Scheme, ...]:
+        """What may be chosen, the fewest bits first; the one scheme where nothing is chosen."""
+        p = self.parameters
+        if not p.has_target:
+            return (Scheme(p.bits, p.group_size),)
+        sizes = p.candidate_group_sizes or [p.group_size]
+        return tuple(Scheme(bits, size) for bits in sorted(set(p.candidate_bits or WIDTHS)) for size in sizes)
+
+    def _format(self) -> GptqFormat | CompressedTensorsFormat:
         p = self.parameters
         if p.checkpoint_format == "compressed-tensors":
             return CompressedTensorsFormat(p.bits, p.group_size, p.sym, p.desc_act)
@@ -169,14 +82,25 @@ class Gptq(WeightPass[GptqQuantizer]):
     def _scatters_groups(self) -> bool:
         """Whether the columns of a group do not lie one after another, which is what desc_act tells a reader."""
         p = self.parameters
-        return p.desc_act and not p.static_groups and p.group_size != -1
+        return p.desc_act and not p.static_groups and any(one.group_size != -1 for one in self._schemes)
 
     @property
     @override
     def written(self) -> Written:
         p = self.parameters
         part = p.inside_layer_modules is not None
-        return Written(p.checkpoint_format, p.bits, p.group_size, p.sym, self._scatters_groups, part)
+        first, schemes = self._schemes[0], self._schemes if p.has_target else ()
+        words = MIXED_WORDS if p.has_target else GPTQ_WORDS
+        return Written(
+            p.checkpoint_format,
+            first.bits,
+            first.group_size,
+            p.sym,
+            self._scatters_groups,
+            part,
+            words=words,
+            schemes=schemes,
+        )
 
     @override
     def rounds_linear(self, name: str, layer: int) -> bool:

@@ -1,6 +1,6 @@
 """What the streaming loop asks of a pass, and what it gets back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from quantization_api.manifest import LayerRanges, LinearReport
-from quantizer.algorithms.grid import GroupedGrid
+from quantizer.algorithms.grid import GroupedGrid, Scheme
 from quantizer.algorithms.quantized_weight import QuantizedWeight
+from quantizer.calibration.tokens import TokenBatches
 from quantizer.decoder.architecture import SharedInput
 from quantizer.decoder.folding import FoldPlace
 from quantizer.decoder.layout import DecoderLayout
-from quantizer.decoder.walk import LayerWalk
+from quantizer.decoder.model import DecoderModel
+from quantizer.decoder.walk import LayerWalk, StoreFactory
 from quantizer.formats.interface import WeightFormat
 from quantizer.passes.transform import Transform
 
@@ -68,6 +70,24 @@ class LayerContext:
     def numbers(self, shared: SharedInput) -> int:
         """Of the weights of the linears that share an input."""
         return sum(self.walk.linear(name).weight.numel() for name in shared.names)
+
+
+@dataclass(frozen=True)
+class FloatModel:
+    """The model before anything is rounded, for a pass that has to know all of it beforehand."""
+
+    model: DecoderModel
+    tokens: TokenBatches
+    """The calibration set."""
+    layers: Callable[[], Iterator[dict[str, Tensor]]]
+    """The weights of each decoder layer by their names in it, read ahead."""
+    store: StoreFactory
+    """A store on scratch."""
+    timed: Timed
+    on_layer: Callable[[], None]
+    """Called after each layer; what it raises ends the run."""
+    other_bytes: Callable[[], int]
+    """Bytes of the result's safetensors, headers included, that no choice of bits changes."""
 
 
 class LayerPass(Protocol):
@@ -135,6 +155,31 @@ class LayerPass(Protocol):
     @property
     def online(self) -> dict[str, Any] | None:
         """How a reader rounds activations, keys and values (see formats.quarot); None: not at all."""
+        ...
+
+    def of(self, name: str) -> "LayerPass":
+        """The pass as it rounds the linear of that full name."""
+        ...
+
+    def candidates(self, model: DecoderLayout) -> Sequence["LayerPass"]:
+        """The passes, alike for all linears, that it may apply to a linear of the model; itself, unless it chooses."""
+        ...
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it has to choose bits and groups of the linears before it can be run."""
+        ...
+
+    def choose(self, whole: FloatModel) -> dict[str, Scheme]:
+        """Bits and groups of every linear by its full name.
+
+        Raises:
+            QuantizationError: InvalidWorkflow when no choice is small enough; and as `run` does.
+        """
+        ...
+
+    def with_schemes(self, schemes: Mapping[str, Scheme]) -> "LayerPass":
+        """The pass with such a choice made."""
         ...
 
     def converts(self, name: str) -> bool:

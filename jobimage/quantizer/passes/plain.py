@@ -1,16 +1,38 @@
 """What passes that round a model as it is have in common."""
 
+from collections.abc import Mapping
 from typing import Self
 
 from torch import Tensor
 
+from quantizer.algorithms.grid import Scheme
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.passes.data_type import SAVE_IN_ANOTHER
-from quantizer.passes.interface import GroupSizes
+from quantizer.passes.interface import FloatModel, GroupSizes
 from quantizer.passes.transform import Transform, Unchanged
 
 
-class PlainPass:
+class UniformPass:
+    """The part of a LayerPass that treats all linears alike."""
+
+    @property
+    def chooses(self) -> bool:
+        return False
+
+    def of(self, name: str) -> Self:  # noqa: ARG002 - alike
+        return self
+
+    def candidates(self, model: DecoderLayout) -> tuple[Self, ...]:  # noqa: ARG002 - any model
+        return (self,)
+
+    def choose(self, whole: FloatModel) -> dict[str, Scheme]:  # noqa: ARG002 - nothing to choose
+        return {}
+
+    def with_schemes(self, schemes: Mapping[str, Scheme]) -> Self:  # noqa: ARG002 - none is made
+        return self
+
+
+class PlainPass(UniformPass):
     """The part of a LayerPass that needs to know nothing of the model beforehand."""
 
     @property

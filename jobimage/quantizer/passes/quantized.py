@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ class QuantizedLayers:
         shapes, linears = self._model.linear_shapes(index), self.converted(index)
         for linear in linears:
             rows, columns = shapes[linear]
-            for kind, tensor in self._tensors(rows, columns).items():
+            for kind, tensor in self._tensors(prefix + linear, rows, columns).items():
                 packed[f"{prefix}{linear}.{kind}"] = tensor
         weights = {f"{linear}.weight" for linear in linears}
         kept = [prefix + name for name in self._model.layer_shapes(index) if name not in weights]
@@ -77,7 +78,8 @@ class QuantizedLayers:
         for linear in self.converted(index):
             full = prefix + linear
             parts = {part: tensors.pop(f"{full}.{part}") for part in layout.tensors}
-            seen = layout.as_read(layout.unpack(full, parts))
+            own = layout.of(full)
+            seen = own.as_read(own.unpack(full, parts))
             seen = replayed(
                 linear, seen[:, : shapes[linear][1]]
             )  # a row's last word may hold more than weights
@@ -98,10 +100,12 @@ class QuantizedLayers:
             for linear in self.converted(index) if packs else self._model.linears(index):
                 rows, columns = shapes[linear]
                 plain: TensorShapes = {linear: (stored(f"{prefix}{linear}.weight"), (rows, columns))}
-                tensors = self._tensors(rows, columns) if packs else plain
+                tensors = self._tensors(prefix + linear, rows, columns) if packs else plain
                 weights += rows * columns
                 bits += sum(8 * dtype.itemsize * math.prod(size) for dtype, size in tensors.values())
         return bits / weights
 
-    def _tensors(self, rows: int, columns: int) -> TensorShapes:
-        return self._layout.tensor_shapes(rows, columns, self._grid.groups(columns))
+    def _tensors(self, name: str, rows: int, columns: int) -> TensorShapes:
+        scheme = self._layout.scheme(name)
+        grid = self._grid if scheme is None else replace(self._grid, group_size=scheme.group_size)
+        return self._layout.of(name).tensor_shapes(rows, columns, grid.groups(columns))

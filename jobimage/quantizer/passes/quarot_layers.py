@@ -27,6 +27,7 @@ from quantizer.formats.quarot.weights import QuarotFormat
 from quantizer.machine import threads_for
 from quantizer.passes.data_type import ASK_FOR_ANOTHER, dtype_of_model
 from quantizer.passes.interface import FinishedLayer, GroupSizes, LayerContext
+from quantizer.passes.plain import UniformPass
 from quantizer.passes.ranges import LayerWatch
 from quantizer.passes.rotation_layouts import layer_layout, model_layout
 from quantizer.passes.rounding import check_quality, pack_linear
@@ -35,7 +36,7 @@ from quantizer.passes.transform import Transform, Unchanged
 
 
 @dataclass(frozen=True)
-class QuarotLayerPass:
+class QuarotLayerPass(UniformPass):
     """QuaRot as a LayerPass."""
 
     parameters: QuarotParameters

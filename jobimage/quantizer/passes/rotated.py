@@ -10,7 +10,8 @@ from typing import Self
 from typing_extensions import override
 
 from quantizer.decoder.layout import DecoderLayout
-from quantizer.passes.gptq import Gptq, GptqLayerPass
+from quantizer.passes.gptq import Gptq
+from quantizer.passes.gptq_layers import GptqLayerPass
 from quantizer.passes.interface import LayerPass
 from quantizer.passes.quarot import Quarot
 from quantizer.passes.transform import Transform

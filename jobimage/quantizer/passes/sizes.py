@@ -15,6 +15,11 @@ def check_sizes(model: DecoderLayout, layer_pass: LayerPass) -> None:
 
     The message names the layer, and the sizes that the pass takes and that fit every linear of the model.
     """
+    for candidate in layer_pass.candidates(model):
+        _check(model, candidate)
+
+
+def _check(model: DecoderLayout, layer_pass: LayerPass) -> None:
     shapes = {
         model.layer_prefix(index) + name: shape
         for index in range(model.layers)

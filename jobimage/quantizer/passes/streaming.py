@@ -14,6 +14,7 @@ own, whatever the depth.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.finite import all_finite
+from quantizer.algorithms.grid import Scheme
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.data_types import word
 from quantizer.checkpoint.quantize_report import QuantizeReport
@@ -36,7 +38,7 @@ from quantizer.checkpoint.side_files import (
     with_dtype,
     without_code,
 )
-from quantizer.checkpoint.writer import MAX_SHARD_BYTES, PlannedTensor, ShardWriter, Sink
+from quantizer.checkpoint.writer import MAX_SHARD_BYTES, PlannedTensor, ShardWriter, Sink, plan_shards
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.decoder.model import TABLE_BYTES, DecoderModel
@@ -44,10 +46,11 @@ from quantizer.decoder.walk import LayerWalk
 from quantizer.machine import calibration_dtype, trim_memory
 from quantizer.passes.data_type import check_range, converted
 from quantizer.passes.finished import Finished, NothingFinished
-from quantizer.passes.interface import FinishedLayer, LayerContext, LayerPass
+from quantizer.passes.interface import FinishedLayer, FloatModel, LayerContext, LayerPass
 from quantizer.passes.quantized import QuantizedLayers
 from quantizer.passes.ranges import WatchedWalk
 from quantizer.passes.sizes import check_sizes
+from quantizer.passes.written import told
 
 logger = logging.getLogger(__name__)
 
@@ -98,10 +101,11 @@ def quantize(
     with torch.inference_mode():
         run = _Run(layout, tokens, layer_pass, device, computed_in, scratch, on_progress)
         try:
+            if layer_pass.chooses:
+                run = run.settled(finished)
             return run.run(sink, finished, max_shard_bytes)
         finally:
-            for path in run.kept:
-                path.unlink(missing_ok=True)
+            run.clear()
 
 
 class _Run:
@@ -117,7 +121,7 @@ class _Run:
         scratch: Path,
         on_progress: OnProgress,
     ) -> None:
-        self.device, self.scratch = device, scratch
+        self.device, self.scratch, self.tokens, self.unbound = device, scratch, tokens, layer_pass
         self.on_progress = on_progress
         self.layout, self.reader = layout, layout.reader
         self.model = DecoderModel(self.layout, device, dtype)
@@ -141,6 +145,65 @@ class _Run:
         self.batches = tokens.batches()
         self.shapes = [(batch.shape[0], batch.shape[1]) for batch in self.batches]
         self.kept: set[Path] = set()
+
+    def settled(self, finished: Finished) -> "_Run":
+        """The run whose pass knows bits and groups of every linear: as an earlier attempt chose them, or chosen now."""
+        linears = {
+            self.layout.layer_prefix(index) + name
+            for index in range(self.layout.layers)
+            for name in self.layout.linears(index)
+        }
+        schemes = finished.load_schemes()
+        if schemes is None or set(schemes) != linears:
+            schemes = self._chosen()
+            finished.save_schemes(schemes)
+        logger.info("bits of the linears: %s", told(schemes.values()))
+        run = self._with(self.unbound.with_schemes(schemes))
+        run.report.seconds = self.report.seconds
+        return run
+
+    def _chosen(self) -> dict[str, Scheme]:
+        whole = FloatModel(
+            self.model,
+            self.tokens,
+            self._float_layers,
+            self._store,
+            self._timed,
+            lambda: self.on_progress("quantize", 0, self.layout.layers),
+            self._other_bytes,
+        )
+        try:
+            return self.unbound.choose(whole)
+        finally:
+            self.clear()
+
+    def clear(self) -> None:
+        """Removes the activations that are still on scratch."""
+        for path in self.kept:
+            path.unlink(missing_ok=True)
+
+    def _with(self, layer_pass: LayerPass) -> "_Run":
+        return _Run(
+            self.layout,
+            self.tokens,
+            layer_pass,
+            self.device,
+            self.model.dtype,
+            self.scratch,
+            self.on_progress,
+        )
+
+    def _float_layers(self) -> Iterator[dict[str, Tensor]]:
+        names = [self.quantized.stored(index) for index in range(self.layout.layers)]
+        for index, read in enumerate(self.reader.prefetched(names)):
+            yield self._loaded(index, read)
+
+    def _other_bytes(self) -> int:
+        """Of what is written, headers included, all but the packed tensors; of a header the longest is counted."""
+        longest = self._with(self.unbound.candidates(self.layout)[-1])
+        packed = (longest.quantized.planned(index)[0].values() for index in range(self.layout.layers))
+        data = sum(math.prod(shape) * dtype.itemsize for layer in packed for dtype, shape in layer)
+        return sum(shard.size for shard in plan_shards(longest._plan(), MAX_SHARD_BYTES)) - data
 
     def run(self, sink: Sink, finished: Finished, max_shard_bytes: int) -> QuantizeReport:
         """The whole model."""

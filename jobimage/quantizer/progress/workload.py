@@ -13,6 +13,9 @@ LOGIT_COST = 40  # of the softmax and the sums over the vocabulary, for one logi
 EVALUATE_FACTOR = (
     1.6  # so is evaluating: models are read back from their formats, logits come in small slices
 )
+WALKED_AGAIN = (
+    4096  # tokens that every layer sees for each layer, as passes.sensitivity has them: 4 ties, half the way
+)
 PUBLISH_SECONDS = 2.0  # a library is loaded that draws the report's pictures; as long after a run of hours
 EXPORT_SHARE = 0.5  # of the rest: the model builder takes long on a small model
 
@@ -24,6 +27,7 @@ def plan(
     metrics: Sequence[Metric],
     exports: bool = False,
     task_tokens: int = 0,
+    chooses: bool = False,
 ) -> list[PlannedStage]:
     """The stages after the check, with their estimated work.
 
@@ -31,7 +35,8 @@ def plan(
     twice, gathers a Gram matrix (K^2 a token for each distinct input of width K) and solves (N K^2 for a
     linear [N, K]). Evaluating runs three models: before, after, and RTN; tasks, whose texts have task_tokens,
     run the first two. Publishing takes seconds, whatever the model: what is large was stored, and read back,
-    while it was quantized.
+    while it was quantized. Choosing bits walks over the float model before that, and sends a few sequences along
+    for each tie of its linears.
     """
     weights = grams = solve = 0.0
     for index in range(layout.layers):
@@ -44,6 +49,8 @@ def plan(
             for shared in stage.shared_inputs
         )
     quantize = calibration.tokens * (2 * weights + grams) + solve
+    if chooses:
+        quantize += calibration.tokens * (weights + grams) + WALKED_AGAIN * weights * layout.layers + solve
     forward = weights + _head(layout)
     names = {metric.data_config for metric in metrics if metric.data_config}
     first = calibration.sequences[0] if calibration.sequences else ()

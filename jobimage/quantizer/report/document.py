@@ -104,7 +104,9 @@ def _kind(kind: Kind, own: bool) -> list[str]:
 
 
 def _every(kind: Kind, own: bool) -> str:
-    head = ("linear", "shape", *_comparison(own), "damping", "tokens")
+    chosen = any(module.bits for module in kind.members)
+    widths = ("bits", "group size") if chosen else ()
+    head = ("linear", "shape", *widths, *_comparison(own), "damping", "tokens")
     every = table(f"Every {kind.name}", head, [_linear(module, own) for module in kind.members])
     return folded(f"{kind.name}: every linear", every)
 
@@ -114,6 +116,7 @@ def _linear(module: LinearReport, own: bool) -> list[str]:
     return [
         text(module.name),
         " × ".join(map(str, module.shape)),
+        *([f"{module.bits}", f"{module.group_size}"] if module.bits else []),
         *errors[: len(_comparison(own))],
         f"{module.damping:g}",
         "-" if module.tokens is None else f"{module.tokens:,}",

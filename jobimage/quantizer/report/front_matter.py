@@ -11,6 +11,7 @@ from quantization_api.manifest import MODEL_PREFIX, Licence, Manifest
 from quantization_api.text import clean
 from quantizer.boundary.yaml_file import MAX_FILE_BYTES, yaml_documents
 from quantizer.passes.weight_pass import WeightPass
+from quantizer.passes.written import schemes_of
 from quantizer.report.sizes import quantizes_weights
 
 FENCE = "---\n"
@@ -117,5 +118,7 @@ def _datasets(workflow: dict[str, Any], data_config: str | None) -> list[str]:
 
 def _tags(manifest: Manifest, chosen: WeightPass[Any]) -> list[str]:
     quantized = ["quantized"] if chosen.written.layout != "float" else []
-    bits = [f"{chosen.written.bits}-bit"] if quantizes_weights(manifest) else []
+    schemes = set(schemes_of(manifest.modules).values())
+    widths = sorted({scheme.bits for scheme in schemes} or {chosen.written.bits})
+    bits = [f"{width}-bit" for width in widths] if quantizes_weights(manifest) else []
     return [*map(str.lower, chosen.methods), *bits, *quantized]

@@ -19,7 +19,7 @@ from quantizer.report.front_matter import front_matter, hub_id
 from quantizer.report.markdown import block, code, plain
 from quantizer.report.quality import measured_with, quality
 from quantizer.report.readers import claims, refusal, written_by
-from quantizer.report.sizes import bits, own_head, quantizes_weights, sizes
+from quantizer.report.sizes import bits, nominal_bits, own_head, quantizes_weights, sizes
 
 if TYPE_CHECKING:  # it brings matplotlib, which few commands need
     from quantizer.report.svg import Picture
@@ -37,7 +37,7 @@ def model_card(manifest: Manifest, uri: str, pictures: "Sequence[Picture]" = ())
         pictures: that lie in its report/ as PNG.
     """
     chosen = recorded_pass(manifest.workflow["passes"])
-    written = written_by(chosen, manifest.input.model_type or "")
+    written = written_by(chosen, manifest.input.model_type or "", linears=manifest.modules)
     sections = [
         front_matter(manifest, chosen),
         f"# {plain(title(manifest))}",
@@ -61,7 +61,7 @@ def title(manifest: Manifest) -> str:
     chosen = recorded_pass(manifest.workflow["passes"])
     path = manifest.input.model_path
     name = (hub_id(path) or path).rstrip("/").rpartition("/")[2]
-    bits = f" {chosen.written.bits} bits" if quantizes_weights(manifest) else ""
+    bits = f" {nominal_bits(manifest, chosen.written)} bits" if quantizes_weights(manifest) else ""
     return f"{name}, {' and '.join(chosen.methods)}{bits}"
 
 

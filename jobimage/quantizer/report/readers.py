@@ -6,15 +6,17 @@ from how an architecture is built (its linears, its experts) only ever narrows w
 What the model builder takes is decided in export.plan, which asks it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from quantization_api.manifest import LinearReport
 from quantization_api.sequence_refusals import BLOCK_SIZES
 from quantizer.algorithms.quarot.parameters import OWN_CODE_TYPES
 from quantizer.decoder.families import ARCHITECTURES
 from quantizer.export.plan import BITS, MODEL_TYPES
 from quantizer.passes.weight_pass import WeightPass
-from quantizer.passes.written import GPTQ_WORDS, Written
+from quantizer.passes.written import GPTQ_WORDS, MIXED_WORDS, Written, schemes_of
 
 ALL_BITS = (2, 3, 4, 8)
 SERVER_GROUPS = (-1, 32, 64, 128)
@@ -161,6 +163,8 @@ class Row:
     part: bool = True
     splits_fused: bool = True
     windowed: bool = True
+    mixed: bool = False
+    """Whether linears may differ in bits and groups."""
 
     def knows(self, written: Written) -> bool:
         """Whether the reader loads such models in this layout, with the right parameters."""
@@ -169,11 +173,14 @@ class Row:
     def missing(self, written: Written) -> list[str]:
         """What the parameters would have to be for this reader, in the words of the passes."""
         reasons, words = [], written.words
+        if written.schemes and not self.mixed:
+            return ["bits and group_size instead of a target"]
         if written.symmetric not in self.symmetric:
             reasons.append(words.symmetric if self.symmetric[0] else words.asymmetric)
-        if written.bits not in self.bits:
+        if any(scheme.bits not in self.bits for scheme in written.occurring):
             reasons.append(f"{words.bits}: {_either(self.bits)}")
-        if self.group_sizes is not None and written.group_size not in self.group_sizes:
+        sizes = {scheme.group_size for scheme in written.occurring}
+        if self.group_sizes is not None and not sizes <= set(self.group_sizes):
             reasons.append(f"{words.group_size}: {_either(self.group_sizes)}")
         if written.desc_act and not self.desc_act:
             reasons.append(NATURAL_GROUPS)
@@ -198,14 +205,36 @@ TABLE: tuple[Row, ...] = (
     Row("SGLang", "float", SGLANG | {"gpt2"}, SGLANG_SOURCE, (16,)),
     Row(BUILDER, "float", MODEL_TYPES, BUILDER_SOURCE, (16,), windowed=False),
     Row(OPTIMUM, "gptq", ONE_BY_ONE, LAYOUTS, group_sizes=TORCH_GROUPS),
-    Row("gptqmodel", "gptq", GPTQMODEL, LAYOUTS, ALL_BITS, SYMMETRIC, TORCH_GROUPS, part=False),
-    Row("vLLM", "gptq", VLLM, VLLM_SOURCE, (4, 8), SYMMETRIC, SERVER_GROUPS, False, splits_fused=False),
-    Row("vLLM", "gptq", LLAMA, VLLM_TRIED, (4,), SYMMETRIC, (32,), False, part=False),
+    Row("gptqmodel", "gptq", GPTQMODEL, LAYOUTS, ALL_BITS, SYMMETRIC, TORCH_GROUPS, part=False, mixed=True),
+    Row(
+        "vLLM",
+        "gptq",
+        VLLM - EXPERTS,
+        VLLM_SOURCE,
+        (4, 8),
+        SYMMETRIC,
+        SERVER_GROUPS,
+        False,
+        splits_fused=False,
+        mixed=True,
+    ),
+    Row(
+        "vLLM",
+        "gptq",
+        EXPERTS & VLLM,
+        VLLM_SOURCE,
+        (4, 8),
+        SYMMETRIC,
+        SERVER_GROUPS,
+        False,
+        splits_fused=False,
+    ),
+    Row("vLLM", "gptq", LLAMA, VLLM_TRIED, (4,), SYMMETRIC, (-1, 32), False, part=False, mixed=True),
     Row("SGLang", "gptq", SGLANG, SGLANG_SOURCE, (4, 8), SYMMETRIC, SERVER_GROUPS, part=False),
     Row(BUILDER, "gptq", MODEL_TYPES, GRAPHS, BITS, BOTH, BLOCK_SIZES, False, part=False, windowed=False),
     Row(OPTIMUM, "gptq_v2", ONE_BY_ONE, LAYOUTS, group_sizes=TORCH_GROUPS),
-    Row("gptqmodel", "gptq_v2", GPTQMODEL, LAYOUTS, group_sizes=TORCH_GROUPS, part=False),
-    Row(COMPRESSED, "compressed-tensors", TRANSFORMERS, LAYOUTS, ALL_BITS, SYMMETRIC),
+    Row("gptqmodel", "gptq_v2", GPTQMODEL, LAYOUTS, group_sizes=TORCH_GROUPS, part=False, mixed=True),
+    Row(COMPRESSED, "compressed-tensors", TRANSFORMERS, LAYOUTS, ALL_BITS, SYMMETRIC, mixed=True),
     Row(DEQUANTIZED, "compressed-tensors", ONE_BY_ONE, LAYOUTS, ALL_BITS, ASYMMETRIC),
     Row(
         "vLLM", "compressed-tensors", VLLM, VLLM_SOURCE, (4, 8), SYMMETRIC, SERVER_GROUPS, splits_fused=False
@@ -219,18 +248,31 @@ TABLE: tuple[Row, ...] = (
         ASYMMETRIC,
         SERVER_GROUPS,
         splits_fused=False,
+        mixed=True,
     ),
     Row(
         "vLLM",
         "compressed-tensors",
         VLLM - EXPERTS,
         VLLM_SOURCE,
-        (2, 3),
+        ALL_BITS,
         SYMMETRIC,
         SERVER_GROUPS,
         splits_fused=False,
+        mixed=True,
     ),
     Row("vLLM", "compressed-tensors", LLAMA, VLLM_TRIED, (4,), BOTH, (32,), splits_fused=False),
+    Row(
+        "vLLM",
+        "compressed-tensors",
+        LLAMA,
+        VLLM_TRIED,
+        (4,),
+        SYMMETRIC,
+        (-1, 32),
+        splits_fused=False,
+        mixed=True,
+    ),
     Row(
         "SGLang",
         "compressed-tensors",
@@ -300,10 +342,11 @@ def refusal(written: Written) -> str | None:
     refusing = [server for server in SERVERS if server not in readers(written)]
     strangers = [server for server in refusing if not _rows(server, written)]
     sentences = []
-    if others := [server for server in refusing if server not in strangers]:
+    known = [server for server in refusing if server not in strangers]
+    for others in [[server] for server in known] if written.schemes else [known] if known else []:
         nearest = min((row.missing(written) for row in _rows(others[-1], written)), key=len)
         wanted = ", ".join(nearest)
-        by_gptq = written.layout == "gptq" and written.words is GPTQ_WORDS
+        by_gptq = written.layout == "gptq" and written.words in (GPTQ_WORDS, MIXED_WORDS)
         if by_gptq and not written.symmetric and written.bits in (4, 8):
             wanted += "; sym: false goes with checkpoint_format: compressed-tensors"
         sentences.append(_needs(others, wanted))
@@ -329,10 +372,23 @@ def _rows(reader: str, written: Written) -> list[Row]:
     ]
 
 
-def written_by(chosen: WeightPass[Any], model_type: str, *, windowed: bool = False) -> Written:
-    """What the pass writes of a model of that type; windowed: see Written."""
-    splits = _splits_fused(chosen, model_type)
-    return replace(chosen.written, model_type=model_type, windowed=windowed, splits_fused=splits)
+def written_by(
+    chosen: WeightPass[Any],
+    model_type: str,
+    *,
+    windowed: bool = False,
+    linears: Sequence[LinearReport] = (),
+) -> Written:
+    """What the pass writes of a model of that type.
+
+    windowed: see Written. linears: what it made, where that is known: bits that may be chosen then are those that were.
+    """
+    splits, may = _splits_fused(chosen, model_type), chosen.written.schemes
+    occurring = set(schemes_of(linears).values())
+    made = tuple(scheme for scheme in may if not occurring or scheme in occurring)
+    return replace(
+        chosen.written, model_type=model_type, windowed=windowed, splits_fused=splits, schemes=made
+    )
 
 
 def _splits_fused(chosen: WeightPass[Any], model_type: str) -> bool:

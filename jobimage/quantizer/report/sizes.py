@@ -1,6 +1,7 @@
 """How sizes are told: of the model before and after, and of a weight."""
 
 from quantization_api.manifest import Manifest
+from quantizer.passes.written import Written, schemes_of, told
 
 
 def megabytes(size: float) -> str:
@@ -26,7 +27,14 @@ def bits(manifest: Manifest) -> str:
     """Bits that a weight takes, as part of a sentence."""
     if not quantizes_weights(manifest):
         return f"no weight is quantized, each takes {manifest.bits_per_weight:g} bits"
-    return f"{manifest.bits_per_weight:.3f} bits per quantized weight, including scales and zero points"
+    average = f"{manifest.bits_per_weight:.3f} bits per quantized weight, including scales and zero points"
+    parts = told(schemes_of(manifest.modules).values())
+    return f"{average}: {parts}" if parts else average
+
+
+def nominal_bits(manifest: Manifest, written: Written) -> str:
+    """Bits of a weight as a title has them: without scales where all linears have the same, else their average."""
+    return f"{manifest.bits_per_weight:.2f}" if schemes_of(manifest.modules) else f"{written.bits}"
 
 
 def quantizes_weights(manifest: Manifest) -> bool:

@@ -5,6 +5,9 @@ the residual stream by outputs, and those that write to it by inputs: there a gr
 not be cut in two, and packed integers must fill whole words on each device.
 """
 
+from collections.abc import Sequence
+
+from quantizer.algorithms.grid import Scheme
 from quantizer.decoder.architecture import Block
 from quantizer.decoder.layout import DecoderLayout
 
@@ -12,19 +15,29 @@ DEGREES = (1, 2, 4, 8, 16)
 WORD_BITS = 32
 
 
-def degrees(layout: DecoderLayout, bits: int, group_size: int) -> list[int]:
+def degrees(layout: DecoderLayout, schemes: Sequence[Scheme]) -> list[int]:
     """The numbers of devices that every linear of a layer allows; 1 alone where its structure is not known.
 
-    Args:
-        bits: of a packed weight.
-        group_size: inputs that share a scale; -1: a whole row.
+    schemes: bits and groups that occur; every linear may have any of them.
     """
     blocks = layout.architecture.blocks
     if not blocks or layout.architecture.experts is not None:
         return [1]
-    word = WORD_BITS // bits if WORD_BITS % bits == 0 else WORD_BITS
-    splits = [n for n in DEGREES[1:] if all(_splits(layout, block, n, word, group_size) for block in blocks)]
-    return [1, *splits]
+    return [
+        devices
+        for devices in DEGREES
+        if devices == 1
+        or all(
+            _splits(layout, block, devices, _word(one.bits), one.group_size)
+            for block in blocks
+            for one in schemes
+        )
+    ]
+
+
+def _word(bits: int) -> int:
+    """Weights that fill whole words."""
+    return WORD_BITS // bits if WORD_BITS % bits == 0 else WORD_BITS
 
 
 def _splits(layout: DecoderLayout, block: Block, devices: int, word: int, group_size: int) -> bool:

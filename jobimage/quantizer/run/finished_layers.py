@@ -2,6 +2,7 @@
 
     .state/<recipe>/layer-00012.safetensors     the layer's tensors as they will be written
     .state/<recipe>/layer-00012.json            size and sha256 of those, and the reports; written last
+    .state/<recipe>/schemes.json                bits and group size of each linear, where they were chosen
 
 A layer counts if its record exists and its tensors have the digest in that record; one that is cut short, damaged or
 lost is computed again. The record also has the checksums of the model's bytes that were read for the layer, so that a
@@ -14,7 +15,8 @@ the model's bytes are in doubt; never because a run failed: the next one resumes
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 from quantization_api.manifest import STATE_PREFIX, LayerRanges, LinearReport
+from quantizer.algorithms.grid import Scheme
 from quantizer.checkpoint.data_types import word
 from quantizer.checkpoint.writer import scratch_errors
 from quantizer.passes.interface import FinishedLayer
@@ -33,6 +36,9 @@ from quantizer.store.small_objects import UnsteadyError, read_small
 from quantizer.store.source import Noted
 
 logger = logging.getLogger(__name__)
+
+RECORD = re.compile(r"layer-\d+\.json")
+SCHEMES = "schemes.json"
 
 
 class Remembering(Protocol):
@@ -85,7 +91,9 @@ class FinishedLayers:
         self._store, self._scratch, self._stop_check, self._model = store, scratch, stop_check, model
         self._on_kept, self._on_layer = on_kept, on_layer
         self._prefix = prefix_of(recipe)
-        self._records = {key for key in store.list(self._prefix) if key.endswith(".json")}
+        self._records = {
+            key for key in store.list(self._prefix) if RECORD.fullmatch(key.removeprefix(self._prefix))
+        }
         on_kept(len(self._records))
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")
         self._pending: Future[None] | None = None
@@ -133,6 +141,24 @@ class FinishedLayers:
             "read": {} if self._model is None else self._model.noted(),
         }
         self._pending = self._pool.submit(self._put, index, path, record)
+
+    def load_schemes(self) -> dict[str, Scheme] | None:
+        """Bits and group size of each linear as an earlier attempt chose them, or None."""
+        key = f"{self._prefix}{SCHEMES}"
+        if key not in self._store.list(self._prefix):
+            return None
+        try:
+            said = json.loads(self._whole(key))
+            return {name: Scheme(int(bits), int(size)) for name, (bits, size) in said.items()}
+        except (ValueError, AttributeError, TypeError) as error:
+            logger.warning("bits are chosen again: the choice that was kept cannot be used (%s)", error)
+            return None
+
+    def save_schemes(self, schemes: Mapping[str, Scheme]) -> None:
+        """Stores such a choice."""
+        said = {name: [scheme.bits, scheme.group_size] for name, scheme in schemes.items()}
+        self._stop_check()
+        self._store.put_bytes(f"{self._prefix}{SCHEMES}", json.dumps(said).encode())
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from quantization_api.metrics import Metric
 from quantization_api.status import MetricResult
 from quantizer.calibration.tokens import TokenBatches, probe_tokens
+from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.source import Source
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.figures import Evaluation
@@ -14,6 +15,7 @@ from quantizer.evaluation.measurement import Measurement
 from quantizer.evaluation.own_dtype import run_in_own_dtype
 from quantizer.evaluation.streamed import OnProgress, evaluate, evaluate_beside_rtn
 from quantizer.evaluation.views import RtnBaseline
+from quantizer.passes.written import schemes_of
 from quantizer.progress.workload import head_share
 from quantizer.report.quality import beside_name
 from quantizer.run.checks import Job, readable
@@ -39,7 +41,7 @@ def measure(
     job: Job,
     setting: Setting,
     artifact: Source,
-    sizes: tuple[int, int],
+    quantized: QuantizeReport,
     served: Mapping[str, MetricResult],
     on_progress: Callable[[float], None],
 ) -> Measured:
@@ -50,7 +52,7 @@ def measure(
 
     Args:
         artifact: the stored checkpoint.
-        sizes: bytes of the safetensors before and after.
+        quantized: how it was made.
         served: what was measured in the software that serves the result, by name of the metric.
         on_progress: called with the share done.
 
@@ -59,7 +61,8 @@ def measure(
     """
     layout, device, scratch = _readable_layout(job), setting.device, setting.scratch
     metrics, modules = job.request.workflow.metrics(), job.weight_pass.modules
-    baseline = RtnBaseline.of(job.weight_pass.layer_pass)
+    baseline = RtnBaseline.of(job.weight_pass.layer_pass.with_schemes(schemes_of(quantized.linears)))
+    sizes = (quantized.input_bytes, quantized.output_bytes)
     names = list(dict.fromkeys(metric.data_config for metric in metrics if metric.data_config))
     runs = len(names) + (TASK_MODELS if job.tasks else 0)
     progress = _Progress(max(1, runs), head_share(layout), on_progress)

@@ -29,7 +29,9 @@ def make_manifest(
 ) -> Manifest:
     """The manifest, without the list of objects, which the writer knows."""
     layout = job.model.layout
-    written = written_by(job.weight_pass, layout.model_type, windowed=layout.windowed)
+    written = written_by(
+        job.weight_pass, layout.model_type, windowed=layout.windowed, linears=quantized.linears
+    )
     versions = {name: version(name) for name in PACKAGES} | quantized.versions
     return Manifest(
         recipe=job.recipe,
@@ -53,7 +55,7 @@ def make_manifest(
         compression_ratio=quantized.input_bytes / quantized.output_bytes,
         dtype=quantized.stored_in,
         largest_activation=quantized.largest_activation,
-        tensor_parallel=degrees(layout, written.bits, written.group_size),
+        tensor_parallel=degrees(layout, written.occurring),
         own_head_bytes=quantized.own_head_bytes,
         readers=[*readers(written), *([ONNX_READER] if exported else [])],
         export=exported,

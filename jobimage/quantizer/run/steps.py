@@ -198,9 +198,8 @@ def evaluate(
         setting.tracker.count_tokens("evaluate", job.tokens[name].tokens)
     for asked in job.tasks.values():
         setting.tracker.count_tokens("evaluate", asked.requests.tokens)
-    sizes = (quantized.input_bytes, quantized.output_bytes)
     served = _serve(job, setting, writer, artifact)
-    return measure(job, setting, readable(artifact), sizes, served, on_progress)
+    return measure(job, setting, readable(artifact), quantized, served, on_progress)
 
 
 def _serve(

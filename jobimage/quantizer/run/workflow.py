@@ -62,6 +62,7 @@ def run(request: RunRequest, setting: Setting, opened: Opened | None = None, wai
                     metrics,
                     job.builder is not None,
                     sum(asked.requests.tokens for asked in job.tasks.values()),
+                    job.weight_pass.layer_pass.chooses,
                 )
             )
     if obtained is None:

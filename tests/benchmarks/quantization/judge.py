@@ -85,7 +85,7 @@ def judge_plain_rounding(
 ) -> Verdict:
     """RTN: every linear rounded to nearest on the same grid."""
     baseline = RtnBaseline(
-        lambda rows: round_to_nearest(rows, group_size, GridRule(bits, sym)),
+        lambda _, rows: round_to_nearest(rows, group_size, GridRule(bits, sym)),
         GptqFormat(bits, group_size, sym),
         lambda _: True,
     )

@@ -109,7 +109,33 @@ class _Grids:
         return (integers.float() - self.zeros[groups]) * self.scales[groups]
 
 
-def gptq(weight: Tensor, hessian: Tensor, config: GptqConfig) -> tuple[QuantizedWeight, float]:
+@dataclass(frozen=True)
+class Factored:
+    """A Hessian as the solver needs it; the same whatever the bits and the group size."""
+
+    order: Tensor
+    """[K] the columns in the order in which they are rounded."""
+    dead: Tensor
+    """[K] whether an input was always zero: its weights are rounded to 0."""
+    factor: HessianFactor
+    damp_percent: float
+    """The damping that was used."""
+
+
+def factor(hessian: Tensor, config: GptqConfig) -> Factored:
+    """Factors H [K, K] for a configuration's order and damping; raises as gptq does."""
+    dead = hessian.diagonal() == 0
+    order = torch.arange(len(dead), device=hessian.device)
+    if config.desc_act:
+        importance = hessian.diagonal().masked_fill(dead, 1.0)
+        order = torch.argsort(importance, descending=True, stable=True)
+    made, damp_percent = factor_hessian(hessian, order, config.damp_percent)
+    return Factored(order, dead, made, damp_percent)
+
+
+def gptq(
+    weight: Tensor, hessian: Tensor, config: GptqConfig, factored: Factored | None = None
+) -> tuple[QuantizedWeight, float]:
     """Rounds a weight [N, K] so that tr((W - Q) H (W - Q)') is small.
 
     Dynamic groups are fitted to the weights as they are when the block in which the group begins does: compensated
@@ -120,6 +146,7 @@ def gptq(weight: Tensor, hessian: Tensor, config: GptqConfig) -> tuple[Quantized
         weight: one linear, or several that share their input, stacked by rows.
         hessian: H [K, K] float32; not changed.
         config: group_size must divide K.
+        factored: of the same H; by default it is factored here.
 
     Returns:
         The quantized weight, scales and zeros float32; and the damping that was used, larger than asked for when H
@@ -129,18 +156,14 @@ def gptq(weight: Tensor, hessian: Tensor, config: GptqConfig) -> tuple[Quantized
         QuantizationError: NumericalFailure when H cannot be factored.
     """
     columns = weight.shape[1]
-    dead = hessian.diagonal() == 0  # inputs that were always zero: their weights are rounded to 0
-    order = torch.arange(columns, device=weight.device)
-    if config.desc_act:
-        importance = hessian.diagonal().masked_fill(dead, 1.0)
-        order = torch.argsort(importance, descending=True, stable=True)
-    factor, damp_percent = factor_hessian(hessian, order, config.damp_percent)
+    found = factored or factor(hessian, config)
+    order, dead, damp_percent = found.order, found.dead, found.damp_percent
     inverse = torch.argsort(order)
     parts = []
     for part in row_parts(weight):
         rows = weight[part].float()
         grids = _Grids(rows, order, dead, config)
-        integers = _round_rows(rows.t().index_select(0, order), dead[order], factor, grids)
+        integers = _round_rows(rows.t().index_select(0, order), dead[order], found.factor, grids)
         parts.append((integers[inverse].t(), grids.scales.t(), grids.zeros.t()))
     g_idx = grids.g_idx[inverse].to(torch.int32)
     integers, scales, zeros = (torch.cat(kind).contiguous() for kind in zip(*parts, strict=True))

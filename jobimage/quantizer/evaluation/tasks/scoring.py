@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from quantizer.algorithms.divergence import Logits
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.batchwise import Batchwise
-from quantizer.evaluation.divergence import Logits
 from quantizer.evaluation.streamed import HEAD_ROWS, OnProgress, walk_layers
 from quantizer.evaluation.tasks.requests import Answer, Pair
 from quantizer.evaluation.views import View

@@ -15,7 +15,7 @@ from quantizer.algorithms.gptq.solver import GptqConfig, gptq
 from quantizer.algorithms.hessian import weighted_square
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.passes import gptq as layerwise_gptq
+from quantizer.passes import gptq_layers as layerwise_gptq
 
 pytestmark = pytest.mark.unit
 

@@ -23,7 +23,7 @@ from quantizer.algorithms.gptq.solver import GptqConfig
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.passes import gptq as layerwise_gptq
+from quantizer.passes import gptq_layers as layerwise_gptq
 from quantizer.run.finished_layers import FinishedLayers
 from quantizer.store.directory import DirectoryStore
 from quantizer.store.interface import OUTPUT

@@ -24,6 +24,7 @@ from tests.support.engine import (
 from tests.support.quantized_models import GROUP, family_batches, save_family
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.algorithms.grid import Scheme
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.source import DirectorySource
@@ -46,6 +47,7 @@ PASSES: dict[str, LayerPass] = {
         gptq_pass(group_size=GROUP, desc_act=True, static_groups=True, checkpoint_format="compressed-tensors")
     ),
     "gptq, in bfloat16": make_pass(gptq_pass(group_size=GROUP, calibration_dtype="bf16")),
+    "gptq, bits chosen": make_pass(gptq_pass(target_bits=4.8, candidate_group_sizes=[GROUP])),
     "awq": make_pass(awq_pass(q_group_size=GROUP)),
     "awq, scales alone": make_pass(awq_pass(q_group_size=GROUP, export_compatible=True)),
     "quarot, an ordinary checkpoint": make_pass(quarot_pass(w_groupsize=GROUP)),
@@ -364,3 +366,17 @@ def test_a_finished_layer_is_stored_while_the_next_one_is_computed(tmp_path: Pat
     again = FinishedLayers(DirectoryStore(tmp_path / "store", OUTPUT), RECIPE, tmp_path).load(0)
     assert again is not None
     assert torch.equal(again.tensors["a"], torch.ones(3))
+
+
+@pytest.mark.parametrize("damaged", [b"", b"[]", b'{"a": 3}', b'{"a": ["x", 2]}', b'{"a": [4]}'])
+def test_a_choice_of_bits_that_is_damaged_is_made_again(damaged: bytes, tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store", OUTPUT)
+    counted: list[int] = []
+    with FinishedLayers(store, RECIPE, tmp_path, on_kept=counted.append) as finished:
+        assert finished.load_schemes() is None
+        finished.save_schemes({"a": Scheme(4, 128), "b": Scheme(8, -1)})
+    with FinishedLayers(store, RECIPE, tmp_path, on_kept=counted.append) as finished:
+        assert finished.load_schemes() == {"a": Scheme(4, 128), "b": Scheme(8, -1)}
+        store.put_bytes(f".state/{'5' * 16}/schemes.json", damaged)
+        assert finished.load_schemes() is None
+    assert counted == [0, 0]

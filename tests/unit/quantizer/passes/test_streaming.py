@@ -38,7 +38,7 @@ from quantizer.formats.awq import AwqFormat
 from quantizer.formats.gptq import TENSORS, GptqFormat
 from quantizer.passes.awq import AwqLayerPass
 from quantizer.passes.finished import NothingFinished
-from quantizer.passes.gptq import GptqLayerPass
+from quantizer.passes.gptq_layers import GptqLayerPass
 from quantizer.passes.interface import FinishedLayer, LayerContext, LayerPass
 
 pytestmark = pytest.mark.unit

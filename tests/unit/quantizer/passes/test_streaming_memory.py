@@ -20,7 +20,7 @@ from torch import nn
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.passes.awq import AwqLayerPass
 from quantizer.passes.finished import NothingFinished
-from quantizer.passes.gptq import GptqLayerPass
+from quantizer.passes.gptq_layers import GptqLayerPass
 from quantizer.passes.interface import FinishedLayer, LayerContext, LayerPass
 
 pytestmark = pytest.mark.unit

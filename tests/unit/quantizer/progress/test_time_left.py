@@ -106,3 +106,12 @@ def test_the_last_quarter_is_right_after_a_short_run_and_a_long_one(
                     assert told == pytest.approx(left, rel=0.01, abs=0.6)
     with tracker.stage("publish"):
         assert tracker.snapshot().eta_seconds == PUBLISH_SECONDS
+
+
+def test_choosing_bits_is_work_too(tmp_path: Path) -> None:
+    save_tiny(tmp_path)
+    layout = DecoderLayout.open(DirectorySource(tmp_path))
+    (alike, *_), (chosen, *_) = (
+        plan(layout, random_batches(), {}, [], chooses=which) for which in (False, True)
+    )
+    assert chosen.weight > 1.5 * alike.weight

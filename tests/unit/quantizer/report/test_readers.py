@@ -10,6 +10,7 @@ import pytest
 from tests.e2e.test_reader_architectures import TRIED, WAYS
 from tests.support.engine import awq_pass, gptq_pass, quarot_pass
 
+from quantization_api.manifest import LinearReport
 from quantization_api.passes import GptqQuantizer
 from quantizer.decoder.families import ARCHITECTURES, LLAMA
 from quantizer.evaluation.serving.software import PACKAGES
@@ -28,6 +29,7 @@ from quantizer.report.readers import (
     Row,
     Tried,
     claims,
+    not_read_by,
     readers,
     refusal,
     written_by,
@@ -263,3 +265,18 @@ def test_the_card_knows_what_transformers_needs_for_each_layout_that_it_reads() 
 def test_the_layout_of_a_pass_is_its_checkpoint_format() -> None:
     parameters = GptqQuantizer.model_validate({"type": "GptqQuantizer", "data_config": "d", "sym": True})
     assert written_by(weight_pass(parameters), "llama") == Written("gptq", 4, 128, True)
+
+
+def test_servers_read_linears_of_different_bits_where_they_have_a_scheme_for_each() -> None:
+    some = gptq_pass(sym=True, target_bits=6, candidate_bits=[4, 8], candidate_group_sizes=[32])
+    assert {"vLLM", "gptqmodel"} <= set(readers(written_by(weight_pass(some), "llama")))
+    assert OPTIMUM not in readers(written_by(weight_pass(some), "llama"))
+    assert "vLLM" not in readers(written_by(weight_pass(some), "mixtral"))
+
+
+def test_bits_that_may_be_chosen_count_until_it_is_known_which_were() -> None:
+    some = weight_pass(gptq_pass(sym=True, target_bits=6, candidate_group_sizes=[32]))
+    assert "vLLM refuses this artifact; it needs candidate_bits: 4 or 8" in str(not_read_by(some, "llama"))
+    made = LinearReport(name="a", shape=(8, 8), error=0.1, error_rtn=0.2, bits=4, group_size=32)
+    assert "vLLM" in readers(written_by(some, "llama", linears=[made, made.model_copy(update={"bits": 8})]))
+    assert "vLLM" not in readers(written_by(some, "llama", linears=[made.model_copy(update={"bits": 3})]))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from tests.support.engine import tiny_config
 
+from quantizer.algorithms.grid import Scheme
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.report.tensor_parallel import degrees
 
@@ -40,4 +41,10 @@ LLAMA = {
 def test_degrees(changes: dict[str, int], bits: int, group_size: int, expected: list[int]) -> None:
     reader: Any = SimpleNamespace(tensors={"model.layers.0.mlp.up_proj.weight": None})
     layout = DecoderLayout(reader, tiny_config(**{**LLAMA, **changes}).to_dict())
-    assert degrees(layout, bits, group_size) == expected
+    assert degrees(layout, [Scheme(bits, group_size)]) == expected
+
+
+def test_every_scheme_that_occurs_must_allow_a_degree() -> None:
+    reader: Any = SimpleNamespace(tensors={"model.layers.0.mlp.up_proj.weight": None})
+    layout = DecoderLayout(reader, tiny_config(**LLAMA).to_dict())
+    assert degrees(layout, [Scheme(4, 32), Scheme(8, 128)]) == [1, 2]

@@ -1,0 +1,233 @@
+"""What rounding a part of a model does to its output, measured in one walk over the float model.
+
+Linears that servers compute as one (q, k and v; gate and up; the experts of a layer) are tied: they are rounded alike.
+For each tie, in the memory of one decoder layer:
+
+    errors       of every candidate, tr(E H E'), from the Gram matrices of its inputs on the whole calibration set
+    divergence   of the whole model's output where this tie alone is rounded, by the probe, one of the candidates
+
+For the divergence a few sequences walk along once for each tie that lies behind them, each on its own path: they
+leave the float model's path at the tie, and at the head their distributions are compared with that path's. The error
+of a layer alone would not do: the same error moves the output a lot in one place and little in another.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from quantizer.algorithms.divergence import BatchDivergence
+from quantizer.algorithms.gptq.solver import Factored, factor, gptq
+from quantizer.algorithms.hessian import weighted_square
+from quantizer.calibration.tokens import TokenBatches
+from quantizer.decoder.activations import ActivationStore
+from quantizer.decoder.architecture import SharedInput, Stage
+from quantizer.decoder.batchwise import Batchwise
+from quantizer.decoder.model import DecoderLayer, walk_over
+from quantizer.machine import threads_for, trim_memory
+from quantizer.passes.gptq_layers import GptqLayerPass, refitting, stacked_rows
+from quantizer.passes.interface import FloatModel
+from quantizer.passes.rounding import measured_rows
+from quantizer.passes.statistics import InputStatistics, gather
+
+WALKING_TOKENS = 2048
+"""Of the sequences that measure divergence: 512 gave the same choice on a small Llama."""
+JUDGED = 4
+"""Of so many positions the output of one is compared."""
+HEAD_ROWS = 512  # vocabulary entries whose logits exist at a time
+
+
+@dataclass(frozen=True)
+class Tie:
+    """Linears that are rounded alike, and what that does."""
+
+    names: tuple[str, ...]
+    """Full names."""
+    shapes: tuple[tuple[int, int], ...]
+    """(N, K) of each."""
+    errors: tuple[float, ...]
+    """tr(E H E') over its linears, by candidate."""
+    divergence: float = 0.0
+    """Mean KL in nats, of the model with this tie alone rounded by the probe."""
+
+
+def tied(stages: Sequence[Stage]) -> list[tuple[SharedInput, ...]]:
+    """The inputs of a layer whose readers are rounded alike, in the order in which they run."""
+    experts = tuple(
+        shared for stage in stages if len(stage.shared_inputs) > 1 for shared in stage.shared_inputs
+    )
+    alone: list[tuple[SharedInput, ...]] = [
+        (stage.shared_inputs[0],) for stage in stages if len(stage.shared_inputs) == 1
+    ]
+    return [*alone, experts] if experts else alone
+
+
+def measure(whole: FloatModel, candidates: Sequence[GptqLayerPass], probe: int) -> list[Tie]:
+    """Every tie of the model.
+
+    Args:
+        whole: the model and its calibration set.
+        candidates: passes that are alike for all linears.
+        probe: number of the candidate that divergence is measured with.
+
+    Raises:
+        QuantizationError: NumericalFailure and DataInsufficient naming a linear.
+    """
+    with ExitStack() as stack:
+        return _Walk(whole, candidates, probe, stack).run()
+
+
+class _Walk:
+    """One walk. stack: closes the stores."""
+
+    def __init__(
+        self, whole: FloatModel, candidates: Sequence[GptqLayerPass], probe: int, stack: ExitStack
+    ) -> None:
+        self.whole, self.model, self.layout = whole, whole.model, whole.model.layout
+        self.candidates, self.probe, self.stack = candidates, probe, stack
+        self.batches = walking(whole.tokens).batches()
+        self.hidden = self._open("hidden", whole.tokens.batches())
+        self.paths = [self._open("path-0", self.batches)]
+        for store, batches in ((self.hidden, whole.tokens.batches()), (self.paths[0], self.batches)):
+            for number, states in enumerate(self.model.embed(batches)):
+                store.write(number, states)
+        self.ties: list[Tie] = []
+
+    def run(self) -> list[Tie]:
+        for index, weights in enumerate(self.whole.layers()):
+            self._layer(index, self.model.layer(index, weights))
+            trim_memory()
+            self.whole.on_layer()
+        with self.whole.timed("calibrate"):
+            divergences = self._divergences()
+        return [
+            Tie(tie.names, tie.shapes, tie.errors, found)
+            for tie, found in zip(self.ties, divergences, strict=True)
+        ]
+
+    def _layer(self, index: int, layer: DecoderLayer) -> None:
+        stages, behind = layer.stages, list(self.paths)
+        with self.whole.timed("calibrate"), walk_over(layer, self.hidden, self.whole.store) as walk:
+            found = gather(walk, stages, self.model.device, propagate_unrounded=True)
+        for tie in tied(stages):
+            with self.whole.timed("solve"):
+                measured, rounded = self._solve(self.layout.layer_prefix(index), layer, tie, found)
+            self.ties.append(measured)
+            path = self._open(f"path-{len(self.paths)}", self.batches)
+            self.paths.append(path)
+            with self.whole.timed("calibrate"), _replaced(layer, rounded):
+                _forward(layer, self.paths[0], path)
+        with self.whole.timed("calibrate"):
+            for path in behind:
+                _forward(layer, path, path)
+
+    def _solve(
+        self,
+        prefix: str,
+        layer: DecoderLayer,
+        tie: Sequence[SharedInput],
+        found: dict[SharedInput, InputStatistics],
+    ) -> tuple[Tie, dict[str, Tensor]]:
+        """What is known of a tie before its divergence, and its linears' weights as the probe rounds them."""
+        errors, rounded = [0.0] * len(self.candidates), dict[str, Tensor]()
+        names = [name for shared in tie for name in shared.names]
+        for shared in tie:
+            hessian = found.pop(shared).hessian(prefix + shared.names[0])
+            weights = {name: layer.linear(name).weight for name in shared.names}
+            with threads_for(sum(weight.numel() for weight in weights.values())):
+                factored = factor(hessian, self.candidates[0].config)
+                for number, candidate in enumerate(self.candidates):
+                    errors[number] += sum(
+                        candidate_error(weight, hessian, candidate, factored) for weight in weights.values()
+                    )
+                rounded |= _rounded(weights, hessian, self.candidates[self.probe], factored)
+        shapes = tuple((layer.linear(name).out_features, layer.linear(name).in_features) for name in names)
+        return Tie(tuple(prefix + name for name in names), shapes, tuple(errors)), rounded
+
+    def _divergences(self) -> list[float]:
+        """Of every path but the first, from that one."""
+        for path in self.paths:
+            for number in range(len(path)):
+                path.write(number, self.model.final(path.read(number)))
+        targets = [
+            torch.full((judged(batch).numel(),), -1, device=self.model.device) for batch in self.batches
+        ]
+        parts = [BatchDivergence(target, len(self.ties)) for target in targets]
+        for first, rows in self.model.table_slices(self.layout.head_name(), HEAD_ROWS):
+            for number, part in enumerate(parts):
+                reference, *others = (
+                    self.model.logits(judged(path.read(number)), first, rows).flatten(0, 1)
+                    for path in self.paths
+                )
+                part.update(first, reference, others)
+        tokens = sum(len(target) for target in targets)
+        return [
+            sum(float(part.candidates[number].divergence()) for part in parts) / tokens
+            for number in range(len(self.ties))
+        ]
+
+    def _open(self, name: str, batches: Sequence[Tensor]) -> ActivationStore:
+        shapes = [(batch.shape[0], batch.shape[1]) for batch in batches]
+        return self.stack.enter_context(self.whole.store(f"float.{name}", shapes, self.layout.width))
+
+
+def walking(tokens: TokenBatches) -> TokenBatches:
+    """The beginnings of some sequences, from all over the calibration set: about WALKING_TOKENS."""
+    longest = max(len(sequence) for sequence in tokens.sequences)
+    count = min(len(tokens.sequences), max(1, WALKING_TOKENS // longest))
+    chosen = [tokens.sequences[number * len(tokens.sequences) // count] for number in range(count)]
+    return TokenBatches(tuple(sequence[:WALKING_TOKENS] for sequence in chosen), tokens.batch_tokens)
+
+
+def judged(states: Tensor) -> Tensor:
+    """The positions [batch, positions, ...] that are compared: the last ones of each JUDGED."""
+    return states[:, JUDGED - 1 :: JUDGED] if states.shape[1] >= JUDGED else states
+
+
+def candidate_error(weight: Tensor, hessian: Tensor, candidate: GptqLayerPass, factored: Factored) -> float:
+    """tr(E H E') of a weight [N, K] as a candidate rounds it, estimated from the rows that errors are measured on."""
+    rows = measured_rows(weight.shape[0], weight.device)
+    original = weight[rows].float()
+    quantized, _ = gptq(original, hessian, refitting(candidate.config), factored)
+    changed = original - candidate.format.as_read(quantized).float()
+    return float(weighted_square(changed, hessian).sum()) * weight.shape[0] / len(rows)
+
+
+def _rounded(
+    weights: Mapping[str, Tensor], hessian: Tensor, candidate: GptqLayerPass, factored: Factored
+) -> dict[str, Tensor]:
+    """The weights as a reader sees them."""
+    stacked = stacked_rows(list(weights.values()))
+    quantized, _ = gptq(stacked, hessian, refitting(candidate.config), factored)
+    seen = candidate.format.as_read(quantized).split([weight.shape[0] for weight in weights.values()])
+    return {name: part.to(weight.dtype) for (name, weight), part in zip(weights.items(), seen, strict=True)}
+
+
+class _replaced:  # noqa: N801 - a context manager, used like a function
+    """The layer with other weights in some linears."""
+
+    def __init__(self, layer: DecoderLayer, weights: Mapping[str, Tensor]) -> None:
+        self._layer, self._weights = layer, dict(weights)
+
+    def _swap(self) -> None:
+        for name, weight in self._weights.items():
+            linear = self._layer.linear(name)
+            self._weights[name] = linear.weight.data
+            linear.weight = nn.Parameter(weight, requires_grad=False)
+
+    def __enter__(self) -> None:
+        self._swap()
+
+    def __exit__(self, *_: object) -> None:
+        self._swap()
+
+
+def _forward(layer: DecoderLayer, source: ActivationStore, target: ActivationStore) -> None:
+    Batchwise(source).each(partial(_run, layer, source, target))
+
+
+def _run(layer: DecoderLayer, source: ActivationStore, target: ActivationStore, number: int) -> None:
+    target.write(number, layer.forward(source.read(number)))
