@@ -165,7 +165,7 @@ class _Walk:
                 part.update(first, reference, others)
         tokens = sum(len(target) for target in targets)
         return [
-            sum(float(part.candidates[number].divergence()) for part in parts) / tokens
+            sum(float(part.candidates[number].divergence().sum()) for part in parts) / tokens
             for number in range(len(self.ties))
         ]
 

@@ -14,6 +14,7 @@ from tests.support.engine import (
     edit_tensors,
     files,
     gptq_pass,
+    make_pass,
     random_batches,
     run_layers,
     run_pass,
@@ -40,7 +41,6 @@ from quantizer.decoder.model import DecoderModel
 from quantizer.evaluation.views import RtnBaseline, open_view
 from quantizer.passes.finished import NothingFinished
 from quantizer.passes.interface import FloatModel
-from quantizer.passes.making import make_pass
 from quantizer.passes.sensitivity import measure, walking
 from quantizer.passes.sizes import check_sizes
 from quantizer.passes.written import schemes_of
