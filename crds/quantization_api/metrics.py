@@ -100,6 +100,11 @@ LOWER_IS_BETTER_TASK_METRICS = ("perplexity", "word_perplexity", "byte_perplexit
 COMPARING = [name for name, kind in KINDS.items() if kind.compares]
 
 
+def lower_is_better(kind: str, task_metric: str | None = None) -> bool:
+    """Which way is better, for a type of metric; task_metric: in lm-eval's words, for tasks."""
+    return task_metric in LOWER_IS_BETTER_TASK_METRICS or KINDS[kind].lower_is_better
+
+
 class Metric(ContractModel):
     """One thing that is measured of the input model and of the result."""
 
@@ -205,9 +210,7 @@ class Metric(ContractModel):
     @property
     def lower_is_better(self) -> bool:
         """Which way is better."""
-        if self.metric in LOWER_IS_BETTER_TASK_METRICS:
-            return True
-        return KINDS[self.type].lower_is_better
+        return lower_is_better(self.type, self.metric)
 
     @property
     def sampled(self) -> bool:

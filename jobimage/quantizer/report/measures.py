@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from quantization_api.manifest import Manifest
-from quantization_api.metrics import KINDS
+from quantization_api.metrics import KINDS, lower_is_better
 from quantization_api.status import MetricResult
 from quantization_api.workflow import Workflow
 from quantizer.report.quality import IN_UNITS, SIZE, format_value
@@ -20,11 +20,13 @@ class Measure:
 
     name: str
     type: str
+    task_metric: str | None = None
+    """Of tasks: which of lm-eval's metrics it is."""
 
     @property
     def lower_is_better(self) -> bool:
         """Which way is better."""
-        return KINDS[self.type].lower_is_better
+        return lower_is_better(self.type, self.task_metric)
 
     @property
     def is_cost(self) -> bool:
@@ -57,6 +59,6 @@ def measures(manifest: Manifest) -> list[Measure]:
         asked = Workflow.model_validate(manifest.workflow).metrics()
     except ValidationError:  # an artifact of a release with other rules: a metric is often called by its type
         asked = []
-    types: dict[str, str] = {metric.name: metric.type for metric in asked}
-    shown = types or {result.name: result.name for result in manifest.metrics if result.name in KINDS}
-    return [Measure(name, kind) for name, kind in shown.items() if kind != SIZE]
+    known = [Measure(metric.name, metric.type, metric.metric) for metric in asked]
+    shown = known or [Measure(one.name, one.name) for one in manifest.metrics if one.name in KINDS]
+    return [one for one in shown if one.type != SIZE]

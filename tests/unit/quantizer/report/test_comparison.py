@@ -78,3 +78,21 @@ def test_a_row_has_method_size_and_every_metric_with_its_interval() -> None:
         ("4.625", ""),
         ("7.160", "7.100 to 7.250"),
     ]
+
+
+def of_text(perplexity: float) -> Manifest:
+    """A manifest with a metric of tasks of which the lower is the better."""
+    asked = {"name": "text", "type": "accuracy", "tasks": ["t"], "tasks_from": "s3://data/tasks"}
+    metrics = [{**asked, "metric": "word_perplexity"}]
+    found = a_manifest()
+    return found.model_copy(
+        update={
+            "workflow": {**found.workflow, "evaluators": [{"name": "quality", "metrics": metrics}]},
+            "metrics": [MetricResult(name="text", input=9.0, output=perplexity)],
+        }
+    )
+
+
+def test_a_perplexity_of_tasks_is_better_the_lower_it_is() -> None:
+    said, _ = compared(of_text(12.0), of_text(9.5))
+    assert "best text: 2 (GPTQ 4 bits, groups of 128), 9.500" in said
