@@ -57,9 +57,8 @@ def missed(candidate: Candidate, metrics: Sequence[Metric]) -> list[Miss]:
 def ranked(candidates: Sequence[Candidate], metrics: Sequence[Metric]) -> list[Candidate]:
     """The finished points, best first: those that meet more goals, then by their figures."""
     known = _known(candidates, metrics)
-    known.sort(
-        key=lambda pair: (len(missed(pair[0], metrics)), pair[1])
-    )  # stable: an earlier point wins a tie
+    # Of equal points the first of the search wins: workers, which know them in any order, keep the same model.
+    known.sort(key=lambda pair: (len(missed(pair[0], metrics)), pair[1], pair[0].record.number))
     return [one for one, _ in known]
 
 

@@ -54,6 +54,10 @@ def test_of_equal_figures_the_smaller_model_is_chosen() -> None:
     assert numbers(ranked([trial(0, 11.0, 90), trial(1, 11.0, 80)], [PERPLEXITY])) == [1, 0]
 
 
+def test_of_equal_points_the_first_of_the_search_is_chosen_in_whatever_order_they_end() -> None:
+    assert numbers(ranked([trial(1, 11.0, 80), trial(0, 11.0, 80)], [PERPLEXITY])) == [0, 1]
+
+
 def test_size_first_chooses_the_smallest_model_that_meets_the_goals() -> None:
     goal = Goal(type="percent-max-degradation", value=12)
     metrics = [SIZE, PERPLEXITY.model_copy(update={"goal": goal})]
