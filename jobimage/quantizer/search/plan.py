@@ -98,7 +98,7 @@ class Plan:
             found += self._tried(stage, slots)
         return self._chosen(found)
 
-    def choose(self, points: Sequence[Chosen]) -> bool:
+    def choose(self) -> bool:
         """Lets the sampler choose one more point; False when there is none to choose now."""
         if self._strategy.sampler != "tpe":
             return False
@@ -107,7 +107,7 @@ class Plan:
         if len(slots) >= stage.before + stage.most:
             return False
         number = len(slots)
-        parameters = self._suggested(stage, number, points)
+        parameters = self._suggested(stage, slots)
         if self._session.trials.choose(number, parameters):
             logger.info("point %d is %s", number, self._point(parameters).name)
         return True
@@ -131,16 +131,16 @@ class Plan:
             return None
         return next(one.point.parameters for one in chosen if one.number == first.record.number)
 
-    def _suggested(self, stage: Stage, number: int, points: Sequence[Chosen]) -> Parameters:
-        known = [self._known(point) for point in points]
-        seed = self._strategy.seed + number
+    def _suggested(self, stage: Stage, slots: Sequence[Parameters]) -> Parameters:
+        """One that none of the slots has, also where several mean the same point."""
+        known = [self._known(point) for point in self._all(slots)]
+        seed = self._strategy.seed + len(slots)
         suggested = suggest(stage.space, known, 2, seed)
         if suggested is not None:
             return suggested
-        before = [point.point.parameters for point in points]
-        order = shuffled(stage.space.size, min(stage.space.size, len(before) + 1), seed)
+        order = shuffled(stage.space.size, min(stage.space.size, len(slots) + 1), seed)
         candidates = (stage.space.parameters(index) for index in order)
-        return next(one for one in candidates if one not in before)
+        return next(one for one in candidates if one not in slots)
 
     def _known(self, point: Chosen) -> Known:
         """What TPE is told of a point: its first metric and its size are minimized."""
@@ -152,13 +152,18 @@ class Plan:
         return Known(point.point.parameters, values, ended=True)
 
     def _chosen(self, parameters: Sequence[Parameters]) -> list[Chosen]:
+        """The points, each once."""
+        found: dict[str, Chosen] = {}
+        for one in self._all(parameters):
+            found.setdefault(one.recipe or one.name, one)
+        return list(found.values())
+
+    def _all(self, parameters: Sequence[Parameters]) -> list[Chosen]:
         points = [self._point(one) for one in parameters]
         recipes = ["" if p.workflow is None else self._session.recipes.of(p.workflow) for p in points]
         known = self._session.trials.records({recipe for recipe in recipes if recipe})
-        found: dict[str, Chosen] = {}
-        for number, (point, recipe) in enumerate(zip(points, recipes, strict=True)):
-            found.setdefault(recipe or point.name, Chosen(number, point, recipe, known.get(recipe)))
-        return list(found.values())
+        pairs = enumerate(zip(points, recipes, strict=True))
+        return [Chosen(number, point, recipe, known.get(recipe)) for number, (point, recipe) in pairs]
 
     def _point(self, parameters: Parameters) -> Point:
         """The point, made once."""

@@ -69,7 +69,7 @@ def _search(session: Session, walked: Walked) -> list[Chosen]:
                 if count > MOST_CONFLICTS:
                     raise
                 logger.info("another worker has %s", free[0].name)
-        elif plan.choose(points):
+        elif plan.choose():
             continue
         elif left:
             time.sleep(LOOK_SECONDS)
