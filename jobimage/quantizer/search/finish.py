@@ -70,8 +70,8 @@ class Finish:
         found = already_there(self._store, replace(self._asked, reuse=True))
         if found is None:
             return None
-        ours = found.manifest.owner == self._session.request.uid
-        return Obtained(found.manifest, found.data, not ours) if ours or self._asked.reuse else None
+        found = self._as_the_jobs(found)
+        return found if self._asked.reuse or not found.found else None
 
     def publish(self, points: Sequence[Chosen]) -> Obtained:
         """Publishes the best point, unless another worker does.
@@ -94,7 +94,7 @@ class Finish:
                 time.sleep(LOOK_SECONDS)
             else:
                 self._tidy(records)
-                return made
+                return self._as_the_jobs(made)
 
     def outcome(self, obtained: Obtained) -> Outcome:
         """The result of the run."""
@@ -105,6 +105,10 @@ class Finish:
         best = next((in_words(record)[:SHOWN] for record in manifest.trials if record.best), None)
         search = Trials(done=count, total=count, best=best)
         return Outcome(result.model_copy(update={"trials": trials, "search": search}), manifest)
+
+    def _as_the_jobs(self, obtained: Obtained) -> Obtained:
+        """What one worker of this job made is not found, but made, for all of them."""
+        return replace(obtained, found=obtained.manifest.owner != self._session.request.uid)
 
     def _judged(self, points: Sequence[Chosen]) -> list[TrialRecord]:
         """The records of all points, with the front and the choice."""

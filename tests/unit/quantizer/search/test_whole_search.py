@@ -12,11 +12,13 @@ from tests.support.searches import dimension
 
 from quantization_api.failures import Category
 from quantization_api.manifest import Manifest
-from quantization_api.pod import StorageAccess
+from quantization_api.pod import WORKER_ENV, StorageAccess
 from quantizer.cli import parser
 from quantizer.run.verification import verify
 from quantizer.search import early
+from quantizer.search.finish import Finish
 from quantizer.search.trials import hex_of
+from quantizer.store.obtaining import Obtained
 
 pytestmark = pytest.mark.unit
 
@@ -127,6 +129,27 @@ def test_the_same_search_again_is_found(model: Path, grid: tuple[Ended, Path], t
     assert again.result.artifact is not None
     assert again.result.artifact.reused_from == f"file://{folder}/out"
     assert again.result.trials[0].best
+
+
+def test_a_worker_that_finds_what_another_one_of_its_job_has_just_published_made_it_too(
+    model: Path, grid: tuple[Ended, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(grid[1] / "out", tmp_path / "out")
+    published, looks = (
+        Finish.published,
+        iter([False, True, False]),
+    )  # it looks, and claims the output too late
+
+    def look(self: Finish) -> Obtained | None:
+        return published(self) if next(looks) else None
+
+    monkeypatch.setattr(Finish, "published", look)
+    monkeypatch.setenv(WORKER_ENV, "1")
+    ended = run_here(request(model, tmp_path / "out"), tmp_path / "scratch")
+    assert ended.code == 0, ended.log
+    assert next(looks, None) is None
+    assert ended.result.artifact is not None
+    assert ended.result.artifact.reused_from is None
 
 
 def test_a_job_with_another_goal_computes_no_point_again(
