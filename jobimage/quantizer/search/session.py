@@ -15,7 +15,7 @@ from quantizer.run.setting import Setting
 from quantizer.search.front import Candidate, best
 from quantizer.search.recipes import Recipes
 from quantizer.search.space import Space, shown
-from quantizer.search.trials import Trials, Watch
+from quantizer.search.trials import Trials, Watch, counts
 from quantizer.store.interface import OUTPUT, Store
 from quantizer.store.location import Location, open_store
 
@@ -48,14 +48,13 @@ class Session:
         opened, watch = Opened(), Watch()
         recipes = Recipes(request, setting, opened)
         place = Location.parse(request.output.trials_place)
-        reuses = request.reuse == "Allowed"
         trials = Trials(
             lambda below: open_store(
                 place.child(below) if below else place, OUTPUT, request.storage, setting.patience
             ),
             recipes.whole,
             worker_of(request.uid),
-            lambda record: reuses or (record.worker or "").startswith(request.uid),
+            lambda kept: counts(kept, request.uid, reuse=request.reuse == "Allowed"),
             has_ended,
             watch,
         )

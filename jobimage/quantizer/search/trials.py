@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from quantization_api.failures import Category
 from quantization_api.manifest import TrialRecord
 from quantizer.evaluation.intervals import Ratio
 from quantizer.evaluation.measurement import Measurement
 from quantizer.search.space import Parameters
 from quantizer.store.claim import PATIENCE_SECONDS
 from quantizer.store.interface import PreconditionFailedError, Store
-from quantizer.store.mark import CLAIM_NAME, look
+from quantizer.store.mark import CLAIM_NAME, look, works_for
 from quantizer.store.small_objects import read_small
 
 RECORD_BYTES = 16 * 1024 * 1024
@@ -81,6 +82,16 @@ class Kept(BaseModel):
     layers: list[LayerFigures] = []
 
 
+def counts(kept: Kept, job: str, *, reuse: bool) -> bool:
+    """Whether a record is one for a job with this uid: its own, or one that it may reuse.
+
+    What did not fit one job's GPU may fit another's.
+    """
+    if works_for(job, kept.trial.worker or ""):
+        return True
+    return reuse and kept.category != Category.GPU_OUT_OF_MEMORY
+
+
 class _Slot(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
     parameters: Parameters
@@ -130,7 +141,7 @@ class Trials:
         open_store: OpenStore,
         search: str,
         uid: str,
-        counts: Callable[[TrialRecord], bool],
+        counts: Callable[[Kept], bool],
         has_ended: Callable[[str], bool],
         watch: Watch,
     ) -> None:
@@ -210,4 +221,4 @@ class Trials:
             kept = Kept.model_validate_json(data)
         except ValidationError:
             return None
-        return kept if self._counts(kept.trial) else None
+        return kept if self._counts(kept) else None

@@ -37,7 +37,7 @@ def trials(root: Path, uid: str = "job/0", *, only: str = "", clock: Clock | Non
         lambda below: DirectoryStore(root / below, OUTPUT),
         SEARCH,
         uid,
-        lambda record: (record.worker or "").startswith(only),
+        lambda kept: (kept.trial.worker or "").startswith(only),
         lambda uid: uid == "ended",
         Watch(clock or Clock()),
     )
