@@ -173,13 +173,13 @@ class Trials:
         key = f"{hex_of(recipe)}.json" if shared else f"{self._own}{hex_of(recipe)}.json"
         data = kept.model_dump_json(indent=1).encode() + b"\n"
         there = read_small(self._root, key, RECORD_BYTES)
-        if there is not None and self._counts_as(there.data) is None:  # of a job that is not to be reused
-            self._root.put_bytes(key, data, if_version=there.version)
-            return
+        # a record that does not count is replaced
+        before = None if there is None or self._counts_as(there.data) else there.version
         try:
-            self._root.put_bytes(key, data, if_absent=True)
+            self._root.put_bytes(key, data, if_version=before, if_absent=before is None)
         except PreconditionFailedError:
             return
+        self._records[recipe] = kept  # for good, though a job that may not reuse it may replace it
 
     def slots(self) -> list[Parameters]:
         """The points that a sampler has chosen so far, in order."""

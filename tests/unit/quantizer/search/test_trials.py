@@ -11,11 +11,13 @@ from quantization_api.metrics import Goal, Metric
 from quantizer.evaluation.goals import missed_goal
 from quantizer.evaluation.intervals import Ratio
 from quantizer.evaluation.measurement import Measurement
+from quantizer.search import trials as search_trials
 from quantizer.search.trials import Figure, Kept, Trials, Watch, hex_of
 from quantizer.store.claim import PATIENCE_SECONDS
 from quantizer.store.directory import DirectoryStore
-from quantizer.store.interface import OUTPUT
+from quantizer.store.interface import OUTPUT, Store
 from quantizer.store.mark import CLAIM_NAME, Mark
+from quantizer.store.small_objects import Small
 
 pytestmark = pytest.mark.unit
 
@@ -141,3 +143,30 @@ def test_a_goal_is_judged_from_a_record_as_from_the_measurement(value: float) ->
         goal=Goal(type="percent-max-degradation", value=value),
     )
     assert missed_goal(metric, again) == missed_goal(metric, measured)
+
+
+def test_a_worker_knows_how_its_point_ended_whatever_another_job_writes_there(tmp_path: Path) -> None:
+    one, other = trials(tmp_path, "one/0", only="one"), trials(tmp_path, "other/0", only="other")
+    one.keep(RECIPE, kept(worker="one/0"))
+    other.keep(RECIPE, kept(worker="other/0"))
+    assert one.records([RECIPE])[RECIPE].trial.worker == "one/0"
+    assert other.records([RECIPE])[RECIPE].trial.worker == "other/0"
+
+
+def test_of_two_jobs_that_replace_a_record_at_once_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = trials(tmp_path, "one/0", only="one"), trials(tmp_path, "other/0", only="other")
+    trials(tmp_path).keep(RECIPE, kept(worker="third/0"))
+    read = search_trials.read_small
+
+    def read_and_lose(store: Store, key: str, most: int) -> Small | None:
+        found = read(store, key, most)
+        monkeypatch.setattr(search_trials, "read_small", read)
+        other.keep(RECIPE, kept(worker="other/0"))
+        return found
+
+    monkeypatch.setattr(search_trials, "read_small", read_and_lose)
+    one.keep(RECIPE, kept(worker="one/0"))
+    assert other.records([RECIPE])[RECIPE].trial.worker == "other/0"
+    assert one.records([RECIPE]) == {}
