@@ -17,6 +17,8 @@ OVER_TIME = "trials-over-time"
 LOOKS = {"Finished": (COLOURS[0], ""), "Stopped": (COLOURS[5], "///"), "Failed": (COLOURS[3], "xxx")}
 """Colour and hatching by state; what was refused took no time."""
 MOST_NUMBERED = 40
+NAME_LETTERS = 17
+"""Of a worker; longer names would leave no room for its trials."""
 MINUTE = 60
 
 Span = tuple[TrialRecord, float, float]
@@ -102,9 +104,16 @@ def _bars(axes: Axes, spans: Sequence[Span], workers: Sequence[str], unit: float
             bold = "bold" if trial.best else "normal"
             middle = (start + stop) / 2 / unit
             axes.text(middle, row, str(trial.number), ha="center", va="center", fontsize=7, fontweight=bold)
-    axes.set_yticks(range(len(workers)), [lettered(name) or "worker" for name in workers])
+    axes.set_yticks(range(len(workers)), [lettered(_short(name)) or "worker" for name in workers])
     axes.invert_yaxis()
     axes.xaxis.set_major_locator(MaxNLocator(6))
+
+
+def _short(worker: str) -> str:
+    """Its number, which in a cluster stands behind the job's uid; or the end of a long name."""
+    job, _, number = worker.rpartition("/")
+    name = f"worker {number}" if job else worker
+    return name if len(name) <= NAME_LETTERS else f"...{name[3 - NAME_LETTERS :]}"
 
 
 def _told(

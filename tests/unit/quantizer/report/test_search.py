@@ -280,6 +280,22 @@ def test_the_best_so_far_counts_what_has_finished_and_only_when_it_has() -> None
     assert trials_over_time([trials[3]], None) is None
 
 
+@pytest.mark.parametrize(
+    ("worker", "shown"),
+    [
+        ("8f0c7f0e-6c6e-4f5a-9a57-2f6b0e6c8d11/1", "worker 1"),
+        ("local:host:4711:98765432", "...:4711:98765432"),
+        ("laptop", "laptop"),
+        (f"{100 * 'x'}/{100 * 'y'}", "...yyyyyyyyyyyyyy"),
+    ],
+)
+def test_names_of_workers_leave_room_for_their_trials(worker: str, shown: str) -> None:
+    trials = [one.model_copy(update={"worker": worker}) for one in trial_records()]
+    picture = trials_over_time(trials, Measure("ppl", "perplexity"))
+    assert picture is not None
+    assert [tick.get_text() for tick in picture.figure.axes[0].get_yticklabels()] == [shown]
+
+
 def test_ranges_are_told_before_and_after(drawn: list[Picture]) -> None:
     (picture,) = [one for one in drawn if one.name == "ranges-by-layer"]
     assert "Inputs before the rotation: 51 to 60. Inputs after the rotation: 6.5 to 6.5." in picture.told
