@@ -39,15 +39,17 @@ def stage_line(stage: str) -> Line:
     return Line(f"{stage}: begins")
 
 
-def layer_line(now: Progress, seconds: float, errors: Errors | None) -> Line:
-    """A layer is done."""
+def layer_line(now: Progress, seconds: float, errors: Errors | None, whole: str) -> Line:
+    """A layer is done. whole: what the percentage is of."""
     error = f", mean error {errors.error:.2e} (RTN {errors.rtn:.2e})" if errors else ""
-    return Line(f"{now.stage}: layer {now.layer} of {now.layers} in {duration(seconds)}{error}; {_far(now)}")
+    return Line(
+        f"{now.stage}: layer {now.layer} of {now.layers} in {duration(seconds)}{error}; {_far(now, whole)}"
+    )
 
 
-def still_line(now: Progress) -> Line:
-    """Nothing else was to be said for a while."""
-    return Line(f"{now.stage}: {_far(now)}")
+def still_line(now: Progress, whole: str) -> Line:
+    """Nothing else was to be said for a while. whole: what the percentage is of."""
+    return Line(f"{now.stage}: {_far(now, whole)}")
 
 
 def going_on_line(kept: int, layers: int) -> Line:
@@ -70,6 +72,6 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _far(now: Progress) -> str:
+def _far(now: Progress, whole: str) -> str:
     left = f", about {duration(now.eta_seconds)} left" if now.eta_seconds else ""
-    return f"{now.percent} % of the run{left}"
+    return f"{now.percent} % of the {whole}{left}"

@@ -45,6 +45,9 @@ class Tracker:
         say: called in the run's thread with each line that says how it goes.
     """
 
+    whole = "run"
+    """What the lines call that which is tracked."""
+
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, say: Callable[[Line], None] = lambda _: None
     ) -> None:
@@ -102,7 +105,7 @@ class Tracker:
             self._advanced = self._clock() - self._stage_started
             silent = self._clock() - self._said_at >= SILENT_SECONDS
         if silent:
-            self.say(still_line(self.snapshot()))
+            self.say(still_line(self.snapshot(), self.whole))
 
     def layers(self, layer: int, layers: int) -> None:
         """Decoder layers that are finished, and how many there are."""
@@ -113,7 +116,7 @@ class Tracker:
 
     def layer_done(self, errors: Errors | None = None) -> None:
         """Says that the layer that `layers` named last was computed, in the time since the one before."""
-        self.say(layer_line(self.snapshot(), self._layer_seconds, errors))
+        self.say(layer_line(self.snapshot(), self._layer_seconds, errors, self.whole))
 
     def notice(self, sentence: str) -> None:
         """Says what a person should know now and not at the end; it stays in the snapshots."""

@@ -10,6 +10,8 @@ class TrialTracker(Tracker):
         search: the tracker of the search. done: points that have ended. total: points in all.
     """
 
+    whole = "trial"
+
     def __init__(self, search: Tracker, done: int, total: int) -> None:
         super().__init__(say=search.say)
         self._search, self._before, self._total = search, done, total

@@ -71,6 +71,7 @@ class Computing:
     def _ended(self, chosen: Chosen, points: Sequence[Chosen]) -> Kept | None:
         """How a point ended; None where another worker made it and says so."""
         done = sum(point.has_ended for point in points)
+        self._session.setting.tracker.say(Line(f"trial {chosen.number}: {chosen.name} begins"))
         judge, measured = self._judge(chosen, points), list[Measurement]()
         try:
             tracker = TrialTracker(self._session.setting.tracker, done, len(points))

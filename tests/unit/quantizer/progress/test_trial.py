@@ -25,6 +25,17 @@ def test_a_point_moves_the_search_by_its_share() -> None:
             assert now.search == Trials(done=1, total=4, best="q.bits=4: ppl 9")
 
 
+def test_the_lines_of_a_point_do_not_call_its_percentage_one_of_the_run() -> None:
+    lines: list[Line] = []
+    point = TrialTracker(Tracker(say=lines.append), done=1, total=4)
+    point.plan([PlannedStage("quantize", 1.0)])
+    with point.stage("quantize"):
+        point.layers(3, 6)
+        point.advance(3, 6)
+        point.layer_done()
+    assert lines[-1].text.partition(", about")[0].endswith("; 50 % of the trial")
+
+
 def test_what_points_read_and_write_is_counted_by_the_search() -> None:
     search = Tracker()
     for number in range(2):
