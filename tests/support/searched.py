@@ -1,6 +1,6 @@
 """A manifest as a search leaves it: 24 points over two workers, mixed precision, rotated layers, times.
 
-The figures are those of stories15M on TinyStories (see deploy/examples); of points that lie between them, interpolated.
+The figures are made up: plausible ones for a model of the size of stories15M, not measured.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from quantization_api.manifest import LayerRanges, LinearReport, Manifest, Sprea
 from quantization_api.status import MetricResult
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
-MEASURED = {2: (11.9, 0.60), 3: (7.62, 0.119), 4: (6.95, 0.0212), 8: (6.756, 0.0001)}
+FIGURES = {2: (11.9, 0.60), 3: (7.62, 0.119), 4: (6.95, 0.0212), 8: (6.756, 0.0001)}
 """Bits -> (perplexity, KL divergence) in groups of 32."""
 SIZES = {2: 20_390_000, 3: 21_150_000, 4: 21_912_560, 8: 24_950_000}
 INPUT_SIZE = 30_383_424
@@ -51,7 +51,7 @@ def searched(manifest: Manifest) -> Manifest:
 def trial_records() -> Iterator[TrialRecord]:
     """bits x groups x desc_act, and one target of bits for each bit; one refused, one failed, one stopped early."""
     number = 0
-    for bits, (perplexity, divergence) in MEASURED.items():
+    for bits, (perplexity, divergence) in FIGURES.items():
         for group_size, desc_act in ((32, False), (32, True), (-1, False), (-1, True), (16, False)):
             factor = {32: 1.0, -1: 1.06, 16: 0.99}[group_size] * (0.998 if desc_act else 1.0)
             size = SIZES[bits] + {32: 0, -1: -350_000, 16: 340_000}[group_size]

@@ -1,7 +1,9 @@
 """A metric of the input model and of the result, with what is needed to say how sure the figures are."""
 
+import math
 from dataclasses import dataclass, field
 
+from quantization_api.failures import Category, QuantizationError
 from quantization_api.status import MetricResult
 from quantizer.evaluation.intervals import Interval, Numbers, Ratio, interval
 
@@ -31,7 +33,16 @@ class Measurement:
         return interval(self.resampled_after)
 
     def result(self, name: str) -> MetricResult:
-        """As status and manifest have it."""
+        """As status and manifest have it.
+
+        Raises:
+            QuantizationError: NumericalFailure when it is not finite.
+        """
+        if not all(math.isfinite(value) for value in (self.before, self.after) if value is not None):
+            raise QuantizationError(
+                Category.NUMERICAL_FAILURE,
+                f"{name} is not finite: {self.before} of the input model, {self.after} of the result",
+            )
         found = self.interval
         return MetricResult(
             name=name,

@@ -25,7 +25,7 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.evaluator import evaluate
 from typing_extensions import override
 
-from quantization_api.failures import Category
+from quantization_api.failures import Category, QuantizationError
 from quantizer.boundary.reading import reading
 from quantizer.calibration.apart import Step, in_a_child
 from quantizer.calibration.tokens import CHILD_BYTES, load_tokenizer
@@ -80,13 +80,14 @@ def judge(
             return [next(made) for _ in prompts]
 
         with _loaded(suite, reader, step, score, generate) as (tasks, model):
-            found = evaluate(
-                lm=model,
-                task_dict={"tasks": tasks},
-                limit=suite.limit,
-                bootstrap_iters=0,
-                log_samples=True,
-            )
+            with _finite(suite):
+                found = evaluate(
+                    lm=model,
+                    task_dict={"tasks": tasks},
+                    limit=suite.limit,
+                    bootstrap_iters=0,
+                    log_samples=True,
+                )
             return json.dumps(
                 {name: _figure(task, name, suite.metric, found) for name, task in tasks.items()}
             ).encode()
@@ -97,6 +98,17 @@ def judge(
 def _apart(suite: Suite, work: Callable[[Step], bytes]) -> bytes:
     room = ROOM + ROOM_FOR_BYTE * suite.size
     return in_a_child(work, room, Category.DATA_NOT_FOUND, "the tasks", CORRECT)
+
+
+@contextlib.contextmanager
+def _finite(suite: Suite) -> Iterator[None]:
+    """lm-eval takes the exponential of a mean: of a text that a model finds impossible, it is no number."""
+    try:
+        yield
+    except OverflowError as error:
+        raise QuantizationError(
+            Category.NUMERICAL_FAILURE, f"{suite.metric} of {', '.join(suite.tasks)} is infinite"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -1,9 +1,13 @@
 """Confidence intervals: against a plain loop, and how often they hold the truth."""
 
+import math
+
 import numpy as np
 import pytest
 
+from quantization_api.failures import Category, QuantizationError
 from quantizer.evaluation.intervals import MOST_UNITS, Ratio, interval
+from quantizer.evaluation.measurement import Measurement
 
 pytestmark = pytest.mark.unit
 
@@ -56,3 +60,9 @@ def test_sequences_without_a_token_do_not_spoil_the_interval() -> None:
     found = interval(Ratio(np.array([0.0, 3.0, 4.0]), np.array([0.0, 1.0, 1.0])).resampled())
     assert found is not None
     assert 3.0 <= found.low <= found.high <= 4.0
+
+
+def test_a_figure_that_is_not_finite_is_a_numerical_failure() -> None:
+    with pytest.raises(QuantizationError, match="ppl is not finite") as caught:
+        Measurement(6.0, math.inf).result("ppl")
+    assert caught.value.category is Category.NUMERICAL_FAILURE

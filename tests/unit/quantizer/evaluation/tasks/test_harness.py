@@ -99,6 +99,15 @@ def test_figures_are_those_of_lm_evals_own_run(
     assert ratio(metric, found.documents).value == pytest.approx(found.value, rel=1e-9)
 
 
+def test_a_text_that_a_model_finds_impossible_is_a_fault_of_the_model(
+    asked: dict[str, tuple[Requests, list[Answer], list[list[int]]]], reader: Reader
+) -> None:
+    answers = [(-1e6, False) for _ in asked["stories_text"][1]]
+    with pytest.raises(QuantizationError, match="word_perplexity of stories_text is infinite") as caught:
+        judge(Suite(TASKS, 1_000_000, ("stories_text",), "word_perplexity"), reader, answers, [])
+    assert caught.value.category is Category.NUMERICAL_FAILURE
+
+
 def test_what_is_written_is_judged_as_in_lm_evals_own_run(
     theirs: dict[str, Any],
     asked: dict[str, tuple[Requests, list[Answer], list[list[int]]]],
