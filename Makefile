@@ -120,6 +120,10 @@ bench-eta: setup ## How well a run tells when it ends, at each quarter of it; fa
 bench-search: setup ## A search of 24 points beside 24 separate jobs; fails when it is not 3 times faster, or figures differ
 	$(RUN) tests.benchmarks.search
 
+.PHONY: tuning-guide
+tuning-guide: setup ## The figures and the picture of docs/tuning.md, by a search for each question and model (TUNING="--model DIR ...": yours too)
+	$(RUN) tests.benchmarks.tuning_guide $(TUNING)
+
 .PHONY: scale
 scale: setup ## 10,000 jobs on a real API server with KWOK, beside JobSet (SCALE="--jobs 200 --churn 0 ..."; SCALE=--help)
 	pytest -q -m scale tests/scale
