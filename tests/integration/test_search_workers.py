@@ -26,7 +26,8 @@ GRID = [
     dimension("desc_act", "false", "true"),
 ]
 POINTS = 24
-TRIAL = re.compile(r"trial (\d+): ")
+TRIAL = re.compile(r'trial (\d+): [^"]* in ')
+"""The line of a point that has ended; that of one that begins has no time."""
 SECONDS = 240
 
 

@@ -39,8 +39,9 @@ class StoryCase:
 
 
 def gptq(**parameters: Any) -> Pass:
-    """GPTQ in groups of 32, symmetric unless said otherwise."""
-    return gptq_pass(**{"group_size": GROUP, "sym": True, **parameters})
+    """GPTQ in groups of 32, unless they are chosen, symmetric unless said otherwise."""
+    groups = {} if "candidate_group_sizes" in parameters else {"group_size": GROUP}
+    return gptq_pass(**{"sym": True, **groups, **parameters})
 
 
 def awq(**parameters: Any) -> Pass:
