@@ -120,7 +120,11 @@ class Containers:
             return digest.read_text().strip()
 
     def remove_unused(self) -> None:
-        """Remove images that no name refers to and no named image stands on, which older builds leave."""
+        """Remove images that no name refers to and no named image stands on, which older builds leave.
+
+        A build that failed leaves a container, which would keep its image.
+        """
+        run(*self._buildah, "rm", "--all")
         try:
             run(*self._buildah, "rmi", "--prune")
         except CommandError as error:
