@@ -26,7 +26,6 @@ from quantizer.progress.tracker import Tracker
 from quantizer.run.scratch import make_scratch
 from quantizer.run.setting import Setting
 from quantizer.run.workflow import Outcome, run
-from quantizer.search.worker import search
 from quantizer.store.interface import StopCheck
 from quantizer.store.patience import Patience
 
@@ -66,6 +65,8 @@ def execute(request: RunRequest, here: Here, tracker: Tracker, stop_check: StopC
             Pythons.from_environment(),
         )
         if request.workflow.search_strategy is not None:
+            from quantizer.search.worker import search
+
             return search(request, setting)
         return run(request, setting)
 

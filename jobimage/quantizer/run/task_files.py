@@ -9,6 +9,7 @@ import torch
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.metrics import Metric
 from quantization_api.pod import RunRequest
+from quantizer.boundary.packages import brings
 from quantizer.calibration.tokens import copy_tokenizer
 from quantizer.checkpoint.source import Source, read_whole
 from quantizer.checkpoint.writer import scratch_errors
@@ -47,7 +48,10 @@ def ask_tasks(
         QuantizationError: DataNotFound for tasks that are not there or cannot be used; HostOutOfMemory for those that
             let a model write that does not fit; AccessDenied, StorageUnavailable.
     """
-    from quantizer.evaluation.tasks.harness import ask  # brings lm-eval, which only this metric needs
+    with brings(
+        "lm_eval", "metric type accuracy", "Leave it out, or write implementation: native in the pass."
+    ):
+        from quantizer.evaluation.tasks.harness import ask
 
     setting.stop_check()
     folder = setting.scratch / f"tasks-{metric.name}"

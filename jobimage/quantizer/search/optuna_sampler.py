@@ -4,7 +4,6 @@ The study is made anew from the store of trials each time, so there is no storag
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import optuna
 from optuna.distributions import CategoricalDistribution
@@ -12,21 +11,11 @@ from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from quantization_api.search import Decoded
+from quantizer.search.known import Known
 from quantizer.search.space import CHAIN, Parameters, Space, shown
 
 ATTEMPTS = 32
 """Suggestions that are asked for before a point at random is taken: TPE may suggest known ones again and again."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """A point that was chosen before."""
-
-    parameters: Parameters
-    values: tuple[float, ...] | None = None
-    """What is minimized; None where it did not finish."""
-    ended: bool = False
-    """False: it is being computed."""
 
 
 def suggest(space: Space, known: Sequence[Known], objectives: int, seed: int) -> Parameters | None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from quantization_api.manifest import TrialRecord
 from quantization_api.workflow import Workflow
+from quantizer.boundary.packages import brings
 from quantizer.search.front import Candidate, best, figures
-from quantizer.search.optuna_sampler import Known, suggest
+from quantizer.search.known import Known
 from quantizer.search.sampler import Stage, first_points, most_points, shuffled, stages
 from quantizer.search.session import Session
 from quantizer.search.space import Parameters, Point, shown
@@ -135,6 +136,8 @@ class Plan:
         """One that none of the slots has, also where several mean the same point."""
         known = [self._known(point) for point in self._all(slots)]
         seed = self._strategy.seed + len(slots)
+        with brings("optuna", "sampler tpe", "Write sampler: random."):
+            from quantizer.search.optuna_sampler import suggest
         suggested = suggest(stage.space, known, 2, seed)
         if suggested is not None:
             return suggested
