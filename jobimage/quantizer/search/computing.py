@@ -62,10 +62,11 @@ class Computing:
             }
         )
         kept = kept.model_copy(update={"trial": trial})
-        session.trials.keep(chosen.recipe, kept)
+        told = session.trials.keep(chosen.recipe, kept)
         if trial.state != "Finished":
             drop_model(session, chosen.recipe)
-        self._say(trial)
+        if told:
+            self._say(trial)
         drop_unwanted(session, candidates_of([*points, replace(chosen, kept=kept)]), self._dropped)
 
     def _ended(self, chosen: Chosen, points: Sequence[Chosen]) -> Kept | None:

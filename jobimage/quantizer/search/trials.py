@@ -167,8 +167,8 @@ class Trials:
         claimed = [recipe for recipe in recipes if f"{hex_of(recipe)}/{CLAIM_NAME}" in listing]
         return {recipe for recipe in claimed if self._is_computed(recipe)}
 
-    def keep(self, recipe: str, kept: Kept) -> None:
-        """Writes how a point ended, unless another worker did; what only this search decided is its own."""
+    def keep(self, recipe: str, kept: Kept) -> bool:
+        """Writes how a point ended; False if another worker did. What only this search decided is its own."""
         shared = kept.trial.state == "Finished"
         key = f"{hex_of(recipe)}.json" if shared else f"{self._own}{hex_of(recipe)}.json"
         data = kept.model_dump_json(indent=1).encode() + b"\n"
@@ -178,8 +178,9 @@ class Trials:
         try:
             self._root.put_bytes(key, data, if_version=before, if_absent=before is None)
         except PreconditionFailedError:
-            return
+            return False
         self._records[recipe] = kept  # for good, though a job that may not reuse it may replace it
+        return True
 
     def slots(self) -> list[Parameters]:
         """The points that a sampler has chosen so far, in order."""

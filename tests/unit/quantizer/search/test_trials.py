@@ -87,8 +87,8 @@ def test_a_claim_that_nobody_holds_is_free_at_once(mark: Mark, tmp_path: Path) -
 
 
 def test_the_first_record_of_a_point_stays(tmp_path: Path) -> None:
-    trials(tmp_path).keep(RECIPE, kept(worker="job/0"))
-    trials(tmp_path).keep(RECIPE, kept(worker="job/1"))
+    assert trials(tmp_path).keep(RECIPE, kept(worker="job/0"))
+    assert not trials(tmp_path).keep(RECIPE, kept(worker="job/1"))  # so only one worker tells it
     assert trials(tmp_path).records([RECIPE])[RECIPE].trial.worker == "job/0"
 
 
