@@ -16,6 +16,7 @@ from quantization_api.pod import RunRequest
 from quantization_api.spec import QuantizationJobSpec
 from quantizer.cli.execution import Here, execute
 from quantizer.progress.tracker import Tracker
+from quantizer.search.space import shown
 from quantizer.store.interface import never_stop
 
 EXAMPLE = images.ROOT / "deploy/examples/gptq-stories15m.yaml"
@@ -66,9 +67,9 @@ def test_a_search_that_loses_a_pod_finds_what_an_exhaustive_run_finds(
     for point, figures in _front(found).items():
         assert figures == pytest.approx(front[point], rel=1e-4)  # to four digits
     assert _best(found) == _best(alone)
-    shown = {trial["parameters"]: trial["onFront"] for trial in status["trials"]}
-    assert shown, "a table"
-    assert {parameters for parameters, on_front in shown.items() if on_front} == front.keys() & shown.keys()
+    table = {trial["parameters"]: trial["onFront"] for trial in status["trials"]}
+    assert table, "a table"
+    assert {parameters for parameters, on_front in table.items() if on_front} == front.keys() & table.keys()
 
 
 def _search(manifest: Document, grid: tuple[Document, ...]) -> None:
@@ -121,7 +122,8 @@ def _alone(grid: tuple[Document, ...], folder: Path) -> Manifest:
 
 
 def _shown(record: TrialRecord) -> str:
-    return ",".join(f"{key}={value}" for key, value in record.parameters.items())
+    """As the status has it."""
+    return ",".join(f"{key}={shown(value)}" for key, value in record.parameters.items())
 
 
 def _front(manifest: Manifest) -> dict[str, list[float | None]]:
