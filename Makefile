@@ -81,6 +81,7 @@ e2e: setup ## The whole: cluster, images, S3, and independent readers of the res
 .PHONY: nightly
 nightly: setup ## What `make test` leaves out, since it is slow and rarely red: all formats in all readers, attacks with large objects, ...
 	$(RUN) local_cluster binaries
+	@[ "$$(id -u)" != 0 ] || $(RUN) local_cluster packages
 	$(ENVIRONMENTS); \
 	pytest -q -m nightly -n 2 --dist loadfile
 

@@ -5,7 +5,6 @@ from typing import Any
 from quantization_api.rules import Rule
 
 SPEED_METRICS = ("latency", "throughput", "peak_memory")
-PHASED = ("latency", "throughput")
 PROMPT_TOKENS, NEW_TOKENS, BATCH_SIZE = 128, 32, 1
 """What is measured where a metric does not say: a short question and a short answer."""
 MOST_PROMPT_TOKENS, MOST_NEW_TOKENS, MOST_SEQUENCES = 131072, 8192, 256
