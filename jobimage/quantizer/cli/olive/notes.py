@@ -46,9 +46,14 @@ class Notes:
     """
 
     def __init__(self, drop: Iterable[str] = ()) -> None:
-        self.items: list[Note] = []
+        self._items: dict[Note, None] = {}
         self._unused = set(drop)
         self._drop = frozenset(self._unused)
+
+    @property
+    def items(self) -> tuple[Note, ...]:
+        """All of them, each once, in the order in which they came."""
+        return tuple(self._items)
 
     def refuse(self, path: str, reason: str, *, droppable: bool = True, drop: str | None = None) -> None:
         """Something would change the result and is not available; `droppable`: --drop may leave it, or `drop`, out."""
@@ -141,9 +146,7 @@ class Notes:
         return found
 
     def _add(self, kind: Kind, path: str, reason: str, option: str | None) -> None:
-        note = Note(kind, path, reason, option)
-        if note not in self.items:
-            self.items.append(note)
+        self._items.setdefault(Note(kind, path, reason, option))
 
 
 def _names(value: Any) -> Iterator[str]:

@@ -93,7 +93,7 @@ def translate(
     if not blocking(notes.items, strict=False):
         _check_the_whole(spec, notes)
     manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": spec}
-    return Imported(manifest, tuple(notes.items))
+    return Imported(manifest, notes.items)
 
 
 def import_config(config: Mapping[str, Any], *, strict: bool = False, **options: Any) -> Imported:
