@@ -134,6 +134,11 @@ class GptqQuantizer(PassBase):
         False, description="Quantize columns in order of decreasing activation (act-order)."
     )
     sym: bool = Field(False, description="Symmetric grid, without zero points.")
+    refine: Literal["none", "standard"] = Field(
+        "standard",
+        description="What is done beyond GPTQ for a smaller error, up to 4 bits. none: nothing, the integers are "
+        "auto-gptq's. standard: grids are searched, and integers and scales improved when all are known.",
+    )
     layers_block_name: ModulePath | None = Field(
         None, description="Dotted path to the list of decoder layers."
     )

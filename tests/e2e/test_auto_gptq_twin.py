@@ -10,7 +10,8 @@ import pytest
 import torch
 from tests.support.engine import CALIBRATION, CPU, STORIES, story_batches
 
-from quantizer.algorithms.gptq.solver import GptqConfig, gptq
+from quantizer.algorithms.gptq.config import GptqConfig
+from quantizer.algorithms.gptq.solver import gptq
 from quantizer.algorithms.hessian import GramMatrix
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.blocks import BlockLayer

@@ -39,6 +39,11 @@ class GridRule:
         """Largest integer of the grid."""
         return int(2**self.bits) - 1
 
+    @property
+    def half(self) -> int:
+        """The zero point of every symmetric grid."""
+        return int(2 ** (self.bits - 1))
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -74,16 +79,17 @@ def fit_grid(low: Tensor, high: Tensor, rule: GridRule) -> tuple[Tensor, Tensor]
         low = -high
     flat = (low == 0) & (high == 0)
     low, high = torch.where(flat, -1.0, low), torch.where(flat, 1.0, high)
-    scale = _as_stored((high - low) / rule.maxq, rule)
+    scale = as_stored((high - low) / rule.maxq, rule)
     if rule.sym:
-        return scale, torch.full_like(scale, (rule.maxq + 1) / 2)
+        return scale, torch.full_like(scale, rule.half)
     zero = torch.round(-low / scale).clamp_(max=rule.maxq)
     wraps = zero == 0
-    scale = torch.where(wraps, _as_stored(high / (rule.maxq - 1), rule), scale)
+    scale = torch.where(wraps, as_stored(high / (rule.maxq - 1), rule), scale)
     return scale, torch.where(wraps, 1.0, zero)
 
 
-def _as_stored(scale: Tensor, rule: GridRule) -> Tensor:
+def as_stored(scale: Tensor, rule: GridRule) -> Tensor:
+    """Scales as float32, rounded to the type that they are stored in, and none too small."""
     return scale.clamp(min=rule.smallest_scale).to(rule.scale_dtype).float()
 
 

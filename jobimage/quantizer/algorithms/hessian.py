@@ -43,3 +43,14 @@ class GramMatrix:
 def weighted_square(rows: Tensor, hessian: Tensor) -> Tensor:
     """e H e' for each row e of [N, K], in float64: [N]."""
     return ((rows @ hessian) * rows).sum(dim=1, dtype=torch.float64)
+
+
+def in_order(hessian: Tensor, order: Tensor) -> Tensor:
+    """H [K, K] with its columns in that order [K]; itself where they lie in it."""
+    as_they_lie = torch.equal(order, torch.arange(len(order), device=order.device))
+    return hessian if as_they_lie else hessian[order.unsqueeze(1), order]
+
+
+def damping_of(hessian: Tensor, damp_percent: float) -> float:
+    """What is added to the diagonal of H."""
+    return damp_percent * float(hessian.diagonal().mean())

@@ -36,7 +36,13 @@ _Array: TypeAlias = npt.NDArray[np.float32]
 
 
 def round_columns(
-    block: Tensor, factor: Tensor, scales: Tensor, zeros: Tensor, g_idx: Tensor, maxq: int
+    block: Tensor,
+    factor: Tensor,
+    scales: Tensor,
+    zeros: Tensor,
+    g_idx: Tensor,
+    maxq: int,
+    before: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Rounds a block of the transposed working weights by the faster of kernel and twin; changes no argument.
 
@@ -46,6 +52,7 @@ def round_columns(
         scales, zeros: [G, N] float32, the grids of all groups; zeros hold integers.
         g_idx: [C] the group of each column, in any order.
         maxq: the largest integer, 2^bits - 1.
+        before: [C, N] float32, what the error of a column is counted from; by default its weight w, as in GPTQ.
 
     Returns:
         integers [C, N] uint8, and the errors divided by the factor's diagonal [C, N] float32.
@@ -53,8 +60,8 @@ def round_columns(
     if uses_triton(block.device):
         from quantizer.kernels import column_block_triton
 
-        return column_block_triton.round_columns(block, factor, scales, zeros, g_idx, maxq)
-    return round_columns_plain(block, factor, scales, zeros, g_idx, maxq)
+        return column_block_triton.round_columns(block, factor, scales, zeros, g_idx, maxq, before)
+    return round_columns_plain(block, factor, scales, zeros, g_idx, maxq, before)
 
 
 def round_columns_plain(
@@ -64,6 +71,7 @@ def round_columns_plain(
     zeros: Tensor,
     g_idx: Tensor,
     maxq: int,
+    before: Tensor | None = None,
     panel: int = PANEL,
 ) -> tuple[Tensor, Tensor]:
     """The twin of the kernel: as round_columns; `panel` columns share one product for the columns after them."""
@@ -75,11 +83,13 @@ def round_columns_plain(
     local = [place[group] for group in groups]
     scale, zero = scales[present].cpu(), zeros[present].cpu()
     work = block.cpu() if device.type != "cpu" else block.clone()
+    origin = work if before is None else before.cpu()
     errors, levels = torch.empty_like(work), torch.empty_like(work)
     for start in range(0, columns, panel):
         end = min(start + panel, columns)
         _round_panel(
             work[start:end].numpy(),
+            origin[start:end].numpy(),
             upper[start:end, start:end].numpy(),
             scale.numpy(),
             (-zero).numpy(),
@@ -97,6 +107,7 @@ def round_columns_plain(
 @np.errstate(all="ignore")  # silent as torch is: callers check whether the result is finite
 def _round_panel(
     work: _Array,
+    before: _Array,
     upper: _Array,
     scales: _Array,
     lowest: _Array,
@@ -107,14 +118,15 @@ def _round_panel(
 ) -> None:
     """Fills levels and errors [P, N]; `work` [P, N] is used up. lowest, highest [G, N]: the levels of a grid."""
     update = np.empty_like(work)
-    for column, (weight, group, level, error) in enumerate(zip(work, g_idx, levels, errors, strict=True)):
+    columns = zip(work, before, g_idx, levels, errors, strict=True)
+    for column, (weight, origin, group, level, error) in enumerate(columns):
         scale = scales[group]
         np.divide(weight, scale, out=level)
         np.rint(level, out=level)
         np.maximum(level, lowest[group], out=level)
         np.minimum(level, highest[group], out=level)
         np.multiply(level, scale, out=error)
-        np.subtract(weight, error, out=error)
+        np.subtract(origin, error, out=error)
         np.divide(error, upper[column, column], out=error)
         later = work[column + 1 :]
         if len(later):

@@ -41,14 +41,16 @@ def round_columns_kernel(  # type: ignore[no-untyped-def]
     group_of_ptr,
     integers_ptr,
     errors_ptr,
+    before_ptr,
     rows,
     columns,
     factor_stride,
     maxq,
+    HAS_BEFORE: tl.constexpr,
     COLUMNS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """block, integers, errors [columns, rows]; factor [columns, columns]; scales, zeros [G, rows]."""
+    """block, integers, errors, before [columns, rows]; factor [columns, columns]; scales, zeros [G, rows]."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     inside = row < rows
@@ -62,7 +64,8 @@ def round_columns_kernel(  # type: ignore[no-untyped-def]
         # A level beyond 2 maxq is clipped in any case; clipped before, it is small enough to be rounded.
         level = tl.minimum(tl.maximum(tl.div_rn(weight, scale), -2.0 * maxq), 2.0 * maxq)
         level = tl.minimum(tl.maximum(_round_half_to_even(level), -zero), maxq - zero)
-        error = tl.div_rn(weight - level * scale, tl.load(factor_ptr + j * factor_stride + j))
+        before = tl.load(before_ptr + j * rows + row, mask=inside, other=0.0) if HAS_BEFORE else weight
+        error = tl.div_rn(before - level * scale, tl.load(factor_ptr + j * factor_stride + j))
         tl.store(integers_ptr + j * rows + row, (level + zero).to(tl.uint8), mask=inside)
         tl.store(errors_ptr + j * rows + row, error, mask=inside)
         later = (column > j) & (column < columns)
@@ -71,7 +74,13 @@ def round_columns_kernel(  # type: ignore[no-untyped-def]
 
 
 def round_columns(
-    block: Tensor, factor: Tensor, scales: Tensor, zeros: Tensor, g_idx: Tensor, maxq: int
+    block: Tensor,
+    factor: Tensor,
+    scales: Tensor,
+    zeros: Tensor,
+    g_idx: Tensor,
+    maxq: int,
+    before: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See column_block.round_columns; all tensors lie on one device."""
     columns, rows = block.shape
@@ -86,10 +95,12 @@ def round_columns(
         g_idx.to(torch.int32).contiguous(),
         integers,
         errors,
+        block if before is None else before.contiguous(),
         rows,
         columns,
         factor.stride(0) if factor.stride(1) == 1 else columns,
         maxq,
+        HAS_BEFORE=before is not None,
         COLUMNS=triton.next_power_of_2(columns),
         ROWS=ROWS,
         **LAUNCH,

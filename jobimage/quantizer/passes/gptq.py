@@ -6,7 +6,7 @@ from typing_extensions import override
 
 from quantization_api.bounded import bytes_of
 from quantization_api.passes import GptqQuantizer
-from quantizer.algorithms.gptq.solver import GptqConfig
+from quantizer.algorithms.gptq.config import GptqConfig
 from quantizer.algorithms.grid import Scheme
 from quantizer.checkpoint.data_types import asked
 from quantizer.decoder.architecture import ModuleNames
@@ -38,6 +38,7 @@ class Gptq(WeightPass[GptqQuantizer]):
             static_groups=p.static_groups,
             true_sequential=p.true_sequential,
             sym=p.sym,
+            refine=p.refine != "none",
         )
         dtype = asked(p.calibration_dtype)
         if not p.has_target:

@@ -46,6 +46,12 @@ class HessianFactor:
         block = self._lower[last - stop : last - start, last - stop : last - start].tril()
         return (block @ block.t()).flip(0, 1)
 
+    def conditional(self) -> Tensor:
+        """The diagonal [K] of `remaining` of all blocks."""
+        starts = range(0, self._size, BLOCK)
+        blocks = [self.remaining(start, min(start + BLOCK, self._size)) for start in starts]
+        return torch.cat([block.diagonal() for block in blocks])
+
     def inverse(self, start: int, stop: int) -> Tensor:
         """U[start:stop, start:stop], the inverse of R's diagonal block, upper triangular."""
         last = self._size

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from quantizer.algorithms.gptq.feedback import BLOCK, row_parts
 from quantizer.algorithms.grid import SMALLEST_HALF
+from quantizer.algorithms.hessian import damping_of, in_order
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 
 ROUNDS = 4
@@ -44,10 +45,10 @@ def refit_scales(
         damp_percent: of the rounding.
         turns: of all groups; with many the scales are the least-squares optimum for the integers.
     """
-    damping = damp_percent * float(hessian.diagonal().mean())
+    added = damping_of(hessian, damp_percent)
     order = torch.argsort(quantized.g_idx, stable=True)
     as_they_lie = torch.equal(order, torch.arange(len(order), device=order.device))
-    sorted_hessian = hessian if as_they_lie else hessian[order.unsqueeze(1), order]
+    sorted_hessian = in_order(hessian, order)
     g_idx = quantized.g_idx[order].long()
     scales = []
     for part in row_parts(weight):
@@ -56,7 +57,7 @@ def refit_scales(
             columns, integers = columns[order], integers[order]
         levels = integers.float().contiguous() - quantized.zeros[part].t()[g_idx]
         found = quantized.scales[part].t()
-        scales.append(fit_scales(columns, levels, found, sorted_hessian, damping, turns).t())
+        scales.append(fit_scales(columns, levels, found, sorted_hessian, added, turns).t())
     return replace(quantized, scales=torch.cat(scales).contiguous())
 
 
@@ -85,10 +86,22 @@ def fit_scales(
         own = hessian[block, block].clone()
         own.diagonal().add_(damping)
         gradient = torch.addmm(errors[block], hessian[block], errors, beta=damping)
-        steps = _least(_by_group(gradient, level), _curvature(own, level), scales[chosen])
+        steps = scale_steps(gradient, level, own, scales[chosen])
         scales[chosen] += steps
         errors[block] -= (level * steps.unsqueeze(1)).flatten(0, 1)
     return scales
+
+
+def scale_steps(gradient: Tensor, level: Tensor, own: Tensor, scales: Tensor) -> Tensor:
+    """What to add to the scales [G, N] of the groups of a block.
+
+    Args:
+        gradient: [G * W, N] (E H)' of the block's columns.
+        level: [G, W, N] float32.
+        own: [G * W, G * W] H of the block.
+        scales: [G, N] to begin with.
+    """
+    return _least(_by_group(gradient, level), _curvature(own, level), scales)
 
 
 def _by_group(rows: Tensor, level: Tensor) -> Tensor:

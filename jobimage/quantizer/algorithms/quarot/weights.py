@@ -17,9 +17,10 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from quantizer.algorithms.gptq.config import GptqConfig
 from quantizer.algorithms.gptq.feedback import BLOCK, ErrorFeedback, factor_hessian, row_parts
 from quantizer.algorithms.gptq.scale_refit import refit_scales
-from quantizer.algorithms.gptq.solver import GptqConfig, gptq
+from quantizer.algorithms.gptq.solver import gptq
 from quantizer.algorithms.grid import GridRule, fit_grid, round_to_grid
 from quantizer.algorithms.quantized_weight import QuantizedWeight, natural_g_idx
 from quantizer.kernels.column_block import round_columns

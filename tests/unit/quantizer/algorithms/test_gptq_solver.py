@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.algorithms.gptq.config import GptqConfig
 from quantizer.algorithms.gptq.feedback import BLOCK, cholesky_in_place, factor_hessian
-from quantizer.algorithms.gptq.solver import GptqConfig, gptq
+from quantizer.algorithms.gptq.solver import gptq
 from quantizer.algorithms.grid import dequantize, fit_grid, round_to_grid
 from quantizer.algorithms.hessian import GramMatrix, weighted_square
 from quantizer.algorithms.quantized_weight import round_to_nearest

@@ -8,7 +8,8 @@ import torch
 from tests.support.engine import tiny_config
 from torch import Tensor
 
-from quantizer.algorithms.gptq.solver import GptqConfig, gptq
+from quantizer.algorithms.gptq.config import GptqConfig
+from quantizer.algorithms.gptq.solver import gptq
 from quantizer.algorithms.hessian import weighted_square
 from quantizer.algorithms.quantized_weight import round_to_nearest
 from quantizer.algorithms.quarot.hadamard import Rotation

@@ -10,8 +10,9 @@ from tests.support.engine import random_batches, run_pass, save_tiny
 from tests.unit.quantizer.algorithms.test_gptq_solver import problem
 from torch import Tensor
 
+from quantizer.algorithms.gptq.config import GptqConfig
 from quantizer.algorithms.gptq.scale_refit import refit_scales
-from quantizer.algorithms.gptq.solver import GptqConfig, gptq
+from quantizer.algorithms.gptq.solver import gptq
 from quantizer.algorithms.hessian import weighted_square
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.checkpoint.source import DirectorySource
@@ -106,66 +107,22 @@ def test_arguments_are_left_alone() -> None:
         assert torch.equal(now, then)
 
 
-@pytest.mark.parametrize("desc_act", [False, True])
-@pytest.mark.parametrize("sym", [False, True])
-@pytest.mark.parametrize(("bits", "group_size"), [(2, 32), (3, 32), (4, 16), (4, 128)])
-def test_within_blocks_it_takes_most_off_the_error_and_more_in_the_order_of_activations(
-    bits: int, group_size: int, sym: bool, desc_act: bool
-) -> None:
-    share = 1.0 if desc_act else 0.4  # measured: 1.3 to 1.8, and 0.5 to 0.9
-    weight, hessian = problem(64, 384)
-    config = GptqConfig(bits=bits, group_size=group_size, sym=sym, desc_act=desc_act)
-    plain = gptq(weight, hessian, config)[0]
-    without = float(errors(weight, hessian, plain).sum())
-    at_the_end = float(errors(weight, hessian, refit_scales(weight, hessian, plain, DAMPING)).sum())
-    within = float(errors(weight, hessian, gptq(weight, hessian, replace(config, refit=True))[0]).sum())
-    assert without - within > share * (without - at_the_end) > 0
-
-
-def test_the_columns_to_come_take_over_what_better_scales_leave() -> None:
-    """The integers of the second block are those for the first one's refitted weights, not for the reference's."""
-    weight, hessian = problem(32, 256)
-    config = GptqConfig(group_size=64, bits=3)
-    plain, fitted = (gptq(weight, hessian, replace(config, refit=refit))[0] for refit in (False, True))
-    assert torch.equal(fitted.integers[:, :128], plain.integers[:, :128])
-    assert not torch.equal(fitted.scales[:, :2], plain.scales[:, :2])
-    assert not torch.equal(fitted.integers[:, 128:], plain.integers[:, 128:])
-    first = replace(fitted, integers=plain.integers)  # as if nothing had been taken over
-    assert float(errors(weight, hessian, fitted).sum()) < float(errors(weight, hessian, first).sum())
-
-
-@pytest.mark.parametrize("group_size", [-1, 192])
-def test_groups_that_do_not_lie_in_a_block_are_fitted_at_the_end(group_size: int) -> None:
-    weight, hessian = problem(8, 384)
-    config = GptqConfig(group_size=group_size, bits=3)
-    fitted = gptq(weight, hessian, replace(config, refit=True))[0]
-    expected = refit_scales(weight, hessian, gptq(weight, hessian, config)[0], DAMPING)
-    assert torch.equal(fitted.scales, expected.scales)
-    assert torch.equal(fitted.integers, expected.integers)
-
-
-def test_scales_of_a_narrower_type_are_of_it_before_the_next_block_sees_them() -> None:
-    weight, hessian = problem(8, 256)
-    fitted = gptq(weight, hessian, GptqConfig(group_size=64, refit=True, scale_dtype=torch.float16))[0]
-    assert torch.equal(fitted.scales, fitted.scales.half().float())
-
-
 @pytest.mark.parametrize(("bits", "fitted"), [(2, True), (4, True), (8, False)])
-def test_a_pass_fits_scales_up_to_four_bits(
+def test_a_pass_refines_up_to_four_bits(
     bits: int, fitted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[bool, QuantizedWeight]] = []
 
     def watched(weight: Tensor, hessian: Tensor, config: GptqConfig) -> tuple[QuantizedWeight, float]:
         solved, damping = gptq(weight, hessian, config)
-        seen.append((config.refit, solved))
+        seen.append((config.refine, solved))
         return solved, damping
 
     monkeypatch.setattr(layerwise_gptq, "gptq", watched)
     save_tiny(tmp_path / "model")
     source = DirectorySource(tmp_path / "model")
     run_pass(source, random_batches(), tmp_path / "out", tmp_path / "scratch", group_size=32, bits=bits)
-    assert {refit for refit, _ in seen} == {fitted}
+    assert {refine for refine, _ in seen} == {fitted}
     stored = load_file(next((tmp_path / "out").glob("*.safetensors")))
     scales = stored["model.layers.0.self_attn.q_proj.scales"].float().t()
     assert torch.equal(scales, seen[0][1].scales[: len(scales)].half().float())

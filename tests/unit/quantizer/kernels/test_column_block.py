@@ -77,6 +77,25 @@ def test_kernel_and_twin_agree_bit_by_bit(device: str, shape: str) -> None:
     assert torch.equal(errors, expected[1])
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("device", DEVICES)
+def test_errors_are_counted_from_other_values_where_such_are_given(device: str, shape: str) -> None:
+    block, factor, *grids = problem(*SHAPES[shape])
+    before = block + 0.01 * torch.randn(block.shape, generator=torch.Generator().manual_seed(1))
+    factor = factor / factor.diagonal().unsqueeze(1)
+    ours = round_columns_plain(block, factor, *grids, before, panel=128)
+    work, (scales, zeros, g_idx, maxq) = block.clone(), grids
+    for j in range(len(block)):
+        integers = round_to_grid(work[j], scales[g_idx[j]], zeros[g_idx[j]], maxq)
+        error = before[j] - (integers - zeros[g_idx[j]]) * scales[g_idx[j]]
+        work[j + 1 :] -= factor[j, j + 1 :].unsqueeze(1) * error
+        assert torch.equal(ours[0][j], integers.to(torch.uint8))
+        assert torch.equal(ours[1][j], error)
+    kernels = run_on(device, column_block_triton.round_columns, block, factor, *grids, before)
+    assert torch.equal(kernels[0], ours[0])
+    assert torch.equal(kernels[1], ours[1])
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("sym", [False, True])
 @pytest.mark.parametrize("device", DEVICES)

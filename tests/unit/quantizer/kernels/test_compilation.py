@@ -18,6 +18,7 @@ COLUMN_BLOCK: dict[str, Any] = {
     **dict.fromkeys(["block_ptr", "factor_ptr", "scales_ptr", "zeros_ptr", "errors_ptr"], "*fp32"),
     "group_of_ptr": "*i32",
     "integers_ptr": "*u8",
+    "before_ptr": "*fp32",
     **dict.fromkeys(["rows", "columns", "factor_stride", "maxq"], "i32"),
     "COLUMNS": 128,
     "ROWS": column_block_triton.ROWS,
@@ -39,9 +40,10 @@ def compiled(kernel: Any, arguments: dict[str, Any], **options: Any) -> dict[str
     return stages
 
 
-def test_the_column_block_contracts_nothing_and_divides_exactly() -> None:
+@pytest.mark.parametrize("has_before", [False, True])
+def test_the_column_block_contracts_nothing_and_divides_exactly(has_before: bool) -> None:
     kernel, options = column_block_triton.round_columns_kernel, column_block_triton.LAUNCH
-    stages = compiled(kernel, COLUMN_BLOCK, **options)
+    stages = compiled(kernel, {**COLUMN_BLOCK, "HAS_BEFORE": has_before}, **options)
     assert stages["cubin"]
     assert "fma" not in stages["ptx"]
     assert set(re.findall(r"div\.[\w.]*f32", stages["ptx"])) == {"div.rn.f32"}

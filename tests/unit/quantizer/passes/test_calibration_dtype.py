@@ -19,7 +19,7 @@ from tests.support.quantized_models import GROUP
 from torch import Tensor
 
 from quantizer import machine
-from quantizer.algorithms.gptq.solver import GptqConfig
+from quantizer.algorithms.gptq.config import GptqConfig
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.source import DirectorySource
