@@ -98,5 +98,10 @@ AUTO_GPTQ: tuple[Refusal, ...] = (
         "implementation auto-gptq chooses its own data type; leave calibration_dtype out, or write "
         "implementation native",
     ),
+    Refusal(
+        "refine",
+        equals("implementation", "auto-gptq") & equals("refine", "best"),
+        "implementation auto-gptq has no refinement; leave refine out, or write implementation native",
+    ),
 )
 """What the package itself cannot do."""

@@ -134,10 +134,12 @@ class GptqQuantizer(PassBase):
         False, description="Quantize columns in order of decreasing activation (act-order)."
     )
     sym: bool = Field(False, description="Symmetric grid, without zero points.")
-    refine: Literal["none", "standard"] = Field(
+    refine: Literal["none", "standard", "best"] = Field(
         "standard",
-        description="What is done beyond GPTQ for a smaller error, up to 4 bits. none: nothing, the integers are "
-        "auto-gptq's. standard: grids are searched, and integers and scales improved when all are known.",
+        description="What is done beyond GPTQ for a smaller error at the same size. none: nothing, the integers are "
+        "auto-gptq's. standard: grids are searched, and integers and scales improved when all are known, up to 4 bits. "
+        "best: in addition each layer is fitted to the output of the unquantized one, stage by stage; about ten times "
+        "the time.",
     )
     layers_block_name: ModulePath | None = Field(
         None, description="Dotted path to the list of decoder layers."

@@ -62,6 +62,8 @@ TINY: dict[str, Callable[[], WeightParameters]] = {
     "gptq, compressed-tensors, fp32": lambda: gptq_pass(
         group_size=32, sym=True, checkpoint_format="compressed-tensors", calibration_dtype="fp32"
     ),
+    "gptq, not refined": lambda: gptq_pass(group_size=32, refine="none"),
+    "gptq, layers fitted": lambda: gptq_pass(group_size=32, sym=True, refine="best"),
     "awq, gemm": lambda: awq_pass(q_group_size=32),
     "awq, gemv": lambda: awq_pass(q_group_size=64, version="gemv"),
     "awq, gemv_fast": lambda: awq_pass(q_group_size=128, version="gemv_fast"),
@@ -108,6 +110,7 @@ FAMILIES = ("qwen3_moe", "gemma3", "gpt2, scaled by layer", "opt", "phi3")
 
 FAMILY_PASSES: dict[str, Callable[[], WeightParameters]] = {
     "gptq": lambda: gptq_pass(group_size=16),
+    "gptq, layers fitted": lambda: gptq_pass(group_size=16, refine="best"),
     "awq": lambda: awq_pass(q_group_size=16),
 }
 

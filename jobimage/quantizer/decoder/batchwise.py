@@ -51,9 +51,10 @@ class Batchwise:
                 function(number)
             return
         share, ends = max(1, torch.get_num_threads() // self.workers), Event()
+        inference = torch.is_inference_mode_enabled()
 
         def run(worker: int) -> None:
-            with torch.inference_mode():  # each thread has its own
+            with torch.inference_mode(inference), torch.no_grad():  # each thread has its own
                 for number in range(worker, self._count, self.workers):
                     if ends.is_set():
                         return

@@ -104,7 +104,7 @@ class GenericWalk(LayerWalk):
 
     def __init__(self, layer: GenericLayer, hidden: ActivationStore, wants_output: bool = True) -> None:
         self.stages = layer.stages
-        self.side_by_side = 1
+        self.side_by_side, self.shapes = 1, hidden.shapes
         self._layer, self._hidden, self._wants_output = layer, hidden, wants_output
         self._progress = StageOrder(self.stages)
         self._checked = False
@@ -146,6 +146,17 @@ class GenericWalk(LayerWalk):
         if last == len(self.stages) and self._wants_output:
             Batchwise(self._hidden).each(self._forward)
         self._progress.done = last
+
+    @override
+    def forward(self, states: Tensor) -> Tensor:
+        return self._layer.forward(states)
+
+    @override
+    def finish_from(self, inputs: ActivationStore) -> None:
+        if self._wants_output:
+            each = Batchwise(self._hidden).each
+            each(lambda number: self._hidden.write(number, self.forward(inputs.read(number))))
+        self._progress.done = len(self.stages)
 
     @override
     def __enter__(self) -> Self:

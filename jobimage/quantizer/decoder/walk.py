@@ -48,6 +48,8 @@ class LayerWalk(Protocol):
     stages: tuple[Stage, ...]
     side_by_side: int
     """Batches in work at the same time."""
+    shapes: list[tuple[int, int]]
+    """(batch, tokens) of each batch."""
 
     def linear(self, name: str) -> nn.Linear:
         """A linear by its name in the layer."""
@@ -72,6 +74,17 @@ class LayerWalk(Protocol):
         """The linears of these stages, the next ones, hold their final weights.
 
         After the last stage `hidden` holds the layer's output, where that is wanted.
+        """
+        ...
+
+    def forward(self, states: Tensor) -> Tensor:
+        """The whole layer with its weights as they are: [batch, tokens, width] to the same."""
+        ...
+
+    def finish_from(self, inputs: ActivationStore) -> None:
+        """All linears hold their final weights, also those of stages that were finished with others.
+
+        inputs: what the layer reads. `hidden` then holds the layer's output, where that is wanted.
         """
         ...
 
@@ -138,7 +151,7 @@ class BlockWalk(LayerWalk):
         self._inner: ActivationStore | None = None
         self._inner_complete = False
         self._batchwise = Batchwise(hidden)
-        self.side_by_side = self._batchwise.workers
+        self.side_by_side, self.shapes = self._batchwise.workers, hidden.shapes
         self._total: ActivationStore | None = None
 
     @override
@@ -214,6 +227,17 @@ class BlockWalk(LayerWalk):
             self._batchwise.each(close)
             self._drop(total=end)
         self._progress.done = last
+
+    @override
+    def forward(self, states: Tensor) -> Tensor:
+        return self._layer.forward(states)
+
+    @override
+    def finish_from(self, inputs: ActivationStore) -> None:
+        self._drop()
+        if self._wants_output:
+            self._batchwise.each(lambda number: self._hidden.write(number, self.forward(inputs.read(number))))
+        self._progress.done = len(self.stages)
 
     @override
     def __enter__(self) -> Self:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from typing_extensions import override
 
 from quantization_api.bounded import bytes_of
@@ -40,13 +41,16 @@ class Gptq(WeightPass[GptqQuantizer]):
             sym=p.sym,
             refine=p.refine != "none",
         )
-        dtype = asked(p.calibration_dtype)
+        best = p.refine == "best"
+        # what is learned has steps that bfloat16 does not see
+        dtype = asked(p.calibration_dtype) or (torch.float32 if best else None)
         if not p.has_target:
-            return GptqLayerPass(config, self._format(), calibration_dtype=dtype)
+            return GptqLayerPass(config, self._format(), calibration_dtype=dtype, reconstructs=best)
         return MixedGptqLayerPass(
             config=config,
             format=self._format(),
             calibration_dtype=dtype,
+            reconstructs=best,
             budget=Budget(p.target_bits, None if p.target_size is None else bytes_of(p.target_size)),
             schemes=self._schemes,
             by_default=p.candidate_bits is None,

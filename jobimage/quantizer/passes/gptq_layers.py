@@ -11,14 +11,15 @@ from typing_extensions import override
 from quantization_api.failures import QuantizationError
 from quantization_api.manifest import LinearReport
 from quantizer.algorithms.gptq.config import GptqConfig
+from quantizer.algorithms.gptq.drift import compensated
 from quantizer.algorithms.gptq.solver import gptq
 from quantizer.algorithms.grid import GroupedGrid
 from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_nearest
-from quantizer.decoder.architecture import SharedInput, Stage
+from quantizer.decoder.architecture import SharedInput
 from quantizer.formats.interface import WeightFormat
-from quantizer.machine import threads_for
-from quantizer.passes.interface import FinishedLayer, LayerContext
+from quantizer.passes.interface import FinishedLayer, LayerContext, Reference
 from quantizer.passes.plain import PlainPass
+from quantizer.passes.reconstruction import Rounded, gather_with_drift, reconstruct
 from quantizer.passes.rounding import (
     check_quality,
     check_stored_scales,
@@ -50,6 +51,8 @@ class GptqLayerPass(PlainPass):
     dtype: torch.dtype | None = None
     calibration_dtype: torch.dtype | None = None
     replays_unrounded: bool = False
+    reconstructs: bool = False
+    """Whether each layer is fitted to the float model's as a whole (passes.reconstruction); stage by stage then."""
 
     @property
     def grid(self) -> GroupedGrid:
@@ -70,50 +73,80 @@ class GptqLayerPass(PlainPass):
     def converts(self, name: str) -> bool:  # noqa: ARG002 - every linear of the decoder layers
         return True
 
+    @property
+    @override
+    def follows_float(self) -> bool:
+        return self.reconstructs
+
     def run(self, layer: LayerContext) -> FinishedLayer:
+        if layer.reference is not None:
+            return self._run_beside(layer, layer.reference)
         finished = FinishedLayer()
         stages = layer.walk.stages
         parts = [(stage,) for stage in stages] if self.config.true_sequential else [stages]
         for part in parts:
-            self._round(layer, part, finished)
+            with layer.timed("calibrate"):
+                statistics = gather(layer.walk, part, layer.device)
+            with layer.timed("solve"):
+                for shared in list(statistics):
+                    rounded = self._round_linears(layer, shared, statistics.pop(shared), finished)
+                    _keep(layer, rounded, finished)
+            with layer.timed("calibrate"):
+                layer.walk.finish(part)
         return finished
 
-    def _round(self, layer: LayerContext, stages: Sequence[Stage], finished: FinishedLayer) -> None:
-        with layer.timed("calibrate"):
-            statistics = gather(layer.walk, stages, layer.device)
+    def _run_beside(self, layer: LayerContext, reference: Reference) -> FinishedLayer:
+        """Stage by stage, and then the layer as a whole."""
+        finished, rounded = FinishedLayer(), list[Rounded]()
+        stages = layer.walk.stages
+        for stage in stages:
+            with layer.timed("calibrate"):
+                statistics, drift = gather_with_drift(layer, reference, stage)
+            with layer.timed("solve"):
+                for shared in list(statistics):
+                    rounded += self._round_linears(layer, shared, statistics.pop(shared), finished, drift)
+            if stage is not stages[-1]:
+                with layer.timed("calibrate"):
+                    layer.walk.finish([stage])
         with layer.timed("solve"):
-            for shared in list(statistics):
-                with threads_for(layer.numbers(shared)):
-                    self._round_linears(layer, shared, statistics.pop(shared), finished)
+            _keep(layer, reconstruct(layer, reference, rounded), finished)
         with layer.timed("calibrate"):
-            layer.walk.finish(stages)
+            layer.walk.finish_from(reference.inputs)
+        return finished
 
     def _round_linears(
-        self, layer: LayerContext, shared: SharedInput, statistics: InputStatistics, finished: FinishedLayer
-    ) -> None:
+        self,
+        layer: LayerContext,
+        shared: SharedInput,
+        statistics: InputStatistics,
+        finished: FinishedLayer,
+        drift: Tensor | None = None,
+    ) -> list[Rounded]:
+        """The linears of an input, rounded; they hold it. drift: of what they read."""
         first = layer.prefix + shared.names[0]
         own, scheme = self.of(first), self.format.scheme(first)
         hessian = statistics.hessian(first)
-        weights = [layer.weight(name) for name in shared.names]
+        stacked = stacked_rows([layer.weight(name) for name in shared.names])
+        if drift is not None:
+            stacked = compensated(stacked, hessian, drift, own.config.damp_percent)
         try:
-            stacked = stacked_rows(weights)
             quantized, damp_percent = gptq(stacked, hessian, refined(own.config))
         except QuantizationError as failure:
             message = f"{first}: {failure.message}"
             raise QuantizationError(failure.category, message, failure.hint) from failure
-        start = 0
-        for name, weight in zip(shared.names, weights, strict=True):
-            rows = slice(start, start := start + weight.shape[0])
-            part = quantized.rows(rows)
-            full = layer.prefix + name
+        start, found = 0, list[Rounded]()
+        for name in shared.names:
+            linear, full = layer.walk.linear(name), layer.prefix + name
+            rows = slice(start, start := start + linear.out_features)
+            weight, part = stacked[rows], quantized.rows(rows)
             check_stored_scales(full, weight, part, own.rtn, own.format, LEAVE_OUT)
             baseline = error_baseline(weight, hessian, own.rtn, own.format)
-            changed = put_quantized(full, layer.walk.linear(name), weight, part, hessian, own.format)
-            error, error_rtn = baseline.relative(changed)
-            shape = (weight.shape[0], weight.shape[1])
+            error, error_rtn = baseline.relative(
+                put_quantized(full, linear, weight, part, hessian, own.format)
+            )
             report = LinearReport(
                 name=full,
-                shape=shape,
+                shape=(weight.shape[0], weight.shape[1]),
                 error=error,
                 error_rtn=error_rtn,
                 damping=damp_percent,
@@ -123,7 +156,13 @@ class GptqLayerPass(PlainPass):
             )
             check_quality([report], "Raise damp_percent, or calibrate with more text.")
             finished.linears.append(report)
-            finished.tensors |= pack_linear(full, part, own.format)
+            found.append(Rounded(name, weight, part, own.config.rule, own.format))
+        return found
+
+
+def _keep(layer: LayerContext, rounded: Sequence[Rounded], finished: FinishedLayer) -> None:
+    for one in rounded:
+        finished.tensors |= pack_linear(layer.prefix + one.name, one.quantized, one.format)
 
 
 def refined(config: GptqConfig) -> GptqConfig:

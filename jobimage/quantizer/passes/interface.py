@@ -12,6 +12,7 @@ from quantization_api.manifest import LayerRanges, LinearReport
 from quantizer.algorithms.grid import GroupedGrid, Scheme
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.calibration.tokens import TokenBatches
+from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import SharedInput
 from quantizer.decoder.folding import FoldPlace
 from quantizer.decoder.layout import DecoderLayout
@@ -51,6 +52,20 @@ class GroupSizes:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """The same layer before anything of the model was rounded, on what reached it then; by the number of the batch."""
+
+    walk: LayerWalk
+    """Not at its end before the pass has finished it."""
+    outputs: ActivationStore
+    """What that layer makes, when the walk is at its end."""
+    inputs: ActivationStore
+    """What reaches the layer now, from the rounded layers before it."""
+    store: StoreFactory
+    """A store on scratch, beside the walk's own."""
+
+
+@dataclass(frozen=True)
 class LayerContext:
     """One decoder layer that a pass works on."""
 
@@ -66,6 +81,8 @@ class LayerContext:
     """(Name in the layer, parameter as the layer has it) -> the tensor as the checkpoint has it."""
     device: torch.device
     timed: Timed
+    reference: Reference | None = None
+    """For a pass that follows the float model."""
 
     def numbers(self, shared: SharedInput) -> int:
         """Of the weights of the linears that share an input."""
@@ -136,6 +153,14 @@ class LayerPass(Protocol):
         """Whether the next layer reads the unrounded layer's output.
 
         A restarted run then replays finished layers with their original weights.
+        """
+        ...
+
+    @property
+    def follows_float(self) -> bool:
+        """Whether it compares each layer with the float model's, on what reaches it there.
+
+        A restarted run then replays finished layers with their original weights as well.
         """
         ...
 

@@ -19,6 +19,10 @@ class UniformPass:
     def chooses(self) -> bool:
         return False
 
+    @property
+    def follows_float(self) -> bool:
+        return False
+
     def of(self, name: str) -> Self:  # noqa: ARG002 - alike
         return self
 

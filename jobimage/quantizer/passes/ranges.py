@@ -18,6 +18,7 @@ from typing_extensions import override
 from quantization_api.manifest import LayerRanges, Spread
 from quantizer.algorithms.quarot.rotation import norm_weight
 from quantizer.algorithms.quarot.rotation_layout import NormSite
+from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import SharedInput, Stage
 from quantizer.decoder.walk import LayerWalk, Look
 
@@ -107,7 +108,7 @@ class WatchedWalk(LayerWalk):
 
     def __init__(self, walk: LayerWalk, watch: LayerWatch) -> None:
         self._walk, self._watch = walk, watch
-        self.stages, self.side_by_side = walk.stages, walk.side_by_side
+        self.stages, self.side_by_side, self.shapes = walk.stages, walk.side_by_side, walk.shapes
 
     @override
     def linear(self, name: str) -> nn.Linear:
@@ -128,6 +129,14 @@ class WatchedWalk(LayerWalk):
     @override
     def finish(self, stages: Sequence[Stage]) -> None:
         self._walk.finish(stages)
+
+    @override
+    def forward(self, states: Tensor) -> Tensor:
+        return self._walk.forward(states)
+
+    @override
+    def finish_from(self, inputs: ActivationStore) -> None:
+        self._walk.finish_from(inputs)
 
     @override
     def __enter__(self) -> Self:

@@ -69,5 +69,6 @@ class RotatedGptq(Gptq):
             config=rounding.config,
             format=rounding.format,
             calibration_dtype=rounding.calibration_dtype,
+            reconstructs=rounding.reconstructs,
             rotation=rotation,
         )

@@ -1,6 +1,6 @@
 """Statistics of what the linears of a layer read, gathered in one pass over the calibration batches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -90,16 +90,20 @@ def gather(
     *,
     magnitudes: bool = False,
     propagate_unrounded: bool = False,
+    also: Callable[[int, Tensor], None] = lambda *_: None,
 ) -> dict[SharedInput, InputStatistics]:
     """Statistics of every shared input of the next stages; propagate_unrounded as in LayerWalk.visit.
 
     Batches that run side by side are summed up side by side, and the sums added in their order.
+
+    also: called with each batch's number and what was read of it, in the thread that sums it up.
     """
     parts: list[dict[SharedInput, InputStatistics]] = [{} for _ in range(walk.side_by_side)]
 
     def look(number: int, shared: SharedInput, read: Tensor) -> None:
         part = parts[number % len(parts)]
         part.setdefault(shared, InputStatistics(device, magnitudes)).add(read)
+        also(number, read)
 
     walk.visit(stages, look, propagate_unrounded=propagate_unrounded)
     found, *others = parts

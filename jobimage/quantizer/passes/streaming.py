@@ -17,7 +17,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -46,7 +46,7 @@ from quantizer.decoder.walk import LayerWalk
 from quantizer.machine import calibration_dtype, trim_memory
 from quantizer.passes.data_type import check_range, converted
 from quantizer.passes.finished import Finished, NothingFinished
-from quantizer.passes.interface import FinishedLayer, FloatModel, LayerContext, LayerPass
+from quantizer.passes.interface import FinishedLayer, FloatModel, LayerContext, LayerPass, Reference
 from quantizer.passes.quantized import QuantizedLayers
 from quantizer.passes.ranges import WatchedWalk
 from quantizer.passes.sizes import check_sizes
@@ -98,7 +98,8 @@ def quantize(
     computed_in = (
         layer_pass.calibration_dtype or finished.calibration_dtype or dtype or calibration_dtype(device)
     )
-    with torch.inference_mode():
+    # what is learned needs tensors that autograd takes
+    with torch.no_grad() if layer_pass.follows_float else torch.inference_mode():
         run = _Run(layout, tokens, layer_pass, device, computed_in, scratch, on_progress)
         try:
             if layer_pass.chooses:
@@ -216,11 +217,13 @@ class _Run:
                 self._copy(name, writer)
             for name in self.copied:
                 self._copy_unused(name, writer)
-            with self._store("hidden", self.shapes, layout.width, measured=True) as hidden:
+            with ExitStack() as stack:
+                hidden = stack.enter_context(self._store("hidden", self.shapes, layout.width, measured=True))
                 with self._timed("calibrate"):
                     for number, batch in enumerate(model.embed(self.batches)):
                         hidden.write(number, self.transform.hidden(batch))
-                self._replay(finished, hidden, writer)
+                reference = self._reference(hidden, stack)
+                self._replay(finished, hidden, reference, writer)
                 layers = self.reader.prefetched(
                     [
                         self.quantized.stored(index)
@@ -228,7 +231,7 @@ class _Run:
                     ]
                 )
                 for index in range(self.report.resumed_layers, layout.layers):
-                    layer = self._run_layer(index, layers, hidden)
+                    layer = self._run_layer(index, layers, hidden, reference)
                     check_range(hidden.largest, self.stored_dtype, index, self.layer_pass.wider_dtype)
                     self._keep(layer, writer)
                     finished.save(index, layer)
@@ -240,28 +243,64 @@ class _Run:
         self.report.own_head_bytes = sum(self._planned(name).length for name in self.transform.added)
         return self.report
 
-    def _replay(self, finished: Finished, hidden: ActivationStore, writer: ShardWriter) -> None:
-        """Takes over the leading layers that are finished; `hidden` becomes the input of the next one."""
+    def _reference(self, hidden: ActivationStore, stack: ExitStack) -> ActivationStore | None:
+        """The float model's own `hidden`, for a pass that follows it."""
+        if not self.layer_pass.follows_float:
+            return None
+        return stack.enter_context(self._copied(hidden, "float-hidden"))
+
+    def _copied(self, hidden: ActivationStore, name: str) -> ActivationStore:
+        """A store of its own with the same activations."""
+        copy = self._store(name, self.shapes, self.layout.width)
+        for number in range(len(hidden)):
+            copy.write(number, hidden.read(number))
+        return copy
+
+    def _float_store(self, name: str, shapes: Sequence[tuple[int, int]], width: int) -> ActivationStore:
+        return self._store(f"float-{name}", shapes, width)
+
+    def _float_walk(self, index: int, weights: dict[str, Tensor], reference: ActivationStore) -> LayerWalk:
+        return self.model.walk(index, weights, reference, self._float_store)
+
+    def _replay(
+        self,
+        finished: Finished,
+        hidden: ActivationStore,
+        reference: ActivationStore | None,
+        writer: ShardWriter,
+    ) -> None:
+        """Takes over the leading layers that are finished; the stores become the input of the next one."""
         for index in range(self.layout.layers):
             with self._timed("read"):
                 layer = finished.load(index)
             if layer is None or not self._fits(index, layer):
                 return
             if self.layer_pass.replays_unrounded:
-                weights = self._loaded(
-                    index, {name: self.reader.tensor(name) for name in self.quantized.stored(index)}
-                )
+                weights = self._original(index)
             else:
                 weights = self.quantized.weights_as_read(index, dict(layer.tensors), self.layer_pass.replayed)
             with self._timed("calibrate"), self._walk(index, weights, hidden) as walk:
                 walk.finish(walk.stages)
+            if reference is not None:
+                with (
+                    self._timed("calibrate"),
+                    self._float_walk(index, self._original(index), reference) as walk,
+                ):
+                    walk.finish(walk.stages)
             check_range(hidden.largest, self.stored_dtype, index, self.layer_pass.wider_dtype)
             self._keep(layer, writer)
             self.report.resumed_layers = index + 1
             self.on_progress("quantize", index + 1, self.layout.layers)
 
+    def _original(self, index: int) -> dict[str, Tensor]:
+        return self._loaded(index, {name: self.reader.tensor(name) for name in self.quantized.stored(index)})
+
     def _run_layer(
-        self, index: int, layers: Iterator[dict[str, Tensor]], hidden: ActivationStore
+        self,
+        index: int,
+        layers: Iterator[dict[str, Tensor]],
+        hidden: ActivationStore,
+        reference: ActivationStore | None,
     ) -> FinishedLayer:
         layout, prefix = self.layout, self.layout.layer_prefix(index)
         with self._timed("read"):
@@ -279,7 +318,14 @@ class _Run:
 
         finer = self._finer(index, weights)
         watch = self.transform.watch()
-        with self._walk(index, weights, hidden) as plain:
+        with ExitStack() as stack:
+            beside = None
+            if reference is not None:  # a copy: the pass changes the other in place
+                copied = {name: value.clone() for name, value in weights.items()}
+                float_walk = stack.enter_context(self._float_walk(index, copied, reference))
+                inputs = stack.enter_context(self._copied(hidden, "input"))
+                beside = Reference(float_walk, reference, inputs, self._float_store)
+            plain = stack.enter_context(self._walk(index, weights, hidden))
             walk = plain if watch is None else WatchedWalk(plain, watch)
 
             def weight(name: str) -> Tensor:
@@ -288,7 +334,9 @@ class _Run:
                 return layout.transposed(index, f"{name}.weight", finer.pop(name).to(self.device))
 
             layer = self.layer_pass.run(
-                LayerContext(prefix, walk, layout.folds(index), weight, stored, self.device, self._timed)
+                LayerContext(
+                    prefix, walk, layout.folds(index), weight, stored, self.device, self._timed, beside
+                )
             )
         layer.tensors = kept | layer.tensors | self._divisors(index)
         layer.calibration_dtype = self.model.dtype

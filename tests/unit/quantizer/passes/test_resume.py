@@ -48,6 +48,8 @@ PASSES: dict[str, LayerPass] = {
     ),
     "gptq, in bfloat16": make_pass(gptq_pass(group_size=GROUP, calibration_dtype="bf16")),
     "gptq, bits chosen": make_pass(gptq_pass(target_bits=4.8, candidate_group_sizes=[GROUP])),
+    "gptq, layers fitted": make_pass(gptq_pass(group_size=GROUP, refine="best")),
+    "quarot, then gptq, layers fitted": make_pass(ROTATION, gptq_pass(group_size=GROUP, refine="best")),
     "awq": make_pass(awq_pass(q_group_size=GROUP)),
     "awq, scales alone": make_pass(awq_pass(q_group_size=GROUP, export_compatible=True)),
     "quarot, an ordinary checkpoint": make_pass(quarot_pass(w_groupsize=GROUP)),
