@@ -26,6 +26,11 @@ def _groups(version: str, sizes: tuple[int, ...], sentence: str) -> Refusal:
 
 
 AWQ: tuple[Refusal, ...] = (
+    Refusal(
+        "refine",
+        equals("refine", "best"),
+        "only GptqQuantizer fits whole layers; write refine: standard, or none",
+    ),
     Refusal("bits", TWO_BITS, "w_bit and bits are two names of one number; write one of them"),
     Refusal("w_bit", given("w_bit") & ~equals("w_bit", 4), ONLY_4_BITS),
     Refusal("bits", given("bits") & ~equals("bits", 4), ONLY_4_BITS),
@@ -80,6 +85,11 @@ AWQ: tuple[Refusal, ...] = (
         equals("input_model_dtype", "fp64"),
         "input_model_dtype fp64 is not supported: weights are computed in float32; write fp32, bf16 or fp16",
     ),
+    Refusal(
+        "refine",
+        equals("refine", "standard") & is_true("export_compatible"),
+        "export_compatible rounds nothing, so there is nothing to refine; leave one of the two out",
+    ),
 )
 
 PACKAGE = equals("implementation", "autoawq")
@@ -116,6 +126,11 @@ AUTOAWQ: tuple[Refusal, ...] = (
         "pack_model_for_onnx_conversion",
         PACKAGE & is_true("pack_model_for_onnx_conversion"),
         "pack_model_for_onnx_conversion is not a parameter of autoawq 0.2.9; leave it out",
+    ),
+    Refusal(
+        "refine",
+        PACKAGE & equals("refine", "standard"),
+        "implementation autoawq rounds to nearest; leave refine out, or write implementation native",
     ),
 )
 """What the package itself cannot do."""

@@ -23,6 +23,7 @@ INPUT_MODEL_DTYPE = (
     "Data type in which the model is loaded, and in which unquantized tensors are stored. If unset: bf16 for a model "
     "in bf16, and fp16, Olive's default, for one in fp16 or fp32."
 )
+Refinement = Literal["none", "standard", "best"]
 Bits = Annotated[int, Field(ge=1, le=32)]
 GroupSize = Annotated[int, Field(ge=-1, le=65536)]
 ClipRatio = Annotated[float, Field(gt=0, le=1)]
@@ -134,7 +135,7 @@ class GptqQuantizer(PassBase):
         False, description="Quantize columns in order of decreasing activation (act-order)."
     )
     sym: bool = Field(False, description="Symmetric grid, without zero points.")
-    refine: Literal["none", "standard", "best"] = Field(
+    refine: Refinement = Field(
         "standard",
         description="What is done beyond GPTQ for a smaller error at the same size. none: nothing, the integers are "
         "auto-gptq's. standard: grids are searched, and integers and scales improved when all are known, up to 4 bits. "
@@ -189,6 +190,11 @@ class AutoAWQQuantizer(PassBase):
         "gemm", description="Layout of the packed weights."
     )
     duo_scaling: bool = Field(True, description="Scales from weights and activations, not activations alone.")
+    refine: Refinement = Field(
+        "none",
+        description="How the scaled weights are rounded. none: clipped and rounded to nearest, as AWQ does. standard: "
+        "with GPTQ, refined as GptqQuantizer does it; the format stays the same.",
+    )
     modules_to_not_convert: Modules = Field([], description="Modules that stay unquantized.")
     export_compatible: bool = Field(
         False, description="Only apply scales and clipping; the result is an ordinary float model."
@@ -228,6 +234,11 @@ class QuaRot(PassBase):
     gptq_damping: float = Field(0.01, gt=0, lt=1, description="Same as damp_percent of GptqQuantizer.")
     gptq_opt_scales: bool = Field(
         False, description="Search for the scales before GPTQ and refit them after it."
+    )
+    refine: Refinement = Field(
+        "standard",
+        description="What w_gptq does beyond GPTQ, as in GptqQuantizer; with gptq_opt_scales, or with s_bits below 16, "
+        "nothing.",
     )
     w_bits: Bits = Field(16, description="Bits of weights.")
     w_asym: bool = Field(False, description="Asymmetric weights.")

@@ -38,6 +38,12 @@ def _without_effect(is_read: Predicate, needed: str, *fields: str) -> tuple[Refu
 
 
 QUAROT: tuple[Refusal, ...] = (
+    Refusal(
+        "refine",
+        equals("refine", "best"),
+        "only GptqQuantizer fits whole layers; write refine: standard, or QuaRot without w_gptq and a GptqQuantizer with "
+        "refine: best after it",
+    ),
     must_be("w_bits", WEIGHT_BITS),
     must_be("a_bits", ONLINE_BITS),
     must_be("k_bits", ONLINE_BITS),
@@ -75,6 +81,7 @@ QUAROT: tuple[Refusal, ...] = (
     *_without_effect(
         is_true("w_gptq"),
         "w_gptq: true",
+        "refine",
         "gptq_damping",
         "gptq_opt_scales",
         "calibration_data_config",

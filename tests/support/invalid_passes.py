@@ -55,6 +55,37 @@ INVALID_PASSES: tuple[Invalid, ...] = (
     bad("group size -2", f"{PASS}.group_size", -2, "greater than or equal to -1"),
     bad("no damping", f"{PASS}.damp_percent", 0, "should be greater than 0", "greater than 0"),
     bad("damping of 1", f"{PASS}.damp_percent", 1, "should be less than 1", "less than 1"),
+    Invalid(
+        "the stock auto-gptq refined",
+        ((f"{PASS}.implementation", "auto-gptq"), (f"{PASS}.refine", "best")),
+        "implementation auto-gptq has no refinement; leave refine out, or write implementation native",
+    ),
+    awq("AWQ that fits whole layers", "only GptqQuantizer fits whole layers", refine="best"),
+    bad(
+        "QuaRot that fits whole layers",
+        PASS,
+        {"type": "QuaRot", "w_gptq": True, "w_bits": 4, "calibration_data_config": "text", "refine": "best"},
+        "only GptqQuantizer fits whole layers",
+    ),
+    bad(
+        "nothing to refine",
+        PASS,
+        {"type": "QuaRot", "refine": "none"},
+        "refine has an effect only with w_gptq: true",
+    ),
+    awq(
+        "nothing rounded, but refined",
+        "export_compatible rounds nothing, so there is nothing to refine; leave one of the two out",
+        export_compatible=True,
+        refine="standard",
+    ),
+    awq(
+        "the stock autoawq refined",
+        "implementation autoawq rounds to nearest; leave refine out, or write implementation native",
+        implementation="autoawq",
+        refine="standard",
+        data_config="text",
+    ),
     bad("no inner modules", f"{PASS}.inside_layer_modules", [], "inside_layer_modules has a list without"),
     bad(
         "an empty stage",

@@ -19,6 +19,8 @@ from quantizer.algorithms.awq.clip import search_clip
 from quantizer.algorithms.awq.folding import fold_into_norm, fold_into_rows, scale_columns, scaled_gram
 from quantizer.algorithms.awq.rounding import AwqConfig, awq_round, clip_weight
 from quantizer.algorithms.awq.scales import search_scales
+from quantizer.algorithms.gptq.config import GptqConfig
+from quantizer.algorithms.gptq.solver import gptq
 from quantizer.algorithms.grid import GridRule, GroupedGrid
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.checkpoint.data_types import asked
@@ -76,6 +78,8 @@ class AwqLayerPass(PlainPass):
     """None until the pass is bound, where the manifest leaves it to the model."""
     calibration_dtype: torch.dtype = torch.float32
     replays_unrounded: bool = True
+    refined: GptqConfig | None = None
+    """Refined GPTQ of the scaled weights, instead of clipping and rounding to nearest."""
     package: str | None = None
     """The stock package that computes instead of this pass; None: this pass."""
 
@@ -136,7 +140,7 @@ class _Solve:
     ) -> None:
         self.config, self.format = layer_pass.config, layer_pass.format
         self.layer, self.converts, self.packs = layer, layer_pass.converts, layer_pass.packs
-        self.rtn = layer_pass.rtn
+        self.rtn, self.refined = layer_pass.rtn, layer_pass.refined
         self.finished = FinishedLayer()
         self.reads: dict[SharedInput, _Read] = {}
         self.baselines: dict[str, ErrorBaseline] = {}
@@ -227,10 +231,13 @@ class _Solve:
             if not self._converted(name):
                 continue
             linear, full = self._linear(name), self.layer.prefix + name
-            limits = None
-            if self.config.clip != "none" and not any(part in name for part in UNCLIPPED):
-                limits = search_clip(linear.weight, read.gram, self.config).limits
-            quantized = self.rtn(linear.weight, limits)
+            limits, damping = None, 0.0
+            if self.refined is not None:
+                quantized, damping = gptq(linear.weight, read.gram, self.refined)
+            else:
+                if self.config.clip != "none" and not any(part in name for part in UNCLIPPED):
+                    limits = search_clip(linear.weight, read.gram, self.config).limits
+                quantized = self.rtn(linear.weight, limits)
             if self.packs:
                 check_stored_scales(full, linear.weight, quantized, self.rtn, self.format, LEAVE_OUT)
                 self.finished.tensors |= pack_linear(full, quantized, self.format)
@@ -241,7 +248,14 @@ class _Solve:
             error, error_rtn = self.baselines[name].relative(changed)
             shape = (linear.out_features, linear.in_features)
             reports.append(
-                LinearReport(name=full, shape=shape, error=error, error_rtn=error_rtn, tokens=read.tokens)
+                LinearReport(
+                    name=full,
+                    shape=shape,
+                    error=error,
+                    error_rtn=error_rtn,
+                    damping=damping,
+                    tokens=read.tokens,
+                )
             )
         return reports
 
@@ -286,7 +300,17 @@ class Awq(WeightPass[AutoAWQQuantizer]):
             tuple(p.modules_to_not_convert),
             packs=not p.export_compatible,
             dtype=asked(p.input_model_dtype),
+            refined=self._refined,
             package=self.package,
+        )
+
+    @property
+    def _refined(self) -> GptqConfig | None:
+        p = self.parameters
+        if p.refine == "none":
+            return None
+        return GptqConfig(
+            p.weight_bits, p.q_group_size, sym=not p.zero_point, refine=True, scale_dtype=torch.float16
         )
 
     @property

@@ -28,7 +28,7 @@ from quantizer.decoder.architecture import SharedInput, Stage
 from quantizer.decoder.batchwise import Batchwise
 from quantizer.decoder.model import DecoderLayer, walk_over
 from quantizer.machine import threads_for, trim_memory
-from quantizer.passes.gptq_layers import GptqLayerPass, refined, stacked_rows
+from quantizer.passes.gptq_layers import GptqLayerPass, stacked_rows
 from quantizer.passes.interface import FloatModel
 from quantizer.passes.rounding import measured_rows
 from quantizer.passes.statistics import InputStatistics, gather
@@ -191,7 +191,7 @@ def candidate_error(weight: Tensor, hessian: Tensor, candidate: GptqLayerPass, f
     """tr(E H E') of a weight [N, K] as a candidate rounds it, estimated from the rows that errors are measured on."""
     rows = measured_rows(weight.shape[0], weight.device)
     original = weight[rows].float()
-    quantized, _ = gptq(original, hessian, refined(candidate.config), factored)
+    quantized, _ = gptq(original, hessian, candidate.config, factored)
     changed = original - candidate.format.as_read(quantized).float()
     return float(weighted_square(changed, hessian).sum()) * weight.shape[0] / len(rows)
 
@@ -201,7 +201,7 @@ def _rounded(
 ) -> dict[str, Tensor]:
     """The weights as a reader sees them."""
     stacked = stacked_rows(list(weights.values()))
-    quantized, _ = gptq(stacked, hessian, refined(candidate.config), factored)
+    quantized, _ = gptq(stacked, hessian, candidate.config, factored)
     seen = candidate.format.as_read(quantized).split([weight.shape[0] for weight in weights.values()])
     return {name: part.to(weight.dtype) for (name, weight), part in zip(weights.items(), seen, strict=True)}
 

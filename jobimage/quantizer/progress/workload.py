@@ -8,7 +8,12 @@ from quantizer.calibration.tokens import TokenBatches
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.progress.tracker import PlannedStage
 
-SOLVE_FACTOR = 2.0  # rounding a column costs more than its multiply-adds: it is not one large product
+SOLVE_FACTOR = (
+    4.0  # rounding a column costs more than its multiply-adds, and afterwards all are chosen again twice
+)
+LEARNED = (
+    6 * 60 * 2048
+)  # tokens whose forward pass costs what fitting a layer does (passes.reconstruction): 60 steps
 LOGIT_COST = 40  # of the softmax and the sums over the vocabulary, for one logit
 EVALUATE_FACTOR = (
     1.6  # so is evaluating: models are read back from their formats, logits come in small slices
@@ -28,6 +33,7 @@ def plan(
     exports: bool = False,
     task_tokens: int = 0,
     chooses: bool = False,
+    follows_float: bool = False,
 ) -> list[PlannedStage]:
     """The stages after the check, with their estimated work.
 
@@ -36,7 +42,8 @@ def plan(
     linear [N, K]). Evaluating runs three models: before, after, and RTN; tasks, whose texts have task_tokens,
     run the first two. Publishing takes seconds, whatever the model: what is large was stored, and read back,
     while it was quantized. Choosing bits walks over the float model before that, and sends a few sequences along
-    for each tie of its linears.
+    for each tie of its linears. Following the float model runs each of its layers beside the rounded one, compares
+    their inputs, and fits the layer's output.
     """
     weights = grams = solve = 0.0
     for index in range(layout.layers):
@@ -51,6 +58,8 @@ def plan(
     quantize = calibration.tokens * (2 * weights + grams) + solve
     if chooses:
         quantize += calibration.tokens * (weights + grams) + WALKED_AGAIN * weights * layout.layers + solve
+    if follows_float:
+        quantize += calibration.tokens * (4 * weights + 2 * grams) + LEARNED * weights
     forward = weights + _head(layout)
     names = {metric.data_config for metric in metrics if metric.data_config}
     first = calibration.sequences[0] if calibration.sequences else ()

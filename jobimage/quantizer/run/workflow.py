@@ -63,6 +63,7 @@ def run(request: RunRequest, setting: Setting, opened: Opened | None = None, wai
                     job.builder is not None,
                     sum(asked.requests.tokens for asked in job.tasks.values()),
                     job.weight_pass.layer_pass.chooses,
+                    job.weight_pass.layer_pass.follows_float,
                 )
             )
     if obtained is None:

@@ -7,7 +7,7 @@ Rows are independent, so linears that share an input are stacked and solved at o
 lies transposed, [columns, rows], so that a column is contiguous.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -70,15 +70,15 @@ def gptq(
     """
     found = factored or factor(hessian, config)
     order, damp_percent = found.order, found.damp_percent
-    importance = found.factor.conditional() if config.refine else None
-    ordered = in_order(hessian, order) if config.refine else hessian
+    importance = found.factor.conditional() if config.refines else None
+    ordered = in_order(hessian, order) if config.refines else hessian
     parts = []
     for part in row_parts(weight):
         rows = weight[part].float()
         grids = Grids(rows, order, found.dead, config, importance)
         columns = rows.t().index_select(0, order)
         integers = _round_rows(columns, found.dead[order], found.factor, grids)
-        if config.refine:
+        if config.refines:
             descend(columns, integers, grids, ordered, damping_of(hessian, damp_percent))
         parts.append((integers, grids.scales.t(), grids.zeros.t()))
     inverse = torch.argsort(order)
@@ -86,8 +86,9 @@ def gptq(
     integers = torch.cat([columns[inverse].t() for columns, _, _ in parts]).contiguous()
     scales, zeros = (torch.cat(kind).contiguous() for kind in list(zip(*parts, strict=True))[1:])
     quantized = QuantizedWeight(integers, scales, zeros, g_idx)
-    if config.refine and not grids.refits:
-        quantized = refit_scales(weight, hessian, quantized, damp_percent)
+    if config.refines and not grids.refits:
+        fitted = refit_scales(weight, hessian, quantized, damp_percent)
+        quantized = replace(fitted, scales=fitted.scales.to(config.scale_dtype).float())
     return quantized, damp_percent
 
 

@@ -30,6 +30,8 @@ class QuarotParameters:
     w_gptq: bool = False
     gptq_damping: float = 0.01
     gptq_opt_scales: bool = False
+    refine: str = "standard"
+    """Of w_gptq: none or standard, as for GptqQuantizer."""
     w_bits: int = 16
     w_asym: bool = False
     w_groupsize: int | None = None
@@ -59,6 +61,7 @@ class QuarotParameters:
             self.w_asym,
             group(self.w_groupsize) or -1,
             self.gptq_damping,
+            self.refine == "standard",
             self.gptq_opt_scales,
             self.s_bits,
         )

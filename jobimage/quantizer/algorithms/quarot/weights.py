@@ -42,6 +42,8 @@ class WeightRule:
     """Input channels that share a scale; -1: all of a row."""
     damping: float = 0.01
     """Of gptq."""
+    refine: bool = False
+    """Whether gptq refines what it rounds; see GptqConfig."""
     opt_scales: bool = False
     """Whether gptq searches for its scales and fits them again."""
     scale_bits: int = 16
@@ -108,6 +110,7 @@ def _gptq_config(rule: WeightRule) -> GptqConfig:
         group_size=rule.group_size,
         damp_percent=rule.damping,
         sym=not rule.asym,
+        refine=rule.refine,
         scale_dtype=torch.float16,
     )
 

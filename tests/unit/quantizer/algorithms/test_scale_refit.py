@@ -115,7 +115,7 @@ def test_a_pass_refines_up_to_four_bits(
 
     def watched(weight: Tensor, hessian: Tensor, config: GptqConfig) -> tuple[QuantizedWeight, float]:
         solved, damping = gptq(weight, hessian, config)
-        seen.append((config.refine, solved))
+        seen.append((config.refines, solved))
         return solved, damping
 
     monkeypatch.setattr(layerwise_gptq, "gptq", watched)

@@ -14,6 +14,7 @@ from tests.support.engine import (
     gptq_pass,
     ignore_progress,
     make_pass,
+    quarot_pass,
     random_batches,
     run_layers,
     save_tiny,
@@ -138,7 +139,7 @@ def test_an_increase_of_the_damping_is_recorded_for_the_linear_that_needed_it(tm
     save_tiny(tmp_path / "model", initializer_range=0.1)
     report = run_layers(
         DirectorySource(tmp_path / "model"),
-        random_batches(sequences=2, length=32),  # as many tokens as inputs, half as many as of down_proj
+        random_batches(sequences=3, length=32),  # more tokens than inputs, but fewer than of down_proj
         make_pass(gptq_pass(group_size=32, damp_percent=1e-12)),
         tmp_path / "out",
         tmp_path / "scratch",
@@ -158,7 +159,8 @@ def test_sym_has_the_middle_as_every_zero_point(tiny: Path) -> None:
 
 
 def test_desc_act_rounds_columns_by_activation_and_keeps_their_places(tiny: Path) -> None:
-    natural, ordered = gptq_made(tiny, "natural"), gptq_made(tiny, "ordered", desc_act=True)
+    natural = gptq_made(tiny, "natural", refine="none")
+    ordered = gptq_made(tiny, "ordered", desc_act=True, refine="none")
     assert natural.unpacked()[3].tolist() == [0] * 32 + [1] * 32
     groups = ordered.unpacked()[3]
     assert groups.bincount().tolist() == [32, 32]
@@ -170,7 +172,7 @@ def test_desc_act_rounds_columns_by_activation_and_keeps_their_places(tiny: Path
 
 
 def test_static_groups_lie_as_the_columns_do_whatever_the_order(tiny: Path) -> None:
-    static = gptq_made(tiny, "static", desc_act=True, static_groups=True)
+    static = gptq_made(tiny, "static", desc_act=True, static_groups=True, refine="none")
     dynamic = gptq_made(tiny, "dynamic", desc_act=True)
     assert static.unpacked()[3].tolist() == [0] * 32 + [1] * 32
     assert not torch.equal(static.unpacked()[1], dynamic.unpacked()[1])
@@ -382,3 +384,58 @@ def test_export_compatible_is_an_ordinary_float_model(tiny: Path) -> None:
     }
     assert made.report.bits_per_weight == 32
     assert made.reads_back()
+
+
+def error_of(made: Made) -> float:
+    """Of all linears, relative to their outputs."""
+    return sum(module.error for module in made.report.linears)
+
+
+def test_refine_lowers_the_error_of_gptq_at_the_same_size(tiny: Path) -> None:
+    plain, refined = (gptq_made(tiny, level, sym=True, refine=level) for level in ("none", "standard"))
+    assert error_of(refined) < 0.9 * error_of(plain)
+    assert refined.report.output_bytes == plain.report.output_bytes
+    assert refined.reads_back()
+
+
+def test_refine_does_nothing_beyond_four_bits(tiny: Path) -> None:
+    plain, refined = (gptq_made(tiny, level, bits=8, refine=level) for level in ("none", "standard"))
+    assert all(torch.equal(tensor, refined.tensors[name]) for name, tensor in plain.tensors.items())
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+def test_a_fitted_layer_goes_stage_by_stage_and_is_read_back(bits: int, tiny: Path) -> None:
+    fitted = gptq_made(tiny, bits=bits, refine="best")
+    assert fitted.report.calibration_dtype == torch.float32
+    assert fitted.reads_back()
+
+
+@pytest.mark.parametrize(("version", "zero_point"), [("gemm", False), ("gemm", True), ("gemv_fast", True)])
+def test_refined_awq_rounds_the_scaled_weights_with_gptq_in_the_same_layout(
+    version: str, zero_point: bool, tmp_path: Path
+) -> None:
+    save_tiny(tmp_path / "model", hidden_size=256, intermediate_size=256, initializer_range=0.1)
+    sizes = {"q_group_size": 128, "version": version, "zero_point": zero_point}
+    plain, refined = (
+        awq_made(tmp_path / "model", level, refine=level, **sizes) for level in ("none", "standard")
+    )
+    assert {name: tensor.shape for name, tensor in refined.tensors.items()} == {
+        name: tensor.shape for name, tensor in plain.tensors.items()
+    }
+    assert refined.said == plain.said
+    assert error_of(refined) < 0.9 * error_of(plain)
+    assert {module.damping for module in refined.report.linears} == {0.01}
+    assert refined.reads_back()
+
+
+def test_quarots_gptq_is_refined_by_default(tiny: Path) -> None:
+    made = [
+        Made(
+            tiny,
+            f"quarot-{level}",
+            quarot_pass(w_groupsize=32, **({} if level is None else {"refine": level})),
+        )
+        for level in ("none", None)
+    ]
+    assert error_of(made[1]) < 0.95 * error_of(made[0])
+    assert made[1].reads_back()
