@@ -163,7 +163,7 @@ lock: setup ## Solve the requirements again (newest versions that fit)
 	$(LOCK) pyproject.toml --extra operator --output-file requirements/operator.txt
 	$(LOCK) pyproject.toml --extra quantizer --override requirements/quantizer-overrides.in --output-file requirements/quantizer.txt
 	$(LOCK) pyproject.toml --extra operator --extra quantizer --extra dev --override requirements/quantizer-overrides.in --output-file requirements/dev.txt
-	for set in installer seaweedfs legacy readers bench-llm-compressor; do $(LOCK) requirements/$$set.in --output-file requirements/$$set.txt; done
+	for set in installer seaweedfs legacy readers bench-llm-compressor bench-auto-round; do $(LOCK) requirements/$$set.in --output-file requirements/$$set.txt; done
 	$(LOCK) requirements/vllm.in --override requirements/vllm-overrides.in --output-file requirements/vllm.txt
 	$(LOCK) requirements/torch.in --constraint requirements/legacy.txt --output-file requirements/torch.txt  # the layer that both job images share
 

@@ -110,7 +110,7 @@ def _learn(
         linear.weight.requires_grad_(True)
     order = _batches(layer)
     for step in range(STEPS):
-        with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.enable_grad():
             for number in next(order):
                 loss = _relative(
                     layer.walk.forward(reference.inputs.read(number)), reference.outputs.read(number)

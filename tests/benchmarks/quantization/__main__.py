@@ -68,6 +68,7 @@ def options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--held-out", type=int, default=24, help="sequences to judge on")
     parser.add_argument("--length", type=int, default=256, help="tokens of a sequence")
     parser.add_argument("--bits", type=int, default=4)
+    parser.add_argument("--sym", action="store_true", help="a symmetric grid, without zero points")
     parser.add_argument("--group-size", type=int, help="by default the largest up to 128 that fits")
     parser.add_argument(
         "--true-sequential",
@@ -149,7 +150,7 @@ def bench(said: argparse.Namespace, folder: Path) -> bool:
     for number, sample in enumerate(calibration):
         torch.save(sample, folder / f"calibration-{number}.pt")
         requests.append(Request(
-            str(model), str(folder / f"calibration-{number}.pt"), said.bits, group_size, False, 0.01,
+            str(model), str(folder / f"calibration-{number}.pt"), said.bits, group_size, said.sym, 0.01,
             said.true_sequential, said.threads, device.type, calibration_dtype=said.calibration_dtype,
         ))  # fmt: skip
 
@@ -174,10 +175,11 @@ def bench(said: argparse.Namespace, folder: Path) -> bool:
         )
         for case in chosen
     ]  # fmt: skip
-    plain = judge_plain_rounding(model, said.bits, group_size, False, held_out, device, folder)
+    plain = judge_plain_rounding(model, said.bits, group_size, said.sym, held_out, device, folder)
     for method in said.methods:
         last = max(number for number, row in enumerate(rows) if row.method == method)
         rows.insert(last + 1, make_row(PLAIN, method, [], [], plain, 0.0, peak))
+    symmetry = "symmetric" if said.sym else "asymmetric"
     facts: dict[str, object] = {
         "model": said.shape or said.model.name,
         "sizes": f"{config['num_hidden_layers']} layers, {config['hidden_size']} wide, "
@@ -186,7 +188,7 @@ def bench(said: argparse.Namespace, folder: Path) -> bool:
         "others in every round; KL and perplexity are means over the rounds",
         "held out": f"{said.held_out} x {said.length} tokens; the float model's perplexity is "
         f"{judge_float(model, held_out, device, folder):.3f}",
-        "grid": f"{said.bits} bits, groups of {group_size}, asymmetric, no act-order, true_sequential "
+        "grid": f"{said.bits} bits, groups of {group_size}, {'' if said.sym else 'a'}symmetric, no act-order, true_sequential "
         f"{str(said.true_sequential).lower()}",
         "machine": machine(device),
         "load of others": f"{before:.1f} processes were running when it began; rounds alternate: {said.rounds}",

@@ -1,7 +1,7 @@
 """What is run, as data: the engines, what each is asked for, and the speed and quality the project promises.
 
 A case is one engine with one method on one model. All cases of a run get the same model, the same token sequences and
-the same grid (bits, group size, asymmetric, no act-order); what an engine does differently by its design stands in
+the same grid (bits, group size, symmetry, no act-order); what an engine does differently by its design stands in
 its note, so that the table can say it.
 """
 
@@ -31,6 +31,8 @@ class Engine:
     methods: tuple[Method, ...]
     gpu_dtype: str = "bfloat16"
     note: str = ""
+    refine: str = "standard"
+    """Of native's GPTQ."""
 
 
 ENGINES: tuple[Engine, ...] = (
@@ -42,9 +44,26 @@ ENGINES: tuple[Engine, ...] = (
         gpu_dtype="float32",
         note="reads, computes and writes layer by layer; its seconds include reading and writing",
     ),
+    Engine("native-none", HERE, "run_native.py", ("gptq",), gpu_dtype="float32", refine="none"),
+    Engine(
+        "native-best",
+        HERE,
+        "run_native.py",
+        ("gptq",),
+        gpu_dtype="float32",
+        refine="best",
+        note="fits each layer's output as well, stage by stage in float32",
+    ),
     Engine("auto-gptq", "legacy", "run_auto_gptq.py", ("gptq",), gpu_dtype="float16"),
     Engine("autoawq", "legacy", "run_autoawq.py", ("awq",), gpu_dtype="float16"),
     Engine("gptqmodel", "readers", "run_gptqmodel.py", ("gptq", "awq")),
+    Engine(
+        "auto-round",
+        "bench-auto-round",
+        "run_auto_round.py",
+        ("gptq",),
+        note="learns for 200 steps a layer; packs while it saves, which is not in its seconds",
+    ),
     Engine(
         "llm-compressor",
         "bench-llm-compressor",

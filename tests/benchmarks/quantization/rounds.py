@@ -79,7 +79,13 @@ def run_case(case: Case, request: Request, limit: float, folder: Path) -> Outcom
     output, file = folder / case.name, folder / f"{case.name}.json"
     shutil.rmtree(output, ignore_errors=True)
     dtype = "float32" if request.device == "cpu" else case.engine.gpu_dtype
-    words = {**asdict(request), "method": case.method, "dtype": dtype, "output": str(output)}
+    words = {
+        **asdict(request),
+        "method": case.method,
+        "dtype": dtype,
+        "output": str(output),
+        "refine": case.engine.refine,
+    }
     file.write_text(json.dumps(words))
     log = folder / f"{case.name}.log"
     return run(python, RUNNERS / case.engine.runner, file, log, environment(request), limit)

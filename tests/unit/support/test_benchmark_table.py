@@ -47,7 +47,8 @@ def row(engine: str, runs: list[Outcome], native: list[Outcome], verdict: Verdic
 def test_every_method_runs_native_first_and_then_every_engine_that_has_it() -> None:
     names = [case.name for case in cases(["gptq", "awq"])]
     assert names == [
-        "native-gptq", "auto-gptq-gptq", "gptqmodel-gptq", "llm-compressor-gptq",
+        "native-gptq", "native-none-gptq", "native-best-gptq", "auto-gptq-gptq", "gptqmodel-gptq", "auto-round-gptq",
+        "llm-compressor-gptq",
         "native-awq", "autoawq-awq", "gptqmodel-awq", "llm-compressor-awq",
     ]  # fmt: skip
 
@@ -57,7 +58,7 @@ def test_a_choice_of_engines_keeps_native() -> None:
 
 
 def test_an_unknown_engine_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"no engine auto-awq; there are native, auto-gptq, autoawq"):
+    with pytest.raises(ValueError, match=r"no engine auto-awq; there are native, native-none, native-best"):
         cases(["awq"], ["auto-awq"])
 
 

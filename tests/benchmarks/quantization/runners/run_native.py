@@ -31,6 +31,7 @@ def parameters(request: dict[str, Any]) -> WeightParameters:
             damp_percent=request["damp_percent"],
             true_sequential=request["true_sequential"],
             calibration_dtype=request["calibration_dtype"],
+            refine=request["refine"],
         )
     return AutoAWQQuantizer(
         type="AutoAWQQuantizer",

@@ -5,7 +5,7 @@ and torch only.
 
 REQUEST.json: model (directory), tokens (file of torch: int64 [sequences, length]), output (directory), method (gptq
 or awq), bits, group_size, sym, damp_percent, true_sequential, threads, device (cpu or cuda), dtype (name of torch's),
-batch_tokens (tokens of a forward pass), calibration_dtype (of native's GPTQ).
+batch_tokens (tokens of a forward pass), calibration_dtype and refine (of native's GPTQ).
 
 The result: seconds by stage (load, quantize, save; `quantize` is from the model in memory to the packed model in
 memory), cpu_seconds by stage (of all threads: what other processes take does not count), device_bytes (peak on the
