@@ -44,7 +44,10 @@ class Category(StrEnum):
     NUMERICAL_FAILURE = "NumericalFailure"
     QUALITY_GOAL_MISSED = "QualityGoalMissed"
     IMAGE_PULL_FAILED = "ImagePullFailed"
+    IMAGE_UNUSABLE = "ImageUnusable"
+    VOLUME_NOT_FOUND = "VolumeNotFound"
     UNSCHEDULABLE = "Unschedulable"
+    ADDED_CONTAINER = "AddedContainerFailed"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     DISRUPTED = "Disrupted"
     NODE_LOST = "NodeLost"
@@ -127,7 +130,8 @@ CATALOGUE: dict[Category, Entry] = {
     ),
     Category.ARTIFACT_CONFLICT: Entry(
         "The output already holds an artifact of another recipe, or another job writes to it.",
-        "Choose another output.uri, or delete the artifact that is there.",
+        "Delete the artifact that is there and start the job again (annotation quantization.dev/retry), or delete the "
+        "job and apply it with another output.uri.",
         ExitCode.CANNOT_CREATE_OUTPUT,
         True,
         "Choose another output, or remove the artifact that is there with quantizer delete.",
@@ -171,11 +175,33 @@ CATALOGUE: dict[Category, Entry] = {
         None,
         True,
     ),
+    Category.IMAGE_UNUSABLE: Entry(
+        "The image was pulled and cannot be run: it is no image of the quantizer, it is for another kind of processor, "
+        "or its user is root.",
+        "Name an image of the quantizer for the node's architecture in spec.template.image.",
+        None,
+        False,
+    ),
+    Category.VOLUME_NOT_FOUND: Entry(
+        "A volume cannot be mounted: its claim or its ConfigMap does not exist in the job's namespace, or the claim "
+        "cannot be attached to the node.",
+        "Create what spec.template.volumes names in the job's namespace, or correct the name.",
+        None,
+        False,
+    ),
     Category.UNSCHEDULABLE: Entry(
         "No node can run the pod, or admission or a quota refuses it.",
         "Lower the requests or add nodes, quota or tolerations; the message has the scheduler's reason.",
         None,
         True,
+    ),
+    Category.ADDED_CONTAINER: Entry(
+        "A container that something else added to the pod, such as the sidecar of a service mesh, fails or does not "
+        "start.",
+        "Correct that container where it is added, or keep it out of the pod; then start the job again (annotation "
+        "quantization.dev/retry).",
+        None,
+        False,
     ),
     Category.DEADLINE_EXCEEDED: Entry(
         "The job ran longer than activeDeadlineSeconds.",
@@ -185,7 +211,7 @@ CATALOGUE: dict[Category, Entry] = {
     ),
     Category.DISRUPTED: Entry(
         "Pods of the job were evicted, preempted or drained, and no new one finished.",
-        "Nothing is wrong with the job: apply it again when the cluster is calm.",
+        "Nothing is wrong with the job: start it again when the cluster is calm (annotation quantization.dev/retry).",
         ExitCode.TERMINATED,
         False,
         "Run the same command to go on.",
@@ -198,7 +224,7 @@ CATALOGUE: dict[Category, Entry] = {
     ),
     Category.JOB_DELETED: Entry(
         "Somebody deleted the Job while it ran.",
-        "Delete the QuantizationJob and apply it again.",
+        "Start the job again (annotation quantization.dev/retry).",
         None,
         True,
     ),

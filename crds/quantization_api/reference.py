@@ -16,6 +16,15 @@ def failures_page() -> str:
         "# Failures\n",
         "The category of a failure is in `status.failure.category`, in the reason of the `Stalled` condition",
         "and in the label `category` of the metrics. Exit codes are those of the quantizer.\n",
+        "## Starting a failed job again\n",
+        "Change what the hint names: a failed job whose `spec.template`, `spec.storage`, `spec.backoffLimit` or",
+        "`spec.activeDeadlineSeconds` has changed starts again by itself. If the fault was not in the manifest,",
+        "ask for it:\n",
+        '    kubectl annotate qj NAME quantization.dev/retry="$(date +%s)" --overwrite\n',
+        "Any new value will do. The job goes on from the layers that are saved, its attempts are counted from zero,",
+        "and `status.restarts` says how often this has happened. While a Job runs, such a change waits: it takes",
+        "effect if that Job fails, or when the job is paused (`spec.suspend: true`) and resumed. A workflow is",
+        "immutable and success is final: there delete the object and apply it again.\n",
     ]
     for category, entry in CATALOGUE.items():
         code = "none (seen by the operator)" if entry.exit_code is None else str(int(entry.exit_code))

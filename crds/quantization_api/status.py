@@ -136,10 +136,19 @@ class QuantizationJobStatus(KubernetesModel):
     attempts: Attempts | None = None
     start_time: Timestamp | None = Field(None, description="When the Job was created.")
     completion_time: Timestamp | None = Field(None, description="When the job succeeded or failed.")
+    restarts: Count | None = Field(
+        None,
+        description="How often the job was started again after it had failed; attempts count from there.",
+    )
     recipe: Digest | None = Field(None, description="Digest that identifies the result.")
     passes: ShortText | None = Field(None, description="Types of the passes, joined by +.")
     job_name: ShortText | None = Field(None, description="Name of the child Job.")
     job_uid: ShortText | None = Field(None, description="uid of the child Job; only its pods count.")
+    made_from: ShortText | None = Field(
+        None,
+        description="Digests of the parts of the spec that the last Job was made from. A part that has another one now "
+        "waits for the next Job.",
+    )
     artifact: Artifact | None = None
     metrics: Annotated[list[MetricResult], Field(max_length=16)] = Field(
         default_factory=list, description="Metrics of the chosen evaluator."

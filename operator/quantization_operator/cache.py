@@ -41,6 +41,8 @@ class Record:
     """What the job waits for, and since when: it decides when patience ends."""
     queue: QueueEntry | None = None
     """Kueue's last answer."""
+    unheard: str = ""
+    """Why nothing is known of the progress, though a pod has been running for a while."""
 
     @property
     def believed(self) -> str:
@@ -200,7 +202,8 @@ class Cache:
     def _settle(record: Record) -> None:
         """A finished job keeps what a sweep needs, and no texts."""
         record.pods = {uid: pod.slim() for uid, pod in record.pods.items()}
-        record.progress = record.problem = record.queue = None
+        record.progress = record.problem = record.queue = record.disruptions_before = None
+        record.unheard = ""
         record.disruptions = set()
 
 

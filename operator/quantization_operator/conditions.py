@@ -23,6 +23,7 @@ QUEUED_REASONS = ("Queued", "Preempted", "Evicted", "Deactivated")
 STARTING_REASON = "Starting"
 RUNNING_REASON = "Running"
 SUSPENDED_REASON = "Suspended"
+AGAIN_REASON = "StartingAgain"
 SUCCEEDED_REASON = "Succeeded"
 
 

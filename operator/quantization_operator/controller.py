@@ -242,8 +242,7 @@ class Controller:
             record.progress_written = now
         self._metrics.observe_transition(qjob, before, status, now)
         if status.phase != before.phase:
-            context = _context(key) | {"job": qjob.name, "rule": decision.rule}
-            logger.info("%s is %s", qjob.name, status.phase, extra=context)
+            _log(qjob, status, _context(key) | {"job": qjob.name, "rule": decision.rule})
         await self._tell(written, decision.events)
 
     async def _tell(self, qjob: QuantizationJob, events: Sequence[Event]) -> None:
@@ -286,10 +285,20 @@ class Controller:
             queue=record.queue,
             adopted=believed,
             progress=record.progress,
+            unheard=record.unheard,
             progress_written=record.progress_written,
             disruptions=(record.disruptions_before or 0) + len(record.disruptions),
             problem=record.problem,
         )
+
+
+def _log(qjob: QuantizationJob, status: QuantizationJobStatus, context: Mapping[str, str]) -> None:
+    """Say in which phase a job is; of a failure also why, for whoever reads nothing but logs."""
+    if (cause := status.failure) is None:
+        logger.info("%s is %s", qjob.name, status.phase, extra=context)
+    else:
+        more = {**context, "category": str(cause.category)}
+        logger.warning("%s failed: %s: %s", qjob.name, cause.category, cause.message, extra=more)
 
 
 def _stuck_uid(observed: Observed) -> str:

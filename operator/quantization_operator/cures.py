@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 
 Table = Sequence[tuple[str, str]]
+GPU = r"[a-z0-9.-]+/(?:gpu|mig-)[A-Za-z0-9._-]*(?<![._-])"
+"""A resource that is a GPU, a share or a slice of one, as vendors name them."""
 
 IMAGE: Table = (
     (
@@ -46,14 +48,24 @@ CONFIGURATION: Table = (
     ),
 )
 
+SECRET: Table = (
+    (
+        r"find key ([-._a-zA-Z0-9]+) in",
+        "Add the key {} to the Secret that spec.storage.credentialsSecret names, or say in its keys what the key is "
+        "called there.",
+    ),
+    (r"", "Create the Secret that spec.storage.credentialsSecret names, in the job's namespace."),
+)
+
 SCHEDULING: Table = (
     (
         r"persistentvolumeclaim|unbound immediate",
         "Correct the claim in spec.template.volumes, or create it in the job's namespace.",
     ),
     (
-        r"Insufficient nvidia\.com/gpu",
-        "Lower spec.template.resources.limits (nvidia.com/gpu), or add nodes with GPUs.",
+        rf"Insufficient ({GPU})",
+        "Lower {} in spec.template.resources.limits, or add nodes with GPUs. Nodes name what they offer, shared GPUs "
+        "and MIG slices too, under status.allocatable: kubectl describe nodes.",
     ),
     (r"Insufficient memory", "Lower spec.template.resources.requests.memory, or add larger nodes."),
     (r"Insufficient cpu", "Lower spec.template.resources.requests.cpu, or add larger nodes."),
@@ -61,7 +73,10 @@ SCHEDULING: Table = (
         r"Insufficient ephemeral-storage",
         "Lower spec.template.scratchSize, or add nodes with larger disks.",
     ),
-    (r"Insufficient (\S+?)[,.]?(\s|$)", "Lower spec.template.resources.limits, or add nodes that have it."),
+    (
+        r"Insufficient (\S+?)[,.]?(?:\s|$)",
+        "Lower {} in spec.template.resources.limits, or add nodes that have it.",
+    ),
     (
         r"node affinity|node selector",
         "Correct spec.template.nodeSelector or affinity: no node has what they ask for.",
@@ -79,6 +94,11 @@ REFUSED_POD: Table = (
     (
         r"exceeded quota|failed quota",
         "Lower or set spec.template.resources as the message says, or raise the namespace's ResourceQuota.",
+    ),
+    (
+        r"must be less than or equal to (\S+) limit",
+        "Set spec.template.resources.limits ({}) too: where a limit is left out, a LimitRange of the namespace gives "
+        "its default, which is less than what is requested.",
     ),
     (
         r"maximum .* usage|minimum .* usage|limit to request ratio",
@@ -129,12 +149,15 @@ DISRUPTION: Table = (
     ),
     (
         r"^PreemptionByScheduler",
-        "A pod of higher priority needed the place: raise spec.template.priorityClassName, or apply the job again when "
-        "there is room.",
+        "A pod of higher priority needed the place: raise spec.template.priorityClassName, or start the job again when "
+        "there is room (annotation quantization.dev/retry).",
     ),
 )
 
 
 def cure(table: Table, message: str) -> str:
-    """The cure for a message, or ""."""
-    return next((text for pattern, text in table if re.search(pattern, message)), "")
+    """The cure for a message, or ""; {} in it is what the pattern's first group has found."""
+    for pattern, text in table:
+        if found := re.search(pattern, message):
+            return text.replace("{}", found[1]) if "{}" in text else text
+    return ""

@@ -71,6 +71,8 @@ class Observed:
     adopted: str = ""
     """uid of the Job that was last taken for the child, by this process or by the status; "": none."""
     progress: RunProgress | None = None
+    unheard: str = ""
+    """Why the progress is not known of a pod that runs."""
     progress_written: datetime | None = None
     """When this process last wrote progress."""
     disruptions: int = 0

@@ -21,7 +21,7 @@ from quantization_api.pod import CONTAINER_NAME, RunResult
 from quantization_api.status import Failure, Trials
 from quantization_api.text import clean
 from quantization_operator import cures
-from quantization_operator.pods import CONFIG_REASONS, IMAGE_REASONS, ChildPod, KubernetesWarning
+from quantization_operator.pods import CONFIG_REASONS, CRASHING, IMAGE_REASONS, ChildPod, KubernetesWarning
 from quantization_operator.snapshots import ChildJob
 from quantization_operator.workers import by_age, ended_well, idle, living
 
@@ -191,7 +191,7 @@ def _node_forgot(pod: ChildPod) -> Failure | None:
 def _not_startable(pod: ChildPod) -> Failure | None:
     if pod.ended_reason in ("StartError", "ContainerCannotRun") or NOT_EXECUTED.match(pod.ended_message):
         return failure(
-            Category.INTERNAL,
+            Category.IMAGE_UNUSABLE,
             f"the container could not be started: {clean(pod.ended_message, EVIDENCE_LIMIT)}",
             pod,
             hint=cures.cure(cures.CONFIGURATION, pod.ended_message + " exec"),
@@ -217,6 +217,14 @@ def _exit_code(pod: ChildPod) -> Failure | None:
     )
 
 
+def _added_container_failed(pod: ChildPod) -> Failure | None:
+    """The quantizer did not even start, since an init container, or another one, failed."""
+    if not pod.failed_container or pod.exit_code is not None:
+        return None
+    said = f"container {pod.failed_container}, which something added to the pod, failed: {pod.failed_message}"
+    return failure(Category.ADDED_CONTAINER, said, pod)
+
+
 def _deleted_unstarted(pod: ChildPod) -> Failure | None:
     if not pod.deleting or pod.exit_code is not None:
         return None
@@ -233,6 +241,7 @@ POD_CHECKS: tuple[Callable[[ChildPod], Failure | None], ...] = (
     _not_startable,
     _exit_code,
     _deleted_unstarted,
+    _added_container_failed,
 )
 
 
@@ -340,6 +349,14 @@ def _image(pod: ChildPod) -> Problem | None:
     return Problem("ImagePullFailed", found, "image")
 
 
+CONFIGURATION_KINDS = (
+    (r"configmap|persistentvolumeclaim|volume|mount", Category.VOLUME_NOT_FOUND),
+    (r"runAsNonRoot|run as root|executable file not found|no such file|exec", Category.IMAGE_UNUSABLE),
+)
+"""What a container's configuration lacks, by the kubelet's words."""
+NO_CLAIM = re.compile(r'persistentvolumeclaim "[^"]*" not found')
+
+
 def _configuration(pod: ChildPod) -> Problem | None:
     """A missing Secret is AccessDenied: its cure (look at credentialsSecret) is the one that helps."""
     if pod.waiting_reason not in CONFIG_REASONS:
@@ -347,7 +364,7 @@ def _configuration(pod: ChildPod) -> Problem | None:
     message = pod.waiting_message or pod.waiting_reason
     if added := _added_container(pod):
         found = failure(
-            Category.INTERNAL,
+            Category.ADDED_CONTAINER,
             f"{pod.waiting_reason} of {added}: {message}",
             pod,
             hint=f"Correct container {pod.waiting_container} where it is added, or keep it out of the pod.",
@@ -357,12 +374,25 @@ def _configuration(pod: ChildPod) -> Problem | None:
             Category.ACCESS_DENIED,
             message,
             pod,
-            hint="Create the Secret that spec.storage.credentialsSecret names, in the job's namespace.",
+            hint=cures.cure(cures.SECRET, message),
         )
     else:
         hint = cures.cure(cures.CONFIGURATION, message)
-        found = failure(Category.INTERNAL, f"{pod.waiting_reason}: {message}", pod, hint)
+        kind = next(
+            (kind for words, kind in CONFIGURATION_KINDS if re.search(words, message)), Category.INTERNAL
+        )
+        found = failure(kind, f"{pod.waiting_reason}: {message}", pod, hint)
     return Problem(pod.waiting_reason, found, "start")
+
+
+def _crashing(pod: ChildPod) -> Problem | None:
+    """A native sidecar that does not come up keeps the quantizer from starting, without end."""
+    if pod.waiting_reason != CRASHING:
+        return None
+    found = failure(
+        Category.ADDED_CONTAINER, f"{CRASHING} of {_added_container(pod)}: {pod.waiting_message}", pod
+    )
+    return Problem("AddedContainerFails", found, "start")
 
 
 def _lost_node(pod: ChildPod) -> Problem | None:
@@ -387,7 +417,8 @@ def _unscheduled(pod: ChildPod) -> Problem | None:
     if not pod.unscheduled_message or pod.node:
         return None
     said = pod.unscheduled_message
-    found = failure(Category.UNSCHEDULABLE, said, pod, cures.cure(cures.SCHEDULING, said))
+    kind = Category.VOLUME_NOT_FOUND if NO_CLAIM.search(said) else Category.UNSCHEDULABLE
+    found = failure(kind, said, pod, cures.cure(cures.SCHEDULING, said))
     return Problem("Unschedulable", found, "schedule")
 
 
@@ -395,6 +426,7 @@ POD_PROBLEMS: tuple[Callable[[ChildPod], Problem | None], ...] = (
     _lost_node,
     _image,
     _configuration,
+    _crashing,
     _unscheduled,
 )
 
@@ -403,7 +435,7 @@ def _mount_problem(warning: KubernetesWarning, pod: ChildPod | None) -> Problem 
     if warning.reason not in ("FailedMount", "FailedAttachVolume"):
         return None
     found = failure(
-        Category.INTERNAL,
+        Category.VOLUME_NOT_FOUND,
         warning.message,
         pod,
         hint="Check spec.template.volumes: the claim or ConfigMap must exist in the job's namespace.",
@@ -420,6 +452,16 @@ def _refused_pod(warning: KubernetesWarning, pod: ChildPod | None) -> Problem | 
         Category.UNSCHEDULABLE, warning.message, pod, cures.cure(cures.REFUSED_POD, warning.message)
     )
     return Problem("PodRefused", found, "schedule" if heals else "start")
+
+
+def unnoticed(pods: Sequence[ChildPod]) -> Problem | None:
+    """A pod that no scheduler has looked at, though there was time: nobody would ever say why."""
+    pod = stuck(pods)
+    if pod is None or pod.node or pod.seen_by_scheduler or pod.gated:
+        return None
+    said = f"no scheduler named {pod.scheduler} has looked at pod {pod.name}"
+    hint = "Correct spec.template.schedulerName, leave it out, or start that scheduler."
+    return Problem("Unschedulable", failure(Category.UNSCHEDULABLE, said, pod, hint), "schedule")
 
 
 def stuck(pods: Sequence[ChildPod]) -> ChildPod | None:

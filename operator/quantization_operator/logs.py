@@ -6,7 +6,7 @@ import sys
 from datetime import UTC, datetime
 from typing import TextIO
 
-CONTEXT = ("job", "namespace", "uid", "rule", "reason", "seconds")
+CONTEXT = ("job", "namespace", "uid", "rule", "category", "reason", "seconds")
 """Fields that a log call may give with `extra`."""
 
 

@@ -124,7 +124,8 @@ class Metrics:
         """Count what a written status says anew: a first start, a success, a failure."""
         if after.phase == before.phase:
             return
-        if after.phase == "Running" and before.progress is None and before.attempts is None:
+        first = before.progress is None and before.attempts is None and not after.restarts
+        if after.phase == "Running" and first:
             self.queue_seconds.observe(max(0.0, (now - qjob.created).total_seconds()))
         if after.phase not in ("Succeeded", "Failed"):
             return

@@ -6,6 +6,7 @@ from typing import TypedDict, Unpack
 from quantization_api.pod import RunProgress, RunResult
 from quantization_api.status import (
     Artifact,
+    Attempts,
     Failure,
     MetricResult,
     Progress,
@@ -14,6 +15,7 @@ from quantization_api.status import (
     Trials,
 )
 from quantization_operator.conditions import (
+    AGAIN_REASON,
     QUEUED_REASONS,
     RUNNING_REASON,
     STARTING_REASON,
@@ -27,13 +29,16 @@ from quantization_operator.conditions import (
 )
 from quantization_operator.decision import Case, Decision, Event
 from quantization_operator.diagnose import result_of
-from quantization_operator.policies import admission, pause, reporting, retry, ttl
+from quantization_operator.policies import admission, again, pause, reporting, retry, ttl
 from quantization_operator.snapshots import ChildJob
 
 
 class StatusChanges(TypedDict, total=False):
     """Fields of a status that a rule sets itself; the others follow from what is observed."""
 
+    attempts: Attempts | None
+    restarts: int | None
+    made_from: str | None
     progress: Progress | None
     start_time: str | None
     recipe: str | None
@@ -70,6 +75,7 @@ def next_status(
     if child is not None:
         after.job_name, after.job_uid = child.name, child.uid
         after.start_time = before.start_time or rfc3339(child.created)
+        after.made_from = child.made_from or before.made_from
     seen, interval = observed.progress, case.settings.progress_interval_seconds
     if (
         seen is not None
@@ -99,8 +105,8 @@ def _written(status: QuantizationJobStatus) -> RunProgress | None:
     return RunProgress(**status.progress.model_dump(), search=search)
 
 
-def succeeded(rule: str, case: Case, result: RunResult) -> Decision:
-    """The job ends with an artifact."""
+def succeeded(rule: str, case: Case, result: RunResult, word: str = "") -> Decision:
+    """The job ends with an artifact. word: what else there is to say."""
     ended = (case.child.completion_time if case.child else None) or case.now
     place = f"the artifact is at {result.artifact.uri if result.artifact else ''}"
     search = counted(result.search)
@@ -109,7 +115,7 @@ def succeeded(rule: str, case: Case, result: RunResult) -> Decision:
         rule,
         case,
         ended,
-        chosen + place,
+        chosen + place + (f"; {word}" if word else ""),
         recipe=result.recipe,
         artifact=result.artifact,
         metrics=result.metrics,
@@ -135,6 +141,7 @@ def taken_over(rule: str, case: Case, owner: str, found: QuantizationJobStatus) 
         progress=_done(found.progress),
         job_name=None,
         job_uid=None,
+        made_from=case.qjob.parts,
         start_time=None,  # of a Job from before a pause: what it did is not what was taken over
     )
 
@@ -162,7 +169,7 @@ def failed(
         State("failed", cause.category, cause.message),
         completion_time=rfc3339(ended),
         failure=cause,
-        **_tried(case) | changes,
+        **_tried(case) | _judged(case) | changes,
     )
     return Decision(
         rule,
@@ -180,6 +187,12 @@ def _tried(case: Case) -> StatusChanges:
     if told_of is None:
         return {}
     return {"trials": told_of.trials, "search": counted(told_of.search) or case.before.search}
+
+
+def _judged(case: Case) -> StatusChanges:
+    """By what a job failed that has no Job: what asked for it then asks for nothing more."""
+    made = case.child is not None or bool(case.qjob.job_name) or not case.qjob.parts
+    return {} if made else {"made_from": case.qjob.parts}
 
 
 def _expires(case: Case, ended: datetime) -> float | None:
@@ -223,13 +236,13 @@ def told(case: Case, after: QuantizationJobStatus | None) -> tuple[Event, ...]:
         case.child is not None
         and not (case.child.deleting or pause.left_over(case.qjob, case.child))
         and after.phase != "Suspended"
+        and not case.qjob.finished
         and before.observed_generation is not None
         and before.observed_generation < case.qjob.generation
     ):
-        news.append(
-            Event("Warning", "ChangeIgnored", "the Job already exists; the change has no effect on it")
-        )
+        news += _ignored(again.waits(case.qjob))
     news += _noticed(before.progress, after.progress)
+    news += _unheard(case.observed.unheard, before)
     if ready.reason != reason(before.conditions):
         if after.phase == "Succeeded":
             news.append(Event("Normal", SUCCEEDED_REASON, ready.message))
@@ -239,11 +252,27 @@ def told(case: Case, after: QuantizationJobStatus | None) -> tuple[Event, ...]:
             )
         elif starts:
             news.append(Event("Normal", "Started", "; ".join(filter(None, (created, ready.message)))))
-        elif ready.reason in (*QUEUED_REASONS, SUSPENDED_REASON, "OutputInUse"):
+        elif ready.reason in (*QUEUED_REASONS, SUSPENDED_REASON, AGAIN_REASON, "OutputInUse"):
             news.append(Event("Normal", ready.reason, ready.message))
         elif ready.reason not in CALM_REASONS:
             news.append(Event("Warning", ready.reason, ready.message))
     return tuple(news)
+
+
+def unheeded(case: Case) -> tuple[Event, ...]:
+    """What was changed of a job that has ended, and changes nothing."""
+    return _ignored(again.ignored(case.qjob))
+
+
+def _ignored(sentence: str) -> tuple[Event, ...]:
+    return (Event("Warning", "ChangeIgnored", sentence),) if sentence else ()
+
+
+def _unheard(why: str, before: QuantizationJobStatus) -> list[Event]:
+    """That the progress cannot be read, once: the message of the state has it from then on."""
+    if not why or any(why in condition.message for condition in before.conditions):
+        return []
+    return [Event("Warning", "ProgressUnknown", why)]
 
 
 def _noticed(before: Progress | None, after: Progress | None) -> list[Event]:

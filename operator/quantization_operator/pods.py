@@ -22,7 +22,9 @@ IMAGE_REASONS = (
     "ImageInspectError",
 )
 CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
-ERRORS_AT_START = (*IMAGE_REASONS, *CONFIG_REASONS)
+CRASHING = "CrashLoopBackOff"
+"""Only of a container that is started again when it fails; the quantizer's is not."""
+ERRORS_AT_START = (*IMAGE_REASONS, *CONFIG_REASONS, CRASHING)
 """Why a container waits that will not start as it is; any other reason (ContainerCreating, PodInitializing) is none."""
 
 LONGEST_RESULT = 16 * 1024
@@ -52,6 +54,10 @@ class ChildPod:
     """Reason of the DisruptionTarget condition, "" without one."""
     disruption_message: str
     unscheduled_message: str
+    scheduler: str
+    seen_by_scheduler: bool
+    gated: bool
+    """Somebody keeps the scheduler from looking at it, a queue for example."""
     waiting_container: str
     """Whose waiting_reason and waiting_message these are: the quantizer's, or, while that has not started, those of the
     first container of the pod that an error keeps from starting."""
@@ -64,6 +70,12 @@ class ChildPod:
     ended_at: datetime | None
     oom_killed: str
     """Name of a container that the kernel killed, now or before, the quantizer's first; "" without one."""
+    still_runs: str
+    """Name of a container beside the quantizer's that runs, native sidecars apart; "" without one."""
+    failed_container: str
+    """Name of a container beside the quantizer's that ended with another code than 0; "" without one."""
+    failed_message: str
+    """Its exit code and what it left."""
 
     @classmethod
     def of(cls, body: Any) -> "ChildPod | None":
@@ -86,6 +98,8 @@ class ChildPod:
         ended = mapping(state.get("terminated"))
         waits = _waiting(own, [] if "running" in state or ended else [*first, *containers])
         waiting = mapping(at(waits, "state", "waiting"))
+        others = [c for c in containers if c is not own]
+        failed = next(filter(_failed, (*first, *others)), {})
         return cls(
             uid=known.uid,
             namespace=known.namespace,
@@ -105,6 +119,9 @@ class ChildPod:
             unscheduled_message=text(scheduled.get("message") or scheduled.get("reason"))
             if unscheduled
             else "",
+            scheduler=sys.intern(word(at(body, "spec", "schedulerName")) or "default-scheduler"),
+            seen_by_scheduler=bool(scheduled),
+            gated=bool(at(body, "spec", "schedulingGates")),
             waiting_container=sys.intern(word(waits.get("name")) or CONTAINER_NAME),
             waiting_reason=word(waiting.get("reason")),
             waiting_message=text(waiting.get("message")),
@@ -114,6 +131,11 @@ class ChildPod:
             ended_message=parsing.raw(ended.get("message"), LONGEST_RESULT),
             ended_at=moment(ended.get("finishedAt")),
             oom_killed=_oom_killed([own, *containers, *first]),
+            still_runs=next(
+                (word(c.get("name")) for c in others if at(c, "state", "running") is not None), ""
+            ),
+            failed_container=word(failed.get("name")),
+            failed_message=_end(mapping(at(failed, "state", "terminated"))),
         )
 
     @property
@@ -130,6 +152,7 @@ class ChildPod:
             unscheduled_message="",
             waiting_message="",
             ended_message="",
+            failed_message="",
         )
 
 
@@ -139,6 +162,15 @@ def _waiting(own: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> Map
         if at(container, "state", "waiting", "reason") in ERRORS_AT_START:
             return container
     return own
+
+
+def _failed(container: Mapping[str, Any]) -> bool:
+    return bool(parsing.signed(at(container, "state", "terminated", "exitCode")))
+
+
+def _end(terminated: Mapping[str, Any]) -> str:
+    code = parsing.signed(terminated.get("exitCode"))
+    return ": ".join(filter(None, (f"exit code {code}" if code else "", text(terminated.get("message")))))
 
 
 def _oom_killed(statuses: Iterable[Mapping[str, Any]]) -> str:

@@ -25,6 +25,16 @@ AT_ONCE = 8
 TIMEOUT_SECONDS = 3.0
 LARGEST_ANSWER = 16 * 1024
 REMEMBERED_REFUSALS = 1024
+SILENT_SECONDS = 60.0
+"""How long a pod may run without saying how far it is before its user is told."""
+SHUT_OFF = (
+    f"its progress is not known: nothing answers at port {PROGRESS_PORT} of its pod; let the operator's pods reach it "
+    "(NetworkPolicy). The run goes on"
+)
+OTHERS = (
+    f"its progress is not known: what answers at port {PROGRESS_PORT} of its pod is not the quantizer; keep other "
+    "containers off that port. The run goes on"
+)
 
 
 @dataclass(slots=True)
@@ -37,6 +47,8 @@ class Target:
     asked: int = 0
     """Of the addresses, those that have answered, or will not."""
     answers: list[RunProgress] = field(default_factory=list)
+    others: bool = False
+    """Something else than a quantizer answered."""
 
 
 def targets(cache: Cache) -> list[Target]:
@@ -96,6 +108,7 @@ class Poller:
         self._pause = 1.0 / per_second
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._refused: dict[tuple[Key, str], None] = {}
+        self._silent_since: dict[Key, float] = {}
 
     async def run(self, clock: Callable[[], float]) -> None:
         """Poll forever."""
@@ -103,12 +116,16 @@ class Poller:
         async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
             while True:
                 started = clock()
+                asked = targets(self._cache)
+                self._silent_since = {t.key: self._silent_since.get(t.key, started) for t in asked}
                 async with asyncio.TaskGroup() as group:
-                    for target in targets(self._cache):
+                    for target in asked:
                         for address in target.addresses:
                             await self._slots.acquire()
                             group.create_task(self._poll(session, target, address))
                             await asyncio.sleep(self._pause)
+                for target in asked:
+                    self._hear(target, clock())
                 await asyncio.sleep(max(self._pause, self._interval - (clock() - started)))
 
     async def _poll(self, session: aiohttp.ClientSession, target: Target, address: str) -> None:
@@ -120,12 +137,23 @@ class Poller:
             self._say_once(target.key, address, seen)
         elif seen is not None:
             target.answers.append(seen)
+        target.others |= isinstance(seen, str)
         target.asked += 1
         if target.asked < len(target.addresses):
             return
         told, before = merged(target.answers), target.record.progress
         if told is not None and (told := no_less(told, before)) != before:
             target.record.progress = told
+            self._queue.add(target.key)
+
+    def _hear(self, target: Target, now: float) -> None:
+        """Note of a job that nothing was heard of it for a while, or not any more."""
+        if target.answers:
+            self._silent_since[target.key] = now
+        silent = now - self._silent_since.get(target.key, now) >= SILENT_SECONDS
+        unheard = (OTHERS if target.others else SHUT_OFF) if silent else ""
+        if target.record.unheard != unheard and (target.answers or silent):
+            target.record.unheard = unheard
             self._queue.add(target.key)
 
     def _say_once(self, key: Key, address: str, why: str) -> None:
@@ -145,7 +173,7 @@ async def fetch(session: aiohttp.ClientSession, host: str) -> RunProgress | str 
         url = f"http://{host}:{PROGRESS_PORT}{PROGRESS_PATH}"
         async with session.get(url, allow_redirects=False) as answer:
             if answer.status != 200:
-                return None
+                return f"it answers with status {answer.status}"
             body = await answer.content.read(LARGEST_ANSWER + 1)
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
         return None  # the pod has just started or ended

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from quantization_api import GROUP, KIND
 from quantization_api.status import Condition, Phase, QuantizationJobStatus
-from quantization_operator import parsing
+from quantization_operator import parsing, parts
 from quantization_operator.identity import QJOB_UID_LABEL as QJOB_UID_LABEL
 from quantization_operator.identity import Identity, controller_of, identify
 from quantization_operator.parsing import at, mapping, mappings, moment, text, word
@@ -31,6 +31,12 @@ FAILED_BEFORE_ANNOTATION = "quantization.dev/failed-before"
 
 GENERATION_ANNOTATION = "quantization.dev/generation"
 """On the child Job: the generation of the QuantizationJob that it was made for."""
+
+RESTARTS_ANNOTATION = "quantization.dev/restarts"
+"""On the child Job: how often the QuantizationJob had been started again when it was made."""
+
+MADE_FROM_ANNOTATION = "quantization.dev/made-from"
+"""On the child Job: what it was made from (`parts`)."""
 
 FINALIZER = "quantization.dev/artifact"
 """On a QuantizationJob whose artifact is to be removed before it."""
@@ -113,6 +119,11 @@ class QuantizationJob:
     job_name: str
     job_uid: str
     """Of the Job that was believed to be its own."""
+    restarts: int
+    parts: str
+    """What a Job would be made from now (`parts`), "" when no decision can need it."""
+    changed: tuple[str, ...]
+    """Of that, what is different from what its last Job was made from."""
     phase: str
     passes: str
     finished: Finished
@@ -136,7 +147,9 @@ class QuantizationJob:
         finished = finished_as(mappings(status.get("conditions")))
         generation = parsing.integer(metadata.get("generation"))
         observed = parsing.integer(status.get("observedGeneration"))
-        settled = bool(finished) and observed == generation
+        now = parts.told(spec, mapping(metadata.get("annotations")), generation)
+        changed = parts.changed(word(status.get("madeFrom")), now, observed)
+        settled = bool(finished) and observed == generation and not changed
         job_name = word(status.get("jobName"))
         finalizers = parsing.strings(metadata.get("finalizers"))
         deleted = moment(metadata.get("deletionTimestamp"))
@@ -175,6 +188,9 @@ class QuantizationJob:
             observed_generation=observed,
             job_name=job_name,
             job_uid=word(status.get("jobUid")),
+            restarts=parsing.integer(status.get("restarts")),
+            parts="" if settled else now,
+            changed=changed,
             phase=_phase(status.get("phase")),
             passes=word(status.get("passes")),
             finished=finished,
@@ -233,6 +249,10 @@ class ChildJob:
     """Of the QuantizationJob that controls it; "" when nothing does, FOREIGN when something else does."""
     generation: int
     """Of the QuantizationJob that it was made for."""
+    restarts: int
+    """Of the QuantizationJob when it was made."""
+    made_from: str
+    """What it was made from (`parts`), "" for one of an earlier release."""
     created: datetime
     completion_time: datetime | None
     deleted: datetime | None
@@ -276,6 +296,8 @@ class ChildJob:
             qjob_uid=known.key.uid,
             owner_uid=controller_of(metadata, GROUP, KIND),
             generation=parsing.integer(annotations.get(GENERATION_ANNOTATION)),
+            restarts=parsing.integer(annotations.get(RESTARTS_ANNOTATION)),
+            made_from=word(annotations.get(MADE_FROM_ANNOTATION)),
             created=known.created,
             completion_time=moment(status.get("completionTime")),
             deleted=moment(metadata.get("deletionTimestamp")),

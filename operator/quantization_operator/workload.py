@@ -16,7 +16,9 @@ from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import (
     FAILED_BEFORE_ANNOTATION,
     GENERATION_ANNOTATION,
+    MADE_FROM_ANNOTATION,
     QJOB_UID_LABEL,
+    RESTARTS_ANNOTATION,
     QuantizationJob,
 )
 
@@ -67,7 +69,13 @@ def build(
 ) -> dict[str, Any]:
     """The manifest of the child Job (batch/v1). failed_before: attempts that Jobs before a pause counted."""
     own = labels(qjob)
-    annotations = {**qjob.queue_annotations, GENERATION_ANNOTATION: str(qjob.generation)}
+    annotations = {
+        **qjob.queue_annotations,
+        GENERATION_ANNOTATION: str(qjob.generation),
+        MADE_FROM_ANNOTATION: qjob.parts,
+    }
+    if qjob.restarts:
+        annotations[RESTARTS_ANNOTATION] = str(qjob.restarts)
     if failed_before:
         annotations[FAILED_BEFORE_ANNOTATION] = str(failed_before)
     return {

@@ -17,6 +17,10 @@ from quantization_operator.policies import rejected
 from quantization_operator.snapshots import ChildJob, QuantizationJob
 
 COMPONENT = "quantization-operator"
+NAMED = {"fieldManager": COMPONENT}
+"""Who changed a field, for `kubectl get --show-managed-fields` and server-side apply."""
+STRICTLY = {**NAMED, "fieldValidation": "Strict"}
+"""A field that this API server does not know is an error, and not left out."""
 CONFLICT = 409
 NOT_FOUND = 404
 
@@ -50,7 +54,7 @@ class Writer:
         name = manifest["metadata"]["name"]
         try:
             path = paths.collection("Job", qjob.namespace)
-            return _job(await self._kube.request("POST", path, body=manifest))
+            return _job(await self._kube.request("POST", path, query=STRICTLY, body=manifest))
         except ApiError as error:
             if rejected.answers(error.code, error.message):
                 return Rejection(error.code, error.message, retry_after=error.retry_after)
@@ -97,7 +101,7 @@ class Writer:
         }
         path = paths.item("QuantizationJob", qjob.namespace, qjob.name)
         try:
-            answer = await self._kube.request("PATCH", path, body=body, content_type=MERGE_PATCH)
+            answer = await self._kube.request("PATCH", path, query=NAMED, body=body, content_type=MERGE_PATCH)
         except ApiError as error:
             if error.code == NOT_FOUND:
                 return None
@@ -136,7 +140,9 @@ class Writer:
             "status": merge_patch(before, wanted),
         }
         path = paths.item("QuantizationJob", qjob.namespace, qjob.name) + "/status"
-        return _qjob(await self._kube.request("PATCH", path, body=body, content_type=MERGE_PATCH))
+        return _qjob(
+            await self._kube.request("PATCH", path, query=NAMED, body=body, content_type=MERGE_PATCH)
+        )
 
     async def post_event(self, qjob: QuantizationJob, event: Event, now: datetime) -> None:
         """Tell of a transition. The name follows from it, so telling it twice is a conflict and no second event."""
@@ -165,7 +171,7 @@ class Writer:
             "count": 1,
         }
         try:
-            await self._kube.request("POST", paths.events(qjob.namespace), body=body)
+            await self._kube.request("POST", paths.events(qjob.namespace), query=NAMED, body=body)
         except ApiError as error:
             if error.code != CONFLICT:
                 raise

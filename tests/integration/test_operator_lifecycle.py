@@ -138,6 +138,35 @@ def test_an_out_of_memory_kill_is_not_tried_again(cluster: Cluster, operator: Op
     until("the Job is gone", lambda: not cluster.jobs(uid))
 
 
+def test_a_failed_job_that_is_corrected_starts_again(cluster: Cluster, operator: Operator) -> None:
+    """As its hint says; then by the annotation, with nothing changed; and a success stays one."""
+    uid = cluster.submit("corrected", ("backoffLimit", 0))
+    cluster.ends(cluster.pod(uid), 137, reason="OOMKilled")
+    assert cluster.phase("corrected", "Failed")["failure"]["category"] == "HostOutOfMemory"
+    cluster.submit("corrected", ("backoffLimit", 0), ("template.resources", {"limits": {"memory": "64Gi"}}))
+    cluster.phase("corrected", "Pending")
+    second = cluster.pod(uid)
+    limits = cluster.read("pod", second)["spec"]["containers"][0]["resources"]["limits"]
+    assert limits["memory"] == "64Gi"
+    cluster.ends(second, 75, failed_result("StorageUnavailable", "no answer"))
+    status = cluster.phase("corrected", "Failed")
+    assert (status["attempts"]["failed"], status["restarts"]) == (1, 1), "attempts count from the correction"
+    assert status["failure"]["message"] == "no answer"
+    retry(cluster, "corrected", "1")
+    cluster.succeeds(cluster.pod(uid, besides=second))
+    cluster.phase("corrected", "Succeeded")
+    retry(cluster, "corrected", "2")
+    until("it is told", lambda: "ChangeIgnored" in cluster.events("corrected"))
+    assert cluster.status("corrected")["phase"] == "Succeeded"
+    assert cluster.events("corrected").count("StartingAgain") == 2
+
+
+def retry(cluster: Cluster, name: str, value: str) -> None:
+    """As docs/failures.md says."""
+    word = f"quantization.dev/retry={value}"
+    cluster.api.kubectl("annotate", "qj", name, word, "--overwrite", "-n", NAMESPACE)
+
+
 def test_a_failure_that_may_heal_is_tried_again_until_the_limit(cluster: Cluster, operator: Operator) -> None:
     uid = cluster.submit("storage-down", ("backoffLimit", 1))
     first = cluster.pod(uid)

@@ -17,6 +17,7 @@ from tests.support.model_server import FOREGROUND, Body, ModelServer, deleting, 
 from quantization_api.failures import PERMANENT_EXIT_CODES
 from quantization_operator.conditions import rfc3339
 from quantization_operator.kube import ApiError
+from quantization_operator.parts import RETRY_ANNOTATION
 from quantization_operator.snapshots import QJOB_UID_LABEL
 
 TRACKING = "batch.kubernetes.io/job-tracking"
@@ -29,7 +30,8 @@ OUTCOMES = ("success", "final", "retryable", "oom", "evicted", "node lost", "for
 
 @dataclass
 class Truth:
-    """What happened to one job. made: Jobs; made_late: of those, by requests that were given up.
+    """What happened to one job. made: Jobs; made_late: of those, by requests that were given up. corrections: changes
+    after which it may start again, if it fails.
 
     causes: categories a failure may have. blamed: attempts that failed by themselves. taken: pods that were taken
     away or forgotten. no_image_since: when its image could not be pulled for the first time.
@@ -38,6 +40,7 @@ class Truth:
     made: int = 0
     made_late: int = 0
     pauses: int = 0
+    corrections: int = 0
     removed_by_hand: int = 0
     blamed: int = 0
     taken: set[str] = field(default_factory=set)
@@ -89,6 +92,19 @@ class ModelCluster:
         if paused:
             self.truth[uid].pauses += 1
         self.server.update("QuantizationJob", uid, lambda body: body["spec"].update(suspend=paused))
+
+    def correct(self, uid: str, annotates: bool) -> None:
+        """Change the spec as a hint may ask for, or annotate the object so that it starts again."""
+        self.truth[uid].corrections += 1
+        value = str(self.truth[uid].corrections)
+
+        def change(body: Body) -> None:
+            if annotates:
+                body["metadata"].setdefault("annotations", {})[RETRY_ANNOTATION] = value
+            else:
+                body["spec"]["backoffLimit"] = body["spec"].get("backoffLimit", 3) + 1
+
+        self.server.update("QuantizationJob", uid, change)
 
     def delete_job_by_hand(self, uid: str) -> None:
         """As `kubectl delete job` does: in the background."""
@@ -189,7 +205,8 @@ class ModelCluster:
         if _over(pod):
             return
         truth = self.truth[labelled(pod, QJOB_UID_LABEL)]
-        if deleting(pod) and outcome != "node lost":
+        orphan = owner(pod) not in self.server.objects["Job"]  # the garbage collector is on its way
+        if (deleting(pod) or orphan) and outcome != "node lost":
             outcome = "told to end"
         match outcome:
             case "success":

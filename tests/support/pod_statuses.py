@@ -12,7 +12,7 @@ from tests.support.cluster_objects import child, condition_status, quantization_
 
 from quantization_api.failures import Category
 from quantization_api.status import Failure
-from quantization_operator.diagnose import job_failure, pod_failure, waiting_problem
+from quantization_operator.diagnose import job_failure, pod_failure, unnoticed, waiting_problem
 from quantization_operator.reconcile import Observed, reconcile
 from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import ChildJob, ChildPod, KubernetesWarning, QuantizationJob
@@ -28,10 +28,10 @@ RECORDED: Expected = {
     "failed-for-good": (C.MODEL_NOT_FOUND, "nothing-here", "Check the path"),
     "backoff-limit": (C.STORAGE_UNAVAILABLE, "2 attempts failed; the last one:", "spec.storage"),
     "deadline-exceeded": (C.DEADLINE_EXCEEDED, "longer than specified deadline", "activeDeadlineSeconds"),
-    "no-such-program": (C.INTERNAL, "no such file or directory", "spec.template.image"),
-    "other-architecture": (C.INTERNAL, "exec format error", "architecture"),
+    "no-such-program": (C.IMAGE_UNUSABLE, "no such file or directory", "spec.template.image"),
+    "other-architecture": (C.IMAGE_UNUSABLE, "exec format error", "architecture"),
     "missing-secret": (C.ACCESS_DENIED, "no-such-secret", "spec.storage.credentialsSecret"),
-    "missing-config-map": (C.INTERNAL, '"no-such-map" not found', "spec.template.volumes"),
+    "missing-config-map": (C.VOLUME_NOT_FOUND, '"no-such-map" not found', "spec.template.volumes"),
     "err-image-pull": (C.IMAGE_PULL_FAILED, "ErrImagePull: ", "no such image or tag"),
     "image-pull-back-off": (C.IMAGE_PULL_FAILED, "ImagePullBackOff: ", "no such image or tag"),
     "image-registry-unreachable": (C.IMAGE_PULL_FAILED, "registry.invalid", "cannot reach the registry"),
@@ -41,7 +41,7 @@ RECORDED: Expected = {
     "unschedulable-selector": (C.UNSCHEDULABLE, "node affinity/selector", "spec.template.nodeSelector"),
     "unschedulable-taint": (C.UNSCHEDULABLE, "untolerated taint", "spec.template.tolerations"),
     "unschedulable-memory": (C.UNSCHEDULABLE, "Insufficient memory", "requests.memory"),
-    "unschedulable-claim": (C.UNSCHEDULABLE, '"models" not found', "spec.template.volumes"),
+    "unschedulable-claim": (C.VOLUME_NOT_FOUND, '"models" not found', "spec.template.volumes"),
     "evicted-scratch": (C.SCRATCH_FULL, "EmptyDir", "spec.template.scratchSize"),
     "evicted-own-storage-limit": (C.SCRATCH_FULL, "ephemeral local storage", "spec.template.scratchSize"),
     "evicted-by-the-api": (C.DISRUPTED, "Eviction API: evicting", "Nothing is wrong with the job"),
@@ -76,9 +76,18 @@ RECORDED: Expected = {
 """Real ones, taken from a cluster of one node by the tests that provoke them."""
 
 COMPOSED: Expected = {
-    "container-cannot-run": (C.INTERNAL, "executable file not found", "spec.template.image"),
-    "config-error-secret-key": (C.ACCESS_DENIED, "AWS_ACCESS_KEY_ID", "spec.storage.credentialsSecret"),
-    "config-error-root": (C.INTERNAL, "runAsNonRoot", "spec.template.image"),
+    "container-cannot-run": (C.IMAGE_UNUSABLE, "executable file not found", "spec.template.image"),
+    "config-error-secret-key": (C.ACCESS_DENIED, "AWS_ACCESS_KEY_ID", "Add the key AWS_ACCESS_KEY_ID to"),
+    "unschedulable-gpu-share": (C.UNSCHEDULABLE, "nvidia.com/gpu.shared", "Lower nvidia.com/gpu.shared in"),
+    "unschedulable-mig": (C.UNSCHEDULABLE, "nvidia.com/mig-1g.10gb", "Lower nvidia.com/mig-1g.10gb in"),
+    "refused-by-limit-range-default": (
+        C.UNSCHEDULABLE,
+        "must be less than or equal to memory limit",
+        "LimitRange of the namespace gives its default",
+    ),
+    "unknown-scheduler": (C.UNSCHEDULABLE, "no scheduler named vulcano", "spec.template.schedulerName"),
+    "config-error-root": (C.IMAGE_UNUSABLE, "runAsNonRoot", "spec.template.image"),
+    "init-container-failed": (C.ADDED_CONTAINER, "model-cache", "where it is added"),
     "image-pull-denied": (C.IMAGE_PULL_FAILED, "pull access denied", "spec.template.imagePullSecrets"),
     "unschedulable-many-nodes": (C.UNSCHEDULABLE, "3 Insufficient nvidia.com/gpu", "nvidia.com/gpu"),
     "evicted-node-disk": (C.DISRUPTED, "low on resource: ephemeral-storage", "requests (ephemeral-storage)"),
@@ -92,7 +101,7 @@ COMPOSED: Expected = {
     "node-refused-a-device": (C.DISRUPTED, "no healthy devices", "spec.template.nodeSelector"),
     "node-shutdown": (C.DISRUPTED, "imminent node shutdown", "Nothing is wrong with the job"),
     "refused-by-webhook": (C.UNSCHEDULABLE, "cost-center is required", "spec.template"),
-    "job-deleted": (C.JOB_DELETED, "was deleted before it finished", "apply it again"),
+    "job-deleted": (C.JOB_DELETED, "was deleted before it finished", "quantization.dev/retry"),
 }
 """What a cluster of one node, with this runtime and without other software, does not show."""
 
@@ -114,6 +123,7 @@ def diagnosed(body: dict[str, Any]) -> Failure | None:
     if pods and (found := pod_failure(pods[-1])):
         return found
     problem = waiting_problem(pods, warnings)
+    problem = problem or unnoticed(pods)
     return problem.failure if problem else None
 
 

@@ -1,8 +1,11 @@
-"""What must hold for a status whenever it is written: kstatus, ends that are final, attempts that only grow."""
+"""What must hold for a status whenever it is written: kstatus, a success that is final, a failure that is final until
+it is corrected, attempts that only grow until then."""
 
 from typing import Any
 
 Body = dict[str, Any]
+AS_OBSERVED = ("observedGeneration", "madeFrom", "conditions")
+"""Fields of a status that tell which spec was seen, also after the end."""
 
 
 def kstatus(body: Body) -> str:
@@ -36,16 +39,19 @@ def judge(body: Body, before: Body) -> None:
     seen = body["metadata"] | {"generation": status["observedGeneration"]}
     expected = {"Succeeded": "Current", "Failed": "Failed"}.get(status["phase"], "InProgress")
     assert kstatus(body | {"metadata": seen}) in (expected, "Terminating"), status
+    if status.get("restarts", 0) > before.get("restarts", 0):
+        assert before.get("phase") != "Succeeded", f"a success starts again: {before} {status}"
+        before = {}
     old, new = before.get("attempts", {}), status.get("attempts", {})
     for key in ("failed", "disrupted"):
         assert new.get(key, 0) >= old.get(key, 0), f"attempts shrank: {old} {new}"
     if ended(before):
-        assert _without_generation(status) == _without_generation(before), "an end is final"
+        assert _of_the_end(status) == _of_the_end(before), "an end is final"
     assert ("artifact" in status) == (status["phase"] == "Succeeded"), status
     assert ("failure" in status) == (status["phase"] == "Failed"), status
 
 
-def _without_generation(status: Body) -> Body:
-    kept = {key: value for key, value in status.items() if key not in ("observedGeneration", "conditions")}
+def _of_the_end(status: Body) -> Body:
+    kept = {key: value for key, value in status.items() if key not in AS_OBSERVED}
     conditions = [{k: v for k, v in c.items() if k != "observedGeneration"} for c in status["conditions"]]
     return kept | {"conditions": conditions}

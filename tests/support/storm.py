@@ -72,6 +72,13 @@ class Storm(JudgedCluster):
         self.goes_on(then)
 
     @precondition(lambda self: self.server.objects["QuantizationJob"])
+    @rule(index=INDEX, annotates=st.booleans(), then=THEN)
+    def correct(self, index: int, annotates: bool, then: str) -> None:
+        for uid in self.some("QuantizationJob", index):
+            self.cluster.correct(uid, annotates)
+        self.goes_on(then)
+
+    @precondition(lambda self: self.server.objects["QuantizationJob"])
     @rule(index=INDEX, then=THEN)
     def delete(self, index: int, then: str) -> None:
         for uid in self.some("QuantizationJob", index):

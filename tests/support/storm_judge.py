@@ -57,7 +57,7 @@ class JudgedCluster(RuleBasedStateMachine):
         ]
         assert len(owners) == len(set(owners)), "two live Jobs of one QuantizationJob"
         for uid, truth in self.cluster.truth.items():
-            again = truth.pauses + truth.removed_by_hand + truth.made_late
+            again = truth.pauses + truth.corrections + truth.removed_by_hand + truth.made_late
             assert truth.made <= 1 + again, f"{uid}: {truth.made} Jobs, {again} reasons for a new one"
 
     @invariant()

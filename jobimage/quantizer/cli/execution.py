@@ -41,6 +41,8 @@ class Here:
     """Directory for temporary files; None: see scratch_parent."""
     listen: str | None = None
     """HOST:PORT of the progress server."""
+    may_be_deaf: bool = False
+    """Nobody asked for the server by name: where its port is taken, the run goes on without one."""
 
 
 def execute(request: RunRequest, here: Here, tracker: Tracker, stop_check: StopCheck) -> Outcome:
@@ -51,8 +53,8 @@ def execute(request: RunRequest, here: Here, tracker: Tracker, stop_check: StopC
     torch.set_num_threads(cpu_share())
     device = choose_device(here.device)
     with contextlib.ExitStack() as stack:
-        if here.listen:
-            stack.enter_context(_server(here.listen, tracker, request))
+        if server := progress_server(here, tracker, request):
+            stack.enter_context(server)
         scratch = Path(stack.enter_context(make_scratch(scratch_parent(here.scratch))))
         patience = Patience(request.storage.patience_seconds, stop_check, tracker.storage_away)
         setting = Setting(
@@ -79,9 +81,24 @@ def scratch_parent(asked: Path | None) -> Path:
     return volume if volume.is_dir() else Path(os.environ.get("TMPDIR", "/tmp"))
 
 
-def _server(listen: str, tracker: Tracker, request: RunRequest) -> ProgressServer:
-    host, _, port = listen.rpartition(":")
+def progress_server(here: Here, tracker: Tracker, request: RunRequest) -> ProgressServer | None:
+    """What says how far the run is; None without one.
+
+    Raises:
+        QuantizationError: the address is none, or it is taken and was asked for by name.
+    """
+    if not here.listen:
+        return None
+    host, _, port = here.listen.rpartition(":")
     if not host or not port.isdigit():
-        raise QuantizationError(Category.INVALID_WORKFLOW, f"the listen address {listen} is not HOST:PORT")
+        raise QuantizationError(
+            Category.INVALID_WORKFLOW, f"the listen address {here.listen} is not HOST:PORT"
+        )
     collector = RunCollector(tracker, request.name, request.namespace, peak_memory, gpu_peak_memory)
-    return ProgressServer(host.strip("[]"), int(port), tracker, registry_of(collector))
+    try:
+        return ProgressServer(host.strip("[]"), int(port), tracker, registry_of(collector))
+    except QuantizationError as error:  # another container of the pod has the port
+        if not here.may_be_deaf:
+            raise
+        logger.warning("%s; the run goes on, and nobody can ask it how far it is", error.message)
+        return None

@@ -83,7 +83,8 @@ def _computed(
     from quantizer.cli.execution import Here, execute
     from quantizer.cli.screen import progress_bar, summary
 
-    here = Here(options.device, options.scratch, listen_address(options.listen, in_pod))
+    listen = listen_address(options.listen, in_pod)
+    here = Here(options.device, options.scratch, listen, may_be_deaf=listen == POD_LISTEN)
     stopping.unwinds = True
     with contextlib.nullcontext() if in_pod else progress_bar(tracker, beside):
         outcome = execute(request, here, tracker, stopping.check)

@@ -1,19 +1,21 @@
-"""spec.suspend: which Job is from before a pause, and goes whatever the cache still shows of it."""
+"""spec.suspend: which Job is from before a pause or a restart, and goes whatever the cache still shows of it."""
 
 from collections.abc import Sequence
 
+from quantization_operator.policies import again
 from quantization_operator.snapshots import ChildJob, ChildPod, QuantizationJob
 
 
 def left_over(qjob: QuantizationJob, child: ChildJob) -> bool:
-    """Whether a Job goes, or is to go, although it may not say so yet: a pause took its name out of the status.
+    """Whether a Job goes, or is to go, although it may not say so yet: a pause or a restart took its name out of the
+    status.
 
     Its deletion may have been sent and not have arrived when the pause ends, so that it must not be taken for one
     that goes on. The Job that follows was made for a later generation than the one whose status has no Job.
     """
     if qjob.job_name:
         return False
-    return child.deleting or child.generation < qjob.observed_generation
+    return child.deleting or child.generation < qjob.observed_generation or again.superseded(qjob, child)
 
 
 def telling(qjob: QuantizationJob, child: ChildJob | None, pods: Sequence[ChildPod]) -> list[ChildPod]:

@@ -16,6 +16,7 @@ from quantization_api.spec import QuantizationJobSpec
 from quantization_api.status import Attempts, Failure
 from quantization_operator.diagnose import pod_failure
 from quantization_operator.parsing import LARGEST_INTEGER
+from quantization_operator.policies import added
 from quantization_operator.snapshots import SIGTERM_EXIT_CODE, ChildJob, ChildPod
 from quantization_operator.workers import by_age
 
@@ -72,7 +73,8 @@ def faults(pods: Sequence[ChildPod]) -> list[Failure]:
 
 def _counted_failures(pods: Sequence[ChildPod]) -> list[Failure]:
     """Why pods ended that Kubernetes counts as failed, the newest pod's last."""
-    return [found for pod in by_age(pods) if not pod.taken_away and (found := pod_failure(pod)) is not None]
+    own = [pod for pod in by_age(pods) if not (pod.taken_away or added.spoiled(pod))]
+    return [found for pod in own if (found := pod_failure(pod)) is not None]
 
 
 def counted(attempts: Attempts | None) -> int:

@@ -9,6 +9,7 @@ from quantization_operator.diagnose import failure, with_cure
 from quantization_operator.outcome import failed, next_status, taken_over, told
 from quantization_operator.policies import (
     admission,
+    again,
     artifact,
     conflict,
     limits,
@@ -44,6 +45,14 @@ def paused(case: Case) -> Decision | None:
     status = next_status(case, state, job_name=None, job_uid=None)
     stop = child if child is not None and not child.deleting else None
     return Decision("paused", status=status, delete=stop, adopted="", events=told(case, status))
+
+
+def superseded(case: Case) -> Decision | None:
+    """The job started again, and the Job from before is still there: what it says is of the past."""
+    child = case.child
+    if child is None or not again.superseded(case.qjob, child):
+        return None
+    return Decision("superseded", delete=None if child.deleting else child, adopted="")
 
 
 def stopping(case: Case) -> Decision | None:

@@ -7,7 +7,7 @@ from quantization_api.failures import Category
 from quantization_api.status import QuantizationJobStatus
 from quantization_operator.conditions import RUNNING_REASON, STARTING_REASON, State, reason
 from quantization_operator.decision import Case, Decision
-from quantization_operator.diagnose import Problem, pod_failure, waiting_problem
+from quantization_operator.diagnose import Problem, pod_failure, unnoticed, waiting_problem
 from quantization_operator.outcome import failed, next_status, told
 from quantization_operator.policies import patience, queueing
 from quantization_operator.rules import searching
@@ -42,7 +42,7 @@ def _in_progress(case: Case, child: ChildJob) -> Decision:
         return Decision("waiting", look="queue", problem=observed.problem)
     if searching.published(case) is not None:
         return _ending(case)
-    problem = None if child.suspended else waiting_problem(observed.pods, observed.warnings or ())
+    problem = None if child.suspended else _problem(case)
     if problem is not None and not running(observed.pods):
         return _hindered(case, child, problem)
     stuck_in = _seconds_until_slow(case)
@@ -61,6 +61,12 @@ def _in_progress(case: Case, child: ChildJob) -> Decision:
         events=told(case, status),
         requeue_after=_until_next_look(case) if stuck_in == 0 else asks_again or stuck_in,
     )
+
+
+def _problem(case: Case) -> Problem | None:
+    pods, warnings = case.observed.pods, case.observed.warnings
+    found = waiting_problem(pods, warnings or ())
+    return found or (unnoticed(pods) if warnings is not None else None)
 
 
 def _ending(case: Case) -> Decision:
@@ -101,7 +107,10 @@ def _state(case: Case, problem: Problem | None) -> State:
     if alive:
         pod = alive[-1]
         if pod.running:
-            return State("in progress", RUNNING_REASON, f"pod {pod.name} is running on node {pod.node}")
+            unheard = f"; {case.observed.unheard}" if case.observed.unheard else ""
+            return State(
+                "in progress", RUNNING_REASON, f"pod {pod.name} is running on node {pod.node}{unheard}"
+            )
         if pod.node:
             return State("in progress", STARTING_REASON, f"pod {pod.name} is starting on node {pod.node}")
     ended = by_age(case.observed.pods)

@@ -311,3 +311,21 @@ def test_what_is_deleted_goes_whatever_the_api_server_refuses(
     assert event["type"] == "Warning"
     assert "the artifact may still be at s3://artifacts/job" in event["message"]
     assert said in event["message"]
+
+
+def test_a_failure_is_logged_with_its_category_and_its_message(caplog: pytest.LogCaptureFixture) -> None:
+    refusing = Refusing()
+    cluster, operator = refusing.cluster, refusing.operator
+    uid = cluster.submit("job")
+    refusing.goes_on(1)
+    cluster.control()
+    (pod_uid,) = cluster.server.objects["Pod"]
+    cluster.start(pod_uid)
+    cluster.end(pod_uid, "final")
+    cluster.control()
+    refusing.goes_on(1)
+    operator.kill()
+    refusing.loop.close()
+    (said,) = [record for record in caplog.records if "failed" in record.getMessage()]
+    assert (said.levelname, said.getMessage()) == ("WARNING", "job failed: ModelNotFound: it is not there")
+    assert (said.__dict__["category"], said.__dict__["uid"]) == ("ModelNotFound", uid)

@@ -99,12 +99,12 @@ ENDS: dict[str, tuple[dict[str, Any], Category | None, str]] = {
     ),
     "no such program in the image": (
         terminated(128, 'exec: "quantizer": executable file not found in $PATH', reason="StartError"),
-        Category.INTERNAL,
+        Category.IMAGE_UNUSABLE,
         "executable file not found",
     ),
     "a program of another architecture, as runc leaves it": (
         terminated(1, "exec /usr/local/bin/quantizer: exec format error\n"),
-        Category.INTERNAL,
+        Category.IMAGE_UNUSABLE,
         "could not be started",
     ),
     "a log that only names such a thing": (
@@ -263,7 +263,7 @@ WAITS: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str]], Category | N
     "other configuration error": (
         [waiting("CreateContainerConfigError", "container has runAsNonRoot and image will run as root")],
         [],
-        Category.INTERNAL,
+        Category.IMAGE_UNUSABLE,
         "start",
         "runAsNonRoot",
     ),
@@ -303,7 +303,7 @@ WAITS: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str]], Category | N
     "volume that cannot be mounted": (
         [waiting("ContainerCreating")],
         [("FailedMount", 'configmap "text" not found')],
-        Category.INTERNAL,
+        Category.VOLUME_NOT_FOUND,
         "start",
         "text",
     ),
@@ -334,7 +334,7 @@ WAITS: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str]], Category | N
             )
         ],
         [],
-        Category.INTERNAL,
+        Category.ADDED_CONTAINER,
         "start",
         'CreateContainerConfigError of container mesh, which something added to the pod: secret "s3-writer"',
     ),

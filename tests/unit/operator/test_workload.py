@@ -13,7 +13,12 @@ from quantization_api.failures import PERMANENT_EXIT_CODES
 from quantization_api.pod import RunRequest
 from quantization_api.spec import QuantizationJobSpec
 from quantization_operator.settings import OperatorSettings
-from quantization_operator.snapshots import GENERATION_ANNOTATION, ChildJob, QuantizationJob
+from quantization_operator.snapshots import (
+    GENERATION_ANNOTATION,
+    MADE_FROM_ANNOTATION,
+    ChildJob,
+    QuantizationJob,
+)
 from quantization_operator.workload import build, build_cleanup, cleanup_name, job_name
 
 pytestmark = pytest.mark.unit
@@ -221,7 +226,10 @@ def test_queue_labels_and_annotations_travel_and_others_do_not() -> None:
     assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpu"
     assert "team" not in made["metadata"]["labels"]
     topology = {"kueue.x-k8s.io/podset-required-topology": "rack"}
-    assert made["metadata"]["annotations"] == topology | {GENERATION_ANNOTATION: "1"}
+    assert made["metadata"]["annotations"] == topology | {
+        GENERATION_ANNOTATION: "1",
+        MADE_FROM_ANNOTATION: "generation=1,storage=60673317",
+    }
     assert made["spec"]["template"]["metadata"]["annotations"] == topology
 
 
