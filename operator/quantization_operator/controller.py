@@ -205,6 +205,8 @@ class Controller:
                 if error.code == NOT_FOUND:
                     return None  # deleted meanwhile; the watch says so too
                 raise
+        elif not decision.release:
+            await self._tell(qjob, decision.events)
         if decision.delete is not None:
             rejection = await self._stop(qjob, decision.delete)
             if rejection is not None and not decision.release:
@@ -214,6 +216,8 @@ class Controller:
             await self._writer.patch_finalizers(qjob, artifact.without(qjob))
             why = "; ".join(event.message for event in decision.events) or decision.rule
             left = any(event.type == "Warning" for event in decision.events)
+            if left:
+                self._metrics.artifacts_left.labels(qjob.namespace).inc()
             level = logging.WARNING if left else logging.INFO
             logger.log(level, "%s goes: %s", qjob.name, why, extra=_context(key))
         if decision.remove:
@@ -303,10 +307,13 @@ def _log(qjob: QuantizationJob, status: QuantizationJobStatus, context: Mapping[
 
 def _stuck_uid(observed: Observed) -> str:
     """Whose events say why a job does not get on: those of a pod that has not begun, or of the Job that has none."""
-    pod = stuck(observed.pods)
+    job, pods = observed.child, observed.pods
+    if observed.cleanup is not None:
+        job, pods = observed.cleanup, observed.cleanup_pods
+    pod = stuck(pods)
     if pod is not None:
         return pod.uid
-    return observed.child.uid if observed.child else ""
+    return job.uid if job else ""
 
 
 def _rejection(qjob: QuantizationJob, error: ApiError) -> Rejection:

@@ -86,6 +86,12 @@ class Metrics:
             "Bytes of the models that were written.",
             registry=self.registry,
         )
+        self.artifacts_left = Counter(
+            "quantization_artifacts_left_total",
+            "Artifacts that artifactPolicy Delete could not remove before their object was gone; events name them.",
+            ("namespace",),
+            registry=self.registry,
+        )
         self.reconcile_seconds = Histogram(
             "quantization_reconcile_seconds",
             "Seconds of one reconciliation, including its requests, by the rule that decided, or error.",

@@ -154,7 +154,8 @@ class QuantizationJob:
         finalizers = parsing.strings(metadata.get("finalizers"))
         deleted = moment(metadata.get("deletionTimestamp"))
         cleans_up = deleted is not None and FINALIZER in finalizers
-        queue = [{} if settled else _queue_entries(metadata.get(key)) for key in ("labels", "annotations")]
+        dropped = settled and not cleans_up
+        queue = [{} if dropped else _queue_entries(metadata.get(key)) for key in ("labels", "annotations")]
         needs_spec = whole or cleans_up or not (settled or job_name)
         kept, problem = parsing.kept(body.get("spec"), "spec") if needs_spec else ("", "")
         if (

@@ -111,29 +111,37 @@ def build(
 
 
 def build_cleanup(
-    qjob: QuantizationJob, spec: QuantizationJobSpec, settings: OperatorSettings, recipe: str | None
+    qjob: QuantizationJob,
+    spec: QuantizationJobSpec,
+    settings: OperatorSettings,
+    recipe: str | None,
+    *,
+    bare: bool = False,
 ) -> dict[str, Any]:
     """The manifest of the Job that removes the artifact of a deleted QuantizationJob. recipe: of that artifact.
 
     It has no owner: a foreground deletion of the QuantizationJob would remove it before it has done its work. It
-    ends by its deadline and is removed by its time to live. No queue, no GPU: it lists and deletes objects.
+    ends by its deadline and is removed by its time to live. No GPU: it lists and deletes objects. bare: a LimitRange
+    refuses its resources, and gives a container that asks for none its own.
     """
     own = labels(qjob, "cleanup")
+    work = _remover(qjob, spec, settings, recipe) | ({"resources": {}} if bare else {})
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
             "name": cleanup_name(qjob.name, qjob.uid),
             "namespace": qjob.namespace,
-            "labels": own,
+            "labels": own | dict(qjob.queue_labels),
+            "annotations": dict(qjob.queue_annotations),
         },
         "spec": {
             "backoffLimit": CLEANUP_RETRIES,
             "activeDeadlineSeconds": max(1, int(settings.cleanup_deadline_seconds)),
             "ttlSecondsAfterFinished": CLEANUP_TTL_SECONDS,
             "template": {
-                "metadata": {"labels": own},
-                "spec": _pod(spec, settings, _remover(qjob, spec, settings, recipe)),
+                "metadata": {"labels": own, "annotations": dict(qjob.queue_annotations)},
+                "spec": _pod(spec, settings, work),
             },
         },
     }

@@ -1,9 +1,12 @@
 """artifactPolicy Delete: the artifact goes with the object, and the object never stays because of the artifact."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
+from quantization_api.failures import Category
+from quantization_api.status import QuantizationJobStatus
 from quantization_operator.decision import Peer, Rejection
+from quantization_operator.pods import ChildPod
 from quantization_operator.policies import rejected
 from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import FINALIZER, QuantizationJob
@@ -27,6 +30,29 @@ def finalizers(qjob: QuantizationJob, makes_artifact: bool) -> tuple[str, ...] |
     if wanted == has:
         return None
     return (*qjob.finalizers, FINALIZER) if wanted else without(qjob)
+
+
+NEVER_RAN = (
+    Category.INVALID_WORKFLOW,
+    Category.IMAGE_PULL_FAILED,
+    Category.IMAGE_UNUSABLE,
+    Category.VOLUME_NOT_FOUND,
+    Category.UNSCHEDULABLE,
+)
+"""Failures of jobs whose last pod, if there was one, never began."""
+
+
+def nothing_written(qjob: QuantizationJob, status: QuantizationJobStatus, pods: Sequence[ChildPod]) -> bool:
+    """Whether no quantizer of this object can have written anything: none ever began, as far as anything shows.
+
+    What an earlier attempt, a disruption or progress shows, or a restart hides, counts as a run.
+    """
+    began = any(pod.running or pod.exit_code is not None for pod in pods)
+    if began or qjob.finished == "Succeeded" or qjob.restarts or status.attempts or status.progress:
+        return False
+    if status.failure is None:
+        return not (qjob.job_name or status.start_time)
+    return status.failure.category in NEVER_RAN and status.failure.exit_code is None
 
 
 def without(qjob: QuantizationJob) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from quantization_operator import workload
 from quantization_operator.decision import Case, Decision, Event, Rejection
 from quantization_operator.diagnose import forged, job_failure, success_of
 from quantization_operator.policies import admission, artifact, limits, managed_by, reuse
+from quantization_operator.rules import cleaning
 from quantization_operator.snapshots import FINALIZER
 
 LEFT = "ArtifactLeft"
@@ -57,7 +58,8 @@ def clean_up(case: Case) -> Decision:
     if job is not None:
         if (left := artifact.left(job.created, case.settings, case.now)) == 0:
             return _give_up(case, f"Job {job.name} did not finish within {bound:.0f} s")
-        return Decision("clean up", requeue_after=left)
+        found = cleaning.watched(case, job, left)
+        return found if isinstance(found, Decision) else _give_up(case, found.told)
     if not observed.fresh:
         return Decision("clean up", look="objects")  # a pod that the cache does not know of may still write
     return _make_clean_up(case)
@@ -65,6 +67,8 @@ def clean_up(case: Case) -> Decision:
 
 def _make_clean_up(case: Case) -> Decision:
     qjob = case.qjob
+    if artifact.nothing_written(qjob, case.before, case.observed.pods):
+        return Decision("cleaned up", release=True)
     spec = admission.admit(qjob.spec, qjob.problem)
     if isinstance(spec, Failure):
         return _give_up(case, f"the stored spec is not valid: {spec.message}")
@@ -74,7 +78,8 @@ def _make_clean_up(case: Case) -> Decision:
         found = success_of(case.observed.pods)  # of a job that was deleted before its success was written
         ours = isinstance(found, RunResult) and forged(found, qjob.output, None) is None
         recipe = case.before.recipe or (found.recipe if ours and isinstance(found, RunResult) else None)
-        return Decision("clean up", create=workload.build_cleanup(qjob, spec, case.settings, recipe))
+        made = workload.build_cleanup(qjob, spec, case.settings, recipe, bare=cleaning.bare(case))
+        return Decision("clean up", create=made)
     if artifact.hopeless(rejection):
         return _give_up(case, rejection.message)
     return _rejected("clean up", case, rejection)

@@ -57,6 +57,8 @@ def cleanup(status: dict[str, Any] | None = None) -> ChildJob:
 
 HEIR = replace(OTHER, has_job=False, spec=QuantizationJob.of(quantization_job(TRUSTED)).spec)
 
+REMOVING = {"cleanup": cleanup(), "cleanup_pods": (ChildPod.of(running()),)}
+
 CASES: dict[str, Case] = {
     "the object is being deleted: nothing": Case(
         qjob=quantization_job(status=RUNS, deletionTimestamp=DELETED), child=child(), rule="deleting"
@@ -153,9 +155,7 @@ CASES: dict[str, Case] = {
         rule="clean up",
         creates=True,
     ),
-    "the clean-up runs": Case(
-        qjob=leaving(status=RUNS), more={"cleanup": cleanup()}, rule="clean up", requeued=588.0
-    ),
+    "the clean-up runs": Case(qjob=leaving(status=RUNS), more=REMOVING, rule="clean up", requeued=588.0),
     "the clean-up does not end: let it go, and say so": Case(
         qjob=leaving(status=RUNS),
         more={"cleanup": cleanup()},
@@ -251,7 +251,7 @@ CASES: dict[str, Case] = {
     ),
     "another job trusts this one, but its artifact is already being removed": Case(
         qjob=leaving(status=result_status()),
-        more={"peers": (HEIR,), "cleanup": cleanup()},
+        more=REMOVING | {"peers": (HEIR,)},
         rule="clean up",
         requeued=588.0,
     ),
