@@ -10,8 +10,19 @@ from pydantic import Field
 from quantization_api.bounded import LabelKey, Labels, LabelValue
 from quantization_api.rules import KubernetesModel
 
-Values = Annotated[list[LabelValue], Field(max_length=64)]
-Keys = Annotated[list[LabelKey], Field(max_length=16)]
+Values = Annotated[
+    list[LabelValue],
+    Field(max_length=64, description="Values to compare with; none for Exists and DoesNotExist."),
+]
+Keys = Annotated[
+    list[LabelKey],
+    Field(max_length=16, description="Labels of this pod whose values are added to the selector."),
+]
+Namespaces = Annotated[
+    list[LabelValue], Field(max_length=16, description="Namespaces of the pods; if empty, that of this pod.")
+]
+PodLabels = Annotated[Labels, Field(description="Labels and their values.")]
+TopologyKey = Annotated[LabelKey, Field(description="Label of nodes; nodes of one value are one place.")]
 Weight = Annotated[
     int, Field(ge=1, le=100, description="From 1 to 100; the highest sum of the terms that match wins.")
 ]
@@ -20,12 +31,16 @@ Weight = Annotated[
 class NodeSelectorRequirement(KubernetesModel):
     """A condition on a label, or a field, of a node."""
 
-    key: LabelKey
-    operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
+    key: LabelKey = Field(description="The label, or the field.")
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"] = Field(
+        description="How its value is compared."
+    )
     values: Values = Field(default_factory=list)
 
 
-NodeSelectorRequirements = Annotated[list[NodeSelectorRequirement], Field(max_length=16)]
+NodeSelectorRequirements = Annotated[
+    list[NodeSelectorRequirement], Field(max_length=16, description="Conditions that must all hold.")
+]
 
 
 class NodeSelectorTerm(KubernetesModel):
@@ -38,7 +53,9 @@ class NodeSelectorTerm(KubernetesModel):
 class NodeSelector(KubernetesModel):
     """Terms of which a node must meet at least one."""
 
-    node_selector_terms: Annotated[list[NodeSelectorTerm], Field(max_length=8)]
+    node_selector_terms: Annotated[list[NodeSelectorTerm], Field(max_length=8)] = Field(
+        description="Terms of which one must be met."
+    )
 
 
 class PreferredNodes(KubernetesModel):
@@ -54,32 +71,34 @@ class NodeAffinity(KubernetesModel):
     required_during_scheduling_ignored_during_execution: NodeSelector | None = None
     preferred_during_scheduling_ignored_during_execution: Annotated[
         list[PreferredNodes], Field(max_length=8)
-    ] = Field(default_factory=list)
+    ] = Field(default_factory=list, description="Nodes that are preferred.")
 
 
 class LabelSelectorRequirement(KubernetesModel):
     """A condition on a label."""
 
-    key: LabelKey
-    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    key: LabelKey = Field(description="The label.")
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"] = Field(
+        description="How its value is compared."
+    )
     values: Values = Field(default_factory=list)
 
 
 class LabelSelector(KubernetesModel):
     """Conditions on labels that must all hold; an empty selector matches everything."""
 
-    match_labels: Labels = Field(default_factory=dict)
+    match_labels: PodLabels = Field(default_factory=dict)
     match_expressions: Annotated[list[LabelSelectorRequirement], Field(max_length=16)] = Field(
-        default_factory=list
+        default_factory=list, description="Conditions that must all hold."
     )
 
 
 class PodAffinityTerm(KubernetesModel):
     """Which pods, and the node label that defines the same place."""
 
-    topology_key: LabelKey
+    topology_key: TopologyKey
     label_selector: LabelSelector | None = None
-    namespaces: Annotated[list[LabelValue], Field(max_length=16)] = Field(default_factory=list)
+    namespaces: Namespaces = Field(default_factory=list)
     namespace_selector: LabelSelector | None = None
     match_label_keys: Keys = Field(default_factory=list)
     mismatch_label_keys: Keys = Field(default_factory=list)
@@ -97,10 +116,10 @@ class PodAffinity(KubernetesModel):
 
     required_during_scheduling_ignored_during_execution: Annotated[
         list[PodAffinityTerm], Field(max_length=8)
-    ] = Field(default_factory=list)
+    ] = Field(default_factory=list, description="Terms that must all be met.")
     preferred_during_scheduling_ignored_during_execution: Annotated[
         list[WeightedPodAffinityTerm], Field(max_length=8)
-    ] = Field(default_factory=list)
+    ] = Field(default_factory=list, description="Terms that are preferred.")
 
 
 class Affinity(KubernetesModel):

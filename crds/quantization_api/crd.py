@@ -17,16 +17,17 @@ from quantization_api.structural import Schema, structural
 
 COLUMNS: tuple[tuple[str, str, str, int], ...] = (
     ("Phase", "string", ".status.phase", 0),
-    ("Progress", "integer", ".status.progress.percent", 0),
+    ("Failure", "string", ".status.failure.category", 0),
+    ("Progress", "string", ".status.progress.shown", 0),
     ("Trials", "string", ".status.search.shown", 0),
     ("Passes", "string", ".status.passes", 0),
     ("Model", "string", ".spec.workflow.input_model.model_path", 0),
     ("Age", "date", ".metadata.creationTimestamp", 0),
-    ("Recipe", "string", ".status.recipe", 1),
+    ("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', 1),
     ("Ratio", "number", ".status.artifact.compressionRatio", 1),
     ("Best", "string", ".status.search.best", 1),
     ("Artifact", "string", ".status.artifact.uri", 1),
-    ("Reason", "string", ".status.failure.category", 1),
+    ("Recipe", "string", ".status.recipe", 1),
 )
 
 

@@ -76,7 +76,7 @@ class Output(KubernetesModel):
 class SecretReference(KubernetesModel):
     """A Secret of the same namespace."""
 
-    name: DnsName
+    name: DnsName = Field(description="Name of the Secret.")
 
 
 class CredentialKeys(KubernetesModel):
@@ -135,36 +135,42 @@ class Storage(KubernetesModel):
 class ResourceRequirements(KubernetesModel):
     """Resources of the quantizer's container."""
 
-    requests: Quantities = Field(default_factory=dict)
-    limits: Quantities = Field(default_factory=dict)
+    requests: Quantities = Field(default_factory=dict, description="What a node must have free for the pod.")
+    limits: Quantities = Field(
+        default_factory=dict, description="What the container may use at most; GPUs here."
+    )
 
 
 class Toleration(KubernetesModel):
     """A toleration of the pod (core/v1)."""
 
-    key: ShortText | None = None
-    operator: Literal["Exists", "Equal"] | None = None
-    value: ShortText | None = None
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    toleration_seconds: int | None = None
+    key: ShortText | None = Field(None, description="Key of the taint; if unset, every key.")
+    operator: Literal["Exists", "Equal"] | None = Field(None, description="If unset: Equal.")
+    value: ShortText | None = Field(None, description="Value of the taint, with Equal.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        None, description="Effect of the taint; if unset, every effect."
+    )
+    toleration_seconds: int | None = Field(
+        None, description="How long the pod stays on a node that gets the taint NoExecute; if unset, forever."
+    )
 
 
 class ClaimSource(KubernetesModel):
     """A PersistentVolumeClaim of the same namespace."""
 
-    claim_name: DnsName
+    claim_name: DnsName = Field(description="Name of the claim.")
 
 
 class ConfigMapSource(KubernetesModel):
     """A ConfigMap of the same namespace; its keys become files."""
 
-    name: DnsName
+    name: DnsName = Field(description="Name of the ConfigMap.")
 
 
 class MountedVolume(KubernetesModel):
     """A volume and where the quantizer sees it."""
 
-    name: DnsName
+    name: DnsName = Field(description="Name of the volume in the pod.")
     mount_path: Uri = Field(description="Absolute path in the pod, for example /models.")
     read_only: bool = Field(False, description="Mount it read-only.")
     persistent_volume_claim: ClaimSource | None = None
@@ -202,23 +208,33 @@ class PodTemplate(KubernetesModel):
     """What users may choose about the pod; the operator fixes the rest (restricted, no token)."""
 
     image: Uri | None = Field(None, description="Image of the quantizer. If unset: the operator's default.")
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    image_pull_secrets: Annotated[list[SecretReference], Field(max_length=8)] = Field(default_factory=list)
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
+        None, description="When the node pulls the image. If unset: Kubernetes' default for the tag."
+    )
+    image_pull_secrets: Annotated[list[SecretReference], Field(max_length=8)] = Field(
+        default_factory=list, description="Secrets with the accounts of registries."
+    )
     resources: ResourceRequirements = Field(default_factory=ResourceRequirements)
     scratch_size: Quantity | None = Field(
         None, description="Size limit of /scratch. If unset: the operator's default."
     )
-    node_selector: Labels = Field(default_factory=dict)
-    tolerations: Annotated[list[Toleration], Field(max_length=16)] = Field(default_factory=list)
+    node_selector: Labels = Field(default_factory=dict, description="Labels that the node must have.")
+    tolerations: Annotated[list[Toleration], Field(max_length=16)] = Field(
+        default_factory=list, description="Taints that the node may have."
+    )
     affinity: Affinity | None = Field(None, description="Affinity of the pod (core/v1).")
-    priority_class_name: ShortText | None = None
-    scheduler_name: ShortText | None = None
-    runtime_class_name: ShortText | None = None
+    priority_class_name: ShortText | None = Field(None, description="PriorityClass of the pod.")
+    scheduler_name: ShortText | None = Field(
+        None, description="Scheduler that places the pod. If unset: Kubernetes' own."
+    )
+    runtime_class_name: ShortText | None = Field(None, description="RuntimeClass of the pod.")
     service_account_name: ShortText | None = Field(
         None, description="Service account, for workload identity; its Kubernetes token is never mounted."
     )
     volumes: Annotated[list[MountedVolume], Field(max_length=8)] = Field(
-        default_factory=list, json_schema_extra={"x-map-key": "name"}
+        default_factory=list,
+        description="Claims and ConfigMaps that the quantizer sees as folders.",
+        json_schema_extra={"x-map-key": "name"},
     )
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(

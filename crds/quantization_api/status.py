@@ -19,12 +19,16 @@ Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, max_
 class Condition(KubernetesModel):
     """A metav1 condition."""
 
-    type: ConditionType
-    status: Literal["True", "False", "Unknown"]
-    observed_generation: Count | None = None
-    last_transition_time: Timestamp
-    reason: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z]([A-Za-z0-9_]*[A-Za-z0-9])?$")]
-    message: Annotated[str, Field(max_length=1024)] = ""
+    type: ConditionType = Field(description="What the condition says something about.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    observed_generation: Count | None = Field(
+        None, description="Generation of the spec that it was judged by."
+    )
+    last_transition_time: Timestamp = Field(description="When its status changed last.")
+    reason: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z]([A-Za-z0-9_]*[A-Za-z0-9])?$")] = Field(
+        description="Why, in one word for programs."
+    )
+    message: Annotated[str, Field(max_length=1024)] = Field("", description="Why, in sentences for people.")
 
 
 class Trials(KubernetesModel):
@@ -44,6 +48,7 @@ class Progress(KubernetesModel):
     layer: Count = Field(0, description="Decoder layers that are finished.")
     layers: Count = Field(0, description="Decoder layers of the model.")
     eta_seconds: Count | None = Field(None, description="Estimated seconds to the end.")
+    shown: ShortText | None = Field(None, description="The share in percent, for kubectl get.")
     notice: Text | None = Field(
         None,
         description="What to know before the run ends: which of the usual servers will refuse the result.",
@@ -100,7 +105,9 @@ class Trial(KubernetesModel):
 
     parameters: Text = Field(description="What was chosen, as PASS.PARAMETER=VALUE, separated by commas.")
     state: TrialState = "Finished"
-    metrics: Annotated[list[MetricResult], Field(max_length=8)] = Field(default_factory=list)
+    metrics: Annotated[list[MetricResult], Field(max_length=8)] = Field(
+        default_factory=list, description="Its metrics."
+    )
     size_bytes: Count | None = Field(None, description="Bytes of the model's safetensors.")
     on_front: bool = Field(
         False, description="No other point is better in one figure and as good in all others."

@@ -27,6 +27,11 @@ def clean(text: str, limit: int = 1024) -> str:
     return shortened(BETWEEN_LINES.join(line for line in lines if line), limit)
 
 
+def full_stop(text: str, limit: int = 1024) -> str:
+    """The text as a sentence: with a full stop, unless it ends like one, or is too long for another character."""
+    return text if not text or text.endswith((".", "!", "?")) or len(text) >= limit else f"{text}."
+
+
 def shortened(text: str, limit: int) -> str:
     """The text, or its head and its tail with a gap between them: `limit` characters in all."""
     if len(text) <= limit:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from quantization_api.status import Condition, ConditionType, Phase
-from quantization_api.text import clean
+from quantization_api.text import clean, full_stop
 
 QUEUED_REASONS = ("Queued", "Preempted", "Evicted", "Deactivated")
 STARTING_REASON = "Starting"
@@ -25,6 +25,14 @@ RUNNING_REASON = "Running"
 SUSPENDED_REASON = "Suspended"
 AGAIN_REASON = "StartingAgain"
 SUCCEEDED_REASON = "Succeeded"
+
+
+OTHERWISE: dict[ConditionType, str] = {
+    "Reconciling": "Nothing is under way.",
+    "Stalled": "Nothing has failed for good.",
+    "Suspended": "The job is not paused.",
+}
+"""Messages of conditions that do not hold: an empty one would be an empty line of `kubectl describe`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +72,7 @@ def conditions(state: State, generation: int, before: Sequence[Condition], now: 
                 observed_generation=generation,
                 last_transition_time=since,
                 reason=state.reason,
-                message=clean(state.message) if holds or kind == "Ready" else "",
+                message=full_stop(clean(state.message)) if holds or kind == "Ready" else OTHERWISE[kind],
             )
         )
     return result

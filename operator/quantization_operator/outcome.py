@@ -14,6 +14,7 @@ from quantization_api.status import (
     Trial,
     Trials,
 )
+from quantization_api.text import full_stop
 from quantization_operator.conditions import (
     AGAIN_REASON,
     QUEUED_REASONS,
@@ -94,7 +95,7 @@ def counted(search: Trials | None) -> Trials | None:
 
 def _alone(told: RunProgress) -> Progress:
     """Without how far a search is, which has a place of its own in the status."""
-    return Progress(**told.model_dump(exclude={"search"}))
+    return Progress(**told.model_dump(exclude={"search", "shown"}), shown=f"{told.percent} %")
 
 
 def _written(status: QuantizationJobStatus) -> RunProgress | None:
@@ -102,7 +103,7 @@ def _written(status: QuantizationJobStatus) -> RunProgress | None:
     if status.progress is None:
         return None
     search = status.search and status.search.model_copy(update={"shown": None})
-    return RunProgress(**status.progress.model_dump(), search=search)
+    return RunProgress(**status.progress.model_dump(exclude={"shown"}), search=search)
 
 
 def succeeded(rule: str, case: Case, result: RunResult, word: str = "") -> Decision:
@@ -148,7 +149,7 @@ def taken_over(rule: str, case: Case, owner: str, found: QuantizationJobStatus) 
 
 def _done(progress: Progress | None) -> Progress:
     layers, notice = (progress.layers, progress.notice) if progress else (0, None)
-    return Progress(percent=100, stage="done", layer=layers, layers=layers, notice=notice)
+    return Progress(percent=100, shown="100 %", stage="done", layer=layers, layers=layers, notice=notice)
 
 
 def _with_artifact(
@@ -163,6 +164,7 @@ def failed(
     rule: str, case: Case, cause: Failure, stop: ChildJob | None = None, **changes: Unpack[StatusChanges]
 ) -> Decision:
     """The job ends without one. stop: a Job that would go on."""
+    cause = cause.model_copy(update={"message": full_stop(cause.message), "hint": full_stop(cause.hint)})
     ended = (case.child.ended_at if case.child else None) or case.now
     status = next_status(
         case,

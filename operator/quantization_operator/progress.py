@@ -189,4 +189,5 @@ def read_progress(body: bytes) -> RunProgress | str:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         return clean(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", LONGEST_WORD)
-    return seen.model_copy(update={"stage": clean(seen.stage, LONGEST_WORD), "search": cleaned(seen.search)})
+    own = {"stage": clean(seen.stage, LONGEST_WORD), "shown": None, "search": cleaned(seen.search)}
+    return seen.model_copy(update=own)

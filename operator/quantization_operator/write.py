@@ -7,7 +7,7 @@ from typing import Any
 
 from quantization_api import API_VERSION, KIND
 from quantization_api.status import QuantizationJobStatus
-from quantization_api.text import clean
+from quantization_api.text import clean, full_stop
 from quantization_operator import paths
 from quantization_operator.conditions import rfc3339
 from quantization_operator.decision import Event, Rejection
@@ -162,7 +162,7 @@ class Writer:
             },
             "type": event.type,
             "reason": event.reason,
-            "message": clean(event.message),
+            "message": full_stop(clean(event.message)),
             "source": {"component": COMPONENT},
             "reportingComponent": COMPONENT,
             "reportingInstance": self._instance,

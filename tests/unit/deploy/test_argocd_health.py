@@ -20,12 +20,12 @@ KEY = "resource.customizations.health.quantization.dev_QuantizationJob"
 EXPECTED: dict[Phase, tuple[str, str]] = {
     "Pending": ("Progressing", "Starting: Job pending-0123456789 is waiting for its pod to be scheduled"),
     "Queued": ("Progressing", "Queued: waiting for admission by LocalQueue team-queue"),
-    "Running": ("Progressing", "Running: pod running-0123456789-abcde is running on node node-1 (40 %)"),
+    "Running": ("Progressing", "Running: pod running-0123456789-abcde is running on node node-1. (40 %)"),
     "Suspended": ("Suspended", "spec.suspend is true; set it to false to resume"),
     "Succeeded": ("Healthy", "the artifact is at s3://artifacts/succeeded"),
     "Failed": (
         "Degraded",
-        "ModelNotFound: s3://models/stories15m is empty Check the path",
+        "ModelNotFound: s3://models/stories15m is empty. Check the path",
     ),
 }
 """Health and message of each job that the operator wrote into a real API server."""

@@ -327,5 +327,5 @@ def test_a_failure_is_logged_with_its_category_and_its_message(caplog: pytest.Lo
     operator.kill()
     refusing.loop.close()
     (said,) = [record for record in caplog.records if "failed" in record.getMessage()]
-    assert (said.levelname, said.getMessage()) == ("WARNING", "job failed: ModelNotFound: it is not there")
+    assert (said.levelname, said.getMessage()) == ("WARNING", "job failed: ModelNotFound: it is not there.")
     assert (said.__dict__["category"], said.__dict__["uid"]) == ("ModelNotFound", uid)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from tests.support.cluster_objects import CREATED, quantization_job
-from tests.support.decisions import FRESH, NOW, Case, observe
+from tests.support.decisions import FRESH, NOW, RUNS, Case, observe
 from tests.support.manifests import VANISHING, claimed, configured
 
 from quantization_api.failures import Category
@@ -146,7 +146,11 @@ def test_a_job_that_is_not_allowed_ends_before_its_job_is_made() -> None:
 def test_the_job_that_removes_an_artifact_is_no_way_around_it() -> None:
     """The finalizer can be written by whoever creates the object."""
     gone = quantization_job(
-        IMAGE, ("artifactPolicy", "Delete"), deletionTimestamp=CREATED, finalizers=[FINALIZER]
+        IMAGE,
+        ("artifactPolicy", "Delete"),
+        status=RUNS,
+        deletionTimestamp=CREATED,
+        finalizers=[FINALIZER],
     )
     observed = observe(Case(qjob=gone, more=FRESH))
     assert reconcile(observed, OperatorSettings(), NOW).create is not None

@@ -419,7 +419,7 @@ def test_a_result_that_is_trusted_is_told_as_one_that_a_pod_found() -> None:
     figures = {"metrics": [{"name": "ppl", "output": 10.2}], "onFront": True, "best": True}
     trial = {"parameters": "bits=4", "state": "Finished"} | figures
     search = {"done": 4, "total": 4, "best": "bits=4: ppl 10.2", "shown": "4/4"}
-    progress = {"percent": 100, "stage": "done", "layer": 6, "layers": 6}
+    progress = {"percent": 100, "shown": "100 %", "stage": "done", "layer": 6, "layers": 6}
     earlier = read_whole(status=result_status(trials=[trial], search=search, progress=progress))
     status = decide(
         Case(qjob=quantization_job(TRUSTED, mine), more=READ | FRESH | {"earlier": (earlier,)})

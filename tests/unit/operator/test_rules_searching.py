@@ -392,7 +392,7 @@ def test_how_far_a_search_is_has_its_place_in_the_status_and_a_stage_is_no_news(
 
     first = seen(3, "quantize", RUNS)
     assert first.search == Trials(done=3, total=24, best="bits=4: ppl 7", shown="3/24")
-    assert first.progress == Progress(percent=10, stage="quantize")
+    assert first.progress == Progress(percent=10, shown="10 %", stage="quantize")
     written = first.model_dump(mode="json", by_alias=True, exclude_none=True)
     assert seen(3, "evaluate", written) is None
     assert seen(4, "evaluate", written).search.shown == "4/24"
