@@ -217,7 +217,7 @@ class Controller:
             why = "; ".join(event.message for event in decision.events) or decision.rule
             left = any(event.type == "Warning" for event in decision.events)
             if left:
-                self._metrics.artifacts_left.labels(qjob.namespace).inc()
+                self._metrics.artifacts_left.inc()
             level = logging.WARNING if left else logging.INFO
             logger.log(level, "%s goes: %s", qjob.name, why, extra=_context(key))
         if decision.remove:

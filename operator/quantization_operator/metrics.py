@@ -13,10 +13,11 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from quantization_api.failures import Category
 from quantization_api.passes import PASS_TYPES
 from quantization_api.status import QuantizationJobStatus
 from quantization_operator.cache import Cache
-from quantization_operator.identity import Kind
+from quantization_operator.identity import KINDS, Kind
 from quantization_operator.parsing import moment
 from quantization_operator.queue import WorkQueue
 from quantization_operator.snapshots import QuantizationJob
@@ -89,7 +90,6 @@ class Metrics:
         self.artifacts_left = Counter(
             "quantization_artifacts_left_total",
             "Artifacts that artifactPolicy Delete could not remove before their object was gone; events name them.",
-            ("namespace",),
             registry=self.registry,
         )
         self.reconcile_seconds = Histogram(
@@ -111,6 +111,14 @@ class Metrics:
             ("kind",),
             registry=self.registry,
         )
+        self._be_born()
+
+    def _be_born(self) -> None:
+        """A counter that is first seen at 1 has not increased, for Prometheus: so each is there from the beginning."""
+        for category in Category:
+            self.failures.labels(category)
+        for kind in KINDS:
+            self.unreadable.labels(kind)
 
     def observe_unreadable(self, kind: Kind) -> None:
         """Count an object that cannot be read."""

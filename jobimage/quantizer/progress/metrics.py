@@ -15,7 +15,7 @@ class RunCollector(Collector):
 
     Args:
         tracker: of the run.
-        job, namespace: of the QuantizationJob, as labels of quantizer_run_info.
+        name, namespace: of the QuantizationJob, as labels of quantizer_run_info. Prometheus calls the target `job`.
         peak_memory: peak resident memory of the process, in bytes.
         gpu_peak_memory: peak memory on the GPU, in bytes; 0 without one.
     """
@@ -23,21 +23,21 @@ class RunCollector(Collector):
     def __init__(
         self,
         tracker: Tracker,
-        job: str,
+        name: str,
         namespace: str,
         peak_memory: Callable[[], int],
         gpu_peak_memory: Callable[[], int],
     ) -> None:
-        self._tracker, self._job, self._namespace = tracker, job, namespace
+        self._tracker, self._name, self._namespace = tracker, name, namespace
         self._peak_memory, self._gpu_peak_memory = peak_memory, gpu_peak_memory
 
     def collect(self) -> Iterable[Metric]:
         """Called by the registry."""
         progress = self._tracker.snapshot()
         info = GaugeMetricFamily(
-            "quantizer_run_info", "What runs here; always 1.", labels=["job", "job_namespace", "stage"]
+            "quantizer_run_info", "What runs here; always 1.", labels=["name", "job_namespace", "stage"]
         )
-        info.add_metric([self._job, self._namespace, progress.stage], 1)
+        info.add_metric([self._name, self._namespace, progress.stage], 1)
         yield info
         yield GaugeMetricFamily(
             "quantizer_progress_ratio", "Share of the work that is done, 0 to 1.", self._tracker.share()
