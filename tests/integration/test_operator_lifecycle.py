@@ -122,7 +122,7 @@ def test_a_named_failure_ends_the_job_at_once(cluster: Cluster, operator: Operat
     status = cluster.status("no-model")
     assert status["phase"] == "Failed"
     assert status["failure"]["category"] == "ModelNotFound"
-    assert status["failure"]["message"] == "s3://models/stories15m is empty"
+    assert status["failure"]["message"] == "s3://models/stories15m is empty."
     assert status["failure"]["hint"]
     assert status["failure"]["exitCode"] == 66
     assert cluster.jobs(uid), "the Job stays, with its pods and their logs"
@@ -151,7 +151,7 @@ def test_a_failed_job_that_is_corrected_starts_again(cluster: Cluster, operator:
     cluster.ends(second, 75, failed_result("StorageUnavailable", "no answer"))
     status = cluster.phase("corrected", "Failed")
     assert (status["attempts"]["failed"], status["restarts"]) == (1, 1), "attempts count from the correction"
-    assert status["failure"]["message"] == "no answer"
+    assert status["failure"]["message"] == "no answer."
     retry(cluster, "corrected", "1")
     cluster.succeeds(cluster.pod(uid, besides=second))
     cluster.phase("corrected", "Succeeded")
@@ -177,7 +177,7 @@ def test_a_failure_that_may_heal_is_tried_again_until_the_limit(cluster: Cluster
     cluster.wait("storage-down", "Stalled")
     failure = cluster.status("storage-down")["failure"]
     assert failure["category"] == "StorageUnavailable"
-    assert failure["message"] == "2 attempts failed; the last one: no answer"
+    assert failure["message"] == "2 attempts failed; the last one: no answer."
 
 
 def test_an_image_that_cannot_be_pulled_ends_the_job_when_patience_does(

@@ -129,7 +129,7 @@ def test_a_pause_ends_the_job_and_what_was_counted_is_kept(cluster: Cluster, ope
     until("two attempts", lambda: cluster.status("paused").get("attempts", {}).get("failed") == 2)
     cluster.ends(cluster.pod(uid, besides=third), 75, failed_result("StorageUnavailable", "no answer"))
     cluster.wait("paused", "Stalled")
-    assert cluster.status("paused")["failure"]["message"] == "3 attempts failed; the last one: no answer"
+    assert cluster.status("paused")["failure"]["message"] == "3 attempts failed; the last one: no answer."
     assert cluster.status("paused")["attempts"]["failed"] == 3
 
 
