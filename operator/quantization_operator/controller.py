@@ -10,7 +10,7 @@ from typing import Any
 from quantization_api.status import Attempts, QuantizationJobStatus
 from quantization_operator.cache import Cache, Record
 from quantization_operator.decision import Decision, Event, Observed, Rejection
-from quantization_operator.diagnose import stuck
+from quantization_operator.hindrances import stuck
 from quantization_operator.identity import Key
 from quantization_operator.kube import ApiError
 from quantization_operator.kueue import Kueue

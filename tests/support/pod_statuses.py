@@ -12,7 +12,8 @@ from tests.support.cluster_objects import child, condition_status, quantization_
 
 from quantization_api.failures import Category
 from quantization_api.status import Failure
-from quantization_operator.diagnose import job_failure, pod_failure, unnoticed, waiting_problem
+from quantization_operator.diagnose import job_failure, pod_failure
+from quantization_operator.hindrances import unnoticed, waiting_problem
 from quantization_operator.reconcile import Observed, reconcile
 from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import ChildJob, ChildPod, KubernetesWarning, QuantizationJob

@@ -7,7 +7,7 @@ to be a mistake in the manifest gets a patience.
 
 from datetime import datetime, timedelta
 
-from quantization_operator.diagnose import Problem
+from quantization_operator.hindrances import Problem
 from quantization_operator.settings import OperatorSettings
 
 

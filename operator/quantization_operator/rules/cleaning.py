@@ -7,7 +7,7 @@ import re
 from datetime import datetime
 
 from quantization_operator.decision import Case, Decision, Event
-from quantization_operator.diagnose import Problem, waiting_problem
+from quantization_operator.hindrances import Problem, waiting_problem
 from quantization_operator.policies import patience
 from quantization_operator.rules.progressing import (
     LOOK_AT_EVENTS_SECONDS,

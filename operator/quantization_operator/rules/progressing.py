@@ -7,7 +7,8 @@ from quantization_api.failures import Category
 from quantization_api.status import QuantizationJobStatus
 from quantization_operator.conditions import RUNNING_REASON, STARTING_REASON, State, reason
 from quantization_operator.decision import Case, Decision
-from quantization_operator.diagnose import Problem, pod_failure, unnoticed, waiting_problem
+from quantization_operator.diagnose import pod_failure
+from quantization_operator.hindrances import Problem, unnoticed, waiting_problem
 from quantization_operator.outcome import failed, next_status, told
 from quantization_operator.policies import patience, queueing
 from quantization_operator.rules import searching

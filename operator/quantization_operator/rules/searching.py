@@ -5,7 +5,8 @@ from datetime import timedelta
 from quantization_api.pod import RunResult
 from quantization_operator.conditions import RUNNING_REASON, State
 from quantization_operator.decision import Case
-from quantization_operator.diagnose import Problem, forged, success_of
+from quantization_operator.diagnose import forged, success_of
+from quantization_operator.hindrances import Problem
 from quantization_operator.workers import ended_well, idle, running
 
 STRAGGLER_SECONDS = 300.0

@@ -24,7 +24,8 @@ from quantization_api.failures import Category
 from quantization_api.pod import RunProgress
 from quantization_operator import progress
 from quantization_operator.cache import Cache, Key
-from quantization_operator.diagnose import pod_failure, waiting_problem
+from quantization_operator.diagnose import pod_failure
+from quantization_operator.hindrances import waiting_problem
 from quantization_operator.progress import OTHERS, SHUT_OFF, SILENT_SECONDS, Poller
 from quantization_operator.queue import WorkQueue
 from quantization_operator.snapshots import ChildPod, QuantizationJob

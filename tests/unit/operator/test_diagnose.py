@@ -20,12 +20,8 @@ from tests.support.cluster_objects import (
 from quantization_api.failures import CATALOGUE, Category
 from quantization_api.pod import RunResult
 from quantization_api.status import Failure
-from quantization_operator.diagnose import (
-    job_failure,
-    pod_failure,
-    success_of,
-    waiting_problem,
-)
+from quantization_operator.diagnose import job_failure, pod_failure, success_of
+from quantization_operator.hindrances import waiting_problem
 from quantization_operator.snapshots import ChildJob, ChildPod, KubernetesWarning
 
 pytestmark = pytest.mark.unit

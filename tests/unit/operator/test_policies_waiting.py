@@ -10,7 +10,8 @@ from quantization_api.failures import Category
 from quantization_api.pod import RunProgress
 from quantization_api.spec import QuantizationJobSpec
 from quantization_api.status import Failure, Trials
-from quantization_operator.diagnose import Patience, Problem, failure
+from quantization_operator.diagnose import failure
+from quantization_operator.hindrances import Patience, Problem
 from quantization_operator.policies import admission, deadline, patience, reporting
 from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import QuantizationJob

@@ -11,7 +11,7 @@ import yaml
 from tests.support.pod_statuses import COMPOSED, HEALS, RECORDED, diagnosed, differs
 
 from quantization_api.failures import CATALOGUE
-from quantization_operator.diagnose import waiting_problem
+from quantization_operator.hindrances import waiting_problem
 from quantization_operator.snapshots import ChildPod, KubernetesWarning
 
 pytestmark = pytest.mark.unit
