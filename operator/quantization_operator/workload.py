@@ -29,6 +29,8 @@ USER_ID = 65532
 GRACE_SECONDS = 60
 """Between SIGTERM and SIGKILL: time to finish writing a layer."""
 SCRATCH_ENV = ({"name": "HOME", "value": SCRATCH_PATH}, {"name": "TMPDIR", "value": SCRATCH_PATH})
+OF_SEVERAL_WORKERS = "kueue.x-k8s.io/job-"
+"""Begins annotations about how many pods a Job has; Kueue refuses them on a Job of one."""
 CLEANUP_RETRIES = 2
 CLEANUP_TTL_SECONDS = 600
 CLEANUP_RESOURCES = {
@@ -125,6 +127,7 @@ def build_cleanup(
     refuses its resources, and gives a container that asks for none its own.
     """
     own = labels(qjob, "cleanup")
+    queued = {k: v for k, v in qjob.queue_annotations.items() if not k.startswith(OF_SEVERAL_WORKERS)}
     work = _remover(qjob, spec, settings, recipe) | ({"resources": {}} if bare else {})
     return {
         "apiVersion": "batch/v1",
@@ -133,14 +136,14 @@ def build_cleanup(
             "name": cleanup_name(qjob.name, qjob.uid),
             "namespace": qjob.namespace,
             "labels": own | dict(qjob.queue_labels),
-            "annotations": dict(qjob.queue_annotations),
+            "annotations": queued,
         },
         "spec": {
             "backoffLimit": CLEANUP_RETRIES,
             "activeDeadlineSeconds": max(1, int(settings.cleanup_deadline_seconds)),
             "ttlSecondsAfterFinished": CLEANUP_TTL_SECONDS,
             "template": {
-                "metadata": {"labels": own, "annotations": dict(qjob.queue_annotations)},
+                "metadata": {"labels": own, "annotations": queued},
                 "spec": _pod(spec, settings, work),
             },
         },

@@ -150,11 +150,13 @@ def test_the_next_job_asks_for_no_resources() -> None:
 
 
 def test_it_is_in_the_queue_of_the_job() -> None:
-    qjob = QuantizationJob.of(leaving(ENDED, **QUEUE))
+    several = {"kueue.x-k8s.io/job-min-parallelism": "2", "kueue.x-k8s.io/podset-required-topology": "rack"}
+    qjob = QuantizationJob.of(leaving(ENDED, **QUEUE, annotations=several))
     assert qjob is not None
     spec = admission.admit(qjob.spec, qjob.problem)
     made = workload.build_cleanup(qjob, spec, SETTINGS, None)  # type: ignore[arg-type]
     assert made["metadata"]["labels"][QUEUE_LABEL] == "gpu"
+    assert made["metadata"]["annotations"] == {"kueue.x-k8s.io/podset-required-topology": "rack"}
 
 
 def test_a_job_that_runs_is_not_asked_about() -> None:
