@@ -41,8 +41,8 @@ QUAROT: tuple[Refusal, ...] = (
     Refusal(
         "refine",
         equals("refine", "best"),
-        "only GptqQuantizer fits whole layers; write refine: standard, or QuaRot without w_gptq and a GptqQuantizer with "
-        "refine: best after it",
+        "only GptqQuantizer fits whole layers; write refine: standard, or QuaRot without w_gptq and a GptqQuantizer "
+        "with refine: best after it",
     ),
     must_be("w_bits", WEIGHT_BITS),
     must_be("a_bits", ONLINE_BITS),

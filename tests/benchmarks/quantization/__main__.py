@@ -188,7 +188,7 @@ def bench(said: argparse.Namespace, folder: Path) -> bool:
         "others in every round; KL and perplexity are means over the rounds",
         "held out": f"{said.held_out} x {said.length} tokens; the float model's perplexity is "
         f"{judge_float(model, held_out, device, folder):.3f}",
-        "grid": f"{said.bits} bits, groups of {group_size}, {'' if said.sym else 'a'}symmetric, no act-order, true_sequential "
+        "grid": f"{said.bits} bits, groups of {group_size}, {symmetry}, no act-order, true_sequential "
         f"{str(said.true_sequential).lower()}",
         "machine": machine(device),
         "load of others": f"{before:.1f} processes were running when it began; rounds alternate: {said.rounds}",
