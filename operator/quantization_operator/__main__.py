@@ -205,7 +205,9 @@ async def _supervise(parts: dict[str, Coroutine[Any, Any, None]]) -> int:
 
 def _told(error: BaseException) -> str:
     if isinstance(error, ApiError) and error.code == 404:
-        return f"{error}; is the CustomResourceDefinition installed? kubectl apply -k deploy/base"
+        return (
+            f"{error}; is the CustomResourceDefinition installed? kubectl apply --server-side -k deploy/crd"
+        )
     if isinstance(error, ApiError) and error.code == 403:
         return f"{error}; the ClusterRole in deploy/base grants what the operator needs"
     if isinstance(error, NotSyncedError | LeaseLostError):

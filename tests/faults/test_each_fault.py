@@ -9,7 +9,7 @@ import yaml
 from tests.support.cluster_objects import failed_result
 from tests.support.manifests import manifest
 from tests.support.operator_cluster import NAMESPACE, Cluster
-from tests.support.operator_process import BASE, until
+from tests.support.operator_process import DEPLOY, until
 from tests.support.webhooks import CREATES_A_JOB, DenyingWebhook, configuration, in_force, unreachable
 
 from local_cluster.control_plane import ApiServer
@@ -177,7 +177,7 @@ def test_a_job_that_a_policy_forbids_is_told_and_made_later(cluster: Cluster, re
 
 
 def test_an_object_stored_before_the_schema_changed_is_named(cluster: Cluster) -> None:
-    definition = cluster.api.kubectl("kustomize", BASE).stdout
+    definition = cluster.api.kubectl("kustomize", DEPLOY / "crd").stdout
     (now,) = (d for d in yaml.safe_load_all(definition) if d["kind"] == "CustomResourceDefinition")
     before = yaml.safe_load(yaml.safe_dump(now))
     (version,) = before["spec"]["versions"]

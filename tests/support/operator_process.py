@@ -17,7 +17,7 @@ import yaml
 
 from local_cluster.control_plane import ApiServer
 
-BASE = Path(__file__).parents[2] / "deploy/base"
+DEPLOY = Path(__file__).parents[2] / "deploy"
 SYSTEM = "quantization-system"
 T = TypeVar("T")
 
@@ -34,9 +34,9 @@ def until(what: str, check: Callable[[], T], limit: float = 60) -> T:
 
 
 def install(api: ApiServer, *, deployment: bool = False) -> None:
-    """Apply deploy/base as a user would; without its Deployment, since there is no kubelet."""
-    text = api.kubectl("kustomize", BASE).stdout
-    documents = [d for d in yaml.safe_load_all(text) if deployment or d["kind"] != "Deployment"]
+    """Apply deploy/crd and deploy/base as a user would; without the Deployment, since there is no kubelet."""
+    made = [d for part in ("crd", "base") for d in rendered(api, DEPLOY / part)]
+    documents = [d for d in made if deployment or d["kind"] != "Deployment"]
     first = [d for d in documents if d["kind"] in ("Namespace", "CustomResourceDefinition")]
     rest = [d for d in documents if d not in first]
     for part in (first, rest):
@@ -44,6 +44,11 @@ def install(api: ApiServer, *, deployment: bool = False) -> None:
     api.kubectl(
         "wait", "--for=condition=Established", "crd/quantizationjobs.quantization.dev", "--timeout=30s"
     )
+
+
+def rendered(api: ApiServer, directory: Path) -> list[dict[str, Any]]:
+    """What a kustomization makes."""
+    return list(yaml.safe_load_all(api.kubectl("kustomize", directory).stdout))
 
 
 def make_namespace(api: ApiServer, name: str, **labels: str) -> None:

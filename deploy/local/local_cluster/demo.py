@@ -189,8 +189,7 @@ def farewell(target: Target, is_local: bool, report: Path) -> str:
         lines.append("Stop it: make down        (WIPE=1 make down also removes its state)")
     else:
         lines.append(
-            f"Remove it: {kubectl} delete namespace {s3.NAMESPACE} {operator_install.NAMESPACE} "
-            "&& kubectl delete crd quantizationjobs.quantization.dev"
+            f"Remove it: make uninstall CLUSTER=current JOBS=delete && {kubectl} delete namespace {s3.NAMESPACE}"
         )
     return "\n".join(lines)
 

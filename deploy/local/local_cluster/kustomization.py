@@ -1,7 +1,7 @@
 """Puts images and settings on top of the manifests of the checkout, in a kustomization for people to read."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,24 +37,24 @@ def _has_tag(reference: str) -> bool:
 
 def write(
     directory: Path,
-    base: Path,
+    bases: Sequence[Path],
     images: Mapping[str, str],
     settings: Mapping[str, Mapping[str, str]] | None = None,
     namespace: str | None = None,
 ) -> Path:
-    """Write DIRECTORY/kustomization.yaml over `base` and return the directory, for `kubectl apply -k`.
+    """Write DIRECTORY/kustomization.yaml over `bases` and return the directory, for `kubectl apply -k`.
 
     Args:
         directory: where it is written; made if it is not there.
-        base: a directory with a kustomization.yaml.
-        images: name in the base -> reference.
-        settings: name of a ConfigMap that the base generates -> values that replace its own.
+        bases: directories with a kustomization.yaml.
+        images: name in the bases -> reference.
+        settings: name of a ConfigMap that a base generates -> values that replace its own.
         namespace: namespace of those ConfigMaps.
     """
     document: dict[str, Any] = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
-        "resources": [os.path.relpath(base.resolve(), directory.resolve())],
+        "resources": [os.path.relpath(base.resolve(), directory.resolve()) for base in bases],
         "images": [image_entry(name, reference) for name, reference in images.items()],
     }
     if settings:

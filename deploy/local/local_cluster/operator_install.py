@@ -4,8 +4,10 @@ from pathlib import Path
 
 from local_cluster import images, kustomization
 from local_cluster.errors import ClusterError
+from local_cluster.installed import Installed
 from local_cluster.progress import Progress
 from local_cluster.target import Target
+from local_cluster.waiting import until
 
 NAMESPACE = "quantization-system"
 NAME = "quantization-operator"
@@ -31,19 +33,20 @@ def install(
         operator: the operator's image, by digest or tag.
         quantizer: the image that jobs get when they name none.
         progress: who is told.
-        local: take the overlay of the local cluster, else the base alone.
+        local: take the overlay of the local cluster, else kind and operator as they are.
         legacy: the image of the stock packages, where it was built.
 
     Raises:
-        ClusterError: the operator does not become ready.
+        ClusterError: the operator does not become ready, or an earlier removal of it does not end.
     """
-    overlay = images.ROOT / ("deploy/overlays/local" if local else "deploy/base")
+    wait_for_earlier_removal(target, progress)
+    parts = ("deploy/overlays/local",) if local else ("deploy/crd", "deploy/base")
     settings = {"QUANTIZATION_OPERATOR_QUANTIZER_IMAGE": quantizer}
     if legacy is not None:
         settings["QUANTIZATION_OPERATOR_LEGACY_IMAGE"] = legacy
     kustomization.write(
         directory,
-        overlay,
+        [images.ROOT / part for part in parts],
         {_LOCAL_IMAGE if local else _BASE_IMAGE: operator},
         {NAME: settings},
         NAMESPACE,
@@ -55,6 +58,30 @@ def install(
             "wait", "--for=condition=Established", "crd/quantizationjobs.quantization.dev", "--timeout=60s"
         )
         kubectl("--namespace", NAMESPACE, "rollout", "status", f"deployment/{NAME}", "--timeout=180s")
+
+
+def wait_for_earlier_removal(target: Target, progress: Progress, limit: float = 30) -> None:
+    """What is applied to a kind or a namespace that is going away goes with it, though kubectl says that it is there.
+
+    Raises:
+        ClusterError: it is not gone within `limit` seconds.
+    """
+    installed = Installed(target.kubectl)
+
+    def leaving() -> list[str]:
+        found = [*filter(None, [installed.definition()]), *installed.namespaces()]
+        return [each["metadata"]["name"] for each in found if "deletionTimestamp" in each["metadata"]]
+
+    if not leaving():
+        return
+    with progress.step("Waiting for the end of an earlier removal"):
+        try:
+            until(lambda: not leaving(), "", limit, interval=0.5)
+        except ClusterError:
+            raise ClusterError(
+                f"{' and '.join(leaving())} is being deleted and does not go: something in it waits for an operator "
+                "that is gone. `make uninstall JOBS=delete` ends that, and says which artifacts are left"
+            ) from None
 
 
 def leader_metrics(target: Target) -> str:

@@ -50,7 +50,7 @@ def ensure(target: Target, directory: Path, image: str, progress: Progress) -> N
     kubectl = target.kubectl
     kubectl("apply", "--server-side", "-f", _MANIFESTS / "namespace.yaml")
     _ensure_secrets(target)
-    kustomization.write(directory, _MANIFESTS, {"seaweedfs": image})
+    kustomization.write(directory, [_MANIFESTS], {"seaweedfs": image})
     kubectl("apply", "--server-side", "--force-conflicts", "-k", directory)
     with progress.step("Starting the S3 server", quiet_below=2.0):
         kubectl("--namespace", NAMESPACE, "rollout", "status", "statefulset/s3", "--timeout=180s")

@@ -28,6 +28,10 @@ PLACEHOLDER = re.compile(r"[A-Z][A-Z-]+|\.\.\.")
 """What a reader replaces."""
 MADE = ("job.yaml", "out/")
 """Files that a command before it, or the reader, makes."""
+OTHER_KINDS = {
+    *("jobs", "pods", "events", "crd", "namespace", "clusterroles", "clusterrolebindings"),
+    *("validatingadmissionpolicies", "validatingadmissionpolicybindings"),
+}
 
 
 def there(name: str) -> bool:
@@ -66,18 +70,23 @@ def kubectl(words: tuple[str, ...]) -> None:
         ("--for",),
         ("--timeout",),
         ("--dry-run",),
+        ("-l",),
+        ("-p",),
+        ("--type",),
     ):
         options.add_argument(*names)
     options.add_argument("--validate")
-    options.add_argument("--server-side", action="store_true")
-    options.add_argument("verb", choices=("apply", "get", "wait", "describe", "explain", "delete"))
+    for flag in ("--server-side", "--all", "--all-namespaces"):
+        options.add_argument(flag, action="store_true")
+    verbs = ("apply", "get", "wait", "describe", "explain", "delete", "patch", "annotate")
+    options.add_argument("verb", choices=verbs)
     options.add_argument("objects", nargs="*")
     asked = options.parse_intermixed_args(words)
     for name in (asked.f, asked.k):
         assert name is None or there(name), f"{name} is not there"
     kinds = {CRD["names"][key] for key in ("plural", "singular")} | set(CRD["names"]["shortNames"])
     for one in asked.objects[:1]:
-        assert set(one.partition("/")[0].split(",")) <= kinds | {"jobs", "pods", "events"}, f"no kind {one}"
+        assert set(one.partition("/")[0].split(",")) <= kinds | OTHER_KINDS, f"no kind {one}"
 
 
 def docker(words: tuple[str, ...]) -> None:
