@@ -37,8 +37,9 @@ PEERS: Mapping[str, str] = {
     "jobset": "sigs.k8s.io/jobset",
     "kueue": "sigs.k8s.io/kueue/cmd/kueue",
     "kwok": "sigs.k8s.io/kwok/cmd/kwok",
+    "helm": "helm.sh/helm/v4/cmd/helm",
 }
-"""What else meets the operator in a cluster. Each is a module, since they do not agree about their dependencies."""
+"""What else meets the operator in a cluster, or installs it. Each is a module, since their dependencies disagree."""
 
 _BUILD_FLAGS = ("-mod=readonly", "-trimpath", "-buildvcs=false")
 _BUILD_ENVIRONMENT = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
