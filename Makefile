@@ -156,6 +156,11 @@ generate: setup ## Write the CRD and the reference pages from the models
 	$(RUN) quantization_api failures > docs/failures.md
 	$(RUN) quantization_operator.metrics > docs/metrics.md
 	$(RUN) quantization_operator.settings > docs/settings.md
+	$(RUN) deploy.release --values-schema > deploy/chart/values.schema.json
+
+.PHONY: release
+release: setup ## Manifests, Helm chart, wheel, lists of packages and checksums in dist/ (REGISTRY=...; IMAGES=1: images too, needs root)
+	$(RUN) deploy.release $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(IMAGES),--images)
 
 .PHONY: format
 format: setup ## Format the code

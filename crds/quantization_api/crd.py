@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from quantization_api import GROUP, KIND, PLURAL, SHORT_NAME, VERSION
+from quantization_api import ENGINE_VERSION, GROUP, KIND, PLURAL, SHORT_NAME, VERSION
 from quantization_api.passes import PASS_TYPES, PassBase, foreign_parameter
 from quantization_api.rules import Rule, joined, literal
 from quantization_api.spec import QuantizationJobSpec
@@ -141,7 +141,13 @@ def custom_resource_definition() -> dict[str, Any]:
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "metadata": {
+            "name": f"{PLURAL}.{GROUP}",
+            "labels": {
+                "app.kubernetes.io/part-of": "quantization",
+                "app.kubernetes.io/version": ENGINE_VERSION,
+            },
+        },
         "spec": {
             "group": GROUP,
             "names": {

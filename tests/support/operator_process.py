@@ -59,9 +59,9 @@ def make_namespace(api: ApiServer, name: str, **labels: str) -> None:
     until("the service account", lambda: api.kubectl(*account, check=False).returncode == 0)
 
 
-def service_account_kubeconfig(api: ApiServer, path: Path) -> Path:
+def service_account_kubeconfig(api: ApiServer, path: Path, namespace: str = SYSTEM) -> Path:
     """A kubeconfig with a token of the operator's service account."""
-    token = api.kubectl("create", "token", "quantization-operator", "-n", SYSTEM).stdout.strip()
+    token = api.kubectl("create", "token", "quantization-operator", "-n", namespace).stdout.strip()
     config = yaml.safe_load(api.kubeconfig.read_text())
     config["users"][0]["user"] = {"token": token}
     path.write_text(yaml.safe_dump(config))

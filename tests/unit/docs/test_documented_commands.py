@@ -4,6 +4,7 @@ import argparse
 import ast
 import importlib.util
 import inspect
+import json
 import re
 import tomllib
 from collections.abc import Callable
@@ -26,7 +27,7 @@ CRD = yaml.safe_load((ROOT / "crds/quantizationjobs.yaml").read_text())["spec"]
 QUANTIZE = "quantizer.quantize"
 PLACEHOLDER = re.compile(r"[A-Z][A-Z-]+|\.\.\.")
 """What a reader replaces."""
-MADE = ("job.yaml", "out/")
+MADE = ("job.yaml", "out/", "dist/")
 """Files that a command before it, or the reader, makes."""
 OTHER_KINDS = {
     *("jobs", "pods", "events", "crd", "namespace", "clusterroles", "clusterrolebindings"),
@@ -76,7 +77,7 @@ def kubectl(words: tuple[str, ...]) -> None:
     ):
         options.add_argument(*names)
     options.add_argument("--validate")
-    for flag in ("--server-side", "--all", "--all-namespaces"):
+    for flag in ("--server-side", "--force-conflicts", "--all", "--all-namespaces"):
         options.add_argument(flag, action="store_true")
     verbs = ("apply", "get", "wait", "describe", "explain", "delete", "patch", "annotate")
     options.add_argument("verb", choices=verbs)
@@ -87,6 +88,16 @@ def kubectl(words: tuple[str, ...]) -> None:
     kinds = {CRD["names"][key] for key in ("plural", "singular")} | set(CRD["names"]["shortNames"])
     for one in asked.objects[:1]:
         assert set(one.partition("/")[0].split(",")) <= kinds | OTHER_KINDS, f"no kind {one}"
+
+
+def helm(words: tuple[str, ...]) -> None:
+    """The verbs in use, the chart of this version, and values that there are."""
+    assert words[0] in ("install", "upgrade", "uninstall")
+    values = json.loads((ROOT / "deploy/chart/values.schema.json").read_text())["properties"]
+    for option, value in pairwise(words):
+        assert option != "--set" or value.partition("=")[0].partition(".")[0] in values, f"no value {value}"
+    for word in words:
+        assert not word.endswith(".tgz") or word == f"dist/quantization-operator-{ENGINE_VERSION}.tgz"
 
 
 def docker(words: tuple[str, ...]) -> None:
@@ -135,6 +146,7 @@ CHECKS: dict[str, Callable[[tuple[str, ...]], None]] = {
     "quantizer": quantizer,
     "kubectl": kubectl,
     "docker": docker,
+    "helm": helm,
     "python": python,
     "pytest": pytest_,
     "pip": pip,
