@@ -9,10 +9,11 @@ import pytest
 import yaml
 from tests.support.cluster_objects import quantization_job
 from tests.support.manifests import AFFINITY, REMOVED, claimed, configured, manifest
-from tests.support.operator_process import install, make_namespace, service_account_kubeconfig, until
+from tests.support.operator_process import SYSTEM, install, make_namespace, service_account_kubeconfig, until
 
 from local_cluster.control_plane import ApiServer
 from quantization_api.spec import QuantizationJobSpec
+from quantization_operator.policies.limits import METADATA_ADDRESSES
 from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import QuantizationJob
 from quantization_operator.workload import build, build_cleanup
@@ -179,3 +180,67 @@ def test_a_job_names_only_secrets_that_are_labelled_for_it(api: ApiServer) -> No
     )
     assert refused(("storage.credentialsSecret", {"name": "labelled"})) == ""
     assert refused(("storage", REMOVED)) == ""
+
+
+def test_a_team_writes_and_reaches_only_what_its_namespace_says(api: ApiServer) -> None:
+    make_namespace(api, "limited")
+    places = (
+        "quantization.dev/outputs=s3://team-a/,s3://shared/a/",
+        "quantization.dev/endpoints=http://s3.a:1,default",
+    )
+    api.kubectl("annotate", "namespace", "limited", *places)
+
+    def refused(*changes: tuple[str, Any], namespace: str = "limited") -> str:
+        body = manifest(*changes)
+        body["metadata"]["namespace"] = namespace
+        answer = api.kubectl("create", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(body), check=False)
+        return answer.stderr if answer.returncode else ""
+
+    def at(uri: str, endpoint: object = "http://s3.a:1", *more: tuple[str, Any]) -> str:
+        return refused(("output.uri", uri), ("storage.endpoint", endpoint), *more)
+
+    until("the policy is in force", lambda: "write below s3://team-a/,s3://shared/a/" in at("s3://other/x"))
+    for uri in ("s3://team-a/x", "s3://shared/a/x", "s3://shared/a"):
+        assert at(uri) == "", uri
+    for uri in ("s3://team-ab/x", "s3://shared/ab", "s3://shared/b/a"):
+        assert "spec.output: jobs of this namespace write below" in at(uri), uri
+    assert "spec.output" in at("s3://team-a/x", "http://s3.a:1", ("output.trialsUri", "s3://other/trials"))
+    assert at("s3://team-a/x", endpoint=REMOVED) == ""
+    said = at("s3://team-a/x", endpoint="http://elsewhere:1")
+    assert (
+        "spec.storage.endpoint: http://elsewhere:1 is none of those of this namespace: http://s3.a:1,default"
+        in said
+    )
+    assert refused(namespace=OTHER) == ""
+
+
+def allows(policy: dict[str, Any], labels: dict[str, str]) -> bool:
+    """Whether a selector of the policy means a pod with these labels."""
+    return all(labels.get(key) == value for key, value in policy["matchLabels"].items())
+
+
+def test_the_network_policies_mean_the_pods_and_ports_that_there_are() -> None:
+    operators, jobs = (
+        yaml.safe_load((POLICIES / f"network-{name}.yaml").read_text()) for name in ("operator", "jobs")
+    )
+    deployment = yaml.safe_load((POLICIES.parent / "base/deployment.yaml").read_text())
+    of_operator = deployment["spec"]["template"]["metadata"]["labels"]
+    template = made()["spec"]["template"]
+    of_job = template["metadata"]["labels"]
+    assert allows(operators["spec"]["podSelector"], of_operator)
+    assert allows(jobs["spec"]["podSelector"], of_job)
+    assert not allows(operators["spec"]["podSelector"], of_job)
+    (asked,) = (rule for rule in operators["spec"]["egress"] if "to" in rule)
+    (port,) = template["spec"]["containers"][0]["ports"]
+    assert allows(asked["to"][0]["podSelector"], of_job)
+    assert [each["port"] for each in asked["ports"]] == [port["containerPort"]]
+    (asks,) = jobs["spec"]["ingress"]
+    assert allows(asks["from"][0]["podSelector"], of_operator)
+    assert asks["from"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": SYSTEM}
+    assert [each["port"] for each in asks["ports"]] == [port["name"]]
+    (served,) = deployment["spec"]["template"]["spec"]["containers"][0]["ports"]
+    assert [each["port"] for each in operators["spec"]["ingress"][0]["ports"]] == [served["name"]]
+    shut = {
+        address for rule in jobs["spec"]["egress"] for to in rule["to"] for address in to["ipBlock"]["except"]
+    }
+    assert {address.partition("/")[0] for address in shut} >= set(METADATA_ADDRESSES)
