@@ -69,6 +69,7 @@ coverage: setup ## The unit tests, and how much of each room they run (up to twi
 .PHONY: integration
 integration: setup ## A real API server and a real S3 server on loopback
 	$(RUN) local_cluster binaries
+	$(RUN) local_cluster binaries helm
 	pytest -q -m 'integration and not nightly' $(INTEGRATION) -n 4 --dist loadfile --no-loadscope-reorder  # mostly waits; a file shares its servers
 
 .PHONY: e2e
@@ -85,6 +86,7 @@ e2e: setup ## The whole: cluster, images, S3, and independent readers of the res
 .PHONY: nightly
 nightly: setup ## What `make test` leaves out, since it is slow and rarely red: all formats in all readers, attacks with large objects, ...
 	$(RUN) local_cluster binaries
+	$(RUN) local_cluster binaries helm
 	@[ "$$(id -u)" != 0 ] || $(RUN) local_cluster packages
 	$(ENVIRONMENTS); \
 	pytest -q -m nightly -n 2 --dist loadfile

@@ -2,7 +2,14 @@
 
 import pytest
 
-LONG = ("operator_removal", "quantizer_s3", "operator_lease", "quantizer_killed", "operator_lifecycle")
+LONG = (
+    "operator_removal",
+    "operator_uninstall",
+    "quantizer_s3",
+    "operator_lease",
+    "quantizer_killed",
+    "operator_lifecycle",
+)
 """Files that take longest: with --no-loadscope-reorder they begin first, and the short ones fill the gaps."""
 
 

@@ -1,10 +1,11 @@
-"""deploy/base, applied as it stands: the operator's pod is admitted where only restricted pods are."""
+"""deploy/crd and deploy/base, applied as they stand: the operator's pod is admitted where only restricted pods are."""
 
 import json
 from collections.abc import Iterator
 
 import pytest
 import yaml
+from tests.support.bearer import Bearer
 from tests.support.operator_process import SYSTEM, install, until
 
 from local_cluster.control_plane import ApiServer
@@ -60,6 +61,53 @@ def test_the_service_account_may_do_what_is_listed_and_no_more(api: ApiServer) -
         ("list", "nodes"),
     ):
         assert not may(*forbidden), forbidden
+
+
+JOBS, NAMESPACED = (
+    "/apis/quantization.dev/v1alpha1/namespaces/default/quantizationjobs",
+    "/api/v1/namespaces/default",
+)
+FORBIDDEN = [
+    *[("GET", f"{NAMESPACED}/{kind}") for kind in ("secrets", "configmaps", "serviceaccounts", "services")],
+    *[("GET", f"/api/v1/{kind}") for kind in ("secrets", "nodes", "namespaces", "persistentvolumes")],
+    ("GET", f"/api/v1/namespaces/{SYSTEM}/secrets/any"),
+    ("POST", f"{NAMESPACED}/pods"),
+    ("POST", f"{NAMESPACED}/secrets"),
+    ("POST", f"{NAMESPACED}/serviceaccounts/default/token"),
+    ("GET", f"{NAMESPACED}/pods/any/log"),
+    ("POST", f"{NAMESPACED}/pods/any/exec?command=sh"),
+    ("GET", f"{NAMESPACED}/pods/any/proxy/"),
+    ("DELETE", f"{NAMESPACED}/pods/any"),
+    ("POST", f"{NAMESPACED}/pods/any/eviction"),
+    ("PATCH", "/apis/batch/v1/namespaces/default/jobs/any"),
+    ("DELETE", "/apis/batch/v1/namespaces/default/jobs"),
+    ("POST", "/apis/batch/v1/namespaces/default/cronjobs"),
+    ("POST", "/apis/apps/v1/namespaces/default/deployments"),
+    ("POST", JOBS),
+    ("PUT", f"{JOBS}/any"),
+    ("DELETE", JOBS),
+    ("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"),
+    ("PATCH", "/apis/rbac.authorization.k8s.io/v1/clusterroles/quantization-operator"),
+    ("DELETE", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/quantizationjobs.quantization.dev"),
+    ("GET", "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"),
+    (
+        "DELETE",
+        "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/quantization-keep-definition",
+    ),
+]
+
+
+def test_what_a_stolen_token_asks_for_beyond_its_role_is_forbidden(api: ApiServer) -> None:
+    thief = Bearer(api, SYSTEM, "quantization-operator")
+    answers = {
+        (method, path): thief.ask(
+            method, path, {}, "application/merge-patch+json" if method == "PATCH" else "application/json"
+        )[0]
+        for method, path in FORBIDDEN
+    }
+    assert len(answers) >= 25
+    assert set(answers.values()) == {403}, {each: code for each, code in answers.items() if code != 403}
+    until("its own work is not", lambda: thief.ask("GET", JOBS)[0] == 200)
 
 
 def test_the_service_account_may_hold_one_lease_in_its_own_namespace(api: ApiServer) -> None:

@@ -189,6 +189,7 @@ def test_with_the_operator_gone_jobs_go_and_artifacts_are_named(cluster: Cluster
     assert nothing_is_left(cluster.api)
 
 
+@pytest.mark.nightly
 def test_a_clean_up_that_does_not_end_is_let_go(cluster: Cluster) -> None:
     with cluster.operator(lease_namespace=SYSTEM, lease_name=LEASE):
         uid = runs(cluster, "slow", DELETE)
@@ -282,6 +283,7 @@ def test_a_hundred_jobs_go_within_a_minute(cluster: Cluster) -> None:
     assert nothing_is_left(cluster.api)
 
 
+@pytest.mark.nightly
 def test_the_command_says_in_one_sentence_what_it_needs(cluster: Cluster) -> None:
     cluster.submit("asked")
     command = (sys.executable, "-m", "local_cluster", "uninstall", "--cluster", "current")

@@ -1,14 +1,10 @@
 """What a tenant can do to a cluster with the operator: objects as no client of good will would write them."""
 
-import base64
 import json
-import ssl
-import urllib.error
-import urllib.request
-from pathlib import Path
 from typing import Any
 
 import yaml
+from tests.support.bearer import Bearer
 from tests.support.cluster_objects import RESULT, controlled_by
 from tests.support.operator_process import make_namespace
 
@@ -37,16 +33,7 @@ class Tenant:
         self.api, self.namespace = api, namespace
         make_namespace(api, namespace)
         self._grant()
-        token = api.kubectl("create", "token", "tenant", "-n", namespace).stdout.strip()
-        config = yaml.safe_load(api.kubeconfig.read_text())
-        self._token = token
-        server = config["clusters"][0]["cluster"]
-        data = server.get("certificate-authority-data")
-        self._tls = ssl.create_default_context(
-            cadata=base64.b64decode(data).decode()
-            if data
-            else Path(server["certificate-authority"]).read_text()
-        )
+        self.ask = Bearer(api, namespace, "tenant").ask
 
     def _grant(self) -> None:
         """As an administrator does."""
@@ -72,19 +59,6 @@ class Tenant:
             },
         ]
         self.api.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(documents))
-
-    def ask(
-        self, method: str, path: str, body: Any = None, content_type: str = "application/json"
-    ) -> tuple[int, str]:
-        """A request of the tenant's; a text is sent as it is. Code and the beginning of the answer."""
-        data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": content_type}
-        request = urllib.request.Request(self.api.url + path, method=method, data=data, headers=headers)
-        try:
-            with urllib.request.urlopen(request, context=self._tls, timeout=30) as answer:
-                return answer.status, answer.read(1000).decode(errors="replace")
-        except urllib.error.HTTPError as error:
-            return error.code, error.read(1000).decode(errors="replace")
 
     def create(self, body: Any, kind: str = "") -> str:
         """Create an object; a text is sent as it is, and then says what kind. The answer's beginning."""

@@ -95,14 +95,12 @@ def _delete_jobs(installed: Installed, progress: Progress, patience: float) -> l
     if not (jobs := installed.jobs()):
         return []
     with progress.step(f"Deleting {_count(len(jobs), 'QuantizationJob')}") as update:
-        acts = installed.an_operator_acts()
         installed.remove_jobs()
-        deadline = time.monotonic() + (patience if acts else 0)
+        deadline = time.monotonic() + patience
         while jobs := [job for job in installed.jobs() if FINALIZER in finalizers(job)]:
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline or not installed.an_operator_acts():
                 break
             update(f"Waiting for the operator to clean up after {_count(len(jobs), 'QuantizationJob')}")
-            time.sleep(_INTERVAL)
         installed.release(jobs)
     return artifacts_left(jobs)
 
