@@ -40,6 +40,7 @@ DTYPES: dict[str, torch.dtype] = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
@@ -82,7 +83,14 @@ class SafetensorsReader:
 
     Attributes:
         files: names of the files that are read.
+        tensors: what can be read, by name. stored: what lies in the files; the same here.
+        bytes: size of what lies there.
+        method: how the checkpoint is quantized, where it is; see DequantizedReader.
+        left_out: names of tensors in the files that say nothing about the weights.
     """
+
+    method = ""
+    left_out: tuple[str, ...] = ()
 
     def __init__(self, source: Source, broken: Category = Category.MODEL_UNSUPPORTED) -> None:
         self.source = source
@@ -99,7 +107,8 @@ class SafetensorsReader:
         for name, file in weights.index.items():
             if name not in self.tensors:  # readers look for it in every file, and so do we
                 raise self._damaged(file, f"lacks {name}, which {INDEX_NAME} lists")
-        self.bytes = sum(info.length for info in self.tensors.values())
+        self.stored = self.tensors
+        self.bytes = sum(info.length for info in self.stored.values())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -123,11 +132,7 @@ class SafetensorsReader:
 
     def rows(self, name: str, first: int, last: int) -> Tensor:
         """Rows [first, last) along dimension 0 of one tensor; for tables too large to hold at once."""
-        info = self.tensors[name]
-        row_bytes = info.length // info.shape[0]
-        return self._decode(
-            info, (last - first, *info.shape[1:]), first * row_bytes, (last - first) * row_bytes
-        )
+        return self._rows(self.tensors[name], first, last)
 
     def slices(self, name: str, step: int) -> Iterator[tuple[int, Tensor]]:
         """A tensor in pieces of `step` rows: (first row, rows)."""
@@ -178,6 +183,12 @@ class SafetensorsReader:
             self._broken,
             f"{two.file} holds {two.name}, of which {one.file} has other values",
             "Remove the files that do not belong to the model, or save it again with save_pretrained.",
+        )
+
+    def _rows(self, info: TensorInfo, first: int, last: int) -> Tensor:
+        row_bytes = info.length // info.shape[0]
+        return self._decode(
+            info, (last - first, *info.shape[1:]), first * row_bytes, (last - first) * row_bytes
         )
 
     def _group(self, names: Sequence[str]) -> dict[str, Tensor]:

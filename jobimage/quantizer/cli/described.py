@@ -27,6 +27,7 @@ def _model(model: dict[str, Any]) -> RenderableType:
             f"vocabulary {model['vocabulary']:,}, at most {model['maxPositions']:,} tokens",
         ),
         ("size", f"{model['sizeBytes'] / 1e6:,.1f} MB ({dtypes})"),
+        *_quantization(model["quantization"]),
         ("group sizes", ", ".join(map(str, model["groupSizes"])) + " divide every linear"),
     ]
     table = Table("linear in a layer", box=None, pad_edge=False)
@@ -35,6 +36,10 @@ def _model(model: dict[str, Any]) -> RenderableType:
     for linear in model["linears"]:
         table.add_row(linear["name"], *map(str, linear["shape"]))
     return Group(facts_text(facts), "", table)
+
+
+def _quantization(found: dict[str, str] | None) -> list[tuple[str, str]]:
+    return [] if found is None else [("quantized", f"{found['method']}; read as {found['readAs']}")]
 
 
 def _artifact(artifact: dict[str, Any]) -> RenderableType:

@@ -16,6 +16,7 @@ from quantization_api.failures import Category
 from quantizer.boundary.bounded_json import read_object
 from quantizer.boundary.reading import reading
 from quantizer.checkpoint.data_types import from_word, word
+from quantizer.checkpoint.dequantized import open_checkpoint
 from quantizer.checkpoint.reader import FLOAT_CHECKPOINT, SafetensorsReader, TensorInfo
 from quantizer.checkpoint.side_files import with_dtype
 from quantizer.checkpoint.source import Source, read_whole
@@ -61,12 +62,12 @@ class DecoderLayout:
 
     Args:
         reader: the checkpoint's tensors.
-        raw_config: its config.json (a quantized artifact's without the quantization_config).
+        raw_config: its config.json, without the quantization_config of a quantized one.
         modules: names of the modules, for an architecture that is not in the table.
 
     Raises:
         QuantizationError: ModelUnsupported (with what was found and what is supported) for an unknown
-            architecture or an already quantized model.
+            architecture.
     """
 
     def __init__(
@@ -74,12 +75,6 @@ class DecoderLayout:
     ) -> None:
         self.reader, self.raw_config = reader, raw_config
         known = find_architecture(raw_config)
-        if found := self.raw_config.get("quantization_config"):
-            method = found.get("quant_method", "unknown") if isinstance(found, dict) else found
-            raise unsupported(
-                f"the model is already quantized (quant_method {method})",
-                FLOAT_CHECKPOINT,
-            )
         with reading(Category.MODEL_UNSUPPORTED, "config.json", COPY_CONFIG):
             config_of_model = make_config(self.raw_config, known)
             check_counts(config_of_model, len(reader.tensors))
@@ -101,13 +96,14 @@ class DecoderLayout:
 
     @classmethod
     def open(cls, source: Source, modules: ModuleNames | None = None) -> Self:
-        """The layout of an unquantized model, its tensors checked.
+        """The layout of a model, its tensors checked; one in FP8 or MXFP4 as the model that it stands for.
 
         Raises:
             QuantizationError: ModelNotFound without config.json; ModelUnsupported, also where the tensors do not
-                fit it.
+                fit it, and for a model that is quantized otherwise.
         """
-        layout = cls(SafetensorsReader(source), read_config(source), modules)
+        reader, config = open_checkpoint(source, read_config(source))
+        layout = cls(reader, config, modules)
         layout.check_tensors()
         return layout
 

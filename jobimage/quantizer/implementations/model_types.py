@@ -10,8 +10,17 @@ MODEL_TYPES: dict[str, tuple[str, ...]] = {
 tests/e2e/test_implementations.py). With others a package stops halfway, or its transformers cannot load them."""
 
 
-def check_model(package: str, model_type: str) -> None:
-    """Raises ModelUnsupported for a model that the package cannot quantize."""
+def check_model(package: str, model_type: str, stored: str = "") -> None:
+    """Raises ModelUnsupported for a model that the package cannot quantize.
+
+    stored: how the model is quantized already; "" where it is not.
+    """
+    if stored:
+        raise QuantizationError(
+            Category.MODEL_UNSUPPORTED,
+            f"implementation {package} does not read a model that is quantized already ({stored})",
+            "Use implementation native.",
+        )
     known = MODEL_TYPES[package]
     if model_type not in known:
         raise QuantizationError(

@@ -106,7 +106,7 @@ def check(request: RunRequest, setting: Setting, opened: Opened | None = None) -
     check_places(request)
     model = open_once(request, setting, chosen.modules, opened)
     if chosen.package is not None:
-        model_types.check_model(chosen.package, model.layout.architecture.model_type)
+        model_types.check_model(chosen.package, model.layout.model_type, model.layout.reader.method)
     if for_onnx:
         check_model(model.layout)
         check_unused(model.layout.check_tensors().unused)

@@ -59,12 +59,15 @@ def no_artifact(uri: str) -> QuantizationError:
 
 
 def describe_model(model: Model) -> dict[str, Any]:
-    """Architecture, linears with their shapes, group sizes that divide all of them, revision."""
+    """Architecture, linears with their shapes, group sizes that divide all of them, revision.
+
+    dtypes has the sizes of what is stored; quantization how that is quantized, if it is.
+    """
     layout = model.layout
     linears = layout.linear_shapes()
     reader = layout.reader
     dtypes: dict[str, int] = {}
-    for info in reader.tensors.values():
+    for info in reader.stored.values():
         name = word(info.dtype)
         dtypes[name] = dtypes.get(name, 0) + info.length
     layers = [layout.linear_shapes(index) for index in range(layout.layers)]
@@ -81,6 +84,7 @@ def describe_model(model: Model) -> dict[str, Any]:
         "maxPositions": layout.max_positions,
         "sizeBytes": model.bytes,
         "dtypes": dtypes,
+        "quantization": {"method": reader.method, "readAs": word(reader.dtype)} if reader.method else None,
         "linears": [{"name": name, "shape": list(shape)} for name, shape in linears.items()],
         "linearWeights": weights,
         "groupSizes": group_sizes([columns for layer in layers for _, columns in layer.values()]),

@@ -1,4 +1,7 @@
-"""What of a model's folder did not become the artifact, in sentences for the log, the manifest and the model card."""
+"""What of a model's folder did not become the artifact as it was.
+
+In sentences for the log, the manifest and the model card.
+"""
 
 from collections.abc import Collection, Sequence
 
@@ -24,6 +27,13 @@ def remarks(
     """
     read, extra, model_type = layout.reader.files, layout.check_tensors(), layout.model_type
     found: list[str] = []
+    if layout.reader.method:
+        found.append(
+            f"The input model is quantized ({layout.reader.method}): its weights were read as "
+            f"{word(layout.reader.dtype)}, and all figures compare with these."
+        )
+    if scales := layout.reader.left_out:
+        found.append(f"{_named(scales)} {_was(scales)} left out: scales by which activations were rounded.")
     if adapter := adapter_files(files):
         found.append(
             f"An adapter lies beside the model ({_named(adapter)}). It was neither applied nor copied: the weights are "

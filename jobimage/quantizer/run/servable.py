@@ -40,14 +40,26 @@ def check_servable(
         chosen: the pass that rounds weights. layout, model: of the input.
 
     Raises:
-        QuantizationError: as choose_software and check_room.
+        QuantizationError: as choose_software and check_room; InvalidWorkflow for an input that is quantized already.
     """
+    _check_input(workflow.metrics(), layout)
     written = written_by(chosen, layout.model_type, windowed=layout.windowed)
     is_graph = isinstance(workflow.passes[-1], ModelBuilder)
     result = Result(written, readers(written), machine.device.type == "cuda", is_graph)
     software = choose_software(workflow, result, machine.pythons)
     check_room(workflow.metrics(), layout, model, machine)
     return software
+
+
+def _check_input(metrics: Iterable[Metric], layout: DecoderLayout) -> None:
+    served = [metric.name for metric in metrics if metric.served]
+    if served and layout.reader.method:
+        raise QuantizationError(
+            Category.INVALID_WORKFLOW,
+            f"{served[0]} is measured of the input model too, and one that is quantized already "
+            f"({layout.reader.method}) is not served",
+            f"Leave {METRICS} out: all other metrics compare with the weights that it stands for.",
+        )
 
 
 def choose_software(workflow: Workflow, result: Result, pythons: Pythons) -> dict[str, str]:
