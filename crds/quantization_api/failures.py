@@ -86,7 +86,8 @@ CATALOGUE: dict[Category, Entry] = {
         "Check the path.",
     ),
     Category.MODEL_UNSUPPORTED: Entry(
-        "The model's architecture, its dtype or its file layout is not supported, or it is already quantized.",
+        "The model's architecture, its dtype or its file layout is not supported, or it is already quantized in a way "
+        "that is not read.",
         "Do what the failure's hint says: each cause has its own. Most often another checkpoint of the same model will "
         "do: whole, with fp16, bf16 or fp32 weights in safetensors.",
         ExitCode.DATA,
