@@ -117,6 +117,11 @@ AUTOAWQ: tuple[Refusal, ...] = (
         "version gemm of implementation autoawq stores zero points; write zero_point: true, or leave it out",
     ),
     Refusal(
+        "experts",
+        PACKAGE & given("experts"),
+        "implementation autoawq has no choice about experts; leave experts out, or write implementation native",
+    ),
+    Refusal(
         "data_config",
         PACKAGE & ~given("data_config"),
         "implementation autoawq calibrates on the text of data_config; without one the package would fetch "

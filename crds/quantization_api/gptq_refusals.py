@@ -93,6 +93,11 @@ AUTO_GPTQ: tuple[Refusal, ...] = (
         "implementation auto-gptq writes checkpoint_format gptq only; write gptq, or implementation native",
     ),
     Refusal(
+        "experts",
+        equals("implementation", "auto-gptq") & given("experts"),
+        "implementation auto-gptq has no choice about experts; leave experts out, or write implementation native",
+    ),
+    Refusal(
         "calibration_dtype",
         equals("implementation", "auto-gptq") & ~equals("calibration_dtype", "auto"),
         "implementation auto-gptq chooses its own data type; leave calibration_dtype out, or write "

@@ -82,6 +82,10 @@ class LinearReport(_Document):
     """Share of the mean diagonal of H that was added to it; 0 where the pass adds none."""
     tokens: int | None = None
     """Calibration tokens that it read (an expert reads those that its router sends it); None where unknown."""
+    routed: int | None = None
+    """Of these, those that its router sends it, where an expert read all of them."""
+    nearest: bool = False
+    """Whether it was rounded to nearest since it read few; errors then are relative squares of the weight's change."""
     bits: int | None = None
     """Of a weight; None: those of its pass."""
     group_size: int | None = None

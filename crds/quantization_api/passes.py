@@ -31,6 +31,9 @@ CandidateBits = Annotated[list[Bits], Field(min_length=1, max_length=4)]
 CandidateGroups = Annotated[list[GroupSize], Field(min_length=1, max_length=8)]
 Modules = Annotated[list[ModulePath], Field(max_length=32)]
 
+FewTokens = Literal["fail", "rtn", "all"]
+EXPERTS = "For a mixture of experts: what is done about experts that see few tokens of the calibration text."
+
 NO_CODE = "code from a manifest is never run; leave it out"
 
 SYNONYMS: dict[str, dict[str, str]] = {
@@ -92,6 +95,17 @@ class PassBase(ContractModel):
                     sentence = foreign_parameter(key, cls.__name__)
                     raise PydanticCustomError("foreign", "{sentence}", {"sentence": sentence})
         return data
+
+
+class Experts(ContractModel):
+    """How the experts of a mixture are calibrated."""
+
+    few_tokens: FewTokens = Field(
+        "fail",
+        description="fail: an expert that sees no token ends the run. rtn: an expert that sees fewer than two tokens "
+        "for each of its inputs is rounded to nearest, and the report says so. all: every expert sees every token "
+        "while statistics are gathered, whatever its router says.",
+    )
 
 
 class GptqQuantizer(PassBase):
@@ -159,6 +173,7 @@ class GptqQuantizer(PassBase):
         description="Data type in which the model runs during calibration; the weights are rounded as they are either "
         "way. auto: bf16 on a processor that multiplies it faster, else fp32.",
     )
+    experts: Experts | None = Field(None, description=EXPERTS)
     implementation: Literal["native", "auto-gptq", "autoawq"] = Field(
         "native", description="What computes the pass: native, or the stock package in its own image."
     )
@@ -204,6 +219,7 @@ class AutoAWQQuantizer(PassBase):
         description="Require a result that can be converted to ONNX; what cannot be converted is refused.",
     )
     input_model_dtype: Dtype | None = Field(None, description=INPUT_MODEL_DTYPE)
+    experts: Experts | None = Field(None, description=EXPERTS)
     implementation: Literal["native", "auto-gptq", "autoawq"] = Field(
         "native", description="What computes the pass: native, or the stock package in its own image."
     )
@@ -231,6 +247,7 @@ class QuaRot(PassBase):
     rotation_seed: int = Field(0, ge=0, le=2147483647, description="Seed for the rotation.")
     w_rtn: bool = Field(False, description="Round the weights to nearest.")
     w_gptq: bool = Field(False, description="Quantize the weights with GPTQ.")
+    experts: Experts | None = Field(None, description=EXPERTS)
     gptq_damping: float = Field(0.01, gt=0, lt=1, description="Same as damp_percent of GptqQuantizer.")
     gptq_opt_scales: bool = Field(
         False, description="Search for the scales before GPTQ and refit them after it."

@@ -82,6 +82,7 @@ QUAROT: tuple[Refusal, ...] = (
         is_true("w_gptq"),
         "w_gptq: true",
         "refine",
+        "experts",
         "gptq_damping",
         "gptq_opt_scales",
         "calibration_data_config",

@@ -19,6 +19,7 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
         "inside_layer_modules": ([], [[]], [["a", "b"], ["c"]]),
         "checkpoint_format": ("gptq", "gptq_v2", "compressed-tensors"),
         "calibration_dtype": ("auto", "auto", "fp32", "bf16"),
+        "experts": ({}, {"few_tokens": "rtn"}),
         "implementation": IMPLEMENTATIONS,
     },
     "AutoAWQQuantizer": {
@@ -29,6 +30,7 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
         "zero_point": SWITCH,
         "version": ("gemm", "gemv", "gemv_fast", "marlin"),
         "duo_scaling": SWITCH,
+        "experts": ({"few_tokens": "all"},),
         "modules_to_not_convert": ([], ["down_proj"]),
         "export_compatible": SWITCH,
         "pack_model_for_onnx_conversion": SWITCH,
@@ -46,6 +48,7 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
         "w_rtn": SWITCH,
         "w_gptq": SWITCH,
         "gptq_damping": (0.01, 0.1),
+        "experts": ({"few_tokens": "fail"}, {"few_tokens": "all"}),
         "gptq_opt_scales": SWITCH,
         "w_bits": BITS,
         "w_asym": SWITCH,

@@ -68,6 +68,7 @@ VALID_CHANGES: dict[str, tuple[tuple[str, Any], ...]] = {
         (f"{PASS}.true_sequential", True),
         (f"{PASS}.damp_percent", 0.05),
         (f"{PASS}.name", "gptq"),
+        (f"{PASS}.experts", {"few_tokens": "rtn"}),
         (f"{PASS}.checkpoint_format", "gptq"),
         (f"{PASS}.implementation", "native"),
     ),
@@ -115,6 +116,22 @@ VALID_CHANGES: dict[str, tuple[tuple[str, Any], ...]] = {
     ),
     "AWQ of some linears, one group a row": (
         (PASS, {"type": "AutoAWQQuantizer", "q_group_size": -1, "modules_to_not_convert": ["down_proj"]}),
+    ),
+    "experts with nothing said of them": ((f"{PASS}.experts", {}),),
+    "AWQ that sends every token to every expert": (
+        (PASS, {"type": "AutoAWQQuantizer", "experts": {"few_tokens": "all"}}),
+    ),
+    "a rotation and GPTQ that sends every token to every expert": (
+        (
+            PASS,
+            {
+                "type": "QuaRot",
+                "w_gptq": True,
+                "w_bits": 4,
+                "calibration_data_config": "train",
+                "experts": {"few_tokens": "all"},
+            },
+        ),
     ),
     "AWQ without zero points": ((PASS, {"type": "AutoAWQQuantizer", "zero_point": False}),),
     "AWQ's scales alone": ((PASS, {"type": "AutoAWQQuantizer", "export_compatible": True}),),

@@ -274,6 +274,13 @@ WHOLE_INVALID: tuple[Invalid, ...] = (
         checkpoint_format="gptq_v2",
     ),
     package(
+        "auto-gptq with experts",
+        "implementation auto-gptq has no choice about experts",
+        GPTQ,
+        implementation="auto-gptq",
+        experts={"few_tokens": "rtn"},
+    ),
+    package(
         "auto-gptq's data type",
         "implementation auto-gptq chooses its own data type",
         GPTQ,

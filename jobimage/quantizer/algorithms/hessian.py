@@ -18,6 +18,7 @@ class GramMatrix:
     """
 
     def __init__(self, width: int, device: torch.device) -> None:
+        self.width = width
         self._sum = torch.zeros((width, width), dtype=torch.float32, device=device)
         self._sequences = 0
 

@@ -32,6 +32,8 @@ class SharedInput:
     """An input that several linears read, by their names in the layer; each expert has its own."""
 
     names: tuple[str, ...]
+    expert: bool = False
+    """Whether it is one expert's of a mixture, which reads the tokens that its router sends it."""
 
 
 @dataclass(frozen=True)

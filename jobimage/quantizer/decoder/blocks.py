@@ -19,6 +19,10 @@ ArgumentsOf = Callable[[int, int], Arguments]
 """(batch, tokens) -> what the layer's forward takes beside hidden states of that shape."""
 
 
+Seen = Iterator[tuple[SharedInput, Tensor, int]]
+"""Shared inputs, what is read there, and how many tokens a router sends there (without one: all)."""
+
+
 class DenseBlock:
     """Attention or an MLP on real weights."""
 
@@ -66,13 +70,13 @@ class DenseBlock:
         assert isinstance(self.output, nn.Linear)
         return batch, tokens, self.output.in_features
 
-    def inputs(self, normed: Tensor) -> Iterator[tuple[SharedInput, Tensor]]:
+    def inputs(self, normed: Tensor, every_expert: bool) -> Seen:  # noqa: ARG002 - it has none
         """What the linears of the first half read."""
-        yield self._stages[0].shared_inputs[0], normed
+        yield self._stages[0].shared_inputs[0], normed, normed.shape[0] * normed.shape[1]
 
-    def output_inputs(self, source: Tensor, inner: Tensor) -> Iterator[tuple[SharedInput, Tensor]]:  # noqa: ARG002
+    def output_inputs(self, source: Tensor, inner: Tensor, every_expert: bool) -> Seen:  # noqa: ARG002 - it has none
         """What the linears of the second half read."""
-        yield self._stages[1].shared_inputs[0], inner
+        yield self._stages[1].shared_inputs[0], inner, inner.shape[0] * inner.shape[1]
 
     def _accepted(self, arguments: Arguments) -> dict[str, Any]:
         """Those of the layer's arguments that the attention takes; layers hand them on by name."""
@@ -120,19 +124,25 @@ class SparseBlock:
         """Shape of the core's output for hidden states [batch, tokens, width]."""
         return batch, tokens * self._mlp.top_k, self._mlp.inner_width
 
-    def inputs(self, normed: Tensor) -> Iterator[tuple[SharedInput, Tensor]]:
-        """What gate and up of each expert read: [rows, width]."""
+    def inputs(self, normed: Tensor, every_expert: bool) -> Seen:
+        """What gate and up of each expert read: [rows, width].
+
+        every_expert: each reads all tokens, whatever the router says.
+        """
         tokens = normed.flatten(0, 1)
         routing = self._mlp.route(tokens)
         for expert, shared in enumerate(self._stages[0].shared_inputs):
-            yield shared, tokens[routing.token[routing.rows(expert)]]
+            rows = routing.rows(expert)
+            yield shared, tokens if every_expert else tokens[routing.token[rows]], rows.stop - rows.start
 
-    def output_inputs(self, source: Tensor, inner: Tensor) -> Iterator[tuple[SharedInput, Tensor]]:
-        """What the closing linear of each expert reads: [rows, inner]."""
-        routing = self._mlp.route(self.normed(source).flatten(0, 1))
-        rows = inner.flatten(0, 1)
+    def output_inputs(self, source: Tensor, inner: Tensor, every_expert: bool) -> Seen:
+        """What the closing linear of each expert reads: [rows, inner]. every_expert: as for inputs."""
+        tokens = self.normed(source).flatten(0, 1)
+        routing, sent = self._mlp.route(tokens), inner.flatten(0, 1)
         for expert, shared in enumerate(self._stages[1].shared_inputs):
-            yield shared, rows[routing.rows(expert)]
+            rows = routing.rows(expert)
+            read = self._mlp.inner(expert, tokens) if every_expert else sent[rows]
+            yield shared, read, rows.stop - rows.start
 
 
 class BlockLayer:

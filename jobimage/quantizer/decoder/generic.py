@@ -17,7 +17,7 @@ from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import Stage
 from quantizer.decoder.batchwise import Batchwise
 from quantizer.decoder.blocks import ArgumentsOf
-from quantizer.decoder.walk import LayerWalk, Look, StageOrder
+from quantizer.decoder.walk import LayerWalk, Look, Routed, StageOrder
 
 LEAVE_OUT = "Leave it out of inside_layer_modules: it stays as it is."
 
@@ -118,7 +118,14 @@ class GenericWalk(LayerWalk):
         return self._layer.module(name)
 
     @override
-    def visit(self, stages: Sequence[Stage], look: Look, *, propagate_unrounded: bool = False) -> None:
+    def visit(
+        self,
+        stages: Sequence[Stage],
+        look: Look,
+        *,
+        propagate_unrounded: bool = False,
+        every_expert: Routed | None = None,
+    ) -> None:
         _, last = self._progress.span(stages)
         if propagate_unrounded:
             self._progress.to_the_end(last)

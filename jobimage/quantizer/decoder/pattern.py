@@ -74,9 +74,13 @@ class LayerPattern:
         assert isinstance(mlp, SparseMlp)
         inside = [f"{block.module}.experts.{expert}." for expert in range(mlp.count)]
         return (
-            Stage(tuple(SharedInput(tuple(prefix + name for name in block.inputs)) for prefix in inside)),
-            Stage(tuple(SharedInput((prefix + block.output,)) for prefix in inside)),
+            Stage(tuple(_expert(*(prefix + name for name in block.inputs)) for prefix in inside)),
+            Stage(tuple(_expert(prefix + block.output) for prefix in inside)),
         )
+
+
+def _expert(*names: str) -> SharedInput:
+    return SharedInput(names, expert=True)
 
 
 def _linears_for_conv1d(module: nn.Module) -> frozenset[str]:

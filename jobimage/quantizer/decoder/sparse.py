@@ -85,10 +85,14 @@ class SparseMlp(nn.Module):
         for expert in range(self.count):
             rows = routing.rows(expert)
             if rows.start < rows.stop:
-                mine = tokens[routing.token[rows]]
-                gate = self.linear(expert, self._names.gate)(mine)
-                inner[rows] = self._activation(gate) * self.linear(expert, self._names.up)(mine)
+                inner[rows] = self.inner(expert, tokens[routing.token[rows]])
         return inner
+
+    def inner(self, expert: int, tokens: Tensor) -> Tensor:
+        """What the closing linear of an expert reads for tokens [rows, width]: [rows, inner]."""
+        gate = self.linear(expert, self._names.gate)(tokens)
+        result: Tensor = self._activation(gate) * self.linear(expert, self._names.up)(tokens)
+        return result
 
     def close(self, tokens: Tensor, inner: Tensor, routing: Routing) -> Tensor:
         """The weighted sum of the experts' outputs: [tokens, width]."""

@@ -42,6 +42,10 @@ Look = Callable[[int, SharedInput, Tensor], None]
 where no token was sent to an expert); there is no padding in them."""
 
 
+Routed = Callable[[int, SharedInput, int], None]
+"""(number of the batch, shared input, tokens that a router sends there)."""
+
+
 class LayerWalk(Protocol):
     """One decoder layer over all batches of `hidden`. Use as a context manager; stages in their order."""
 
@@ -59,7 +63,14 @@ class LayerWalk(Protocol):
         """A linear, a norm or a router by its name in the layer."""
         ...
 
-    def visit(self, stages: Sequence[Stage], look: Look, *, propagate_unrounded: bool = False) -> None:
+    def visit(
+        self,
+        stages: Sequence[Stage],
+        look: Look,
+        *,
+        propagate_unrounded: bool = False,
+        every_expert: Routed | None = None,
+    ) -> None:
         """Runs all batches, and has each input of the stages looked at.
 
         The stages are the next ones: those before them are finished. Calls for batches whose numbers are equal
@@ -67,6 +78,8 @@ class LayerWalk(Protocol):
 
         propagate_unrounded: with all stages that are left, also makes the layer's output of the weights as
             they are now, into `hidden`; the walk is then at its end, and finish is not called.
+        every_expert: with it every expert is looked at with every token, whatever its router says, and this is
+            called behind `look` with the number of those that the router sends; hidden states are as without it.
         """
         ...
 
@@ -163,7 +176,14 @@ class BlockWalk(LayerWalk):
         return self._layer.module(name)
 
     @override
-    def visit(self, stages: Sequence[Stage], look: Look, *, propagate_unrounded: bool = False) -> None:
+    def visit(
+        self,
+        stages: Sequence[Stage],
+        look: Look,
+        *,
+        propagate_unrounded: bool = False,
+        every_expert: Routed | None = None,
+    ) -> None:
         # what a single second stage of a block reads is kept on scratch for finish
         first, last = self._progress.span(stages)
         if propagate_unrounded:
@@ -179,14 +199,16 @@ class BlockWalk(LayerWalk):
                 running = self._layer.blocks[position // 2]
                 if position % 2 == 0:
                     state.normed = running.normed(state.source)
-                    found = running.inputs(state.normed)
+                    found = running.inputs(state.normed, every_expert is not None)
                 else:
                     inner = self._ensure_inner(running, state)
                     if keep and self._inner is not None:
                         self._inner.write(number, inner)
-                    found = running.output_inputs(state.source, inner)
-                for shared, read in found:
+                    found = running.output_inputs(state.source, inner, every_expert is not None)
+                for shared, read, sent in found:
                     look(number, shared, read)
+                    if every_expert is not None:
+                        every_expert(number, shared, sent)
                 if position % 2 == 1 and (position + 1 < last or propagates):
                     self._close(running, state)
             if propagates:

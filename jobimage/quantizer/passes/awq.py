@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from quantization_api.failures import QuantizationError
 from quantization_api.manifest import LinearReport
-from quantization_api.passes import AutoAWQQuantizer
+from quantization_api.passes import AutoAWQQuantizer, FewTokens
 from quantizer.algorithms.awq.clip import search_clip
 from quantizer.algorithms.awq.folding import fold_into_norm, fold_into_rows, scale_columns, scaled_gram
 from quantizer.algorithms.awq.rounding import AwqConfig, awq_round, clip_weight
@@ -30,6 +30,7 @@ from quantizer.decoder.layout import DecoderLayout
 from quantizer.formats.awq import GROUP_SIZES, AwqFormat
 from quantizer.machine import threads_for
 from quantizer.passes.data_type import ASK_FOR_ANOTHER, dtype_of_model
+from quantizer.passes.experts import check_experts, is_nearest, policy
 from quantizer.passes.interface import FinishedLayer, GroupSizes, LayerContext
 from quantizer.passes.left_out import check_left_out
 from quantizer.passes.plain import PlainPass
@@ -59,6 +60,10 @@ class _Read:
     magnitude: Tensor
     """Mean |x| of each channel."""
     tokens: int
+    routed: int | None = None
+    """See InputStatistics."""
+    nearest: bool = False
+    """Whether its linears are rounded to nearest, for want of tokens; the Gram matrix is the unit matrix then."""
 
     def divide(self, scales: Tensor) -> None:
         self.gram, self.magnitude = scaled_gram(self.gram, scales), self.magnitude / scales
@@ -80,6 +85,8 @@ class AwqLayerPass(PlainPass):
     replays_unrounded: bool = True
     refined: GptqConfig | None = None
     """Refined GPTQ of the scaled weights, instead of clipping and rounding to nearest."""
+    few_tokens: FewTokens = "fail"
+    """What is done about experts with few tokens (passes.experts)."""
     package: str | None = None
     """The stock package that computes instead of this pass; None: this pass."""
 
@@ -99,6 +106,7 @@ class AwqLayerPass(PlainPass):
     @override
     def bind(self, model: DecoderLayout) -> Self:
         check_left_out(self.not_converted, model, self.package)
+        check_experts(self.few_tokens, model)
         return replace(self, dtype=dtype_of_model(self.dtype, model))
 
     def rtn(self, weight: Tensor, limits: Tensor | None = None) -> QuantizedWeight:
@@ -127,7 +135,14 @@ class AwqLayerPass(PlainPass):
     def run(self, layer: LayerContext) -> FinishedLayer:
         with layer.timed("calibrate"):
             walk = layer.walk
-            statistics = gather(walk, walk.stages, layer.device, magnitudes=True, propagate_unrounded=True)
+            statistics = gather(
+                walk,
+                walk.stages,
+                layer.device,
+                magnitudes=True,
+                propagate_unrounded=True,
+                every_expert=self.few_tokens == "all",
+            )
         with layer.timed("solve"), threads_for(max(map(layer.numbers, statistics), default=0)):
             return _Solve(self, layer, statistics).run()
 
@@ -146,12 +161,19 @@ class _Solve:
         self.baselines: dict[str, ErrorBaseline] = {}
         self.together: list[list[SharedInput]] = []
         for shared, found in statistics.items():
-            magnitude, tokens = found.mean_magnitude(), found.tokens
-            self.reads[shared] = _Read(found.hessian(layer.prefix + shared.names[0]), magnitude, tokens)
+            self.reads[shared] = self._read(layer_pass.few_tokens, shared, found)
             for name in shared.names:
                 self.baselines[name] = error_baseline(
                     layer.walk.linear(name).weight, self.reads[shared].gram, layer_pass.rtn, self.format
                 )
+
+    def _read(self, few_tokens: FewTokens, shared: SharedInput, found: InputStatistics) -> _Read:
+        magnitude, tokens = found.mean_magnitude(), found.tokens
+        if is_nearest(few_tokens, shared, tokens, found.inputs):
+            unweighted = torch.eye(found.inputs, device=magnitude.device)
+            return _Read(unweighted, magnitude, tokens, nearest=True)
+        hessian = found.hessian(self.layer.prefix + shared.names[0])
+        return _Read(hessian, magnitude, tokens, found.routed)
 
     def run(self) -> FinishedLayer:
         """Folds, clips and rounds."""
@@ -163,7 +185,8 @@ class _Solve:
         for together in (*self.together, *([shared] for shared in reports if shared not in scaled)):
             # scales that several experts share are the best for all of them together, not for each
             check_quality(
-                [report for shared in together for report in reports[shared]], "Calibrate with more text."
+                [report for shared in together for report in reports[shared] if not report.nearest],
+                "Calibrate with more text.",
             )
         self.finished.linears = [report for found in reports.values() for report in found]
         return self.finished
@@ -171,7 +194,7 @@ class _Solve:
     def _fold(self, place: FoldPlace) -> None:
         together = [shared for shared in self.reads if set(shared.names) <= set(place.readers)]
         chosen = [name for shared in together for name in shared.names if self._converted(name)]
-        if not chosen:
+        if not chosen or all(self.reads[shared].nearest for shared in together):
             return
         weight = torch.cat([self._linear(name).weight for name in chosen])
         read = self._pooled(together)
@@ -194,8 +217,8 @@ class _Solve:
         self.together.append(together)
 
     def _pooled(self, together: list[SharedInput]) -> _Read:
-        """The statistics of experts that read the same input, by the tokens each of them saw."""
-        reads = [self.reads[shared] for shared in together]
+        """The statistics of experts that read the same input, by the tokens each of them saw; few are left out."""
+        reads = [self.reads[shared] for shared in together if not self.reads[shared].nearest]
         if len(reads) == 1:
             return reads[0]
         total = sum(read.tokens for read in reads)
@@ -232,10 +255,10 @@ class _Solve:
                 continue
             linear, full = self._linear(name), self.layer.prefix + name
             limits, damping = None, 0.0
-            if self.refined is not None:
+            if self.refined is not None and not read.nearest:
                 quantized, damping = gptq(linear.weight, read.gram, self.refined)
             else:
-                if self.config.clip != "none" and not any(part in name for part in UNCLIPPED):
+                if self._clips(name, read):
                     limits = search_clip(linear.weight, read.gram, self.config).limits
                 quantized = self.rtn(linear.weight, limits)
             if self.packs:
@@ -255,9 +278,14 @@ class _Solve:
                     error_rtn=error_rtn,
                     damping=damping,
                     tokens=read.tokens,
+                    routed=read.routed,
+                    nearest=read.nearest,
                 )
             )
         return reports
+
+    def _clips(self, name: str, read: _Read) -> bool:
+        return self.config.clip != "none" and not read.nearest and not any(part in name for part in UNCLIPPED)
 
     def _put(self, name: str, module: nn.Module, leaf: str, value: Tensor) -> None:
         """Puts a changed parameter into the layer, and into what is stored unless it is packed later."""
@@ -302,6 +330,7 @@ class Awq(WeightPass[AutoAWQQuantizer]):
             dtype=asked(p.input_model_dtype),
             refined=self._refined,
             package=self.package,
+            few_tokens=policy(p.experts),
         )
 
     @property

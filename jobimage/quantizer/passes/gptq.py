@@ -13,6 +13,7 @@ from quantizer.checkpoint.data_types import asked
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.formats.compressed_tensors import CompressedTensorsFormat
 from quantizer.formats.gptq import WIDTHS, GptqFormat
+from quantizer.passes.experts import policy
 from quantizer.passes.gptq_layers import GptqLayerPass
 from quantizer.passes.mixed_gptq import Budget, MixedGptqLayerPass
 from quantizer.passes.weight_pass import WeightPass
@@ -45,12 +46,19 @@ class Gptq(WeightPass[GptqQuantizer]):
         # what is learned has steps that bfloat16 does not see
         dtype = asked(p.calibration_dtype) or (torch.float32 if best else None)
         if not p.has_target:
-            return GptqLayerPass(config, self._format(), calibration_dtype=dtype, reconstructs=best)
+            return GptqLayerPass(
+                config,
+                self._format(),
+                calibration_dtype=dtype,
+                reconstructs=best,
+                few_tokens=policy(p.experts),
+            )
         return MixedGptqLayerPass(
             config=config,
             format=self._format(),
             calibration_dtype=dtype,
             reconstructs=best,
+            few_tokens=policy(p.experts),
             budget=Budget(p.target_bits, None if p.target_size is None else bytes_of(p.target_size)),
             schemes=self._schemes,
             by_default=p.candidate_bits is None,

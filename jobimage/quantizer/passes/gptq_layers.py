@@ -10,13 +10,16 @@ from typing_extensions import override
 
 from quantization_api.failures import QuantizationError
 from quantization_api.manifest import LinearReport
+from quantization_api.passes import FewTokens
 from quantizer.algorithms.gptq.config import GptqConfig
 from quantizer.algorithms.gptq.drift import compensated
 from quantizer.algorithms.gptq.solver import gptq
 from quantizer.algorithms.grid import GroupedGrid
 from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_nearest
 from quantizer.decoder.architecture import SharedInput
+from quantizer.decoder.layout import DecoderLayout
 from quantizer.formats.interface import WeightFormat
+from quantizer.passes.experts import check_experts, is_nearest, round_expert
 from quantizer.passes.interface import FinishedLayer, LayerContext, Reference
 from quantizer.passes.plain import PlainPass
 from quantizer.passes.reconstruction import Rounded, gather_with_drift, reconstruct
@@ -49,11 +52,18 @@ class GptqLayerPass(PlainPass):
     replays_unrounded: bool = False
     reconstructs: bool = False
     """Whether each layer is fitted to the float model's as a whole (passes.reconstruction); stage by stage then."""
+    few_tokens: FewTokens = "fail"
+    """What is done about experts with few tokens (passes.experts)."""
 
     @property
     def grid(self) -> GroupedGrid:
         """Bits, groups and symmetry."""
         return GroupedGrid(self.config.rule, self.config.group_size)
+
+    @override
+    def bind(self, model: DecoderLayout) -> Self:
+        check_experts(self.few_tokens, model)
+        return self
 
     @override
     def of(self, name: str) -> Self:
@@ -82,10 +92,10 @@ class GptqLayerPass(PlainPass):
         parts = [(stage,) for stage in stages] if self.config.true_sequential else [stages]
         for part in parts:
             with layer.timed("calibrate"):
-                statistics = gather(layer.walk, part, layer.device)
+                statistics = gather(layer.walk, part, layer.device, every_expert=self._every_expert)
             with layer.timed("solve"):
                 for shared in list(statistics):
-                    rounded = self._round_linears(layer, shared, statistics.pop(shared), finished)
+                    rounded = self._rounded(layer, shared, statistics.pop(shared), finished)
                     _keep(layer, rounded, finished)
             with layer.timed("calibrate"):
                 layer.walk.finish(part)
@@ -97,10 +107,10 @@ class GptqLayerPass(PlainPass):
         stages = layer.walk.stages
         for stage in stages:
             with layer.timed("calibrate"):
-                statistics, drift = gather_with_drift(layer, reference, stage)
+                statistics, drift = gather_with_drift(layer, reference, stage, self._every_expert)
             with layer.timed("solve"):
                 for shared in list(statistics):
-                    rounded += self._round_linears(layer, shared, statistics.pop(shared), finished, drift)
+                    rounded += self._rounded(layer, shared, statistics.pop(shared), finished, drift)
             if stage is not stages[-1]:
                 with layer.timed("calibrate"):
                     layer.walk.finish([stage])
@@ -109,6 +119,24 @@ class GptqLayerPass(PlainPass):
         with layer.timed("calibrate"):
             layer.walk.finish_from(reference.inputs)
         return finished
+
+    @property
+    def _every_expert(self) -> bool:
+        return self.few_tokens == "all"
+
+    def _rounded(
+        self,
+        layer: LayerContext,
+        shared: SharedInput,
+        statistics: InputStatistics,
+        finished: FinishedLayer,
+        drift: Tensor | None = None,
+    ) -> list[Rounded]:
+        """As _round_linears; those of an expert with few tokens, if they are rounded to nearest, are kept at once."""
+        if not is_nearest(self.few_tokens, shared, statistics.tokens, statistics.inputs):
+            return self._round_linears(layer, shared, statistics, finished, drift)
+        round_expert(self, layer, shared, statistics.tokens, finished)
+        return []
 
     def _round_linears(
         self,
@@ -147,6 +175,7 @@ class GptqLayerPass(PlainPass):
                 error_rtn=error_rtn,
                 damping=damp_percent,
                 tokens=statistics.tokens,
+                routed=statistics.routed,
                 bits=None if scheme is None else scheme.bits,
                 group_size=None if scheme is None else scheme.group_size,
             )

@@ -10,6 +10,7 @@ from quantizer.algorithms.quarot.parameters import FULL, QuarotParameters, needs
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.data_types import asked
 from quantizer.checkpoint.older_transformers import require_newer
+from quantizer.passes.experts import policy
 from quantizer.passes.interface import LayerPass
 from quantizer.passes.weight_pass import WeightPass
 from quantizer.passes.written import Words, Written
@@ -34,7 +35,8 @@ class Quarot(WeightPass[QuaRot]):
         require_newer("QuaRot")
         from quantizer.passes.quarot_layers import QuarotLayerPass
 
-        return QuarotLayerPass(self._parameters, asked(self.parameters.input_model_dtype))
+        p = self.parameters
+        return QuarotLayerPass(self._parameters, asked(p.input_model_dtype), few_tokens=policy(p.experts))
 
     @property
     @override

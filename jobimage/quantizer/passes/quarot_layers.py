@@ -13,12 +13,13 @@ from typing_extensions import override
 
 from quantization_api.failures import QuantizationError
 from quantization_api.manifest import LinearReport
+from quantization_api.passes import FewTokens
 from quantizer.algorithms.grid import GroupedGrid
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.algorithms.quarot.parameters import FULL, QuarotParameters, check_model, group, needs_own_code
 from quantizer.algorithms.quarot.stages import QuarotPass, StageResult
 from quantizer.algorithms.quarot.weights import nearest
-from quantizer.decoder.architecture import SharedInput
+from quantizer.decoder.architecture import SharedInput, Stage
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.formats.gptq import GptqFormat
 from quantizer.formats.interface import WeightFormat
@@ -26,6 +27,7 @@ from quantizer.formats.quarot.artifact import CODE_FILE, artifact_config, modeli
 from quantizer.formats.quarot.weights import QuarotFormat
 from quantizer.machine import threads_for
 from quantizer.passes.data_type import ASK_FOR_ANOTHER, dtype_of_model
+from quantizer.passes.experts import check_experts, is_nearest
 from quantizer.passes.interface import FinishedLayer, GroupSizes, LayerContext
 from quantizer.passes.plain import UniformPass
 from quantizer.passes.ranges import LayerWatch
@@ -45,6 +47,8 @@ class QuarotLayerPass(UniformPass):
     bound: "RotatedModel | None" = None
     """The rotations of the model that the pass is bound to; None before `bind`."""
     replays_unrounded: bool = False
+    few_tokens: FewTokens = "fail"
+    """What is done about experts with few tokens (passes.experts)."""
 
     @property
     def packs(self) -> bool:
@@ -81,6 +85,7 @@ class QuarotLayerPass(UniformPass):
         return self.bound or Unchanged()
 
     def bind(self, model: DecoderLayout) -> "QuarotLayerPass":
+        check_experts(self.few_tokens, model)
         layout = model_layout(model)
         widths = {name: shape[1] for name, shape in model.linear_shapes(0).items()}
         check_model(self.parameters, layout, model.architecture.model_type, widths)
@@ -110,7 +115,7 @@ class QuarotLayerPass(UniformPass):
         finished = FinishedLayer()
         for stage in layer.walk.stages:
             with layer.timed("calibrate"):
-                statistics = gather(layer.walk, [stage], layer.device) if self.parameters.w_gptq else {}
+                statistics = self._statistics(layer, stage) if self.parameters.w_gptq else {}
             with layer.timed("solve"):
                 for shared in stage.shared_inputs:
                     with threads_for(layer.numbers(shared)):
@@ -118,6 +123,9 @@ class QuarotLayerPass(UniformPass):
             with layer.timed("calibrate"):
                 layer.walk.finish([stage])
         return finished
+
+    def _statistics(self, layer: LayerContext, stage: Stage) -> dict[SharedInput, InputStatistics]:
+        return gather(layer.walk, [stage], layer.device, every_expert=self.few_tokens == "all")
 
     def _round_linears(
         self,
@@ -127,7 +135,11 @@ class QuarotLayerPass(UniformPass):
         finished: FinishedLayer,
     ) -> None:
         assert self.bound is not None
-        hessian = statistics.hessian(layer.prefix + shared.names[0]) if statistics else None
+        nearest = statistics is not None and is_nearest(
+            self.few_tokens, shared, statistics.tokens, statistics.inputs
+        )
+        wanted = statistics is not None and not nearest
+        hessian = statistics.hessian(layer.prefix + shared.names[0]) if statistics and wanted else None
         weights = {f"{name}.weight": layer.walk.linear(name).weight for name in shared.names}
         try:
             results = self.bound.quarot.round_stage(shared.names, weights, hessian)
@@ -135,14 +147,17 @@ class QuarotLayerPass(UniformPass):
             message = f"{layer.prefix}{shared.names[0]}: {failure.message}"
             raise QuantizationError(failure.category, message, failure.hint) from failure
         reports: list[LinearReport] = []
-        tokens = statistics.tokens if statistics else None
         for name, result in results.items():
             full, linear = layer.prefix + name, layer.walk.linear(name)
             if result.quantized is None:
                 assert result.stored is not None
                 finished.tensors[f"{full}.weight"] = layer.stored(f"{name}.weight", result.stored)
                 continue
-            reports.append(self._report(full, linear.weight, result, tokens))
+            report = self._report(full, linear.weight, result)
+            if statistics is not None:
+                read = {"tokens": statistics.tokens, "routed": statistics.routed, "nearest": nearest}
+                report = report.model_copy(update=read)
+            reports.append(report)
             finished.tensors |= pack_linear(full, result.quantized, self.format)
             seen = self.format.as_read(result.quantized)
             linear.weight.copy_(self.bound.quarot.restored(name, seen))
@@ -150,8 +165,8 @@ class QuarotLayerPass(UniformPass):
             check_quality(reports, "Raise gptq_damping, or calibrate with more text.")
         finished.linears += reports
 
-    def _report(self, name: str, weight: Tensor, result: StageResult, tokens: int | None) -> LinearReport:
-        """Without a Hessian errors are relative squares of the weight itself; RTN is the pass then."""
+    def _report(self, name: str, weight: Tensor, result: StageResult) -> LinearReport:
+        """Without a Hessian errors are relative squares of the weight itself; it was rounded to nearest then."""
         error, error_rtn = result.error, result.error_rtn
         if error is None or error_rtn is None:
             whole = float(weight.double().square().sum())
@@ -163,7 +178,6 @@ class QuarotLayerPass(UniformPass):
             error=error,
             error_rtn=error_rtn,
             damping=result.damp_percent,
-            tokens=tokens,
         )
 
 

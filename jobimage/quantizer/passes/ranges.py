@@ -20,7 +20,7 @@ from quantizer.algorithms.quarot.rotation import norm_weight
 from quantizer.algorithms.quarot.rotation_layout import NormSite
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import SharedInput, Stage
-from quantizer.decoder.walk import LayerWalk, Look
+from quantizer.decoder.walk import LayerWalk, Look, Routed
 
 
 class _Numbers:
@@ -119,12 +119,19 @@ class WatchedWalk(LayerWalk):
         return self._walk.module(name)
 
     @override
-    def visit(self, stages: Sequence[Stage], look: Look, *, propagate_unrounded: bool = False) -> None:
+    def visit(
+        self,
+        stages: Sequence[Stage],
+        look: Look,
+        *,
+        propagate_unrounded: bool = False,
+        every_expert: Routed | None = None,
+    ) -> None:
         def both(number: int, shared: SharedInput, read: Tensor) -> None:
             self._watch.look(shared, read)
             look(number, shared, read)
 
-        self._walk.visit(stages, both, propagate_unrounded=propagate_unrounded)
+        self._walk.visit(stages, both, propagate_unrounded=propagate_unrounded, every_expert=every_expert)
 
     @override
     def finish(self, stages: Sequence[Stage]) -> None:

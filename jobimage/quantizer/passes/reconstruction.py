@@ -54,15 +54,16 @@ class Rounded:
 
 
 def gather_with_drift(
-    layer: LayerContext, reference: Reference, stage: Stage
+    layer: LayerContext, reference: Reference, stage: Stage, every_expert: bool
 ) -> tuple[dict[SharedInput, InputStatistics], Tensor | None]:
     """Statistics of the next stage, and the drift [K, K] of what it reads from what the float layer reads there.
 
     No drift of experts: a token may be sent to others than before. The float layer is then finished with the stage.
+    every_expert: whether each reads every token (see LayerWalk.visit).
     """
     if len(stage.shared_inputs) > 1:
         reference.walk.finish([stage])
-        return gather(layer.walk, [stage], layer.device), None
+        return gather(layer.walk, [stage], layer.device, every_expert=every_expert), None
     (shared,) = stage.shared_inputs
     width = layer.walk.linear(shared.names[0]).in_features
     parts = [DriftSum(width, layer.device) for _ in range(layer.walk.side_by_side)]

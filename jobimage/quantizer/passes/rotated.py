@@ -33,7 +33,7 @@ class RotatedGptqLayerPass(GptqLayerPass):
     def bind(self, model: DecoderLayout) -> Self:
         # a rotation is of every linear, whichever ones GPTQ is to round
         rotation = self.rotation.bind(model.by_table())
-        return replace(self, rotation=rotation, dtype=rotation.dtype)
+        return replace(super().bind(model), rotation=rotation, dtype=rotation.dtype)
 
     @property
     @override
@@ -70,5 +70,6 @@ class RotatedGptq(Gptq):
             format=rounding.format,
             calibration_dtype=rounding.calibration_dtype,
             reconstructs=rounding.reconstructs,
+            few_tokens=rounding.few_tokens,
             rotation=rotation,
         )

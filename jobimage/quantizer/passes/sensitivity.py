@@ -19,6 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from quantization_api.passes import FewTokens
 from quantizer.algorithms.divergence import BatchDivergence
 from quantizer.algorithms.gptq.solver import Factored, factor, gptq
 from quantizer.algorithms.hessian import weighted_square
@@ -28,9 +29,10 @@ from quantizer.decoder.architecture import SharedInput, Stage
 from quantizer.decoder.batchwise import Batchwise
 from quantizer.decoder.model import DecoderLayer, walk_over
 from quantizer.machine import threads_for, trim_memory
+from quantizer.passes.experts import is_nearest
 from quantizer.passes.gptq_layers import GptqLayerPass, stacked_rows
 from quantizer.passes.interface import FloatModel
-from quantizer.passes.rounding import measured_rows
+from quantizer.passes.rounding import error_baseline, measured_rows
 from quantizer.passes.statistics import InputStatistics, gather
 
 WALKING_TOKENS = 2048
@@ -111,7 +113,13 @@ class _Walk:
     def _layer(self, index: int, layer: DecoderLayer) -> None:
         stages, behind = layer.stages, list(self.paths)
         with self.whole.timed("calibrate"), walk_over(layer, self.hidden, self.whole.store) as walk:
-            found = gather(walk, stages, self.model.device, propagate_unrounded=True)
+            found = gather(
+                walk,
+                stages,
+                self.model.device,
+                propagate_unrounded=True,
+                every_expert=self._few_tokens == "all",
+            )
         for tie in tied(stages):
             with self.whole.timed("solve"):
                 measured, rounded = self._solve(self.layout.layer_prefix(index), layer, tie, found)
@@ -135,8 +143,20 @@ class _Walk:
         errors, rounded = [0.0] * len(self.candidates), dict[str, Tensor]()
         names = [name for shared in tie for name in shared.names]
         for shared in tie:
-            hessian = found.pop(shared).hessian(prefix + shared.names[0])
+            statistics = found.pop(shared)
             weights = {name: layer.linear(name).weight for name in shared.names}
+            nearest = is_nearest(self._few_tokens, shared, statistics.tokens, statistics.inputs)
+            if nearest and statistics.tokens == 0:  # no token, no error
+                rounded |= _nearest(weights, self.candidates[self.probe])
+                continue
+            hessian = statistics.hessian(prefix + shared.names[0])
+            if nearest:
+                for number, candidate in enumerate(self.candidates):
+                    errors[number] += sum(
+                        _nearest_error(weight, hessian, candidate) for weight in weights.values()
+                    )
+                rounded |= _nearest(weights, self.candidates[self.probe])
+                continue
             with threads_for(sum(weight.numel() for weight in weights.values())):
                 factored = factor(hessian, self.candidates[0].config)
                 for number, candidate in enumerate(self.candidates):
@@ -146,6 +166,10 @@ class _Walk:
                 rounded |= _rounded(weights, hessian, self.candidates[self.probe], factored)
         shapes = tuple((layer.linear(name).out_features, layer.linear(name).in_features) for name in names)
         return Tie(tuple(prefix + name for name in names), shapes, tuple(errors)), rounded
+
+    @property
+    def _few_tokens(self) -> FewTokens:
+        return self.candidates[0].few_tokens
 
     def _divergences(self) -> list[float]:
         """Of every path but the first, from that one."""
@@ -204,6 +228,20 @@ def _rounded(
     quantized, _ = gptq(stacked, hessian, candidate.config, factored)
     seen = candidate.format.as_read(quantized).split([weight.shape[0] for weight in weights.values()])
     return {name: part.to(weight.dtype) for (name, weight), part in zip(weights.items(), seen, strict=True)}
+
+
+def _nearest_error(weight: Tensor, hessian: Tensor, candidate: GptqLayerPass) -> float:
+    """As candidate_error, rounded to nearest."""
+    baseline = error_baseline(weight, hessian, candidate.rtn, candidate.format)
+    return float(baseline.rtn.sum()) * weight.shape[0] / len(baseline.rows)
+
+
+def _nearest(weights: Mapping[str, Tensor], candidate: GptqLayerPass) -> dict[str, Tensor]:
+    """The weights as a reader sees them, rounded to nearest."""
+    return {
+        name: candidate.format.as_read(candidate.rtn(weight.float())).to(weight.dtype)
+        for name, weight in weights.items()
+    }
 
 
 class _replaced:  # noqa: N801 - a context manager, used like a function

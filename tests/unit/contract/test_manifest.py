@@ -54,7 +54,7 @@ def test_no_text_of_a_manifest_has_control_characters() -> None:
         **WHOLE,
         input=odd(InputRecord, remarks=[ODD], licence=odd(Licence, names=[ODD])),
         export=odd(ExportRecord),
-        modules=[odd(LinearReport)],
+        modules=[odd(LinearReport, routed=1, nearest=False)],
         largest_activation=1.0,
         tensor_parallel=[1],
         trials=[odd(TrialRecord, **TRIAL)],

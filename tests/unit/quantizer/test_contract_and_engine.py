@@ -11,7 +11,7 @@ from tests.support.manifests import manifest
 from tests.support.random_passes import GROUPS, random_pass, random_passes
 
 from quantization_api.failures import QuantizationError
-from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, ModelBuilder
+from quantization_api.passes import AutoAWQQuantizer, Experts, GptqQuantizer, ModelBuilder
 from quantization_api.spec import QuantizationJobSpec
 from quantizer.export.plan import plan_build
 from quantizer.formats.awq import GROUP_SIZES, AwqFormat
@@ -35,7 +35,8 @@ def sentences(*passes: dict[str, Any]) -> list[str]:
 def parameters_of(item: dict[str, Any]) -> GptqQuantizer | AutoAWQQuantizer:
     """The pass as the engine gets it, unchecked."""
     kind = TYPES[item["type"]]
-    return kind.model_construct(**item)
+    experts = {"experts": Experts.model_validate(item["experts"])} if "experts" in item else {}
+    return kind.model_construct(**item | experts)
 
 
 def refused_by(action: Any, *arguments: Any) -> str | None:

@@ -18,7 +18,7 @@ rounded activations nor a rounded cache, as in the paper.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -165,7 +165,7 @@ class QuarotPass:
         Args:
             names: of the linears, in the layer.
             weights: of rotate_layer, "<name>.weight" [N, K].
-            hessian: H [K, K] of their input in the ordinary layer; needed by w_gptq.
+            hessian: H [K, K] of their input in the ordinary layer; without it weights are rounded to nearest.
         """
         online = self._online.get(names[0])
         if any(self._online.get(name) is not online for name in names):
@@ -179,7 +179,10 @@ class QuarotPass:
             }
         turned = hessian if hessian is None or online is None else rotate_hessian(hessian, online)
         results: dict[str, StageResult] = {}
-        quantized, damp_percent = round_weights(parts, turned, self.parameters.weight_rule)
+        rule = self.parameters.weight_rule
+        quantized, damp_percent = round_weights(
+            parts, turned, rule if turned is not None else replace(rule, method="rtn")
+        )
         for name, part, found in zip(names, parts, quantized, strict=True):
             seen = found.dequantized()
             check_scales(name, part, found.scales, self._nearest, SCALES_OF_FEW_BITS)
