@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from quantization_api.manifest import LinearReport, Manifest
 from quantizer.passes.making import recorded_pass
+from quantizer.report.experts import experts_by_layer, in_words
 from quantizer.report.few_tokens import few_tokens
 from quantizer.report.gallery import for_the_card, of_search
 from quantizer.report.kinds import Kind, by_kind, rounds_to_nearest
@@ -88,7 +89,21 @@ def _linears(manifest: Manifest) -> str:
     return (
         f"<h2>Linears</h2><p>{text(' '.join(filter(None, told)))}</p>"
         f"{table('Linears by kind', head, [_kind(kind, own) for kind in kinds])}"
-        f"{''.join(_every(kind, own) for kind in kinds)}"
+        f"{''.join(_every(kind, own) for kind in kinds)}{_experts(modules)}"
+    )
+
+
+def _experts(modules: Sequence[LinearReport]) -> str:
+    """How many calibration tokens the routers sent to the experts of each layer."""
+    layers = experts_by_layer(modules)
+    if not layers:
+        return ""
+    head = ["layer", "experts", "fewest tokens", "median", "most", "rounded to nearest"]
+    rows = [[text(one.layer), f"{len(one.tokens):,}", *one.counts, f"{one.nearest:,}"] for one in layers]
+    each = [[text(one.layer), ", ".join(f"{count:,}" for count in one.tokens)] for one in layers]
+    return (
+        f"<h2>Experts</h2><p>{text(in_words(modules) or '')}</p>{table('Tokens of the experts', head, rows)}"
+        f"{folded('every expert, the first one first', table('Every expert', ['layer', 'tokens'], each))}"
     )
 
 

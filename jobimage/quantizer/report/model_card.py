@@ -14,6 +14,7 @@ from quantizer.evaluation.serving.software import PACKAGES
 from quantizer.passes.making import recorded_pass
 from quantizer.passes.weight_pass import WeightPass
 from quantizer.passes.written import Written
+from quantizer.report.experts import in_words
 from quantizer.report.few_tokens import few_tokens
 from quantizer.report.front_matter import front_matter, hub_id
 from quantizer.report.markdown import block, code, plain
@@ -97,8 +98,8 @@ def _pictures(pictures: "Sequence[Picture]") -> str:
 
 
 def _calibration(manifest: Manifest) -> str:
-    told = few_tokens(manifest.modules)
-    return f"## Calibration\n\n{told}" if told else ""
+    told = [*filter(None, (few_tokens(manifest.modules), in_words(manifest.modules)))]
+    return "\n\n".join(["## Calibration", *told]) if told else ""
 
 
 def _sizes(manifest: Manifest) -> str:

@@ -161,15 +161,17 @@ def with_tokens(*tokens: int | None) -> Manifest:
     return a_manifest().model_copy(update={"modules": modules})
 
 
-def test_linears_with_fewer_tokens_than_inputs_are_counted_and_the_neediest_named() -> None:
-    manifest = with_tokens(287, 288, 5, None, 90, 4000, 17)
+def test_linears_with_few_tokens_are_counted_and_the_neediest_named() -> None:
+    manifest = with_tokens(575, 576, 5, None, 90, 4000, 17)
     told = few_tokens(manifest.modules)
     assert told is not None
     assert told.startswith(
-        "4 of 7 linears read fewer calibration tokens than they have inputs: layers.0.experts.2.w1 (5 for 288), "
+        "4 of 7 linears read fewer than 2 calibration tokens for each of their inputs: "
+        "layers.0.experts.2.w1 (5 for 288), "
         "layers.0.experts.6.w1 (17 for 288), layers.0.experts.4.w1 (90 for 288) and 1 more."
     )
     assert "Raise max_samples" in told
+    assert "experts.few_tokens (rtn or all) is another way" in told
     assert f"## Calibration\n\n{told}\n" in model_card(manifest, "file:///a")
     page = report_of(manifest, {"quantize": 1.0})["report.html"].decode()
     assert "<td>0.01</td><td>4,000</td></tr>" in page
@@ -177,8 +179,47 @@ def test_linears_with_fewer_tokens_than_inputs_are_counted_and_the_neediest_name
 
 
 def test_nothing_is_told_of_linears_that_read_enough_or_nobody_knows_how_much() -> None:
-    assert few_tokens(with_tokens(288, 4000, None).modules) is None
-    assert "## Calibration" not in model_card(with_tokens(288, None), "file:///a")
+    assert few_tokens(with_tokens(576, 4000, None).modules) is None
+    assert few_tokens([]) is None
+
+
+def changed(manifest: Manifest, number: int, **values: Any) -> Manifest:
+    """The manifest with another report of one linear."""
+    modules = list(manifest.modules)
+    modules[number] = modules[number].model_copy(update=values)
+    return manifest.model_copy(update={"modules": modules})
+
+
+def test_experts_that_were_rounded_to_nearest_are_told_apart_from_those_that_were_fitted() -> None:
+    manifest = changed(with_tokens(7, 90, 4000), 0, nearest=True)
+    told = few_tokens(manifest.modules)
+    assert told is not None
+    assert "1 of 3 linears read fewer than 2 calibration tokens" in told
+    assert told.endswith("were rounded to nearest: layers.0.experts.0.w1 (7 for 288).")
+    alone = few_tokens(changed(with_tokens(7, 4000), 0, nearest=True).modules)
+    assert alone is not None
+    assert "Raise max_samples" not in alone
+
+
+def test_report_and_card_count_the_tokens_of_each_expert() -> None:
+    manifest = changed(with_tokens(600, 1000, 5), 2, nearest=True)
+    page = report_of(manifest, {"quantize": 1.0})["report.html"].decode()
+    assert "<td>3</td><td>5</td><td>600</td><td>1,000</td><td>1</td></tr>" in page
+    assert "<td>600, 1,000, 5</td></tr>" in page
+    said = "The router of one layer sent each of its experts 5 to 1,000 calibration tokens (median 600)."
+    assert said in model_card(manifest, "file:///a")
+    assert said in page
+
+
+def test_where_every_expert_read_every_token_the_routers_counts_are_told() -> None:
+    manifest = changed(changed(with_tokens(4000, 4000), 0, routed=3), 1, routed=3997)
+    card = model_card(manifest, "file:///a")
+    assert "3 to 3,997 calibration tokens" in card
+    assert "every expert read every token" in card
+
+
+def test_a_model_without_experts_has_no_table_of_them() -> None:
+    assert "Experts" not in report_of(a_manifest(), {"quantize": 1.0})["report.html"].decode()
 
 
 def test_the_same_run_draws_the_same_pictures() -> None:

@@ -308,7 +308,7 @@ def test_remarks_and_few_tokens_stand_in_the_report_as_in_the_card() -> None:
     found = found.model_copy(update={"input": source, "modules": short})
     said = words(report_files(found, [])["report.html"].decode())
     assert (
-        "Remarks adapter_model.safetensors was not taken 3 of 3 linears read fewer calibration tokens" in said
+        "Remarks adapter_model.safetensors was not taken 3 of 3 linears read fewer than 2 calibration" in said
     )
 
 
