@@ -111,6 +111,18 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "qwen3_moe",
         {**SPARSE, "num_experts": 3, "moe_intermediate_size": 20, "norm_topk_prob": True},
     ),
+    "qwen2_moe": (
+        "qwen2_moe",
+        {
+            **SPARSE,
+            "num_hidden_layers": 3,
+            "num_experts": 4,
+            "moe_intermediate_size": 20,
+            "shared_expert_intermediate_size": 28,
+            "mlp_only_layers": [1],
+        },
+    ),
+    "olmoe": ("olmoe", {**SPARSE, "num_experts": 4, "attention_bias": True, "norm_topk_prob": True}),
 }
 
 UNKNOWN: dict[str, tuple[str, dict[str, Any], ModuleNames]] = {

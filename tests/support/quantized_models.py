@@ -27,6 +27,7 @@ MULTIPLES: dict[str, dict[str, Any]] = {
     "bloom, 6 heads": {"hidden_size": 48},
     "qwen3_moe": {"moe_intermediate_size": 32},
     "qwen3_moe, all sparse, normalized": {"moe_intermediate_size": 32},
+    "qwen2_moe": {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 48},
     "gptj": {"n_inner": 48},
 }
 """What makes the sizes of tests.support.decoder_families multiples of GROUP."""
@@ -49,10 +50,10 @@ CASE_OF = {
 """Model type -> its case in tests.support.decoder_families, where that has another name."""
 WIDE = {
     "hidden_size": 64, "intermediate_size": 96, "ffn_dim": 96, "head_dim": 16, "moe_intermediate_size": 32,
-    "n_embd": 64, "n_inner": 96,
+    "shared_expert_intermediate_size": 64, "n_embd": 64, "n_inner": 96,
 }  # fmt: skip
 """Sizes that groups of 32 and the kernels of other software divide."""
-UNLIKE = ("gemma2", "gemma3", "qwen3_moe")
+UNLIKE = ("gemma2", "gemma3", "qwen2_moe", "qwen3_moe")
 """Cases whose layers differ from one another."""
 
 

@@ -100,6 +100,20 @@ class Experts:
     """The config's field that says whether the chosen experts' weights are divided by their sum; None: they are."""
     cast: bool
     """Whether these weights are rounded to the computation dtype before they are used."""
+    shared: "SharedExpert | None" = None
+    """What every token is sent to beside them."""
+
+
+@dataclass(frozen=True)
+class SharedExpert:
+    """An expert that every token is sent to, with linears like those of the others."""
+
+    module: str
+    """Beside the router."""
+    gate: str
+    """A linear with one output beside it: sigmoid(gate(x)) is its share."""
+    inner: str
+    """The config's field with its inner width."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +133,16 @@ class Fold:
     """Why the place can never be used."""
 
 
+GIVEN = object()
+
+
 @dataclass(frozen=True)
 class UnsupportedFeature:
     """A value in config.json of a feature that the decoder does not have, and the sentence for it."""
 
     field: str
     value: object
+    """GIVEN: anything but null."""
     sentence: str
 
 

@@ -91,7 +91,7 @@ class DenseBlock:
 
 
 class SparseBlock:
-    """A mixture of experts on real weights: as DenseBlock, with an input for each expert.
+    """A mixture of experts on real weights: as DenseBlock, with an input for each expert, the shared one's last.
 
     Every expert's input is handed out for every batch, with no rows where no token was sent to it.
     """
@@ -109,20 +109,29 @@ class SparseBlock:
         return result
 
     def core(self, normed: Tensor) -> Tensor:
-        """[batch, tokens * top_k, inner]; rows in the order of sparse.Routing over the whole batch."""
+        """[batch, tokens, top_k * inner + shared inner]: what `_parts` takes apart again."""
         tokens = normed.flatten(0, 1)
-        inner = self._mlp.core(tokens, self._mlp.route(tokens))
-        return inner.reshape(normed.shape[0], -1, inner.shape[-1])
+        inner = self._mlp.core(tokens, self._mlp.route(tokens)).reshape(len(tokens), -1)
+        if self._mlp.shared is not None:
+            inner = torch.cat((inner, self._mlp.shared_inner(tokens)), dim=1)
+        return inner.reshape(*normed.shape[:2], -1)
+
+    def _parts(self, inner: Tensor) -> tuple[Tensor, Tensor]:
+        """[tokens * top_k, inner], rows in the order of sparse.Routing over the whole batch; [tokens, shared inner]."""
+        mlp = self._mlp
+        widths = [mlp.top_k * mlp.inner_width, mlp.shared_width]
+        sent, shared = inner.flatten(0, 1).split(widths, dim=1)
+        return sent.reshape(-1, mlp.inner_width), shared
 
     def close(self, source: Tensor, residual: Tensor, inner: Tensor) -> Tensor:
         """residual + the weighted sum of the experts; the router (which stays in float) is asked again."""
         tokens = self.normed(source).flatten(0, 1)
-        output = self._mlp.close(tokens, inner.flatten(0, 1), self._mlp.route(tokens))
+        output = self._mlp.close(tokens, *self._parts(inner), self._mlp.route(tokens))
         return residual + output.reshape(residual.shape)
 
     def inner_shape(self, batch: int, tokens: int) -> tuple[int, int, int]:
         """Shape of the core's output for hidden states [batch, tokens, width]."""
-        return batch, tokens * self._mlp.top_k, self._mlp.inner_width
+        return batch, tokens, self._mlp.top_k * self._mlp.inner_width + self._mlp.shared_width
 
     def inputs(self, normed: Tensor, every_expert: bool) -> Seen:
         """What gate and up of each expert read: [rows, width].
@@ -131,18 +140,22 @@ class SparseBlock:
         """
         tokens = normed.flatten(0, 1)
         routing = self._mlp.route(tokens)
-        for expert, shared in enumerate(self._stages[0].shared_inputs):
+        for expert, shared in enumerate(self._stages[0].shared_inputs[: self._mlp.count]):
             rows = routing.rows(expert)
             yield shared, tokens if every_expert else tokens[routing.token[rows]], rows.stop - rows.start
+        for shared in self._stages[0].shared_inputs[self._mlp.count :]:
+            yield shared, tokens, len(tokens)
 
     def output_inputs(self, source: Tensor, inner: Tensor, every_expert: bool) -> Seen:
         """What the closing linear of each expert reads: [rows, inner]. every_expert: as for inputs."""
         tokens = self.normed(source).flatten(0, 1)
-        routing, sent = self._mlp.route(tokens), inner.flatten(0, 1)
-        for expert, shared in enumerate(self._stages[1].shared_inputs):
+        routing, (sent, shared_inner) = self._mlp.route(tokens), self._parts(inner)
+        for expert, shared in enumerate(self._stages[1].shared_inputs[: self._mlp.count]):
             rows = routing.rows(expert)
             read = self._mlp.inner(expert, tokens) if every_expert else sent[rows]
             yield shared, read, rows.stop - rows.start
+        for shared in self._stages[1].shared_inputs[self._mlp.count :]:
+            yield shared, shared_inner, len(tokens)
 
 
 class BlockLayer:

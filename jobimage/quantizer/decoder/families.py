@@ -4,12 +4,14 @@ from dataclasses import replace
 from typing import Any
 
 from quantizer.decoder.architecture import (
+    GIVEN,
     Architecture,
     Block,
     Experts,
     Fold,
     NormKind,
     RowRule,
+    SharedExpert,
     UnsupportedFeature,
 )
 
@@ -79,14 +81,15 @@ def _sparse(model_type: str, module: str, names: tuple[str, str, str], experts: 
     dense = _gated(model_type)
     gate, up, down = names
     block = Block("experts", "post_attention_layernorm", module, (gate, up), down)
+    inside, readers = [f"{module}.experts.*"], [f"{module}.{experts.router}"]
+    if experts.shared is not None:
+        inside.append(f"{module}.{experts.shared.module}")
+        readers.append(f"{module}.{experts.shared.gate}")
+    readers += [f"{expert}.{name}" for expert in inside for name in (gate, up)]
     folds = (
         *dense.folds[:2],
-        Fold(
-            "norm",
-            block.norm,
-            (f"{module}.{experts.router}", f"{module}.experts.*.{gate}", f"{module}.experts.*.{up}"),
-        ),
-        Fold("linear", f"{module}.experts.*.{up}", (f"{module}.experts.*.{down}",)),
+        Fold("norm", block.norm, tuple(readers)),
+        *(Fold("linear", f"{expert}.{up}", (f"{expert}.{down}",)) for expert in inside),
     )
     return Architecture(
         model_type,
@@ -121,6 +124,30 @@ QWEN3_MOE = _sparse(
     Experts(
         "mlp", "gate", "gate_proj", "up_proj", "down_proj", "num_experts", "moe_intermediate_size", "norm_topk_prob",
         cast=True,
+    ),
+)  # fmt: skip
+
+QWEN2_MOE = _sparse(
+    "qwen2_moe",
+    "mlp",
+    ("gate_proj", "up_proj", "down_proj"),
+    Experts(
+        "mlp", "gate", "gate_proj", "up_proj", "down_proj", "num_experts", "moe_intermediate_size", "norm_topk_prob",
+        cast=True, shared=SharedExpert("shared_expert", "shared_expert_gate", "shared_expert_intermediate_size"),
+    ),
+)  # fmt: skip
+OLMOE = replace(
+    _sparse(
+        "olmoe",
+        "mlp",
+        ("gate_proj", "up_proj", "down_proj"),
+        Experts(
+            "mlp", "gate", "gate_proj", "up_proj", "down_proj", "num_experts", "intermediate_size", "norm_topk_prob",
+            cast=True,
+        ),
+    ),
+    unsupported=(
+        UnsupportedFeature("clip_qkv", GIVEN, "its queries, keys and values are clipped (clip_qkv)"),
     ),
 )  # fmt: skip
 
@@ -196,5 +223,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     item.model_type: item
     for item in (
         LLAMA, MISTRAL, QWEN2, QWEN3, PHI3, GEMMA2, GEMMA3, OPT, GPT2, GPT_NEOX, BLOOM, MIXTRAL, QWEN3_MOE,
+        QWEN2_MOE, OLMOE,
     )
 }  # fmt: skip

@@ -37,10 +37,7 @@ def fold_places(
     places: list[FoldPlace] = []
     for fold in folds:
         if fold.source.count("*"):
-            experts = range(
-                sum(name.endswith(fold.source.rpartition("*")[2] + ".weight") for name in pattern.shapes)
-            )
-            for expert in experts:
+            for expert in range(len(_expanded((fold.source,), pattern))):
                 readers = tuple(name.replace("*", str(expert)) for name in fold.readers)
                 places.append(
                     _place(fold, fold.source.replace("*", str(expert)), readers, pattern, config, norm)

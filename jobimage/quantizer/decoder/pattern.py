@@ -73,10 +73,13 @@ class LayerPattern:
         mlp = module.get_submodule(block.module)
         assert isinstance(mlp, SparseMlp)
         inside = [f"{block.module}.experts.{expert}." for expert in range(mlp.count)]
-        return (
-            Stage(tuple(_expert(*(prefix + name for name in block.inputs)) for prefix in inside)),
-            Stage(tuple(_expert(prefix + block.output) for prefix in inside)),
-        )
+        first = [_expert(*(prefix + name for name in block.inputs)) for prefix in inside]
+        second = [_expert(prefix + block.output) for prefix in inside]
+        if mlp.shared is not None:
+            prefix = f"{block.module}.{mlp.shared.module}."
+            first.append(SharedInput(tuple(prefix + name for name in block.inputs)))
+            second.append(SharedInput((prefix + block.output,)))
+        return Stage(tuple(first)), Stage(tuple(second))
 
 
 def _expert(*names: str) -> SharedInput:

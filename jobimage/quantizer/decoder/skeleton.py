@@ -21,7 +21,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantization_api.text import did_you_mean, shortened
 from quantizer.boundary.reading import reading
 from quantizer.checkpoint.older_transformers import OLDER_MODEL_TYPES, is_older
-from quantizer.decoder.architecture import Architecture, ModuleNames
+from quantizer.decoder.architecture import GIVEN, Architecture, ModuleNames
 from quantizer.decoder.families import ARCHITECTURES
 
 CAUSAL_CLASSES = ("ForCausalLM", "LMHeadModel")  # how names of causal language models end
@@ -114,7 +114,8 @@ def make_config(raw: Mapping[str, Any], architecture: Architecture | None) -> Pr
         config = AutoConfig.for_model(model_type, **fields)
     if architecture is not None:
         for feature in architecture.unsupported:
-            if getattr(config, feature.field, None) == feature.value:
+            found = getattr(config, feature.field, None)
+            if found is not None if feature.value is GIVEN else found == feature.value:
                 raise unsupported(
                     f"this {model_type} model is not supported: {feature.sentence}",
                     f"Use a model that was trained without it; to change {feature.field} alone would spoil this one.",
@@ -297,10 +298,11 @@ class Skeleton:
                     )
             fused = [key for key, value in layer.named_parameters() if value.ndim == 3]
             if fused:
+                known = ", ".join(sorted(name for name, one in ARCHITECTURES.items() if one.experts))
                 raise unsupported(
                     f"{layers}.{index} holds experts in one fused tensor ({fused[0]}); a mixture of experts "
-                    "works for mixtral and qwen3_moe only",
-                    "Use a mixtral or qwen3_moe model, or one without experts.",
+                    f"works for {known} only",
+                    "Use a model of one of these types, or one without experts.",
                 )
 
     def _strip(self, name: str) -> str:

@@ -2,10 +2,10 @@
 
 transformers holds the experts of a layer in fused 3-D tensors; a pass needs linears, each with the tokens
 that are sent to it. The sums are transformers': the router's softmax in float32, the chosen weights divided
-by their sum where the model does that, experts added in their order.
+by their sum where the model does that, experts added in their order, a shared expert last.
 
 Inner activations lie in the order of the experts: [tokens * top_k, inner], expert 0's rows first, the rows
-of an expert in the order of the tokens.
+of an expert in the order of the tokens. Those of a shared expert are [tokens, shared inner].
 """
 
 from dataclasses import dataclass
@@ -61,10 +61,11 @@ class SparseMlp(nn.Module):
         self._activation = ACT2FN[config.hidden_act]
         self.add_module(names.router, nn.Linear(width, self.count, bias=False))
         self.experts = nn.ModuleList(Expert(names, width, self.inner_width) for _ in range(self.count))
-
-    def linear(self, expert: int, name: str) -> nn.Module:
-        """An expert's linear."""
-        return self.experts[expert].get_submodule(name)
+        self.shared = names.shared
+        self.shared_width = int(getattr(config, self.shared.inner)) if self.shared else 0
+        if self.shared is not None:
+            self.add_module(self.shared.module, Expert(names, width, self.shared_width))
+            self.add_module(self.shared.gate, nn.Linear(width, 1, bias=False))
 
     def route(self, tokens: Tensor) -> Routing:
         """The routing of tokens [tokens, width]."""
@@ -90,16 +91,31 @@ class SparseMlp(nn.Module):
 
     def inner(self, expert: int, tokens: Tensor) -> Tensor:
         """What the closing linear of an expert reads for tokens [rows, width]: [rows, inner]."""
-        gate = self.linear(expert, self._names.gate)(tokens)
-        result: Tensor = self._activation(gate) * self.linear(expert, self._names.up)(tokens)
+        return self._inner(self.experts[expert], tokens)
+
+    def shared_inner(self, tokens: Tensor) -> Tensor:
+        """The same of the shared expert."""
+        assert self.shared is not None
+        return self._inner(self.get_submodule(self.shared.module), tokens)
+
+    def _inner(self, expert: nn.Module, tokens: Tensor) -> Tensor:
+        gate = expert.get_submodule(self._names.gate)(tokens)
+        result: Tensor = self._activation(gate) * expert.get_submodule(self._names.up)(tokens)
         return result
 
-    def close(self, tokens: Tensor, inner: Tensor, routing: Routing) -> Tensor:
-        """The weighted sum of the experts' outputs: [tokens, width]."""
+    def close(self, tokens: Tensor, inner: Tensor, shared_inner: Tensor, routing: Routing) -> Tensor:
+        """The weighted sum of the experts' outputs: [tokens, width]. shared_inner: not read without a shared expert."""
         result = torch.zeros_like(tokens)
         for expert in range(self.count):
             rows = routing.rows(expert)
             if rows.start < rows.stop:
-                output = self.linear(expert, self._names.down)(inner[rows]) * routing.weight[rows, None]
+                output = self._down(self.experts[expert], inner[rows]) * routing.weight[rows, None]
                 result.index_add_(0, routing.token[rows], output.to(result.dtype))
+        if self.shared is None:
+            return result
+        output = self._down(self.get_submodule(self.shared.module), shared_inner)
+        return result + torch.sigmoid(self.get_submodule(self.shared.gate)(tokens)) * output
+
+    def _down(self, expert: nn.Module, inner: Tensor) -> Tensor:
+        result: Tensor = expert.get_submodule(self._names.down)(inner)
         return result

@@ -41,8 +41,8 @@ NAMED_TYPES = frozenset({"gptj", "granite", "phi", "stablelm", "starcoder2"})
 LLAMA = frozenset({"llama"})
 FLOAT = frozenset(
     {
-        "bloom", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "mixtral", "opt", "phi3", "qwen2",
-        "qwen3", "qwen3_moe",
+        "bloom", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "mixtral", "olmoe", "opt", "phi3",
+        "qwen2", "qwen2_moe", "qwen3", "qwen3_moe",
     }
 )  # fmt: skip
 """What transformers loads in float: whatever the decoder was compared with it on."""

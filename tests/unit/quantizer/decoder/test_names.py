@@ -106,8 +106,11 @@ def test_an_expert_that_no_token_is_sent_to_hands_out_no_rows(tmp_path: Path) ->
     with torch.inference_mode():
         running = layer.blocks[1]
         normed = running.normed(hidden)
-        first = [len(inputs) for _, inputs in running.inputs(normed)]
-        second = [len(inputs) for _, inputs in running.output_inputs(hidden, running.core(normed))]
+        first = [len(inputs) for _, inputs, _ in running.inputs(normed, every_expert=False)]
+        second = [
+            len(inputs)
+            for _, inputs, _ in running.output_inputs(hidden, running.core(normed), every_expert=False)
+        ]
         assert first == second
         assert sum(first) == 2 * 2 * 17
         assert first.count(0) == 2

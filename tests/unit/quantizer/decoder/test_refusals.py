@@ -82,6 +82,10 @@ VISION = {
             {**FAMILIES["gemma3"][1], "model_type": "gemma3_text", "use_bidirectional_attention": True},
             "its attention is bidirectional",
         ),
+        (
+            {**FAMILIES["olmoe"][1], "model_type": "olmoe", "clip_qkv": 8.0},
+            "its queries, keys and values are clipped",
+        ),
         ({**FAMILIES["llama"][1], "model_type": "llama", "num_hidden_layers": 0}, "no layers"),
         (
             {
@@ -115,7 +119,7 @@ LLAMA = {**FAMILIES["llama"][1], "model_type": "llama"}
         (STABLELM, None, "its lists of modules: model.layers (2 StableLmDecoderLayer)"),
         (STABLELM, ModuleNames("model.layers"), "Give layers_block_name and inside_layer_modules"),
         (
-            {**FAMILIES["mixtral"][1], "model_type": "olmoe", "num_experts": 4},
+            {**FAMILIES["mixtral"][1], "model_type": "flex_olmo", "num_experts": 4},
             ModuleNames("model.layers", (QKV,)),
             "holds experts in one fused tensor",
         ),
