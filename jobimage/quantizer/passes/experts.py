@@ -15,8 +15,6 @@ from quantizer.passes.interface import FinishedLayer, LayerContext, LayerPass
 from quantizer.passes.rounding import check_stored_scales, error_baseline, pack_linear, put_quantized
 from quantizer.passes.statistics import are_few
 
-LEAVE_OUT = "Leave the experts out of what is rounded, or store scales in a wider format."
-
 
 def policy(said: Experts | None) -> FewTokens:
     """What a pass does about experts with few tokens."""
@@ -45,9 +43,16 @@ def is_nearest(few_tokens: FewTokens, shared: SharedInput, tokens: int, inputs: 
 
 
 def round_expert(
-    layer_pass: LayerPass, layer: LayerContext, shared: SharedInput, tokens: int, finished: FinishedLayer
+    layer_pass: LayerPass,
+    layer: LayerContext,
+    shared: SharedInput,
+    tokens: int,
+    finished: FinishedLayer,
+    cure: str,
 ) -> None:
     """Rounds an expert's linears to nearest; errors are relative squares of the weights' own change.
+
+    tokens: that the expert read. cure: what to do about scales that the format cannot hold.
 
     Raises:
         QuantizationError: NumericalFailure for a weight that the format does not hold.
@@ -56,7 +61,7 @@ def round_expert(
         full, weight = layer.prefix + name, layer.weight(name)
         own, scheme = layer_pass.of(full), layer_pass.format.scheme(full)
         quantized = own.rtn(weight.float())
-        check_stored_scales(full, weight, quantized, own.rtn, own.format, LEAVE_OUT)
+        check_stored_scales(full, weight, quantized, own.rtn, own.format, cure)
         unweighted = torch.eye(weight.shape[1], device=weight.device)
         baseline = error_baseline(weight, unweighted, own.rtn, own.format)
         changed = put_quantized(full, layer.walk.linear(name), weight, quantized, unweighted, own.format)

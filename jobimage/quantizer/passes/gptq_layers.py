@@ -135,7 +135,7 @@ class GptqLayerPass(PlainPass):
         """As _round_linears; those of an expert with few tokens, if they are rounded to nearest, are kept at once."""
         if not is_nearest(self.few_tokens, shared, statistics.tokens, statistics.inputs):
             return self._round_linears(layer, shared, statistics, finished, drift)
-        round_expert(self, layer, shared, statistics.tokens, finished)
+        round_expert(self, layer, shared, statistics.tokens, finished, LEAVE_OUT)
         return []
 
     def _round_linears(
