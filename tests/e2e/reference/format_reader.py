@@ -37,6 +37,7 @@ from transformers import AutoModelForCausalLM, AwqConfig, CompressedTensorsConfi
 
 REFUSALS = (
     ImportError,
+    IndexError,  # of tensors that the reader left as memory had them
     KeyError,
     NameError,
     AttributeError,
