@@ -44,12 +44,13 @@ def made(kind: str, few_tokens: str) -> LayerPass:
     options: dict[str, dict[str, Any]] = {
         "gptq": {"group_size": GROUP},
         "gptq, sequential": {"group_size": GROUP, "true_sequential": True},
+        "gptq, best": {"group_size": GROUP, "refine": "best"},
         "gptq, chosen bits": {"group_size": GROUP, "target_bits": 5, "candidate_bits": [2, 4, 8]},
     }
     return make_pass(gptq_pass(**options[kind], **said))
 
 
-KINDS = ("gptq", "gptq, sequential", "gptq, chosen bits", "awq", "quarot", "rotated gptq")
+KINDS = ("gptq", "gptq, sequential", "gptq, best", "gptq, chosen bits", "awq", "quarot", "rotated gptq")
 
 
 def starve(folder: Path) -> None:
