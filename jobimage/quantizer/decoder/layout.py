@@ -228,6 +228,10 @@ class DecoderLayout:
         """Linears of layer `index` that no pass works on, since the names of modules that were given lack them."""
         return self.pattern(index).ignored
 
+    def always_float(self, index: int = 0) -> tuple[str, ...]:
+        """Linears of layer `index` that no format packs."""
+        return self.pattern(index).always_float
+
     def linear_shapes(self, index: int = 0) -> dict[str, tuple[int, int]]:
         """(N, K) of each of them: outputs, inputs; whatever the checkpoint's orientation."""
         return dict(self._layer_facts(index).linear_shapes)

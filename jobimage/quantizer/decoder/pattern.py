@@ -18,6 +18,7 @@ class LayerPattern:
     becomes nn.Linear with a weight [N, K].
 
     Attributes: blocks (empty for the generic path), stages, ignored (linears in no stage of the generic path),
+    always_float (linears that are too small for any format: the gate of a shared expert),
     conv1d (linears that the checkpoint holds as [K, N]), shapes (of the parameters as the checkpoint has them,
     by name in the layer).
     """
@@ -40,6 +41,8 @@ class LayerPattern:
         listed = {name for stage in self.stages for name in stage.names}
         linears = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
         self.ignored = () if self.blocks else tuple(name for name in linears if name not in listed)
+        shared = names.shared if names and self.sparse else None
+        self.always_float = () if shared is None else (f"{self.blocks[-1].module}.{shared.gate}",)
         self._module = module
         self.shapes: dict[str, tuple[int, ...]] = {}
         for name, value in module.named_parameters():

@@ -21,7 +21,7 @@ then, so it is never written (grid.fit_grid does not make one) and refused when 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -68,6 +68,7 @@ class GptqFormat(WeightFormat):
     """The linears that are quantized, the same in every decoder layer, by their names within it; None: all of them."""
     schemes: Mapping[str, Scheme] = field(default_factory=dict)
     """By full name, where the linears differ; bits and group_size are then those of most of them."""
+    names_linears: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.version not in NAMES:

@@ -6,7 +6,7 @@ gives that one back.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ class WeightFormat(Protocol):
 
     A frozen dataclass implements it. Which parameters it takes, the contract knows.
     """
+
+    names_linears: ClassVar[bool] = True
+    """Whether its config can name single linears that stay as they are."""
 
     @property
     def tensors(self) -> tuple[str, ...]:

@@ -40,6 +40,8 @@ class QuantizedLayers:
             prefix = model.layer_prefix(index)
             names += [prefix + name for name in model.linears(index) if not self._converts(prefix + name)]
             names += [prefix + name for name in model.ignored_linears(index)]
+            if self._layout.names_linears:
+                names += [prefix + name for name in model.always_float(index)]
         return names
 
     def stored(self, index: int) -> list[str]:

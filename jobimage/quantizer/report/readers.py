@@ -49,8 +49,8 @@ FLOAT = frozenset(
 TRANSFORMERS = (
     frozenset(
         {
-            "bloom", "gemma2", "gemma3_text", "gpt_neox", "llama", "mistral", "mixtral", "opt", "phi3", "qwen2",
-            "qwen3", "qwen3_moe",
+            "bloom", "gemma2", "gemma3_text", "gpt_neox", "llama", "mistral", "mixtral", "olmoe", "opt", "phi3",
+            "qwen2", "qwen2_moe", "qwen3", "qwen3_moe",
         }
     )
     | NAMED_TYPES
@@ -58,8 +58,10 @@ TRANSFORMERS = (
 """Without GPT-2, whose linears are no nn.Linear in transformers, which then replaces none of them."""
 ONE_BY_ONE = TRANSFORMERS - EXPERTS
 """transformers 5 fuses the experts of a layer; unpacked they fit in, quantized ones are left out without an error."""
-GPTQMODEL = frozenset({"bloom", "gemma2", "gemma3_text", "gpt2", "llama", "mistral", "opt", "qwen2", "qwen3"})
-"""Its own loader looks for experts, and for Phi-3's gate and up, under other names, and drops GPT-NeoX' head."""
+GPTQMODEL = frozenset(
+    {"bloom", "gemma2", "gemma3_text", "gpt2", "llama", "mistral", "olmoe", "opt", "qwen2", "qwen3"}
+)
+"""Its own loader looks for most experts, and for Phi-3's gate and up, under other names, and drops GPT-NeoX' head."""
 VLLM = frozenset(
     {
         "bloom", "gemma2", "gemma3_text", "gpt_neox", "llama", "mistral", "mixtral", "opt", "phi3", "qwen2", "qwen3",
