@@ -19,6 +19,7 @@ from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_near
 from quantizer.decoder.architecture import SharedInput
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.formats.interface import WeightFormat
+from quantizer.machine import threads_for
 from quantizer.passes.experts import check_experts, is_nearest, round_expert
 from quantizer.passes.interface import FinishedLayer, LayerContext, Reference
 from quantizer.passes.plain import PlainPass
@@ -134,7 +135,8 @@ class GptqLayerPass(PlainPass):
     ) -> list[Rounded]:
         """As _round_linears; those of an expert with few tokens, if they are rounded to nearest, are kept at once."""
         if not is_nearest(self.few_tokens, shared, statistics.tokens, statistics.inputs):
-            return self._round_linears(layer, shared, statistics, finished, drift)
+            with threads_for(layer.numbers(shared)):
+                return self._round_linears(layer, shared, statistics, finished, drift)
         round_expert(self, layer, shared, statistics.tokens, finished, LEAVE_OUT)
         return []
 
