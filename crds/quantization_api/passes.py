@@ -157,13 +157,16 @@ class GptqQuantizer(PassBase):
         "the time.",
     )
     layers_block_name: ModulePath | None = Field(
-        None, description="Dotted path to the list of decoder layers."
+        None,
+        description="Dotted path to the list of decoder layers. If unset: found by looking at the model.",
     )
     outside_layer_modules: Modules | None = Field(
         None, description="Modules outside the decoder layers that calibration needs."
     )
     inside_layer_modules: Annotated[list[Modules], Field(max_length=16)] | None = Field(
-        None, description="Linears of a decoder layer, grouped in execution order."
+        None,
+        description="Linears of a decoder layer, grouped in execution order. If unset: all of them, found by looking "
+        "at the model.",
     )
     checkpoint_format: Literal["gptq", "gptq_v2", "compressed-tensors"] = Field(
         "gptq", description="Format of the quantized tensors on disk."

@@ -176,12 +176,12 @@ class Architecture:
     """Name in the layer of the activation before the last linear, where readers of AWQ files divide what it makes by
     a stored tensor, `NAME.scales`."""
     listed_stages: tuple[tuple[str, ...], ...] = ()
-    """On the generic path: the linears as the user listed them."""
+    """On the generic path: the linears as the user listed them; empty where they are found (finding.py)."""
 
 
 @dataclass(frozen=True)
 class ModuleNames:
-    """The modules of an architecture that is not in the table, as Olive's GptqQuantizer takes them."""
+    """The modules as the user names them, in Olive's GptqQuantizer's way; what is not named is found."""
 
     layers_block_name: str | None = None
     """Dotted name of the list of decoder layers, as in the checkpoint."""

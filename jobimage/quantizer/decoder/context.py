@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
+from quantization_api.failures import QuantizationError
 from quantizer.checkpoint.older_transformers import compute_rotary, is_older
 from quantizer.decoder.skeleton import ANOTHER_TYPE, Skeleton, unsupported
 
@@ -95,6 +96,7 @@ class ModelContext:
         self._device, self._dtype = device, dtype
         self._last = len(catchers) - 1
         self._returns_tuple = skeleton.architecture.returns_tuple
+        self.width = int(skeleton.config.hidden_size)
         self._embedding: Any = self._causal.get_input_embeddings()
         self._embedding.padding_idx = None  # rows are renumbered: none of them is padding
         self._causal.config.pad_token_id = None
@@ -108,10 +110,12 @@ class ModelContext:
                     weight, requires_grad=False
                 )
         compute_buffers(self._causal, self._causal, device)
-        self._set_rows(torch.zeros((1, int(skeleton.config.hidden_size)), dtype=dtype, device=device))
+        self._set_rows(torch.zeros((1, self.width), dtype=dtype, device=device))
         self._arguments: list[Arguments] = []
         self._embedded: Tensor | None = None
-        self._injected: Tensor | None = None
+        self._expected: Tensor | None = None
+        self._next = 0
+        self._injected: tuple[Tensor, Tensor] | None = None
         self._kept: OrderedDict[tuple[int, int], list[Arguments]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -120,11 +124,15 @@ class ModelContext:
 
         rows: the embedding's rows that occur. tokens [batch, tokens]: numbers of rows.
         """
+        return self.begin(rows, tokens)[0]
+
+    def begin(self, rows: Tensor, tokens: Tensor) -> tuple[Tensor, list[Arguments]]:
+        """As `embed`; and what each layer takes beside hidden states, for these tokens."""
         self._set_rows(rows)
         self._run(tokens.to(self._device))
         embedded, self._embedded = self._embedded, None
         assert embedded is not None
-        return embedded
+        return embedded, self._arguments
 
     def arguments(self, index: int, batch: int, tokens: int) -> Arguments:
         """What layer `index` takes beside hidden states [batch, tokens, width] without padding."""
@@ -138,20 +146,24 @@ class ModelContext:
             self._kept.move_to_end(shape)
             return self._kept[shape][index]
 
-    def final(self, hidden: Tensor) -> Tensor:
-        """What the head reads of the last layer's output [batch, tokens, width]."""
+    def final(self, hidden: Tensor, before: Tensor | None = None) -> Tensor:
+        """What the head reads of the last layer's output [batch, tokens, width].
+
+        before: what the other layers make; no model that is supported looks at that.
+        """
         if not self._kept:
             self.arguments(0, hidden.shape[0], hidden.shape[1])  # learns what the model does with outputs
-        result = self._final(hidden)
+        states = (hidden if before is None else before, hidden)
+        result = self._final(states)
         if self._last == 0 and result.shape != hidden.shape:  # no second layer has shown it
             self._returns_tuple = not self._returns_tuple
-            result = self._final(hidden)
+            result = self._final(states)
         return result
 
-    def _final(self, hidden: Tensor) -> Tensor:
-        self._injected = hidden
+    def _final(self, states: tuple[Tensor, Tensor]) -> Tensor:
+        self._injected = states
         try:
-            output = self._base(input_ids=self._zeros(hidden.shape[:2]), use_cache=False)
+            output = self._base(input_ids=self._zeros(states[1].shape[:2]), use_cache=False)
         finally:
             self._injected = None
         result: Tensor = output[0]
@@ -182,9 +194,11 @@ class ModelContext:
         hidden_name, *names = bound.arguments
         hidden = bound.arguments[hidden_name]
         if self._injected is not None:
-            return (self._injected,) if self._returns_tuple else self._injected
+            given = self._injected[index == self._last]
+            return (given,) if self._returns_tuple else given
         if index == 1:  # catchers return tuples: a model that expects none hands the tuple on
             self._returns_tuple = not isinstance(hidden, tuple)
+        self._check_order(index, hidden)
         caught: dict[str, Any] = {}
         for name in names:
             if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
@@ -198,15 +212,30 @@ class ModelContext:
             raise _Stop
         return hidden if isinstance(hidden, tuple) else (hidden,)
 
+    def _check_order(self, index: int, hidden: Any) -> None:
+        """Each layer is given what the one before made, as it made it."""
+        read = hidden[0] if isinstance(hidden, tuple) else hidden
+        if index == 0:
+            self._expected, self._next = read, 0
+        if index != self._next or read is not self._expected:
+            raise self._no_chain()
+        self._next = index + 1
+
     def _run(self, tokens: Tensor) -> None:
         try:
             self._base(input_ids=tokens, use_cache=False)
         except _Stop:
             return
-        raise unsupported(
-            f"a {self._causal.config.model_type} model does not run its layers one after another",
-            "Check layers_block_name, which must name all decoder layers of the model; if it does, use a model of "
-            "another type.",
+        finally:
+            self._expected = None
+        raise self._no_chain()
+
+    def _no_chain(self) -> QuantizationError:
+        return unsupported(
+            f"a {self._causal.config.model_type} model does not run its layers one after another, each on what the "
+            "one before made",
+            "Check layers_block_name, if you gave it: it must name all decoder layers of the model. Otherwise use a "
+            "model of another type.",
         )
 
     def _set_rows(self, rows: Tensor) -> None:
@@ -237,3 +266,14 @@ def compute_buffers(causal: Any, root: nn.Module, device: torch.device) -> None:
                     f"the buffer {name}.{key} of a {causal.config.model_type} model is not computed from its config",
                     ANOTHER_TYPE,
                 )
+
+
+def on_meta(value: Any) -> Any:
+    """A layer's argument without its values."""
+    if isinstance(value, Tensor):
+        return value.to("meta")
+    if isinstance(value, (tuple, list)):
+        return type(value)(on_meta(item) for item in value)
+    if isinstance(value, dict):
+        return {key: on_meta(item) for key, item in value.items()}
+    return value

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.decoder.activations import ActivationStore
-from quantizer.decoder.architecture import Stage
+from quantizer.decoder.architecture import SharedInput, Stage
 from quantizer.decoder.batchwise import Batchwise
 from quantizer.decoder.blocks import ArgumentsOf
 from quantizer.decoder.walk import LayerWalk, Look, Routed, StageOrder
@@ -182,20 +182,25 @@ class GenericWalk(LayerWalk):
         order = {name: place for place, name in enumerate(caught)}
         behind = -1
         for stage in self.stages:
-            first, *others = stage.names
-            for name in others:
-                one, two = caught[first], caught[name]
-                if one is not two and (one.shape != two.shape or not bool((one == two).all())):
-                    raise QuantizationError(
-                        Category.INVALID_WORKFLOW,
-                        f"inside_layer_modules lists {first} and {name} together, but they read different inputs",
-                        "List together only linears that share an input.",
-                    )
+            for shared in stage.shared_inputs:
+                self._check_shared(shared, caught)
             start = min(order[name] for name in stage.names)
             if start < behind:
                 raise QuantizationError(
                     Category.INVALID_WORKFLOW,
-                    f"inside_layer_modules lists {first} behind linears that run after it",
+                    f"inside_layer_modules lists {stage.names[0]} behind linears that run after it",
                     "List the linears in the order in which they run.",
                 )
             behind = start
+
+    @staticmethod
+    def _check_shared(shared: SharedInput, caught: dict[str, Tensor]) -> None:
+        first, *others = shared.names
+        for name in others:
+            one, two = caught[first], caught[name]
+            if one is not two and (one.shape != two.shape or not bool((one == two).all())):
+                raise QuantizationError(
+                    Category.INVALID_WORKFLOW,
+                    f"inside_layer_modules lists {first} and {name} together, but they read different inputs",
+                    "List together only linears that share an input.",
+                )

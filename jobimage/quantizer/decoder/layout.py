@@ -23,6 +23,7 @@ from quantizer.checkpoint.source import Source, read_whole
 from quantizer.decoder.architecture import ModuleNames, Stage
 from quantizer.decoder.extra import Extra, sort_extra
 from quantizer.decoder.families import ARCHITECTURES
+from quantizer.decoder.finding import find_stages
 from quantizer.decoder.folding import FoldPlace, fold_places
 from quantizer.decoder.pattern import LayerPattern
 from quantizer.decoder.skeleton import (
@@ -63,7 +64,7 @@ class DecoderLayout:
     Args:
         reader: the checkpoint's tensors.
         raw_config: its config.json, without the quantization_config of a quantized one.
-        modules: names of the modules, for an architecture that is not in the table.
+        modules: names of modules that the user gave, in place of those that are in the table or found.
 
     Raises:
         QuantizationError: ModelUnsupported (with what was found and what is supported) for an unknown
@@ -80,6 +81,7 @@ class DecoderLayout:
             check_counts(config_of_model, len(reader.tensors))
             self.skeleton = Skeleton(config_of_model, known, modules)
             self.config, self.architecture = self.skeleton.config, self.skeleton.architecture
+            self._found = () if self.architecture.blocks else find_stages(self.skeleton)
             self.layers = len(self.skeleton.layers)
             self.vocabulary = int(self.config.vocab_size)
             self.width = int(self.config.hidden_size)
@@ -249,7 +251,8 @@ class DecoderLayout:
     def pattern(self, index: int) -> LayerPattern:
         """Of one layer at a time: it is asked for again and again, and a pattern of many experts is slow to make."""
         if self._last_pattern is None or self._last_pattern[0] != index:
-            made = LayerPattern(self.skeleton.layers[index], self.architecture, self.config)
+            layer, found = self.skeleton.layers[index], self._found[index] if self._found else ()
+            made = LayerPattern(layer, self.architecture, self.config, found)
             self._last_pattern = (index, made)
         return self._last_pattern[1]
 

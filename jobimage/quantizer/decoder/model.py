@@ -16,7 +16,7 @@ from quantizer.boundary.reading import reading
 from quantizer.checkpoint.reader import rows_within
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.blocks import ArgumentsOf, BlockLayer, load_weights
-from quantizer.decoder.context import ModelContext, compute_buffers
+from quantizer.decoder.context import ModelContext, compute_buffers, on_meta
 from quantizer.decoder.generic import GenericLayer, GenericWalk
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.decoder.skeleton import COPY_CONFIG, NOT_OF_ONE_MODEL, unsupported
@@ -147,7 +147,7 @@ class DecoderModel:
             pattern = self.layout.pattern(0)
             if not pattern.sparse:  # experts are chosen by values, which the meta device has not
                 pattern.fresh()(
-                    hidden.to("meta"), **{name: _on_meta(item) for name, item in arguments.items()}
+                    hidden.to("meta"), **{name: on_meta(item) for name, item in arguments.items()}
                 )
 
     def _whole(self) -> ModelContext:
@@ -171,12 +171,3 @@ def walk_over(
     if isinstance(layer, BlockLayer):
         return BlockWalk(layer, hidden, store_factory, wants_output)
     return GenericWalk(layer, hidden, wants_output)
-
-
-def _on_meta(value: Any) -> Any:
-    """A layer's argument without its values."""
-    if isinstance(value, Tensor):
-        return value.to("meta")
-    if isinstance(value, (tuple, list)):
-        return type(value)(_on_meta(item) for item in value)
-    return value

@@ -17,13 +17,17 @@ class LayerPattern:
     Experts in fused tensors become linears (sparse.py); transformers' Conv1D, whose weight lies as [K, N],
     becomes nn.Linear with a weight [N, K].
 
+    found: the stages of a layer that neither the table of architectures nor the user describes (finding.py).
+
     Attributes: blocks (empty for the generic path), stages, ignored (linears in no stage of the generic path),
     always_float (linears that are too small for any format: the gate of a shared expert),
     conv1d (linears that the checkpoint holds as [K, N]), shapes (of the parameters as the checkpoint has them,
     by name in the layer).
     """
 
-    def __init__(self, layer: nn.Module, architecture: Architecture, config: Any) -> None:
+    def __init__(
+        self, layer: nn.Module, architecture: Architecture, config: Any, found: tuple[Stage, ...] = ()
+    ) -> None:
         self._config = config
         module = self._copy(layer)
         self.conv1d = _linears_for_conv1d(module)
@@ -35,12 +39,12 @@ class LayerPattern:
                 module.add_module(architecture.sparse_block.module, SparseMlp(names, config))
             self.blocks = (*architecture.blocks[:-1], architecture.sparse_block)
         self.sparse = any(block.kind == "experts" for block in self.blocks)
-        self.stages = tuple(
-            stage for block in self.blocks for stage in self._block_stages(module, block)
-        ) or tuple(Stage((SharedInput(names),)) for names in architecture.listed_stages)
-        listed = {name for stage in self.stages for name in stage.names}
+        listed = tuple(Stage((SharedInput(names),)) for names in architecture.listed_stages)
+        of_blocks = tuple(stage for block in self.blocks for stage in self._block_stages(module, block))
+        self.stages = of_blocks or listed or found
+        taken = {name for stage in self.stages for name in stage.names}
         linears = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
-        self.ignored = () if self.blocks else tuple(name for name in linears if name not in listed)
+        self.ignored = () if self.blocks else tuple(name for name in linears if name not in taken)
         shared = names.shared if names and self.sparse else None
         self.always_float = () if shared is None else (f"{self.blocks[-1].module}.{shared.gate}",)
         self._module = module

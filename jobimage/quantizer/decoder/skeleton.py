@@ -24,6 +24,7 @@ from quantizer.checkpoint.older_transformers import OLDER_MODEL_TYPES, is_older
 from quantizer.decoder.architecture import GIVEN, Architecture, ModuleNames
 from quantizer.decoder.families import ARCHITECTURES
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 CAUSAL_CLASSES = ("ForCausalLM", "LMHeadModel")  # how names of causal language models end
 BESIDE_TEXT = ("vision_config", "audio_config", "text_config", "encoder", "decoder")
 
@@ -181,14 +182,15 @@ class Skeleton:
     Args:
         config: of the model; it is copied.
         architecture: the table's entry, or None for an unknown type.
-        modules: names of the modules; needed for an unknown type. With inside_layer_modules a known type
-            takes the generic path as well.
+        modules: names of modules that the user gave, in place of those that are in the table or found. With
+            inside_layer_modules a known type takes the generic path as well.
 
     Attributes: causal (the whole model), layers (the pattern of each decoder layer),
     layers_name, embedding_name, head_name (dotted names in the model, without ".weight"), outside_shapes
     (of the other parameters outside the layers).
 
-    Raises ModelUnsupported when names are missing, InvalidWorkflow, with what was found, when they are not there.
+    Raises ModelUnsupported for a model without layers or with fused experts, InvalidWorkflow, with what was found,
+    for names that are not there.
     """
 
     def __init__(
@@ -243,15 +245,8 @@ class Skeleton:
         if known is not None and known.experts is None:
             layers = self._strip(modules.layers_block_name or known.layers)
             generic = replace(known, blocks=(), folds=(), listed_stages=modules.inside_layer_modules)
-        elif modules.layers_block_name is None or not modules.inside_layer_modules:
-            raise unsupported(
-                f"model_type {self.config.model_type!r} is not one of {', '.join(sorted(ARCHITECTURES))}; "
-                f"its lists of modules: {self._lists()}",
-                "Give layers_block_name and inside_layer_modules (the linears of a layer, those that share an "
-                "input together, in execution order), or another model.",
-            )
         else:
-            layers = self._strip(modules.layers_block_name)
+            layers = self._strip(modules.layers_block_name or self._longest_list())
             generic = Architecture(
                 self.config.model_type, layers, "", "rms", (), listed_stages=modules.inside_layer_modules
             )
@@ -297,7 +292,9 @@ class Skeleton:
                         f"{', '.join(linears)}){did_you_mean(name, linears)}"
                     )
             fused = [key for key, value in layer.named_parameters() if value.ndim == 3]
-            if fused:
+            if fused := [
+                key for key in fused if not isinstance(modules[key.rpartition(".")[0]], CONVOLUTIONS)
+            ]:
                 known = ", ".join(sorted(name for name, one in ARCHITECTURES.items() if one.experts))
                 raise unsupported(
                     f"{layers}.{index} holds experts in one fused tensor ({fused[0]}); a mixture of experts "
@@ -311,6 +308,16 @@ class Skeleton:
     def _find(self, name: str) -> nn.Module | None:
         modules: dict[str, nn.Module] = dict(self.causal.named_modules())
         return modules.get(name) or modules.get(self._full(name))
+
+    def _longest_list(self) -> str:
+        """The name of the list of modules that most of the model's weights are in: its decoder layers."""
+        lists = self._module_lists()
+        if not lists:
+            raise unsupported(
+                f"a {self.config.model_type} model has no list of layers", "Use a model of another type."
+            )
+        sizes = {name: sum(map(torch.Tensor.numel, found.parameters())) for name, found in lists.items()}
+        return max(sizes, key=lambda name: sizes[name])
 
     def _module_lists(self) -> dict[str, nn.ModuleList]:
         """The lists of modules that the model has, but for empty ones."""

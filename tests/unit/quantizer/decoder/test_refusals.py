@@ -116,8 +116,11 @@ LLAMA = {**FAMILIES["llama"][1], "model_type": "llama"}
 @pytest.mark.parametrize(
     ("config", "modules", "sentence"),
     [
-        (STABLELM, None, "its lists of modules: model.layers (2 StableLmDecoderLayer)"),
-        (STABLELM, ModuleNames("model.layers"), "Give layers_block_name and inside_layer_modules"),
+        (
+            {**FAMILIES["mixtral"][1], "model_type": "olmoe", "num_experts": 4},
+            None,
+            "holds experts in one fused",
+        ),
         (
             {**FAMILIES["mixtral"][1], "model_type": "flex_olmo", "num_experts": 4},
             ModuleNames("model.layers", (QKV,)),
@@ -125,7 +128,7 @@ LLAMA = {**FAMILIES["llama"][1], "model_type": "llama"}
         ),
     ],
 )
-def test_an_unknown_type_is_refused_without_the_names_and_with_fused_experts(
+def test_an_unknown_type_with_fused_experts_is_refused(
     config: dict[str, Any], modules: ModuleNames | None, sentence: str, tmp_path: Path
 ) -> None:
     assert sentence in refused(tmp_path, config, modules)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.support.causal_types import small_model
 from tests.support.decoder_families import FAMILIES, UNKNOWN, relative
 from tests.support.engine import CPU, awq_pass, gptq_pass, ignore_progress, make_pass, run_layers
 from tests.support.quantized_models import (
@@ -96,6 +97,15 @@ def test_every_architecture_is_quantized_and_reads_back(name: str, kind: str, tm
     )
     assert ("lm_head.weight" in after) == ("lm_head.weight" in before)  # tied stays tied
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+@pytest.mark.parametrize("model_type", ["olmo2", "phi", "youtu", "lfm2"])
+def test_a_type_that_nobody_listed_is_quantized_and_reads_back(model_type: str, tmp_path: Path) -> None:
+    small_model(model_type).save_pretrained(tmp_path / "model")
+    layer_pass = make_pass(gptq_pass(group_size=GROUP, true_sequential=True))
+    source = DirectorySource(tmp_path / "model")
+    report = run_layers(source, family_batches(), layer_pass, tmp_path / "out", tmp_path / "scratch")
+    check_artifact(model_type, layer_pass, tmp_path, None, report)
 
 
 @pytest.mark.parametrize("name", UNKNOWN)

@@ -1,0 +1,135 @@
+"""What the linears of one layer read, and on which others that rests: seen in a forward without values.
+
+The layer runs on the meta device, once. Hooks tell which linears run, in which order, and which of them are given the
+same tensor; the graph that autograd keeps tells which of them a linear's input was made from.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+from quantizer.decoder.architecture import SharedInput, Stage
+
+
+@dataclass
+class _Seen:
+    """One linear in the forward."""
+
+    name: str
+    read: Tensor
+    """Its input; it is kept, so that no other tensor takes its place in memory."""
+    made: Any = None
+    """The node of autograd's graph that its output comes from."""
+    runs: int = 1
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What was seen in a layer."""
+
+    stages: tuple[Stage, ...]
+    """A stage is what rests on linears of earlier stages only; its inputs are in the order in which they are read."""
+    output: Any
+    """What the forward returned, on the meta device."""
+
+
+@dataclass
+class _Watch:
+    seen: dict[str, _Seen] = field(default_factory=dict)
+
+    def before(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            if name in self.seen:
+                self.seen[name].runs += 1
+            elif args:
+                self.seen[name] = _Seen(name, args[0])
+
+        return hook
+
+    def behind(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        def hook(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
+            if name in self.seen:
+                self.seen[name].made = output.grad_fn
+
+        return hook
+
+
+def trace(layer: nn.Module, forward: Callable[[], Any]) -> Traced:
+    """Watches a forward of the layer, whose hidden states must require gradients.
+
+    A linear that does not run, or runs more than once, is in no stage: it has no input of its own.
+    """
+    watch = _Watch()
+    with ExitStack() as stack:
+        for name, module in layer.named_modules():
+            if is_linear(module):
+                stack.callback(module.register_forward_pre_hook(watch.before(name)).remove)
+                stack.callback(module.register_forward_hook(watch.behind(name)).remove)
+        output = forward()
+    return Traced(_stages([one for one in watch.seen.values() if one.runs == 1]), output)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module computes x W' + b of its own weight and bias, whatever its class is called."""
+    if isinstance(module, Conv1D):
+        return True
+    if not isinstance(module, nn.Linear):
+        return False
+    return type(module).forward is nn.Linear.forward or _computes_a_product(module)
+
+
+def _computes_a_product(module: nn.Linear) -> bool:
+    """Tried on a small weight in the module's place, since the class has a forward of its own."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(shape, generator=generator) for shape in ((2, 5), (3, 5), (3,)))
+    tried = type(module).__new__(type(module))
+    tried.__dict__.update(module.__dict__)
+    tried._parameters = {
+        "weight": nn.Parameter(weight, requires_grad=False),
+        "bias": None if module.bias is None else nn.Parameter(bias, requires_grad=False),
+    }
+    expected = functional.linear(x, weight, None if module.bias is None else bias)
+    try:
+        return torch.allclose(tried.forward(x), expected)
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+        return False
+
+
+def _stages(seen: list[_Seen]) -> tuple[Stage, ...]:
+    makers = {one.made: number for number, one in enumerate(seen) if one.made is not None}
+    places: list[int] = []
+    for number, one in enumerate(seen):
+        rests_on = {maker for maker in _makers(one.read.grad_fn, makers) if maker < number}
+        places.append(1 + max((places[maker] for maker in rests_on), default=-1))
+    stages: list[dict[Any, list[str]]] = [{} for _ in range(max(places, default=-1) + 1)]
+    for one, place in zip(seen, places, strict=True):
+        stages[place].setdefault(_identity(one.read), []).append(one.name)
+    return tuple(Stage(tuple(SharedInput(tuple(names)) for names in stage.values())) for stage in stages)
+
+
+def _makers(node: Any, makers: dict[Any, int]) -> Iterator[int]:
+    """The nearest linears that something was made from."""
+    waiting, known = [node], {node}
+    while waiting:
+        one = waiting.pop()
+        if one is None:
+            continue
+        if one in makers:
+            yield makers[one]
+            continue
+        for before, _ in one.next_functions:
+            if before not in known:
+                known.add(before)
+                waiting.append(before)
+
+
+def _identity(read: Tensor) -> tuple[Any, ...]:
+    """Equal for two tensors that are the same rows in the same memory."""
+    base = read if read._base is None else read._base
+    return id(base), read._version, read.storage_offset(), read.shape[-1], read.numel(), read.is_contiguous()

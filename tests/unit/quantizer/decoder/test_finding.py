@@ -1,0 +1,61 @@
+"""Decoder layers and their linears are found by looking at the model; nobody lists them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.causal_types import small_model
+from tests.support.decoder_families import FAMILIES, make_model, open_model
+from tests.support.walked import stages_of, walked_error
+
+from quantizer.decoder.families import ARCHITECTURES
+from quantizer.decoder.finding import find_stages
+
+pytestmark = pytest.mark.unit
+
+QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+GATED = ((QKV,), (("self_attn.o_proj",),), (("mlp.gate_proj", "mlp.up_proj"),), (("mlp.down_proj",),))
+FOUND: dict[str, Any] = {
+    "gemma": GATED,
+    "olmo2": GATED,
+    "starcoder2": ((QKV,), (("self_attn.o_proj",),), (("mlp.c_fc",),), (("mlp.c_proj",),)),
+    "phi": (
+        ((*QKV, "mlp.fc1"),),
+        (("self_attn.dense",), ("mlp.fc2",)),
+    ),
+    "cohere": (
+        ((*QKV, "mlp.gate_proj", "mlp.up_proj"),),
+        (("self_attn.o_proj",), ("mlp.down_proj",)),
+    ),
+    "glm": ((QKV,), (("self_attn.o_proj",),), (("mlp.gate_up_proj",),), (("mlp.down_proj",),)),
+    "minicpm3": (
+        (("self_attn.q_a_proj", "self_attn.kv_a_proj_with_mqa"),),
+        (("self_attn.q_b_proj",), ("self_attn.kv_b_proj",)),
+        (("self_attn.o_proj",),),
+        (("mlp.gate_proj", "mlp.up_proj"),),
+        (("mlp.down_proj",),),
+    ),
+}
+"""By type, the stages of the first layer: linears that read one input lie together, and what rests on what follows."""
+
+
+@pytest.mark.parametrize("model_type", FOUND)
+def test_a_type_that_nobody_listed_is_walked_exactly(model_type: str, tmp_path: Path) -> None:
+    whole = small_model(model_type)
+    whole.save_pretrained(tmp_path / "model")
+    model = open_model(tmp_path / "model")
+    assert stages_of(model.layout) == FOUND[model_type]
+    assert walked_error(whole, model, tmp_path) < 1e-6
+
+
+DENSE = [name for name, (model_type, _) in FAMILIES.items() if ARCHITECTURES[model_type].experts is None]
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_what_is_found_is_what_the_table_says(name: str, tmp_path: Path) -> None:
+    make_model(*FAMILIES[name]).save_pretrained(tmp_path)
+    layout = open_model(tmp_path).layout
+    found = find_stages(layout.skeleton)
+    for index in range(layout.layers):
+        known = {shared for stage in layout.stages(index) for shared in stage.shared_inputs}
+        assert {shared for stage in found[index] for shared in stage.shared_inputs} == known
