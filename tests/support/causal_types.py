@@ -39,6 +39,7 @@ SMALL: dict[str, int] = {
             "encoder_ffn_dim",
             "dim_ff",
             "ffn_hidden_size",
+            "intermediate_size_mlp",
             "expert_ffn_hidden_size",
             "dff",
         ),
@@ -104,16 +105,16 @@ def small_fields(model_type: str) -> dict[str, Any]:
     return _merged(fields, CHANGED.get(model_type, {}))
 
 
-def small_config(model_type: str) -> PretrainedConfig:
-    """transformers' config of `small_fields`."""
-    config: PretrainedConfig = CONFIG_MAPPING[model_type](**small_fields(model_type))
+def small_config(model_type: str, **changes: Any) -> PretrainedConfig:
+    """transformers' config of `small_fields`, with changes."""
+    config: PretrainedConfig = CONFIG_MAPPING[model_type](**{**small_fields(model_type), **changes})
     return config
 
 
-def small_model(model_type: str, seed: int = 0) -> Any:
+def small_model(model_type: str, seed: int = 0, **changes: Any) -> Any:
     """A random model of the type in float32; its weights are those of its class, moved a little."""
     torch.manual_seed(seed)
-    model: Any = AutoModelForCausalLM.from_config(small_config(model_type), dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_config(small_config(model_type, **changes), dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

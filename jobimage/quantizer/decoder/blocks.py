@@ -218,14 +218,36 @@ class BlockLayer:
                     yield f"{name}.{leaf}", value
 
 
+def held_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What a checkpoint holds of a module, by its names there: parameters, and buffers of numbers that were learned."""
+    yield from module.named_parameters()
+    for prefix, part, leaf in held_buffers(module):
+        yield f"{prefix}.{leaf}" if prefix else leaf, part.get_buffer(leaf)
+
+
+def held_buffers(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Of each such buffer the name of the module below that has it, that module, and the buffer's name in it."""
+    for prefix, part in module.named_modules():
+        for leaf, value in part._buffers.items():
+            if (
+                value is not None
+                and value.is_floating_point()
+                and leaf not in part._non_persistent_buffers_set
+            ):
+                yield prefix, part, leaf
+
+
 def load_weights(
     module: nn.Module, weights: dict[str, Tensor], transposed: Callable[[str, Tensor], Tensor]
 ) -> None:
     """Moves every tensor of `weights` (as the checkpoint has them) into the module, emptying the mapping."""
-    missing = {name for name, _ in module.named_parameters()} ^ set(weights)
+    missing = {name for name, _ in held_tensors(module)} ^ set(weights)
     if missing:
         raise KeyError(f"parameters and weights differ: {sorted(missing)[:3]}")
     for name in list(weights):
         owner, _, leaf = name.rpartition(".")
-        value = torch.nn.Parameter(transposed(name, weights.pop(name)), requires_grad=False)
-        module.get_submodule(owner)._parameters[leaf] = value
+        part, value = module.get_submodule(owner), transposed(name, weights.pop(name))
+        if leaf in part._buffers:
+            part._buffers[leaf] = value
+        else:
+            part._parameters[leaf] = torch.nn.Parameter(value, requires_grad=False)

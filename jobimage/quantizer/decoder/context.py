@@ -56,14 +56,20 @@ class _BaseOutput(MoeModelOutputWithPast):
     """What some head or other looks for in the output of the model below it."""
 
     cross_attentions: tuple[Tensor, ...] | None = None
+    cache_params: Any = None
 
 
 class _GivenOutput(nn.Module):
     """Stands in for a model without its head: returns the hidden states that it was given."""
 
-    def __init__(self, hidden: Tensor) -> None:
+    def __init__(self, hidden: Tensor, model: nn.Module) -> None:
         super().__init__()
         self.hidden = hidden
+        object.__setattr__(self, "_seen", model)  # not registered as a submodule
+
+    def __getattr__(self, name: str) -> Any:
+        """What a head looks up in the model below it, such as a factor of its logits."""
+        return getattr(self.__dict__["_seen"], name)
 
     @property
     def decoder(self) -> "_GivenOutput":
@@ -91,7 +97,7 @@ class ModelContext:
         catchers = nn.ModuleList(_Catcher(index, layer, self) for index, layer in enumerate(skeleton.layers))
         layers = skeleton.causal.get_submodule(skeleton.layers_name)
         self._causal: Any = copy.deepcopy(skeleton.causal, {id(layers): catchers})
-        self._base: Any = self._causal.base_model
+        self._base: Any = self._causal.get_submodule(skeleton.prefix) if skeleton.prefix else self._causal
         self._prefix, self._head_name = skeleton.prefix, skeleton.head_name
         self._device, self._dtype = device, dtype
         self._last = len(catchers) - 1
@@ -99,8 +105,10 @@ class ModelContext:
         self.width = int(skeleton.config.hidden_size)
         self._embedding: Any = self._causal.get_input_embeddings()
         self._embedding.padding_idx = None  # rows are renumbered: none of them is padding
-        self._causal.config.pad_token_id = None
-        self._base.config.pad_token_id = None
+        for config in (self._causal.config, self._base.config):
+            vars(config)["pad_token_id"] = (
+                None  # some classes refuse None where it is set in the ordinary way
+            )
         tables = {f"{skeleton.embedding_name}.weight", f"{skeleton.head_name}.weight"}
         for full, _ in list(self._causal.named_parameters(remove_duplicate=False)):
             if full not in tables:
@@ -176,14 +184,20 @@ class ModelContext:
         """
         head = copy.copy(self._causal)
         head._modules = dict(self._causal._modules)
-        head._modules[self._prefix] = _GivenOutput(read)
+        head._modules[self._prefix] = _GivenOutput(read, self._base)
         with torch.device("meta"):
             linear = nn.Linear(rows.shape[1], rows.shape[0], bias=False)
         linear.weight = nn.Parameter(rows, requires_grad=False)
         bias = self._causal.get_submodule(self._head_name).bias
         if bias is not None:
             linear.bias = nn.Parameter(bias[first : first + rows.shape[0]], requires_grad=False)
-        head._modules[self._head_name] = linear
+        *parents, name = self._head_name.split(".")
+        owner: Any = head
+        for parent in parents:  # copied, with what they hold, so that the model keeps its own head
+            owner._modules[parent] = inner = copy.copy(owner._modules[parent])
+            inner._modules = dict(inner._modules)
+            owner = inner
+        owner._modules[name] = linear
         result: Tensor = head(input_ids=self._zeros(read.shape[:2]), use_cache=False).logits
         return result
 

@@ -6,18 +6,22 @@ one before, and nothing else that depends on the text. A model that is built in 
 does, before anything is computed.
 """
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from quantization_api.failures import QuantizationError
 from quantizer.decoder.architecture import Stage
-from quantizer.decoder.context import ModelContext, on_meta
+from quantizer.decoder.blocks import held_buffers
+from quantizer.decoder.context import Arguments, ModelContext, compute_buffers, on_meta
 from quantizer.decoder.skeleton import ANOTHER_TYPE, Skeleton, unsupported
 from quantizer.decoder.tracing import Traced, trace
 
 TOKENS = 6
+MOST_VALUES = 4_000_000
 CPU = torch.device("cpu")
 
 
@@ -27,11 +31,19 @@ def find_stages(skeleton: Skeleton) -> tuple[tuple[Stage, ...], ...]:
     Raises:
         QuantizationError: ModelUnsupported for a model that is no chain of layers.
     """
-    whole = ModelContext(
-        skeleton, lambda name: _stand_in(skeleton.causal.get_parameter(name).shape), CPU, torch.float32
-    )
-    arguments = _arguments(skeleton, whole)
-    _check_end(skeleton, whole)
+    try:
+        whole = ModelContext(
+            skeleton, lambda name: _stand_in(skeleton.causal.get_parameter(name).shape), CPU, torch.float32
+        )
+        arguments = _arguments(skeleton, whole)
+        _check_end(skeleton, whole)
+    except (QuantizationError, MemoryError):
+        raise
+    except Exception as error:  # classes differ in how they stop at layers that they do not know
+        raise _no_chain(
+            skeleton,
+            f"its class stops where its layers are taken out ({type(error).__name__}: {_first(error)})",
+        ) from error
     return tuple(
         _traced(skeleton, index, layer, arguments[index]).stages
         for index, layer in enumerate(skeleton.layers)
@@ -39,18 +51,18 @@ def find_stages(skeleton: Skeleton) -> tuple[tuple[Stage, ...], ...]:
 
 
 def _stand_in(shape: torch.Size) -> Tensor:
-    """A parameter that costs no memory, and whose rows differ."""
-    if not shape:
-        return torch.ones(())
-    rows = torch.linspace(0.5, 1.5, shape[0]).reshape(-1, *(1 for _ in shape[1:]))
-    return rows.expand(shape)
+    """A parameter with other values in each row; a large one costs no memory, and is the same in each column."""
+    generator = torch.Generator().manual_seed(0)
+    if shape.numel() <= MOST_VALUES:
+        return torch.rand(shape, generator=generator) + 0.5
+    return (torch.rand((shape[0], *(1 for _ in shape[1:])), generator=generator) + 0.5).expand(shape)
 
 
-def _arguments(skeleton: Skeleton, whole: ModelContext) -> Sequence[Mapping[str, Any]]:
+def _arguments(skeleton: Skeleton, whole: ModelContext) -> Sequence[Arguments]:
     """What the layers are given beside hidden states; the same for every text of one shape."""
-    rows = torch.randn((2, whole.width), generator=torch.Generator().manual_seed(0))
-    tokens = torch.arange(TOKENS).remainder(2)[None]
-    (one, given), (_, others) = whole.begin(rows, tokens), whole.begin(rows, 1 - tokens)
+    rows = torch.randn((TOKENS, whole.width), generator=torch.Generator().manual_seed(0))
+    tokens = torch.arange(TOKENS)[None]
+    (one, given), (_, others) = whole.begin(rows, tokens), whole.begin(rows, TOKENS - 1 - tokens)
     if one.shape != (1, TOKENS, whole.width):
         raise _no_chain(
             skeleton,
@@ -62,7 +74,21 @@ def _arguments(skeleton: Skeleton, whole: ModelContext) -> Sequence[Mapping[str,
                 raise _no_chain(
                     skeleton, f"layer {index} takes {name}, which depends on the text, beside hidden states"
                 )
+    _check_numbers(skeleton, whole)
     return given
+
+
+def _check_numbers(skeleton: Skeleton, whole: ModelContext) -> None:
+    """Rows of the embedding that occur are numbered anew, so the model must not look at the numbers."""
+    padding = getattr(skeleton.config, "pad_token_id", None)
+    count = max(TOKENS, (padding if isinstance(padding, int) else 0) + 1)
+    rows = torch.ones((1, 1)).expand(count, whole.width)
+    tokens = torch.arange(TOKENS)[None]
+    if not torch.equal(whole.begin(rows, tokens)[0], whole.begin(rows, count - 1 - tokens)[0]):
+        raise _no_chain(
+            skeleton,
+            "it looks at the numbers of the tokens (it gives padding a position of its own, for example)",
+        )
 
 
 def _check_end(skeleton: Skeleton, whole: ModelContext) -> None:
@@ -72,8 +98,13 @@ def _check_end(skeleton: Skeleton, whole: ModelContext) -> None:
         raise _no_chain(skeleton, "its head reads what earlier layers make, beside what the last one makes")
 
 
-def _traced(skeleton: Skeleton, index: int, layer: nn.Module, arguments: Mapping[str, Any]) -> Traced:
+def _traced(skeleton: Skeleton, index: int, layer: nn.Module, arguments: Arguments) -> Traced:
     hidden = torch.zeros((1, TOKENS, int(skeleton.config.hidden_size)), device="meta", requires_grad=True) * 1
+    layer = copy.deepcopy(layer, {id(skeleton.config): skeleton.config})  # some keep what they made
+    for _, part, leaf in held_buffers(layer):  # the checkpoint has them
+        part._buffers[leaf] = torch.zeros(())
+    compute_buffers(skeleton.causal, layer, CPU)
+    layer.to("meta")
     given = {name: on_meta(value) for name, value in arguments.items()}
     before = {name: _keys(value) for name, value in given.items()}
     try:
@@ -86,7 +117,7 @@ def _traced(skeleton: Skeleton, index: int, layer: nn.Module, arguments: Mapping
         ) from error
     if changed := [name for name, value in given.items() if _keys(value) != before[name]]:
         raise _no_chain(skeleton, f"layer {index} leaves something for later layers in {changed[0]}")
-    output = traced.output[0] if isinstance(traced.output, tuple) else traced.output
+    output = traced.output[0] if isinstance(traced.output, (tuple, list)) else traced.output
     if output.shape != hidden.shape:
         raise _no_chain(skeleton, f"layer {index} makes {list(output.shape)} of {list(hidden.shape)}")
     return traced
@@ -110,7 +141,7 @@ def _first(error: Exception) -> str:
     return str(error).strip().partition("\n")[0][:120]
 
 
-def _no_chain(skeleton: Skeleton, why: str) -> Exception:
+def _no_chain(skeleton: Skeleton, why: str) -> QuantizationError:
     return unsupported(
         f"a {skeleton.config.model_type} model is not computed layer by layer: {why}", ANOTHER_TYPE
     )

@@ -16,7 +16,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import SharedInput, Stage
 from quantizer.decoder.batchwise import Batchwise
-from quantizer.decoder.blocks import ArgumentsOf
+from quantizer.decoder.blocks import ArgumentsOf, held_tensors
 from quantizer.decoder.walk import LayerWalk, Look, Routed, StageOrder
 
 LEAVE_OUT = "Leave it out of inside_layer_modules: it stays as it is."
@@ -49,13 +49,13 @@ class GenericLayer:
         return self._module.get_submodule(name)
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """All parameters by their names in the layer."""
-        yield from self._module.named_parameters()
+        """All that the checkpoint holds of it, by the names in the layer."""
+        yield from held_tensors(self._module)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """The whole layer: [batch, tokens, width] to the same."""
         result = self._module(hidden, **self._arguments_of(hidden.shape[0], hidden.shape[1]))
-        output: Tensor = result[0] if isinstance(result, tuple) else result
+        output: Tensor = result[0] if isinstance(result, (tuple, list)) else result
         return output
 
     def seen(

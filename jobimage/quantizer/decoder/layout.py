@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from quantization_api.failures import Category
 from quantizer.boundary.bounded_json import read_object
@@ -27,6 +28,7 @@ from quantizer.decoder.finding import find_stages
 from quantizer.decoder.folding import FoldPlace, fold_places
 from quantizer.decoder.pattern import LayerPattern
 from quantizer.decoder.skeleton import (
+    ANOTHER_TYPE,
     COPY_CONFIG,
     NOT_OF_ONE_MODEL,
     Skeleton,
@@ -132,6 +134,8 @@ class DecoderLayout:
         other, head = self.architecture.head_as, self.skeleton.head_name
         if other and f"{other}.weight" in self.reader.tensors and name.startswith(f"{head}."):
             return other + name.removeprefix(head)
+        if name not in self.reader.tensors:
+            name = self.skeleton.ties.get(name, name)
         return name.removeprefix(f"{self.skeleton.prefix}.") if self._bare else name
 
     @property
@@ -168,7 +172,7 @@ class DecoderLayout:
     def needed_outside(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all that the checkpoint must have outside the layers; a tied head is not among it."""
         needed = self.outside_shapes()
-        needed[self.embedding_name()] = (self.vocabulary, self.width)
+        needed[self.embedding_name()] = self.skeleton.embedding_shape
         if not self.tied or self.own_head_name() in self.reader.tensors:
             needed[self.own_head_name()] = (self.vocabulary, self.width)
         return needed
@@ -315,8 +319,19 @@ class DecoderLayout:
             return f"The head is there, and config.json ties them: store {own} under the name {embedding}."
         return NOT_OF_ONE_MODEL
 
+    def _check_own_names(self, name: str) -> None:
+        """Refuses a type whose checkpoints hold other tensors than its modules, which transformers converts."""
+        converted = get_checkpoint_conversion_mapping(self.config.model_type)
+        if converted and not self.architecture.blocks:
+            raise unsupported(
+                f"the checkpoint lacks the tensor {name}: those of {self.config.model_type} models have other names or "
+                "shapes than its modules, and transformers converts them as it loads them",
+                ANOTHER_TYPE,
+            )
+
     def _check_tensor(self, name: str, shape: tuple[int, ...], found: TensorInfo | None) -> None:
         if found is None:
+            self._check_own_names(name)
             raise unsupported(f"the checkpoint lacks the tensor {name}", self._cure_of_lack(name))
         if found.shape != shape:
             raise unsupported(

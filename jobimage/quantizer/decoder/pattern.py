@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from quantizer.decoder.architecture import Architecture, Block, SharedInput, Stage
+from quantizer.decoder.blocks import held_tensors
 from quantizer.decoder.sparse import SparseMlp
 
 
@@ -49,7 +50,7 @@ class LayerPattern:
         self.always_float = () if shared is None else (f"{self.blocks[-1].module}.{shared.gate}",)
         self._module = module
         self.shapes: dict[str, tuple[int, ...]] = {}
-        for name, value in module.named_parameters():
+        for name, value in held_tensors(module):
             shape = tuple(value.shape)
             self.shapes[name] = shape[::-1] if self._is_conv1d(name) else shape
 

@@ -24,7 +24,6 @@ from quantizer.checkpoint.older_transformers import OLDER_MODEL_TYPES, is_older
 from quantizer.decoder.architecture import GIVEN, Architecture, ModuleNames
 from quantizer.decoder.families import ARCHITECTURES
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 CAUSAL_CLASSES = ("ForCausalLM", "LMHeadModel")  # how names of causal language models end
 BESIDE_TEXT = ("vision_config", "audio_config", "text_config", "encoder", "decoder")
 
@@ -110,7 +109,7 @@ def make_config(raw: Mapping[str, Any], architecture: Architecture | None) -> Pr
     """transformers' config of a config.json; ModelUnsupported when a value cannot be used."""
     model_type = str(raw["model_type"])
     _check_dtype(raw)
-    fields = {key: value for key, value in raw.items() if key not in ("model_type", *OF_NO_USE)}
+    fields = {key: _decoded(value) for key, value in raw.items() if key not in ("model_type", *OF_NO_USE)}
     with reading(Category.MODEL_UNSUPPORTED, "config.json", COPY_CONFIG):
         config = AutoConfig.for_model(model_type, **fields)
     if architecture is not None:
@@ -128,6 +127,15 @@ def make_config(raw: Mapping[str, Any], architecture: Architecture | None) -> Pr
             CAUSAL_ALONE,
         )
     return config
+
+
+def _decoded(value: Any) -> Any:
+    """A value of config.json; JSON has no infinity, which transformers writes as {"__float__": "Infinity"}."""
+    if isinstance(value, dict):
+        named = value.get("__float__")
+        known = named if set(value) == {"__float__"} and named in ("NaN", "Infinity", "-Infinity") else None
+        return float(known) if known else {key: _decoded(one) for key, one in value.items()}
+    return [_decoded(one) for one in value] if isinstance(value, list) else value
 
 
 def _check_dtype(raw: Mapping[str, Any]) -> None:
@@ -162,6 +170,11 @@ def check_counts(config: PretrainedConfig, tensors: int) -> None:
             )
 
 
+def _holds_experts(module: nn.Module) -> bool:
+    """Whether a module computes experts from tensors of its own; transformers' classes say so in their names."""
+    return "expert" in type(module).__name__.lower() and not isinstance(module, nn.Linear)
+
+
 def _made(cls: Any, config: PretrainedConfig) -> Any:
     """A model of a class; classes that keep a row for padding stop at a pad_token_id that the embedding lacks."""
     try:
@@ -187,7 +200,7 @@ class Skeleton:
 
     Attributes: causal (the whole model), layers (the pattern of each decoder layer),
     layers_name, embedding_name, head_name (dotted names in the model, without ".weight"), outside_shapes
-    (of the other parameters outside the layers).
+    (of the other parameters outside the layers), embedding_shape, ties (parameters that are others, but for the head).
 
     Raises ModelUnsupported for a model without layers or with fused experts, InvalidWorkflow, with what was found,
     for names that are not there.
@@ -204,12 +217,14 @@ class Skeleton:
             self.causal: Any = _made(cls, config)
         self.causal.requires_grad_(False).eval()
         self.config = config
-        self.prefix: str = self.causal.base_model_prefix
         names = {id(module): name for name, module in self.causal.named_modules()}
+        self.prefix = self._prefix()
         self.architecture = self._resolve(architecture, modules or ModuleNames())
         self.layers_name = self._full(self.architecture.layers)
-        self.embedding_name: str = names[id(self.causal.get_input_embeddings())]
-        self.head_name: str = names[id(self.causal.get_output_embeddings())]
+        self.embedding_name = names[
+            id(self._table(self.causal.get_input_embeddings(), "an embedding of tokens"))
+        ]
+        self.head_name = names[id(self._table(self.causal.get_output_embeddings(), "a linear head"))]
         self.layers: list[nn.Module] = list(self.causal.get_submodule(self.layers_name))
         if not self.layers:
             raise unsupported("config.json says that the model has no layers", COPY_CONFIG)
@@ -219,12 +234,32 @@ class Skeleton:
             for name, value in self.causal.named_parameters(remove_duplicate=False)
             if name not in tables and not name.startswith(f"{self.layers_name}.")
         }
-        inner, outer = self.causal.get_input_embeddings().weight.shape[1], int(config.hidden_size)
+        ties = self.causal._tied_weights_keys
+        self.ties: dict[str, str] = dict(ties) if isinstance(ties, dict) else {}
+        self.ties.pop(f"{self.head_name}.weight", None)
+        self.embedding_shape = tuple(self.causal.get_input_embeddings().weight.shape)
+        inner, outer = self.embedding_shape[1], int(config.hidden_size)
         if inner != outer:
             raise unsupported(
                 f"the embeddings are {inner} wide and the layers {outer}: projections between them are not supported",
                 "Use another size of this model: of OPT, for example, only opt-350m has such projections.",
             )
+
+    def _table(self, found: nn.Module | None, what: str) -> nn.Module:
+        if found is None or getattr(found, "weight", None) is None:
+            raise unsupported(
+                f"a {self.config.model_type} model has not {what}, one table for the vocabulary", ANOTHER_TYPE
+            )
+        return found
+
+    def _prefix(self) -> str:
+        """The name of the module that is the model without its head, whatever the class says that it is called."""
+        said: str = self.causal.base_model_prefix
+        children = dict(self.causal.named_children())
+        if said in children:
+            return said
+        embedding = self.causal.get_input_embeddings()
+        return next((name for name, child in children.items() if embedding in child.modules()), said)
 
     def _full(self, name: str) -> str:
         return f"{self.prefix}.{name}"
@@ -291,10 +326,8 @@ class Skeleton:
                         f"inside_layer_modules names {name}, which is no linear of {layers}.{index} (its linears: "
                         f"{', '.join(linears)}){did_you_mean(name, linears)}"
                     )
-            fused = [key for key, value in layer.named_parameters() if value.ndim == 3]
-            if fused := [
-                key for key in fused if not isinstance(modules[key.rpartition(".")[0]], CONVOLUTIONS)
-            ]:
+            owners = {key: modules[key.rpartition(".")[0]] for key, _ in layer.named_parameters()}
+            if fused := [key for key, owner in owners.items() if _holds_experts(owner)]:
                 known = ", ".join(sorted(name for name, one in ARCHITECTURES.items() if one.experts))
                 raise unsupported(
                     f"{layers}.{index} holds experts in one fused tensor ({fused[0]}); a mixture of experts "

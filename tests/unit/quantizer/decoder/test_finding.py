@@ -8,6 +8,7 @@ from tests.support.causal_types import small_model
 from tests.support.decoder_families import FAMILIES, make_model, open_model
 from tests.support.walked import stages_of, walked_error
 
+from quantization_api.failures import Category, QuantizationError
 from quantizer.decoder.families import ARCHITECTURES
 from quantizer.decoder.finding import find_stages
 
@@ -59,3 +60,43 @@ def test_what_is_found_is_what_the_table_says(name: str, tmp_path: Path) -> None
     for index in range(layout.layers):
         known = {shared for stage in layout.stages(index) for shared in stage.shared_inputs}
         assert {shared for stage in found[index] for shared in stage.shared_inputs} == known
+
+
+KINDS = {
+    "a config with infinity in it": "mamba2",
+    "layers that differ": "lfm2",
+    "buffers that were learned": "apertus",
+    "a model under another name than its class says": "llama4_text, dense",
+    "a head inside another module": "bert",
+    "layers that keep what they made": "recurrent_gemma",
+}
+REFUSED = {
+    "falcon_h1": "the buffer mamba.mup_vector of a falcon_h1 model is not computed from its config",
+    "rwkv": "its class stops where its layers are taken out",
+    "roberta": "it looks at the numbers of the tokens",
+    "prophetnet": "its layers take [1, 18, 32] for 6 tokens",
+    "hrm_text": "transformers converts them as it loads them",
+    "olmoe": "holds experts in one fused tensor",
+    "jetmoe": "holds experts in one fused tensor",
+    "dbrx": "holds experts in one fused tensor",
+}
+"""Type -> what its refusal says."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_classes_do_differently_is_walked_exactly(kind: str, tmp_path: Path) -> None:
+    model_type, _, more = KINDS[kind].partition(", ")
+    fields = {"moe_layers": [], "interleave_moe_layer_step": 0} if more == "dense" else {}
+    whole = small_model(model_type, **fields)
+    whole.save_pretrained(tmp_path / "model")
+    model = open_model(tmp_path / "model")
+    assert walked_error(whole, model, tmp_path) < 1e-6
+
+
+@pytest.mark.parametrize("model_type", REFUSED)
+def test_what_is_no_chain_of_layers_is_refused_with_what_it_does(model_type: str, tmp_path: Path) -> None:
+    small_model(model_type).save_pretrained(tmp_path)
+    with pytest.raises(QuantizationError) as caught:
+        open_model(tmp_path)
+    assert caught.value.category is Category.MODEL_UNSUPPORTED
+    assert REFUSED[model_type] in caught.value.message
