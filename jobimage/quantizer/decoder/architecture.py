@@ -49,6 +49,25 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A module that may make what linears read, so that scales may fold from these into it."""
+
+    kind: Literal["norm", "linear"]
+    source: str
+    """Name in the layer."""
+    readers: tuple[str, ...]
+    """Names in the layer of the linears that read the input."""
+
+
+@dataclass(frozen=True)
+class FoundLayer:
+    """What was found in a layer by looking (finding.py)."""
+
+    stages: tuple[Stage, ...]
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
 class Block:
     """One residual block of a decoder layer."""
 

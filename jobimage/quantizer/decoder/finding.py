@@ -14,19 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from quantization_api.failures import QuantizationError
-from quantizer.decoder.architecture import Stage
+from quantizer.decoder.architecture import FoundLayer
 from quantizer.decoder.blocks import held_buffers
 from quantizer.decoder.context import Arguments, ModelContext, compute_buffers, on_meta
 from quantizer.decoder.skeleton import ANOTHER_TYPE, Skeleton, unsupported
-from quantizer.decoder.tracing import Traced, trace
+from quantizer.decoder.tracing import trace
 
 TOKENS = 6
 MOST_VALUES = 4_000_000
 CPU = torch.device("cpu")
 
 
-def find_stages(skeleton: Skeleton) -> tuple[tuple[Stage, ...], ...]:
-    """The linears of each layer, stage by stage.
+def find_layers(skeleton: Skeleton) -> tuple[FoundLayer, ...]:
+    """What each layer is made of.
 
     Raises:
         QuantizationError: ModelUnsupported for a model that is no chain of layers.
@@ -45,8 +45,7 @@ def find_stages(skeleton: Skeleton) -> tuple[tuple[Stage, ...], ...]:
             f"its class stops where its layers are taken out ({type(error).__name__}: {_first(error)})",
         ) from error
     return tuple(
-        _traced(skeleton, index, layer, arguments[index]).stages
-        for index, layer in enumerate(skeleton.layers)
+        _traced(skeleton, index, layer, arguments[index]) for index, layer in enumerate(skeleton.layers)
     )
 
 
@@ -98,7 +97,7 @@ def _check_end(skeleton: Skeleton, whole: ModelContext) -> None:
         raise _no_chain(skeleton, "its head reads what earlier layers make, beside what the last one makes")
 
 
-def _traced(skeleton: Skeleton, index: int, layer: nn.Module, arguments: Arguments) -> Traced:
+def _traced(skeleton: Skeleton, index: int, layer: nn.Module, arguments: Arguments) -> FoundLayer:
     hidden = torch.zeros((1, TOKENS, int(skeleton.config.hidden_size)), device="meta", requires_grad=True) * 1
     layer = copy.deepcopy(layer, {id(skeleton.config): skeleton.config})  # some keep what they made
     for _, part, leaf in held_buffers(layer):  # the checkpoint has them
@@ -109,7 +108,7 @@ def _traced(skeleton: Skeleton, index: int, layer: nn.Module, arguments: Argumen
     before = {name: _keys(value) for name, value in given.items()}
     try:
         with torch.enable_grad():
-            traced = trace(layer, lambda: layer(hidden, **given))
+            found, made = trace(layer, lambda: layer(hidden, **given))
     except Exception as error:
         raise _no_chain(
             skeleton,
@@ -117,10 +116,10 @@ def _traced(skeleton: Skeleton, index: int, layer: nn.Module, arguments: Argumen
         ) from error
     if changed := [name for name, value in given.items() if _keys(value) != before[name]]:
         raise _no_chain(skeleton, f"layer {index} leaves something for later layers in {changed[0]}")
-    output = traced.output[0] if isinstance(traced.output, (tuple, list)) else traced.output
+    output = made[0] if isinstance(made, (tuple, list)) else made
     if output.shape != hidden.shape:
         raise _no_chain(skeleton, f"layer {index} makes {list(output.shape)} of {list(hidden.shape)}")
-    return traced
+    return found
 
 
 def _same(one: Any, other: Any) -> bool:

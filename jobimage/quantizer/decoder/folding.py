@@ -81,10 +81,10 @@ def _place(
         return FoldPlace("norm", source, readers, None, obstacle, unit_offset=norm == "rms_plus_one")
     inputs = pattern.transposed_shape(f"{readers[0]}.weight")[1]
     outputs = pattern.transposed_shape(f"{source}.weight")[0]
-    return FoldPlace("linear", source, readers, _rows(fold.rows, inputs, outputs, config), obstacle)
+    return FoldPlace("linear", source, readers, rows_of(fold.rows, inputs, outputs, config), obstacle)
 
 
-def _rows(rule: RowRule, inputs: int, outputs: int, config: Any) -> Tensor:
+def rows_of(rule: RowRule, inputs: int, outputs: int, config: Any) -> Tensor:
     """[K]: the row of the source [outputs, .] that makes each of the K input channels."""
     channels = torch.arange(inputs)
     if rule == "same":

@@ -105,17 +105,17 @@ class GenericWalk(LayerWalk):
     def __init__(self, layer: GenericLayer, hidden: ActivationStore, wants_output: bool = True) -> None:
         self.stages = layer.stages
         self.side_by_side, self.shapes = 1, hidden.shapes
-        self._layer, self._hidden, self._wants_output = layer, hidden, wants_output
+        self.layer, self._hidden, self._wants_output = layer, hidden, wants_output
         self._progress = StageOrder(self.stages)
         self._checked = False
 
     @override
     def linear(self, name: str) -> nn.Linear:
-        return self._layer.linear(name)
+        return self.layer.linear(name)
 
     @override
     def module(self, name: str) -> nn.Module:
-        return self._layer.module(name)
+        return self.layer.module(name)
 
     @override
     def visit(
@@ -134,7 +134,7 @@ class GenericWalk(LayerWalk):
             # the first batch goes through the whole layer, to see that the stages are listed in their order
             check = not self._checked
             observed = self.stages if check else stages
-            caught, output = self._layer.seen(self._hidden.read(number), observed, whole=propagates or check)
+            caught, output = self.layer.seen(self._hidden.read(number), observed, whole=propagates or check)
             if check:
                 self._check(caught)
                 self._checked = True
@@ -156,7 +156,7 @@ class GenericWalk(LayerWalk):
 
     @override
     def forward(self, states: Tensor) -> Tensor:
-        return self._layer.forward(states)
+        return self.layer.forward(states)
 
     @override
     def finish_from(self, inputs: ActivationStore) -> None:
@@ -176,7 +176,7 @@ class GenericWalk(LayerWalk):
         return None
 
     def _forward(self, number: int) -> None:
-        self._hidden.write(number, self._layer.forward(self._hidden.read(number)))
+        self._hidden.write(number, self.layer.forward(self._hidden.read(number)))
 
     def _check(self, caught: dict[str, Tensor]) -> None:
         order = {name: place for place, name in enumerate(caught)}

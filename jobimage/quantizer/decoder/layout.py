@@ -21,10 +21,10 @@ from quantizer.checkpoint.dequantized import open_checkpoint
 from quantizer.checkpoint.reader import FLOAT_CHECKPOINT, SafetensorsReader, TensorInfo
 from quantizer.checkpoint.side_files import with_dtype
 from quantizer.checkpoint.source import Source, read_whole
-from quantizer.decoder.architecture import ModuleNames, Stage
+from quantizer.decoder.architecture import FoundLayer, ModuleNames, Stage
 from quantizer.decoder.extra import Extra, sort_extra
 from quantizer.decoder.families import ARCHITECTURES
-from quantizer.decoder.finding import find_stages
+from quantizer.decoder.finding import find_layers
 from quantizer.decoder.folding import FoldPlace, fold_places
 from quantizer.decoder.pattern import LayerPattern
 from quantizer.decoder.skeleton import (
@@ -83,7 +83,7 @@ class DecoderLayout:
             check_counts(config_of_model, len(reader.tensors))
             self.skeleton = Skeleton(config_of_model, known, modules)
             self.config, self.architecture = self.skeleton.config, self.skeleton.architecture
-            self._found = () if self.architecture.blocks else find_stages(self.skeleton)
+            self._found = () if self.architecture.blocks else find_layers(self.skeleton)
             self.layers = len(self.skeleton.layers)
             self.vocabulary = int(self.config.vocab_size)
             self.width = int(self.config.hidden_size)
@@ -252,11 +252,15 @@ class DecoderLayout:
         folds = self.architecture.sparse_folds if pattern.sparse else self.architecture.folds
         return fold_places(folds, pattern, self.config, self.architecture.norm)
 
+    def found(self, index: int) -> FoundLayer:
+        """What was found in layer `index` by looking; nothing where the table describes it."""
+        return self._found[index] if self._found else FoundLayer((), ())
+
     def pattern(self, index: int) -> LayerPattern:
         """Of one layer at a time: it is asked for again and again, and a pattern of many experts is slow to make."""
         if self._last_pattern is None or self._last_pattern[0] != index:
-            layer, found = self.skeleton.layers[index], self._found[index] if self._found else ()
-            made = LayerPattern(layer, self.architecture, self.config, found)
+            layer, found = self.skeleton.layers[index], self.found(index)
+            made = LayerPattern(layer, self.architecture, self.config, found.stages)
             self._last_pattern = (index, made)
         return self._last_pattern[1]
 

@@ -17,6 +17,8 @@ from quantizer.checkpoint.reader import rows_within
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.blocks import ArgumentsOf, BlockLayer, load_weights
 from quantizer.decoder.context import ModelContext, compute_buffers, on_meta
+from quantizer.decoder.folding import FoldPlace
+from quantizer.decoder.found_folds import find_folds
 from quantizer.decoder.generic import GenericLayer, GenericWalk
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.decoder.skeleton import COPY_CONFIG, NOT_OF_ONE_MODEL, unsupported
@@ -87,6 +89,13 @@ class DecoderModel:
         wants_output: without it `hidden` is not to become the layer's output, which nobody reads after the last one.
         """
         return walk_over(self.layer(index, weights), hidden, store_factory, wants_output=wants_output)
+
+    def folds(self, index: int, walk: LayerWalk) -> tuple[FoldPlace, ...]:
+        """Where scales of input channels fold away in layer `index`: `walk` has its weights, none of them rounded."""
+        if not isinstance(walk, GenericWalk):
+            return self.layout.folds(index)
+        with torch.inference_mode():
+            return find_folds(walk.layer, self.layout.found(index).candidates, self.layout.config)
 
     # before and behind the layers
 

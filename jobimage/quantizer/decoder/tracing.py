@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from quantizer.decoder.architecture import SharedInput, Stage
+from quantizer.decoder.architecture import Candidate, FoundLayer, SharedInput, Stage
 
 
 @dataclass
@@ -29,19 +29,11 @@ class _Seen:
     runs: int = 1
 
 
-@dataclass(frozen=True)
-class Traced:
-    """What was seen in a layer."""
-
-    stages: tuple[Stage, ...]
-    """A stage is what rests on linears of earlier stages only; its inputs are in the order in which they are read."""
-    output: Any
-    """What the forward returned, on the meta device."""
-
-
 @dataclass
 class _Watch:
     seen: dict[str, _Seen] = field(default_factory=dict)
+    normed: list[tuple[str, Tensor]] = field(default_factory=list)
+    """Of each module that has a weight for each channel, its name and what it made."""
 
     def before(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -59,11 +51,19 @@ class _Watch:
 
         return hook
 
+    def norm(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+            if isinstance(output, Tensor):
+                self.normed.append((name, output))
 
-def trace(layer: nn.Module, forward: Callable[[], Any]) -> Traced:
-    """Watches a forward of the layer, whose hidden states must require gradients.
+        return hook
 
-    A linear that does not run, or runs more than once, is in no stage: it has no input of its own.
+
+def trace(layer: nn.Module, forward: Callable[[], Any]) -> tuple[FoundLayer, Any]:
+    """Watches a forward of the layer, whose hidden states must require gradients; what it found, and the output.
+
+    A stage is what rests on linears of earlier stages only; its inputs are in the order in which they are read. A
+    linear that does not run, or runs more than once, is in no stage: it has no input of its own.
     """
     watch = _Watch()
     with ExitStack() as stack:
@@ -71,8 +71,10 @@ def trace(layer: nn.Module, forward: Callable[[], Any]) -> Traced:
             if is_linear(module):
                 stack.callback(module.register_forward_pre_hook(watch.before(name)).remove)
                 stack.callback(module.register_forward_hook(watch.behind(name)).remove)
+            elif (weight := getattr(module, "weight", None)) is not None and weight.ndim == 1:
+                stack.callback(module.register_forward_hook(watch.norm(name)).remove)
         output = forward()
-    return Traced(_stages([one for one in watch.seen.values() if one.runs == 1]), output)
+    return _found([one for one in watch.seen.values() if one.runs == 1], watch.normed), output
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -101,16 +103,33 @@ def _computes_a_product(module: nn.Linear) -> bool:
         return False
 
 
-def _stages(seen: list[_Seen]) -> tuple[Stage, ...]:
+def _found(seen: list[_Seen], normed: list[tuple[str, Tensor]]) -> FoundLayer:
     makers = {one.made: number for number, one in enumerate(seen) if one.made is not None}
+    rests_on = [sorted(set(_makers(one.read.grad_fn, makers))) for one in seen]
     places: list[int] = []
-    for number, one in enumerate(seen):
-        rests_on = {maker for maker in _makers(one.read.grad_fn, makers) if maker < number}
-        places.append(1 + max((places[maker] for maker in rests_on), default=-1))
-    stages: list[dict[Any, list[str]]] = [{} for _ in range(max(places, default=-1) + 1)]
-    for one, place in zip(seen, places, strict=True):
-        stages[place].setdefault(_identity(one.read), []).append(one.name)
-    return tuple(Stage(tuple(SharedInput(tuple(names)) for names in stage.values())) for stage in stages)
+    for before in rests_on:
+        places.append(1 + max((places[maker] for maker in before), default=-1))
+    stages: list[dict[Any, list[int]]] = [{} for _ in range(max(places, default=-1) + 1)]
+    for number, (one, place) in enumerate(zip(seen, places, strict=True)):
+        stages[place].setdefault(_identity(one.read), []).append(number)
+    norms = {_identity(made): name for name, made in normed}
+    candidates: list[Candidate] = []
+    for stage in stages:
+        for read, numbers in stage.items():
+            readers = tuple(seen[number].name for number in numbers)
+            if read in norms:
+                candidates.append(Candidate("norm", norms[read], readers))
+            else:
+                candidates += [
+                    Candidate("linear", seen[maker].name, readers) for maker in rests_on[numbers[0]]
+                ]
+    named = (
+        Stage(
+            tuple(SharedInput(tuple(seen[number].name for number in numbers)) for numbers in stage.values())
+        )
+        for stage in stages
+    )
+    return FoundLayer(tuple(named), tuple(candidates))
 
 
 def _makers(node: Any, makers: dict[Any, int]) -> Iterator[int]:

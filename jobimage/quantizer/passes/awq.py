@@ -177,7 +177,7 @@ class _Solve:
 
     def run(self) -> FinishedLayer:
         """Folds, clips and rounds."""
-        for place in self.layer.folds:
+        for place in self.layer.folds():
             if place.obstacle is None:
                 self._fold(place)
         reports = {shared: self._round(shared, read) for shared, read in self.reads.items()}

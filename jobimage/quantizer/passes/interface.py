@@ -72,8 +72,8 @@ class LayerContext:
     prefix: str
     """Dotted name of the layer in the checkpoint, with the closing dot."""
     walk: LayerWalk
-    folds: tuple[FoldPlace, ...]
-    """Places where scales can be folded away."""
+    folds: Callable[[], tuple[FoldPlace, ...]]
+    """Places where scales can be folded away; to be asked for before a weight is changed."""
     weight: Callable[[str], Tensor]
     """Name of a linear in the layer -> its weight [N, K] to be rounded; asked for once, before the linear gets
     another. The linear's own may have been cut to the data type of calibration."""

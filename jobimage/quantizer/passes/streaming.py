@@ -335,7 +335,14 @@ class _Run:
 
             layer = self.layer_pass.run(
                 LayerContext(
-                    prefix, walk, layout.folds(index), weight, stored, self.device, self._timed, beside
+                    prefix,
+                    walk,
+                    lambda: self.model.folds(index, plain),
+                    weight,
+                    stored,
+                    self.device,
+                    self._timed,
+                    beside,
                 )
             )
         layer.tensors = kept | layer.tensors | self._divisors(index)

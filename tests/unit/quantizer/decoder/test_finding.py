@@ -10,7 +10,7 @@ from tests.support.walked import stages_of, walked_error
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.decoder.families import ARCHITECTURES
-from quantizer.decoder.finding import find_stages
+from quantizer.decoder.finding import find_layers
 
 pytestmark = pytest.mark.unit
 
@@ -56,10 +56,10 @@ DENSE = [name for name, (model_type, _) in FAMILIES.items() if ARCHITECTURES[mod
 def test_what_is_found_is_what_the_table_says(name: str, tmp_path: Path) -> None:
     make_model(*FAMILIES[name]).save_pretrained(tmp_path)
     layout = open_model(tmp_path).layout
-    found = find_stages(layout.skeleton)
+    found = find_layers(layout.skeleton)
     for index in range(layout.layers):
         known = {shared for stage in layout.stages(index) for shared in stage.shared_inputs}
-        assert {shared for stage in found[index] for shared in stage.shared_inputs} == known
+        assert {shared for stage in found[index].stages for shared in stage.shared_inputs} == known
 
 
 KINDS = {

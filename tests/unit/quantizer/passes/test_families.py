@@ -99,11 +99,13 @@ def test_every_architecture_is_quantized_and_reads_back(name: str, kind: str, tm
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["gptq, staged", "awq"])
 @pytest.mark.parametrize("model_type", ["olmo2", "phi", "youtu", "lfm2"])
-def test_a_type_that_nobody_listed_is_quantized_and_reads_back(model_type: str, tmp_path: Path) -> None:
+def test_a_type_that_nobody_listed_is_quantized_and_reads_back(
+    model_type: str, kind: str, tmp_path: Path
+) -> None:
     small_model(model_type).save_pretrained(tmp_path / "model")
-    layer_pass = make_pass(gptq_pass(group_size=GROUP, true_sequential=True))
-    source = DirectorySource(tmp_path / "model")
+    layer_pass, source = PASSES[kind], DirectorySource(tmp_path / "model")
     report = run_layers(source, family_batches(), layer_pass, tmp_path / "out", tmp_path / "scratch")
     check_artifact(model_type, layer_pass, tmp_path, None, report)
 
