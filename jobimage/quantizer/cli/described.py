@@ -35,7 +35,37 @@ def _model(model: dict[str, Any]) -> RenderableType:
     table.add_column("inputs", justify="right")
     for linear in model["linears"]:
         table.add_row(linear["name"], *map(str, linear["shape"]))
-    return Group(facts_text(facts), "", table)
+    return Group(
+        facts_text(facts), "", table, *(part for kind in model["structure"] for part in _layers(kind))
+    )
+
+
+def _layers(kind: dict[str, Any]) -> list[RenderableType]:
+    """Layers that are built alike: a row for each stage, then what folds and what is left alone."""
+    table = Table(
+        "stage", f"linears of {_numbers(kind['layers'])}, by the input they read", box=None, pad_edge=False
+    )
+    for number, inputs in enumerate(kind["stages"], 1):
+        table.add_row(str(number), " | ".join(", ".join(names) for names in inputs))
+    folds = "; ".join(f"{fold['source']} into {', '.join(fold['readers'])}" for fold in kind["folds"])
+    facts = [
+        ("AWQ will try" if kind["tried"] else "scales fold from", folds or "nowhere"),
+        *([("experts", str(kind["experts"]))] if kind["experts"] else []),
+        *([("left as they are", ", ".join(kind["left"]))] if kind["left"] else []),
+    ]
+    return ["", table, facts_text(facts)]
+
+
+def _numbers(layers: list[int]) -> str:
+    """Numbers of layers, runs of them in short: "layers 0 to 3, 5"."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and runs[-1][-1] == layer - 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    told = (str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
+    return ("layer " if len(layers) == 1 else "layers ") + ", ".join(told)
 
 
 def _quantization(found: dict[str, str] | None) -> list[tuple[str, str]]:

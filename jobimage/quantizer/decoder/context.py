@@ -55,8 +55,9 @@ class _Catcher(nn.Module):
 class _BaseOutput(MoeModelOutputWithPast):
     """What some head or other looks for in the output of the model below it."""
 
-    cross_attentions: tuple[Tensor, ...] | None = None
-    cache_params: Any = None
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
 
 
 class _GivenOutput(nn.Module):

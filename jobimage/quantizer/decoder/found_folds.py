@@ -49,7 +49,7 @@ def _places(layer: GenericLayer, candidate: Candidate, config: Any) -> Iterator[
     for rule in RULES:
         try:
             rows = rows_of(rule, inputs, outputs, config)
-        except (QuantizationError, ZeroDivisionError):
+        except (QuantizationError, ZeroDivisionError, AttributeError):  # heads that do not fit, or none
             continue
         if rows.min() >= 0 and rows.max() < outputs and tuple(rows.tolist()) not in tried:
             tried.add(tuple(rows.tolist()))

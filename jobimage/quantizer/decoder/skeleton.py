@@ -44,7 +44,7 @@ TEXT_ALONE = "Save the language model alone, as a model of its own type (for gem
 CAUSAL_ALONE = (
     "Use a model that continues text (its class ends with ForCausalLM); no other kind is quantized."
 )
-ANOTHER_TYPE = "Use a model of one of the supported types."
+ANOTHER_TYPE = "Use a model of a type that is exact in docs/models.md."
 
 
 def unsupported(message: str, hint: str) -> QuantizationError:
@@ -66,17 +66,17 @@ def find_architecture(config: Mapping[str, object]) -> Architecture | None:
     architectures = config.get("architectures") or []
     names = [str(name) for name in architectures] if isinstance(architectures, list) else []
     found = f"config.json says model_type {model_type!r} (architectures {names})"
-    supported = ", ".join(sorted(ARCHITECTURES))
     if not isinstance(model_type, str):
         raise unsupported(
-            f"{found}; supported model types: {supported}",
+            found,
             "Point model_path at the folder of a language model, whose config.json names its model_type.",
         )
     if names and not any(name.endswith(CAUSAL_CLASSES) for name in names):
-        message = f"config.json says architectures {names}; only causal language models are supported"
-        if model_type not in ARCHITECTURES:
-            message += f" (model_type {model_type!r}; supported model types: {supported})"
-        raise unsupported(message, TEXT_ALONE if _beside_text(config) else CAUSAL_ALONE)
+        raise unsupported(
+            f"config.json says architectures {names} (model_type {model_type!r}); only causal language models are "
+            "supported",
+            TEXT_ALONE if _beside_text(config) else CAUSAL_ALONE,
+        )
     if is_older() and model_type not in OLDER_MODEL_TYPES:
         raise unsupported(
             f"{found}; the image of the stock packages, with transformers {transformers.__version__}, is for "
@@ -87,15 +87,14 @@ def find_architecture(config: Mapping[str, object]) -> Architecture | None:
         return ARCHITECTURES[model_type]
     if model_type not in CONFIG_MAPPING:
         raise unsupported(
-            f"{found}, which transformers {transformers.__version__} does not know; "
-            f"supported model types: {supported}",
+            f"{found}, which transformers {transformers.__version__} does not know",
             ANOTHER_TYPE,
         )
     beside = _beside_text(config)
     if beside or config.get("is_encoder_decoder"):
         what = f"it has {', '.join(beside)}" if beside else "it has an encoder"
         raise unsupported(
-            f"{found}; {what}, and only decoders of text are supported ({supported})",
+            f"{found}; {what}, and only decoders of text are supported",
             TEXT_ALONE if beside else CAUSAL_ALONE,
         )
     return None

@@ -8,6 +8,7 @@ from quantization_api.manifest import MANIFEST_NAME, Manifest
 from quantization_api.pod import StorageAccess
 from quantizer.checkpoint.data_types import word
 from quantizer.run.inputs import Model, open_model
+from quantizer.run.structure import kinds_of_layers
 from quantizer.store.interface import ARTIFACT
 from quantizer.store.location import Location, open_store
 from quantizer.store.manifests import manifest_digest, read_manifest
@@ -59,7 +60,7 @@ def no_artifact(uri: str) -> QuantizationError:
 
 
 def describe_model(model: Model) -> dict[str, Any]:
-    """Architecture, linears with their shapes, group sizes that divide all of them, revision.
+    """Architecture, linears with their shapes, how the layers are built, group sizes that divide all of them, revision.
 
     dtypes has the sizes of what is stored; quantization how that is quantized, if it is.
     """
@@ -86,6 +87,7 @@ def describe_model(model: Model) -> dict[str, Any]:
         "dtypes": dtypes,
         "quantization": {"method": reader.method, "readAs": word(reader.dtype)} if reader.method else None,
         "linears": [{"name": name, "shape": list(shape)} for name, shape in linears.items()],
+        "structure": kinds_of_layers(layout),
         "linearWeights": weights,
         "groupSizes": group_sizes([columns for layer in layers for _, columns in layer.values()]),
     }
