@@ -131,6 +131,11 @@ bench-search: setup ## A search of 24 points beside 24 separate jobs; fails when
 tuning-guide: setup ## The figures and the picture of docs/tuning.md, by a search for each question and model (TUNING="--model DIR ...": yours too)
 	$(RUN) tests.benchmarks.tuning_guide $(TUNING)
 
+.PHONY: models
+models: setup ## docs/models.md: what each pass does with every causal language model type of transformers
+	$(RUN) tests.support.model_table > models.new
+	mv models.new docs/models.md
+
 .PHONY: scale
 scale: setup ## 10,000 jobs on a real API server with KWOK, beside JobSet (SCALE="--jobs 200 --churn 0 ..."; SCALE=--help)
 	pytest -q -m scale tests/scale

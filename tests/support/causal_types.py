@@ -73,6 +73,8 @@ COUNTS_OF_LAYERS = (
     "num_decoder_layers", "num_encoder_layers",
 )  # fmt: skip
 
+ALIKE: dict[str, Any] = {"per_layer_config": None}
+TEXT_ALIKE = {"text_config": ALIKE}
 HEAD = {"head_dim": 8}
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1}
 CHANGED: dict[str, dict[str, Any]] = {
@@ -85,17 +87,20 @@ CHANGED: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"num_experts_per_tok": 2, "n_routed_experts": 4},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "ernie4_5_moe": {"moe_k": 2},
-    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}},
+    **dict.fromkeys(("dots3_note_text", "gemma4_text", "gemma4_unified_text"), ALIKE),
+    **dict.fromkeys(("dots3_note", "gemma4", "gemma4_unified"), TEXT_ALIKE),
+    "gemma3n_text": {"num_kv_shared_layers": 0},
+    "xlstm": {"embedding_dim": 32, "num_blocks": 2},
+    "xmod": {"default_language": "en_XX", "languages": ["en_XX"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"], "num_hidden_layers": 3},
     "longcat_flash": {"head_dim": 8, "qk_head_dim": 16, "num_layers": 2, "num_hidden_layers": 4},
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "nemotron": {"num_key_value_heads": 2},
-    "reformer": {"is_decoder": True},
+    "reformer": {"is_decoder": True, "axial_pos_embds": False},
     "xlnet": {"d_head": 8},
-    "zamba2": {"attention_head_dim": 8, "attention_hidden_size": 64},
     "zaya": {"num_experts_per_tok": 1},
 }
-"""By type, what the rules do not make: values that its class insists on."""
+"""By type, what the rules do not make: values that its class insists on. None leaves a field out."""
 
 
 def small_fields(model_type: str) -> dict[str, Any]:
@@ -171,5 +176,8 @@ def _layers(lists: Mapping[str, list[Any]]) -> int:
 def _merged(fields: dict[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(fields)
     for key, value in changed.items():
+        if value is None:
+            merged.pop(key, None)
+            continue
         merged[key] = _merged(merged[key], value) if isinstance(value, dict) and key in merged else value
     return merged

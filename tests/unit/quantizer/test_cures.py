@@ -87,7 +87,7 @@ def test_a_linear_that_a_format_cannot_pack_comes_with_what_can(
         ({"model_type": "gemma3", "text_config": {}}, "alone"),
         ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "ends with ForCausalLM"),
         ({"model_type": "t5", "is_encoder_decoder": True}, "ends with ForCausalLM"),
-        ({"model_type": "nobodys"}, "of one of the supported types"),
+        ({"model_type": "nobodys"}, "of a type that is exact in docs/models.md"),
         ({"architectures": ["LlamaForCausalLM"]}, "Point model_path at the folder of a language model"),
     ],
 )

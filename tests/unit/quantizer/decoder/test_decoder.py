@@ -163,10 +163,13 @@ def other_shape(config: dict[str, Any], _: dict[str, Tensor]) -> None:
     [
         (
             other_architecture,
-            r"model_type 'nobodys' \(architectures \['NobodysForCausalLM'\]\), which .* not know; supported .*: bloom",
+            r"model_type 'nobodys' \(architectures \['NobodysForCausalLM'\]\), which .* not know",
         ),
         (no_model_type, "model_type None"),
-        (classifier, r"\['LlamaForSequenceClassification'\]; only causal language models"),
+        (
+            classifier,
+            r"\['LlamaForSequenceClassification'\] \(model_type 'llama'\); only causal language models",
+        ),
         (already_quantized, r"already quantized \(quant_method awq\)"),
         (eight_bit_float, "layers.1.mlp.up_proj.weight has dtype float8_e4m3fn; supported: float32, float16"),
         (integer_weights, "lm_head.weight has dtype int8; supported"),

@@ -1,5 +1,7 @@
 """Decoder layers and their linears are found by looking at the model; nobody lists them."""
 
+import resource
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from tests.support.walked import stages_of, walked_error
 from quantization_api.failures import Category, QuantizationError
 from quantizer.decoder.families import ARCHITECTURES
 from quantizer.decoder.finding import find_layers
+from quantizer.decoder.skeleton import Skeleton, make_config
 
 pytestmark = pytest.mark.unit
 
@@ -100,3 +103,28 @@ def test_what_is_no_chain_of_layers_is_refused_with_what_it_does(model_type: str
         open_model(tmp_path)
     assert caught.value.category is Category.MODEL_UNSUPPORTED
     assert REFUSED[model_type] in caught.value.message
+
+
+LARGE = {
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
+
+
+def test_finding_costs_no_memory_and_little_time() -> None:
+    """Of a model of 70 billion weights."""
+    config = make_config({"model_type": "olmo2", **LARGE}, None)
+    before, started = peak(), time.process_time()
+    skeleton = Skeleton(config, None, None)
+    assert len(find_layers(skeleton)) == LARGE["num_hidden_layers"]
+    assert peak() - before < 500_000_000
+    assert time.process_time() - started < 10  # it takes 2.5
+
+
+def peak() -> int:
+    """The most memory that this process ever had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,145 @@
+"""docs/models.md: what each pass does with a tiny random model of every causal language model type of transformers.
+
+`python -m tests.support.model_table > docs/models.md` writes it; TYPES behind the command are tried alone and printed.
+"""
+
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import transformers
+from tests.support.causal_types import TYPES, small_model
+from tests.support.decoder_families import Stores, layer_weights
+from tests.support.engine import CPU, gptq_pass, make_pass, quarot_pass
+from tests.support.walked import walked_error
+
+from quantization_api.failures import Category, QuantizationError
+from quantizer.checkpoint.source import DirectorySource
+from quantizer.decoder.layout import DecoderLayout
+from quantizer.decoder.model import DecoderModel
+
+EXACT = "exact"
+TOLERANCE = 1e-6
+
+HEAD = """# Models
+
+What each pass does with a tiny random model of every type for which transformers {version} has a causal language model.
+`make models` makes this page again; sizes of the models are in `tests/support/causal_types.py`.
+
+- GPTQ is *exact* where a walk over one layer at a time makes the logits of transformers' whole model, within a
+  millionth of the largest logit in float32. The linears of a layer, their order and what shares an input are found by
+  looking.
+- AWQ is *exact* where that holds and scales fold into the layers; the numbers are the folds of the first and of the
+  last layer.
+- QuaRot is *exact* for types whose residual stream is known; `tests/unit/quantizer/passes/test_rotations.py`
+  rotates a model of each.
+
+Real models of a type may have values in config.json that the tiny one does not have. What cannot be computed exactly
+then is refused as well, before anything is computed.
+
+{counts}
+
+| type | GPTQ | AWQ | QuaRot | why not |
+|---|---|---|---|---|
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was seen of a type; a pass that is refused has an empty cell."""
+
+    model_type: str
+    gptq: str = ""
+    awq: str = ""
+    quarot: str = ""
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"| `{self.model_type}` | {self.gptq} | {self.awq} | {self.quarot} | {self.why} |"
+
+
+def row_of(model_type: str, folder: Path) -> Row:
+    """Makes a model of the type in an empty folder and tries the passes.
+
+    Raises whatever is no refusal: a type must not end in anything else.
+    """
+    try:
+        whole = small_model(model_type)
+        whole.save_pretrained(folder / "model")
+    except Exception as error:  # noqa: BLE001 - classes refuse configurations in every way there is
+        return Row(model_type, why=f"not tried: no tiny model could be made ({type(error).__name__})")
+    try:
+        layout = DecoderLayout.open(DirectorySource(folder / "model"))
+        model = DecoderModel(layout, CPU)
+        model.try_out()
+    except QuantizationError as refusal:
+        if refusal.category is not Category.MODEL_UNSUPPORTED:
+            raise
+        return Row(model_type, why=_cell(refusal.message))
+    error = walked_error(whole, model, folder)
+    if error >= TOLERANCE:
+        return Row(model_type, gptq=f"off by {error:.0e}")
+    folds = [_folds(model, index, folder) for index in (0, layout.layers - 1)]
+    quarot, why = _rotation(layout)
+    return Row(model_type, EXACT, f"{EXACT}, {folds[0]} and {folds[1]}" if any(folds) else "", quarot, why)
+
+
+def _folds(model: DecoderModel, index: int, folder: Path) -> int:
+    stores = Stores(folder)
+    with (
+        stores("hidden", [(1, 1)], model.layout.width) as hidden,
+        model.walk(index, layer_weights(model, index), hidden, stores) as walk,
+    ):
+        return sum(place.obstacle is None for place in model.folds(index, walk))
+
+
+def _rotation(layout: DecoderLayout) -> tuple[str, str]:
+    try:
+        make_pass(quarot_pass(), gptq_pass()).bind(layout)
+    except QuantizationError as refusal:
+        return "", _cell(refusal.message)
+    return EXACT, ""
+
+
+def _cell(message: str) -> str:
+    return message.replace("|", "/").replace("\n", " ")
+
+
+def page(rows: list[Row]) -> str:
+    """The page."""
+    exact = {
+        name: sum(getattr(row, name).startswith(EXACT) for row in rows) for name in ("gptq", "awq", "quarot")
+    }
+    tried = sum("not tried" not in row.why for row in rows)
+    counts = (
+        f"Of {len(rows)} types {tried} could be tried: GPTQ is exact for {exact['gptq']}, AWQ for {exact['awq']}, "
+        f"QuaRot for {exact['quarot']}."
+    )
+    return HEAD.format(version=transformers.__version__, counts=counts) + "\n".join(map(str, rows)) + "\n"
+
+
+@contextmanager
+def _quiet() -> Iterator[Path]:
+    transformers.logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def tried(model_types: tuple[str, ...]) -> list[Row]:
+    """The rows of the types, each in a folder of its own."""
+    with _quiet() as folder:
+        rows = []
+        for name in model_types:
+            (folder / name).mkdir()
+            rows.append(row_of(name, folder / name))
+        return rows
+
+
+if __name__ == "__main__":
+    asked = tuple(sys.argv[1:])
+    print("\n".join(map(str, tried(asked))) if asked else page(tried(TYPES)), end="")

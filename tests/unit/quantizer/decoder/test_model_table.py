@@ -1,0 +1,31 @@
+"""docs/models.md is what the passes do today with every type that transformers has."""
+
+from pathlib import Path
+
+import pytest
+import transformers
+from tests.support.causal_types import TYPES
+from tests.support.choice import mostly_nightly
+from tests.support.model_table import row_of
+
+pytestmark = pytest.mark.unit
+
+PAGE = Path("docs/models.md")
+EVERY_TIME = ("llama", "gemma", "falcon", "lfm2", "got_ocr2", "olmoe")
+
+
+def rows() -> dict[str, str]:
+    """The page's rows by their type."""
+    lines = PAGE.read_text().splitlines()
+    return {line.split("`")[1]: line for line in lines if line.startswith("| `")}
+
+
+def test_the_page_has_a_row_for_every_type() -> None:
+    assert tuple(rows()) == TYPES
+    assert f"transformers {transformers.__version__} " in PAGE.read_text()
+
+
+@pytest.mark.filterwarnings("ignore")  # classes of transformers warn of what they are given
+@pytest.mark.parametrize("model_type", mostly_nightly(TYPES, EVERY_TIME))
+def test_the_row_of_a_type_is_what_happens(model_type: str, tmp_path: Path) -> None:
+    assert str(row_of(model_type, tmp_path)) == rows()[model_type]
