@@ -51,7 +51,8 @@ def test_each_worker_has_batches_of_its_own_in_their_order(tmp_path: Path) -> No
             name = threading.current_thread().name
             found.append((number, name, torch.get_num_threads(), torch.is_inference_mode_enabled()))
 
-        runner.each(work)
+        with torch.inference_mode():
+            runner.each(work)
         assert torch.get_num_threads() == 2
     for worker in range(2):
         own = [(number, name) for number, name, *_ in found if number % 2 == worker]

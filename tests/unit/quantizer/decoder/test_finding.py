@@ -79,7 +79,6 @@ REFUSED = {
     "roberta": "it looks at the numbers of the tokens",
     "prophetnet": "its layers take [1, 18, 32] for 6 tokens",
     "hrm_text": "transformers converts them as it loads them",
-    "olmoe": "holds experts in one fused tensor",
     "jetmoe": "holds experts in one fused tensor",
     "dbrx": "holds experts in one fused tensor",
 }

@@ -116,7 +116,7 @@ LLAMA = {**FAMILIES["llama"][1], "model_type": "llama"}
     ("config", "modules", "sentence"),
     [
         (
-            {**FAMILIES["mixtral"][1], "model_type": "olmoe", "num_experts": 4},
+            {**FAMILIES["mixtral"][1], "model_type": "flex_olmo", "num_experts": 4},
             None,
             "holds experts in one fused",
         ),

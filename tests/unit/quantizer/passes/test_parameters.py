@@ -19,7 +19,7 @@ from tests.support.engine import (
     run_layers,
     save_tiny,
 )
-from tests.support.quantized_models import family_batches, save_family, view_logits
+from tests.support.quantized_models import view_logits
 from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
@@ -237,23 +237,6 @@ def test_names_that_a_model_does_not_have_are_refused(
     with pytest.raises(QuantizationError, match=sentence) as caught:
         gptq_made(tiny, **parameters)
     assert caught.value.category is Category.INVALID_WORKFLOW
-
-
-def test_an_unknown_architecture_needs_the_names(tmp_path: Path) -> None:
-    save_family("stablelm", tmp_path / "model")
-    parameters = gptq_pass(group_size=16, layers_block_name="model.layers")
-    sentence = r"'stablelm' is not one of .*its lists of modules: model\.layers"
-    with pytest.raises(QuantizationError, match=sentence) as caught:
-        run_layers(
-            DirectorySource(tmp_path / "model"),
-            family_batches(),
-            make_pass(parameters),
-            tmp_path / "out",
-            tmp_path / "scratch",
-            modules=PASSES[type(parameters)](parameters).modules,
-        )
-    assert caught.value.category is Category.MODEL_UNSUPPORTED
-    assert "inside_layer_modules" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("sym", [False, True])

@@ -259,7 +259,7 @@ def test_giving_points_up_early_leaves_the_front_as_it_is(
     for stop_early in (False, True):
         folder = tmp_path / str(stop_early)
         strategy = {"search_space": grid, "stop_early": stop_early}
-        options = {"name": "q", "desc_act": True}
+        options = {"name": "q", "desc_act": True, "refine": "none"}
         _, manifest = searched(
             tmp_path / "model", folder, search=strategy, metrics=[KL], pass_options=options
         )
