@@ -186,7 +186,7 @@ def test_warnings_are_those_of_the_object_and_recent(server: Server) -> None:
     run(lambda: writer.post_event(qjob, Event("Normal", "Created", "fine"), now))
     run(lambda: writer.post_event(qjob, Event("Warning", "Old", "long ago"), NOW))
     found = run(lambda: reader.warnings("default", qjob.uid, now))
-    assert [warning.message for warning in found] == ["quota"]
+    assert [warning.message for warning in found] == ["quota."]
 
 
 def test_a_server_that_does_not_answer_is_a_temporary_error() -> None:

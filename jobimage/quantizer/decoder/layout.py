@@ -11,7 +11,6 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from quantization_api.failures import Category
 from quantizer.boundary.bounded_json import read_object
@@ -325,8 +324,13 @@ class DecoderLayout:
 
     def _check_own_names(self, name: str) -> None:
         """Refuses a type whose checkpoints hold other tensors than its modules, which transformers converts."""
-        converted = get_checkpoint_conversion_mapping(self.config.model_type)
-        if converted and not self.architecture.blocks:
+        if (
+            self.architecture.blocks
+        ):  # and so in the image of the stock packages, whose transformers has no such mapping
+            return
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+        if get_checkpoint_conversion_mapping(self.config.model_type):
             raise unsupported(
                 f"the checkpoint lacks the tensor {name}: those of {self.config.model_type} models have other names or "
                 "shapes than its modules, and transformers converts them as it loads them",
