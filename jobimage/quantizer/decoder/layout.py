@@ -118,8 +118,16 @@ class DecoderLayout:
     @property
     def windowed(self) -> bool:
         """Whether layers attend to the last tokens only, within fewer than the model has positions."""
-        window = getattr(self.config, "sliding_window", None)
-        return window is not None and int(window) < self.max_positions
+        window = self.number("sliding_window")
+        return window is not None and window < self.max_positions
+
+    def number(self, field: str) -> int | None:
+        """A field of the config that is a whole number; None where it is not one.
+
+        A class that does not have the field takes whatever a file says for it.
+        """
+        value = getattr(self.config, field, None)
+        return value if type(value) is int else None
 
     def by_table(self) -> "DecoderLayout":
         """The same checkpoint with every linear that the table of architectures knows, whichever ones were named."""

@@ -48,10 +48,6 @@ def _splits(layout: DecoderLayout, block: Block, devices: int, word: int, group_
     if block.kind != "attention":
         return all(shapes[name][0] % (devices * word) == 0 for name in block.input_names)
     heads = int(layout.config.num_attention_heads)
-    shared = getattr(layout.config, "num_key_value_heads", None)
-    if (
-        type(shared) is not int or shared < 1
-    ):  # a class that has no such field takes whatever is written for it
-        shared = heads
+    shared = max(0, layout.number("num_key_value_heads") or 0) or heads
     replicated = devices % shared == 0
     return heads % devices == 0 and (replicated or shared % devices == 0) and inner // heads % word == 0
