@@ -13,7 +13,7 @@ from quantization_api.manifest import LinearReport
 from quantization_api.passes import FewTokens
 from quantizer.algorithms.gptq.config import GptqConfig
 from quantizer.algorithms.gptq.drift import compensated
-from quantizer.algorithms.gptq.solver import gptq
+from quantizer.algorithms.gptq.solver import factor, gptq
 from quantizer.algorithms.grid import GroupedGrid
 from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_nearest
 from quantizer.decoder.architecture import SharedInput
@@ -153,10 +153,11 @@ class GptqLayerPass(PlainPass):
         own, scheme = self.of(first), self.format.scheme(first)
         hessian = statistics.hessian(first)
         stacked = stacked_rows([layer.weight(name) for name in shared.names])
-        if drift is not None:
-            stacked = compensated(stacked, hessian, drift, own.config.damp_percent)
         try:
-            quantized, damp_percent = gptq(stacked, hessian, own.config)
+            factored = factor(hessian, own.config)
+            if drift is not None:
+                stacked = compensated(stacked, hessian, drift, factored.damp_percent)
+            quantized, damp_percent = gptq(stacked, hessian, own.config, factored)
         except QuantizationError as failure:
             message = f"{first}: {failure.message}"
             raise QuantizationError(failure.category, message, failure.hint) from failure

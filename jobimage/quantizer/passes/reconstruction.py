@@ -58,7 +58,8 @@ def gather_with_drift(
 ) -> tuple[dict[SharedInput, InputStatistics], Tensor | None]:
     """Statistics of the next stage, and the drift [K, K] of what it reads from what the float layer reads there.
 
-    No drift of experts: a token may be sent to others than before. The float layer is then finished with the stage.
+    No drift of experts, since a token may be sent to others than before, nor of a linear that reads other rows than one
+    for each token. The float layer is then finished with the stage.
     every_expert: whether each reads every token (see LayerWalk.visit).
     """
     if len(stage.shared_inputs) > 1:
@@ -67,17 +68,24 @@ def gather_with_drift(
     (shared,) = stage.shared_inputs
     width = layer.walk.linear(shared.names[0]).in_features
     parts = [DriftSum(width, layer.device) for _ in range(layer.walk.side_by_side)]
-    with reference.store("read", layer.walk.shapes, width) as read_before:
+    shapes, others_rows = layer.walk.shapes, set[int]()
+    with reference.store("read", shapes, width) as read_before:
 
         def keep(number: int, _: SharedInput, read: Tensor) -> None:
-            read_before.write(number, read.reshape(*layer.walk.shapes[number], width))
+            if read.numel() == math.prod(shapes[number]) * width:
+                read_before.write(number, read.reshape(*shapes[number], width))
+            else:
+                others_rows.add(number)
 
         def compare(number: int, read: Tensor) -> None:
-            parts[number % len(parts)].add(read_before.read(number), read)
+            if not others_rows:
+                parts[number % len(parts)].add(read_before.read(number), read)
 
         reference.walk.visit([stage], keep)
         reference.walk.finish([stage])
         found = gather(layer.walk, [stage], layer.device, also=compare)
+    if others_rows:
+        return found, None
     first, *others = parts
     for part in others:
         first.merge(part)

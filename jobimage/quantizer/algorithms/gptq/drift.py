@@ -13,6 +13,7 @@ text: half of it was better on a small Llama (docs/benchmarks.md).
 import torch
 from torch import Tensor
 
+from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.hessian import damping_of
 
 SHARE = 0.5
@@ -20,7 +21,7 @@ SHARE = 0.5
 
 
 class DriftSum:
-    """Sums (x' - x) x' over batches, float32 [K, K], in the order of the calls."""
+    """Sums (x' - x) x over batches, float32 [K, K], in the order of the calls."""
 
     def __init__(self, width: int, device: torch.device) -> None:
         self._sum = torch.zeros((width, width), dtype=torch.float32, device=device)
@@ -50,11 +51,18 @@ def compensated(weight: Tensor, hessian: Tensor, drift: Tensor, damp_percent: fl
         weight: [N, K] float32.
         hessian: H [K, K].
         drift: D [K, K].
-        damp_percent: of the mean diagonal, added to the diagonal of H; what GPTQ needed.
+        damp_percent: of the mean diagonal, added to the diagonal of H; what factor_hessian needed.
+
+    Raises:
+        QuantizationError: NumericalFailure when H cannot be factored all the same.
     """
     damped = hessian.clone()
     damped.diagonal().add_(damping_of(hessian, damp_percent))
     factor, info = torch.linalg.cholesky_ex(damped)
     if int(info) != 0:
-        return weight
+        raise QuantizationError(
+            Category.NUMERICAL_FAILURE,
+            f"the Hessian cannot be factored with damp_percent {damp_percent:g}",
+            "Raise damp_percent, or calibrate with more text.",
+        )
     return weight + SHARE * torch.cholesky_solve((weight @ drift).t(), factor).t()

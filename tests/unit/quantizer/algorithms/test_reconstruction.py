@@ -5,6 +5,7 @@ import torch
 from tests.unit.quantizer.algorithms.test_gptq_solver import problem
 from torch import Tensor
 
+from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.gptq import drift as drift_module
 from quantizer.algorithms.gptq.config import GptqConfig
 from quantizer.algorithms.gptq.drift import DriftSum, compensated
@@ -139,3 +140,10 @@ def test_rounding_learned_from_rtn_is_on_the_grid_of_rtn() -> None:
     learned.step(torch.randn(8, 64, generator=torch.Generator().manual_seed(0)), 0.1, 0.0)
     assert torch.equal(learned.quantized().zeros, nearest.zeros)
     assert bool(learned.quantized().dequantized().isfinite().all())
+
+
+def test_a_hessian_that_cannot_be_factored_is_told() -> None:
+    weight, _, _, hessian, change = drifted()
+    with pytest.raises(QuantizationError, match="the Hessian cannot be factored") as caught:
+        compensated(weight, -hessian, change, damp_percent=0.01)
+    assert caught.value.category is Category.NUMERICAL_FAILURE

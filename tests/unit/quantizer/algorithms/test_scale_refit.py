@@ -12,7 +12,7 @@ from torch import Tensor
 
 from quantizer.algorithms.gptq.config import GptqConfig
 from quantizer.algorithms.gptq.scale_refit import refit_scales
-from quantizer.algorithms.gptq.solver import gptq
+from quantizer.algorithms.gptq.solver import Factored, gptq
 from quantizer.algorithms.hessian import weighted_square
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.checkpoint.source import DirectorySource
@@ -113,8 +113,10 @@ def test_a_pass_refines_up_to_four_bits(
 ) -> None:
     seen: list[tuple[bool, QuantizedWeight]] = []
 
-    def watched(weight: Tensor, hessian: Tensor, config: GptqConfig) -> tuple[QuantizedWeight, float]:
-        solved, damping = gptq(weight, hessian, config)
+    def watched(
+        weight: Tensor, hessian: Tensor, config: GptqConfig, factored: Factored
+    ) -> tuple[QuantizedWeight, float]:
+        solved, damping = gptq(weight, hessian, config, factored)
         seen.append((config.refines, solved))
         return solved, damping
 
