@@ -20,6 +20,7 @@ from torch import Tensor
 
 from quantizer import machine
 from quantizer.algorithms.gptq.config import GptqConfig
+from quantizer.algorithms.gptq.solver import Factored
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.source import DirectorySource
@@ -130,9 +131,11 @@ def test_the_weights_that_are_rounded_are_the_checkpoints(
     rounded: list[Tensor] = []
     solve = layerwise_gptq.gptq
 
-    def watched(weight: Tensor, hessian: Tensor, config: GptqConfig) -> tuple[QuantizedWeight, float]:
+    def watched(
+        weight: Tensor, hessian: Tensor, config: GptqConfig, factored: Factored | None = None
+    ) -> tuple[QuantizedWeight, float]:
         rounded.append(weight.clone())
-        return solve(weight, hessian, config)
+        return solve(weight, hessian, config, factored)
 
     monkeypatch.setattr(layerwise_gptq, "gptq", watched)
     quantized(tiny, "out", asked)
