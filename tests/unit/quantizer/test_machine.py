@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.support.engine import STORIES
 
-from quantizer.machine import available_memory, use_whole_vectors
+from quantizer.machine import GROWN_BYTES, MemoryTrim, available_memory, resident_memory, use_whole_vectors
 
 pytestmark = pytest.mark.unit
 
@@ -68,3 +68,23 @@ def test_memory_that_another_process_could_take_is_bounded_by_the_containers_lim
     assert available_memory(tmp_path, meminfo) == 4000 * 1024
     (tmp_path / "memory.max").write_text("1000000\n")
     assert available_memory(tmp_path, meminfo) == 850_000
+
+
+def test_memory_goes_back_to_the_kernel_once_the_process_has_grown() -> None:
+    resident = iter([100, 100 + GROWN_BYTES, 100 + GROWN_BYTES, 101 + GROWN_BYTES, 50, 51 + GROWN_BYTES, 60])
+    given_back: list[None] = []
+    trim = MemoryTrim(lambda: next(resident), lambda: given_back.append(None))
+    trim()
+    trim()
+    assert not given_back  # what the first part left is of use to the next
+    trim()
+    assert len(given_back) == 1
+    trim()
+    assert len(given_back) == 2  # the least so far counts
+
+
+def test_the_memory_that_is_held_is_counted() -> None:
+    before = resident_memory()
+    held = bytearray(b"x" * 2**26)
+    assert 2**26 <= resident_memory() - before < 2**27
+    del held
