@@ -10,9 +10,11 @@ from quantization_api.refusals import (
     filled,
     given,
     is_true,
+    must_be,
 )
 
-ONLY_4_BITS = "AWQ's formats hold 4 bits only; write w_bit: 4, or for other bits a GptqQuantizer"
+COMPRESSED = equals("checkpoint_format", "compressed-tensors")
+BITS = (2, 3, 4, 8)
 TWO_BITS = (
     given("w_bit")
     & given("bits")
@@ -22,7 +24,24 @@ TWO_BITS = (
 
 def _groups(version: str, sizes: tuple[int, ...], sentence: str) -> Refusal:
     """The group sizes that one of AutoAWQ's layouts holds."""
-    return Refusal("q_group_size", equals("version", version) & ~among("q_group_size", sizes), sentence)
+    held = ~COMPRESSED & equals("version", version)
+    return Refusal("q_group_size", held & ~among("q_group_size", sizes), sentence)
+
+
+def _widths(name: str) -> tuple[Refusal, ...]:
+    """The bits that each format holds, by either of their names."""
+    return (
+        Refusal(
+            name,
+            ~COMPRESSED & given(name) & ~equals(name, 4),
+            f"the awq format holds 4 bits only; write {name}: 4, or checkpoint_format: compressed-tensors",
+        ),
+        Refusal(
+            name,
+            COMPRESSED & given(name) & ~among(name, BITS),
+            f"{name} must be 2, 3, 4 or 8",
+        ),
+    )
 
 
 AWQ: tuple[Refusal, ...] = (
@@ -31,15 +50,35 @@ AWQ: tuple[Refusal, ...] = (
         equals("refine", "best"),
         "only GptqQuantizer fits whole layers; write refine: standard, or none",
     ),
+    must_be("checkpoint_format", ("awq", "compressed-tensors")),
     Refusal("bits", TWO_BITS, "w_bit and bits are two names of one number; write one of them"),
-    Refusal("w_bit", given("w_bit") & ~equals("w_bit", 4), ONLY_4_BITS),
-    Refusal("bits", given("bits") & ~equals("bits", 4), ONLY_4_BITS),
+    *(refusal for name in ("w_bit", "bits") for refusal in _widths(name)),
     Refusal(
         "version",
         is_true("export_compatible") & changed("version"),
         "with export_compatible nothing is packed, so version has no effect; leave one of them out",
     ),
-    _groups("gemm", (-1, 16, 32, 64, 128), "version gemm takes q_group_size -1, 16, 32, 64 or 128"),
+    Refusal(
+        "checkpoint_format",
+        is_true("export_compatible") & COMPRESSED,
+        "with export_compatible nothing is packed, so checkpoint_format has no effect; leave one of them out",
+    ),
+    Refusal(
+        "version",
+        COMPRESSED & changed("version"),
+        "version is a layout of the awq format; leave it out, or write checkpoint_format: awq",
+    ),
+    Refusal(
+        "q_group_size",
+        COMPRESSED & equals("q_group_size", 0),
+        "q_group_size is -1 (one group for each output channel) or greater than 0",
+    ),
+    _groups(
+        "gemm",
+        (-1, 16, 32, 64, 128),
+        "version gemm takes q_group_size -1, 16, 32, 64 or 128; write one of them, or "
+        "checkpoint_format: compressed-tensors",
+    ),
     _groups(
         "gemv",
         (64, 128),
@@ -70,8 +109,9 @@ AWQ: tuple[Refusal, ...] = (
             | ~is_true("zero_point")
             | below("q_group_size", 1)
             | is_true("export_compatible")
+            | COMPRESSED
         ),
-        "only version gemm with zero_point: true, a q_group_size greater than 0 and without "
+        "only checkpoint_format awq in version gemm with zero_point: true, a q_group_size greater than 0 and without "
         "export_compatible can be converted to ONNX; write these, or leave pack_model_for_onnx_conversion out",
     ),
     Refusal(
@@ -110,6 +150,11 @@ AUTOAWQ: tuple[Refusal, ...] = (
         PACKAGE & ~equals("version", "gemm"),
         "with implementation autoawq, version gemm is the one that is read back and verified before it is "
         "published; write gemm, or leave it out",
+    ),
+    Refusal(
+        "checkpoint_format",
+        PACKAGE & COMPRESSED,
+        "implementation autoawq writes checkpoint_format awq only; write awq, or implementation native",
     ),
     Refusal(
         "zero_point",

@@ -33,6 +33,7 @@ EMPTY_CANDIDATE = Predicate(
 
 GPTQ: tuple[Refusal, ...] = (
     must_be("bits", BITS),
+    must_be("checkpoint_format", ("gptq", "gptq_v2", "compressed-tensors")),
     Refusal(
         "group_size",
         equals("group_size", 0),

@@ -23,6 +23,7 @@ INPUT_MODEL_DTYPE = (
     "Data type in which the model is loaded, and in which unquantized tensors are stored. If unset: bf16 for a model "
     "in bf16, and fp16, Olive's default, for one in fp16 or fp32."
 )
+CheckpointFormat = Literal["gptq", "gptq_v2", "awq", "compressed-tensors"]
 Refinement = Literal["none", "standard", "best"]
 Bits = Annotated[int, Field(ge=1, le=32)]
 GroupSize = Annotated[int, Field(ge=-1, le=65536)]
@@ -168,8 +169,9 @@ class GptqQuantizer(PassBase):
         description="Linears of a decoder layer, grouped in execution order. If unset: all of them, found by looking "
         "at the model.",
     )
-    checkpoint_format: Literal["gptq", "gptq_v2", "compressed-tensors"] = Field(
-        "gptq", description="Format of the quantized tensors on disk."
+    checkpoint_format: CheckpointFormat = Field(
+        "gptq",
+        description="Format of the quantized tensors on disk: gptq, gptq_v2 or compressed-tensors.",
     )
     calibration_dtype: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
@@ -199,13 +201,19 @@ class AutoAWQQuantizer(PassBase):
         "default_calibration names.",
     )
     w_bit: Bits | None = Field(
-        None, description="Bits per weight: 4, the only width that AWQ's formats hold."
+        None,
+        description="Bits per weight. 4 is what the awq format holds; compressed-tensors holds 2, 3 and 8 too.",
     )
     bits: Bits | None = Field(None, description="Another name for w_bit, from newer Olive releases.")
     q_group_size: GroupSize = Field(128, description="Input channels that share a scale.")
     zero_point: bool = Field(True, description="Asymmetric grid, with zero points.")
     version: Literal["gemm", "gemv", "gemv_fast", "marlin"] = Field(
-        "gemm", description="Layout of the packed weights."
+        "gemm", description="Layout of the packed weights in the awq format."
+    )
+    checkpoint_format: CheckpointFormat = Field(
+        "awq",
+        description="Format of the quantized tensors on disk: awq, in the layout that version names, or "
+        "compressed-tensors.",
     )
     duo_scaling: bool = Field(True, description="Scales from weights and activations, not activations alone.")
     refine: Refinement = Field(
@@ -263,6 +271,11 @@ class QuaRot(PassBase):
     w_bits: Bits = Field(16, description="Bits of weights.")
     w_asym: bool = Field(False, description="Asymmetric weights.")
     w_groupsize: GroupSize | None = Field(None, description="Group size of weights. If unset: per row.")
+    checkpoint_format: CheckpointFormat = Field(
+        "gptq",
+        description="Format of the quantized weights on disk, where only weights are rounded: gptq or "
+        "compressed-tensors. With fewer bits of anything else the artifact has a format of its own.",
+    )
     a_bits: Bits = Field(16, description="Bits of activations.")
     a_asym: bool = Field(False, description="Asymmetric activations.")
     a_clip_ratio: ClipRatio = Field(1.0, description="Clip ratio of activations.")

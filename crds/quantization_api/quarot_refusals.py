@@ -44,6 +44,7 @@ QUAROT: tuple[Refusal, ...] = (
         "only GptqQuantizer fits whole layers; write refine: standard, or QuaRot without w_gptq and a GptqQuantizer "
         "with refine: best after it",
     ),
+    must_be("checkpoint_format", ("gptq", "compressed-tensors")),
     must_be("w_bits", WEIGHT_BITS),
     must_be("a_bits", ONLINE_BITS),
     must_be("k_bits", ONLINE_BITS),
@@ -90,7 +91,16 @@ QUAROT: tuple[Refusal, ...] = (
         "calibration_batch_size",
         "seed",
     ),
-    *_without_effect(_rounded("w_bits"), "w_bits below 16", "w_asym", "w_groupsize", "s_bits"),
+    *_without_effect(
+        _rounded("w_bits"), "w_bits below 16", "w_asym", "w_groupsize", "s_bits", "checkpoint_format"
+    ),
+    Refusal(
+        "checkpoint_format",
+        changed("checkpoint_format")
+        & (_rounded("a_bits") | _rounded("k_bits") | _rounded("v_bits") | _rounded("s_bits")),
+        "with a_bits, k_bits, v_bits or s_bits below 16 the artifact has a format of its own; leave "
+        "checkpoint_format out, or set these to 16",
+    ),
     *_without_effect(_rounded("a_bits"), "a_bits below 16", "a_asym", "a_clip_ratio", "a_groupsize"),
     *_without_effect(_rounded("k_bits"), "k_bits below 16", "k_clip_ratio", "k_groupsize"),
     *_without_effect(_rounded("v_bits"), "v_bits below 16", "v_clip_ratio", "v_groupsize"),

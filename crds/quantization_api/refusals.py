@@ -140,7 +140,7 @@ class Refusal:
         )
 
 
-def must_be(field: str, values: tuple[int, ...]) -> Refusal:
-    """A number that has a default is one of a few."""
+def must_be(field: str, values: tuple[Value, ...]) -> Refusal:
+    """A parameter that has a default is one of a few values."""
     sentence = f"{field} must be " + ", ".join(map(str, values[:-1])) + f" or {values[-1]}"
     return Refusal(field, ~among(field, values), sentence)

@@ -195,6 +195,10 @@ SEQUENCE: tuple[Refusal, ...] = (
         AutoAWQQuantizer,
         "q_group_size",
         (
+            ~equals("checkpoint_format", "awq"),
+            "ModelBuilder reads checkpoint_format awq only; write that in the AutoAWQQuantizer before it",
+        ),
+        (
             ~equals("version", "gemm"),
             "ModelBuilder reads version gemm only; write that in the AutoAWQQuantizer before it",
         ),

@@ -37,9 +37,11 @@ CASES = (
     "compressed-tensors, groups chosen",
     "compressed-tensors, 4 and 8 bits chosen",
     "awq",
+    "awq, compressed-tensors",
     "awq without the MLP",
     "awq without q_proj",
     "quarot",
+    "quarot, compressed-tensors",
     "quarot, rotation alone",
     "quarot, then gptq",
 )

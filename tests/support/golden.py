@@ -71,7 +71,11 @@ TINY: dict[str, Callable[[], WeightParameters]] = {
     "awq, activations alone, one left out": lambda: awq_pass(
         q_group_size=32, duo_scaling=False, modules_to_not_convert=["down_proj"]
     ),
+    "awq, compressed-tensors, 3 bits": lambda: awq_pass(
+        q_group_size=32, bits=3, checkpoint_format="compressed-tensors"
+    ),
     "quarot": lambda: quarot_pass(),
+    "quarot, compressed-tensors": lambda: quarot_pass(w_groupsize=32, checkpoint_format="compressed-tensors"),
     "quarot, groups, scales": lambda: quarot_pass(w_groupsize=32, gptq_opt_scales=True),
     "quarot, round to nearest": lambda: quarot_pass(
         w_gptq=False, w_rtn=True, calibration_data_config=None, rotation_seed=3

@@ -107,7 +107,14 @@ STORY_CASES: dict[str, StoryCase] = {
     "awq, symmetric": StoryCase((awq(zero_point=False),)),
     "awq without the MLP": StoryCase((awq(modules_to_not_convert=["mlp"]),)),
     "awq without q_proj": StoryCase((awq(modules_to_not_convert=["q_proj"]),)),
+    "awq, compressed-tensors": StoryCase((awq(checkpoint_format="compressed-tensors"),)),
+    "awq, compressed-tensors, 3 bits": StoryCase(
+        (awq(checkpoint_format="compressed-tensors", bits=3, zero_point=False),)
+    ),
     "quarot": StoryCase((quarot_pass(w_groupsize=GROUP),)),
+    "quarot, compressed-tensors": StoryCase(
+        (quarot_pass(w_groupsize=GROUP, checkpoint_format="compressed-tensors"),)
+    ),
     "quarot, RTN, 3 bits, asymmetric": StoryCase(
         (quarot_pass(w_gptq=False, w_rtn=True, calibration_data_config=None, w_bits=3, w_asym=True),)
     ),

@@ -135,6 +135,20 @@ VALID_CHANGES: dict[str, tuple[tuple[str, Any], ...]] = {
     ),
     "AWQ without zero points": ((PASS, {"type": "AutoAWQQuantizer", "zero_point": False}),),
     "AWQ's scales alone": ((PASS, {"type": "AutoAWQQuantizer", "export_compatible": True}),),
+    "AWQ as compressed-tensors, 3 bits, groups of 96": (
+        (
+            PASS,
+            {
+                "type": "AutoAWQQuantizer",
+                "w_bit": 3,
+                "q_group_size": 96,
+                "checkpoint_format": "compressed-tensors",
+            },
+        ),
+    ),
+    "a rotation and RTN as compressed-tensors": (
+        (PASS, {"type": "QuaRot", "w_rtn": True, "w_bits": 4, "checkpoint_format": "compressed-tensors"}),
+    ),
     "gemv": ((PASS, {"type": "AutoAWQQuantizer", "version": "gemv", "q_group_size": 64}),),
     "gemv_fast": ((PASS, {"type": "AutoAWQQuantizer", "version": "gemv_fast"}),),
     "marlin": ((PASS, {"type": "AutoAWQQuantizer", "version": "marlin", "zero_point": False}),),

@@ -230,6 +230,12 @@ WHOLE_INVALID: tuple[Invalid, ...] = (
         GPTQ,
         {**BUILDER, "int4_accuracy_level": 2},
     ),
+    built(
+        "a graph of AWQ in compressed-tensors",
+        "ModelBuilder reads checkpoint_format awq only",
+        {**AWQ, "checkpoint_format": "compressed-tensors"},
+        BUILDER,
+    ),
     built("a graph of gemv", "reads version gemm only", {**AWQ, "version": "gemv"}, BUILDER),
     built(
         "a graph of AWQ's rows", "write one of them as q_group_size in", {**AWQ, "q_group_size": -1}, BUILDER
@@ -300,6 +306,13 @@ WHOLE_INVALID: tuple[Invalid, ...] = (
         AWQ,
         implementation="autoawq",
         version="gemv",
+    ),
+    package(
+        "autoawq in compressed-tensors",
+        "implementation autoawq writes checkpoint_format awq only",
+        AWQ,
+        implementation="autoawq",
+        checkpoint_format="compressed-tensors",
     ),
     package(
         "autoawq without zero points",

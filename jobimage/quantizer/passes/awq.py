@@ -28,6 +28,8 @@ from quantizer.decoder.architecture import SharedInput
 from quantizer.decoder.folding import FoldPlace
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.formats.awq import GROUP_SIZES, AwqFormat
+from quantizer.formats.compressed_tensors import NAME as COMPRESSED_TENSORS
+from quantizer.formats.compressed_tensors import CompressedTensorsFormat
 from quantizer.machine import threads_for
 from quantizer.passes.data_type import ASK_FOR_ANOTHER, dtype_of_model
 from quantizer.passes.experts import check_experts, is_nearest, policy
@@ -74,7 +76,7 @@ class AwqLayerPass(PlainPass):
     """AWQ as a LayerPass."""
 
     config: AwqConfig
-    format: AwqFormat
+    format: AwqFormat | CompressedTensorsFormat
     not_converted: tuple[str, ...] = ()
     """Parts of the names of linears that stay as they are."""
     packs: bool = True
@@ -98,6 +100,8 @@ class AwqLayerPass(PlainPass):
     @property
     @override
     def group_sizes(self) -> GroupSizes:
+        if isinstance(self.format, CompressedTensorsFormat):
+            return GroupSizes("q_group_size")
         instead = (
             "Use version: gemm, which takes -1 (one group per row) and smaller sizes, or a GptqQuantizer."
         )
@@ -124,9 +128,9 @@ class AwqLayerPass(PlainPass):
 
     @override
     def divisors(self, model: DecoderLayout, index: int) -> dict[str, int]:
-        """The search folds no scale into an activation, but the format has a place for one."""
+        """The search folds no scale into an activation, but the awq format has a place for one."""
         activation = model.architecture.scaled_activation
-        if activation is None or not self.packs:
+        if activation is None or not self.packs or not isinstance(self.format, AwqFormat):
             return {}
         last = model.linears(index)[-1]
         name = f"{model.layer_prefix(index)}{activation}.scales"
@@ -324,7 +328,7 @@ class Awq(WeightPass[AutoAWQQuantizer]):
         p, bits = self.parameters, self.parameters.weight_bits
         return AwqLayerPass(
             AwqConfig(bits, p.q_group_size, p.zero_point, p.duo_scaling),
-            AwqFormat(p.version, bits, p.q_group_size, p.zero_point),
+            self._format,
             tuple(p.modules_to_not_convert),
             packs=not p.export_compatible,
             dtype=asked(p.input_model_dtype),
@@ -332,6 +336,13 @@ class Awq(WeightPass[AutoAWQQuantizer]):
             package=self.package,
             few_tokens=policy(p.experts),
         )
+
+    @property
+    def _format(self) -> AwqFormat | CompressedTensorsFormat:
+        p = self.parameters
+        if p.checkpoint_format == COMPRESSED_TENSORS:
+            return CompressedTensorsFormat(p.weight_bits, p.q_group_size, not p.zero_point)
+        return AwqFormat(p.version, p.weight_bits, p.q_group_size, p.zero_point)
 
     @property
     def _refined(self) -> GptqConfig | None:
@@ -349,9 +360,8 @@ class Awq(WeightPass[AutoAWQQuantizer]):
         if p.export_compatible:
             return Written("float", 16, p.q_group_size, not p.zero_point, words=WORDS)
         part = bool(p.modules_to_not_convert)
-        return Written(
-            f"awq {p.version}", p.weight_bits, p.q_group_size, not p.zero_point, part=part, words=WORDS
-        )
+        layout = f"awq {p.version}" if p.checkpoint_format == "awq" else p.checkpoint_format
+        return Written(layout, p.weight_bits, p.q_group_size, not p.zero_point, part=part, words=WORDS)
 
     @override
     def rounds_linear(self, name: str, layer: int) -> bool:

@@ -21,6 +21,8 @@ from quantizer.algorithms.quarot.stages import QuarotPass, StageResult
 from quantizer.algorithms.quarot.weights import nearest
 from quantizer.decoder.architecture import SharedInput, Stage
 from quantizer.decoder.layout import DecoderLayout
+from quantizer.formats.compressed_tensors import NAME as COMPRESSED_TENSORS
+from quantizer.formats.compressed_tensors import CompressedTensorsFormat
 from quantizer.formats.gptq import GptqFormat
 from quantizer.formats.interface import WeightFormat
 from quantizer.formats.quarot.artifact import CODE_FILE, artifact_config, modeling_code, rounding_settings
@@ -70,10 +72,12 @@ class QuarotLayerPass(UniformPass):
 
     @property
     def format(self) -> WeightFormat:
-        """The artifact's own where it carries its code, else the standard GPTQ format."""
+        """The artifact's own where it carries its code, else the one that is asked for."""
         p, size = self.parameters, group(self.parameters.w_groupsize) or -1
         if needs_own_code(p):
             return QuarotFormat(min(p.w_bits, 8), size, p.w_asym, p.s_bits)
+        if p.checkpoint_format == COMPRESSED_TENSORS:
+            return CompressedTensorsFormat(min(p.w_bits, 8), size, sym=not p.w_asym)
         return GptqFormat(min(p.w_bits, 8), size, sym=not p.w_asym, damp_percent=p.gptq_damping)
 
     @property

@@ -16,7 +16,7 @@ from quantizer.algorithms.quarot.parameters import OWN_CODE_TYPES
 from quantizer.decoder.families import ARCHITECTURES
 from quantizer.export.plan import BITS, MODEL_TYPES
 from quantizer.passes.weight_pass import WeightPass
-from quantizer.passes.written import GPTQ_WORDS, MIXED_WORDS, Written, schemes_of
+from quantizer.passes.written import Written, schemes_of
 
 ALL_BITS = (2, 3, 4, 8)
 SERVER_GROUPS = (-1, 32, 64, 128)
@@ -348,9 +348,8 @@ def refusal(written: Written) -> str | None:
     for others in [[server] for server in known] if written.schemes else [known] if known else []:
         nearest = min((row.missing(written) for row in _rows(others[-1], written)), key=len)
         wanted = ", ".join(nearest)
-        by_gptq = written.layout == "gptq" and written.words in (GPTQ_WORDS, MIXED_WORDS)
-        if by_gptq and not written.symmetric and written.bits in (4, 8):
-            wanted += "; sym: false goes with checkpoint_format: compressed-tensors"
+        if written.layout == "gptq" and not written.symmetric and written.bits in (4, 8):
+            wanted += f"; {written.words.asymmetric} goes with checkpoint_format: compressed-tensors"
         sentences.append(_needs(others, wanted))
     packed = {row.reader for row in TABLE if row.layout != "float" and row.knows(written)}
     if strangers and written.layout in OTHER_LAYOUT and set(strangers) <= packed:

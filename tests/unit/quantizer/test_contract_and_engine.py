@@ -105,8 +105,9 @@ COMPRESSED = {**GPTQ, "checkpoint_format": "compressed-tensors", "desc_act": Tru
         ({**GPTQ, "damp_percent": 0}, "greater than 0"),
         ({**GPTQ, "damp_percent": 1}, "less than 1"),
         (COMPRESSED, "write static_groups: true"),
-        ({"type": "AutoAWQQuantizer", "w_bit": 5}, "AWQ's formats hold 4 bits only"),
-        ({"type": "AutoAWQQuantizer", "bits": 8}, "AWQ's formats hold 4 bits only"),
+        ({"type": "AutoAWQQuantizer", "w_bit": 5}, "the awq format holds 4 bits only"),
+        ({"type": "AutoAWQQuantizer", "bits": 8}, "the awq format holds 4 bits only"),
+        ({"type": "AutoAWQQuantizer", "checkpoint_format": "gptq"}, "must be awq or compressed-tensors"),
         ({"type": "AutoAWQQuantizer", "q_group_size": -2}, "greater than or equal to -1"),
     ],
 )

@@ -51,6 +51,8 @@ class QuarotParameters:
     v_groupsize: int | None = None
     """None or -1: one group for each head of a token."""
     s_bits: int = 16
+    checkpoint_format: str = "gptq"
+    """Of the weights, where nothing needs code of its own."""
 
     @property
     def weight_rule(self) -> WeightRule:

@@ -28,6 +28,7 @@ from quantizer.algorithms.grid import Scheme
 from quantizer.calibration.tokens import TokenBatches
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.source import DirectorySource
+from quantizer.passes import reconstruction
 from quantizer.passes.interface import FinishedLayer, LayerPass
 from quantizer.passes.streaming import OnProgress
 from quantizer.run.finished_layers import FinishedLayers
@@ -67,6 +68,12 @@ PASSES: dict[str, LayerPass] = {
     ),
     "quarot, small scales": make_pass(quarot_pass(w_bits=3, s_bits=8, w_groupsize=GROUP, w_asym=True)),
 }
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers are fitted in few steps: what a stop could spoil is the same after each."""
+    monkeypatch.setattr(reconstruction, "STEPS", 4)
 
 
 class StoppedError(Exception):
