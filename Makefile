@@ -59,7 +59,7 @@ types: setup ## mypy --strict
 
 .PHONY: unit
 unit: setup ## Pure code
-	OMP_NUM_THREADS=1 pytest -q -m 'unit and not nightly' $(UNIT) -n 2 --dist worksteal  # two workers: torch's threads would only get in their way
+	OMP_NUM_THREADS=1 pytest -q -m 'unit and not nightly' $(UNIT) -n 2 --dist worksteal --durations 15  # two workers: torch's threads would only get in their way
 
 .PHONY: coverage
 coverage: setup ## The unit tests, and how much of each room they run (up to twice as slow as `make unit`)
@@ -70,7 +70,7 @@ coverage: setup ## The unit tests, and how much of each room they run (up to twi
 integration: setup ## A real API server and a real S3 server on loopback
 	$(RUN) local_cluster binaries
 	$(RUN) local_cluster binaries helm
-	pytest -q -m 'integration and not nightly' $(INTEGRATION) -n 4 --dist loadfile --no-loadscope-reorder  # mostly waits; a file shares its servers
+	pytest -q -m 'integration and not nightly' $(INTEGRATION) -n 4 --dist loadfile --no-loadscope-reorder --durations 15  # mostly waits; a file shares its servers
 
 .PHONY: e2e
 e2e: setup ## The whole: cluster, images, S3, and independent readers of the result (needs root)
@@ -81,7 +81,7 @@ e2e: setup ## The whole: cluster, images, S3, and independent readers of the res
 	fi; \
 	$(RUN) local_cluster packages; \
 	$(ENVIRONMENTS); \
-	pytest -q -m 'e2e and not nightly' $(E2E) -n 2 --dist loadfile  # one worker has the cluster, the other the readers of files
+	pytest -q -m 'e2e and not nightly' $(E2E) -n 2 --dist loadfile --durations 30  # one worker has the cluster, the other the readers of files
 
 .PHONY: nightly
 nightly: setup ## What `make test` leaves out, since it is slow and rarely red: all formats in all readers, attacks with large objects, ...

@@ -220,6 +220,7 @@ def test_a_release_comes_changes_and_goes_and_jobs_stay(helm: Helm, archive: Pat
     helm("uninstall", "another", *place, api=api)
 
 
+@pytest.mark.nightly
 def test_two_releases_serve_their_own_namespaces_side_by_side(
     helm: Helm, archive: Path, api: ApiServer, tmp_path: Path
 ) -> None:

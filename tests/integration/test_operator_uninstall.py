@@ -199,6 +199,7 @@ def test_a_clean_up_that_does_not_end_is_let_go(cluster: Cluster) -> None:
     assert nothing_is_left(cluster.api)
 
 
+@pytest.mark.nightly
 def test_what_an_uninstall_by_hand_left_stuck_is_ended(cluster: Cluster) -> None:
     with cluster.operator():
         runs(cluster, "stuck", DELETE)

@@ -152,6 +152,7 @@ def test_a_model_goes_from_s3_to_a_verified_artifact_in_s3(
     assert s3.keys("artifacts", f"{prefix(request)}/") == [foreign]
 
 
+@pytest.mark.nightly
 def test_the_same_recipe_again_is_reused_unless_the_manifest_says_never(
     s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
 ) -> None:
@@ -240,6 +241,7 @@ def model_of(s3: S3Server, request: Request) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.nightly
 def test_finished_layers_in_s3_are_taken_over_by_a_run_with_nothing_on_scratch(
     s3: S3Server, request_to: Callable[..., Request], tmp_path: Path, layers: Layers
 ) -> None:
@@ -285,6 +287,7 @@ def test_sigterm_ends_a_run_cleanly_with_143(
     assert not list(tmp_path.glob("run-*")), "scratch is not removed"
 
 
+@pytest.mark.nightly
 def test_a_goal_that_is_missed_publishes_nothing(
     s3: S3Server, request_to: Callable[..., Request], tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ def test_a_release_is_complete_and_its_checksums_hold(dist: Path) -> None:
     assert checked.count(": OK") == len(names) - 1
 
 
+@pytest.mark.nightly
 def test_the_same_checkout_gives_the_same_bytes(dist: Path, tmp_path: Path) -> None:
     first = {path.name: path.read_bytes() for path in dist.iterdir()}
     assert release(tmp_path / "dist") == first

@@ -39,6 +39,7 @@ def test_what_is_named_is_a_test(named: Named) -> None:
     assert named.pattern == "*" or len(found) == 1, f"one pattern for {found}"
 
 
+@pytest.mark.nightly
 def test_make_faults_runs_what_is_named() -> None:
     (chosen,) = re.findall(
         r'^\tpytest .*-m "([^"]*)".*\$\(FAULTS\)', (ROOT / "Makefile").read_text(), re.MULTILINE

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.support.choice import mostly_nightly
 from tests.support.quantizer_requests import MODEL, TEXT
 
 from quantization_api.failures import Category, ExitCode, QuantizationError
@@ -49,7 +50,7 @@ def test_a_folder_of_any_name_is_found_as_a_path_and_as_a_uri(
         check_paths(request_of(manifest))
 
 
-@pytest.mark.parametrize("method", ["gptq", "quarot"])
+@pytest.mark.parametrize("method", mostly_nightly(["gptq", "quarot"], ["gptq"]))
 def test_a_short_text_is_enough(method: str, tmp_path: Path) -> None:
     text = Path(CALIBRATION.removeprefix("file://")).read_text(encoding="utf-8")[:20_000]
     (tmp_path / "short.txt").write_text(text, encoding="utf-8")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
+from tests.support.choice import mostly_nightly
 from tests.support.engine import save_tiny_reader
 from tests.support.quantized_inputs import FP8_KINDS, store_in_fp8
 from tests.support.quantizer_requests import Ended, Request, run_here
@@ -63,7 +64,7 @@ def manifest(folder: Path) -> dict[str, Any]:
     return made
 
 
-@pytest.mark.parametrize("kind", FP8_KINDS)
+@pytest.mark.parametrize("kind", mostly_nightly(FP8_KINDS, ["fp8, blocks"]))
 def test_the_artifact_is_that_of_the_model_it_stands_for(kind: str, tmp_path: Path) -> None:
     quantized, twin = saved(tmp_path, kind)
     if kind == "fp8, blocks":

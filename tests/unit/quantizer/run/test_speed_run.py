@@ -92,6 +92,7 @@ def test_a_model_that_memory_does_not_hold_is_refused(
     assert "spec.template.resources.limits.memory" in failure.hint
 
 
+@pytest.mark.nightly
 def test_a_goal_that_the_speed_misses_publishes_nothing(tmp_path: Path) -> None:
     goal = {"type": "threshold", "value": 1e-6}
     metrics = [{"name": "next", "type": "latency", "prompt_tokens": 8, "new_tokens": 2, "goal": goal}]
