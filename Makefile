@@ -116,8 +116,8 @@ bench: setup ## Native beside auto-gptq, autoawq, gptqmodel and llm-compressor (
 	$(RUN) tests.benchmarks.quantization $(BENCH)
 
 .PHONY: bench-memory
-bench-memory: setup ## Peak memory of a run: beside the parts it must hold, and of 40 layers beside 4; fails when a bound is passed
-	$(BIN)/python tests/benchmarks/peak_memory.py
+bench-memory: setup ## Peak memory of a run: beside the parts it must hold, and of many layers beside 4; fails when a bound is passed (MEMORY="--only depth": some)
+	$(BIN)/python tests/benchmarks/peak_memory.py $(MEMORY)
 
 .PHONY: bench-eta
 bench-eta: setup ## How well a run tells when it ends, at each quarter of it; fails when that is too far off
