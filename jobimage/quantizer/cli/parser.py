@@ -57,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser().error(f"run needs -f FILE, or a request in the environment variable {REQUEST_ENV}")
     if options.command == "compare" and len(options.uris) < 2:
         parser().error("compare needs two artifacts at least")
+    if options.command == "report" and options.open and str(options.output) == "-":
+        parser().error("report --open needs a page to show; leave out -o -")
     if options.command == "compare" and options.open and options.output is None:
         parser().error("compare --open needs -o FILE, the page to show")
     command: Callable[[argparse.Namespace], int] = getattr(
@@ -158,7 +160,11 @@ def _report(commands: "Commands") -> None:
     )
     report.add_argument("uri", metavar="URI", help=PLACE)
     report.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", help="where the files go (default: NAME-report)"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where the files go (default: NAME-report); - prints the page",
     )
     report.add_argument("--open", action="store_true", help="show the page in the browser")
     _storage(report)

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import sys
 import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from quantizer.report.comparison import Compared
 
 PAGE = "report.html"
+STDOUT = Path("-")
+"""As an output: the page goes to standard output, as from a pod whose files nobody sees."""
 
 
 def report_command(options: argparse.Namespace) -> int:
@@ -31,14 +34,12 @@ def report_command(options: argparse.Namespace) -> int:
 
     def action(_: Console, __: Stopping) -> None:
         check_artifact(options.uri)
+        if options.output == STDOUT:
+            sys.stdout.buffer.write(_report_of(options.uri, options)[PAGE])
+            return
         folder = options.output or Path(f"{Path(Location.parse(options.uri).path).name}-report")
         _stays_outside(folder, options.uri)
-        manifest = _manifest(options.uri, options)
-        from quantizer.report.document import report_files
-        from quantizer.report.gallery import pictures
-
-        with _understood(options.uri):
-            files = report_files(manifest, pictures(manifest))
+        files = _report_of(options.uri, options)
         with _written(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for name, data in files.items():
@@ -90,6 +91,15 @@ def side_by_side(artifacts: "list[Compared]") -> RenderableType:
     ]
     against = [f"Not comparable: {doubt.sentence}" for doubt in doubts(artifacts)]
     return Group(table, "", *map(escape, [*against, best(artifacts), *readers]))
+
+
+def _report_of(uri: str, options: argparse.Namespace) -> dict[str, bytes]:
+    manifest = _manifest(uri, options)
+    from quantizer.report.document import report_files
+    from quantizer.report.gallery import pictures
+
+    with _understood(uri):
+        return report_files(manifest, pictures(manifest))
 
 
 def _manifest(uri: str, options: argparse.Namespace) -> Manifest:

@@ -57,6 +57,22 @@ def test_the_report_comes_out_as_it_was_published(
     assert capsys.readouterr().out == f"{tmp_path}/new/report.html\n"
 
 
+def test_the_page_alone_goes_to_standard_output(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert parser.main(["report", str(folder / "one"), "-o", "-"]) == ExitCode.DONE
+    assert capfdbinary.readouterr().out == (folder / "one/report/report.html").read_bytes()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_on_standard_output_cannot_be_opened(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parser.main(["report", str(folder / "one"), "-o", "-", "--open"])
+    assert ended.value.code == ExitCode.USAGE
+    assert "leave out -o -" in capsys.readouterr().err
+
+
 def test_without_a_folder_it_is_named_after_the_artifact(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
