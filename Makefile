@@ -39,6 +39,10 @@ up: setup ## Start the local cluster only, and print how to use it
 uninstall: setup ## Remove the operator (JOBS=keep: alone; JOBS=delete: with all QuantizationJobs; CLUSTER=current: of your own cluster)
 	$(RUN) local_cluster uninstall --cluster $(CLUSTER) $(if $(JOBS),--jobs $(JOBS)) $(if $(PATIENCE),--patience $(PATIENCE))
 
+.PHONY: install-plugin
+install-plugin: setup ## `kubectl quantization`: put the plugin into ~/.local/bin (BIN_DIR=...: elsewhere)
+	$(RUN) deploy.release --install-plugin $(or $(BIN_DIR),$(HOME)/.local/bin)
+
 .PHONY: images
 images: setup ## Build the images and push them to the local registry
 	$(RUN) local_cluster images

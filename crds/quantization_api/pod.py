@@ -9,17 +9,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from quantization_api.constants import CONTAINER_NAME as CONTAINER_NAME
+from quantization_api.constants import METRICS_PATH as METRICS_PATH
 from quantization_api.constants import PATIENCE_SECONDS
+from quantization_api.constants import PROGRESS_PORT as PROGRESS_PORT
 from quantization_api.failures import Category
 from quantization_api.rules import KubernetesModel
 from quantization_api.spec import Output, PatienceSeconds, QuantizationJobSpec
 from quantization_api.status import Artifact, Failure, MetricResult, Progress, Trial, Trials
 from quantization_api.workflow import Workflow
 
-CONTAINER_NAME = "quantizer"
-PROGRESS_PORT = 8080
 PROGRESS_PATH = "/progress"
-METRICS_PATH = "/metrics"
 HEALTH_PATH = "/healthz"
 SCRATCH_PATH = "/scratch"
 TERMINATION_MESSAGE_PATH = "/dev/termination-log"

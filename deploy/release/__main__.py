@@ -2,13 +2,14 @@
 
 import argparse
 import hashlib
+import os
 import re
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.release import archives, chart, manifests, sbom
+from deploy.release import archives, chart, manifests, plugin, sbom
 from local_cluster.errors import ClusterError
 from local_cluster.images import ROOT
 from local_cluster.progress import Progress
@@ -52,6 +53,7 @@ def make(directory: Path, images: manifests.Images, with_images: bool, progress:
     steps: dict[str, Callable[[], object]] = {
         "manifests": lambda: _manifests(directory, images),
         "chart": lambda: chart.write(directory),
+        "plugin of kubectl": lambda: plugin.write(directory),
         "lists of packages": lambda: sbom.write(directory),
         "wheel": lambda: run("uv", "build", "--quiet", "--wheel", "--out-dir", directory, ROOT),
         **({"images": lambda: archives.write(directory, progress)} if with_images else {}),
@@ -80,6 +82,18 @@ def _sums(directory: Path) -> list[Path]:
     return [*paths, directory / SUMS]
 
 
+def _install_plugin(directory: Path) -> int:
+    """Say where it is, and what is missing for kubectl to find it."""
+    path = directory / plugin.PROGRAM
+    plugin.install(path)
+    print(f"{path}: try `kubectl quantization --help`")
+    if str(directory) not in os.environ.get("PATH", "").split(os.pathsep):
+        print(
+            f"{directory} is not on your PATH, so kubectl does not find it yet: export PATH={directory}:$PATH"
+        )
+    return 0
+
+
 def main(argv: list[str]) -> int:
     """Make the release and print its files; exit code 1 and a sentence when it cannot be made."""
     parser = argparse.ArgumentParser(prog="python -m deploy.release", description=__doc__)
@@ -97,7 +111,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--values-schema", action="store_true", help="print the schema of the chart's values only"
     )
+    parser.add_argument(
+        "--install-plugin", type=Path, metavar="DIR", help="put the plugin of kubectl into DIR only"
+    )
     arguments = parser.parse_args(argv)
+    if arguments.install_plugin is not None:
+        return _install_plugin(arguments.install_plugin.absolute())
     if arguments.values_schema:
         sys.stdout.write(chart.values_schema())
         return 0

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
+from quantization_api.constants import QJOB_UID_LABEL as QJOB_UID_LABEL
 from quantization_operator import parsing
-
-QJOB_UID_LABEL = "quantization.dev/job-uid"
-"""On the child Job and its pods: the uid of the QuantizationJob they work for."""
 
 Kind = Literal["QuantizationJob", "Job", "Pod"]
 KINDS: tuple[Kind, ...] = ("QuantizationJob", "Job", "Pod")

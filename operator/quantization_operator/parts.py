@@ -11,10 +11,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from quantization_api.constants import RETRY_ANNOTATION as RETRY_ANNOTATION
 from quantization_operator import parsing
 
-RETRY_ANNOTATION = "quantization.dev/retry"
-"""On a QuantizationJob: any new value starts a failed job again."""
 RETRY = "retry"
 CORRECTIONS = ("template", "storage", "backoffLimit", "activeDeadlineSeconds")
 """Fields of the spec by which a failed job is corrected: a change of one of them starts it again."""

@@ -16,6 +16,7 @@ import yaml
 from tests.support.documented import ROOT, Command, blocks, commands
 
 import quantizer as quantizer_package
+from kubectl_quantization.parser import parser as plugin
 from quantization_api.spec import QuantizationJobSpec
 from quantizer.cli.parser import parser
 
@@ -61,6 +62,12 @@ def quantizer(words: tuple[str, ...]) -> None:
 
 def kubectl(words: tuple[str, ...]) -> None:
     """The verbs and options in use here; tests/integration/test_documented_kubectl.py runs them on a real server."""
+    if words[0] == "quantization":
+        if words[1:] not in ((), ("--version",)):
+            plugin().parse_args(words[1:])
+        return
+    if words[0] == "krew":
+        return
     options = argparse.ArgumentParser(exit_on_error=False)
     for names in (
         ("-n", "--namespace"),
