@@ -43,6 +43,10 @@ uninstall: setup ## Remove the operator (JOBS=keep: alone; JOBS=delete: with all
 install-plugin: setup ## `kubectl quantization`: put the plugin into ~/.local/bin (BIN_DIR=...: elsewhere)
 	$(RUN) deploy.release --install-plugin $(or $(BIN_DIR),$(HOME)/.local/bin)
 
+.PHONY: doctor
+doctor: setup ## Say what this machine lacks for the local cluster: packages, kernel, ports, disk space; changes nothing
+	$(RUN) local_cluster doctor
+
 .PHONY: images
 images: setup ## Build the images and push them to the local registry
 	$(RUN) local_cluster images
@@ -169,6 +173,10 @@ generate: setup ## Write the CRD and the reference pages from the models
 	$(RUN) quantization_operator.settings > docs/settings.md
 	$(RUN) deploy.release --values-schema > deploy/chart/values.schema.json
 
+.PHONY: docs
+docs: setup ## The pages of docs/ as a site in build/site; fails for a link that leads nowhere
+	NO_MKDOCS_2_WARNING=1 $$($(RUN) tests.support.environments docs) -m mkdocs build --strict --quiet
+
 .PHONY: release
 release: setup ## Manifests, Helm chart, wheel, lists of packages and checksums in dist/ (REGISTRY=...; IMAGES=1: images too, needs root)
 	$(RUN) deploy.release $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(IMAGES),--images)
@@ -183,7 +191,7 @@ lock: setup ## Solve the requirements again (newest versions that fit)
 	$(LOCK) pyproject.toml --extra operator --output-file requirements/operator.txt
 	$(LOCK) pyproject.toml --extra quantizer --override requirements/quantizer-overrides.in --output-file requirements/quantizer.txt
 	$(LOCK) pyproject.toml --extra operator --extra quantizer --extra dev --override requirements/quantizer-overrides.in --output-file requirements/dev.txt
-	for set in installer seaweedfs legacy readers bench-llm-compressor bench-auto-round; do $(LOCK) requirements/$$set.in --output-file requirements/$$set.txt; done
+	for set in docs installer seaweedfs legacy readers bench-llm-compressor bench-auto-round; do $(LOCK) requirements/$$set.in --output-file requirements/$$set.txt; done
 	$(LOCK) requirements/vllm.in --override requirements/vllm-overrides.in --output-file requirements/vllm.txt
 	$(LOCK) requirements/torch.in --constraint requirements/legacy.txt --output-file requirements/torch.txt  # the layer that both job images share
 

@@ -9,7 +9,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 GENERATED = ("api.md", "failures.md", "metrics.md", "settings.md")
 INDENT = "    "
+SHELLS = ("bash", "sh", "console")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NOT_RUN = re.compile(r"^<!-- not run: (.+) -->$")
+"""Above a block of commands: why no test runs it as it stands."""
 IN_LINE = re.compile(r"`(make [^`]+|kubectl [^`]+|quantizer [a-z]+ [^`]+|python -m [^`]+)`")
 
 
@@ -22,6 +25,30 @@ class Command:
 
     def __str__(self) -> str:
         return f"{self.place}: {shlex.join(self.words)}"
+
+
+@dataclass(frozen=True)
+class CommandBlock:
+    """Commands that stand together, as a reader pastes them."""
+
+    place: str
+    lines: tuple[str, ...]
+    """What is typed, without prompts and without what is printed."""
+    why_not_run: str | None
+    """What the page says, for tests and not for readers, about why no test runs it as it stands."""
+
+    @property
+    def commands(self) -> list[Command]:
+        """Its lines, word by word."""
+        return [_command(self.place, line) for line in self.lines]
+
+    @property
+    def programs(self) -> set[str]:
+        """What it calls."""
+        return {command.words[0] for command in self.commands}
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.lines[0]}"
 
 
 def documents() -> list[Path]:
@@ -51,27 +78,51 @@ def blocks(wanted: str) -> list[tuple[str, str]]:
     ]
 
 
+def command_blocks() -> list[CommandBlock]:
+    """All blocks of commands of the pages, in their order."""
+    return [block for path in documents() for block in _blocks(path, path.read_text())]
+
+
 def _of_page(path: Path) -> Iterator[Command]:
-    text = FENCE.sub("", path.read_text())
-    yield from _of_blocks(path, text.splitlines())
-    for found in IN_LINE.findall(text):
-        yield _command(path, found)
-    for language, block in FENCE.findall(path.read_text()):
-        if language in ("bash", "sh", "console"):
-            yield from _of_blocks(path, [INDENT + line for line in block.splitlines()])
+    text = path.read_text()
+    for block in _blocks(path, text):
+        yield from block.commands
+    for found in IN_LINE.findall(FENCE.sub("", text)):
+        yield _command(str(path.relative_to(ROOT)), found)
 
 
 def _of_blocks(path: Path, lines: list[str]) -> Iterator[Command]:
-    """The commands of indented blocks; where one has prompts, the other lines of it are what is printed."""
-    block: list[str] = []
-    for line in [*lines, ""]:
+    for block in _blocks(path, "\n".join(lines)):
+        yield from block.commands
+
+
+def _blocks(path: Path, text: str) -> Iterator[CommandBlock]:
+    """The blocks that are indented, or fenced as those of a shell."""
+    place = str(path.relative_to(ROOT))
+    lines: list[str] = []
+    above = ""
+    for line in [*FENCE.sub(_indented, text).splitlines(), ""]:
         if line.startswith(INDENT) and not line.lstrip().startswith(("- ", "* ")):
-            block.append(line.removeprefix(INDENT))
+            lines.append(line.removeprefix(INDENT))
             continue
-        prompts = [said.removeprefix("$ ") for said in block if said.startswith("$ ")]
-        yield from (_command(path, said) for said in prompts or block)
-        block = []
+        if lines:
+            marked = NOT_RUN.match(above)
+            yield CommandBlock(place, _typed(lines), marked and marked[1])
+            lines, above = [], ""
+        above = line or above
 
 
-def _command(path: Path, line: str) -> Command:
-    return Command(str(path.relative_to(ROOT)), tuple(shlex.split(line, comments=True)))
+def _indented(fenced: re.Match[str]) -> str:
+    """A block of a shell as an indented one; nothing in place of another one."""
+    language, text = fenced.groups()
+    return "".join(f"{INDENT}{line}\n" for line in text.splitlines()) if language in SHELLS else ""
+
+
+def _typed(lines: list[str]) -> tuple[str, ...]:
+    """Where a block has prompts, its other lines are what is printed."""
+    prompts = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    return tuple(prompts or lines)
+
+
+def _command(place: str, line: str) -> Command:
+    return Command(place, tuple(shlex.split(line, comments=True)))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.support.documented import ROOT, Command, blocks, commands
+from tests.support.documented import ROOT, Command, blocks, commands, documents
 
 import quantizer as quantizer_package
 from kubectl_quantization.parser import parser as plugin
@@ -31,6 +31,7 @@ MADE = ("job.yaml", "out/", "dist/")
 """Files that a command before it, or the reader, makes."""
 OTHER_KINDS = {
     *("jobs", "pods", "events", "crd", "namespace", "clusterroles", "clusterrolebindings"),
+    *("deploy", "lease", "secret"),
     *("validatingadmissionpolicies", "validatingadmissionpolicybindings"),
 }
 
@@ -80,19 +81,22 @@ def kubectl(words: tuple[str, ...]) -> None:
         ("-l",),
         ("-p",),
         ("--type",),
+        ("--raw",),
+        ("--field-selector",),
     ):
         options.add_argument(*names)
     options.add_argument("--validate")
-    for flag in ("--server-side", "--force-conflicts", "--all", "--all-namespaces"):
+    options.add_argument("--from-literal", action="append")
+    for flag in ("--server-side", "--force-conflicts", "--all", "--all-namespaces", "-A", "--previous"):
         options.add_argument(flag, action="store_true")
-    verbs = ("apply", "get", "wait", "describe", "explain", "delete", "patch", "annotate")
+    verbs = ("apply", "get", "wait", "describe", "explain", "delete", "patch", "annotate", "create", "logs")
     options.add_argument("verb", choices=verbs)
     options.add_argument("objects", nargs="*")
     asked = options.parse_intermixed_args(words)
     for name in (asked.f, asked.k):
         assert name is None or there(name), f"{name} is not there"
     kinds = {CRD["names"][key] for key in ("plural", "singular")} | set(CRD["names"]["shortNames"])
-    for one in asked.objects[:1]:
+    for one in [] if asked.verb == "explain" else asked.objects[:1]:
         assert set(one.partition("/")[0].split(",")) <= kinds | OTHER_KINDS, f"no kind {one}"
 
 
@@ -107,7 +111,10 @@ def helm(words: tuple[str, ...]) -> None:
 
 
 def docker(words: tuple[str, ...]) -> None:
-    """`docker build` of a file that there is, under the release's version, which no page repeats."""
+    """`docker build` of a file that there is, under the release's version, which no page repeats; and its push."""
+    if words[0] == "push":
+        assert words[1].endswith(":VERSION")
+        return
     assert words[0] == "build"
     assert there(words[words.index("-f") + 1])
     assert words[words.index("-t") + 1].endswith(":VERSION")
@@ -165,7 +172,8 @@ CHECKS: dict[str, Callable[[tuple[str, ...]], None]] = {
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
 def test_a_documented_command_is_one_that_there_is(command: Command) -> None:
-    program, *rest = [word for word in command.words if not re.fullmatch(r"[A-Z_]+=\S+", word)]
+    asked = command.words[: command.words.index(">")] if ">" in command.words else command.words
+    program, *rest = [word for word in asked if not re.fullmatch(r"[A-Z_]+=\S+", word)]
     name = program.removeprefix(".venv/bin/")
     assert name in CHECKS, f"nothing looks at {name}: add it here"
     CHECKS[name](tuple(rest))
@@ -216,6 +224,6 @@ def test_what_kubectl_get_prints_has_the_columns_of_the_crd() -> None:
 
 
 def test_a_documented_refusal_is_what_is_said() -> None:
-    text = (ROOT / "README.md").read_text()
+    text = "\n".join(page.read_text() for page in documents())
     for field, sentence in re.findall(r"^    (spec\.\S+): Invalid value: (.+?); \.\.\.$", text, re.MULTILINE):
         assert sentence in (ROOT / "crds/quantizationjobs.yaml").read_text(), field
