@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from quantization_api import ENGINE_VERSION
 from quantization_api.failures import Category
 from quantization_api.passes import PASS_TYPES
 from quantization_api.status import QuantizationJobStatus
@@ -27,6 +28,12 @@ QUEUE_SECONDS = (1, 2, 5, 10, 30, 60, 300, 900, 3600, 14400, 57600)
 RECONCILE_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 15)
 
 PASS_NAMES = frozenset(name for kind in PASS_TYPES for name in get_args(kind.model_fields["type"].annotation))
+
+SUFFIXES = {"counter": "_total", "info": "_info"}
+PROCESS = (
+    "Beside these, `process_cpu_seconds_total`, `process_resident_memory_bytes`, `process_open_fds` and the other "
+    "`process_*` of\nPrometheus' client say what the process itself needs."
+)
 
 LIVE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "quantization_is_leader": (
@@ -111,6 +118,10 @@ class Metrics:
             ("kind",),
             registry=self.registry,
         )
+        self.build = Info(
+            "quantization_build", "Release of the operator; always 1.", ("version",), registry=self.registry
+        )
+        ProcessCollector(registry=self.registry)
         self._be_born()
 
     def _be_born(self) -> None:
@@ -119,6 +130,7 @@ class Metrics:
             self.failures.labels(category)
         for kind in KINDS:
             self.unreadable.labels(kind)
+        self.build.labels(ENGINE_VERSION)
 
     def observe_unreadable(self, kind: Kind) -> None:
         """Count an object that cannot be read."""
@@ -209,9 +221,9 @@ def reference_page() -> str:
         (name, kind, labels, text) for name, (kind, text, labels) in LIVE.items()
     ]
     for metric in Metrics().__dict__.values():
-        if isinstance(metric, Counter | Histogram):
+        if isinstance(metric, Counter | Histogram | Info):
             description = next(iter(metric.describe()))
-            name = description.name + ("_total" if description.type == "counter" else "")
+            name = description.name + SUFFIXES.get(description.type, "")
             rows.append((name, description.type, metric._labelnames, description.documentation))
     lines = [
         "# Metrics of the operator",
@@ -224,7 +236,7 @@ def reference_page() -> str:
     for name, kind, labels, text in sorted(rows):
         shown = ", ".join(f"`{label}`" for label in labels)
         lines.append(f"| `{name}` | {kind} | {shown} | {text} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", PROCESS]) + "\n"
 
 
 if __name__ == "__main__":

@@ -192,6 +192,7 @@ def test_a_text_has_whole_numbers(tmp_path: Path) -> None:
         "exp_annotations": {
             "summary": "3 QuantizationJobs failed within an hour: StorageUnavailable.",
             "description": rule["annotations"]["description"],
+            "runbook": rule["annotations"]["runbook"],
         },
     }
     test = {"eval_time": "10m", "alertname": FAILING, "exp_alerts": [alert]}
