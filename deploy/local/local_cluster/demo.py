@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from local_cluster import cluster, images, operator_install, packages, s3
+from local_cluster import cluster, images, machine, operator_install, packages, s3
 from local_cluster.binaries import obtain
 from local_cluster.buckets import Buckets
 from local_cluster.demo_report import Report
@@ -90,6 +90,8 @@ def prepare_local(settings: Settings, console: Console) -> tuple[Target, dict[st
             "With a cluster of your own, `make demo CLUSTER=current` needs no root"
         )
     progress = Progress(console)
+    for check in machine.room(settings):
+        progress.say(f"{check.name}: {check.sentence}")
     packages.install(progress)
     with cluster.exclusive(settings, progress):
         building = _Beside(lambda: images.ensure(settings, list(_IMAGE_VARIABLES), _Lines(console)))

@@ -264,12 +264,33 @@ def _is_stored(settings: Settings, reference: str) -> bool:
     return _status(settings, f"/v2/{repository}/manifests/{digest}") == 200
 
 
+def compressed_size(settings: Settings, reference: str) -> int:
+    """Bytes that a node pulls for an image that is in the registry, which must be running: its layers, compressed.
+
+    Raises:
+        ClusterError: the registry does not have it.
+    """
+    repository, _, digest = reference.partition("/")[2].partition("@")
+    answer = _ask(settings, "GET", f"/v2/{repository}/manifests/{digest}")
+    if answer is None or answer[0] != 200:
+        raise ClusterError(f"the registry does not show {reference}; its log is {settings.logs}/registry.log")
+    manifest = json.loads(answer[1])
+    return sum(int(part["size"]) for part in (manifest["config"], *manifest["layers"]))
+
+
 def _status(settings: Settings, path: str) -> int | None:
+    answer = _ask(settings, "HEAD", path)
+    return None if answer is None else answer[0]
+
+
+def _ask(settings: Settings, method: str, path: str) -> tuple[int, bytes] | None:
+    """Code and body of the registry's answer; None without one."""
     connection = http.client.HTTPConnection("127.0.0.1", settings.registry_port, timeout=5)
     with contextlib.closing(connection):
         try:
-            connection.request("HEAD", path, headers={"Accept": "application/vnd.oci.image.manifest.v1+json"})
-            return connection.getresponse().status
+            connection.request(method, path, headers={"Accept": "application/vnd.oci.image.manifest.v1+json"})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
         except (OSError, http.client.HTTPException):
             return None
 
@@ -297,8 +318,9 @@ def _run(arguments: argparse.Namespace) -> int:
     unknown = [name for name in arguments.names if name not in RECIPES]
     if unknown:
         raise ClusterError(f"there is no image {unknown[0]!r}; there are {', '.join(RECIPES)}")
-    for reference in ensure(
-        Settings.from_environment(), arguments.names or list(RECIPES), Progress()
-    ).values():
-        print(reference)
+    settings = Settings.from_environment()
+    references = ensure(settings, arguments.names or list(RECIPES), Progress())
+    with registry(settings):
+        for reference in references.values():
+            print(f"{reference}  {compressed_size(settings, reference) / 1e6:,.0f} MB compressed")
     return 0

@@ -109,6 +109,11 @@ def examine(settings: Settings) -> list[Check]:
     ]
 
 
+def room(settings: Settings) -> list[Check]:
+    """Of these, what a long first run would otherwise end on: disk space and ports. Cheap, and without root."""
+    return [_disk(settings), _ports(settings)]
+
+
 def _system() -> Check:
     text = Path("/etc/os-release").read_text() if Path("/etc/os-release").exists() else ""
     fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)

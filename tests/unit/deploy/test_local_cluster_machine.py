@@ -1,12 +1,16 @@
 """What the machine holds is seen: ports, networks, mounts; and what is missing is named."""
 
+import http.server
+import json
 import os
 import socket
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from local_cluster import machine, network, ports, traces
+from local_cluster import images, machine, network, ports, traces
 from local_cluster.errors import ClusterError
 from local_cluster.settings import Settings
 from local_cluster.shell import CommandError, run
@@ -142,3 +146,40 @@ def test_directories_come_from_the_environment() -> None:
     settings = Settings.from_environment({"QUANTIZATION_CACHE_DIR": "/c", "QUANTIZATION_BIN_DIR": "/b"})
     assert (settings.cache, settings.state, settings.bin_dir) == (Path("/c"), Path("/c/cluster"), Path("/b"))
     assert Settings.from_environment({"QUANTIZATION_LOCAL_DIR": "/s"}).kubeconfig == Path("/s/kubeconfig")
+
+
+def test_disk_space_and_ports_are_looked_at_before_a_long_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = Settings(state=tmp_path / "cluster", registry_port=server.getsockname()[1])
+        disk, held = machine.room(taken)
+    assert disk.name == "disk"
+    assert f"GiB free at {tmp_path}" in disk.sentence
+    assert not held.passed
+    assert f"{taken.registry_port} by" in held.sentence
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**30))
+    disk, _ = machine.room(taken)
+    assert not disk.passed
+    assert "less than 15 GiB" in disk.sentence
+
+
+def test_the_compressed_size_of_an_image_is_that_of_what_a_node_pulls(tmp_path: Path) -> None:
+    manifest = {"config": {"size": 5}, "layers": [{"size": 1_000_000}, {"size": 20}]}
+
+    class Registry(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/v2/quantizer/manifests/sha256:a" else 404)
+            self.end_headers()
+            self.wfile.write(json.dumps(manifest).encode())
+
+        def log_message(self, *_: object) -> None:
+            """Silent."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Registry) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings = Settings(state=tmp_path, registry_port=server.server_address[1])
+        assert images.compressed_size(settings, f"{settings.registry}/quantizer@sha256:a") == 1_000_025
+        with pytest.raises(ClusterError, match="does not show"):
+            images.compressed_size(settings, f"{settings.registry}/quantizer@sha256:b")
+        server.shutdown()
