@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support.choice import mostly_nightly
 from tests.support.documented import ROOT, CommandBlock, blocks, command_blocks
 
 pytestmark = pytest.mark.integration
 
 HERE = {"quantizer", "eval"}
-LONG = "quantizer run "
-"""Of a block that computes for a minute; what follows on its page needs the result."""
+EVERY_TIME = ("README.md", "docs/olive.md")
+"""The other pages compute for minutes."""
 
 
 def of_page(page: str) -> list[CommandBlock]:
@@ -55,16 +56,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_short_blocks_of_a_page_run(page: str, folder: Path) -> None:
-    for block in of_page(page):
-        if not any(line.startswith(LONG) for line in block.lines):
-            runs(folder, "bash", "-e", text="\n".join(block.lines))
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("page", PAGES)
-def test_all_blocks_of_a_page_run(page: str, folder: Path) -> None:
+@pytest.mark.parametrize("page", mostly_nightly(PAGES, EVERY_TIME))
+def test_the_blocks_of_a_page_run(page: str, folder: Path) -> None:
     for block in of_page(page):
         runs(folder, "bash", "-e", text="\n".join(block.lines))
 
