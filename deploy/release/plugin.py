@@ -19,7 +19,8 @@ from quantization_api import ENGINE_VERSION
 
 PROGRAM = "kubectl-quantization"
 """By this name on the PATH kubectl finds it, as `kubectl quantization`."""
-MANIFEST = "krew-quantization.yaml"
+MANIFEST = "quantization.yaml"
+"""krew wants the name of the plugin."""
 LICENSE = "LICENSE"
 OF_THE_CONTRACT = ("__init__", "constants", "text")
 OLDEST_PYTHON = (3, 11)

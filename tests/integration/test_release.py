@@ -34,7 +34,7 @@ def test_a_release_is_complete_and_its_checksums_hold(dist: Path) -> None:
     names = {path.name.replace(ENGINE_VERSION, "VERSION") for path in dist.iterdir()}
     assert names == {
         *("crd.yaml", "operator.yaml", "install.yaml", "SHA256SUMS"),
-        *("kubectl-quantization-VERSION.tar.gz", "krew-quantization.yaml"),
+        *("kubectl-quantization-VERSION.tar.gz", "quantization.yaml"),
         "quantization-operator-VERSION.tgz",
         "quantization_operator-VERSION-py3-none-any.whl",
         *(f"{name}-VERSION.cdx.json" for name in ("quantization-operator", "quantizer", "quantizer-legacy")),
