@@ -46,6 +46,13 @@ class Category(StrEnum):
     IMAGE_PULL_FAILED = "ImagePullFailed"
     IMAGE_UNUSABLE = "ImageUnusable"
     VOLUME_NOT_FOUND = "VolumeNotFound"
+    SERVICE_ACCOUNT_NOT_FOUND = "ServiceAccountNotFound"
+    PRIORITY_CLASS_NOT_FOUND = "PriorityClassNotFound"
+    RUNTIME_CLASS_NOT_FOUND = "RuntimeClassNotFound"
+    RESOURCE_CLAIM_NOT_FOUND = "ResourceClaimNotFound"
+    SCHEDULER_NOT_FOUND = "SchedulerNotFound"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    ADMISSION_DENIED = "AdmissionDenied"
     UNSCHEDULABLE = "Unschedulable"
     ADDED_CONTAINER = "AddedContainerFailed"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
@@ -190,9 +197,55 @@ CATALOGUE: dict[Category, Entry] = {
         None,
         False,
     ),
+    Category.SERVICE_ACCOUNT_NOT_FOUND: Entry(
+        "The service account that spec.template.serviceAccountName names does not exist in the job's namespace.",
+        "Create the service account in the job's namespace, or correct spec.template.serviceAccountName.",
+        None,
+        True,
+    ),
+    Category.PRIORITY_CLASS_NOT_FOUND: Entry(
+        "The cluster has no PriorityClass of the name in spec.template.priorityClassName.",
+        "Correct spec.template.priorityClassName; kubectl get priorityclasses lists those that there are.",
+        None,
+        True,
+    ),
+    Category.RUNTIME_CLASS_NOT_FOUND: Entry(
+        "The cluster has no RuntimeClass of the name in spec.template.runtimeClassName, or the node's container "
+        "runtime does not know its handler.",
+        "Correct spec.template.runtimeClassName, or choose nodes that have that runtime with "
+        "spec.template.nodeSelector; kubectl get runtimeclasses lists the classes.",
+        None,
+        True,
+    ),
+    Category.RESOURCE_CLAIM_NOT_FOUND: Entry(
+        "A ResourceClaim, or the template that one is made from, does not exist in the job's namespace.",
+        "Create what spec.template.resourceClaims names in the job's namespace, or correct the name.",
+        None,
+        True,
+    ),
+    Category.SCHEDULER_NOT_FOUND: Entry(
+        "No scheduler of the name in spec.template.schedulerName looks at the pod.",
+        "Correct spec.template.schedulerName, leave it out, or start that scheduler.",
+        None,
+        True,
+    ),
+    Category.QUOTA_EXCEEDED: Entry(
+        "A ResourceQuota of the namespace has no room for the Job or its pod, or wants resources that it does not set.",
+        "Lower or set spec.template.resources as the message says, wait until other jobs end, or raise the quota.",
+        None,
+        True,
+    ),
+    Category.ADMISSION_DENIED: Entry(
+        "The API server refuses the Job or its pod: Pod Security, a LimitRange, a policy, a webhook that does not "
+        "answer, or rights that the operator does not have.",
+        "Change what the message names in spec.template, or ask the owner of the rule that it names.",
+        None,
+        True,
+    ),
     Category.UNSCHEDULABLE: Entry(
-        "No node can run the pod, or admission or a quota refuses it.",
-        "Lower the requests or add nodes, quota or tolerations; the message has the scheduler's reason.",
+        "No node has room for the pod, or none that it may run on.",
+        "Lower the requests, add nodes, or allow more of them (nodeSelector, affinity, tolerations); the message has "
+        "the scheduler's reason.",
         None,
         True,
     ),

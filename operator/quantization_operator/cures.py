@@ -112,12 +112,6 @@ REFUSED_POD: Table = (
         r"failed calling webhook",
         "The policy server does not answer: ask its administrator. Nothing is wrong with the manifest.",
     ),
-    (
-        r"serviceaccount",
-        "Create the service account in the job's namespace, or correct spec.template.serviceAccountName.",
-    ),
-    (r"PriorityClass", "Correct spec.template.priorityClassName: there is no such PriorityClass."),
-    (r"RuntimeClass", "Correct spec.template.runtimeClassName: there is no such RuntimeClass."),
 )
 
 REFUSED_JOB: Table = (

@@ -63,7 +63,29 @@ CONFIGURATION_KINDS = (
     (r"runAsNonRoot|run as root|executable file not found|no such file|exec", Category.IMAGE_UNUSABLE),
 )
 """What a container's configuration lacks, by the kubelet's words."""
-NO_CLAIM = re.compile(r'persistentvolumeclaim "[^"]*" not found')
+SCHEDULING_KINDS = (
+    (r'persistentvolumeclaim "[^"]*" not found', Category.VOLUME_NOT_FOUND),
+    (r"resourceclaim\S* .*not found", Category.RESOURCE_CLAIM_NOT_FOUND),
+)
+"""What a pod without a node lacks that more nodes would not bring, by the scheduler's words."""
+CLAIM_IS_MADE = re.compile(r"to create the resourceclaim")
+"""The scheduler waits for a claim to be made from its template: that takes a moment, or an event says why it is not."""
+REFUSAL_KINDS = (
+    (r"exceeded quota|failed quota|count/jobs", Category.QUOTA_EXCEEDED),
+    (r"serviceaccount .* not found", Category.SERVICE_ACCOUNT_NOT_FOUND),
+    (r"no PriorityClass", Category.PRIORITY_CLASS_NOT_FOUND),
+    (r"RuntimeClass .* not found", Category.RUNTIME_CLASS_NOT_FOUND),
+)
+"""Why the API server refuses a Job or its pod, by its words; for any other reason a rule of somebody denies it."""
+
+
+def _kind(table: Sequence[tuple[str, Category]], message: str, otherwise: Category) -> Category:
+    return next((kind for words, kind in table if re.search(words, message)), otherwise)
+
+
+def refused(message: str) -> Category:
+    """Why the API server does not take a Job or a pod."""
+    return _kind(REFUSAL_KINDS, message, Category.ADMISSION_DENIED)
 
 
 def _configuration(pod: ChildPod) -> Problem | None:
@@ -87,9 +109,7 @@ def _configuration(pod: ChildPod) -> Problem | None:
         )
     else:
         hint = cures.cure(cures.CONFIGURATION, message)
-        kind = next(
-            (kind for words, kind in CONFIGURATION_KINDS if re.search(words, message)), Category.INTERNAL
-        )
+        kind = _kind(CONFIGURATION_KINDS, message, Category.INTERNAL)
         found = failure(kind, f"{pod.waiting_reason}: {message}", pod, hint)
     return Problem(pod.waiting_reason, found, "start")
 
@@ -123,12 +143,12 @@ def _lost_node(pod: ChildPod) -> Problem | None:
 
 
 def _unscheduled(pod: ChildPod) -> Problem | None:
-    if not pod.unscheduled_message or pod.node:
-        return None
     said = pod.unscheduled_message
-    kind = Category.VOLUME_NOT_FOUND if NO_CLAIM.search(said) else Category.UNSCHEDULABLE
+    if not said or pod.node or CLAIM_IS_MADE.search(said):
+        return None
+    kind = _kind(SCHEDULING_KINDS, said, Category.UNSCHEDULABLE)
     found = failure(kind, said, pod, cures.cure(cures.SCHEDULING, said))
-    return Problem("Unschedulable", found, "schedule")
+    return Problem(str(kind), found, "schedule")
 
 
 POD_PROBLEMS: tuple[Callable[[ChildPod], Problem | None], ...] = (
@@ -152,15 +172,37 @@ def _mount_problem(warning: KubernetesWarning, pod: ChildPod | None) -> Problem 
     return Problem(warning.reason, found, "start")
 
 
+def _claim_problem(warning: KubernetesWarning, pod: ChildPod | None) -> Problem | None:
+    if warning.reason != "FailedResourceClaimCreation":
+        return None
+    return Problem(
+        warning.reason, failure(Category.RESOURCE_CLAIM_NOT_FOUND, warning.message, pod), "schedule"
+    )
+
+
+def _runtime_problem(warning: KubernetesWarning, pod: ChildPod | None) -> Problem | None:
+    """The class is there, or the API server would have refused the pod; what it names is not on the node."""
+    if warning.reason != "FailedCreatePodSandBox" or "no runtime for" not in warning.message:
+        return None
+    return Problem(warning.reason, failure(Category.RUNTIME_CLASS_NOT_FOUND, warning.message, pod), "start")
+
+
 def _refused_pod(warning: KubernetesWarning, pod: ChildPod | None) -> Problem | None:
     """A Job whose pods are refused stays without pods; only its events say why."""
     if warning.reason != "FailedCreate":
         return None
     heals = "exceeded quota" in warning.message or "failed calling webhook" in warning.message
-    found = failure(
-        Category.UNSCHEDULABLE, warning.message, pod, cures.cure(cures.REFUSED_POD, warning.message)
-    )
+    hint = cures.cure(cures.REFUSED_POD, warning.message)
+    found = failure(refused(warning.message), warning.message, pod, hint)
     return Problem("PodRefused", found, "schedule" if heals else "start")
+
+
+EVENT_PROBLEMS: tuple[Callable[[KubernetesWarning, ChildPod | None], Problem | None], ...] = (
+    _mount_problem,
+    _claim_problem,
+    _runtime_problem,
+    _refused_pod,
+)
 
 
 def unnoticed(pods: Sequence[ChildPod]) -> Problem | None:
@@ -169,8 +211,8 @@ def unnoticed(pods: Sequence[ChildPod]) -> Problem | None:
     if pod is None or pod.node or pod.seen_by_scheduler or pod.gated:
         return None
     said = f"no scheduler named {pod.scheduler} has looked at pod {pod.name}"
-    hint = "Correct spec.template.schedulerName, leave it out, or start that scheduler."
-    return Problem("Unschedulable", failure(Category.UNSCHEDULABLE, said, pod, hint), "schedule")
+    kind = Category.SCHEDULER_NOT_FOUND
+    return Problem(str(kind), failure(kind, said, pod), "schedule")
 
 
 def stuck(pods: Sequence[ChildPod]) -> ChildPod | None:
@@ -194,6 +236,7 @@ def waiting_problem(pods: Sequence[ChildPod], warnings: Sequence[KubernetesWarni
     for warning in warnings:
         if past is not None and warning.last_seen is not None and warning.last_seen <= past:
             continue
-        if problem := _mount_problem(warning, last) or _refused_pod(warning, last):
-            return problem
+        for explains in EVENT_PROBLEMS:
+            if problem := explains(warning, last):
+                return problem
     return None

@@ -48,31 +48,31 @@ RECORDED: Expected = {
     "evicted-by-the-api": (C.DISRUPTED, "Eviction API: evicting", "Nothing is wrong with the job"),
     "preempted": (C.DISRUPTED, "higher priority pod", "spec.template.priorityClassName"),
     "node-lost-terminating": (C.NODE_LOST, "local stopped answering", "kubectl taint node local"),
-    "refused-by-quota": (C.UNSCHEDULABLE, "exceeded quota: no-cpu", "ResourceQuota"),
-    "refused-by-quota-unset": (C.UNSCHEDULABLE, "must specify limits.cpu", "set spec.template.resources"),
-    "refused-by-limit-range": (C.UNSCHEDULABLE, "maximum memory usage", "LimitRange"),
+    "refused-by-quota": (C.QUOTA_EXCEEDED, "exceeded quota: no-cpu", "ResourceQuota"),
+    "refused-by-quota-unset": (C.QUOTA_EXCEEDED, "must specify limits.cpu", "set spec.template.resources"),
+    "refused-by-limit-range": (C.ADMISSION_DENIED, "maximum memory usage", "LimitRange"),
     "refused-by-pod-security": (
-        C.UNSCHEDULABLE,
+        C.ADMISSION_DENIED,
         "violates PodSecurity",
         "pod-security.kubernetes.io/enforce",
     ),
-    "refused-by-policy": (C.UNSCHEDULABLE, "cost-center is required", "the owner of that policy"),
+    "refused-by-policy": (C.ADMISSION_DENIED, "cost-center is required", "the owner of that policy"),
     "refused-without-service-account": (
-        C.UNSCHEDULABLE,
+        C.SERVICE_ACCOUNT_NOT_FOUND,
         'serviceaccount "no-such-account" not found',
         "spec.template.serviceAccountName",
     ),
     "refused-without-priority-class": (
-        C.UNSCHEDULABLE,
+        C.PRIORITY_CLASS_NOT_FOUND,
         "no-such-class",
         "spec.template.priorityClassName",
     ),
     "refused-without-runtime-class": (
-        C.UNSCHEDULABLE,
+        C.RUNTIME_CLASS_NOT_FOUND,
         "no-such-runtime",
         "spec.template.runtimeClassName",
     ),
-    "webhook-unreachable": (C.UNSCHEDULABLE, "connection refused", "Nothing is wrong with the manifest"),
+    "webhook-unreachable": (C.ADMISSION_DENIED, "connection refused", "Nothing is wrong with the manifest"),
 }
 """Real ones, taken from a cluster of one node by the tests that provoke them."""
 
@@ -82,11 +82,26 @@ COMPOSED: Expected = {
     "unschedulable-gpu-share": (C.UNSCHEDULABLE, "nvidia.com/gpu.shared", "Lower nvidia.com/gpu.shared in"),
     "unschedulable-mig": (C.UNSCHEDULABLE, "nvidia.com/mig-1g.10gb", "Lower nvidia.com/mig-1g.10gb in"),
     "refused-by-limit-range-default": (
-        C.UNSCHEDULABLE,
+        C.ADMISSION_DENIED,
         "must be less than or equal to memory limit",
         "LimitRange of the namespace gives its default",
     ),
-    "unknown-scheduler": (C.UNSCHEDULABLE, "no scheduler named vulcano", "spec.template.schedulerName"),
+    "unknown-scheduler": (C.SCHEDULER_NOT_FOUND, "no scheduler named vulcano", "spec.template.schedulerName"),
+    "runtime-without-handler": (
+        C.RUNTIME_CLASS_NOT_FOUND,
+        'no runtime for "kata"',
+        "spec.template.runtimeClassName",
+    ),
+    "unschedulable-without-resource-claim": (
+        C.RESOURCE_CLAIM_NOT_FOUND,
+        'resourceclaim.resource.k8s.io "gpu" not found',
+        "spec.template.resourceClaims",
+    ),
+    "unschedulable-without-claim-template": (
+        C.RESOURCE_CLAIM_NOT_FOUND,
+        '"gpus" not found',
+        "spec.template.resourceClaims",
+    ),
     "config-error-root": (C.IMAGE_UNUSABLE, "runAsNonRoot", "spec.template.image"),
     "init-container-failed": (C.ADDED_CONTAINER, "model-cache", "where it is added"),
     "image-pull-denied": (C.IMAGE_PULL_FAILED, "pull access denied", "spec.template.imagePullSecrets"),
@@ -101,7 +116,7 @@ COMPOSED: Expected = {
     ),
     "node-refused-a-device": (C.DISRUPTED, "no healthy devices", "spec.template.nodeSelector"),
     "node-shutdown": (C.DISRUPTED, "imminent node shutdown", "Nothing is wrong with the job"),
-    "refused-by-webhook": (C.UNSCHEDULABLE, "cost-center is required", "spec.template"),
+    "refused-by-webhook": (C.ADMISSION_DENIED, "cost-center is required", "spec.template"),
     "job-deleted": (C.JOB_DELETED, "was deleted before it finished", "quantization.dev/retry"),
 }
 """What a cluster of one node, with this runtime and without other software, does not show."""

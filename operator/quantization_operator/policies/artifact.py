@@ -37,6 +37,13 @@ NEVER_RAN = (
     Category.IMAGE_PULL_FAILED,
     Category.IMAGE_UNUSABLE,
     Category.VOLUME_NOT_FOUND,
+    Category.SERVICE_ACCOUNT_NOT_FOUND,
+    Category.PRIORITY_CLASS_NOT_FOUND,
+    Category.RUNTIME_CLASS_NOT_FOUND,
+    Category.RESOURCE_CLAIM_NOT_FOUND,
+    Category.SCHEDULER_NOT_FOUND,
+    Category.QUOTA_EXCEEDED,
+    Category.ADMISSION_DENIED,
     Category.UNSCHEDULABLE,
 )
 """Failures of jobs whose last pod, if there was one, never began."""

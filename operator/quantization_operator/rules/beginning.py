@@ -6,6 +6,7 @@ from quantization_operator import cures, workload
 from quantization_operator.conditions import SUSPENDED_REASON, State
 from quantization_operator.decision import Case, Decision
 from quantization_operator.diagnose import failure, with_cure
+from quantization_operator.hindrances import refused
 from quantization_operator.outcome import failed, next_status, taken_over, told
 from quantization_operator.policies import (
     admission,
@@ -125,7 +126,7 @@ def create(case: Case) -> Decision | None:
         hint = "Correct spec.template: the API server rejects the Job built from it."
         return failed("refused job", case, failure(Category.INVALID_WORKFLOW, rejection.message, hint=hint))
     cure = cures.cure(cures.REFUSED_JOB, rejection.message)
-    cause = failure(Category.UNSCHEDULABLE, rejection.message, hint=cure)
+    cause = failure(refused(rejection.message), rejection.message, hint=cure)
     status = next_status(case, State("in progress", "JobRefused", with_cure(cause)))
     return Decision(
         "refused job",

@@ -285,14 +285,14 @@ WAITS: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str]], Category | N
     "pods refused by Pod Security": (
         [],
         [("FailedCreate", 'pods "x" is forbidden: violates PodSecurity "restricted:latest"')],
-        Category.UNSCHEDULABLE,
+        Category.ADMISSION_DENIED,
         "start",
         "PodSecurity",
     ),
     "pods refused by quota": (
         [],
         [("FailedCreate", 'pods "x" is forbidden: exceeded quota: gpus, requested: pods=1')],
-        Category.UNSCHEDULABLE,
+        Category.QUOTA_EXCEEDED,
         "schedule",
         "exceeded quota",
     ),

@@ -124,15 +124,15 @@ CASES: dict[str, Case] = {
         pods=[EVICTED],
         more={
             "warnings": (replace(NOT_SECURE, last_seen=EVICTION),),
-            "problem": ("Unschedulable/", EVICTION + timedelta(seconds=20)),
+            "problem": ("AdmissionDenied/", EVICTION + timedelta(seconds=20)),
         },
         now=EVICTION + timedelta(seconds=65),
         rule="out of patience",
         phase="Failed",
-        category=Category.UNSCHEDULABLE,
+        category=Category.ADMISSION_DENIED,
         said="PodSecurity",
         deletes=True,
-        events=("Unschedulable",),
+        events=("AdmissionDenied",),
     ),
     "a failed attempt that is tried again": Case(
         qjob=quantization_job(status=RUNS),

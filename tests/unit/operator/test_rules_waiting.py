@@ -97,7 +97,7 @@ CASES: dict[str, Case] = {
     ),
     "quota is waited for without end": Case(
         child=child(),
-        more={"warnings": (QUOTA,), "problem": ("Unschedulable/", NOW)},
+        more={"warnings": (QUOTA,), "problem": ("QuotaExceeded/", NOW)},
         now=LATER,
         rule="waiting",
         phase="Pending",
@@ -107,14 +107,14 @@ CASES: dict[str, Case] = {
     ),
     "pods refused by Pod Security: out of patience": Case(
         child=child(),
-        more={"warnings": (NOT_SECURE,), "problem": ("Unschedulable/", NOW)},
+        more={"warnings": (NOT_SECURE,), "problem": ("AdmissionDenied/", NOW)},
         now=LATER,
         rule="out of patience",
         phase="Failed",
-        category=Category.UNSCHEDULABLE,
+        category=Category.ADMISSION_DENIED,
         said="PodSecurity",
         deletes=True,
-        events=("Unschedulable",),
+        events=("AdmissionDenied",),
     ),
     "no node fits: shown while it waits": Case(
         child=child(),
