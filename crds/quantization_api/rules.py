@@ -60,6 +60,18 @@ def joined(rules: Sequence[Rule], *, unless: str = "false", field: str | None = 
     return Rule(f"{unless} || ({held})", said, check, dynamic=True, field=field)
 
 
+def exactly_one(beginning: str, *fields: str) -> Rule:
+    """The rule that a model has one of the fields, and no two. beginning: of its sentence, before their names."""
+    names = [to_camel(field) for field in fields]
+    message = f"{beginning} {', '.join(names[:-1])} and {names[-1]}"
+    given = ", ".join(f"has(self.{name})" for name in names)
+
+    def check(model: Any) -> str | None:
+        return None if sum(getattr(model, field) is not None for field in fields) == 1 else message
+
+    return Rule(f"[{given}].filter(given, given).size() == 1", message, check)
+
+
 def literal(value: object) -> str:
     """A string, list or mapping as CEL writes it, which is how JSON does."""
     return json.dumps(value, ensure_ascii=False)
@@ -137,19 +149,48 @@ def _lists_of_names(model: type[BaseModel]) -> tuple[tuple[str, str], ...]:
 
 def _refused(name: str, reason: str) -> JsonSchemaValue:
     """The schema of a field that is never accepted. The rule is its own: it costs nothing where the field is not."""
-    kind: JsonSchemaValue = (
-        {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-        if name in OBJECTS
-        else {"type": "string", "maxLength": 1024}
-    )
-    return kind | {
+    return _kind_of(name) | {
         "description": f"Refused: {reason}",
         "x-kubernetes-validations": [{"rule": "false", "message": f"{name}: {reason}"}],
     }
 
 
-OBJECTS = frozenset({"systems", "engine", "azureml_client", "packaging_config", "io_config", "load_kwargs"})
-"""Refused fields that hold an object in Olive's files; the others hold a string."""
+def _kind_of(name: str) -> JsonSchemaValue:
+    """What a refused field holds where it comes from: of another kind, its user would read of that and not of the
+    reason.
+    """
+    anything = {"x-kubernetes-preserve-unknown-fields": True}
+    if name in OBJECTS:
+        return {"type": "object", **anything}
+    if name in LISTS:
+        return {"type": "array", "maxItems": 64, "items": {"type": "object", **anything}}
+    if name in WORDS:
+        return {"type": "array", "maxItems": 64, "items": {"type": "string", "maxLength": 1024}}
+    if name in FLAGS:
+        return {"type": "boolean"}
+    if name in NUMBERS:
+        return {"type": "integer"}
+    return {"type": "string", "maxLength": 1024}
+
+
+OBJECTS = frozenset(
+    {
+        *("systems", "engine", "azureml_client", "packaging_config", "io_config", "load_kwargs"),
+        *("metadata", "spec", "hostPath", "nfs", "ephemeral", "downwardAPI", "serviceAccountToken"),
+        *("seccompProfile", "appArmorProfile", "capabilities", "windowsOptions", "clusterTrustBundle"),
+        *("lifecycle", "livenessProbe", "readinessProbe", "startupProbe"),
+    }
+)
+LISTS = frozenset({"containers", "initContainers", "volumeMounts", "ports", "sysctls"})
+WORDS = frozenset({"command", "args"})
+FLAGS = frozenset(
+    {
+        *("hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace", "automountServiceAccountToken"),
+        *("privileged", "allowPrivilegeEscalation", "runAsNonRoot", "readOnlyRootFilesystem"),
+    }
+)
+NUMBERS = frozenset({"activeDeadlineSeconds"})
+"""Refused fields by what they hold in Olive's files and in Kubernetes' manifests; the others hold a string."""
 
 
 class KubernetesModel(ContractModel):

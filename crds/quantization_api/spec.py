@@ -8,10 +8,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from quantization_api import places
-from quantization_api.affinity import Affinity
-from quantization_api.bounded import DnsName, Labels, Quantities, Quantity, SecretKey, ShortText, Uri
+from quantization_api.bounded import DnsName, SecretKey, ShortText, Uri
 from quantization_api.constants import MOST_PATIENCE_SECONDS, PATIENCE_SECONDS
 from quantization_api.rules import KubernetesModel, Rule
+from quantization_api.template import PodTemplate
+from quantization_api.volumes import MountedVolume
 from quantization_api.workflow import Workflow
 
 OUTPUT_SENTENCE = (
@@ -23,18 +24,6 @@ TRIALS_SENTENCE = (
 TRIALS_NAME = ".trials"
 """Below the output: where the points of a search are kept, if nothing else is said."""
 ENDPOINT_SENTENCE = "storage.endpoint must be http(s)://HOST[:PORT], without a user, a path or anything else"
-MOUNT_SENTENCE = (
-    "mountPath must be an absolute path other than /, without //, . or .., and without a trailing slash"
-)
-OWN_SENTENCE = (
-    "mountPath must not be inside or above a folder of the image or the system, such as /scratch, /opt/app, /usr or "
-    "/etc; choose a folder of its own, such as /models"
-)
-SCRATCH_VOLUME = "quantizer-scratch"
-TAKEN_NAME = f"the name {SCRATCH_VOLUME} belongs to the scratch volume; choose another"
-SAME_MOUNT = "two volumes have the same mountPath"
-ONE_SOURCE = "a volume needs exactly one of persistentVolumeClaim and configMap"
-
 
 PatienceSeconds = Annotated[int, Field(ge=0, le=MOST_PATIENCE_SECONDS)]
 
@@ -71,12 +60,6 @@ class Output(KubernetesModel):
             field="uri",
         ),
     )
-
-
-class SecretReference(KubernetesModel):
-    """A Secret of the same namespace."""
-
-    name: DnsName = Field(description="Name of the Secret.")
 
 
 class CredentialKeys(KubernetesModel):
@@ -128,121 +111,6 @@ class Storage(KubernetesModel):
                 else ENDPOINT_SENTENCE
             ),
             field="endpoint",
-        ),
-    )
-
-
-class ResourceRequirements(KubernetesModel):
-    """Resources of the quantizer's container."""
-
-    requests: Quantities = Field(default_factory=dict, description="What a node must have free for the pod.")
-    limits: Quantities = Field(
-        default_factory=dict, description="What the container may use at most; GPUs here."
-    )
-
-
-class Toleration(KubernetesModel):
-    """A toleration of the pod (core/v1)."""
-
-    key: ShortText | None = Field(None, description="Key of the taint; if unset, every key.")
-    operator: Literal["Exists", "Equal"] | None = Field(None, description="If unset: Equal.")
-    value: ShortText | None = Field(None, description="Value of the taint, with Equal.")
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
-        None, description="Effect of the taint; if unset, every effect."
-    )
-    toleration_seconds: int | None = Field(
-        None, description="How long the pod stays on a node that gets the taint NoExecute; if unset, forever."
-    )
-
-
-class ClaimSource(KubernetesModel):
-    """A PersistentVolumeClaim of the same namespace."""
-
-    claim_name: DnsName = Field(description="Name of the claim.")
-
-
-class ConfigMapSource(KubernetesModel):
-    """A ConfigMap of the same namespace; its keys become files."""
-
-    name: DnsName = Field(description="Name of the ConfigMap.")
-
-
-class MountedVolume(KubernetesModel):
-    """A volume and where the quantizer sees it."""
-
-    name: DnsName = Field(description="Name of the volume in the pod.")
-    mount_path: Uri = Field(description="Absolute path in the pod, for example /models.")
-    read_only: bool = Field(False, description="Mount it read-only.")
-    persistent_volume_claim: ClaimSource | None = None
-    config_map: ConfigMapSource | None = None
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel=f"{places.cel('self.mountPath', places.MOUNT)} && !{places.cel('self.mountPath', places.DOTS)}",
-            message=MOUNT_SENTENCE,
-            check=lambda v: None if places.is_mount(v.mount_path) else MOUNT_SENTENCE,
-            field="mountPath",
-        ),
-        Rule(
-            cel=f"!{places.cel('self.mountPath', places.OWN)}",
-            message=OWN_SENTENCE,
-            check=lambda v: OWN_SENTENCE if places.matches(v.mount_path, places.OWN) else None,
-            field="mountPath",
-        ),
-        Rule(
-            cel=f"self.name != '{SCRATCH_VOLUME}'",
-            message=TAKEN_NAME,
-            check=lambda v: TAKEN_NAME if v.name == SCRATCH_VOLUME else None,
-            field="name",
-        ),
-        Rule(
-            cel="has(self.persistentVolumeClaim) != has(self.configMap)",
-            message=ONE_SOURCE,
-            check=lambda v: (
-                None if (v.persistent_volume_claim is None) != (v.config_map is None) else ONE_SOURCE
-            ),
-        ),
-    )
-
-
-class PodTemplate(KubernetesModel):
-    """What users may choose about the pod; the operator fixes the rest (restricted, no token)."""
-
-    image: Uri | None = Field(None, description="Image of the quantizer. If unset: the operator's default.")
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
-        None, description="When the node pulls the image. If unset: Kubernetes' default for the tag."
-    )
-    image_pull_secrets: Annotated[list[SecretReference], Field(max_length=8)] = Field(
-        default_factory=list, description="Secrets with the accounts of registries."
-    )
-    resources: ResourceRequirements = Field(default_factory=ResourceRequirements)
-    scratch_size: Quantity | None = Field(
-        None, description="Size limit of /scratch. If unset: the operator's default."
-    )
-    node_selector: Labels = Field(default_factory=dict, description="Labels that the node must have.")
-    tolerations: Annotated[list[Toleration], Field(max_length=16)] = Field(
-        default_factory=list, description="Taints that the node may have."
-    )
-    affinity: Affinity | None = Field(None, description="Affinity of the pod (core/v1).")
-    priority_class_name: ShortText | None = Field(None, description="PriorityClass of the pod.")
-    scheduler_name: ShortText | None = Field(
-        None, description="Scheduler that places the pod. If unset: Kubernetes' own."
-    )
-    runtime_class_name: ShortText | None = Field(None, description="RuntimeClass of the pod.")
-    service_account_name: ShortText | None = Field(
-        None, description="Service account, for workload identity; its Kubernetes token is never mounted."
-    )
-    volumes: Annotated[list[MountedVolume], Field(max_length=8)] = Field(
-        default_factory=list,
-        description="Claims and ConfigMaps that the quantizer sees as folders.",
-        json_schema_extra={"x-map-key": "name"},
-    )
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="!has(self.volumes) || "
-            "self.volumes.all(v, self.volumes.exists_one(other, other.mountPath == v.mountPath))",
-            message=SAME_MOUNT,
-            check=lambda t: SAME_MOUNT if len({v.mount_path for v in t.volumes}) < len(t.volumes) else None,
-            field="volumes",
         ),
     )
 

@@ -40,7 +40,7 @@ CONFIGURATION: Table = (
     ),
     (
         r"configmap|persistentvolumeclaim|volume|mount",
-        "Correct spec.template.volumes: what they name must exist in the job's namespace.",
+        "Correct spec.template.volumes or env: what they name must exist in the job's namespace.",
     ),
     (
         r"executable file not found|no such file|permission denied|exec",
@@ -51,10 +51,14 @@ CONFIGURATION: Table = (
 SECRET: Table = (
     (
         r"find key ([-._a-zA-Z0-9]+) in",
-        "Add the key {} to the Secret that spec.storage.credentialsSecret names, or say in its keys what the key is "
-        "called there.",
+        "Add the key {} to the Secret, or correct the name of the key in spec.storage.credentialsSecret or "
+        "spec.template.env.",
     ),
-    (r"", "Create the Secret that spec.storage.credentialsSecret names, in the job's namespace."),
+    (
+        r"",
+        "Create the Secret in the job's namespace, or correct its name in spec.storage.credentialsSecret or "
+        "spec.template.",
+    ),
 )
 
 SCHEDULING: Table = (

@@ -43,8 +43,8 @@ class OperatorSettings(BaseSettings):
     )
     allowed_images: list[str] | None = Field(
         None,
-        description="Images that spec.template.image may name, as a JSON list; an entry that ends in * is a prefix. "
-        "Unset: any; []: none, so that every job runs the images above.",
+        description="Images that spec.template.image and image volumes may name, as a JSON list; an entry that ends "
+        "in * is a prefix. Unset: any; []: none, so that every job runs the images above.",
     )
     allowed_service_accounts: list[str] | None = Field(
         None,
@@ -53,8 +53,15 @@ class OperatorSettings(BaseSettings):
     )
     allowed_secrets: list[str] | None = Field(
         None,
-        description="What spec.storage.credentialsSecret and spec.template.imagePullSecrets may name, as a JSON list; "
-        "an entry that ends in * is a prefix. Unset: any; []: none. By label instead: deploy/policies.",
+        description="Secrets that spec.storage.credentialsSecret and spec.template (imagePullSecrets, env, envFrom, "
+        "volumes, trustedCertificates) may name, as a JSON list; an entry that ends in * is a prefix. Unset: any; "
+        "[]: none. By label instead: deploy/policies.",
+    )
+    allowed_variables: list[str] | None = Field(
+        None,
+        description="Environment variables that spec.template.env may set, and prefixes of envFrom (HF_*), as a JSON "
+        "list; an entry that ends in * is a prefix. Unset: any; but where allowed_images is set, only those that are "
+        "known to load no code, such as HF_TOKEN, NCCL_* and OMP_NUM_THREADS.",
     )
     refuse_link_local_endpoints: bool = Field(
         True,

@@ -5,12 +5,14 @@ tolerations, and must win. Its name is derived from the uid, so creating it twic
 """
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 from quantization_api import API_VERSION, GROUP, KIND
 from quantization_api.constants import REQUEST_ENV
-from quantization_api.pod import CONTAINER_NAME, PROGRESS_PORT, SCRATCH_PATH, RunRequest
-from quantization_api.spec import SCRATCH_VOLUME, MountedVolume, QuantizationJobSpec
+from quantization_api.pod import PROGRESS_PORT, SCRATCH_PATH, RunRequest
+from quantization_api.spec import QuantizationJobSpec
+from quantization_operator.pod_spec import as_kubernetes, environment, pod
 from quantization_operator.policies import deadline, parallelism, retry
 from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import (
@@ -25,9 +27,6 @@ from quantization_operator.snapshots import (
 MANAGED_BY = "quantization-operator"
 MANAGED_BY_SELECTOR = f"app.kubernetes.io/managed-by={MANAGED_BY},{QJOB_UID_LABEL}"
 QJOB_NAME_LABEL = f"{GROUP}/job-name"
-USER_ID = 65532
-GRACE_SECONDS = 60
-"""Between SIGTERM and SIGKILL: time to finish writing a layer."""
 SCRATCH_ENV = ({"name": "HOME", "value": SCRATCH_PATH}, {"name": "TMPDIR", "value": SCRATCH_PATH})
 OF_SEVERAL_WORKERS = "kueue.x-k8s.io/job-"
 """Begins annotations about how many pods a Job has; Kueue refuses them on a Job of one."""
@@ -105,8 +104,8 @@ def build(
             **deadline.job_fields(spec),
             **parallelism.job_fields(spec),
             "template": {
-                "metadata": {"labels": own, "annotations": dict(qjob.queue_annotations)},
-                "spec": _pod(spec, settings, _quantizer(qjob, spec, settings)),
+                "metadata": _of_pods(spec, own, qjob.queue_annotations),
+                "spec": pod(spec, settings, _quantizer(qjob, spec, settings)),
             },
         },
     }
@@ -143,62 +142,32 @@ def build_cleanup(
             "activeDeadlineSeconds": max(1, int(settings.cleanup_deadline_seconds)),
             "ttlSecondsAfterFinished": CLEANUP_TTL_SECONDS,
             "template": {
-                "metadata": {"labels": own, "annotations": queued},
-                "spec": _pod(spec, settings, work),
+                "metadata": _of_pods(spec, own, queued),
+                "spec": pod(spec, settings, work),
             },
         },
     }
 
 
-def _pod(spec: QuantizationJobSpec, settings: OperatorSettings, work: dict[str, Any]) -> dict[str, Any]:
-    """A restricted pod as the template asks for, whose container does the work."""
-    template = spec.template
-    chosen = {
-        "imagePullSecrets": [reference.model_dump() for reference in template.image_pull_secrets],
-        "nodeSelector": template.node_selector,
-        "tolerations": [t.model_dump(by_alias=True, exclude_none=True) for t in template.tolerations],
-        "affinity": template.affinity
-        and template.affinity.model_dump(by_alias=True, exclude_unset=True, exclude_none=True),
-        "priorityClassName": template.priority_class_name,
-        "schedulerName": template.scheduler_name,
-        "runtimeClassName": template.runtime_class_name,
-        "serviceAccountName": template.service_account_name,
-    }
-    scratch = str(template.scratch_size or settings.scratch_size)
+def _of_pods(
+    spec: QuantizationJobSpec, own: Mapping[str, str], queued: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
+    """Labels and annotations of the pods: the operator's own win, then those of the queue."""
     return {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER_ID,
-            "runAsGroup": USER_ID,
-            "fsGroup": USER_ID,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        **{key: value for key, value in chosen.items() if value},
-        "containers": [_container(spec, settings) | work],
-        "volumes": [
-            {"name": SCRATCH_VOLUME, "emptyDir": {"sizeLimit": scratch}},
-            *(_volume(volume) for volume in template.volumes),
-        ],
+        "labels": {**spec.template.labels, **own},
+        "annotations": {**spec.template.annotations, **queued},
     }
 
 
 def _quantizer(
     qjob: QuantizationJob, spec: QuantizationJobSpec, settings: OperatorSettings
 ) -> dict[str, Any]:
+    request = {"name": REQUEST_ENV, "value": run_request(qjob, spec, settings)}
     return {
         "args": ["run"],
-        "env": [
-            {"name": REQUEST_ENV, "value": run_request(qjob, spec, settings)},
-            *SCRATCH_ENV,
-            *_credentials(spec),
-        ],
+        **environment(spec.template, [request, *SCRATCH_ENV, *_credentials(spec)]),
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
-        "resources": spec.template.resources.model_dump(exclude_defaults=True),
+        "resources": as_kubernetes(spec.template.resources),
     }
 
 
@@ -219,32 +188,8 @@ def _remover(
     return {
         # Kubernetes expands $(NAME) in an argument, also to secrets; $$ is a dollar.
         "args": [word.replace("$", "$$") for word in ("delete", *given, spec.output.uri)],
-        "env": [*SCRATCH_ENV, *_credentials(spec)],
+        **environment(spec.template, [*SCRATCH_ENV, *_credentials(spec)]),
         "resources": CLEANUP_RESOURCES,
-    }
-
-
-def _container(spec: QuantizationJobSpec, settings: OperatorSettings) -> dict[str, Any]:
-    template = spec.template
-    pull = {"imagePullPolicy": template.image_pull_policy} if template.image_pull_policy else {}
-    return {
-        "name": CONTAINER_NAME,
-        "image": template.image or _image(spec, settings),
-        **pull,
-        # Of a crash that leaves no result, the tail of the log is the only evidence that is seen without log access.
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
-        "volumeMounts": [
-            {"name": SCRATCH_VOLUME, "mountPath": SCRATCH_PATH},
-            *(
-                {"name": v.name, "mountPath": v.mount_path} | ({"readOnly": True} if v.read_only else {})
-                for v in template.volumes
-            ),
-        ],
     }
 
 
@@ -266,12 +211,6 @@ def _credentials(spec: QuantizationJobSpec) -> list[dict[str, Any]]:
     ]
 
 
-def _image(spec: QuantizationJobSpec, settings: OperatorSettings) -> str:
-    """The stock packages need libraries that the native engine cannot live with: they have an image of their own."""
-    used = {getattr(item, "implementation", "native") for item in spec.workflow.passes}
-    return settings.quantizer_image if used == {"native"} else settings.legacy_image
-
-
 def run_request(qjob: QuantizationJob, spec: QuantizationJobSpec, settings: OperatorSettings) -> str:
     """The request as JSON. `$` is written as an escape: Kubernetes expands $(NAME) in a value, also to secrets."""
     document = RunRequest.from_spec(
@@ -283,15 +222,3 @@ def run_request(qjob: QuantizationJob, spec: QuantizationJobSpec, settings: Oper
         settings.refuse_link_local_endpoints,
     )
     return document.model_dump_json(by_alias=True, exclude_none=True).replace("$", "\\u0024")
-
-
-def _volume(volume: MountedVolume) -> dict[str, Any]:
-    if volume.persistent_volume_claim is not None:
-        claim = {"claimName": volume.persistent_volume_claim.claim_name}
-        return {
-            "name": volume.name,
-            "persistentVolumeClaim": claim | ({"readOnly": True} if volume.read_only else {}),
-        }
-    if volume.config_map is None:
-        raise ValueError(f"volume {volume.name} has no source")  # refused by the contract's rule
-    return {"name": volume.name, "configMap": {"name": volume.config_map.name}}

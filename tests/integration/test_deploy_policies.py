@@ -1,6 +1,7 @@
 """deploy/policies on a real API server: what the operator's token may create, and which Secrets a job may name."""
 
 import copy
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import yaml
 from tests.support.cluster_objects import quantization_job
 from tests.support.manifests import AFFINITY, REMOVED, claimed, configured, manifest
 from tests.support.operator_process import SYSTEM, install, make_namespace, service_account_kubeconfig, until
+from tests.support.pod_templates import VOLUMES
+from tests.support.pod_templates import WHOLE as WHOLE_TEMPLATE
 
 from local_cluster.control_plane import ApiServer
 from quantization_api.spec import QuantizationJobSpec
@@ -25,7 +28,22 @@ SETTINGS = OperatorSettings(quantizer_image="quantizer:test")
 TEAM, OTHER = "team", "other"
 WHOLE = (
     ("template.affinity", AFFINITY),
-    ("template.volumes", [claimed("/models"), configured("/text")]),
+    (
+        "template.volumes",
+        [
+            claimed("/models"),
+            configured("/text"),
+            *(volume for volume in VOLUMES if volume["name"] in ("memory", "image")),
+            {
+                "name": "several",
+                "mountPath": "/several",
+                "projected": {"sources": [{"configMap": {"name": "text"}}]},
+            },
+        ],
+    ),
+    ("template.envFrom", WHOLE_TEMPLATE["envFrom"][:1]),
+    ("template.env", [v for v in WHOLE_TEMPLATE["env"] if v["name"] != "HF_TOKEN"]),
+    ("template.securityContext", {"platformChoosesUser": True}),
 )
 
 Change = Callable[[dict[str, Any]], object]
@@ -157,6 +175,21 @@ def test_others_make_their_jobs_as_before(api: ApiServer) -> None:
     api.kubectl("create", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(body))
 
 
+NAMING_A_SECRET: tuple[tuple[str, Any], ...] = (
+    ("template.env", [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "database", "key": "k"}}}]),
+    ("template.envFrom", [{"prefix": "A_", "secretRef": {"name": "database"}}]),
+    ("template.trustedCertificates", {"secret": {"name": "database"}}),
+    *(
+        ("template.volumes", [{"name": "v", "mountPath": "/v", **source}])
+        for source in (
+            {"secret": {"secretName": "database"}},
+            {"csi": {"driver": "d", "nodePublishSecretRef": {"name": "database"}}},
+            {"projected": {"sources": [{"secret": {"name": "database"}}]}},
+        )
+    ),
+)
+
+
 def test_a_job_names_only_secrets_that_are_labelled_for_it(api: ApiServer) -> None:
     for name, labels in (("labelled", {"quantization.dev/credentials": "allowed"}), ("database", {})):
         secret = {
@@ -178,6 +211,10 @@ def test_a_job_names_only_secrets_that_are_labelled_for_it(api: ApiServer) -> No
     assert "imagePullSecrets: Secret database" in refused(
         ("template.imagePullSecrets", [{"name": "database"}])
     )
+    for field, value in NAMING_A_SECRET:
+        assert f"{field}: Secret database" in refused((field, value)), value
+        labelled = json.loads(json.dumps(value).replace("database", "labelled"))
+        assert refused((field, labelled)) == ""
     assert refused(("storage.credentialsSecret", {"name": "labelled"})) == ""
     assert refused(("storage", REMOVED)) == ""
 

@@ -16,6 +16,7 @@ import pytest
 from tests.support.cluster_objects import failed_result
 from tests.support.operator_cluster import NAMESPACE, Cluster
 from tests.support.operator_process import Operator, until
+from tests.support.pod_templates import VOLUMES, WHOLE
 
 from local_cluster.control_plane import ApiServer
 from quantization_operator.conditions import rfc3339
@@ -113,6 +114,31 @@ def test_a_job_succeeds_and_its_whole_story_is_told(
     columns = cluster.api.kubectl("get", "qj", "healthy", "-n", NAMESPACE).stdout
     assert "Succeeded" in columns
     assert "GptqQuantizer" in columns
+
+
+def test_a_whole_pod_template_reaches_a_restricted_pod(cluster: Cluster, operator: Operator) -> None:
+    """As this API server reads it: strictly, with Pod Security enforced."""
+    uid = cluster.submit("templated", *((f"template.{field}", value) for field, value in WHOLE.items()))
+    pod = cluster.read("pod", cluster.pod(uid))
+    (container,) = pod["spec"]["containers"]
+    for field in ("resourceClaims", "topologySpreadConstraints", "hostAliases", "securityContext"):
+        assert contains(pod["spec"][field], WHOLE[field]), field
+    assert pod["spec"]["terminationGracePeriodSeconds"] == 300
+    assert pod["metadata"]["labels"]["cost-center"] == "research"
+    assert pod["metadata"]["annotations"]["sidecar.istio.io/inject"] == "false"
+    assert container["resources"]["requests"]["ephemeral-storage"] == "20Gi"
+    assert container["envFrom"] == WHOLE["envFrom"]
+    mounted = {volume["name"] for volume in pod["spec"]["volumes"]}
+    assert mounted == {"quantizer-scratch", "quantizer-certificates", *(v["name"] for v in VOLUMES)}
+
+
+def contains(found: Any, wanted: Any) -> bool:
+    """Whether a document has what another one has; the API server adds its defaults."""
+    if isinstance(wanted, dict):
+        return all(key in found and contains(found[key], value) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        return len(found) == len(wanted) and all(map(contains, found, wanted))
+    return bool(found == wanted)
 
 
 def test_a_named_failure_ends_the_job_at_once(cluster: Cluster, operator: Operator) -> None:

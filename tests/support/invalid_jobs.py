@@ -5,7 +5,7 @@ from tests.support.manifests import REMOVED, VANISHING, claimed, configured, nes
 
 INVALID_JOBS: tuple[Invalid, ...] = (
     bad("unknown spec field", "retries", 3, 'unknown field "spec.retries"'),
-    bad("unknown template field", "template.hostNetwork", True, 'unknown field "spec.template.hostNetwork"'),
+    bad("unknown template field", "template.gpus", 1, 'unknown field "spec.template.gpus"'),
     bad("no output", "output", REMOVED, "spec.output: Required", "Field required"),
     bad("output without a bucket", "output.uri", "s3:///stories", "output.uri must be s3://BUCKET/PREFIX"),
     bad("output without a prefix", "output.uri", "s3://artifacts", "output.uri must be s3://BUCKET/PREFIX"),
@@ -35,7 +35,7 @@ INVALID_JOBS: tuple[Invalid, ...] = (
         "volume without a source",
         "template.volumes",
         [{"name": "m", "mountPath": "/models"}],
-        "exactly one of persistentVolumeClaim and configMap",
+        "exactly one of persistentVolumeClaim, configMap",
     ),
     *(
         bad(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.support.manifests import AFFINITY, VALID, claimed, configured, nested
+from tests.support.pod_templates import WHOLE
 
 Path = tuple[str | int, ...]
 
@@ -93,6 +94,9 @@ def _whole(chance: random.Random) -> dict[str, Any]:
             "tolerations": [{"key": "gpu", "operator": "Exists"}],
             "affinity": copy.deepcopy(AFFINITY),
             "volumes": [claimed("/models"), configured("/text")],
+            **copy.deepcopy(
+                {field: WHOLE[field] for field in WHOLE if field not in ("resources", "volumes")}
+            ),
         },
     }
     body["metadata"] |= {"labels": {"team": "a"}, "annotations": {"note": "x"}}

@@ -3,6 +3,7 @@
 from typing import Any
 
 from tests.support.manifests import AFFINITY, PASS, REMOVED, claimed, configured
+from tests.support.pod_templates import WHOLE
 from tests.support.searches import ALTERNATIVES, BITS, NAMED_PASS, dimension, search
 
 VALID_CHANGES: dict[str, tuple[tuple[str, Any], ...]] = {
@@ -198,6 +199,9 @@ VALID_CHANGES: dict[str, tuple[tuple[str, Any], ...]] = {
         ("template.scratchSize", "20Gi"),
         ("template.priorityClassName", "batch"),
     ),
+    "a whole pod template": tuple((f"template.{field}", value) for field, value in WHOLE.items()),
+    "the platform chooses the user": (("template.securityContext", {"platformChoosesUser": True}),),
+    "certificates of a Secret": (("template.trustedCertificates", {"secret": {"name": "ca"}}),),
     "an affinity": (("template.affinity", AFFINITY),),
     "an output on the inner of two claims": (
         ("output.uri", "file:///data/out/x/"),

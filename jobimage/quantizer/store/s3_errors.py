@@ -202,8 +202,8 @@ def _unanswered(error: Exception, place: Place, uri: str) -> QuantizationError:
         return QuantizationError(
             Category.STORAGE_UNAVAILABLE,
             f"{place.what}: {uri}: no TLS connection: {why}",
-            "Set AWS_CA_BUNDLE to the path of the storage's CA certificate (in a cluster, mount it), or write "
-            "http:// in the endpoint if the server does not use TLS.",
+            "Name the storage's CA certificate in spec.template.trustedCertificates (at a command line: set "
+            "AWS_CA_BUNDLE to its path), or write http:// in the endpoint if the server does not use TLS.",
         )
     return AwayError(f"{place.what}: {uri} cannot be reached: {why}")
 

@@ -1,5 +1,5 @@
-"""What is not allowed of a valid spec: by the administrator, images, service accounts, Secrets and endpoints; by
-Kubernetes, an output that vanishes with the pod.
+"""What is not allowed of a valid spec: by the administrator, images, service accounts, Secrets, variables and
+endpoints; by Kubernetes, an output that vanishes with the pod.
 
 Who may create a QuantizationJob may otherwise run any image with any Secret of the namespace (docs/security.md).
 It is asked before each Job is made, also the one that removes an artifact: its image and Secret are the spec's, too.
@@ -13,11 +13,17 @@ from urllib.parse import urlsplit
 from quantization_api.failures import Category
 from quantization_api.spec import VANISHES, QuantizationJobSpec, outlives_the_pod
 from quantization_api.status import Failure
+from quantization_api.volumes import MountedVolume
 from quantization_operator.diagnose import failure
 from quantization_operator.settings import ENV_PREFIX, OperatorSettings
 
 METADATA_ADDRESSES = ("100.100.100.200", "fd00:ec2::254")
 """Where clouds serve instance metadata beside the link-local addresses."""
+HARMLESS_VARIABLES = (
+    *("CUDA_VISIBLE_DEVICES", "HF_DATASETS_OFFLINE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN"),
+    *("LANG", "MKL_NUM_THREADS", "NCCL_*", "OMP_NUM_THREADS", "TZ"),
+)
+"""Variables that may be set where only some images may be run, and nothing else is said."""
 METADATA_NAMES = ("metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal")
 
 
@@ -31,27 +37,14 @@ def refusal(spec: QuantizationJobSpec, settings: OperatorSettings) -> Failure | 
 
 
 def _sentences(spec: QuantizationJobSpec, settings: OperatorSettings) -> Iterator[str]:
-    template, secret = spec.template, spec.storage.credentials_secret
-    named = (
-        ("template.image", template.image, "allowed_images", settings.allowed_images),
-        (
-            "template.serviceAccountName",
-            template.service_account_name,
-            "allowed_service_accounts",
-            settings.allowed_service_accounts,
-        ),
-        (
-            "storage.credentialsSecret.name",
-            secret and secret.name,
-            "allowed_secrets",
-            settings.allowed_secrets,
-        ),
-        *(
-            ("template.imagePullSecrets", reference.name, "allowed_secrets", settings.allowed_secrets)
-            for reference in template.image_pull_secrets
-        ),
-    )
-    for field, value, setting, entries in named:
+    allowed = {
+        "allowed_images": settings.allowed_images,
+        "allowed_service_accounts": settings.allowed_service_accounts,
+        "allowed_secrets": settings.allowed_secrets,
+        "allowed_variables": _variables(settings),
+    }
+    for field, value, setting in _named(spec):
+        entries = allowed[setting]
         if value and entries is not None and not _matches(value, entries):
             yield f"spec.{field}: {value} is not allowed here; allowed: {_listed(entries)} ({_variable(setting)})"
     if not outlives_the_pod(
@@ -64,6 +57,47 @@ def _sentences(spec: QuantizationJobSpec, settings: OperatorSettings) -> Iterato
             f"spec.storage.endpoint: {endpoint} is link-local, or serves a cloud's metadata; write the address of "
             f"an S3 server ({_variable('refuse_link_local_endpoints')})"
         )
+
+
+def _variables(settings: OperatorSettings) -> Sequence[str] | None:
+    """Who bounds the images wants to know what is run; of most libraries some variable loads code."""
+    if settings.allowed_variables is None and settings.allowed_images is not None:
+        return HARMLESS_VARIABLES
+    return settings.allowed_variables
+
+
+Named = tuple[str, str | None, str]
+"""A field of the spec, what it names, and the setting that bounds it."""
+
+
+def _named(spec: QuantizationJobSpec) -> Iterator[Named]:
+    template, account = spec.template, spec.storage.credentials_secret
+    yield "template.image", template.image, "allowed_images"
+    yield "template.serviceAccountName", template.service_account_name, "allowed_service_accounts"
+    yield "storage.credentialsSecret.name", account and account.name, "allowed_secrets"
+    for reference in template.image_pull_secrets:
+        yield "template.imagePullSecrets", reference.name, "allowed_secrets"
+    for variable in template.env:
+        key = variable.value_from and variable.value_from.secret_key_ref
+        yield "template.env", variable.name, "allowed_variables"
+        yield "template.env", key and key.name, "allowed_secrets"
+    for source in template.env_from:
+        yield "template.envFrom", f"{source.prefix}*", "allowed_variables"
+        yield "template.envFrom", source.secret_ref and source.secret_ref.name, "allowed_secrets"
+    if (trusted := template.trusted_certificates) is not None:
+        yield "template.trustedCertificates", trusted.secret and trusted.secret.name, "allowed_secrets"
+    for volume in template.volumes:
+        yield from _named_by(volume)
+
+
+def _named_by(volume: MountedVolume) -> Iterator[Named]:
+    field = "template.volumes"
+    yield field, volume.image and volume.image.reference, "allowed_images"
+    yield field, volume.secret and volume.secret.secret_name, "allowed_secrets"
+    driver = volume.csi and volume.csi.node_publish_secret_ref
+    yield field, driver and driver.name, "allowed_secrets"
+    for part in volume.projected.sources if volume.projected else ():
+        yield field, part.secret and part.secret.name, "allowed_secrets"
 
 
 def _matches(value: str, entries: Sequence[str]) -> bool:

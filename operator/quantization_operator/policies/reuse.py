@@ -76,11 +76,7 @@ def _asks_for(spec: QuantizationJobSpec, other: str) -> bool:
 def _identity(spec: QuantizationJobSpec) -> tuple[object, ...]:
     """Volumes say what a path means, also one of the workflow; their names and whether they are written do not."""
     mounts = {
-        (
-            volume.mount_path.rstrip("/"),
-            volume.persistent_volume_claim and volume.persistent_volume_claim.claim_name,
-            volume.config_map and volume.config_map.name,
-        )
+        volume.model_dump_json(exclude={"name", "read_only"}, exclude_none=True)
         for volume in spec.template.volumes
     }
     return (

@@ -72,6 +72,20 @@ def test_a_service_account_is_refused_where_none_is_allowed() -> None:
     [
         ("storage.credentialsSecret", {"name": "prod-database"}),
         ("template.imagePullSecrets", [{"name": "s3-a"}, {"name": "prod-database"}]),
+        (
+            "template.env",
+            [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "prod-database", "key": "k"}}}],
+        ),
+        ("template.envFrom", [{"prefix": "A_", "secretRef": {"name": "prod-database"}}]),
+        ("template.trustedCertificates", {"secret": {"name": "prod-database"}}),
+        *(
+            ("template.volumes", [{"name": "v", "mountPath": "/v", **source}])
+            for source in (
+                {"secret": {"secretName": "prod-database"}},
+                {"projected": {"sources": [{"secret": {"name": "prod-database"}}]}},
+                {"csi": {"driver": "d", "nodePublishSecretRef": {"name": "prod-database"}}},
+            )
+        ),
     ],
 )
 def test_a_secret_that_is_not_listed_is_refused(change: tuple[str, Any]) -> None:
@@ -80,6 +94,41 @@ def test_a_secret_that_is_not_listed_is_refused(change: tuple[str, Any]) -> None
     found = refused(change, **listed)
     assert found is not None
     assert "prod-database is not allowed here" in found.message
+
+
+def variable(name: str) -> tuple[str, Any]:
+    return "template.env", [{"name": name, "value": "x"}]
+
+
+PREFIXED = ("template.envFrom", [{"prefix": "HF_", "configMapRef": {"name": "hub"}}])
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "named"),
+    [
+        (variable("TRITON_CACHE_DIR"), {}, None),
+        (PREFIXED, {}, None),
+        (variable("HF_TOKEN"), {"allowed_images": []}, None),
+        (variable("TRITON_CACHE_DIR"), {"allowed_images": []}, "TRITON_CACHE_DIR"),
+        (PREFIXED, {"allowed_images": []}, "HF_*"),
+        (variable("TRITON_CACHE_DIR"), {"allowed_images": [], "allowed_variables": ["*"]}, None),
+        (PREFIXED, {"allowed_variables": ["HF_*"]}, None),
+        (variable("HF_TOKEN"), {"allowed_variables": []}, "HF_TOKEN"),
+    ],
+)
+def test_variables_are_bounded_where_it_matters_what_is_run(
+    change: tuple[str, Any], settings: dict[str, Any], named: str | None
+) -> None:
+    found = refused(change, **settings)
+    assert (found is None) is (named is None)
+    assert found is None or f"{named} is not allowed here" in found.message
+
+
+def test_an_image_that_is_mounted_is_bounded_like_one_that_is_run() -> None:
+    volume = {"name": "v", "mountPath": "/v", "image": {"reference": "docker.example/x:1"}}
+    found = refused(("template.volumes", [volume]), allowed_images=["registry.example/*"])
+    assert found is not None
+    assert "docker.example/x:1 is not allowed here" in found.message
 
 
 @pytest.mark.parametrize(
