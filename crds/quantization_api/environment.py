@@ -84,10 +84,10 @@ class ValueSource(KubernetesModel):
     RULES: ClassVar[tuple[Rule, ...]] = (
         exactly_one(
             "valueFrom needs exactly one of",
-            "config_map_key_ref",
-            "secret_key_ref",
-            "field_ref",
-            "resource_field_ref",
+            "configMapKeyRef",
+            "secretKeyRef",
+            "fieldRef",
+            "resourceFieldRef",
         ),
     )
 
@@ -110,7 +110,7 @@ class Variable(KubernetesModel):
             check=lambda v: RESERVED_SENTENCE if _sets_reserved(v.name) else None,
             field="name",
         ),
-        exactly_one("a variable needs exactly one of", "value", "value_from"),
+        exactly_one("a variable needs exactly one of", "value", "valueFrom"),
     )
 
 
@@ -135,7 +135,7 @@ class VariableSource(KubernetesModel):
             check=lambda s: None if _is_harmless(s.prefix) else PREFIX_SENTENCE,
             field="prefix",
         ),
-        exactly_one("envFrom needs exactly one of", "config_map_ref", "secret_ref"),
+        exactly_one("envFrom needs exactly one of", "configMapRef", "secretRef"),
     )
 
 
@@ -165,5 +165,5 @@ class TrustedCertificates(KubernetesModel):
     secret: ObjectName | None = None
     key: SecretKey = Field("ca.crt", description="Key of the ConfigMap or Secret that holds them.")
     RULES: ClassVar[tuple[Rule, ...]] = (
-        exactly_one("trustedCertificates needs exactly one of", "config_map", "secret"),
+        exactly_one("trustedCertificates needs exactly one of", "configMap", "secret"),
     )

@@ -17,8 +17,9 @@ def failures_page() -> str:
         "The category of a failure is in `status.failure.category`, in the reason of the `Stalled` condition",
         "and in the label `category` of the metrics. Exit codes are those of the quantizer.\n",
         "## Starting a failed job again\n",
-        "Change what the hint names: a failed job whose `spec.template`, `spec.storage`, `spec.backoffLimit` or",
-        "`spec.activeDeadlineSeconds` has changed starts again by itself. If the fault was not in the manifest,",
+        "Change what the hint names: a failed job whose `spec.template`, `spec.resourceClass`, `spec.storage`,",
+        "`spec.backoffLimit` or `spec.activeDeadlineSeconds` has changed starts again by itself. If the fault was not in "
+        "the manifest,",
         "ask for it:\n",
         '    kubectl annotate qj NAME quantization.dev/retry="$(date +%s)" --overwrite\n',
         "Any new value will do. The job goes on from the layers that are saved, its attempts are counted from zero,",

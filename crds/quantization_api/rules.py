@@ -60,13 +60,13 @@ def joined(rules: Sequence[Rule], *, unless: str = "false", field: str | None = 
     return Rule(f"{unless} || ({held})", said, check, dynamic=True, field=field)
 
 
-def exactly_one(beginning: str, *fields: str) -> Rule:
-    """The rule that a model has one of the fields, and no two. beginning: of its sentence, before their names."""
-    names = [to_camel(field) for field in fields]
+def exactly_one(beginning: str, *names: str) -> Rule:
+    """The rule that a model has one of the fields, and no two. names: as users write them, told after the beginning."""
     message = f"{beginning} {', '.join(names[:-1])} and {names[-1]}"
     given = ", ".join(f"has(self.{name})" for name in names)
 
     def check(model: Any) -> str | None:
+        fields = [name for name, info in type(model).model_fields.items() if info.alias in names]
         return None if sum(getattr(model, field) is not None for field in fields) == 1 else message
 
     return Rule(f"[{given}].filter(given, given).size() == 1", message, check)

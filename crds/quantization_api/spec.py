@@ -152,6 +152,11 @@ class QuantizationJobSpec(KubernetesModel):
     )
     storage: Storage = Field(default_factory=Storage, description="How s3:// URIs are reached.")
     template: PodTemplate = Field(default_factory=PodTemplate, description="The pod that quantizes.")
+    resource_class: DnsName | None = Field(
+        None,
+        description="Resources by the size of the model: a class that the administrator has defined, for example "
+        "small, 8b or 70b. What template says itself wins.",
+    )
     parallelism: Annotated[int, Field(ge=1, le=64)] = Field(
         1,
         description="Workers of a search: pods that share the points among them, at most one for each point. It says "

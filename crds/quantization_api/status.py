@@ -156,6 +156,11 @@ class QuantizationJobStatus(KubernetesModel):
         description="Digests of the parts of the spec that the last Job was made from. A part that has another one now "
         "waits for the next Job.",
     )
+    defaults: Text | None = Field(
+        None,
+        description="Fields that the defaults of the cluster, or the resourceClass, gave the last Job, separated by "
+        "commas.",
+    )
     artifact: Artifact | None = None
     metrics: Annotated[list[MetricResult], Field(max_length=16)] = Field(
         default_factory=list, description="Metrics of the chosen evaluator."

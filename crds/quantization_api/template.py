@@ -101,7 +101,7 @@ class PodResourceClaim(KubernetesModel):
     )
     RULES: ClassVar[tuple[Rule, ...]] = (
         exactly_one(
-            "a resource claim needs exactly one of", "resource_claim_name", "resource_claim_template_name"
+            "a resource claim needs exactly one of", "resourceClaimName", "resourceClaimTemplateName"
         ),
     )
 

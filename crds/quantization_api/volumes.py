@@ -114,7 +114,7 @@ class PodFile(KubernetesModel):
     resource_field_ref: ContainerResource | None = None
     RULES: ClassVar[tuple[Rule, ...]] = (
         _inside(),
-        exactly_one("a file of downwardAPI needs exactly one of", "field_ref", "resource_field_ref"),
+        exactly_one("a file of downwardAPI needs exactly one of", "fieldRef", "resourceFieldRef"),
     )
 
 
@@ -137,7 +137,7 @@ class ProjectedPart(KubernetesModel):
     downward_api: PodFiles | None = Field(None, alias="downwardAPI")
     RULES: ClassVar[tuple[Rule, ...]] = (
         exactly_one(
-            "a source of a projected volume needs exactly one of", "config_map", "secret", "downward_api"
+            "a source of a projected volume needs exactly one of", "configMap", "secret", "downwardAPI"
         ),
     )
 
@@ -216,10 +216,10 @@ class MountedVolume(KubernetesModel):
         ),
         exactly_one(
             "a volume needs exactly one of",
-            "persistent_volume_claim",
-            "config_map",
+            "persistentVolumeClaim",
+            "configMap",
             "secret",
-            "empty_dir",
+            "emptyDir",
             "projected",
             "csi",
             "image",

@@ -21,7 +21,10 @@ from quantization_operator.settings import OperatorSettings
 
 SOURCE = ROOT / "deploy/chart"
 NAME = "quantization-operator"
-_BY_THE_CHART = ("quantizer_image", "legacy_image", "namespaces", "lease_namespace", "http_host", "http_port")
+_BY_THE_CHART = (
+    *("quantizer_image", "legacy_image", "namespaces", "lease_namespace", "http_host", "http_port"),
+    "defaults_file",
+)
 """Settings that other values of the chart, or the pod, decide."""
 _WORDS = ("nodeSelector", "podLabels", "podAnnotations", "serviceAccountAnnotations")
 _LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
@@ -73,7 +76,7 @@ def values_schema() -> str:
                 {_camel(name): _plain(each) for name, each in settings.items() if name not in _BY_THE_CHART}
             ),
             "replicas": {"type": "integer", "minimum": 1},
-            **dict.fromkeys(("resources", "affinity"), anything),
+            **dict.fromkeys(("resources", "affinity", "defaults"), anything),
             **dict.fromkeys(_WORDS, words),
             **{name: {"type": "array", "items": anything} for name in ("tolerations", "imagePullSecrets")},
             "priorityClassName": text,

@@ -30,6 +30,7 @@ from quantization_api import ENGINE_VERSION
 from quantization_operator import kopf_client, logs, probes, watch
 from quantization_operator.cache import Cache
 from quantization_operator.controller import Controller
+from quantization_operator.defaults_file import DefaultsError, DefaultsFile
 from quantization_operator.identity import Key
 from quantization_operator.kube import ApiError, Connection, Kube, log_in
 from quantization_operator.kueue import Kueue
@@ -86,7 +87,10 @@ async def operate(settings: OperatorSettings) -> int:
     metrics.registry.register(collector)
     reader, writer = Reader(kube), Writer(kube, socket.gethostname())
     kueue = Kueue(kube, now, time.monotonic)
-    controller = Controller(cache, queue, reader, kueue, writer, metrics, settings, now, time.monotonic)
+    defaults = DefaultsFile(settings.defaults_file, time.monotonic, metrics.observe_defaults)
+    controller = Controller(
+        cache, queue, reader, kueue, writer, metrics, settings, now, time.monotonic, defaults
+    )
     sweeper = Sweeper(cache, queue, reader, health, settings.namespaces)
     poller = Poller(cache, queue, settings.progress_interval_seconds, settings.progress_polls_per_second)
     server = probes.serve(settings.http_host, settings.http_port, health, queue, metrics.registry)
@@ -233,6 +237,9 @@ def main() -> None:
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         code = asyncio.run(operate(settings))
+    except DefaultsError as error:
+        print(f"{ENV_PREFIX}DEFAULTS_FILE: {error}", file=sys.stderr)
+        code = 64
     except ConfigException as error:
         logger.error("no cluster: found neither a service account nor a kubeconfig (%s)", error)
         code = 78

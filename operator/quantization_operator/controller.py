@@ -10,6 +10,7 @@ from typing import Any
 from quantization_api.status import Attempts, QuantizationJobStatus
 from quantization_operator.cache import Cache, Record
 from quantization_operator.decision import Decision, Event, Observed, Rejection
+from quantization_operator.defaults import Defaults
 from quantization_operator.hindrances import stuck
 from quantization_operator.identity import Key
 from quantization_operator.kube import ApiError
@@ -68,6 +69,7 @@ class Controller:
         settings: OperatorSettings,
         now: Callable[[], datetime],
         clock: Callable[[], float],
+        defaults: Callable[[], Defaults] = Defaults,
     ) -> None:
         self._cache = cache
         self._queue = queue
@@ -79,6 +81,7 @@ class Controller:
         self._settings = settings
         self._now = now
         self._clock = clock
+        self._defaults = defaults
         self._events_time = TimeBudget(clock, EVENTS_SHARE, EVENTS_AT_ONCE)
         self._passing_time = TimeBudget(clock, PASSING_SHARE, PASSING_AT_ONCE)
 
@@ -293,6 +296,7 @@ class Controller:
             progress_written=record.progress_written,
             disruptions=(record.disruptions_before or 0) + len(record.disruptions),
             problem=record.problem,
+            defaults=self._defaults(),
         )
 
 

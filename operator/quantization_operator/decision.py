@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from quantization_api.pod import RunProgress
 from quantization_api.status import QuantizationJobStatus
+from quantization_operator.defaults import Defaults
 from quantization_operator.queue_entry import QueueEntry
 from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import ChildJob, ChildPod, KubernetesWarning, QuantizationJob
@@ -79,6 +80,8 @@ class Observed:
     """Pods that were taken away so far."""
     problem: tuple[str, datetime] | None = None
     """What the job waits for, and since when."""
+    defaults: Defaults = field(default_factory=Defaults)
+    """What the administrator gives jobs that do not say it themselves."""
 
 
 @dataclass(frozen=True, slots=True)

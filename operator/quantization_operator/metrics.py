@@ -122,6 +122,11 @@ class Metrics:
             "quantization_build", "Release of the operator; always 1.", ("version",), registry=self.registry
         )
         ProcessCollector(registry=self.registry)
+        self.defaults_refused = Counter(
+            "quantization_defaults_refused_total",
+            "Changes of the file of defaults that could not be used; those before stay in force, and the log says why.",
+            registry=self.registry,
+        )
         self._be_born()
 
     def _be_born(self) -> None:
@@ -135,6 +140,11 @@ class Metrics:
     def observe_unreadable(self, kind: Kind) -> None:
         """Count an object that cannot be read."""
         self.unreadable.labels(kind).inc()
+
+    def observe_defaults(self, usable: bool) -> None:
+        """Count a file of defaults that cannot be used."""
+        if not usable:
+            self.defaults_refused.inc()
 
     def observe_request(self, verb: str, code: int) -> None:
         """Count an answer of the API server."""

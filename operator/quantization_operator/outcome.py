@@ -77,6 +77,7 @@ def next_status(
         after.job_name, after.job_uid = child.name, child.uid
         after.start_time = before.start_time or rfc3339(child.created)
         after.made_from = child.made_from or before.made_from
+        after.defaults = child.defaults or None
     seen, interval = observed.progress, case.settings.progress_interval_seconds
     if (
         seen is not None

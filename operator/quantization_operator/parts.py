@@ -15,7 +15,7 @@ from quantization_api.constants import RETRY_ANNOTATION as RETRY_ANNOTATION
 from quantization_operator import parsing
 
 RETRY = "retry"
-CORRECTIONS = ("template", "storage", "backoffLimit", "activeDeadlineSeconds")
+CORRECTIONS = ("template", "resourceClass", "storage", "backoffLimit", "activeDeadlineSeconds")
 """Fields of the spec by which a failed job is corrected: a change of one of them starts it again."""
 FIELDS = (*CORRECTIONS, "parallelism", "reuse")
 """Fields of the spec that a Job is made from and that may be changed."""

@@ -68,6 +68,11 @@ class OperatorSettings(BaseSettings):
         description="Refuse a spec.storage.endpoint at a link-local address or another one where clouds serve instance "
         "metadata. The operator checks addresses; the pod checks what a name resolves to.",
     )
+    defaults_file: str = Field(
+        "",
+        description="File of the cluster's defaults and classes of resources (docs/defaults.md), read again when it "
+        "changes; no defaults if there is none. deploy/base mounts the ConfigMap quantization-defaults.",
+    )
     scratch_size: str = Field("10Gi", description="Size limit of /scratch, for jobs that set none.")
     image_pull_patience_seconds: PositiveFloat = Field(
         120, description="How long to keep trying an image that cannot be pulled before the job fails."

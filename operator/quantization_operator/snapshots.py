@@ -38,6 +38,9 @@ RESTARTS_ANNOTATION = "quantization.dev/restarts"
 MADE_FROM_ANNOTATION = "quantization.dev/made-from"
 """On the child Job: what it was made from (`parts`)."""
 
+DEFAULTS_ANNOTATION = "quantization.dev/defaults"
+"""On the child Job: the fields that it has from the defaults of the cluster."""
+
 FINALIZER = "quantization.dev/artifact"
 """On a QuantizationJob whose artifact is to be removed before it."""
 
@@ -254,6 +257,8 @@ class ChildJob:
     """Of the QuantizationJob when it was made."""
     made_from: str
     """What it was made from (`parts`), "" for one of an earlier release."""
+    defaults: str
+    """The fields that it has from the defaults of the cluster, separated by commas."""
     created: datetime
     completion_time: datetime | None
     deleted: datetime | None
@@ -299,6 +304,7 @@ class ChildJob:
             generation=parsing.integer(annotations.get(GENERATION_ANNOTATION)),
             restarts=parsing.integer(annotations.get(RESTARTS_ANNOTATION)),
             made_from=word(annotations.get(MADE_FROM_ANNOTATION)),
+            defaults=text(annotations.get(DEFAULTS_ANNOTATION)),
             created=known.created,
             completion_time=moment(status.get("completionTime")),
             deleted=moment(metadata.get("deletionTimestamp")),

@@ -12,10 +12,12 @@ from quantization_api import API_VERSION, GROUP, KIND
 from quantization_api.constants import REQUEST_ENV
 from quantization_api.pod import PROGRESS_PORT, SCRATCH_PATH, RunRequest
 from quantization_api.spec import QuantizationJobSpec
+from quantization_operator.defaults import NOTHING, Beside
 from quantization_operator.pod_spec import as_kubernetes, environment, pod
 from quantization_operator.policies import deadline, parallelism, retry
 from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import (
+    DEFAULTS_ANNOTATION,
     FAILED_BEFORE_ANNOTATION,
     GENERATION_ANNOTATION,
     MADE_FROM_ANNOTATION,
@@ -66,7 +68,11 @@ def labels(qjob: QuantizationJob, component: str = "job") -> dict[str, str]:
 
 
 def build(
-    qjob: QuantizationJob, spec: QuantizationJobSpec, settings: OperatorSettings, failed_before: int = 0
+    qjob: QuantizationJob,
+    spec: QuantizationJobSpec,
+    settings: OperatorSettings,
+    failed_before: int = 0,
+    given: Beside = NOTHING,
 ) -> dict[str, Any]:
     """The manifest of the child Job (batch/v1). failed_before: attempts that Jobs before a pause counted."""
     own = labels(qjob)
@@ -75,6 +81,8 @@ def build(
         GENERATION_ANNOTATION: str(qjob.generation),
         MADE_FROM_ANNOTATION: qjob.parts,
     }
+    if given.told:
+        annotations[DEFAULTS_ANNOTATION] = given.told
     if qjob.restarts:
         annotations[RESTARTS_ANNOTATION] = str(qjob.restarts)
     if failed_before:
@@ -85,7 +93,7 @@ def build(
         "metadata": {
             "name": job_name(qjob.name, qjob.uid),
             "namespace": qjob.namespace,
-            "labels": own | dict(qjob.queue_labels),
+            "labels": {**own, **qjob.queue_labels, **given.queue_labels},
             "annotations": annotations,
             "ownerReferences": [
                 {
@@ -103,6 +111,7 @@ def build(
             **retry.job_fields(spec, failed_before),
             **deadline.job_fields(spec),
             **parallelism.job_fields(spec),
+            **given.job_fields,
             "template": {
                 "metadata": _of_pods(spec, own, qjob.queue_annotations),
                 "spec": pod(spec, settings, _quantizer(qjob, spec, settings)),
@@ -116,6 +125,7 @@ def build_cleanup(
     spec: QuantizationJobSpec,
     settings: OperatorSettings,
     recipe: str | None,
+    given: Beside = NOTHING,
     *,
     bare: bool = False,
 ) -> dict[str, Any]:
@@ -134,7 +144,7 @@ def build_cleanup(
         "metadata": {
             "name": cleanup_name(qjob.name, qjob.uid),
             "namespace": qjob.namespace,
-            "labels": own | dict(qjob.queue_labels),
+            "labels": {**own, **qjob.queue_labels, **given.queue_labels},
             "annotations": queued,
         },
         "spec": {

@@ -19,6 +19,7 @@ from local_cluster.progress import Progress
 from local_cluster.settings import Settings
 from local_cluster.shell import run
 from quantization_api import ENGINE_VERSION
+from quantization_operator.defaults import Defaults
 from quantization_operator.settings import ENV_PREFIX, OperatorSettings
 
 pytestmark = pytest.mark.integration
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.integration
 Object = dict[str, Any]
 Helm = Callable[..., str]
 NAME, NAMESPACE = "quantization-operator", "team"
+DEFAULTS = "quantization-defaults"
 CLUSTER_SCOPED = {
     *("ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "Namespace"),
     *("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"),
@@ -70,8 +72,21 @@ def by_name(objects: list[Object]) -> dict[tuple[str, str], Object]:
 
 
 def the(objects: list[Object], kind: str) -> Object:
-    (found,) = (each for each in objects if each["kind"] == kind)
+    """The only one of a kind, the defaults apart, which every installation has."""
+    (found,) = (each for each in objects if each["kind"] == kind and each["metadata"]["name"] != DEFAULTS)
     return found
+
+
+def defaults_of(objects: list[Object]) -> Defaults:
+    """What the operator reads of the ConfigMap that the Deployment mounts."""
+    (made,) = (each for each in objects if each["metadata"]["name"] == DEFAULTS)
+    (source,) = (
+        volume["configMap"]["name"]
+        for volume in the(objects, "Deployment")["spec"]["template"]["spec"]["volumes"]
+        if volume["name"] == "defaults"
+    )
+    assert source == DEFAULTS
+    return Defaults.model_validate(yaml.safe_load(made["data"]["defaults.yaml"]))
 
 
 def test_helm_installs_what_kubectl_installs_object_by_object(rendered: Callable[..., list[Object]]) -> None:
@@ -115,6 +130,16 @@ def test_values_reach_the_operator(rendered: Callable[..., list[Object]]) -> Non
     assert read.quantizer_image == manifests.Images("registry/team").reference("quantizer")
     (container,) = the(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
     assert container["image"] == manifests.Images("registry/team").reference(NAME)
+
+
+def test_defaults_reach_the_operator_and_without_them_there_are_the_shipped_classes(
+    rendered: Callable[..., list[Object]],
+) -> None:
+    given = {"queueName": "gpu", "resourceClasses": {"tiny": {"scratchSize": "1Gi"}}}
+    assert defaults_of(rendered("--set-json", f"defaults={json.dumps(given)}")) == Defaults.model_validate(
+        given
+    )
+    assert set(defaults_of(rendered()).resource_classes) == {"small", "8b", "70b"}
 
 
 def test_values_shape_the_operators_pods(rendered: Callable[..., list[Object]]) -> None:

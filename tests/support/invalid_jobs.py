@@ -6,6 +6,7 @@ from tests.support.manifests import REMOVED, VANISHING, claimed, configured, nes
 INVALID_JOBS: tuple[Invalid, ...] = (
     bad("unknown spec field", "retries", 3, 'unknown field "spec.retries"'),
     bad("unknown template field", "template.gpus", 1, 'unknown field "spec.template.gpus"'),
+    bad("a class in capitals", "resourceClass", "8B", "spec.resourceClass", "must match"),
     bad("no output", "output", REMOVED, "spec.output: Required", "Field required"),
     bad("output without a bucket", "output.uri", "s3:///stories", "output.uri must be s3://BUCKET/PREFIX"),
     bad("output without a prefix", "output.uri", "s3://artifacts", "output.uri must be s3://BUCKET/PREFIX"),

@@ -12,16 +12,16 @@ from typing import Any
 
 from tests.benchmarks.peak_memory import BOUND
 
-from quantizer.calibration.tokens import BATCH_TOKENS
 from quantizer.checkpoint.writer import MAX_SHARD_BYTES
 from quantizer.decoder.layout import DecoderLayout
+from quantizer.run.memory import FLOAT, parts
 
 IMPORTED = 0.6e9
 """Resident bytes of the engine with torch and transformers, before there is a model."""
 SEQUENCES, TOKENS = 128, 2048
 GROUP, BITS = 128, 4
-FLOAT, STORED = 4, 2
-"""Bytes of a number while it is computed with on a processor, and of one that is not quantized."""
+STORED = 2
+"""Bytes of a number that is not quantized."""
 HEADER = (
     "| model | layers | memory, `true_sequential` | memory, all stages at once | scratch | artifact |",
     "|---|---:|---:|---:|---:|---:|",
@@ -67,19 +67,12 @@ SHAPES = (
 def row(shape: Shape) -> str:
     """One line of the table, in GB."""
     layout = shape.layout()
-    linears = layout.linear_shapes()
-    weights = sum(rows * columns for rows, columns in linears.values())
-    grams = [
-        FLOAT * linears[shared.names[0]][1] ** 2
-        for stage in layout.stages()
-        for shared in stage.shared_inputs
-    ]
-    held = IMPORTED + FLOAT * weights + FLOAT * BATCH_TOKENS * (2 * shape.hidden + 3 * shape.inner)
-    memory = [BOUND * (held + part + max(grams)) for part in (max(grams), sum(grams))]
+    held = parts(layout)
+    memory = [BOUND * (IMPORTED + held.needed(one_stage)) for one_stage in (True, False)]
     tokens = SEQUENCES * TOKENS
     scratch = FLOAT * tokens * (shape.hidden + shape.inner) + MAX_SHARD_BYTES
     tables = STORED * shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
-    artifact = shape.layers * weights * (BITS + (16 + BITS) / GROUP) / 8 + tables
+    artifact = shape.layers * held.weights / FLOAT * (BITS + (16 + BITS) / GROUP) / 8 + tables
     return "| " + " | ".join(
         [shape.name, str(shape.layers), *(f"{part / 1e9:.1f} GB" for part in (*memory, scratch, artifact))]
     ) + " |"  # fmt: skip

@@ -200,6 +200,7 @@ VALID_CHANGES: dict[str, tuple[tuple[str, Any], ...]] = {
         ("template.priorityClassName", "batch"),
     ),
     "a whole pod template": tuple((f"template.{field}", value) for field, value in WHOLE.items()),
+    "a class of resources": (("resourceClass", "8b"),),
     "the platform chooses the user": (("template.securityContext", {"platformChoosesUser": True}),),
     "certificates of a Secret": (("template.trustedCertificates", {"secret": {"name": "ca"}}),),
     "an affinity": (("template.affinity", AFFINITY),),

@@ -36,6 +36,7 @@ from quantizer.run.inputs import (
     open_model,
     read_text,
 )
+from quantizer.run.memory import check_memory
 from quantizer.run.remarks import remarks
 from quantizer.run.servable import check_servable
 from quantizer.run.setting import Setting
@@ -111,6 +112,8 @@ def check(request: RunRequest, setting: Setting, opened: Opened | None = None) -
         check_model(model.layout)
         check_unused(model.layout.check_tensors().unused)
     check_sizes(model.layout, chosen.layer_pass)
+    if scarce := check_memory(model.layout, setting.device, whole=chosen.package is not None):
+        logger.warning("%s", scarce)
     served_input = _served_input(request, model)
     software = check_servable(workflow, chosen, model.layout, served_input, setting.machine)
     transform = chosen.layer_pass.bind(model.layout).transform
@@ -119,8 +122,9 @@ def check(request: RunRequest, setting: Setting, opened: Opened | None = None) -
     )
     for sentence in said:
         logger.warning("%s", sentence)
-    if refused := not_read_by(chosen, model.layout.model_type):
-        tracker.notice(f"{refused}.")
+    refused = not_read_by(chosen, model.layout.model_type)
+    if notice := " ".join(filter(None, (f"{refused}." if refused else "", scarce))):
+        tracker.notice(notice)
     configs = data_configs(request, chosen, model)
     read_texts(request, setting, configs, model, opened)
     tokens = {name: opened.tokens[name] for name in configs}

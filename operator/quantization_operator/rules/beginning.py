@@ -1,10 +1,12 @@
 """Before there is a Job: a pause, a spec that cannot be run, an output that is taken, a result to believe, the Job."""
 
 from quantization_api.failures import Category
+from quantization_api.spec import QuantizationJobSpec
 from quantization_api.status import Failure
 from quantization_operator import cures, workload
 from quantization_operator.conditions import SUSPENDED_REASON, State
 from quantization_operator.decision import Case, Decision
+from quantization_operator.defaults import given
 from quantization_operator.diagnose import failure, with_cure
 from quantization_operator.hindrances import refused
 from quantization_operator.outcome import failed, next_status, taken_over, told
@@ -29,8 +31,16 @@ def refused_spec(case: Case) -> Decision | None:
     if case.child is not None or case.qjob.job_name:
         return None
     spec = admission.admit(case.qjob.spec, case.qjob.problem)
-    cause = spec if isinstance(spec, Failure) else limits.refusal(spec, case.settings)
+    cause = (
+        spec if isinstance(spec, Failure) else limits.refusal(spec, case.settings) or _not_given(case, spec)
+    )
     return failed("refused spec", case, cause) if cause else None
+
+
+def _not_given(case: Case, spec: QuantizationJobSpec) -> Failure | None:
+    """Why the defaults of the cluster and the spec do not go together."""
+    found = given(spec, case.observed.defaults, case.qjob.queue_labels)
+    return found if isinstance(found, Failure) else None
 
 
 def paused(case: Case) -> Decision | None:
@@ -118,8 +128,15 @@ def create(case: Case) -> Decision | None:
         spec = admission.admit(case.qjob.spec, case.qjob.problem)
         if isinstance(spec, Failure):
             raise AssertionError("a spec that is refused was decided above")
+        found = given(spec, case.observed.defaults, case.qjob.queue_labels)
+        if isinstance(
+            found, Failure
+        ):  # a change of the defaults between two decisions, or since the last Job
+            return failed("refused spec", case, found)
         before = retry.counted(case.before.attempts)
-        return Decision("create", create=workload.build(case.qjob, spec, case.settings, before))
+        return Decision(
+            "create", create=workload.build(case.qjob, found.spec, case.settings, before, found.beside)
+        )
     if rejection.taken:
         return failed("name taken", case, failure(Category.INTERNAL, rejection.message))
     if rejected.for_good(rejection):

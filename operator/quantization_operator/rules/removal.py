@@ -4,6 +4,7 @@ from quantization_api.pod import RunResult
 from quantization_api.status import Failure
 from quantization_operator import workload
 from quantization_operator.decision import Case, Decision, Event, Rejection
+from quantization_operator.defaults import Given, given
 from quantization_operator.diagnose import forged, job_failure, success_of
 from quantization_operator.policies import admission, artifact, limits, managed_by, reuse
 from quantization_operator.rules import cleaning
@@ -78,7 +79,11 @@ def _make_clean_up(case: Case) -> Decision:
         found = success_of(case.observed.pods)  # of a job that was deleted before its success was written
         ours = isinstance(found, RunResult) and forged(found, qjob.output, None) is None
         recipe = case.before.recipe or (found.recipe if ours and isinstance(found, RunResult) else None)
-        made = workload.build_cleanup(qjob, spec, case.settings, recipe, bare=cleaning.bare(case))
+        whole = given(spec, case.observed.defaults, qjob.queue_labels)
+        whole = Given(spec) if isinstance(whole, Failure) else whole  # its class is gone, or was never there
+        made = workload.build_cleanup(
+            qjob, whole.spec, case.settings, recipe, whole.beside, bare=cleaning.bare(case)
+        )
         return Decision("clean up", create=made)
     if artifact.hopeless(rejection):
         return _give_up(case, rejection.message)

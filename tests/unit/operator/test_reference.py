@@ -54,7 +54,8 @@ def test_the_operator_never_reads_a_secret() -> None:
 
 def test_the_configuration_of_the_base_names_settings_that_exist() -> None:
     (kustomization,) = documents("deploy/base/kustomization.yaml")
-    (generated,) = kustomization["configMapGenerator"]
+    generated, defaults = kustomization["configMapGenerator"]
+    assert defaults["name"] == "quantization-defaults"
     for literal in generated["literals"]:
         name = literal.partition("=")[0].removeprefix(settings.ENV_PREFIX).lower()
         assert name in settings.OperatorSettings.model_fields
