@@ -18,8 +18,8 @@ def failures_page() -> str:
         "and in the label `category` of the metrics. Exit codes are those of the quantizer.\n",
         "## Starting a failed job again\n",
         "Change what the hint names: a failed job whose `spec.template`, `spec.resourceClass`, `spec.storage`,",
-        "`spec.backoffLimit` or `spec.activeDeadlineSeconds` has changed starts again by itself. If the fault was not in "
-        "the manifest,",
+        "`spec.backoffLimit` or `spec.activeDeadlineSeconds` has changed starts again by itself. If the fault was not",
+        "in the manifest,",
         "ask for it:\n",
         '    kubectl annotate qj NAME quantization.dev/retry="$(date +%s)" --overwrite\n',
         "Any new value will do. The job goes on from the layers that are saved, its attempts are counted from zero,",

@@ -6,9 +6,10 @@ things name by name, anything else as a whole. Pure; `defaults_file` reads them.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from quantization_api.bounded import DnsName
 from quantization_api.failures import Category
@@ -25,6 +26,10 @@ Json = dict[str, Any]
 
 BY_KEY = ("labels", "annotations", "nodeSelector")
 BY_NAME = ("imagePullSecrets", "env", "volumes", "resourceClaims")
+IMAGE_SENTENCE = (
+    "the images of jobs that name none are settings of the operator: write QUANTIZATION_OPERATOR_QUANTIZER_IMAGE and "
+    "QUANTIZATION_OPERATOR_LEGACY_IMAGE"
+)
 LEAST_RETENTION = 3600
 """Seconds: the operator, also one that was down, must have read the end of a Job before that is gone."""
 
@@ -45,6 +50,13 @@ class Defaults(KubernetesModel):
     resource_classes: dict[DnsName, PodTemplate] = Field(
         default_factory=dict, description="What spec.resourceClass may name: a template each."
     )
+
+    @model_validator(mode="after")
+    def _no_image(self) -> Self:
+        """The stock packages need another image than the engine: which a job gets follows from its passes."""
+        if any(each.image for each in (self.template, *self.resource_classes.values())):
+            raise PydanticCustomError("image", IMAGE_SENTENCE)
+        return self
 
 
 @dataclass(frozen=True, slots=True)

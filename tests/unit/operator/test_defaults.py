@@ -207,6 +207,8 @@ def test_the_shipped_file_has_the_classes_of_the_sizes_that_the_documents_name()
         (f"ttlSecondsAfterFinished: {LEAST_RETENTION - 1}", "ttlSecondsAfterFinished"),
         ("storage: {endpoint: s3}", "storage.endpoint must be http(s)://HOST"),
         ("- a", "defaults"),
+        ("template: {image: x}", "QUANTIZATION_OPERATOR_QUANTIZER_IMAGE"),
+        ("resourceClasses: {8b: {image: x}}", "QUANTIZATION_OPERATOR_LEGACY_IMAGE"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_with_its_reason(
