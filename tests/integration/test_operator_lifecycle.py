@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from tests.support.pod_templates import VOLUMES, WHOLE
 
 from local_cluster.control_plane import ApiServer
 from quantization_operator.conditions import rfc3339
+from quantization_operator.defaults_file import LOOK_SECONDS
 from quantization_operator.rules.progressing import NEXT_POD_SECONDS
 from quantization_operator.workload import job_name
 
@@ -130,6 +133,37 @@ def test_a_whole_pod_template_reaches_a_restricted_pod(cluster: Cluster, operato
     assert container["envFrom"] == WHOLE["envFrom"]
     mounted = {volume["name"] for volume in pod["spec"]["volumes"]}
     assert mounted == {"quantizer-scratch", "quantizer-certificates", *(v["name"] for v in VOLUMES)}
+
+
+def test_defaults_are_used_told_and_changed_without_a_restart(cluster: Cluster, tmp_path: Path) -> None:
+    file = tmp_path / "defaults.yaml"
+    file.write_text(
+        "template: {nodeSelector: {pool: a}, annotations: {owner: ml}}\n"
+        "resourceClasses: {8b: {resources: {limits: {memory: 8Gi}}}}"
+    )
+    with cluster.operator(defaults_file=file) as running:
+        first = cluster.read("pod", cluster.pod(cluster.submit("defaulted", ("resourceClass", "8b"))))
+        assert first["spec"]["nodeSelector"] == {"pool": "a"}
+        assert first["spec"]["containers"][0]["resources"]["limits"] == {"memory": "8Gi"}
+        assert first["metadata"]["annotations"]["owner"] == "ml"
+        assert set(cluster.phase("defaulted", "Pending")["defaults"].split(", ")) == {
+            *("template.resources (resourceClass 8b)", "template.annotations", "template.nodeSelector")
+        }
+        file.write_text("template: {nodeSelectors: {pool: b}}")
+        assert node_selector(cluster, "unbroken") == {"pool": "a"}
+        assert running.metric("quantization_defaults_refused_total") == 1
+        file.write_text("template: {nodeSelector: {pool: b}}")
+        assert node_selector(cluster, "changed") == {"pool": "b"}
+        cluster.submit("no-class", ("resourceClass", "8b"))
+        failure = cluster.phase("no-class", "Failed")["failure"]
+        assert "there is no class 8b here" in failure["message"]
+
+
+def node_selector(cluster: Cluster, name: str) -> dict[str, str]:
+    """Of the pod of a job that is submitted after the operator has looked at its file again."""
+    time.sleep(LOOK_SECONDS + 0.5)
+    chosen: dict[str, str] = cluster.read("pod", cluster.pod(cluster.submit(name)))["spec"]["nodeSelector"]
+    return chosen
 
 
 def contains(found: Any, wanted: Any) -> bool:
