@@ -45,18 +45,10 @@ Optional = Annotated[
 ]
 
 
-class ConfigMapKey(KubernetesModel):
-    """One key of a ConfigMap of the same namespace."""
+class KeyReference(KubernetesModel):
+    """One key of a ConfigMap or a Secret of the same namespace."""
 
-    name: DnsName = Field(description="Name of the ConfigMap.")
-    key: SecretKey = Field(description="Its key.")
-    optional: Optional = None
-
-
-class SecretKeyReference(KubernetesModel):
-    """One key of a Secret of the same namespace."""
-
-    name: DnsName = Field(description="Name of the Secret.")
+    name: DnsName = Field(description="Name of the ConfigMap or Secret.")
     key: SecretKey = Field(description="Its key.")
     optional: Optional = None
 
@@ -77,8 +69,8 @@ class ContainerResource(KubernetesModel):
 class ValueSource(KubernetesModel):
     """Where the value of a variable comes from."""
 
-    config_map_key_ref: ConfigMapKey | None = None
-    secret_key_ref: SecretKeyReference | None = None
+    config_map_key_ref: KeyReference | None = None
+    secret_key_ref: KeyReference | None = None
     field_ref: PodField | None = None
     resource_field_ref: ContainerResource | None = None
     RULES: ClassVar[tuple[Rule, ...]] = (

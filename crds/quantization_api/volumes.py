@@ -90,18 +90,10 @@ class EmptyDirSource(KubernetesModel):
     size_limit: Quantity | None = Field(None, description="How much it may hold.")
 
 
-class ProjectedConfigMap(KubernetesModel):
-    """Keys of a ConfigMap."""
+class ProjectedKeys(KubernetesModel):
+    """Keys of a ConfigMap or of a Secret."""
 
-    name: DnsName = Field(description="Name of the ConfigMap.")
-    items: Items = Field(default_factory=list)
-    optional: Optional = None
-
-
-class ProjectedSecret(KubernetesModel):
-    """Keys of a Secret."""
-
-    name: DnsName = Field(description="Name of the Secret.")
+    name: DnsName = Field(description="Name of the ConfigMap or Secret.")
     items: Items = Field(default_factory=list)
     optional: Optional = None
 
@@ -132,8 +124,8 @@ class ProjectedPart(KubernetesModel):
         "identity",
         "clusterTrustBundle": "write trustedCertificates with a ConfigMap of the certificates",
     }
-    config_map: ProjectedConfigMap | None = None
-    secret: ProjectedSecret | None = None
+    config_map: ProjectedKeys | None = None
+    secret: ProjectedKeys | None = None
     downward_api: PodFiles | None = Field(None, alias="downwardAPI")
     RULES: ClassVar[tuple[Rule, ...]] = (
         exactly_one(
