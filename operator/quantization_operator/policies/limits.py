@@ -8,6 +8,7 @@ It is asked before each Job is made, also the one that removes an artifact: its 
 import ipaddress
 import socket
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from quantization_api.failures import Category
@@ -70,34 +71,44 @@ Named = tuple[str, str | None, str]
 """A field of the spec, what it names, and the setting that bounds it."""
 
 
+class _HasName(Protocol):
+    name: str
+
+
+def _name(reference: _HasName | None) -> str | None:
+    return reference.name if reference else None
+
+
 def _named(spec: QuantizationJobSpec) -> Iterator[Named]:
-    template, account = spec.template, spec.storage.credentials_secret
+    template = spec.template
     yield "template.image", template.image, "allowed_images"
     yield "template.serviceAccountName", template.service_account_name, "allowed_service_accounts"
-    yield "storage.credentialsSecret.name", account and account.name, "allowed_secrets"
+    yield "storage.credentialsSecret.name", _name(spec.storage.credentials_secret), "allowed_secrets"
     for reference in template.image_pull_secrets:
         yield "template.imagePullSecrets", reference.name, "allowed_secrets"
     for variable in template.env:
-        key = variable.value_from and variable.value_from.secret_key_ref
+        key = variable.value_from.secret_key_ref if variable.value_from else None
         yield "template.env", variable.name, "allowed_variables"
-        yield "template.env", key and key.name, "allowed_secrets"
+        yield "template.env", _name(key), "allowed_secrets"
     for source in template.env_from:
         yield "template.envFrom", f"{source.prefix}*", "allowed_variables"
-        yield "template.envFrom", source.secret_ref and source.secret_ref.name, "allowed_secrets"
+        yield "template.envFrom", _name(source.secret_ref), "allowed_secrets"
     if (trusted := template.trusted_certificates) is not None:
-        yield "template.trustedCertificates", trusted.secret and trusted.secret.name, "allowed_secrets"
+        yield "template.trustedCertificates", _name(trusted.secret), "allowed_secrets"
     for volume in template.volumes:
         yield from _named_by(volume)
 
 
 def _named_by(volume: MountedVolume) -> Iterator[Named]:
     field = "template.volumes"
-    yield field, volume.image and volume.image.reference, "allowed_images"
-    yield field, volume.secret and volume.secret.secret_name, "allowed_secrets"
-    driver = volume.csi and volume.csi.node_publish_secret_ref
-    yield field, driver and driver.name, "allowed_secrets"
+    if volume.image is not None:
+        yield field, volume.image.reference, "allowed_images"
+    if volume.secret is not None:
+        yield field, volume.secret.secret_name, "allowed_secrets"
+    if volume.csi is not None:
+        yield field, _name(volume.csi.node_publish_secret_ref), "allowed_secrets"
     for part in volume.projected.sources if volume.projected else ():
-        yield field, part.secret and part.secret.name, "allowed_secrets"
+        yield field, _name(part.secret), "allowed_secrets"
 
 
 def _matches(value: str, entries: Sequence[str]) -> bool:
