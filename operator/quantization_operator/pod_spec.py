@@ -148,4 +148,10 @@ def _volume(volume: MountedVolume) -> Manifest:
     read_only = source.pop("readOnly", False)
     if read_only and "persistentVolumeClaim" in source:
         source["persistentVolumeClaim"]["readOnly"] = True
+    for part in source.get("projected", {}).get("sources", ()):
+        for file in part.get("downwardAPI", {}).get("items", ()):
+            if (
+                "resourceFieldRef" in file
+            ):  # a volume belongs to no container, so Kubernetes asks whose resources
+                file["resourceFieldRef"]["containerName"] = CONTAINER_NAME
     return source
