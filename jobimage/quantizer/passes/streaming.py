@@ -23,30 +23,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from quantization_api.failures import Category, QuantizationError
-from quantizer.algorithms.finite import all_finite
 from quantizer.algorithms.grid import Scheme
 from quantizer.calibration.tokens import TokenBatches
-from quantizer.checkpoint.data_types import word
 from quantizer.checkpoint.quantize_report import QuantizeReport
-from quantizer.checkpoint.reader import rows_within
-from quantizer.checkpoint.side_files import (
-    as_copied,
-    json_file,
-    quantized_config,
-    side_files,
-    with_dtype,
-    without_code,
-)
-from quantizer.checkpoint.writer import MAX_SHARD_BYTES, PlannedTensor, ShardWriter, Sink, plan_shards
+from quantizer.checkpoint.writer import MAX_SHARD_BYTES, ShardWriter, Sink, plan_shards
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.layout import DecoderLayout
-from quantizer.decoder.model import TABLE_BYTES, DecoderModel
+from quantizer.decoder.model import DecoderModel
 from quantizer.decoder.walk import LayerWalk
 from quantizer.machine import calibration_dtype, trim_memory
-from quantizer.passes.data_type import check_range, converted
+from quantizer.passes.data_type import check_range
 from quantizer.passes.finished import Finished, NothingFinished
 from quantizer.passes.interface import FinishedLayer, FloatModel, LayerContext, LayerPass, Reference
+from quantizer.passes.output import Output
 from quantizer.passes.quantized import QuantizedLayers
 from quantizer.passes.ranges import WatchedWalk
 from quantizer.passes.sizes import check_sizes
@@ -129,20 +118,18 @@ class _Run:
         self.report = QuantizeReport(
             input_bytes=self.reader.bytes, calibration_tokens=tokens.tokens, calibration_dtype=dtype
         )
-        self.extra = self.layout.check_tensors()
+        self.layout.check_tensors()
         check_sizes(self.layout, layer_pass)
         self.layer_pass = layer_pass.bind(self.layout)
-        self.stored_dtype = self.layer_pass.dtype or self.reader.dtype
-        self.report.stored_in = word(self.layer_pass.dtype) if self.layer_pass.dtype else self.reader.dtypes
         self.transform = self.layer_pass.transform
-        self.copied = () if self.transform.changes_hidden else self.extra.unused
-        self.report.left_out = sorted({*self.extra.left_out, *self.extra.unused} - set(self.copied))
         self.quantized = QuantizedLayers(
             self.layout,
             layer_pass.format,
             layer_pass.grid,
             lambda name: layer_pass.packs and layer_pass.converts(name),
         )
+        self.output = Output(self.layout, self.layer_pass, self.quantized)
+        self.report.stored_in, self.report.left_out = self.output.stored_in, self.output.left_out
         self.batches = tokens.batches()
         self.shapes = [(batch.shape[0], batch.shape[1]) for batch in self.batches]
         self.kept: set[Path] = set()
@@ -204,19 +191,15 @@ class _Run:
         longest = self._with(self.unbound.candidates(self.layout)[-1])
         packed = (longest.quantized.planned(index)[0].values() for index in range(self.layout.layers))
         data = sum(math.prod(shape) * dtype.itemsize for layer in packed for dtype, shape in layer)
-        return sum(shard.size for shard in plan_shards(longest._plan(), MAX_SHARD_BYTES)) - data
+        return sum(shard.size for shard in plan_shards(longest.output.groups(), MAX_SHARD_BYTES)) - data
 
     def run(self, sink: Sink, finished: Finished, max_shard_bytes: int) -> QuantizeReport:
         """The whole model."""
         model, layout = self.model, self.layout
         self.on_progress("quantize", 0, layout.layers)
-        with ShardWriter(self._plan(), self.scratch, sink, max_shard_bytes) as writer:
+        with ShardWriter(self.output.groups(), self.scratch, sink, max_shard_bytes) as writer:
             self.report.output_bytes, self.report.files = writer.bytes, list(writer.files)
-            self._write_side_files(writer)
-            for name in self._tables():
-                self._copy(name, writer)
-            for name in self.copied:
-                self._copy_unused(name, writer)
+            self._write_outside(writer)
             with ExitStack() as stack:
                 hidden = stack.enter_context(self._store("hidden", self.shapes, layout.width, measured=True))
                 with self._timed("calibrate"):
@@ -232,16 +215,24 @@ class _Run:
                 )
                 for index in range(self.report.resumed_layers, layout.layers):
                     layer = self._run_layer(index, layers, hidden, reference)
-                    check_range(hidden.largest, self.stored_dtype, index, self.layer_pass.wider_dtype)
+                    check_range(hidden.largest, self.output.stored_dtype, index, self.layer_pass.wider_dtype)
                     self._keep(layer, writer)
                     finished.save(index, layer)
                     del layer
                     trim_memory()  # otherwise what each layer leaves behind adds up
                     self.on_progress("quantize", index + 1, layout.layers)
                 self.report.largest_activation = hidden.largest
-        self.report.bits_per_weight = self.quantized.bits_per_weight(lambda name: self._planned(name).dtype)
-        self.report.own_head_bytes = sum(self._planned(name).length for name in self.transform.added)
+        self.report.bits_per_weight = self.output.bits_per_weight()
+        self.report.own_head_bytes = self.output.own_head_bytes()
         return self.report
+
+    def _write_outside(self, writer: ShardWriter) -> None:
+        """All that no layer decides."""
+        for name, data in self.output.files().items():
+            writer.put_file(name, data)
+            self.report.files.append(name)
+        with self._timed("write"):
+            self.output.write_outside(writer)
 
     def _reference(self, hidden: ActivationStore, stack: ExitStack) -> ActivationStore | None:
         """The float model's own `hidden`, for a pass that follows it."""
@@ -273,7 +264,7 @@ class _Run:
         for index in range(self.layout.layers):
             with self._timed("read"):
                 layer = finished.load(index)
-            if layer is None or not self._fits(index, layer):
+            if layer is None or not self.output.fits(index, layer, self.model.dtype):
                 return
             if self.layer_pass.replays_unrounded:
                 weights = self._original(index)
@@ -287,7 +278,7 @@ class _Run:
                     self._float_walk(index, self._original(index), reference) as walk,
                 ):
                     walk.finish(walk.stages)
-            check_range(hidden.largest, self.stored_dtype, index, self.layer_pass.wider_dtype)
+            check_range(hidden.largest, self.output.stored_dtype, index, self.layer_pass.wider_dtype)
             self._keep(layer, writer)
             self.report.resumed_layers = index + 1
             self.on_progress("quantize", index + 1, self.layout.layers)
@@ -306,7 +297,7 @@ class _Run:
         with self._timed("read"):
             weights = self._loaded(index, next(layers))
         kept = {
-            prefix + name: self._stored(prefix + name, value)
+            prefix + name: self.output.stored(prefix + name, value)
             for name, value in weights.items()
             if not self.quantized.is_converted(index, name)
         }
@@ -314,7 +305,7 @@ class _Run:
         def stored(name: str, parameter: Tensor) -> Tensor:
             # a copy always: the pass goes on to change the parameter in place
             turned = layout.transposed(index, name, parameter)
-            return self._stored(prefix + name, turned).to("cpu", copy=True)
+            return self.output.stored(prefix + name, turned).to("cpu", copy=True)
 
         finer = self._finer(index, weights)
         watch = self.transform.watch()
@@ -345,7 +336,7 @@ class _Run:
                     beside,
                 )
             )
-        layer.tensors = kept | layer.tensors | self._divisors(index)
+        layer.tensors = kept | layer.tensors | self.output.divisors(index)
         layer.calibration_dtype = self.model.dtype
         layer.ranges = None if watch is None else watch.ranges()
         return layer
@@ -366,80 +357,6 @@ class _Run:
             for name, tensor in layer.tensors.items():
                 writer.write(name, tensor)
 
-    def _plan(self) -> list[list[PlannedTensor]]:
-        """Every tensor of the output: embedding, layers, norm and head, in the order of the checkpoint."""
-        tables = [[self._planned(name)] for name in self._tables()]
-        layers = [self._planned_layer(index) for index in range(self.layout.layers)]
-        infos = [self.reader.tensors[name] for name in self.copied]
-        return [*tables, *layers, *([PlannedTensor(info.name, info.dtype, info.shape)] for info in infos)]
-
-    def _planned_layer(self, index: int) -> list[PlannedTensor]:
-        packed, kept = self.quantized.planned(index)
-        tensors = [PlannedTensor(name, dtype, shape) for name, (dtype, shape) in packed.items()]
-        divisors = self._divisors(index).items()
-        tensors += [PlannedTensor(name, value.dtype, tuple(value.shape)) for name, value in divisors]
-        return tensors + [self._planned(name) for name in kept]
-
-    def _divisors(self, index: int) -> dict[str, Tensor]:
-        lengths = self.layer_pass.divisors(self.layout, index)
-        return {name: torch.ones(length, dtype=torch.float16) for name, length in lengths.items()}
-
-    def _fits(self, index: int, layer: FinishedLayer) -> bool:
-        """Whether a layer of an earlier attempt has the tensors that are to be written."""
-        found = {
-            PlannedTensor(name, value.dtype, tuple(value.shape)) for name, value in layer.tensors.items()
-        }
-        fits = found == set(self._planned_layer(index)) and layer.calibration_dtype == self.model.dtype
-        if not fits:
-            logger.warning("layer %d is computed again: its saved state does not fit this run", index)
-        return fits
-
-    def _planned(self, name: str) -> PlannedTensor:
-        info = self.reader.tensors[self.transform.added.get(name, name)]
-        return PlannedTensor(name, self.layer_pass.dtype or info.dtype, info.shape)
-
-    def _tables(self) -> list[str]:
-        """Tensors outside the decoder layers."""
-        layers = f"{self.layout.layers_name}."
-        extra = {*self.extra.left_out, *self.extra.unused}
-        names = [name for name in self.reader.tensors if not name.startswith(layers)]
-        return [name for name in names if name not in extra] + list(self.transform.added)
-
-    def _copy_unused(self, name: str, writer: ShardWriter) -> None:
-        """A tensor that the model does not use, in its own type, whatever its values are."""
-        with self._timed("write"):
-            for at, part in self.reader.pieces(name, TABLE_BYTES):
-                writer.write_part(name, at, part)
-
-    def _copy(self, name: str, writer: ShardWriter) -> None:
-        source, offset = self.transform.added.get(name, name), 0
-        step = rows_within(self.reader.tensors[source], TABLE_BYTES)
-        with self._timed("write"):
-            for _, read in self.reader.slices(source, step):
-                rows = self.transform.outside(name, self._load(source, read, part=True))
-                rows = self._stored(name, rows, part=True)
-                writer.write_part(name, offset, rows)
-                offset += rows.nbytes
-
-    def _write_side_files(self, writer: ShardWriter) -> None:
-        config, layout = without_code(self.layout.config_of_copy()), self.layer_pass.format
-        if self.layer_pass.dtype is not None:
-            config = with_dtype(config, self.layer_pass.dtype)
-        config = self.transform.config(config)
-        files = {"config.json": json_file(config)}
-        quantization = (
-            layout.quantization_config(self.quantized.not_converted()) if self.layer_pass.packs else {}
-        )
-        if quantization:  # transformers takes an empty one for a format that it does not know
-            files["config.json"] = quantized_config(config, quantization)
-            files |= layout.side_files(quantization)
-        for name in side_files(self.reader.source):
-            files[name] = as_copied(self.reader.source, name)
-        files |= self.transform.files()
-        for name, data in files.items():
-            writer.put_file(name, data)
-            self.report.files.append(name)
-
     def _walk(self, index: int, weights: dict[str, Tensor], hidden: ActivationStore) -> LayerWalk:
         wants_output = index + 1 < self.layout.layers  # nothing is rounded after the last layer
         return self.model.walk(index, weights, hidden, self._store, wants_output=wants_output)
@@ -447,28 +364,16 @@ class _Run:
     def _loaded(self, index: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a layer by their names in it; `tensors` is emptied, so that none exists twice."""
         prefix = self.layout.layer_prefix(index)
-        weights = {name.removeprefix(prefix): self._load(name, tensors.pop(name)) for name in list(tensors)}
+        weights = {
+            name.removeprefix(prefix): self.output.loaded(name, tensors.pop(name)) for name in list(tensors)
+        }
         linears = self.layout.linears(index)
         return {
-            name: value if name.removesuffix(".weight") in linears else self._stored(prefix + name, value)
+            name: value
+            if name.removesuffix(".weight") in linears
+            else self.output.stored(prefix + name, value)
             for name, value in self.transform.layer(index, weights).items()
         }
-
-    def _stored(self, name: str, value: Tensor, *, part: bool = False) -> Tensor:
-        """A tensor that is not packed, in the type that it is stored in."""
-        return converted(name, value, self._planned(name).dtype, self.layer_pass.wider_dtype, part=part)
-
-    def _load(self, name: str, read: Tensor, *, part: bool = False) -> Tensor:
-        """A tensor in the type that the pass loads the model in."""
-        if not all_finite(read):
-            raise QuantizationError(
-                Category.NUMERICAL_FAILURE,
-                f"{name} has values that are not finite",
-                "The model's weights are damaged; download them again.",
-            )
-        if self.layer_pass.dtype in (None, read.dtype):
-            return read
-        return converted(name, read, self.layer_pass.dtype, self.layer_pass.wider_dtype, part=part)
 
     def _store(
         self, name: str, shapes: Sequence[tuple[int, int]], width: int, *, measured: bool = False
