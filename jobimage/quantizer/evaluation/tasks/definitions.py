@@ -32,6 +32,15 @@ FIELDS = (
     *("target_delimiter", "fewshot_delimiter", "output_type", "generation_kwargs", "repeats", "metric_list"),
     *("filter_list", "should_decontaminate"),
 )
+KINDS: dict[str, type] = {
+    **dict.fromkeys(("target_delimiter", "fewshot_delimiter"), str),
+    **dict.fromkeys(("training_split", "validation_split", "test_split", "fewshot_split"), str),
+    **dict.fromkeys(("fewshot_config", "generation_kwargs", "dataset_kwargs"), dict),
+    **dict.fromkeys(("num_fewshot", "repeats"), int),
+    "should_decontaminate": bool,
+}
+"""What a field must be, where nothing else is said of it."""
+WORDS = {str: "a string", dict: "a mapping", int: "a whole number", bool: "true or false"}
 METRICS = (
     *("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match"),
     *("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"),
@@ -126,6 +135,8 @@ def _checked(task: Task, folder: Path) -> Task:
     for field in task:
         if field not in FIELDS:
             raise ValueError(f"{field} is not available: it is code, or is not of a task of text")
+    for field, kind in KINDS.items():
+        _check_kind(field, task.get(field), kind)
     for field in TEMPLATES:
         _check_template(field, task.get(field))
     _check_word("output_type", task.get("output_type", "generate_until"), OUTPUTS)
@@ -151,6 +162,11 @@ def _checked(task: Task, folder: Path) -> Task:
     return {**task, **_data(task, folder)}
 
 
+def _check_kind(field: str, value: object, kind: type) -> None:
+    if value is not None and type(value) is not kind:
+        raise ValueError(f"{field} is {value!r}; write {WORDS[kind]}")
+
+
 def _check_template(field: str, value: Any) -> None:
     if value is None or isinstance(value, (str, int)):
         return
@@ -174,7 +190,7 @@ def _list(holder: Mapping[str, Any], field: str) -> Iterator[Mapping[str, Any]]:
 def _data(task: Task, folder: Path) -> Task:
     """The fields that say where the documents are, with absolute paths."""
     loader = task.get("dataset_path")
-    if loader not in LOADERS:
+    if not isinstance(loader, str) or loader not in LOADERS:
         raise ValueError(
             f"dataset_path is {loader!r}: nothing is downloaded; write {', '.join(LOADERS)} with "
             "dataset_kwargs: {data_files: ...} that names files in the folder of the task files"

@@ -57,6 +57,30 @@ def test_what_is_included_is_merged_below_what_stands_in_the_file(tmp_path: Path
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        ({"dataset_path": ["json"]}, r"dataset_path is \['json'\]: nothing is downloaded; write json, csv"),
+        ({"dataset_path": {"json": 1}}, "dataset_path is .*: nothing is downloaded; write json, csv"),
+        ({"output_type": ["multiple_choice"]}, "output_type is .*; write multiple_choice, "),
+        ({"test_split": ["test"]}, "test_split is .*; write a string"),
+        ({"fewshot_config": ["sampler"]}, "fewshot_config is .*; write a mapping"),
+        ({"fewshot_config": "first_n"}, "fewshot_config is 'first_n'; write a mapping"),
+        ({"generation_kwargs": ["until"]}, "generation_kwargs is .*; write a mapping"),
+        ({"dataset_kwargs": ["data.jsonl"]}, "dataset_kwargs is .*; write a mapping"),
+        ({"num_fewshot": "2"}, "num_fewshot is '2'; write a whole number"),
+        ({"repeats": True}, "repeats is True; write a whole number"),
+        ({"should_decontaminate": "no"}, "should_decontaminate is 'no'; write true or false"),
+        ({"metric_list": {"metric": "acc"}}, "metric_list must be a list of mappings"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_a_value_of_another_kind_is_refused_with_what_to_write(
+    tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    refused(folder_of(tmp_path, {**TASK, **changes}), ["t"], sentence)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
         ({"process_docs": "f"}, "process_docs is not available: it is code"),
         ({"custom_dataset": "f"}, "custom_dataset is not available"),
         ({"unsafe_code": True}, "unsafe_code is not available"),
