@@ -24,8 +24,8 @@ class QuantizedWeight:
     g_idx: Tensor
     """[K] int32: the group of each column."""
 
-    def rows(self, rows: slice) -> "QuantizedWeight":
-        """Some of its rows; views, not copies."""
+    def rows(self, rows: slice | Tensor) -> "QuantizedWeight":
+        """Some of its rows; views, not copies, of a slice."""
         return QuantizedWeight(self.integers[rows], self.scales[rows], self.zeros[rows], self.g_idx)
 
     def dequantized(self) -> Tensor:

@@ -96,8 +96,7 @@ class GptqLayerPass(PlainPass):
                 statistics = gather(layer.walk, part, layer.device, every_expert=self._every_expert)
             with layer.timed("solve"):
                 for shared in list(statistics):
-                    rounded = self._rounded(layer, shared, statistics.pop(shared), finished)
-                    _keep(layer, rounded, finished)
+                    _keep(layer, self._rounded(layer, shared, statistics.pop(shared), finished), finished)
             with layer.timed("calibrate"):
                 layer.walk.finish(part)
         return finished
@@ -136,7 +135,7 @@ class GptqLayerPass(PlainPass):
         """As _round_linears; those of an expert with few tokens, if they are rounded to nearest, are kept at once."""
         if not is_nearest(self.few_tokens, shared, statistics.tokens, statistics.inputs):
             with threads_for(layer.numbers(shared)):
-                return self._round_linears(layer, shared, statistics, finished, drift)
+                return self._round_linears(layer, shared, statistics, drift)
         round_expert(self, layer, shared, statistics.tokens, finished, LEAVE_OUT)
         return []
 
@@ -145,7 +144,6 @@ class GptqLayerPass(PlainPass):
         layer: LayerContext,
         shared: SharedInput,
         statistics: InputStatistics,
-        finished: FinishedLayer,
         drift: Tensor | None = None,
     ) -> list[Rounded]:
         """The linears of an input, rounded; they hold it. drift: of what they read."""
@@ -183,8 +181,7 @@ class GptqLayerPass(PlainPass):
                 group_size=None if scheme is None else scheme.group_size,
             )
             check_quality([report], "Raise damp_percent, or calibrate with more text.")
-            finished.linears.append(report)
-            found.append(Rounded(name, weight, part, own.config.rule, own.format))
+            found.append(Rounded(name, weight, part, own.config.rule, own.format, hessian, baseline, report))
         return found
 
 
@@ -196,3 +193,4 @@ def _keep(layer: LayerContext, rounded: Sequence[Rounded], finished: FinishedLay
 def stacked_rows(weights: Sequence[Tensor]) -> Tensor:
     """Linears that share an input as one, by rows; no copy of a single one."""
     return weights[0].float() if len(weights) == 1 else torch.cat([weight.float() for weight in weights])
+        finished.linears.append(one.report)

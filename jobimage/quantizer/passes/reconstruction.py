@@ -6,7 +6,8 @@ its integers and scales are learned together (algorithms.reconstruction), from w
 steps on a few sequences each, in an order that depends on nothing but the layer. A token's error is taken relative to
 its size; else the few tokens with massive activations would be all that counts.
 
-Memory holds the layer's gradients beside its weights, and what autograd keeps of the sequences of a step.
+Memory holds the layer's gradients and the Hessians of its inputs beside its weights, and what autograd keeps of the
+sequences of a step.
 """
 
 import logging
@@ -17,13 +18,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from quantization_api.manifest import LinearReport
 from quantizer.algorithms.gptq.drift import DriftSum
 from quantizer.algorithms.grid import GridRule
+from quantizer.algorithms.hessian import weighted_square
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.algorithms.reconstruction import LearnedRounding
 from quantizer.decoder.architecture import SharedInput, Stage
 from quantizer.formats.interface import WeightFormat
 from quantizer.passes.interface import LayerContext, Reference
+from quantizer.passes.rounding import ErrorBaseline
 from quantizer.passes.statistics import InputStatistics, gather
 
 logger = logging.getLogger(__name__)
@@ -51,6 +55,17 @@ class Rounded:
     rule: GridRule
     format: WeightFormat
     """Of this linear."""
+    hessian: Tensor
+    """H [K, K] of what it reads; linears that share an input share it."""
+    baseline: ErrorBaseline
+    report: LinearReport
+
+    def fitted(self, quantized: QuantizedWeight) -> "Rounded":
+        """The same linear with other integers and scales, and their error; that of RTN stays."""
+        seen = self.format.as_read(quantized.rows(self.baseline.rows)).float()
+        changed = weighted_square(self.weight[self.baseline.rows] - seen, self.hessian)
+        error, _ = self.baseline.relative(changed)
+        return replace(self, quantized=quantized, report=self.report.model_copy(update={"error": error}))
 
 
 def gather_with_drift(
@@ -101,7 +116,7 @@ def reconstruct(layer: LayerContext, reference: Reference, rounded: Sequence[Rou
     before = _error(layer, reference)
     learned = [LearnedRounding(one.weight, one.quantized, one.rule) for one in rounded]
     _learn(layer, reference, rounded, learned)
-    result = [replace(one, quantized=own.quantized()) for one, own in zip(rounded, learned, strict=True)]
+    result = [one.fitted(own.quantized()) for one, own in zip(rounded, learned, strict=True)]
     _put(layer, result)
     after = _error(layer, reference)
     logger.info("%s: relative error of the layer's output %.3e, fitted %.3e", layer.prefix, before, after)

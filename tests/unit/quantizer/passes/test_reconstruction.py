@@ -1,4 +1,4 @@
-"""What is gathered beside the float model, before a layer is fitted to it."""
+"""What is gathered beside the float model before a layer is fitted to it, and the error that is reported then."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tests.support.engine import random_batches, run_pass, save_tiny
+from tests.support.quantized_models import as_float
+from transformers import LlamaForCausalLM
 
+from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import SharedInput, Stage
 from quantizer.passes.reconstruction import gather_with_drift
@@ -47,3 +52,29 @@ def test_a_linear_that_reads_other_rows_than_the_tokens_has_no_drift(
     found, drift = gather_with_drift(layer, reference, STAGE, every_expert=False)
     assert found[STAGE.shared_inputs[0]].tokens == 2 * 2 * rows
     assert (drift is not None) == drifts
+
+
+def test_the_error_of_a_fitted_layer_is_that_of_what_is_stored(tmp_path: Path) -> None:
+    """Of the first linear, which reads what it reads in the float model: nothing before it was rounded."""
+    save_tiny(tmp_path / "model", initializer_range=0.2)
+    source, tokens, name = (
+        DirectorySource(tmp_path / "model"),
+        random_batches(),
+        "model.layers.0.self_attn.q_proj",
+    )
+    report = run_pass(
+        source, tokens, tmp_path / "out", tmp_path / "scratch", bits=3, group_size=32, refine="best"
+    )
+    as_float(tmp_path / "out", tmp_path / "float")
+    stored = load_file(tmp_path / "float/model.safetensors")[f"{name}.weight"]
+    model = LlamaForCausalLM.from_pretrained(tmp_path / "model")
+    linear, read = model.get_submodule(name), list[torch.Tensor]()
+    linear.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].flatten(0, 1)))
+    with torch.inference_mode():
+        model(torch.stack(tokens.sequences))
+    inputs = torch.cat(read).double()
+    weight = linear.weight.detach()
+    whole, changed = weight.double(), (weight - stored).double()
+    expected = float((inputs @ changed.t()).square().sum() / (inputs @ whole.t()).square().sum())
+    (found,) = [one for one in report.linears if one.name == name]
+    assert found.error == pytest.approx(expected, rel=1e-3)
