@@ -1,11 +1,12 @@
 """Artifacts side by side: what each is and how good, what speaks against comparing them, and which is best."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from quantization_api.manifest import Manifest
 from quantization_api.status import MetricResult
+from quantizer.report.differing import differ, served_apart
 from quantizer.report.measures import Measure, measures
 from quantizer.report.points import method
 from quantizer.report.sizes import megabytes
@@ -74,8 +75,8 @@ def doubts(artifacts: Sequence[Compared]) -> list[Doubt]:
     revisions = {item.number: item.manifest.input.revision for item in artifacts}
     engines = {item.number: item.manifest.engine_version for item in artifacts}
     everything = [
-        _differ(revisions, "They were made from different models"),
-        _differ(engines, "They were made and measured by different versions of the engine"),
+        differ(revisions, "They were made from different models"),
+        differ(engines, "They were made and measured by different versions of the engine"),
     ]
     found = [Doubt(f"{sentence}.", None) for sentence in everything if sentence]
     return found + [doubt for one in shown if (doubt := _doubt(artifacts, one))]
@@ -119,11 +120,11 @@ def _doubt(artifacts: Sequence[Compared], measure: Measure) -> Doubt | None:
     same = f"{name} of the same input model differs, so it was measured otherwise"
     before = {item.number: measure.write(result.input) for item, result in having}
     served = {item.number: result.measured_with or "unknown" for item, result in having}
-    sentence = _differ(asked, f"{name} was not measured on the same text in the same way")
+    sentence = differ(asked, f"{name} was not measured on the same text in the same way")
     if not sentence and not measure.is_cost and not _agree([result.input for _, result in having]):
-        sentence = _differ(before, same) or f"{same}: by less than is shown here"
+        sentence = differ(before, same) or f"{same}: by less than is shown here"
     if not sentence and measure.is_cost:
-        sentence = _differ(served, f"{name} was measured in different software or on different devices")
+        sentence = served_apart(name, served)
     return Doubt(f"{sentence}.", name) if sentence else None
 
 
@@ -141,14 +142,3 @@ def _asked(manifest: Manifest, name: str) -> str:
     texts = [one for one in workflow.get("data_configs", []) if one["name"] == found.get("data_config")]
     cut = {**texts[0]["load_dataset_config"], **texts[0].get("pre_process_data_config", {})} if texts else {}
     return ", ".join(f"{key} {value}" for key, value in sorted((own | cut).items()))
-
-
-def _differ(values: Mapping[int, str], sentence: str) -> str:
-    """The sentence with the values and the numbers of the artifacts that have them; "" where all have the same."""
-    whose: dict[str, list[int]] = {}
-    for number, value in values.items():
-        whose.setdefault(value, []).append(number)
-    if len(whose) < 2:
-        return ""
-    told = [f"{value or 'none'} ({', '.join(map(str, numbers))})" for value, numbers in whose.items()]
-    return f"{sentence}: {'; '.join(told)}"

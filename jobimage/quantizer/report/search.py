@@ -7,6 +7,7 @@ from quantization_api.manifest import Manifest, TrialRecord
 from quantization_api.status import MetricResult, TrialState
 from quantizer.passes.making import recorded_pass
 from quantizer.progress.lines import duration
+from quantizer.report.differing import points_apart
 from quantizer.report.measures import Measure, measures
 from quantizer.report.page import folded, table, text
 from quantizer.report.points import PASSES, setting
@@ -58,6 +59,7 @@ def search_section(manifest: Manifest) -> str:
         "<h2>Pareto front</h2>"
         f"{table('Pareto front', head, [_on_front(one, shown) for one in front])}"
         "<p><small>No other point is better in one of these figures and as good in all the others.</small></p>"
+        f"{''.join(f'<p>{text(sentence)}</p>' for sentence in points_apart(trials))}"
         f"{folded(f'All {len(trials)} points: {states}', _all(trials, shown))}"
     )
 

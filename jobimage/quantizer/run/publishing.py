@@ -21,6 +21,8 @@ from quantizer.store.manifests import manifest_digest
 from quantizer.store.source import StoreSource
 
 PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy")
+TASKS_PACKAGE = "lm-eval"
+"""It judges by tasks."""
 ONNX_READER = "onnxruntime, onnxruntime-genai (onnx/)"
 
 
@@ -32,7 +34,8 @@ def make_manifest(
     written = written_by(
         job.weight_pass, layout.model_type, windowed=layout.windowed, linears=quantized.linears
     )
-    versions = {name: version(name) for name in PACKAGES} | quantized.versions
+    packages = (*PACKAGES, TASKS_PACKAGE) if job.tasks else PACKAGES
+    versions = {name: version(name) for name in packages} | quantized.versions
     return Manifest(
         recipe=job.recipe,
         owner=job.request.uid,

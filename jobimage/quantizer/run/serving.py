@@ -13,7 +13,7 @@ from quantizer.checkpoint.side_files import side_files
 from quantizer.checkpoint.source import Source
 from quantizer.checkpoint.weight_files import INDEX_NAME
 from quantizer.checkpoint.writer import scratch_errors
-from quantizer.evaluation.serving.child import Served, Server, serve
+from quantizer.evaluation.serving.child import INPUT, RESULT, Served, Server, serve
 from quantizer.evaluation.serving.figures import Shape, figure
 from quantizer.evaluation.serving.software import (
     Pythons,
@@ -90,8 +90,8 @@ def measure(
         distinct = list(dict.fromkeys(asked))
         beside = choose_for_input(name, machine.pythons)
         on_cpu = results[name].on_cpu
-        before[name] = _serve(machine.server(beside, on_cpu=on_cpu), input_model, distinct, "the input model")
-        after[name] = _serve(machine.server(name, on_cpu=on_cpu), results[name], distinct, "the result")
+        before[name] = _serve(machine.server(beside, on_cpu=on_cpu), input_model, distinct, INPUT)
+        after[name] = _serve(machine.server(name, on_cpu=on_cpu), results[name], distinct, RESULT)
     return {
         metric.name: _result(metric, before[software[metric.name]], after[software[metric.name]])
         for metric in served

@@ -10,6 +10,7 @@ from quantization_api.manifest import TrialRecord
 from quantization_api.spec import Output
 from quantization_api.status import TrialState
 from quantizer.evaluation.measurement import Measurement
+from quantizer.evaluation.serving.child import ServerFailedError
 from quantizer.evaluation.walked import Walked
 from quantizer.progress.lines import Line, duration
 from quantizer.progress.trial import TrialTracker
@@ -80,9 +81,9 @@ class Computing:
         except StoppedEarlyError as stopped:
             return Kept(trial=_trial("Stopped", str(stopped)))
         except QuantizationError as error:
-            if error.category not in ENDS_A_TRIAL:
+            if (state := _end_by(error)) is None:
                 raise
-            return Kept(trial=_trial(ENDS_A_TRIAL[error.category], error.message), category=error.category)
+            return Kept(trial=_trial(state, error.message), category=error.category)
         if self._is_told_by_another(chosen.recipe, outcome):
             return None
         return _finished(outcome, judge, measured)
@@ -146,6 +147,16 @@ class Computing:
 
 def _kinds(point: Chosen) -> list[str]:
     return [item.type for item in point.workflow.passes]
+
+
+def _end_by(error: QuantizationError) -> TrialState | None:
+    """How an error ends its point; None where it ends the worker.
+
+    A server that died took nothing of the worker with it. Of the input model, it would die at every point.
+    """
+    if isinstance(error, ServerFailedError):
+        return "Failed" if error.of_result else None
+    return ENDS_A_TRIAL.get(error.category)
 
 
 def _trial(state: TrialState, said: str) -> TrialRecord:

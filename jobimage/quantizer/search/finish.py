@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.manifest import (
@@ -19,9 +20,11 @@ from quantization_api.manifest import (
     Manifest,
     TrialRecord,
 )
+from quantization_api.search import SearchStrategy
 from quantization_api.status import Trial, Trials
 from quantizer.evaluation.advice import what_to_try
 from quantizer.progress.trial import TrialTracker
+from quantizer.report.differing import points_apart
 from quantizer.run.publishing import make_result
 from quantizer.run.workflow import Outcome, describe
 from quantizer.search.computing import Computing
@@ -42,6 +45,7 @@ from quantizer.store.small_objects import read_small
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 2.0
+OPTUNA = "optuna"
 NAMED = 3
 MOST_SHOWN = 16
 
@@ -80,6 +84,8 @@ class Finish:
             QuantizationError: QualityGoalMissed when no point meets all goals.
         """
         records = self._judged(points)
+        if apart := points_apart(records):
+            self._session.setting.tracker.notice(" ".join(apart))
         self._make_sure(points, records)
         while True:
             if (found := self.published()) is not None:
@@ -167,6 +173,7 @@ class Finish:
                 "created": session.setting.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
                 "workflow": workflow,
                 "searched": _dumped(session),
+                "versions": manifest.versions | _sampled_with(session.strategy),
                 "trials": list(records),
             }
         )
@@ -224,6 +231,11 @@ def _folder(one: Candidate, best: Candidate) -> str:
 
 def _dumped(session: Session) -> dict[str, object]:
     return session.request.workflow.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _sampled_with(strategy: SearchStrategy) -> dict[str, str]:
+    """The package that chose the points, with its version, where one did."""
+    return {OPTUNA: version(OPTUNA)} if strategy.sampler == "tpe" else {}
 
 
 def _best_first(records: Sequence[TrialRecord]) -> list[TrialRecord]:

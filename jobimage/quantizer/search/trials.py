@@ -26,6 +26,7 @@ from quantizer.store.interface import PreconditionFailedError, Store
 from quantizer.store.mark import CLAIM_NAME, look, works_for
 from quantizer.store.small_objects import read_small
 
+OUT_OF_MEMORY = (Category.GPU_OUT_OF_MEMORY, Category.HOST_OUT_OF_MEMORY)
 RECORD_BYTES = 16 * 1024 * 1024
 OpenStore = Callable[[str], Store]
 """The store at a place below the trials: "" is their root."""
@@ -85,11 +86,11 @@ class Kept(BaseModel):
 def counts(kept: Kept, job: str, *, reuse: bool) -> bool:
     """Whether a record is one for a job with this uid: its own, or one that it may reuse.
 
-    What did not fit one job's GPU may fit another's.
+    What did not fit one job's memory may fit another's.
     """
     if works_for(job, kept.trial.worker or ""):
         return True
-    return reuse and kept.category != Category.GPU_OUT_OF_MEMORY
+    return reuse and kept.category not in OUT_OF_MEMORY
 
 
 class _Slot(BaseModel):

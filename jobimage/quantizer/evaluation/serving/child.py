@@ -43,6 +43,16 @@ OFFLINE = {
 CACHES = ("HF_HOME", "VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "XDG_CACHE_HOME")
 
 
+INPUT, RESULT = "the input model", "the result"
+
+
+class ServerFailedError(QuantizationError):
+    """The server ended without having measured; this process is as it was."""
+
+    of_result = False
+    """Whether it served the result, and not the input model."""
+
+
 @dataclass(frozen=True)
 class Server:
     """How a model is served here."""
@@ -75,11 +85,11 @@ def serve(server: Server, model: Path, shapes: Sequence[Shape], what: str) -> Se
 
     Args:
         model: a directory on this machine.
-        what: the model, for a failure: "the input model" or "the result".
+        what: INPUT or RESULT.
 
     Raises:
-        QuantizationError: HostOutOfMemory or GpuOutOfMemory; ModelUnsupported with the server's last words when it
-            ended without a result; InvalidWorkflow when it took too long; and what stop_check raises.
+        ServerFailedError: HostOutOfMemory or GpuOutOfMemory; ModelUnsupported with the server's last words.
+        QuantizationError: InvalidWorkflow when it took too long; and what stop_check raises.
     """
     folder = server.scratch / "serving"
     shutil.rmtree(folder, ignore_errors=True)
@@ -88,7 +98,9 @@ def serve(server: Server, model: Path, shapes: Sequence[Shape], what: str) -> Se
         code = _run(server, model, shapes, folder, what)
         result = folder / "result.json"
         if code or not result.exists():
-            raise _failure(server, what, code, _tail(folder / "log"))
+            failure = _failure(server, what, code, _tail(folder / "log"))
+            failure.of_result = what == RESULT
+            raise failure
         return _served(json.loads(result.read_text()), shapes)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -160,24 +172,24 @@ def _tail(log: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()][-QUOTED_LINES:]
 
 
-def _failure(server: Server, what: str, code: int, last: list[str]) -> QuantizationError:
+def _failure(server: Server, what: str, code: int, last: list[str]) -> ServerFailedError:
     name = NAMES[server.software]
     for line in last:
         logger.warning("%s: %s", name, line)
     words = _error(last)
     if "CUDA out of memory" in words or "torch.OutOfMemoryError" in words:
-        return QuantizationError(
+        return ServerFailedError(
             Category.GPU_OUT_OF_MEMORY,
             f"{name} did not have the memory to serve {what}",
             f"Ask for a larger GPU, lower batch_size and prompt_tokens, or leave {METRICS} out.",
         )
     if code == -signal.SIGKILL or "MemoryError" in words or "can't allocate memory" in words:
-        return QuantizationError(
+        return ServerFailedError(
             Category.HOST_OUT_OF_MEMORY,
             f"{name} did not have the memory to serve {what}, which it loads whole",
             f"Raise spec.template.resources.limits.memory, lower batch_size and prompt_tokens, or leave {METRICS} out.",
         )
-    return QuantizationError(
+    return ServerFailedError(
         Category.MODEL_UNSUPPORTED,
         f"{name} does not serve {what} here (exit {code}): {words[-QUOTED:] or 'it said nothing'}",
         f"The lines before it are in the log. Write another software, or leave {METRICS} out.",

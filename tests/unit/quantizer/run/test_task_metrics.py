@@ -1,6 +1,7 @@
 """A run that is judged by tasks of lm-eval: figures in the manifest, files in the recipe, what cannot be measured."""
 
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def test_both_models_are_measured_with_an_interval(model: Path, tasks: Path, tmp
         assert found.high is not None
         assert found.low <= found.output <= found.high
     assert words.input != words.output
+    assert manifest.versions["lm-eval"] == version("lm-eval")
     assert f"({words.low:.3f} to {words.high:.3f})" in (tmp_path / "out/README.md").read_text()
 
 

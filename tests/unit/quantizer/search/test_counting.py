@@ -23,7 +23,8 @@ def test_points_of_other_jobs_count_where_reuse_is_allowed() -> None:
     assert not counts(kept("jobs/3"), "job", reuse=False)
 
 
-def test_a_point_that_another_jobs_gpu_did_not_hold_is_tried_again() -> None:
-    assert not counts(kept("other/3", Category.GPU_OUT_OF_MEMORY), "job", reuse=True)
-    assert counts(kept("job/3", Category.GPU_OUT_OF_MEMORY), "job", reuse=True)
+@pytest.mark.parametrize("category", [Category.GPU_OUT_OF_MEMORY, Category.HOST_OUT_OF_MEMORY])
+def test_a_point_that_another_jobs_memory_did_not_hold_is_tried_again(category: Category) -> None:
+    assert not counts(kept("other/3", category), "job", reuse=True)
+    assert counts(kept("job/3", category), "job", reuse=True)
     assert counts(kept("other/3", Category.NUMERICAL_FAILURE), "job", reuse=True)
