@@ -52,6 +52,12 @@ GPTQ: tuple[Refusal, ...] = (
         "or leave it out",
     ),
     Refusal(
+        "lm_head",
+        is_true("lm_head") & given("inside_layer_modules"),
+        "readers look for a quantized head only where all linears of the layers are quantized; leave lm_head or "
+        "inside_layer_modules out",
+    ),
+    Refusal(
         "target_size",
         given("target_bits") & given("target_size"),
         "target_bits and target_size exclude each other; leave one of them out",
@@ -87,6 +93,11 @@ AUTO_GPTQ: tuple[Refusal, ...] = (
         equals("implementation", "auto-gptq") & TARGET,
         "implementation auto-gptq rounds all linears to the same bits; write implementation: native, or bits "
         "instead of a target",
+    ),
+    Refusal(
+        "lm_head",
+        equals("implementation", "auto-gptq") & is_true("lm_head"),
+        "implementation auto-gptq leaves the head as it is; leave lm_head out, or write implementation native",
     ),
     Refusal(
         "checkpoint_format",

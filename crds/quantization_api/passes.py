@@ -76,6 +76,8 @@ class PassBase(ContractModel):
         "script_dir": NO_CODE,
         "host": "spec.template says where a job runs; leave it out",
         "evaluator": "a workflow has one evaluator, spec.workflow.evaluator; leave it out here",
+        "embeds": "embeddings keep their data type, since most readers take no other; leave it out, or write lm_head: "
+        "true in a GptqQuantizer for the head",
     }
 
     REFUSALS: ClassVar[tuple[Refusal, ...]] = ()
@@ -132,6 +134,11 @@ class GptqQuantizer(PassBase):
     )
     candidate_group_sizes: CandidateGroups | None = Field(
         None, description="With a target: the group sizes to choose from. If unset: group_size."
+    )
+    lm_head: bool = Field(
+        False,
+        description="Quantize the head too; with a target its bits are chosen as well. It must have weights of its "
+        "own. The embedding always stays as it is.",
     )
     damp_percent: float = Field(
         0.01,

@@ -151,6 +151,12 @@ ROTATION_BEFORE_GPTQ: tuple[Refusal, ...] = (
         "a target is for the model as it is in this release; leave the QuaRot out, or write bits in the "
         "GptqQuantizer after it",
     ),
+    Refusal(
+        "passes",
+        ROTATED_GPTQ & _of(1, GptqQuantizer, is_true("lm_head")),
+        "a rotated head keeps its data type in this release; leave lm_head out of the GptqQuantizer, or leave the "
+        "QuaRot out",
+    ),
 )
 
 SEQUENCE: tuple[Refusal, ...] = (
@@ -167,6 +173,10 @@ SEQUENCE: tuple[Refusal, ...] = (
             TARGET,
             "ModelBuilder takes the same bits in all linears; write bits instead of a target in the "
             "GptqQuantizer before it",
+        ),
+        (
+            is_true("lm_head"),
+            "ModelBuilder takes the head in float only; leave lm_head out of the GptqQuantizer before it",
         ),
         (
             equals("bits", 3),

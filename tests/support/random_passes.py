@@ -20,6 +20,7 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
         "checkpoint_format": ("gptq", "gptq_v2", "compressed-tensors"),
         "calibration_dtype": ("auto", "auto", "fp32", "bf16"),
         "experts": ({}, {"few_tokens": "rtn"}),
+        "lm_head": SWITCH,
         "implementation": IMPLEMENTATIONS,
     },
     "AutoAWQQuantizer": {

@@ -119,6 +119,10 @@ VALID_CHANGES: dict[str, tuple[tuple[str, Any], ...]] = {
         (PASS, {"type": "AutoAWQQuantizer", "q_group_size": -1, "modules_to_not_convert": ["down_proj"]}),
     ),
     "experts with nothing said of them": ((f"{PASS}.experts", {}),),
+    "a quantized head": ((f"{PASS}.lm_head", True),),
+    "a head whose bits are chosen": (
+        (PASS, {"type": "GptqQuantizer", "data_config": "train", "lm_head": True, "target_bits": 4.5}),
+    ),
     "AWQ that sends every token to every expert": (
         (PASS, {"type": "AutoAWQQuantizer", "experts": {"few_tokens": "all"}}),
     ),

@@ -76,6 +76,31 @@ WHOLE_INVALID: tuple[Invalid, ...] = (
         target_bits=3.5,
         implementation="auto-gptq",
     ),
+    gptq(
+        "a quantized head beside some linears",
+        "readers look for a quantized head only where all linears of the layers are quantized",
+        lm_head=True,
+        inside_layer_modules=[["a"]],
+    ),
+    gptq(
+        "a quantized head of the package",
+        "implementation auto-gptq leaves the head as it is; leave lm_head out",
+        lm_head=True,
+        implementation="auto-gptq",
+    ),
+    built(
+        "a quantized head after a rotation",
+        "a rotated head keeps its data type in this release; leave lm_head out",
+        ROTATION,
+        {**GPTQ, "lm_head": True},
+    ),
+    built(
+        "a graph of a quantized head",
+        "ModelBuilder takes the head in float only; leave lm_head out",
+        {**GPTQ, "lm_head": True},
+        BUILDER,
+    ),
+    gptq("a quantized embedding", "embeddings keep their data type", embeds=True),
     built(
         "a target after a rotation",
         "a target is for the model as it is in this release",

@@ -167,6 +167,11 @@ class DecoderLayout:
         own = self.own_head_name()
         return self.embedding_name() if self.tied or own not in self.reader.tensors else own
 
+    @property
+    def head_shape(self) -> tuple[int, int]:
+        """(N, K) of the head: vocabulary, width."""
+        return self.vocabulary, self.width
+
     def final_norm_name(self) -> str | None:
         """Dotted name of the norm before the head; None on the generic path, which does not know it."""
         name = self.architecture.final_norm
@@ -181,7 +186,7 @@ class DecoderLayout:
         needed = self.outside_shapes()
         needed[self.embedding_name()] = self.skeleton.embedding_shape
         if not self.tied or self.own_head_name() in self.reader.tensors:
-            needed[self.own_head_name()] = (self.vocabulary, self.width)
+            needed[self.own_head_name()] = self.head_shape
         return needed
 
     # a head that is the embedding

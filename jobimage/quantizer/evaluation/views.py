@@ -1,6 +1,6 @@
 """A checkpoint as layers of plain weights, whatever lies on disk: float, packed, or RTN."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,7 +18,8 @@ from quantizer.checkpoint.source import Source
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.layout import DecoderLayout, read_config
 from quantizer.decoder.model import DecoderLayer, DecoderModel
-from quantizer.formats.interface import WeightFormat
+from quantizer.evaluation.packed_head import ArtifactReader
+from quantizer.formats.interface import HEAD, TensorShapes, WeightFormat
 from quantizer.formats.reading import stored_format
 from quantizer.passes.interface import LayerPass
 from quantizer.passes.quantized import QuantizedLayers
@@ -34,6 +35,10 @@ class RtnBaseline:
     """What the rounded weights are read back from, as the reader of an artifact sees them."""
     converts: Callable[[str], bool]
     """Whether the pass rounds a linear, by its full name."""
+    head: bool = False
+    """Whether it rounds the head too."""
+    rule: tuple[Hashable, ...] = ()
+    """What decides its figures beside the model; see LayerPass.rtn_rule."""
     online: dict[str, Any] | None = None
     """How a reader of the pass's artifacts rounds activations, keys and values; None: not at all."""
 
@@ -46,7 +51,18 @@ class RtnBaseline:
         def nearest(name: str, rows: Tensor) -> QuantizedWeight:
             return layer_pass.of(name).rtn(rows)
 
-        return cls(nearest, layer_pass.format, layer_pass.converts, layer_pass.online)
+        return cls(
+            nearest,
+            layer_pass.format,
+            layer_pass.converts,
+            layer_pass.rounds_head,
+            layer_pass.rtn_rule,
+            layer_pass.online,
+        )
+
+    def as_read(self, name: str, weight: Tensor) -> Tensor:
+        """Some rows of a linear's weight, as a reader sees them when they are rounded."""
+        return self.format.of(name).as_read(self.round(name, weight.float()))
 
 
 class RunnableLayer(Protocol):
@@ -112,6 +128,8 @@ class RtnView(FloatView):
         device: torch.device,
     ) -> None:
         super().__init__(layout, device)
+        if baseline.head:
+            self.model = _RoundedHead(layout, baseline, device)
         self._baseline = baseline
         self._config = copy(layout.config)  # the layout is shared with the model as it is
         self._config.quarot = baseline.online
@@ -124,7 +142,7 @@ class RtnView(FloatView):
             if not self._baseline.converts(prefix + name):
                 continue
             weight = self.model.layout.transposed(index, f"{name}.weight", weights[f"{name}.weight"])
-            seen = self._baseline.format.as_read(self._baseline.round(prefix + name, weight.float()))
+            seen = self._baseline.as_read(prefix + name, weight)
             changed[f"{name}.weight"] = self.model.layout.transposed(index, f"{name}.weight", seen)
         return changed
 
@@ -135,6 +153,20 @@ class RtnView(FloatView):
         from quantizer.evaluation.quarot_view import online_layer
 
         return online_layer(self.model, index, self._config, weights)
+
+
+class _RoundedHead(DecoderModel):
+    """A model whose head is rounded to nearest as it is read."""
+
+    def __init__(self, layout: DecoderLayout, baseline: RtnBaseline, device: torch.device) -> None:
+        super().__init__(layout, device)
+        self._baseline = baseline
+
+    @override
+    def table_slices(self, name: str, step: int | None = None) -> Iterator[tuple[int, Tensor]]:
+        for first, rows in super().table_slices(name, step):
+            is_head = name == self.layout.head_name()
+            yield first, self._baseline.as_read(HEAD, rows).to(rows.dtype) if is_head else rows
 
 
 def own_dtype(source: Source) -> torch.dtype:
@@ -208,16 +240,28 @@ class PackedView(View):
         config = read_config(source)
         stored = stored_format(config)
         del config["quantization_config"]
-        reader = SafetensorsReader(source, broken=Category.ARTIFACT_CORRUPT)
-        self.model = DecoderModel(DecoderLayout(reader, config, modules), device, dtype)
-        self._quantized = QuantizedLayers(self.model.layout, stored.format, stored.grid, stored.converts)
+        reader = ArtifactReader(source)
+        layout = DecoderLayout(reader, config, modules)
+        self.model = DecoderModel(layout, device, dtype)
+        self._quantized = QuantizedLayers(
+            layout, stored.format, stored.grid, stored.converts, head=stored.head
+        )
+        if stored.head:
+            packed = self._quantized.planned_head()
+            self._check(packed)
+            head = self._quantized.head({name: reader.tensor(name) for name in packed})
+            reader.show_head(f"{HEAD}.weight", head)
 
     @override
     def names(self, index: int) -> list[str]:
         packed, kept = self._quantized.planned(index)
+        self._check(packed, kept)
+        return [*packed, *kept]
+
+    def _check(self, packed: TensorShapes, kept: Sequence[str] = ()) -> None:
+        """Whether the files hold these tensors, the packed ones as config.json says."""
         found = self.model.layout.reader.tensors
-        names = [*packed, *kept]
-        missing = [name for name in names if name not in found]
+        missing = [name for name in (*packed, *kept) if name not in found]
         if missing:
             raise QuantizationError(Category.ARTIFACT_CORRUPT, f"the artifact lacks the tensor {missing[0]}")
         for name, (dtype, shape) in packed.items():
@@ -227,7 +271,6 @@ class PackedView(View):
                     Category.ARTIFACT_CORRUPT,
                     f"{name} is {one.dtype} {list(one.shape)}, config.json makes it {dtype} {list(shape)}",
                 )
-        return names
 
     @override
     def layers(self) -> Iterator[DecoderLayer]:

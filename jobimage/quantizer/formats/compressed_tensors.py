@@ -19,8 +19,8 @@ There is no group index: the library has given it up. Act-order needs grids that
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,9 +29,10 @@ from typing_extensions import override
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.grid import Scheme, dequantize
 from quantizer.algorithms.quantized_weight import QuantizedWeight, natural_g_idx
+from quantizer.formats.chosen import ChosenFormat
 from quantizer.formats.interface import (
+    HEAD,
     TensorShapes,
-    WeightFormat,
     check_groups,
     require_natural_groups,
     require_symmetric,
@@ -40,6 +41,8 @@ from quantizer.kernels.bit_packing import period, unpack_bits
 from quantizer.kernels.packing import pack_bits
 
 NAME = "compressed-tensors"
+LINEAR = "Linear"
+"""The target that stands for every linear."""
 
 
 def words_for(count: int, bits: int) -> int:
@@ -65,33 +68,17 @@ def unpack_stream(packed: Tensor, bits: int, count: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class CompressedTensorsFormat(WeightFormat):
-    """The compressed-tensors format, `pack-quantized`."""
+class CompressedTensorsFormat(ChosenFormat):
+    """The compressed-tensors format, `pack-quantized`.
 
-    bits: int
-    group_size: int = 128
-    sym: bool = False
-    desc_act: bool = False
-    """With groups that lie one after another all the same: grids were fixed beforehand, or a row is one group."""
-    schemes: Mapping[str, Scheme] = field(default_factory=dict)
-    """By full name, where the linears differ; bits and group_size are then those of most of them."""
+    With desc_act groups lie one after another all the same: grids were fixed beforehand, or a row is one group.
+    """
 
     @property
     @override
     def tensors(self) -> tuple[str, ...]:
         names = ("weight_packed", "weight_scale", "weight_shape")
         return names if self.sym else (*names, "weight_zero_point")
-
-    @override
-    def scheme(self, name: str) -> Scheme | None:
-        return self.schemes.get(name)
-
-    @override
-    def of(self, name: str) -> Self:
-        found = self.schemes.get(name)
-        return (
-            self if found is None else replace(self, bits=found.bits, group_size=found.group_size, schemes={})
-        )
 
     @override
     def check_shape(self, name: str, rows: int, columns: int) -> None:
@@ -147,8 +134,13 @@ class CompressedTensorsFormat(WeightFormat):
 
     @override
     def quantization_config(self, not_converted: Sequence[str] = ()) -> dict[str, object]:
-        """Where linears are alike every Linear is a target, so the head must be among the exceptions."""
-        targets = targets_of(self.schemes) or {Scheme(self.bits, self.group_size): ["Linear"]}
+        """Where linears are alike every Linear is a target: a head that stays as it is must be among the exceptions.
+
+        One that is packed is named all the same, since it is no Linear in vLLM.
+        """
+        everywhere = [LINEAR, HEAD] if self.head else [LINEAR]
+        targets = targets_of(self.schemes) or {Scheme(self.bits, self.group_size): everywhere}
+        exceptions = [*not_converted, *([] if self.head else [HEAD])]
         return {
             "quant_method": "compressed-tensors",
             "format": "pack-quantized",
@@ -162,7 +154,7 @@ class CompressedTensorsFormat(WeightFormat):
                 }
                 for number, (scheme, names) in enumerate(targets.items())
             },
-            "ignore": list(dict.fromkeys([*not_converted, "lm_head"])),
+            "ignore": list(dict.fromkeys(exceptions)),
             "kv_cache_scheme": None,
         }
 

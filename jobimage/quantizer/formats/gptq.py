@@ -20,8 +20,8 @@ then, so it is never written (grid.fit_grid does not make one) and refused when 
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,7 +31,8 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.grid import Scheme, dequantize
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.checkpoint.side_files import quantize_config
-from quantizer.formats.interface import TensorShapes, WeightFormat, check_groups
+from quantizer.formats.chosen import ChosenFormat
+from quantizer.formats.interface import HEAD, TensorShapes, check_groups
 from quantizer.kernels.bit_packing import period, unpack_bits
 from quantizer.kernels.packing import pack_bits
 
@@ -52,13 +53,9 @@ WIDTHS = (8, 4, 3, 2)
 
 
 @dataclass(frozen=True)
-class GptqFormat(WeightFormat):
+class GptqFormat(ChosenFormat):
     """The GPTQ format in one of its versions; bits and version decide the bytes, the rest goes into config.json."""
 
-    bits: int
-    group_size: int = 128
-    sym: bool = False
-    desc_act: bool = False
     damp_percent: float = 0.01
     static_groups: bool = False
     true_sequential: bool = False
@@ -66,8 +63,6 @@ class GptqFormat(WeightFormat):
     """A key of NAMES."""
     inside_layer_modules: tuple[tuple[str, ...], ...] | None = None
     """The linears that are quantized, the same in every decoder layer, by their names within it; None: all of them."""
-    schemes: Mapping[str, Scheme] = field(default_factory=dict)
-    """By full name, where the linears differ; bits and group_size are then those of most of them."""
     names_linears: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -78,17 +73,6 @@ class GptqFormat(WeightFormat):
     @override
     def tensors(self) -> tuple[str, ...]:
         return TENSORS
-
-    @override
-    def scheme(self, name: str) -> Scheme | None:
-        return self.schemes.get(name)
-
-    @override
-    def of(self, name: str) -> Self:
-        found = self.schemes.get(name)
-        return (
-            self if found is None else replace(self, bits=found.bits, group_size=found.group_size, schemes={})
-        )
 
     @override
     def check_shape(self, name: str, rows: int, columns: int) -> None:
@@ -150,13 +134,13 @@ class GptqFormat(WeightFormat):
         """The keys of AutoGPTQ, and the one for modules of transformers and vLLM.
 
         Raises:
-            QuantizationError: InvalidWorkflow when an exception is more than the head, which is never
-                quantized, and what inside_layer_modules leaves out: no key that all readers know can say it.
+            QuantizationError: InvalidWorkflow when an exception is more than the head, which has a key of its
+                own, and what inside_layer_modules leaves out: no key that all readers know can say it.
         """
         chosen = [name for names in self.inside_layer_modules or () for name in names]
         for path in not_converted:
             left_out = chosen and not any(path.endswith(f".{name}") for name in chosen)
-            if path != "lm_head" and not left_out:
+            if path != HEAD and not left_out:
                 raise QuantizationError(
                     Category.INVALID_WORKFLOW,
                     f"the gptq format cannot leave out {path} alone; write checkpoint_format: compressed-tensors, "
@@ -171,7 +155,7 @@ class GptqFormat(WeightFormat):
             "static_groups": self.static_groups,
             "sym": self.sym,
             "true_sequential": self.true_sequential,
-            "lm_head": False,
+            "lm_head": self.head,
             "checkpoint_format": NAMES[self.version],
         }
         if self.schemes:
@@ -216,9 +200,9 @@ WRITTEN = re.compile(r"\+:\^(?P<owner>(?:\w+\\\.)*)(?:\(\?:)?(?P<linear>\w+)(?:\
 
 def _pattern(name: str) -> str:
     """Matches a linear, and what servers fuse it into, by full name."""
-    owner, _, linear = name.rpartition(".")
+    owner, dot, linear = name.rpartition(".")
     last = f"(?:{linear}|{FUSED[linear]})" if linear in FUSED else linear
-    return "+:^" + f"{owner}.".replace(".", "\\.") + f"{last}$"
+    return "+:^" + f"{owner}{dot}".replace(".", "\\.") + f"{last}$"
 
 
 def _other_width(rows: int, columns: int) -> str:

@@ -15,6 +15,8 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.grid import Scheme
 from quantizer.algorithms.quantized_weight import QuantizedWeight, natural_g_idx
 
+HEAD = "lm_head"
+"""Name of the head's linear, by which readers know it."""
 TensorShapes = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 

@@ -7,10 +7,10 @@ from typing import Any
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.grid import GridRule, GroupedGrid
 from quantizer.formats.awq import AwqFormat
+from quantizer.formats.compressed_tensors import LINEAR, CompressedTensorsFormat, scheme_of
 from quantizer.formats.compressed_tensors import NAME as COMPRESSED_TENSORS
-from quantizer.formats.compressed_tensors import CompressedTensorsFormat, scheme_of
 from quantizer.formats.gptq import NAMES, GptqFormat, schemes_of
-from quantizer.formats.interface import WeightFormat
+from quantizer.formats.interface import HEAD, WeightFormat
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class StoredFormat:
     grid: GroupedGrid
     left_out: frozenset[str] = frozenset()
     """Full names of the linears that are not packed."""
+    head: bool = False
+    """Whether the head is packed too."""
     only: tuple[str, ...] = ()
     """Names within a layer of the linears that are packed; empty: all of them."""
 
@@ -59,10 +61,13 @@ def _gptq(said: Mapping[str, Any]) -> StoredFormat:
         sym=bool(said["sym"]),
         desc_act=bool(said["desc_act"]),
         version=versions[said.get("checkpoint_format", "gptq")],
+        head=bool(said.get("lm_head")),
         schemes=schemes_of(said.get("dynamic") or {}),
     )
     only = tuple(name for names in said.get("modules_in_block_to_quantize") or () for name in names)
-    return StoredFormat(layout, _grid(layout.bits, layout.sym, layout.group_size), only=only)
+    return StoredFormat(
+        layout, _grid(layout.bits, layout.sym, layout.group_size), head=layout.head, only=only
+    )
 
 
 def _awq(said: Mapping[str, Any]) -> StoredFormat:
@@ -75,14 +80,17 @@ def _compressed_tensors(said: Mapping[str, Any]) -> StoredFormat:
     groups = list(said["config_groups"].values())
     first, *_ = [scheme_of(group["weights"]) for group in groups]
     (sym,) = {bool(group["weights"]["symmetric"]) for group in groups}
+    named = [name for group in groups for name in group["targets"]]
     schemes = {
         str(name): scheme_of(group["weights"])
         for group in groups
         for name in group["targets"]
-        if name != "Linear"
+        if LINEAR not in named
     }
-    layout = CompressedTensorsFormat(first.bits, first.group_size, sym, schemes=schemes)
-    return StoredFormat(layout, _grid(first.bits, sym, first.group_size), frozenset(said.get("ignore") or ()))
+    head = HEAD in named
+    layout = CompressedTensorsFormat(first.bits, first.group_size, sym, head=head, schemes=schemes)
+    left_out = frozenset(said.get("ignore") or ())
+    return StoredFormat(layout, _grid(first.bits, sym, first.group_size), left_out, head)
 
 
 def _grid(bits: int, sym: bool, group_size: int) -> GroupedGrid:

@@ -5,6 +5,7 @@ whole network is seen in float, as the published method does it. Measured on a s
 that is as good as propagating rounded activations, and saves a pass.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -112,6 +113,11 @@ class AwqLayerPass(PlainPass):
         check_left_out(self.not_converted, model, self.package)
         check_experts(self.few_tokens, model)
         return replace(self, dtype=dtype_of_model(self.dtype, model))
+
+    @property
+    def rtn_rule(self) -> tuple[Hashable, ...]:
+        layout = self.format.version if isinstance(self.format, AwqFormat) else COMPRESSED_TENSORS
+        return "awq", self.grid, layout, self.not_converted
 
     def rtn(self, weight: Tensor, limits: Tensor | None = None) -> QuantizedWeight:
         """limits: of clipping, one for each group of a row."""

@@ -52,6 +52,7 @@ class Gptq(WeightPass[GptqQuantizer]):
                 calibration_dtype=dtype,
                 reconstructs=best,
                 few_tokens=policy(p.experts),
+                head=p.lm_head,
             )
         return MixedGptqLayerPass(
             config=config,
@@ -59,6 +60,7 @@ class Gptq(WeightPass[GptqQuantizer]):
             calibration_dtype=dtype,
             reconstructs=best,
             few_tokens=policy(p.experts),
+            head=p.lm_head,
             budget=Budget(p.target_bits, None if p.target_size is None else bytes_of(p.target_size)),
             schemes=self._schemes,
             by_default=p.candidate_bits is None,
@@ -77,7 +79,7 @@ class Gptq(WeightPass[GptqQuantizer]):
     def _format(self) -> GptqFormat | CompressedTensorsFormat:
         p = self.parameters
         if p.checkpoint_format == "compressed-tensors":
-            return CompressedTensorsFormat(p.bits, p.group_size, p.sym, p.desc_act)
+            return CompressedTensorsFormat(p.bits, p.group_size, p.sym, p.desc_act, head=p.lm_head)
         inside = p.inside_layer_modules
         return GptqFormat(
             bits=p.bits,
@@ -88,6 +90,7 @@ class Gptq(WeightPass[GptqQuantizer]):
             static_groups=p.static_groups,
             true_sequential=p.true_sequential,
             version=2 if p.checkpoint_format == "gptq_v2" else 1,
+            head=p.lm_head,
             inside_layer_modules=None if inside is None else tuple(tuple(names) for names in inside),
         )
 
@@ -111,6 +114,7 @@ class Gptq(WeightPass[GptqQuantizer]):
             p.sym,
             self._scatters_groups,
             part,
+            p.lm_head,
             words=words,
             schemes=schemes,
         )

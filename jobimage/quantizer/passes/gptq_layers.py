@@ -1,6 +1,6 @@
 """GPTQ over one decoder layer: the linears that share an input are solved together (algorithms.gptq)."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -18,10 +18,11 @@ from quantizer.algorithms.grid import GroupedGrid
 from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_nearest
 from quantizer.decoder.architecture import SharedInput
 from quantizer.decoder.layout import DecoderLayout
-from quantizer.formats.interface import WeightFormat
+from quantizer.formats.interface import HEAD, WeightFormat
 from quantizer.machine import threads_for
 from quantizer.passes.experts import check_experts, is_nearest, round_expert
-from quantizer.passes.interface import FinishedLayer, LayerContext, Reference
+from quantizer.passes.gptq_head import round_head
+from quantizer.passes.interface import FinishedLayer, HeadContext, LayerContext, Reference
 from quantizer.passes.plain import PlainPass
 from quantizer.passes.reconstruction import Rounded, gather_with_drift, reconstruct
 from quantizer.passes.rounding import (
@@ -55,6 +56,8 @@ class GptqLayerPass(PlainPass):
     """Whether each layer is fitted to the float model's as a whole (passes.reconstruction); stage by stage then."""
     few_tokens: FewTokens = "fail"
     """What is done about experts with few tokens (passes.experts)."""
+    head: bool = False
+    """Whether the head is rounded too."""
 
     @property
     def grid(self) -> GroupedGrid:
@@ -74,11 +77,25 @@ class GptqLayerPass(PlainPass):
         config = replace(self.config, bits=scheme.bits, group_size=scheme.group_size)
         return replace(self, config=config, format=self.format.of(name))
 
+    @property
+    def rtn_rule(self) -> tuple[Hashable, ...]:
+        return "gptq", self.config.rule, self.config.group_size, self.head
+
     def rtn(self, weight: Tensor) -> QuantizedWeight:
         return round_to_nearest(weight, self.config.group_size, self.config.rule)
 
     def converts(self, name: str) -> bool:  # noqa: ARG002 - every linear of the decoder layers
         return True
+
+    @property
+    @override
+    def rounds_head(self) -> bool:
+        return self.head
+
+    @override
+    def run_head(self, head: HeadContext) -> FinishedLayer:
+        own = self.of(HEAD)
+        return round_head(head, own.config, own.format, self.format.scheme(HEAD))
 
     @property
     @override
@@ -188,9 +205,9 @@ class GptqLayerPass(PlainPass):
 def _keep(layer: LayerContext, rounded: Sequence[Rounded], finished: FinishedLayer) -> None:
     for one in rounded:
         finished.tensors |= pack_linear(layer.prefix + one.name, one.quantized, one.format)
+        finished.linears.append(one.report)
 
 
 def stacked_rows(weights: Sequence[Tensor]) -> Tensor:
     """Linears that share an input as one, by rows; no copy of a single one."""
     return weights[0].float() if len(weights) == 1 else torch.cat([weight.float() for weight in weights])
-        finished.linears.append(one.report)

@@ -1,6 +1,6 @@
 """What the streaming loop asks of a pass, and what it gets back."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -90,6 +90,18 @@ class LayerContext:
 
 
 @dataclass(frozen=True)
+class HeadContext:
+    """The head, behind the rounded layers."""
+
+    inputs: Callable[[], Iterator[Tensor]]
+    """What it reads, [batch, tokens, K] of each batch: the last layer's output behind the final norm."""
+    slices: Callable[[], Iterator[Tensor]]
+    """Its weight [N, K] in slices of rows, in their order."""
+    device: torch.device
+    timed: Timed
+
+
+@dataclass(frozen=True)
 class FloatModel:
     """The model before anything is rounded, for a pass that has to know all of it beforehand."""
 
@@ -173,6 +185,11 @@ class LayerPass(Protocol):
         """The pass for this model; InvalidWorkflow or ModelUnsupported when they do not go together."""
         ...
 
+    @property
+    def rtn_rule(self) -> tuple[Hashable, ...]:
+        """What decides RTN's figures beside the model: equal where two passes have the same."""
+        ...
+
     def rtn(self, weight: Tensor) -> QuantizedWeight:
         """RTN of rows [n, K] float32 on the pass's grid: what it has to beat."""
         ...
@@ -209,6 +226,15 @@ class LayerPass(Protocol):
 
     def converts(self, name: str) -> bool:
         """Whether the linear of that full name is rounded."""
+        ...
+
+    @property
+    def rounds_head(self) -> bool:
+        """Whether the head is rounded too, by `run_head`; it is then among what is chosen."""
+        ...
+
+    def run_head(self, head: HeadContext) -> FinishedLayer:
+        """Rounds the head, when all layers are; raises as `run` does."""
         ...
 
     def divisors(self, model: DecoderLayout, index: int) -> dict[str, int]:

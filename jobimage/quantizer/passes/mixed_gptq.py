@@ -7,7 +7,7 @@ docs/mixed-precision.md.
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -19,7 +19,7 @@ from quantizer.algorithms.grid import Scheme
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.formats.compressed_tensors import CompressedTensorsFormat
 from quantizer.formats.gptq import GptqFormat
-from quantizer.formats.interface import WeightFormat
+from quantizer.formats.interface import HEAD
 from quantizer.passes.gptq_layers import GptqLayerPass
 from quantizer.passes.interface import FloatModel, GroupSizes
 from quantizer.passes.sensitivity import Tie, measure
@@ -60,18 +60,23 @@ class MixedGptqLayerPass(GptqLayerPass):
 
     @property
     @override
+    def rtn_rule(self) -> tuple[Hashable, ...]:
+        return *super().rtn_rule, *sorted(self.format.schemes.items(), key=lambda item: item[0])
+
+    @property
+    @override
     def chooses(self) -> bool:
         return not self.format.schemes
 
     @override
     def candidates(self, model: DecoderLayout) -> tuple[Self, ...]:
         every = tuple(self._alike(scheme) for scheme in self.schemes)
-        return tuple(one for one in every if not self.by_default or _packs(one.format, model)) or every[-1:]
+        return tuple(one for one in every if not self.by_default or one._packs(model)) or every[-1:]
 
     @override
     def choose(self, whole: FloatModel) -> dict[str, Scheme]:
         candidates = self.candidates(whole.model.layout)
-        shapes = [shape for _, shape in _linears(whole.model.layout)]
+        shapes = [shape for _, shape in self._linears(whole.model.layout)]
         costs = [_cost(candidate, shapes) for candidate in candidates]
         room = self._room(whole, shapes, min(costs))
         probe = max((at for at, cost in enumerate(costs) if cost <= room), key=lambda at: costs[at])
@@ -91,6 +96,24 @@ class MixedGptqLayerPass(GptqLayerPass):
         ((most, _),) = Counter(schemes.values()).most_common(1)
         settled = self._alike(most)
         return replace(settled, format=replace(settled.format, schemes=dict(schemes)))
+
+    def _linears(self, model: DecoderLayout) -> list[tuple[str, Shape]]:
+        """Full names and (N, K) of the linears that are rounded."""
+        found = [
+            (model.layer_prefix(index) + name, shape)
+            for index in range(model.layers)
+            for name, shape in model.linear_shapes(index).items()
+        ]
+        return [*found, (HEAD, model.head_shape)] if self.head else found
+
+    def _packs(self, model: DecoderLayout) -> bool:
+        """Whether every linear fills whole words; whether groups divide them is asked elsewhere (passes.sizes)."""
+        try:
+            for name, (rows, columns) in self._linears(model):
+                self.format.check_shape(name, rows, columns)
+        except QuantizationError as error:
+            return error.category is not Category.MODEL_UNSUPPORTED
+        return True
 
     def _alike(self, scheme: Scheme) -> Self:
         """The pass with one scheme for all linears."""
@@ -118,25 +141,6 @@ class MixedGptqLayerPass(GptqLayerPass):
                 f"Raise the target to {needed}, or add fewer bits or larger groups to the candidates.",
             )
         return room
-
-
-def _linears(model: DecoderLayout) -> list[tuple[str, Shape]]:
-    """Full names and (N, K) of the linears that are rounded."""
-    return [
-        (model.layer_prefix(index) + name, shape)
-        for index in range(model.layers)
-        for name, shape in model.linear_shapes(index).items()
-    ]
-
-
-def _packs(layout: WeightFormat, model: DecoderLayout) -> bool:
-    """Whether every linear fills whole words; whether groups divide them is asked elsewhere (passes.sizes)."""
-    try:
-        for name, (rows, columns) in _linears(model):
-            layout.check_shape(name, rows, columns)
-    except QuantizationError as error:
-        return error.category is not Category.MODEL_UNSUPPORTED
-    return True
 
 
 def _cost(candidate: GptqLayerPass, shapes: Sequence[Shape]) -> int:

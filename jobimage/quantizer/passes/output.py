@@ -69,7 +69,16 @@ class Output:
         tables = [[self.tensor(name)] for name in self.tables()]
         layers = [self.layer(index) for index in range(self.layout.layers)]
         infos = [self.reader.tensors[name] for name in self.copied]
-        return [*tables, *layers, *([PlannedTensor(info.name, info.dtype, info.shape)] for info in infos)]
+        head = [
+            PlannedTensor(name, dtype, shape)
+            for name, (dtype, shape) in self.quantized.planned_head().items()
+        ]
+        return [
+            *tables,
+            *layers,
+            head,
+            *([PlannedTensor(info.name, info.dtype, info.shape)] for info in infos),
+        ]
 
     def layer(self, index: int) -> list[PlannedTensor]:
         """The tensors of layer `index`."""
@@ -100,10 +109,11 @@ class Output:
         return fits
 
     def tables(self) -> list[str]:
-        """Tensors outside the decoder layers."""
+        """Tensors outside the decoder layers that are not packed."""
         layers = f"{self.layout.layers_name}."
         names = [name for name in self.reader.tensors if not name.startswith(layers)]
-        return [name for name in names if name not in self._extra] + list(self.transform.added)
+        packed = {self.layout.own_head_name()} if self.quantized.packs_head else set[str]()
+        return [name for name in names if name not in self._extra | packed] + list(self.transform.added)
 
     def bits_per_weight(self) -> float:
         """See QuantizedLayers.bits_per_weight."""
@@ -127,6 +137,24 @@ class Output:
             return read
         return converted(name, read, self.layer_pass.dtype, self.layer_pass.wider_dtype, part=part)
 
+    def loaded_layer(self, index: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a layer by their names in it; `tensors` is emptied, so that none exists twice."""
+        prefix = self.layout.layer_prefix(index)
+        weights = {name.removeprefix(prefix): self.loaded(name, tensors.pop(name)) for name in list(tensors)}
+        linears = self.layout.linears(index)
+        return {
+            name: value if name.removesuffix(".weight") in linears else self.stored(prefix + name, value)
+            for name, value in self.transform.layer(index, weights).items()
+        }
+
+    def finer(self, index: int, weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+        """Weights of a layer that are to be rounded, by their linear, which a type cannot hold."""
+        return {
+            name.removesuffix(".weight"): value
+            for name, value in weights.items()
+            if torch.promote_types(value.dtype, dtype) != dtype and self.quantized.is_converted(index, name)
+        }
+
     def stored(self, name: str, value: Tensor, *, part: bool = False) -> Tensor:
         """A tensor that is not packed, in the type that it is stored in."""
         return converted(name, value, self.tensor(name).dtype, self.layer_pass.wider_dtype, part=part)
@@ -143,6 +171,12 @@ class Output:
         for name in self.copied:  # in its own type, whatever its values are
             for at, part in self.reader.pieces(name, TABLE_BYTES):
                 writer.write_part(name, at, part)
+
+    def head_slices(self, step: int) -> Iterator[Tensor]:
+        """The head's own weight, so many rows at a time, in the type that the pass loads the model in."""
+        name = self.layout.own_head_name()
+        for _, read in self.reader.slices(name, step):
+            yield self.loaded(name, read, part=True)
 
     def _table(self, name: str) -> Iterator[Tensor]:
         """Slices of rows of a tensor outside the layers, as they are stored."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from quantizer.algorithms.grid import Scheme
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.passes.data_type import SAVE_IN_ANOTHER
-from quantizer.passes.interface import FloatModel, GroupSizes
+from quantizer.passes.interface import FinishedLayer, FloatModel, GroupSizes, HeadContext
 from quantizer.passes.transform import Transform, Unchanged
 
 
@@ -31,6 +31,13 @@ class UniformPass:
 
     def choose(self, whole: FloatModel) -> dict[str, Scheme]:  # noqa: ARG002 - nothing to choose
         return {}
+
+    @property
+    def rounds_head(self) -> bool:
+        return False
+
+    def run_head(self, head: HeadContext) -> FinishedLayer:
+        raise NotImplementedError(f"{type(self).__name__} leaves the head as it is")
 
     def with_schemes(self, schemes: Mapping[str, Scheme]) -> Self:  # noqa: ARG002 - none is made
         return self

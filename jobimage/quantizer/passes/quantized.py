@@ -1,27 +1,47 @@
-"""Which tensors the layers of a quantized model have, and their weights as a reader computes them."""
+"""Which tensors the layers and the head of a quantized model have, and their weights as a reader computes them."""
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from quantizer.algorithms.grid import GroupedGrid
+from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.decoder.layout import DecoderLayout
-from quantizer.formats.interface import TensorShapes, WeightFormat
+from quantizer.formats.interface import HEAD, TensorShapes, WeightFormat
+
+
+@dataclass(frozen=True)
+class HeadAsRead:
+    """A packed head, slice by slice as a reader computes it."""
+
+    weight: QuantizedWeight
+    format: WeightFormat
+
+    def rows(self, first: int, last: int) -> Tensor:
+        """Rows [first, last)."""
+        return self.format.as_read(self.weight.rows(slice(first, last)))[:, : len(self.weight.g_idx)]
 
 
 class QuantizedLayers:
     """The layers of `model` (the float one, or a quantized artifact's) with their linears packed.
 
-    converts: whether the linear of a full name is packed.
+    converts: whether the linear of a full name is packed. head: whether the head is.
     """
 
     def __init__(
-        self, model: DecoderLayout, layout: WeightFormat, grid: GroupedGrid, converts: Callable[[str], bool]
+        self,
+        model: DecoderLayout,
+        layout: WeightFormat,
+        grid: GroupedGrid,
+        converts: Callable[[str], bool],
+        *,
+        head: bool = False,
     ) -> None:
         self._model, self._layout, self._grid, self._converts = model, layout, grid, converts
+        self.packs_head = head
 
     def converted(self, index: int) -> list[str]:
         """The linears of layer `index` that are packed, by their names in the layer."""
@@ -60,6 +80,23 @@ class QuantizedLayers:
         weights = {f"{linear}.weight" for linear in linears}
         kept = [prefix + name for name in self._model.layer_shapes(index) if name not in weights]
         return packed, kept
+
+    def planned_head(self) -> TensorShapes:
+        """Tensors of the head by full name, where it is packed."""
+        if not self.packs_head:
+            return {}
+        tensors = self._tensors(HEAD, *self._model.head_shape)
+        return {f"{HEAD}.{kind}": tensor for kind, tensor in tensors.items()}
+
+    def head(self, tensors: Mapping[str, Tensor]) -> "HeadAsRead":
+        """The packed head, from its tensors by full name.
+
+        Raises:
+            QuantizationError: ArtifactCorrupt where they cannot be right.
+        """
+        own = self._layout.of(HEAD)
+        parts = {part: tensors[f"{HEAD}.{part}"] for part in self._layout.tensors}
+        return HeadAsRead(own.unpack(HEAD, parts), own)
 
     def weights_as_read(
         self,
@@ -104,10 +141,17 @@ class QuantizedLayers:
                 plain: TensorShapes = {linear: (stored(f"{prefix}{linear}.weight"), (rows, columns))}
                 tensors = self._tensors(prefix + linear, rows, columns) if packs else plain
                 weights += rows * columns
-                bits += sum(8 * dtype.itemsize * math.prod(size) for dtype, size in tensors.values())
+                bits += _bits(tensors)
+        if self.packs_head:
+            weights += math.prod(self._model.head_shape)
+            bits += _bits(self.planned_head())
         return bits / weights
 
     def _tensors(self, name: str, rows: int, columns: int) -> TensorShapes:
         scheme = self._layout.scheme(name)
         grid = self._grid if scheme is None else replace(self._grid, group_size=scheme.group_size)
         return self._layout.of(name).tensor_shapes(rows, columns, grid.groups(columns))
+
+
+def _bits(tensors: TensorShapes) -> int:
+    return sum(8 * dtype.itemsize * math.prod(size) for dtype, size in tensors.values())

@@ -4,6 +4,7 @@ Layers are calibrated as ordinary layers of their architecture: where a linear's
 Hessian is rotated instead, and the rounded weight is rotated back for the next stage.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,6 +96,10 @@ class QuarotLayerPass(UniformPass):
         check_model(self.parameters, layout, model.architecture.model_type, widths)
         dtype = dtype_of_model(self.dtype, model)
         return replace(self, dtype=dtype, bound=RotatedModel(self.parameters, model, dtype))
+
+    @property
+    def rtn_rule(self) -> tuple[Hashable, ...]:
+        return "quarot", self.parameters
 
     def rtn(self, weight: Tensor) -> QuantizedWeight:
         """Without the rotation."""

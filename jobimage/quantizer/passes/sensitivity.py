@@ -6,12 +6,14 @@ For each tie, in the memory of one decoder layer:
     errors       of every candidate, tr(E H E'), from the Gram matrices of its inputs on the whole calibration set
     divergence   of the whole model's output where this tie alone is rounded, by the probe, one of the candidates
 
+The head, where it is rounded too, is a tie of its own.
+
 For the divergence a few sequences walk along once for each tie that lies behind them, each on its own path: they
 leave the float model's path at the tie, and at the head their distributions are compared with that path's. The error
 of a layer alone would not do: the same error moves the output a lot in one place and little in another.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -28,10 +30,12 @@ from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import SharedInput, Stage
 from quantizer.decoder.batchwise import Batchwise
 from quantizer.decoder.model import DecoderLayer, walk_over
+from quantizer.formats.interface import HEAD
 from quantizer.machine import threads_for, trim_memory
 from quantizer.passes.experts import is_nearest
+from quantizer.passes.gptq_head import read_by_head
 from quantizer.passes.gptq_layers import GptqLayerPass, stacked_rows
-from quantizer.passes.interface import FloatModel
+from quantizer.passes.interface import FloatModel, HeadContext
 from quantizer.passes.rounding import error_baseline, measured_rows
 from quantizer.passes.statistics import InputStatistics, gather
 
@@ -40,6 +44,12 @@ WALKING_TOKENS = 2048
 JUDGED = 4
 """Of so many positions the output of one is compared."""
 HEAD_ROWS = 512  # vocabulary entries whose logits exist at a time
+PROBED_ROWS = 16 * HEAD_ROWS
+"""Of the head that the probe rounds at a time."""
+
+
+Rounds = Callable[[Tensor], Tensor]
+"""Some rows of a weight [n, K] -> those rows as a reader sees them, rounded."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +113,9 @@ class _Walk:
             self._layer(index, self.model.layer(index, weights))
             trim_memory()
             self.whole.on_layer()
+        head = self._solve_head() if self.candidates[0].head else None
         with self.whole.timed("calibrate"):
-            divergences = self._divergences()
+            divergences = self._divergences(head)
         return [
             Tie(tie.names, tie.shapes, tie.errors, found)
             for tie, found in zip(self.ties, divergences, strict=True)
@@ -171,8 +182,46 @@ class _Walk:
     def _few_tokens(self) -> FewTokens:
         return self.candidates[0].few_tokens
 
-    def _divergences(self) -> list[float]:
-        """Of every path but the first, from that one."""
+    def _solve_head(self) -> Rounds:
+        """Adds the head to the ties; rounds slices of its rows by the probe."""
+        with self.whole.timed("calibrate"):
+            context = HeadContext(self._read_by_head, lambda: iter(()), self.model.device, self.whole.timed)
+            hessian, _ = read_by_head(context)
+        probe, (outputs, _) = self.candidates[self.probe], self.layout.head_shape
+        factored = factor(hessian, probe.config)
+        with self.whole.timed("solve"):
+            rows = self._head_rows(measured_rows(outputs, self.model.device))
+            share = outputs / len(rows)
+            errors = (candidate_error(rows, hessian, one, factored) * share for one in self.candidates)
+            self.ties.append(Tie((HEAD,), (self.layout.head_shape,), tuple(errors)))
+        return lambda weight: _rounded({HEAD: weight}, hessian, probe, factored)[HEAD]
+
+    def _read_by_head(self) -> Iterator[Tensor]:
+        for number in range(len(self.hidden)):
+            yield self.model.final(self.hidden.read(number))
+
+    def _head_rows(self, wanted: Tensor) -> Tensor:
+        """Some rows of the head, by their sorted numbers."""
+        found = [
+            rows[wanted[(wanted >= first) & (wanted < first + len(rows))] - first]
+            for first, rows in self.model.table_slices(self.layout.head_name(), HEAD_ROWS)
+        ]
+        return torch.cat(found)
+
+    def _head_slices(self, head: Rounds | None) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+        """The head, HEAD_ROWS at a time: the first of them, as they are, and as `head` rounds them."""
+        if head is None:
+            for first, rows in self.model.table_slices(self.layout.head_name(), HEAD_ROWS):
+                yield first, rows, None
+            return
+        # the solver is slow on few rows
+        for first, rows in self.model.table_slices(self.layout.head_name(), PROBED_ROWS):
+            seen = head(rows)
+            for at in range(0, len(rows), HEAD_ROWS):
+                yield first + at, rows[at : at + HEAD_ROWS], seen[at : at + HEAD_ROWS]
+
+    def _divergences(self, head: Rounds | None) -> list[float]:
+        """Of every path but the first, from that one; and of the first where the head alone is rounded."""
         for path in self.paths:
             for number in range(len(path)):
                 path.write(number, self.model.final(path.read(number)))
@@ -180,12 +229,15 @@ class _Walk:
             torch.full((judged(batch).numel(),), -1, device=self.model.device) for batch in self.batches
         ]
         parts = [BatchDivergence(target, len(self.ties)) for target in targets]
-        for first, rows in self.model.table_slices(self.layout.head_name(), HEAD_ROWS):
+        for first, rows, seen in self._head_slices(head):
             for number, part in enumerate(parts):
                 reference, *others = (
                     self.model.logits(judged(path.read(number)), first, rows).flatten(0, 1)
                     for path in self.paths
                 )
+                if seen is not None:
+                    read = judged(self.paths[0].read(number))
+                    others.append(self.model.logits(read, first, seen).flatten(0, 1))
                 part.update(first, reference, others)
         tokens = sum(len(target) for target in targets)
         return [

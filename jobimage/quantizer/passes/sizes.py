@@ -4,6 +4,7 @@ import math
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.decoder.layout import DecoderLayout
+from quantizer.formats.interface import HEAD
 from quantizer.passes.interface import GroupSizes, LayerPass
 
 OFFERED = (-1, *(2**power for power in range(4, 15)))
@@ -15,8 +16,27 @@ def check_sizes(model: DecoderLayout, layer_pass: LayerPass) -> None:
 
     The message names the layer, and the sizes that the pass takes and that fit every linear of the model.
     """
+    if layer_pass.rounds_head:
+        _check_head(model)
     for candidate in layer_pass.candidates(model):
         _check(model, candidate)
+
+
+def _check_head(model: DecoderLayout) -> None:
+    """Refuses a head that readers do not take quantized."""
+    if model.tied:
+        raise QuantizationError(
+            Category.INVALID_WORKFLOW,
+            "lm_head: true, but the head of this model is its embedding, which readers take in float only",
+            "Leave lm_head out.",
+        )
+    if model.own_head_name() != f"{HEAD}.weight":
+        raise QuantizationError(
+            Category.MODEL_UNSUPPORTED,
+            f"the head of this model is {model.own_head_name().removesuffix('.weight')}; readers take a quantized "
+            f"head by the name {HEAD} only",
+            "Leave lm_head out.",
+        )
 
 
 def _check(model: DecoderLayout, layer_pass: LayerPass) -> None:
@@ -26,6 +46,8 @@ def _check(model: DecoderLayout, layer_pass: LayerPass) -> None:
         for name, shape in model.linear_shapes(index).items()
         if layer_pass.converts(model.layer_prefix(index) + name)
     }
+    if layer_pass.rounds_head:
+        shapes[HEAD] = model.head_shape
     if not shapes and layer_pass.packs:
         raise QuantizationError(Category.INVALID_WORKFLOW, "no linear of the model is left to quantize")
     common = math.gcd(*(columns for _, columns in shapes.values()))

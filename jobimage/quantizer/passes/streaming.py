@@ -16,7 +16,7 @@ own, whatever the depth.
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -31,10 +31,19 @@ from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.decoder.model import DecoderModel
 from quantizer.decoder.walk import LayerWalk
+from quantizer.formats.interface import HEAD
 from quantizer.machine import calibration_dtype, trim_memory
+from quantizer.passes.activation_files import ActivationFiles
 from quantizer.passes.data_type import check_range
 from quantizer.passes.finished import Finished, NothingFinished
-from quantizer.passes.interface import FinishedLayer, FloatModel, LayerContext, LayerPass, Reference
+from quantizer.passes.interface import (
+    FinishedLayer,
+    FloatModel,
+    HeadContext,
+    LayerContext,
+    LayerPass,
+    Reference,
+)
 from quantizer.passes.output import Output
 from quantizer.passes.quantized import QuantizedLayers
 from quantizer.passes.ranges import WatchedWalk
@@ -43,9 +52,8 @@ from quantizer.passes.written import told
 
 logger = logging.getLogger(__name__)
 
-KEPT_BYTES = 64_000_000
-"""Smaller activations of a stage stay on scratch until the run ends, and the next layer overwrites them."""
-
+HEAD_NUMBERS = 2**24
+"""Weights of the head that are rounded at a time."""
 OnProgress = Callable[[str, int, int], None]
 """Called with (stage, layers done, layers in all) after each layer."""
 
@@ -95,7 +103,7 @@ def quantize(
                 run = run.settled(finished)
             return run.run(sink, finished, max_shard_bytes)
         finally:
-            run.clear()
+            run.files.clear()
 
 
 class _Run:
@@ -127,12 +135,13 @@ class _Run:
             layer_pass.format,
             layer_pass.grid,
             lambda name: layer_pass.packs and layer_pass.converts(name),
+            head=layer_pass.rounds_head,
         )
         self.output = Output(self.layout, self.layer_pass, self.quantized)
         self.report.stored_in, self.report.left_out = self.output.stored_in, self.output.left_out
         self.batches = tokens.batches()
         self.shapes = [(batch.shape[0], batch.shape[1]) for batch in self.batches]
-        self.kept: set[Path] = set()
+        self.files = ActivationFiles(scratch, self.shapes, layout.width, dtype, device)
 
     def settled(self, finished: Finished) -> "_Run":
         """The run whose pass knows bits and groups of every linear: as an earlier attempt chose them, or chosen now."""
@@ -140,7 +149,7 @@ class _Run:
             self.layout.layer_prefix(index) + name
             for index in range(self.layout.layers)
             for name in self.layout.linears(index)
-        }
+        } | ({HEAD} if self.unbound.rounds_head else set())
         schemes = finished.load_schemes()
         if schemes is None or set(schemes) != linears:
             schemes = self._chosen()
@@ -155,7 +164,7 @@ class _Run:
             self.model,
             self.tokens,
             self._float_layers,
-            self._store,
+            self.files.store,
             self._timed,
             lambda: self.on_progress("quantize", 0, self.layout.layers),
             self._other_bytes,
@@ -163,12 +172,7 @@ class _Run:
         try:
             return self.unbound.choose(whole)
         finally:
-            self.clear()
-
-    def clear(self) -> None:
-        """Removes the activations that are still on scratch."""
-        for path in self.kept:
-            path.unlink(missing_ok=True)
+            self.files.clear()
 
     def _with(self, layer_pass: LayerPass) -> "_Run":
         return _Run(
@@ -184,13 +188,14 @@ class _Run:
     def _float_layers(self) -> Iterator[dict[str, Tensor]]:
         names = [self.quantized.stored(index) for index in range(self.layout.layers)]
         for index, read in enumerate(self.reader.prefetched(names)):
-            yield self._loaded(index, read)
+            yield self.output.loaded_layer(index, read)
 
     def _other_bytes(self) -> int:
         """Of what is written, headers included, all but the packed tensors; of a header the longest is counted."""
         longest = self._with(self.unbound.candidates(self.layout)[-1])
-        packed = (longest.quantized.planned(index)[0].values() for index in range(self.layout.layers))
-        data = sum(math.prod(shape) * dtype.itemsize for layer in packed for dtype, shape in layer)
+        layers = (longest.quantized.planned(index)[0] for index in range(self.layout.layers))
+        packed = [*layers, longest.quantized.planned_head()]
+        data = sum(math.prod(shape) * dtype.itemsize for one in packed for dtype, shape in one.values())
         return sum(shard.size for shard in plan_shards(longest.output.groups(), MAX_SHARD_BYTES)) - data
 
     def run(self, sink: Sink, finished: Finished, max_shard_bytes: int) -> QuantizeReport:
@@ -201,7 +206,7 @@ class _Run:
             self.report.output_bytes, self.report.files = writer.bytes, list(writer.files)
             self._write_outside(writer)
             with ExitStack() as stack:
-                hidden = stack.enter_context(self._store("hidden", self.shapes, layout.width, measured=True))
+                hidden = stack.enter_context(self.files.hidden())
                 with self._timed("calibrate"):
                     for number, batch in enumerate(model.embed(self.batches)):
                         hidden.write(number, self.transform.hidden(batch))
@@ -222,6 +227,8 @@ class _Run:
                     trim_memory()  # otherwise what each layer leaves behind adds up
                     self.on_progress("quantize", index + 1, layout.layers)
                 self.report.largest_activation = hidden.largest
+                if self.quantized.packs_head:
+                    self._keep(self._run_head(hidden), writer)
         self.report.bits_per_weight = self.output.bits_per_weight()
         self.report.own_head_bytes = self.output.own_head_bytes()
         return self.report
@@ -238,20 +245,10 @@ class _Run:
         """The float model's own `hidden`, for a pass that follows it."""
         if not self.layer_pass.follows_float:
             return None
-        return stack.enter_context(self._copied(hidden, "float-hidden"))
-
-    def _copied(self, hidden: ActivationStore, name: str) -> ActivationStore:
-        """A store of its own with the same activations."""
-        copy = self._store(name, self.shapes, self.layout.width)
-        for number in range(len(hidden)):
-            copy.write(number, hidden.read(number))
-        return copy
-
-    def _float_store(self, name: str, shapes: Sequence[tuple[int, int]], width: int) -> ActivationStore:
-        return self._store(f"float-{name}", shapes, width)
+        return stack.enter_context(self.files.copied(hidden, "float-hidden"))
 
     def _float_walk(self, index: int, weights: dict[str, Tensor], reference: ActivationStore) -> LayerWalk:
-        return self.model.walk(index, weights, reference, self._float_store)
+        return self.model.walk(index, weights, reference, self.files.of_float)
 
     def _replay(
         self,
@@ -284,7 +281,9 @@ class _Run:
             self.on_progress("quantize", index + 1, self.layout.layers)
 
     def _original(self, index: int) -> dict[str, Tensor]:
-        return self._loaded(index, {name: self.reader.tensor(name) for name in self.quantized.stored(index)})
+        return self.output.loaded_layer(
+            index, {name: self.reader.tensor(name) for name in self.quantized.stored(index)}
+        )
 
     def _run_layer(
         self,
@@ -295,7 +294,7 @@ class _Run:
     ) -> FinishedLayer:
         layout, prefix = self.layout, self.layout.layer_prefix(index)
         with self._timed("read"):
-            weights = self._loaded(index, next(layers))
+            weights = self.output.loaded_layer(index, next(layers))
         kept = {
             prefix + name: self.output.stored(prefix + name, value)
             for name, value in weights.items()
@@ -307,15 +306,15 @@ class _Run:
             turned = layout.transposed(index, name, parameter)
             return self.output.stored(prefix + name, turned).to("cpu", copy=True)
 
-        finer = self._finer(index, weights)
+        finer = self.output.finer(index, weights, self.model.dtype)
         watch = self.transform.watch()
         with ExitStack() as stack:
             beside = None
             if reference is not None:  # a copy: the pass changes the other in place
                 copied = {name: value.clone() for name, value in weights.items()}
                 float_walk = stack.enter_context(self._float_walk(index, copied, reference))
-                inputs = stack.enter_context(self._copied(hidden, "input"))
-                beside = Reference(float_walk, reference, inputs, self._float_store)
+                inputs = stack.enter_context(self.files.copied(hidden, "input"))
+                beside = Reference(float_walk, reference, inputs, self.files.of_float)
             plain = stack.enter_context(self._walk(index, weights, hidden))
             walk = plain if watch is None else WatchedWalk(plain, watch)
 
@@ -341,14 +340,21 @@ class _Run:
         layer.ranges = None if watch is None else watch.ranges()
         return layer
 
-    def _finer(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights that are to be rounded, by their linear, where calibration's data type cannot hold them."""
-        dtype = self.model.dtype
-        return {
-            name.removesuffix(".weight"): value
-            for name, value in weights.items()
-            if torch.promote_types(value.dtype, dtype) != dtype and self.quantized.is_converted(index, name)
-        }
+    def _run_head(self, hidden: ActivationStore) -> FinishedLayer:
+        """Not kept for a restart, which makes it again from what the last layer makes."""
+        return self.layer_pass.run_head(
+            HeadContext(
+                lambda: (self.model.final(hidden.read(number)) for number in range(len(hidden))),
+                self._head_slices,
+                self.device,
+                self._timed,
+            )
+        )
+
+    def _head_slices(self) -> Iterator[Tensor]:
+        for rows in self.output.head_slices(max(1, HEAD_NUMBERS // self.layout.width)):
+            self.on_progress("quantize", self.layout.layers, self.layout.layers)  # may end the run
+            yield rows.to(self.device)
 
     def _keep(self, layer: FinishedLayer, writer: ShardWriter) -> None:
         self.report.linears += layer.linears
@@ -358,31 +364,8 @@ class _Run:
                 writer.write(name, tensor)
 
     def _walk(self, index: int, weights: dict[str, Tensor], hidden: ActivationStore) -> LayerWalk:
-        wants_output = index + 1 < self.layout.layers  # nothing is rounded after the last layer
-        return self.model.walk(index, weights, hidden, self._store, wants_output=wants_output)
-
-    def _loaded(self, index: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of a layer by their names in it; `tensors` is emptied, so that none exists twice."""
-        prefix = self.layout.layer_prefix(index)
-        weights = {
-            name.removeprefix(prefix): self.output.loaded(name, tensors.pop(name)) for name in list(tensors)
-        }
-        linears = self.layout.linears(index)
-        return {
-            name: value
-            if name.removesuffix(".weight") in linears
-            else self.output.stored(prefix + name, value)
-            for name, value in self.transform.layer(index, weights).items()
-        }
-
-    def _store(
-        self, name: str, shapes: Sequence[tuple[int, int]], width: int, *, measured: bool = False
-    ) -> ActivationStore:
-        path = self.scratch / f"calibration.{name}"
-        self.kept.add(path)
-        return ActivationStore(
-            path, shapes, width, self.model.dtype, self.device, KEPT_BYTES, measured=measured
-        )
+        wants_output = index + 1 < self.layout.layers or self.quantized.packs_head  # else nothing reads it
+        return self.model.walk(index, weights, hidden, self.files.store, wants_output=wants_output)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -39,6 +39,8 @@ class Written:
     """Whether the columns of a group do not lie one after another."""
     part: bool = False
     """Whether some linears of the decoder layers stay as they are."""
+    head: bool = False
+    """Whether the head is quantized too."""
     splits_fused: bool = False
     """Whether it quantizes only some of the linears that servers compute as one (q, k and v; gate and up)."""
     model_type: str = "llama"

@@ -20,7 +20,7 @@ from quantizer.report.front_matter import front_matter, hub_id
 from quantizer.report.markdown import block, code, plain
 from quantizer.report.quality import measured_with, quality
 from quantizer.report.readers import claims, refusal, written_by
-from quantizer.report.sizes import bits, nominal_bits, own_head, quantizes_weights, sizes
+from quantizer.report.sizes import bits, nominal_bits, own_head, quantizes_weights, rounds_head, sizes
 
 if TYPE_CHECKING:  # it brings matplotlib, which few commands need
     from quantizer.report.svg import Picture
@@ -113,7 +113,8 @@ def _data_type(manifest: Manifest) -> str:
     if manifest.dtype is None:
         return ""
     kept = manifest.input.dtype in (None, manifest.dtype)
-    sentence = f" Embeddings, norms and head {'stay' if kept else 'are stored'} in {manifest.dtype}"
+    others = "Embeddings and norms" if rounds_head(manifest) else "Embeddings, norms and head"
+    sentence = f" {others} {'stay' if kept else 'are stored'} in {manifest.dtype}"
     sentence += "." if kept else f"; the input model's are in {manifest.input.dtype}."
     if manifest.largest_activation and (dtype := from_word(manifest.dtype)):
         limit = torch.finfo(dtype).max

@@ -109,8 +109,14 @@ class Expected:
 
 ARCHITECTURES_TEST = "tests/e2e/test_reader_architectures.py"
 """Every architecture in every layout; the others below try bits, group sizes and symmetries on one."""
+HEADS_TEST = "tests/e2e/test_quantized_heads.py"
 LAYOUTS = Tried(
-    (ARCHITECTURES_TEST, "tests/e2e/test_format_reader.py", "tests/e2e/test_independent_reader.py")
+    (
+        ARCHITECTURES_TEST,
+        "tests/e2e/test_format_reader.py",
+        "tests/e2e/test_independent_reader.py",
+        HEADS_TEST,
+    )
 )
 PLAIN = Tried(
     ("tests/unit/quantizer/decoder/test_families.py", "tests/unit/quantizer/passes/test_parameters.py")
@@ -167,6 +173,8 @@ class Row:
     windowed: bool = True
     mixed: bool = False
     """Whether linears may differ in bits and groups."""
+    head: frozenset[str] = frozenset()
+    """The architectures whose quantized head it takes."""
 
     def knows(self, written: Written) -> bool:
         """Whether the reader loads such models in this layout, with the right parameters."""
@@ -186,6 +194,8 @@ class Row:
             reasons.append(f"{words.group_size}: {_either(self.group_sizes)}")
         if written.desc_act and not self.desc_act:
             reasons.append(NATURAL_GROUPS)
+        if written.head and written.model_type not in self.head:
+            reasons.append("lm_head: false")
         if written.part and not self.part:
             reasons.append(f"no {words.part}")
         elif written.splits_fused and not self.splits_fused:
@@ -207,7 +217,18 @@ TABLE: tuple[Row, ...] = (
     Row("SGLang", "float", SGLANG | {"gpt2"}, SGLANG_SOURCE, (16,)),
     Row(BUILDER, "float", MODEL_TYPES, BUILDER_SOURCE, (16,), windowed=False),
     Row(OPTIMUM, "gptq", ONE_BY_ONE, LAYOUTS, group_sizes=TORCH_GROUPS),
-    Row("gptqmodel", "gptq", GPTQMODEL, LAYOUTS, ALL_BITS, SYMMETRIC, TORCH_GROUPS, part=False, mixed=True),
+    Row(
+        "gptqmodel",
+        "gptq",
+        GPTQMODEL,
+        LAYOUTS,
+        ALL_BITS,
+        SYMMETRIC,
+        TORCH_GROUPS,
+        part=False,
+        mixed=True,
+        head=LLAMA,
+    ),
     Row(
         "vLLM",
         "gptq",
@@ -235,9 +256,18 @@ TABLE: tuple[Row, ...] = (
     Row("SGLang", "gptq", SGLANG, SGLANG_SOURCE, (4, 8), SYMMETRIC, SERVER_GROUPS, part=False),
     Row(BUILDER, "gptq", MODEL_TYPES, GRAPHS, BITS, BOTH, BLOCK_SIZES, False, part=False, windowed=False),
     Row(OPTIMUM, "gptq_v2", ONE_BY_ONE, LAYOUTS, group_sizes=TORCH_GROUPS),
-    Row("gptqmodel", "gptq_v2", GPTQMODEL, LAYOUTS, group_sizes=TORCH_GROUPS, part=False, mixed=True),
-    Row(COMPRESSED, "compressed-tensors", TRANSFORMERS, LAYOUTS, ALL_BITS, SYMMETRIC, mixed=True),
-    Row(DEQUANTIZED, "compressed-tensors", ONE_BY_ONE, LAYOUTS, ALL_BITS, ASYMMETRIC),
+    Row(
+        "gptqmodel",
+        "gptq_v2",
+        GPTQMODEL,
+        LAYOUTS,
+        group_sizes=TORCH_GROUPS,
+        part=False,
+        mixed=True,
+        head=LLAMA,
+    ),
+    Row(COMPRESSED, "compressed-tensors", TRANSFORMERS, LAYOUTS, ALL_BITS, SYMMETRIC, mixed=True, head=LLAMA),
+    Row(DEQUANTIZED, "compressed-tensors", ONE_BY_ONE, LAYOUTS, ALL_BITS, ASYMMETRIC, head=LLAMA),
     Row(
         "vLLM", "compressed-tensors", VLLM, VLLM_SOURCE, (4, 8), SYMMETRIC, SERVER_GROUPS, splits_fused=False
     ),

@@ -1,6 +1,7 @@
 """How sizes are told: of the model before and after, and of a weight."""
 
 from quantization_api.manifest import Manifest
+from quantizer.formats.interface import HEAD
 from quantizer.passes.written import Written, schemes_of, told
 
 
@@ -40,6 +41,11 @@ def nominal_bits(manifest: Manifest, written: Written) -> str:
 def quantizes_weights(manifest: Manifest) -> bool:
     """Whether weights are stored as integers."""
     return bool(manifest.modules) and manifest.checkpoint_format != "float"
+
+
+def rounds_head(manifest: Manifest) -> bool:
+    """Whether the head is among the linears that are stored as integers."""
+    return any(module.name == HEAD for module in manifest.modules)
 
 
 def own_head(manifest: Manifest) -> str | None:

@@ -15,24 +15,27 @@ DEGREES = (1, 2, 4, 8, 16)
 WORD_BITS = 32
 
 
-def degrees(layout: DecoderLayout, schemes: Sequence[Scheme]) -> list[int]:
+def degrees(layout: DecoderLayout, schemes: Sequence[Scheme], *, head: bool = False) -> list[int]:
     """The numbers of devices that every linear of a layer allows; 1 alone where its structure is not known.
 
-    schemes: bits and groups that occur; every linear may have any of them.
+    schemes: bits and groups that occur; every linear may have any of them. head: whether the head is one of them, which
+    is cut by outputs.
     """
-    blocks = layout.architecture.blocks
-    if not blocks or layout.architecture.experts is not None:
+    if not layout.architecture.blocks or layout.architecture.experts is not None:
         return [1]
     return [
         devices
         for devices in DEGREES
-        if devices == 1
-        or all(
-            _splits(layout, block, devices, _word(one.bits), one.group_size)
-            for block in blocks
-            for one in schemes
-        )
+        if devices == 1 or all(_splits_all(layout, devices, one, head=head) for one in schemes)
     ]
+
+
+def _splits_all(layout: DecoderLayout, devices: int, scheme: Scheme, *, head: bool) -> bool:
+    word = _word(scheme.bits)
+    if head and layout.vocabulary % (devices * word):
+        return False
+    blocks = layout.architecture.blocks
+    return all(_splits(layout, block, devices, word, scheme.group_size) for block in blocks)
 
 
 def _word(bits: int) -> int:

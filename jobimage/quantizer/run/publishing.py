@@ -58,7 +58,7 @@ def make_manifest(
         compression_ratio=quantized.input_bytes / quantized.output_bytes,
         dtype=quantized.stored_in,
         largest_activation=quantized.largest_activation,
-        tensor_parallel=degrees(layout, written.occurring),
+        tensor_parallel=degrees(layout, written.occurring, head=written.head),
         own_head_bytes=quantized.own_head_bytes,
         readers=[*readers(written), *([ONNX_READER] if exported else [])],
         export=exported,

@@ -7,7 +7,11 @@ from quantization_api.passes import AutoAWQQuantizer, GptqQuantizer, ModelBuilde
 from quantizer.cli.olive.fields import Field, Fields, left_out, refused
 from quantizer.cli.olive.notes import Object
 
-HEAD = refused("the head keeps its own data type; leave it out", False)
+HEAD = refused(
+    "the head keeps its own data type; leave it out, and write lm_head: true into the manifest if no ModelBuilder "
+    "follows",
+    False,
+)
 EMBEDDINGS = refused("embeddings keep their own data type; leave it out", False)
 SAME_BITS = refused("all linears of a pass have the same bits and groups; leave it out", {})
 NOT_CONVERTED = refused(

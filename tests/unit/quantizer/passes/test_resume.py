@@ -49,6 +49,7 @@ PASSES: dict[str, LayerPass] = {
     ),
     "gptq, in bfloat16": make_pass(gptq_pass(group_size=GROUP, calibration_dtype="bf16")),
     "gptq, bits chosen": make_pass(gptq_pass(target_bits=4.8, candidate_group_sizes=[GROUP])),
+    "gptq, the head too": make_pass(gptq_pass(group_size=GROUP, lm_head=True)),
     "gptq, layers fitted": make_pass(gptq_pass(group_size=GROUP, refine="best")),
     "quarot, then gptq, layers fitted": make_pass(ROTATION, gptq_pass(group_size=GROUP, refine="best")),
     "awq": make_pass(awq_pass(q_group_size=GROUP)),

@@ -50,6 +50,13 @@ def test_every_scheme_that_occurs_must_allow_a_degree() -> None:
     assert degrees(layout, [Scheme(4, 32), Scheme(8, 128)]) == [1, 2]
 
 
+def test_a_quantized_head_fills_words_on_each_device() -> None:
+    reader: Any = SimpleNamespace(tensors={"model.layers.0.mlp.up_proj.weight": None})
+    layout = DecoderLayout(reader, tiny_config(**LLAMA).to_dict())
+    assert degrees(layout, [Scheme(4, -1)]) == [1, 2, 4, 8, 16]
+    assert degrees(layout, [Scheme(4, -1)], head=True) == [1, 2, 4]
+
+
 @pytest.mark.parametrize("value", [[1, 2], {"": None}, "8", 0, -1, True, None])
 def test_a_number_of_heads_that_the_class_does_not_know_may_be_anything(value: Any) -> None:
     reader: Any = SimpleNamespace(tensors={"model.layers.0.mlp.up_proj.weight": None})
