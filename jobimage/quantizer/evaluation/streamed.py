@@ -69,9 +69,18 @@ def evaluate_beside_rtn(
     modules: ModuleNames | None = None,
     known: Known | None = None,
 ) -> tuple[Evaluation, Evaluation]:
-    """The figures of a quantized model, and those of RTN with as many bits: what it has to beat."""
-    candidates = [open_view(quantized, device, modules), RtnView(reference, baseline, device)]
-    ours, rtn = compare_all(FloatView(reference, device), candidates, tokens, on_progress, scratch, known)
+    """The figures of a quantized model, and those of RTN with as many bits: what it has to beat.
+
+    Where RTN was measured before on the text, beside `known`, its figures are those.
+    """
+    model, view = FloatView(reference, device), open_view(quantized, device, modules)
+    rule = (*baseline.rule, modules)
+    if known is not None and (rtn := known[0].rtn(known[1], rule)) is not None:
+        return compare_all(model, [view], tokens, on_progress, scratch, known)[0], rtn
+    candidates = [view, RtnView(reference, baseline, device)]
+    ours, rtn = compare_all(model, candidates, tokens, on_progress, scratch, known)
+    if known is not None:
+        known[0].keep_rtn(known[1], rule, rtn)
     return ours, rtn
 
 

@@ -1,6 +1,6 @@
-"""Where the input model ended on a text, kept on scratch for further evaluations: it is the same for all of them."""
+"""What evaluations of a search's points share: where the input model ended on a text, and the figures of RTN on it."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -8,6 +8,7 @@ from typing import Self
 
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.model import DecoderModel
+from quantizer.evaluation.figures import Evaluation
 
 
 class Walked:
@@ -23,6 +24,7 @@ class Walked:
         self._folder = folder
         self._stores: dict[str, ActivationStore] = {}
         self._whole: set[str] = set()
+        self._rtn: dict[tuple[str, tuple[Hashable, ...]], Evaluation] = {}
         self._stack = ExitStack()
 
     def store(self, text: str, shapes: Sequence[tuple[int, int]], model: DecoderModel) -> ActivationStore:
@@ -40,6 +42,14 @@ class Walked:
     def filled(self, text: str) -> None:
         """Says that it is."""
         self._whole.add(text)
+
+    def rtn(self, text: str, rule: tuple[Hashable, ...]) -> Evaluation | None:
+        """The figures of RTN by a rule (see RtnBaseline) on a text; None where they were not measured yet."""
+        return self._rtn.get((text, rule))
+
+    def keep_rtn(self, text: str, rule: tuple[Hashable, ...], found: Evaluation) -> None:
+        """Keeps such figures."""
+        self._rtn[text, rule] = found
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)

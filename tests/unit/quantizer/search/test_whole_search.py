@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from quantization_api.failures import Category
 from quantization_api.manifest import Manifest
 from quantization_api.pod import WORKER_ENV, StorageAccess
 from quantizer.cli import parser
+from quantizer.evaluation import streamed
 from quantizer.run.verification import verify
 from quantizer.search import early
 from quantizer.search.finish import Finish
@@ -241,6 +243,7 @@ def test_tpe_tries_as_many_points_as_asked_and_each_once(model: Path, tmp_path: 
     _, manifest = searched(model, tmp_path, search=strategy)
     assert [trial.number for trial in manifest.trials] == [0, 1, 2]
     assert len({json.dumps(trial.parameters) for trial in manifest.trials}) == 3
+    assert manifest.versions["optuna"] == version("optuna")
 
 
 def test_removing_the_artifact_removes_its_points_too(grid: tuple[Ended, Path], tmp_path: Path) -> None:
@@ -285,3 +288,32 @@ def test_a_model_that_was_not_kept_is_computed_again_and_published(
     assert [item for item in again.objects if item.key.startswith("model/")] == [
         item for item in before.objects if item.key.startswith("model/")
     ]
+
+
+def test_rtn_is_measured_once_for_points_with_the_same_bits_and_groups(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+
+    class Counted(streamed.RtnView):
+        def __init__(self, *arguments: Any) -> None:
+            made.append(arguments)
+            super().__init__(*arguments)
+
+    space = [dimension("bits", 3, 4), dimension("damp_percent", 0.01, 0.1)]
+    options = {"name": "q", "group_size": 16}
+    monkeypatch.setattr(streamed, "RtnView", Counted)
+    search = {"search_space": space, "stop_early": False}
+    _, found = searched(model, tmp_path, search=search, pass_options=options)
+    assert len(found.trials) == 4
+    assert "optuna" not in found.versions
+    assert len(made) == 2
+    chosen = {key.removeprefix("q."): value for key, value in _best(found).items()}
+    alone = request(model, tmp_path / "alone", search=None, pass_options={**options, **chosen})
+    assert run_here(alone, tmp_path / "scratch").code == 0
+    assert len(made) == 3
+    assert found.metrics == artifact(tmp_path / "alone").metrics
+
+
+def _best(manifest: Manifest) -> dict[str, Any]:
+    return next(dict(trial.parameters) for trial in manifest.trials if trial.best)
