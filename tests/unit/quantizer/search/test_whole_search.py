@@ -300,7 +300,7 @@ def test_rtn_is_measured_once_for_points_with_the_same_bits_and_groups(
             made.append(arguments)
             super().__init__(*arguments)
 
-    space = [dimension("bits", 3, 4), dimension("damp_percent", 0.01, 0.1)]
+    space = [dimension("bits", 3, 4), dimension("damp_percent", "0.01", "0.1")]
     options = {"name": "q", "group_size": 16}
     monkeypatch.setattr(streamed, "RtnView", Counted)
     search = {"search_space": space, "stop_early": False}
