@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from quantization_api.failures import QuantizationError
 from quantization_api.manifest import LinearReport
 from quantizer.algorithms.gptq.config import GptqConfig
-from quantizer.algorithms.gptq.solver import factor, gptq
+from quantizer.algorithms.gptq.solver import Factored, factor, gptq
 from quantizer.algorithms.grid import Scheme
 from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_nearest
 from quantizer.formats.interface import HEAD, WeightFormat
@@ -32,6 +33,14 @@ def read_by_head(head: HeadContext) -> tuple[Tensor, int]:
     return statistics.hessian(HEAD), statistics.tokens
 
 
+def factor_head(hessian: Tensor, config: GptqConfig) -> Factored:
+    """Factors that Hessian; NumericalFailure names the head."""
+    try:
+        return factor(hessian, config)
+    except QuantizationError as failure:
+        raise QuantizationError(failure.category, f"{HEAD}: {failure.message}", failure.hint) from failure
+
+
 def round_head(
     head: HeadContext, config: GptqConfig, layout: WeightFormat, scheme: Scheme | None
 ) -> FinishedLayer:
@@ -49,7 +58,7 @@ def round_head(
     with head.timed("calibrate"):
         hessian, tokens = read_by_head(head)
     with head.timed("solve"):
-        factored = factor(hessian, config)
+        factored = factor_head(hessian, config)
         parts, baselines, changes = list[QuantizedWeight](), list[ErrorBaseline](), list[Tensor]()
         for rows in head.slices():
             weight = rows.float()

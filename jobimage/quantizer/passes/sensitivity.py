@@ -33,7 +33,7 @@ from quantizer.decoder.model import DecoderLayer, walk_over
 from quantizer.formats.interface import HEAD
 from quantizer.machine import threads_for, trim_memory
 from quantizer.passes.experts import is_nearest
-from quantizer.passes.gptq_head import read_by_head
+from quantizer.passes.gptq_head import factor_head, read_by_head
 from quantizer.passes.gptq_layers import GptqLayerPass, stacked_rows
 from quantizer.passes.interface import FloatModel, HeadContext
 from quantizer.passes.rounding import error_baseline, measured_rows
@@ -188,7 +188,7 @@ class _Walk:
             context = HeadContext(self._read_by_head, lambda: iter(()), self.model.device, self.whole.timed)
             hessian, _ = read_by_head(context)
         probe, (outputs, _) = self.candidates[self.probe], self.layout.head_shape
-        factored = factor(hessian, probe.config)
+        factored = factor_head(hessian, probe.config)
         with self.whole.timed("solve"):
             rows = self._head_rows(measured_rows(outputs, self.model.device))
             share = outputs / len(rows)

@@ -129,7 +129,7 @@ OWN_CODE = Tried(
 )
 GRAPHS = Tried(("tests/e2e/test_onnx_architectures.py", "tests/e2e/test_onnx_export.py"))
 BUILDER_SOURCE = Expected("onnxruntime-genai 0.18", ("models/builder.py",))
-VLLM_TRIED = Tried(("tests/e2e/test_vllm.py",), "vLLM 0.32.0 on a CPU")
+VLLM_TRIED = Tried(("tests/e2e/test_vllm.py", HEADS_TEST), "vLLM 0.32.0 on a CPU")
 VLLM_SOURCE = Expected(
     "vLLM 0.33.0",
     (
@@ -252,7 +252,19 @@ TABLE: tuple[Row, ...] = (
         False,
         splits_fused=False,
     ),
-    Row("vLLM", "gptq", LLAMA, VLLM_TRIED, (4,), SYMMETRIC, (-1, 32), False, part=False, mixed=True),
+    Row(
+        "vLLM",
+        "gptq",
+        LLAMA,
+        VLLM_TRIED,
+        (4,),
+        SYMMETRIC,
+        (-1, 32),
+        False,
+        part=False,
+        mixed=True,
+        head=LLAMA,
+    ),
     Row("SGLang", "gptq", SGLANG, SGLANG_SOURCE, (4, 8), SYMMETRIC, SERVER_GROUPS, part=False),
     Row(BUILDER, "gptq", MODEL_TYPES, GRAPHS, BITS, BOTH, BLOCK_SIZES, False, part=False, windowed=False),
     Row(OPTIMUM, "gptq_v2", ONE_BY_ONE, LAYOUTS, group_sizes=TORCH_GROUPS),
@@ -293,7 +305,7 @@ TABLE: tuple[Row, ...] = (
         splits_fused=False,
         mixed=True,
     ),
-    Row("vLLM", "compressed-tensors", LLAMA, VLLM_TRIED, (4,), BOTH, (32,), splits_fused=False),
+    Row("vLLM", "compressed-tensors", LLAMA, VLLM_TRIED, (4,), BOTH, (32,), splits_fused=False, head=LLAMA),
     Row(
         "vLLM",
         "compressed-tensors",
@@ -304,6 +316,7 @@ TABLE: tuple[Row, ...] = (
         (-1, 32),
         splits_fused=False,
         mixed=True,
+        head=LLAMA,
     ),
     Row(
         "SGLang",

@@ -21,6 +21,7 @@ from quantizer.report import readers as table
 from quantizer.report.readers import (
     ARCHITECTURES_TEST,
     BUILDER,
+    COMPRESSED,
     NAMED_TYPES,
     OPTIMUM,
     OTHER_LAYOUT,
@@ -272,6 +273,15 @@ def test_servers_read_linears_of_different_bits_where_they_have_a_scheme_for_eac
     assert {"vLLM", "gptqmodel"} <= set(readers(written_by(weight_pass(some), "llama")))
     assert OPTIMUM not in readers(written_by(weight_pass(some), "llama"))
     assert "vLLM" not in readers(written_by(weight_pass(some), "mixtral"))
+
+
+def test_a_quantized_head_is_read_where_it_was_tried_and_servers_say_what_they_need() -> None:
+    head = weight_pass(gptq_pass(sym=True, group_size=32, lm_head=True))
+    assert readers(written_by(head, "llama")) == ["gptqmodel", "vLLM"]
+    assert readers(written_by(head, "qwen2")) == []
+    tensors = gptq_pass(sym=True, group_size=32, lm_head=True, checkpoint_format="compressed-tensors")
+    assert readers(written_by(weight_pass(tensors), "llama")) == [COMPRESSED, "vLLM"]
+    assert "vLLM and SGLang refuse this artifact; they need lm_head: false" in str(not_read_by(head, "qwen2"))
 
 
 def test_bits_that_may_be_chosen_count_until_it_is_known_which_were() -> None:
