@@ -248,17 +248,17 @@ class PackedView(View):
         )
         if stored.head:
             packed = self._quantized.planned_head()
-            self._check(packed)
+            self._check_stored(packed)
             head = self._quantized.head({name: reader.tensor(name) for name in packed})
             reader.show_head(f"{HEAD}.weight", head)
 
     @override
     def names(self, index: int) -> list[str]:
         packed, kept = self._quantized.planned(index)
-        self._check(packed, kept)
+        self._check_stored(packed, kept)
         return [*packed, *kept]
 
-    def _check(self, packed: TensorShapes, kept: Sequence[str] = ()) -> None:
+    def _check_stored(self, packed: TensorShapes, kept: Sequence[str] = ()) -> None:
         """Whether the files hold these tensors, the packed ones as config.json says."""
         found = self.model.layout.reader.tensors
         missing = [name for name in (*packed, *kept) if name not in found]
