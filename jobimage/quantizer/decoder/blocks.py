@@ -238,14 +238,20 @@ def held_buffers(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 
 
 def load_weights(
-    module: nn.Module, weights: dict[str, Tensor], transposed: Callable[[str, Tensor], Tensor]
+    module: nn.Module,
+    weights: dict[str, Tensor],
+    transposed: Callable[[str, Tensor], Tensor],
+    own: Callable[[str], str] = str,
 ) -> None:
-    """Moves every tensor of `weights` (as the checkpoint has them) into the module, emptying the mapping."""
-    missing = {name for name, _ in held_tensors(module)} ^ set(weights)
+    """Moves every tensor of `weights` (as the checkpoint has them) into the module, emptying the mapping.
+
+    own: what the module calls a tensor of the checkpoint.
+    """
+    missing = {name for name, _ in held_tensors(module)} ^ set(map(own, weights))
     if missing:
         raise KeyError(f"parameters and weights differ: {sorted(missing)[:3]}")
     for name in list(weights):
-        owner, _, leaf = name.rpartition(".")
+        owner, _, leaf = own(name).rpartition(".")
         part, value = module.get_submodule(owner), transposed(name, weights.pop(name))
         if leaf in part._buffers:
             part._buffers[leaf] = value

@@ -17,8 +17,9 @@ from quantization_api.failures import QuantizationError
 from quantizer.decoder.architecture import FoundLayer
 from quantizer.decoder.blocks import held_buffers
 from quantizer.decoder.context import Arguments, ModelContext, compute_buffers, on_meta
+from quantizer.decoder.expert_stages import expanded
 from quantizer.decoder.skeleton import ANOTHER_TYPE, Skeleton, unsupported
-from quantizer.decoder.tracing import trace
+from quantizer.decoder.tracing import is_linear, trace
 
 TOKENS = 6
 MOST_VALUES = 4_000_000
@@ -109,6 +110,7 @@ def _traced(skeleton: Skeleton, index: int, layer: nn.Module, arguments: Argumen
     try:
         with torch.enable_grad():
             found, made = trace(layer, lambda: layer(hidden, **given))
+            found = expanded(found, skeleton.experts_of(index), _outputs(layer))
     except Exception as error:
         raise _no_chain(
             skeleton,
@@ -120,6 +122,11 @@ def _traced(skeleton: Skeleton, index: int, layer: nn.Module, arguments: Argumen
     if output.shape != hidden.shape:
         raise _no_chain(skeleton, f"layer {index} makes {list(output.shape)} of {list(hidden.shape)}")
     return found
+
+
+def _outputs(layer: nn.Module) -> dict[str, int]:
+    linears = ((name, part) for name, part in layer.named_modules() if is_linear(part))
+    return {name: int(getattr(part, "out_features", getattr(part, "nf", 0))) for name, part in linears}
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -6,13 +6,14 @@ before.
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from quantization_api.failures import QuantizationError
 from quantizer.decoder.architecture import Candidate, RowRule
+from quantizer.decoder.experts import LinearExperts, passes_scales
 from quantizer.decoder.folding import FoldPlace, rows_of
 from quantizer.decoder.generic import GenericLayer
 
@@ -29,11 +30,22 @@ def find_folds(layer: GenericLayer, candidates: tuple[Candidate, ...], config: A
     expected = layer.forward(hidden)
     found: dict[tuple[str, ...], FoldPlace] = {}
     for candidate in candidates:
-        for place in () if candidate.readers in found else _places(layer, candidate, config):
-            if _stays(layer, place, hidden, expected, generator):
+        if candidate.readers in found:
+            continue
+        experts = layer.experts_of(candidate.source)
+        tried = _places(layer, candidate, config) if experts is None else _in_expert(candidate, experts)
+        for place in tried:
+            if experts is not None or _stays(layer, place, hidden, expected, generator):
                 found[candidate.readers] = place
                 break
     return tuple(found.values())
+
+
+def _in_expert(candidate: Candidate, experts: LinearExperts) -> Iterator[FoldPlace]:
+    """Tried on the activation alone: an expert of the layer is given no token, or few."""
+    if passes_scales(experts):
+        rows = torch.arange(experts.fused.inner)
+        yield FoldPlace("linear", candidate.source, candidate.readers, rows, None)
 
 
 def _places(layer: GenericLayer, candidate: Candidate, config: Any) -> Iterator[FoldPlace]:
@@ -41,15 +53,18 @@ def _places(layer: GenericLayer, candidate: Candidate, config: Any) -> Iterator[
     source, readers = candidate.source, candidate.readers
     inputs = layer.linear(readers[0]).in_features
     if candidate.kind == "norm":
-        if layer.module(source).get_parameter("weight").numel() == inputs:
-            yield FoldPlace("norm", source, readers, None, None)
-            yield FoldPlace("norm", source, readers, None, None, unit_offset=True)
+        if layer.module(source).get_parameter("weight").numel() != inputs:
+            return
+        routers = layer.routers(inputs) if any(map(layer.experts_of, readers)) else ()
+        for all_readers in dict.fromkeys((readers, (*readers, *routers))):
+            yield FoldPlace("norm", source, all_readers, None, None)
+            yield FoldPlace("norm", source, all_readers, None, None, unit_offset=True)
         return
     outputs, tried = layer.linear(source).out_features, set()
     for rule in RULES:
         try:
             rows = rows_of(rule, inputs, outputs, config)
-        except (QuantizationError, ZeroDivisionError, AttributeError):  # heads that do not fit, or none
+        except Exception:  # noqa: BLE001 - heads that do not fit, none, or another number in each layer
             continue
         if rows.min() >= 0 and rows.max() < outputs and tuple(rows.tolist()) not in tried:
             tried.add(tuple(rows.tolist()))
@@ -66,18 +81,26 @@ def _stays(
         by_row = torch.rand(int(place.rows.max()) + 1, generator=generator).to(hidden) * 1.5 + 0.5
         scales = by_row[place.rows.to(hidden.device)]
     source = layer.module(place.source)
-    changed = [source.get_parameter("weight"), *(layer.linear(name).weight for name in place.readers)]
+    readers = [layer.module(name) for name in place.readers]
+    others = [reader.get_parameter("weight") for reader in readers if not isinstance(reader, nn.Linear)]
+    changed = [source.get_parameter("weight"), *others]
     if getattr(source, "bias", None) is not None:
         changed.append(source.get_parameter("bias"))
     kept = [value.clone() for value in changed]
-    try:
-        _divide(source, place, scales)
-        for name in place.readers:
-            layer.linear(name).weight.mul_(scales)
-        made = layer.forward(hidden)
-    finally:
+
+    def scaled(_linear: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0] * scales, *args[1:])  # as if its weight were scaled, of which there is no second copy
+
+    with ExitStack() as stack:
         for value, before in zip(changed, kept, strict=True):
-            value.copy_(before)
+            stack.callback(value.copy_, before)
+        for reader in readers:
+            if isinstance(reader, nn.Linear):
+                stack.callback(reader.register_forward_pre_hook(scaled).remove)
+        _divide(source, place, scales)
+        for weight in others:
+            weight.mul_(scales)
+        made = layer.forward(hidden)
     difference, size = (made - expected).abs().max(), (expected - hidden).abs().max()
     return bool(difference <= TOLERANCE * size)
 

@@ -5,7 +5,7 @@ a layer of S stages runs S times, where a known architecture runs each linear on
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +17,8 @@ from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import SharedInput, Stage
 from quantizer.decoder.batchwise import Batchwise
 from quantizer.decoder.blocks import ArgumentsOf, held_tensors
+from quantizer.decoder.experts import LinearExperts, all_reading
+from quantizer.decoder.pattern import LayerNames
 from quantizer.decoder.walk import LayerWalk, Look, Routed, StageOrder
 
 LEAVE_OUT = "Leave it out of inside_layer_modules: it stays as it is."
@@ -33,24 +35,63 @@ class GenericLayer:
         module: the layer, weights in it.
         stages: the linears as the user listed them.
         arguments_of: what the layer takes beside hidden states.
+        names: what the module calls that of which others know the checkpoint's name.
     """
 
-    def __init__(self, module: nn.Module, stages: tuple[Stage, ...], arguments_of: ArgumentsOf) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        stages: tuple[Stage, ...],
+        arguments_of: ArgumentsOf,
+        names: LayerNames | None = None,
+    ) -> None:
         self._module, self.stages, self._arguments_of = module, stages, arguments_of
+        self._names = names or LayerNames({})
 
     def linear(self, name: str) -> nn.Linear:
         """A linear by its name in the layer."""
-        found = self._module.get_submodule(name)
+        found = self.module(name)
         assert isinstance(found, nn.Linear), name
         return found
 
     def module(self, name: str) -> nn.Module:
         """Another module of the layer by its name."""
-        return self._module.get_submodule(name)
+        return self._module.get_submodule(self._names.own_module(name))
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
         """All that the checkpoint holds of it, by the names in the layer."""
-        yield from held_tensors(self._module)
+        for name, value in held_tensors(self._module):
+            yield self._names.stored.get(name, name), value
+
+    def routers(self, inputs: int) -> tuple[str, ...]:
+        """Modules that are no linears, and have a weight for so many inputs as if they were: they choose experts."""
+        weights = {
+            name: part._parameters.get("weight")
+            for name, part in self._module.named_modules()
+            if not isinstance(part, nn.Linear)
+        }
+        return tuple(
+            self._names.module(name)
+            for name, weight in weights.items()
+            if weight is not None and weight.ndim == 2 and weight.shape[1] == inputs
+        )
+
+    def all_reading(self, on: bool) -> AbstractContextManager[None]:
+        """Within it, if it is on, every expert reads every token; what the layer makes is the same."""
+        return all_reading(self._module, on)
+
+    def sent(self, shared: SharedInput, read: Tensor) -> int:
+        """How many tokens of the last forward a router sends to an input; without one, all that it read."""
+        experts = self.experts_of(shared.names[0]) if shared.expert else None
+        if experts is None:
+            return read.numel() // read.shape[-1]
+        return experts.sent[int(self._names.own_module(shared.names[0]).split(".")[-2])]
+
+    def experts_of(self, name: str) -> LinearExperts | None:
+        """The module with experts that a linear is one of; None for another linear."""
+        above = self._names.own_module(name).rpartition(".")[0].rpartition(".")[0]
+        found = self._module.get_submodule(above)
+        return found if isinstance(found, LinearExperts) else None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """The whole layer: [batch, tokens, width] to the same."""
@@ -134,13 +175,19 @@ class GenericWalk(LayerWalk):
             # the first batch goes through the whole layer, to see that the stages are listed in their order
             check = not self._checked
             observed = self.stages if check else stages
-            caught, output = self.layer.seen(self._hidden.read(number), observed, whole=propagates or check)
+            with self.layer.all_reading(every_expert is not None):
+                caught, output = self.layer.seen(
+                    self._hidden.read(number), observed, whole=propagates or check
+                )
             if check:
                 self._check(caught)
                 self._checked = True
             for stage in stages:
                 for shared in stage.shared_inputs:
-                    look(number, shared, caught[shared.names[0]])
+                    read = caught[shared.names[0]]
+                    look(number, shared, read)
+                    if every_expert is not None:
+                        every_expert(number, shared, self.layer.sent(shared, read))
             if propagates and output is not None:
                 self._hidden.write(number, output)
         if propagate_unrounded:

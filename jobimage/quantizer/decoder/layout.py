@@ -5,6 +5,7 @@ device. It is made once, and whoever computes, counts or checks takes it from th
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -17,6 +18,7 @@ from quantizer.boundary.bounded_json import read_object
 from quantizer.boundary.reading import reading
 from quantizer.checkpoint.data_types import from_word, word
 from quantizer.checkpoint.dequantized import open_checkpoint
+from quantizer.checkpoint.pieces import PiecewiseReader
 from quantizer.checkpoint.reader import FLOAT_CHECKPOINT, SafetensorsReader, TensorInfo
 from quantizer.checkpoint.side_files import with_dtype
 from quantizer.checkpoint.source import Source, read_whole
@@ -36,6 +38,7 @@ from quantizer.decoder.skeleton import (
     make_config,
     unsupported,
 )
+from quantizer.decoder.stored_names import StoredNames, stored_names
 
 MAX_CONFIG_BYTES = 4_000_000
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -83,6 +86,7 @@ class DecoderLayout:
             self.skeleton = Skeleton(config_of_model, known, modules)
             self.config, self.architecture = self.skeleton.config, self.skeleton.architecture
             self._found = () if self.architecture.blocks else find_layers(self.skeleton)
+            self._names = self._stored_names()
             self.layers = len(self.skeleton.layers)
             self.vocabulary = int(self.config.vocab_size)
             self.width = int(self.config.hidden_size)
@@ -93,6 +97,8 @@ class DecoderLayout:
         self._bare = not any(name.startswith(prefixed) for name in reader.tensors) and any(
             name.startswith(self.architecture.layers + ".0.") for name in reader.tensors
         )
+        if self._names.pieces:
+            self.reader = PiecewiseReader(reader, self._names.pieces)
         self._facts: dict[int, _LayerFacts] = {}
         self._last_pattern: tuple[int, LayerPattern] | None = None
         self._extra: Extra | None = None
@@ -142,13 +148,13 @@ class DecoderLayout:
         if other and f"{other}.weight" in self.reader.tensors and name.startswith(f"{head}."):
             return other + name.removeprefix(head)
         if name not in self.reader.tensors:
-            name = self.skeleton.ties.get(name, name)
+            name = self._names(self.skeleton.ties.get(name, name))
         return name.removeprefix(f"{self.skeleton.prefix}.") if self._bare else name
 
     @property
     def layers_name(self) -> str:
         """Dotted name of the list of layers in the checkpoint."""
-        return self.stored_name(self.skeleton.layers_name)
+        return self.stored_name(self._names.layers(self.skeleton.layers_name))
 
     def layer_prefix(self, index: int) -> str:
         """Dotted name of layer `index` in the checkpoint, with the closing dot."""
@@ -266,15 +272,39 @@ class DecoderLayout:
 
     def found(self, index: int) -> FoundLayer:
         """What was found in layer `index` by looking; nothing where the table describes it."""
-        return self._found[index] if self._found else FoundLayer((), ())
+        if not self._found:
+            return FoundLayer((), ())
+        names, found = self.pattern(index).names, self._found[index]
+        return FoundLayer(
+            tuple(map(names.of_stage, found.stages)), tuple(map(names.of_candidate, found.candidates))
+        )
 
     def pattern(self, index: int) -> LayerPattern:
         """Of one layer at a time: it is asked for again and again, and a pattern of many experts is slow to make."""
         if self._last_pattern is None or self._last_pattern[0] != index:
-            layer, found = self.skeleton.layers[index], self.found(index)
-            made = LayerPattern(layer, self.architecture, self.config, found.stages)
+            layer, found = self.skeleton.layers[index], self._found[index].stages if self._found else ()
+            made = LayerPattern(layer, self.architecture, self.config, found, self._stored_in_layer(index))
             self._last_pattern = (index, made)
         return self._last_pattern[1]
+
+    def _stored_in_layer(self, index: int) -> Callable[[str], str]:
+        """By its name in the layer, what the checkpoint calls a tensor there."""
+        own, stored = f"{self.skeleton.layers_name}.{index}.", self.layer_prefix(index)
+
+        def name_of(name: str) -> str:
+            other = self._names(own + name)
+            return other.removeprefix(stored) if other.startswith(stored) else name
+
+        return name_of
+
+    def _stored_names(self) -> StoredNames:
+        """Of a model that the table describes the names are its modules'."""
+        if self.architecture.blocks:
+            return StoredNames()
+        skeleton, tensors = self.skeleton, self.reader.tensors
+        return stored_names(
+            skeleton.causal, skeleton.layers_name, skeleton.experts, lambda name: name in tensors
+        )
 
     def _layer_facts(self, index: int) -> _LayerFacts:
         if index not in self._facts:

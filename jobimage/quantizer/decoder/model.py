@@ -62,6 +62,7 @@ class DecoderModel:
             module,
             weights,
             lambda name, value: pattern.transposed(name, value.to(device=self.device, dtype=self.dtype)),
+            pattern.names.own,
         )
         compute_buffers(self.layout.skeleton.causal, module, self.device)
 
@@ -69,7 +70,7 @@ class DecoderModel:
             return self._whole().arguments(index, batch, tokens)
 
         if not pattern.blocks:
-            return GenericLayer(module, pattern.stages, arguments_of)
+            return GenericLayer(module, pattern.stages, arguments_of, pattern.names)
         parallel = self.layout.architecture.parallel is not None and bool(
             getattr(self.layout.config, self.layout.architecture.parallel)
         )

@@ -1,24 +1,29 @@
 """A decoder layer without weights, in the shape that the engine works on: linears, as the checkpoint names them."""
 
 import copy
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from quantizer.decoder.architecture import Architecture, Block, SharedInput, Stage
+from quantizer.decoder.architecture import Architecture, Block, Candidate, SharedInput, Stage
 from quantizer.decoder.blocks import held_tensors
+from quantizer.decoder.experts import with_all_experts
 from quantizer.decoder.sparse import SparseMlp
 
 
 class LayerPattern:
     """Decoder layer `index` on the meta device.
 
-    Experts in fused tensors become linears (sparse.py); transformers' Conv1D, whose weight lies as [K, N],
+    Experts in fused tensors become linears (sparse.py, experts.py); transformers' Conv1D, whose weight lies as [K, N],
     becomes nn.Linear with a weight [N, K].
 
     found: the stages of a layer that neither the table of architectures nor the user describes (finding.py).
+    stored: what the checkpoint calls a tensor of the layer, where that is another name. Names below are those in the
+    checkpoint, and `names` leads to the module.
 
     Attributes: blocks (empty for the generic path), stages, ignored (linears in no stage of the generic path),
     always_float (linears that are too small for any format: the gate of a shared expert),
@@ -27,11 +32,17 @@ class LayerPattern:
     """
 
     def __init__(
-        self, layer: nn.Module, architecture: Architecture, config: Any, found: tuple[Stage, ...] = ()
+        self,
+        layer: nn.Module,
+        architecture: Architecture,
+        config: Any,
+        found: tuple[Stage, ...] = (),
+        stored: Callable[[str], str] = str,
     ) -> None:
         self._config = config
         module = self._copy(layer)
-        self.conv1d = _linears_for_conv1d(module)
+        with_all_experts(module)
+        conv1d = _linears_for_conv1d(module)
         self.blocks = architecture.blocks
         names = architecture.experts
         if names and architecture.sparse_block and hasattr(module.get_submodule(names.found_as), "experts"):
@@ -40,19 +51,23 @@ class LayerPattern:
                 module.add_module(architecture.sparse_block.module, SparseMlp(names, config))
             self.blocks = (*architecture.blocks[:-1], architecture.sparse_block)
         self.sparse = any(block.kind == "experts" for block in self.blocks)
+        self.names = LayerNames({name: stored(name) for name, _ in held_tensors(module)})
+        self.conv1d = frozenset(map(self.names.module, conv1d))
         listed = tuple(Stage((SharedInput(names),)) for names in architecture.listed_stages)
         of_blocks = tuple(stage for block in self.blocks for stage in self._block_stages(module, block))
-        self.stages = of_blocks or listed or found
+        self.stages = tuple(map(self.names.of_stage, of_blocks or listed or found))
         taken = {name for stage in self.stages for name in stage.names}
-        linears = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
+        linears = [
+            self.names.module(name) for name, part in module.named_modules() if isinstance(part, nn.Linear)
+        ]
         self.ignored = () if self.blocks else tuple(name for name in linears if name not in taken)
         shared = names.shared if names and self.sparse else None
         self.always_float = () if shared is None else (f"{self.blocks[-1].module}.{shared.gate}",)
         self._module = module
         self.shapes: dict[str, tuple[int, ...]] = {}
         for name, value in held_tensors(module):
-            shape = tuple(value.shape)
-            self.shapes[name] = shape[::-1] if self._is_conv1d(name) else shape
+            shape, other = tuple(value.shape), self.names.stored[name]
+            self.shapes[other] = shape[::-1] if self._is_conv1d(other) else shape
 
     def fresh(self) -> nn.Module:
         """A copy to put weights into."""
@@ -88,6 +103,40 @@ class LayerPattern:
             first.append(SharedInput(tuple(prefix + name for name in block.inputs)))
             second.append(SharedInput((prefix + block.output,)))
         return Stage(tuple(first)), Stage(tuple(second))
+
+
+class LayerNames:
+    """Names of a layer's tensors and linears in the checkpoint and in transformers' module.
+
+    stored: by the module's name of a tensor, the checkpoint's.
+    """
+
+    def __init__(self, stored: Mapping[str, str]) -> None:
+        self.stored = stored
+        self._own = {other: name for name, other in stored.items()}
+
+    def module(self, name: str) -> str:
+        """What the checkpoint calls a module with a weight."""
+        return self.stored.get(f"{name}.weight", f"{name}.weight").removesuffix(".weight")
+
+    def own(self, name: str) -> str:
+        """What the module calls a tensor."""
+        return self._own.get(name, name)
+
+    def own_module(self, name: str) -> str:
+        """What transformers calls a module with a weight."""
+        return self.own(f"{name}.weight").removesuffix(".weight")
+
+    def of_stage(self, stage: Stage) -> Stage:
+        """A stage with the checkpoint's names."""
+        return Stage(
+            tuple(replace(one, names=tuple(map(self.module, one.names))) for one in stage.shared_inputs)
+        )
+
+    def of_candidate(self, candidate: Candidate) -> Candidate:
+        """A candidate with the checkpoint's names."""
+        readers = tuple(map(self.module, candidate.readers))
+        return replace(candidate, source=self.module(candidate.source), readers=readers)
 
 
 def _expert(*names: str) -> SharedInput:

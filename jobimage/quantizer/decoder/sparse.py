@@ -34,6 +34,14 @@ class Routing:
         return slice(self.bounds[expert], self.bounds[expert + 1])
 
 
+def routing_of(chosen: Tensor, weights: Tensor, count: int) -> Routing:
+    """The routing to `count` experts of the chosen ones [tokens, k], with their weights."""
+    order = torch.argsort(chosen.reshape(-1), stable=True)
+    counts = torch.bincount(chosen.reshape(-1), minlength=count)
+    bounds = (0, *torch.cumsum(counts, dim=0).tolist())
+    return Routing(order // chosen.shape[-1], weights.reshape(-1)[order], bounds)
+
+
 class Expert(nn.Module):
     """One expert's three linears, under the checkpoint's names."""
 
@@ -75,10 +83,7 @@ class SparseMlp(nn.Module):
             weights = weights / weights.sum(dim=-1, keepdim=True)
         if self._names.cast:
             weights = weights.to(scores.dtype)
-        order = torch.argsort(chosen.reshape(-1), stable=True)
-        counts = torch.bincount(chosen.reshape(-1), minlength=self.count)
-        bounds = (0, *torch.cumsum(counts, dim=0).tolist())
-        return Routing(order // self.top_k, weights.reshape(-1)[order], bounds)
+        return routing_of(chosen, weights, self.count)
 
     def core(self, tokens: Tensor, routing: Routing) -> Tensor:
         """What the closing linears read: [tokens * top_k, inner]."""

@@ -116,18 +116,18 @@ LLAMA = {**FAMILIES["llama"][1], "model_type": "llama"}
     ("config", "modules", "sentence"),
     [
         (
-            {**FAMILIES["mixtral"][1], "model_type": "flex_olmo", "num_experts": 4},
+            {**FAMILIES["mixtral"][1], "model_type": "jetmoe", "num_local_experts": 4},
             None,
-            "holds experts in one fused",
+            "holds experts in one fused tensor (mlp.input_linear.weight), and how",
         ),
         (
-            {**FAMILIES["mixtral"][1], "model_type": "flex_olmo", "num_experts": 4},
-            ModuleNames("model.layers", (QKV,)),
+            {**FAMILIES["mixtral"][1], "model_type": "jetmoe", "num_local_experts": 4},
+            ModuleNames("model.layers", (("self_attention.kv_proj",),)),
             "holds experts in one fused tensor",
         ),
     ],
 )
-def test_an_unknown_type_with_fused_experts_is_refused(
+def test_fused_experts_that_are_used_in_an_unknown_way_are_refused(
     config: dict[str, Any], modules: ModuleNames | None, sentence: str, tmp_path: Path
 ) -> None:
     assert sentence in refused(tmp_path, config, modules)

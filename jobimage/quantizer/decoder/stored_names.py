@@ -1,0 +1,168 @@
+"""What a checkpoint calls the tensors of a model whose class has other names or shapes for them.
+
+transformers converts such a checkpoint as it loads it. Its own conversion is turned round here, on stand-ins: tensors
+without values, and for fused experts small ones with a number in each place, which tell where each expert's rows go. So
+no type is listed, and a new one needs nothing here.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from quantizer.checkpoint.pieces import Piece
+from quantizer.decoder.experts import FusedExperts, Half, Place
+
+STANDING_IN = FusedExperts(2, 4, 3, {})
+"""Experts, width and inner width of what stands in for fused tensors."""
+PLACES = tuple(
+    Place("", half, transposed) for half, transposed in itertools.product(get_args(Half), (False, True))
+)
+
+MOST_CODES = 100
+
+IsStored = Callable[[str], bool]
+"""Whether the checkpoint has a tensor of a name."""
+
+
+@dataclass
+class StoredNames:
+    """Names and places of the tensors of a model in a checkpoint."""
+
+    renamed: dict[str, str] = field(default_factory=dict)
+    """Name in the model, which has linears for experts -> in checkpoint and artifact; where they differ."""
+    pieces: dict[str, Piece] = field(default_factory=dict)
+    """Name in the artifact -> where it lies, of experts that the checkpoint holds in fused tensors."""
+
+    def __call__(self, name: str) -> str:
+        """The name in the checkpoint of a tensor of the model."""
+        return self.renamed.get(name, name)
+
+    def layers(self, name: str) -> str:
+        """The name in the checkpoint of the list of layers."""
+        return self.prefix_of(f"{name}.0.any", name).removesuffix(".0.any")
+
+    def prefix_of(self, module: str, layers: str) -> str:
+        """The name of a module of a layer where only the name of its layer is another one in the checkpoint."""
+        number, _, rest = module.removeprefix(f"{layers}.").partition(".")
+        own = f"{layers}.{number}."
+        stored = next((name for own_name, name in self.renamed.items() if own_name.startswith(own)), own)
+        before, middle, _ = f".{stored}".partition(f".{number}.")
+        return f"{before[1:]}{middle}{rest}" if middle else module
+
+
+def stored_names(
+    model: Any, layers: str, experts: Mapping[str, FusedExperts], is_stored: IsStored
+) -> StoredNames:
+    """The names in a checkpoint.
+
+    Args:
+        model: transformers' own, on the meta device, with linears for one expert of each module.
+        layers: dotted name of its list of layers.
+        experts: the modules with fused experts, by full name.
+        is_stored: of the checkpoint.
+    """
+    linears = tuple(f"{module}.0." for module in experts)
+    stands = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(linears)}
+    fused = {
+        f"{module}.{tensor}": (held, tensor)
+        for module, held in experts.items()
+        for tensor in sorted({place.tensor for place in held.places.values()})
+    }
+    coded = {name: _codes(*what, number) for number, (name, what) in enumerate(fused.items())}
+    made = _turned_round(model, stands | coded)
+    others = {id(tensor): name for name, tensor in made.items()}
+    names = StoredNames()
+    for name, stand in stands.items():
+        other = others.get(id(stand), name)
+        if other != name and (is_stored(other) or not is_stored(name)):
+            names.renamed[name] = other
+    where = _Whereabouts({name: tensor for name, tensor in made.items() if not tensor.is_meta})
+    for module, held in experts.items():
+        placed = _Module(module, held, names.prefix_of(module, layers))
+        _name_experts(names, placed, coded, where, is_stored)
+    return names
+
+
+@dataclass(frozen=True)
+class _Module:
+    name: str
+    fused: FusedExperts
+    stored: str
+    """Its name in the checkpoint, as far as the names of layers go."""
+
+
+class _Whereabouts:
+    """Where numbers of stand-ins are in what the conversion made of them."""
+
+    def __init__(self, made: Mapping[str, Tensor]) -> None:
+        self._made = made
+        self._holder = {number: name for name, tensor in made.items() for number in tensor.flatten().tolist()}
+
+    def alone(self, wanted: Sequence[Tensor]) -> tuple[str, str] | None:
+        """For the weights of experts 0 and 1: what is before and behind the number in the names of their tensors."""
+        names = [self._holder.get(int(one.flatten()[0]), "") for one in wanted]
+        if not all(names) or not all(
+            torch.equal(self._made[name], one) for name, one in zip(names, wanted, strict=True)
+        ):
+            return None
+        parts = [name.split(".") for name in names]
+        for at, pair in enumerate(zip(*parts, strict=False)):
+            if pair == ("0", "1"):
+                before, behind = ".".join(parts[0][:at]), ".".join(parts[0][at + 1 :])
+                return f"{before}.", f".{behind}"
+        return None
+
+    def within(self, wanted: Sequence[Tensor]) -> tuple[str, Place] | None:
+        """The fused tensor that they lie in, and where."""
+        name = self._holder.get(int(wanted[0].flatten()[0]), "")
+        held = self._made.get(name)
+        if held is None or held.ndim != wanted[0].ndim + 1 or len(held) != len(wanted):
+            return None
+        for place in PLACES if held.ndim > 2 else PLACES[::2]:
+            if all(torch.equal(place.cut(block), one) for block, one in zip(held, wanted, strict=True)):
+                return name, place
+        return None
+
+
+def _name_experts(
+    names: StoredNames, module: _Module, coded: Mapping[str, Tensor], where: _Whereabouts, is_stored: IsStored
+) -> None:
+    fused = module.fused
+    for part, own in fused.places.items():
+        wanted = [own.cut(block) for block in coded[f"{module.name}.{own.tensor}"]]
+        before, behind = where.alone(wanted) or (f"{module.stored}.", f".{part}")
+        fused_as = (where.within(wanted), (f"{module.name}.{own.tensor}", own))
+        held = next((found for found in fused_as if found and is_stored(found[0])), None)
+        if is_stored(f"{before}0{behind}"):
+            held = None
+        for expert in range(fused.count):
+            stored = f"{before}{expert}{behind}"
+            if (name := f"{module.name}.{expert}.{part}") != stored:
+                names.renamed[name] = stored
+            if held is not None:
+                names.pieces[stored] = Piece(held[0], expert, fused.shape(part), held[1].cut)
+
+
+def _turned_round(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What transformers makes of a model's tensors as it saves them; the same where it cannot."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    try:
+        made: dict[str, Tensor] = revert_weight_conversion(model, tensors)
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError):
+        return tensors
+    return made
+
+
+def _codes(fused: FusedExperts, tensor: str, number: int) -> Tensor:
+    """A small fused tensor in which every number is another one, also than in those of other `number`s."""
+    part, place = next((part, place) for part, place in fused.places.items() if place.tensor == tensor)
+    rows, *columns = STANDING_IN.shape(part)
+    rows *= 1 if place.half == "all" else 2
+    shape = torch.Size((STANDING_IN.count, *((*columns, rows) if place.transposed else (rows, *columns))))
+    first = MOST_CODES * (1 + number)
+    return torch.arange(first, first + shape.numel()).view(shape)

@@ -1,0 +1,117 @@
+"""Models whose class holds experts in fused tensors: from a sharded checkpoint to an artifact with linears."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.support.causal_types import small_model
+from tests.support.choice import mostly_nightly
+from tests.support.engine import awq_pass, gptq_pass, ignore_progress, make_pass, run_layers
+from tests.support.quantized_models import GROUP, as_float, family_batches, transformers_logits, unpacked
+from tests.unit.quantizer.passes.test_resume import StoppedError, run, stop_after
+from torch import Tensor
+
+from quantizer.checkpoint.source import DirectorySource
+from quantizer.passes.interface import LayerPass
+
+pytestmark = [pytest.mark.unit, pytest.mark.filterwarnings("ignore")]
+
+KINDS = {
+    "deepseek_v3": "model.layers.1.mlp.experts.{}.gate_proj",
+    "gpt_oss": "model.layers.1.mlp.experts.{}.gate_proj",
+    "qwen3_next": "model.layers.1.mlp.experts.{}.gate_proj",
+    "minimax_m2": "model.layers.1.block_sparse_moe.experts.{}.w1",
+}
+"""By type: what an expert's gate is called in the artifact."""
+EVERY_TIME = ("deepseek_v3", "gpt_oss")
+EIGHT: dict[str, LayerPass] = {
+    "gptq": make_pass(gptq_pass(bits=8, group_size=GROUP, true_sequential=True)),
+    "awq": make_pass(awq_pass(w_bit=4, q_group_size=GROUP)),
+}
+
+
+def save_sharded(model_type: str, folder: Path) -> Any:
+    """A tiny random model in many files."""
+    whole = small_model(model_type)
+    whole.save_pretrained(folder / "model", max_shard_size="30KB")
+    assert len(list((folder / "model").glob("*.safetensors"))) > 2
+    return whole
+
+
+def quantized(folder: Path, layer_pass: LayerPass) -> Path:
+    """The artifact of the model in the folder."""
+    source = DirectorySource(folder / "model")
+    run_layers(
+        source, family_batches(), layer_pass, folder / "out", folder / "scratch", max_shard_bytes=30_000
+    )
+    return folder / "out"
+
+
+def fuse(folder: Path) -> None:
+    """Makes of linears of gpt-oss' experts the tensors that transformers reads, by the definition of its class."""
+    tensors = load_file(folder / "model.safetensors")
+
+    def stacked(prefix: str, linear: str, leaf: str) -> Tensor:
+        parts = [tensors.pop(f"{prefix}{expert}.{linear}.{leaf}") for expert in range(4)]
+        return torch.stack([part.t() if leaf == "weight" else part for part in parts])
+
+    for layer in range(2):
+        prefix = f"model.layers.{layer}.mlp.experts."
+        for leaf, ending in (("weight", ""), ("bias", "_bias")):
+            gate, up = (stacked(prefix, linear, leaf) for linear in ("gate_proj", "up_proj"))
+            tensors[f"{prefix}gate_up_proj{ending}"] = torch.stack((gate, up), -1).flatten(-2).contiguous()
+            tensors[f"{prefix}down_proj{ending}"] = stacked(prefix, "down_proj", leaf).contiguous()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("model_type", mostly_nightly(KINDS, EVERY_TIME))
+def test_eight_bits_read_back_by_transformers_say_what_the_model_said(
+    model_type: str, tmp_path: Path
+) -> None:
+    whole = save_sharded(model_type, tmp_path)
+    artifact = quantized(tmp_path, EIGHT["gptq"])
+    assert {KINDS[model_type].format(expert) for expert in range(4)} <= set(unpacked(artifact))
+    as_float(artifact, tmp_path / "float")
+    if model_type == "gpt_oss":
+        fuse(tmp_path / "float")
+    tokens = torch.arange(3, 35)[None]
+    with torch.inference_mode():
+        expected = whole(input_ids=tokens, use_cache=False).logits
+    made = transformers_logits(tmp_path / "float", tokens)
+    assert (made - expected).abs().max() < 0.03 * expected.abs().max()
+
+
+@pytest.mark.parametrize("kind", EIGHT)
+def test_a_run_that_was_ended_goes_on_to_the_same_bytes(kind: str, tmp_path: Path) -> None:
+    save_sharded("deepseek_v3", tmp_path)
+    layer_pass, tokens = EIGHT[kind], family_batches()
+    with pytest.raises(StoppedError):
+        run(tmp_path, layer_pass, tokens, "stopped", stop_after(1))
+    assert run(tmp_path, layer_pass, tokens, "resumed").resumed_layers == 1
+    run_layers(
+        DirectorySource(tmp_path / "model"), tokens, layer_pass, tmp_path / "whole", tmp_path / "scratch",
+        on_progress=ignore_progress, max_shard_bytes=20_000,
+    )  # fmt: skip
+    one, other = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for name in ("resumed", "whole")
+    )
+    assert one == other
+
+
+def test_tokens_of_each_expert_are_told(tmp_path: Path) -> None:
+    """256 of 552 tokens by two experts each, say; all of them where every expert is to read all."""
+    save_sharded("deepseek_v3", tmp_path)
+    layer_pass = make_pass(gptq_pass(bits=8, group_size=GROUP, experts={"few_tokens": "all"}))
+    report = run_layers(
+        DirectorySource(tmp_path / "model"),
+        family_batches(),
+        layer_pass,
+        tmp_path / "out",
+        tmp_path / "scratch",
+    )
+    gates = [one for one in report.linears if ".experts." in one.name and one.name.endswith("gate_proj")]
+    assert [one.tokens for one in gates] == [24 * 23] * 4
+    assert sum(one.routed or 0 for one in gates) == 2 * 24 * 23
