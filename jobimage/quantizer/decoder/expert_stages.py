@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from quantizer.decoder.architecture import Candidate, FoundLayer, SharedInput, Stage
-from quantizer.decoder.experts import UP, FusedExperts
+from quantizer.decoder.fused_experts import UP, FusedExperts
 
 STATISTICS_BYTES = 4_000_000_000
 """What the statistics of experts may take at the same time, in float32."""

@@ -110,7 +110,7 @@ def _traced(skeleton: Skeleton, index: int, layer: nn.Module, arguments: Argumen
     try:
         with torch.enable_grad():
             found, made = trace(layer, lambda: layer(hidden, **given))
-            found = expanded(found, skeleton.experts_of(index), _outputs(layer))
+            found = expanded(found, skeleton.experts[index], _outputs(layer))
     except Exception as error:
         raise _no_chain(
             skeleton,

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from quantizer.decoder.architecture import Candidate, RowRule
-from quantizer.decoder.experts import LinearExperts, passes_scales
 from quantizer.decoder.folding import FoldPlace, rows_of
 from quantizer.decoder.generic import GenericLayer
+from quantizer.decoder.linear_experts import LinearExperts, passes_scales
 
 TOKENS = 6
 TOLERANCE = 1e-5

@@ -17,7 +17,7 @@ from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import SharedInput, Stage
 from quantizer.decoder.batchwise import Batchwise
 from quantizer.decoder.blocks import ArgumentsOf, held_tensors
-from quantizer.decoder.experts import LinearExperts, all_reading
+from quantizer.decoder.linear_experts import LinearExperts, all_reading
 from quantizer.decoder.pattern import LayerNames
 from quantizer.decoder.walk import LayerWalk, Look, Routed, StageOrder
 

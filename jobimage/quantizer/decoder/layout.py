@@ -5,7 +5,6 @@ device. It is made once, and whoever computes, counts or checks takes it from th
 """
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -18,6 +17,7 @@ from quantizer.boundary.bounded_json import read_object
 from quantizer.boundary.reading import reading
 from quantizer.checkpoint.data_types import from_word, word
 from quantizer.checkpoint.dequantized import open_checkpoint
+from quantizer.checkpoint.older_transformers import is_older
 from quantizer.checkpoint.pieces import PiecewiseReader
 from quantizer.checkpoint.reader import FLOAT_CHECKPOINT, SafetensorsReader, TensorInfo
 from quantizer.checkpoint.side_files import with_dtype
@@ -86,7 +86,8 @@ class DecoderLayout:
             self.skeleton = Skeleton(config_of_model, known, modules)
             self.config, self.architecture = self.skeleton.config, self.skeleton.architecture
             self._found = () if self.architecture.blocks else find_layers(self.skeleton)
-            self._names = self._stored_names()
+            plain = self.architecture.blocks or is_older()  # transformers 4 converts no names
+            self._names = StoredNames() if plain else stored_names(self.skeleton, reader.tensors)
             self.layers = len(self.skeleton.layers)
             self.vocabulary = int(self.config.vocab_size)
             self.width = int(self.config.hidden_size)
@@ -283,28 +284,11 @@ class DecoderLayout:
         """Of one layer at a time: it is asked for again and again, and a pattern of many experts is slow to make."""
         if self._last_pattern is None or self._last_pattern[0] != index:
             layer, found = self.skeleton.layers[index], self._found[index].stages if self._found else ()
-            made = LayerPattern(layer, self.architecture, self.config, found, self._stored_in_layer(index))
+            own, stored = f"{self.skeleton.layers_name}.{index}.", self.layer_prefix(index)
+            names = self._names.in_layer(own, stored)
+            made = LayerPattern(layer, self.architecture, self.config, found, names)
             self._last_pattern = (index, made)
         return self._last_pattern[1]
-
-    def _stored_in_layer(self, index: int) -> Callable[[str], str]:
-        """By its name in the layer, what the checkpoint calls a tensor there."""
-        own, stored = f"{self.skeleton.layers_name}.{index}.", self.layer_prefix(index)
-
-        def name_of(name: str) -> str:
-            other = self._names(own + name)
-            return other.removeprefix(stored) if other.startswith(stored) else name
-
-        return name_of
-
-    def _stored_names(self) -> StoredNames:
-        """Of a model that the table describes the names are its modules'."""
-        if self.architecture.blocks:
-            return StoredNames()
-        skeleton, tensors = self.skeleton, self.reader.tensors
-        return stored_names(
-            skeleton.causal, skeleton.layers_name, skeleton.experts, lambda name: name in tensors
-        )
 
     def _layer_facts(self, index: int) -> _LayerFacts:
         if index not in self._facts:

@@ -11,15 +11,15 @@ from transformers.pytorch_utils import Conv1D
 
 from quantizer.decoder.architecture import Architecture, Block, Candidate, SharedInput, Stage
 from quantizer.decoder.blocks import held_tensors
-from quantizer.decoder.experts import with_all_experts
+from quantizer.decoder.linear_experts import with_all_experts
 from quantizer.decoder.sparse import SparseMlp
 
 
 class LayerPattern:
     """Decoder layer `index` on the meta device.
 
-    Experts in fused tensors become linears (sparse.py, experts.py); transformers' Conv1D, whose weight lies as [K, N],
-    becomes nn.Linear with a weight [N, K].
+    Experts in fused tensors become linears (sparse.py, linear_experts.py); transformers' Conv1D, whose weight lies as
+    [K, N], becomes nn.Linear with a weight [N, K].
 
     found: the stages of a layer that neither the table of architectures nor the user describes (finding.py).
     stored: what the checkpoint calls a tensor of the layer, where that is another name. Names below are those in the

@@ -22,7 +22,7 @@ from quantization_api.text import did_you_mean, shortened
 from quantizer.boundary.reading import reading
 from quantizer.checkpoint.older_transformers import OLDER_MODEL_TYPES, is_older
 from quantizer.decoder.architecture import GIVEN, Architecture, ModuleNames
-from quantizer.decoder.experts import FusedExperts, LinearExperts, described, fused_modules, with_one_expert
+from quantizer.decoder.expert_finding import find_experts
 from quantizer.decoder.families import ARCHITECTURES
 
 CAUSAL_CLASSES = ("ForCausalLM", "LMHeadModel")  # how names of causal language models end
@@ -170,12 +170,6 @@ def check_counts(config: PretrainedConfig, tensors: int) -> None:
             )
 
 
-def _holds_experts(module: nn.Module) -> bool:
-    """Whether a module computes experts from tensors of its own; transformers' classes say so in their names."""
-    known = isinstance(module, (nn.Linear, LinearExperts))
-    return "expert" in type(module).__name__.lower() and not known
-
-
 def _made(cls: Any, config: PretrainedConfig) -> Any:
     """A model of a class; classes that keep a row for padding stop at a pad_token_id that the embedding lacks."""
     try:
@@ -200,8 +194,8 @@ class Skeleton:
             inside_layer_modules a known type takes the generic path as well.
 
     Attributes: causal (the whole model), layers (the pattern of each decoder layer),
-    layers_name, embedding_name, head_name (dotted names in the model, without ".weight"), experts (where layers hold
-    them in fused tensors, by the module's name; one expert with linears stands for all of them), outside_shapes
+    layers_name, embedding_name, head_name (dotted names in the model, without ".weight"), experts (of each layer, in
+    fused tensors, by the module's name there; one expert with linears stands for all of them), outside_shapes
     (of the other parameters outside the layers), embedding_shape, ties (parameters that are others, but for the head).
 
     Raises ModelUnsupported for a model without layers or with fused experts, InvalidWorkflow, with what was found,
@@ -230,7 +224,9 @@ class Skeleton:
         self.layers: list[nn.Module] = list(self.causal.get_submodule(self.layers_name))
         if not self.layers:
             raise unsupported("config.json says that the model has no layers", COPY_CONFIG)
-        self.experts = self._found_experts()
+        self.experts, odd = find_experts(() if self.architecture.blocks else self.layers)
+        if odd:
+            raise unsupported(f"{self.layers_name}.{odd}", ANOTHER_TYPE)
         tables = (f"{self.embedding_name}.weight", f"{self.head_name}.weight")
         self.outside_shapes: dict[str, tuple[int, ...]] = {
             name: tuple(value.shape)
@@ -329,46 +325,6 @@ class Skeleton:
                         f"inside_layer_modules names {name}, which is no linear of {layers}.{index} (its linears: "
                         f"{', '.join(linears)}){did_you_mean(name, linears)}"
                     )
-
-    def _found_experts(self) -> dict[str, FusedExperts]:
-        """Of layers that the table of architectures does not describe."""
-        found: dict[str, FusedExperts] = {}
-        if self.architecture.blocks:
-            return found
-        known: dict[tuple[Any, ...], FusedExperts | None] = {}
-        for index, layer in enumerate(self.layers):
-            for name, module in fused_modules(layer).items():
-                kind = (
-                    type(module),
-                    *(tuple(value.shape) for value in module._parameters.values() if value is not None),
-                )
-                if kind not in known:
-                    known[kind] = described(module)
-                if (fused := known[kind]) is not None:
-                    found[f"{self.layers_name}.{index}.{name}"] = fused
-                    with_one_expert(module, fused)
-            self._check_experts(f"{self.layers_name}.{index}", layer)
-        return found
-
-    def experts_of(self, index: int) -> dict[str, FusedExperts]:
-        """`experts` of a layer, by names in the layer."""
-        prefix = f"{self.layers_name}.{index}."
-        return {
-            name.removeprefix(prefix): fused
-            for name, fused in self.experts.items()
-            if name.startswith(prefix)
-        }
-
-    @staticmethod
-    def _check_experts(name: str, layer: nn.Module) -> None:
-        for module_name, module in layer.named_modules():
-            fused = [leaf for leaf, value in module._parameters.items() if value is not None]
-            if fused and _holds_experts(module):
-                raise unsupported(
-                    f"{name} holds experts in one fused tensor ({module_name}.{fused[0]}), and how "
-                    f"{type(module).__name__} uses it is not known",
-                    ANOTHER_TYPE,
-                )
 
     def _strip(self, name: str) -> str:
         return name.removeprefix(f"{self.prefix}.")

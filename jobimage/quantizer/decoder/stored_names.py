@@ -6,7 +6,7 @@ no type is listed, and a new one needs nothing here.
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from quantizer.checkpoint.pieces import Piece
-from quantizer.decoder.experts import FusedExperts, Half, Place
+from quantizer.decoder.fused_experts import FusedExperts, Half, Place
+from quantizer.decoder.skeleton import Skeleton
 
 STANDING_IN = FusedExperts(2, 4, 3, {})
 """Experts, width and inner width of what stands in for fused tensors."""
@@ -41,6 +42,18 @@ class StoredNames:
         """The name in the checkpoint of a tensor of the model."""
         return self.renamed.get(name, name)
 
+    def in_layer(self, own: str, stored: str) -> Callable[[str], str]:
+        """By its name in a layer, what the checkpoint calls a tensor there.
+
+        own, stored: how names of the layer's tensors begin in the model and in the checkpoint.
+        """
+
+        def name_of(name: str) -> str:
+            other = self(own + name)
+            return other.removeprefix(stored) if other.startswith(stored) else name
+
+        return name_of
+
     def layers(self, name: str) -> str:
         """The name in the checkpoint of the list of layers."""
         return self.prefix_of(f"{name}.0.any", name).removesuffix(".0.any")
@@ -54,17 +67,21 @@ class StoredNames:
         return f"{before[1:]}{middle}{rest}" if middle else module
 
 
-def stored_names(
-    model: Any, layers: str, experts: Mapping[str, FusedExperts], is_stored: IsStored
-) -> StoredNames:
-    """The names in a checkpoint.
+def stored_names(skeleton: Skeleton, tensors: Collection[str]) -> StoredNames:
+    """The names in a checkpoint that has these tensors, as it is or quantized."""
+    packed = {
+        f"{name.rpartition('.')[0]}.weight" for name in tensors
+    }  # whatever a linear's weight is made of
+    return _names(skeleton, lambda name: name in tensors or name in packed)
 
-    Args:
-        model: transformers' own, on the meta device, with linears for one expert of each module.
-        layers: dotted name of its list of layers.
-        experts: the modules with fused experts, by full name.
-        is_stored: of the checkpoint.
-    """
+
+def _names(skeleton: Skeleton, is_stored: IsStored) -> StoredNames:
+    model, layers = skeleton.causal, skeleton.layers_name
+    experts = {
+        f"{layers}.{index}.{module}": fused
+        for index, found in enumerate(skeleton.experts)
+        for module, fused in found.items()
+    }
     linears = tuple(f"{module}.0." for module in experts)
     stands = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(linears)}
     fused = {

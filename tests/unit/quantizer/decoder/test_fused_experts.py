@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from transformers.integrations import mxfp4
 
 from quantizer.checkpoint.source import DirectorySource
-from quantizer.decoder.architecture import SharedInput
+from quantizer.decoder.architecture import FoundLayer, SharedInput, Stage
+from quantizer.decoder.expert_finding import described
 from quantizer.decoder.expert_stages import expanded
-from quantizer.decoder.experts import FusedExperts, described
 from quantizer.decoder.found_folds import find_folds
+from quantizer.decoder.fused_experts import FusedExperts
 from quantizer.decoder.generic import GenericWalk
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.decoder.model import DecoderModel
@@ -206,8 +207,6 @@ def test_many_wide_experts_are_calibrated_in_batches() -> None:
 
 
 def _of_one_expert() -> Any:
-    from quantizer.decoder.architecture import FoundLayer, Stage
-
     first = ("mlp.gate", "mlp.experts.0.gate_proj", "mlp.experts.0.up_proj", "mlp.shared_experts.up_proj")
     attention = Stage((SharedInput(("self_attn.q_proj",)),))
     second = Stage((SharedInput(("mlp.experts.0.down_proj",)),))

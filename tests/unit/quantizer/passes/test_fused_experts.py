@@ -8,12 +8,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.support.causal_types import small_model
 from tests.support.choice import mostly_nightly
-from tests.support.engine import awq_pass, gptq_pass, ignore_progress, make_pass, run_layers
-from tests.support.quantized_models import GROUP, as_float, family_batches, transformers_logits, unpacked
+from tests.support.decoder_families import relative
+from tests.support.engine import CPU, awq_pass, gptq_pass, ignore_progress, make_pass, run_layers
+from tests.support.quantized_models import (
+    GROUP,
+    as_float,
+    family_batches,
+    transformers_logits,
+    unpacked,
+    view_logits,
+)
 from tests.unit.quantizer.passes.test_resume import StoppedError, run, stop_after
 from torch import Tensor
 
 from quantizer.checkpoint.source import DirectorySource
+from quantizer.evaluation.views import open_view
 from quantizer.passes.interface import LayerPass
 
 pytestmark = [pytest.mark.unit, pytest.mark.filterwarnings("ignore")]
@@ -80,6 +89,7 @@ def test_eight_bits_read_back_by_transformers_say_what_the_model_said(
     with torch.inference_mode():
         expected = whole(input_ids=tokens, use_cache=False).logits
     made = transformers_logits(tmp_path / "float", tokens)
+    assert relative(view_logits(open_view(DirectorySource(artifact), CPU), tokens), made) < 1e-5
     assert (made - expected).abs().max() < 0.03 * expected.abs().max()
 
 
