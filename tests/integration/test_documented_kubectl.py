@@ -20,7 +20,12 @@ pytestmark = pytest.mark.integration
 
 COMMANDS = [list(command.words[1:]) for command in commands() if command.words[0] == "kubectl"]
 (WAIT,) = [words for words in COMMANDS if "wait" in words and len(words) > 1]
-GETS = [words for words in COMMANDS if "get" in words]
+GETS = [
+    words
+    for words in COMMANDS
+    if "get" in words and {"qj", "quantizationjob"} & set(words) and not {"-A", "NAMESPACE"} & set(words)
+]
+"""Of jobs; what pages say of other objects, and of yours, has no such job."""
 NAMESPACE, NAME = "quantization-demo", "stories15m-gptq"
 A_MOMENT = 2.0
 AT_ONCE = 15.0
