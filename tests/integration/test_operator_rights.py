@@ -167,7 +167,7 @@ def workloads() -> dict[str, Any]:
         "kind": "CustomResourceDefinition",
         "metadata": {
             "name": "workloads.kueue.x-k8s.io",
-            "annotations": {"api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/kueue"},
+            "annotations": {"api-approved.kubernetes.io": "unapproved, a part of it for a test"},
         },
         "spec": {
             "group": "kueue.x-k8s.io",
