@@ -224,9 +224,10 @@ class Skeleton:
         self.layers: list[nn.Module] = list(self.causal.get_submodule(self.layers_name))
         if not self.layers:
             raise unsupported("config.json says that the model has no layers", COPY_CONFIG)
-        self.experts, odd = find_experts(() if self.architecture.blocks else self.layers)
+        found, odd = find_experts(() if self.architecture.blocks else self.layers)
         if odd:
             raise unsupported(f"{self.layers_name}.{odd}", ANOTHER_TYPE)
+        self.experts = found or [{} for _ in self.layers]
         tables = (f"{self.embedding_name}.weight", f"{self.head_name}.weight")
         self.outside_shapes: dict[str, tuple[int, ...]] = {
             name: tuple(value.shape)

@@ -120,6 +120,7 @@ class Watched:
 
 def walked(model: DecoderModel, folder: Path, every: bool) -> tuple[Watched, Tensor]:
     """One batch through layer 1, and what it makes."""
+    folder.mkdir()
     stores, watched = Stores(folder), Watched()
     states = torch.randn((2, 9, model.layout.width), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode(), stores("hidden", [(2, 9)], model.layout.width) as hidden:
