@@ -96,6 +96,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     "longcat_flash": {"head_dim": 8, "qk_head_dim": 16, "num_layers": 2, "num_hidden_layers": 4},
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "nemotron": {"num_key_value_heads": 2},
+    "opt": {"word_embed_proj_dim": 32},
     "reformer": {"is_decoder": True, "axial_pos_embds": False},
     "xlnet": {"d_head": 8},
     "zaya": {"num_experts_per_tok": 1},

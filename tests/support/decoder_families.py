@@ -230,13 +230,13 @@ def token_batches(generator_seed: int = 3) -> list[Tensor]:
 class Stores:
     """Makes activation stores in a directory, and remembers them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        self.folder, self.dtype = folder, dtype
         self.made: list[str] = []
 
     def __call__(self, name: str, shapes: Sequence[tuple[int, int]], width: int) -> ActivationStore:
         self.made.append(name)
-        return ActivationStore(self.folder / f"store.{name}", shapes, width, torch.float32, CPU)
+        return ActivationStore(self.folder / f"store.{name}", shapes, width, self.dtype, CPU)
 
 
 def theirs(model: Any, batches: Sequence[Tensor]) -> tuple[list[list[Tensor]], list[Tensor]]:

@@ -20,7 +20,7 @@ def stages_of(layout: DecoderLayout, index: int = 0) -> tuple[tuple[tuple[str, .
 
 def walked_logits(model: DecoderModel, batches: list[Tensor], folder: Path) -> list[Tensor]:
     """Logits of each batch, by the walk over one layer at a time, stage by stage."""
-    stores, shapes = Stores(folder), [(batch.shape[0], batch.shape[1]) for batch in batches]
+    stores, shapes = Stores(folder, model.dtype), [(batch.shape[0], batch.shape[1]) for batch in batches]
     with torch.inference_mode(), stores("hidden", shapes, model.layout.width) as hidden:
         for number, embedded in enumerate(model.embed(batches)):
             hidden.write(number, embedded)
@@ -34,9 +34,18 @@ def walked_logits(model: DecoderModel, batches: list[Tensor], folder: Path) -> l
 
 
 def walked_error(whole: Any, model: DecoderModel, folder: Path) -> float:
-    """The largest difference of logits between the walk and transformers' whole model, by the largest logit."""
+    """The largest difference of logits between the walk and transformers' whole model, by the largest logit.
+
+    The whole model is moved to the data type of the walk.
+    """
     generator = torch.Generator().manual_seed(3)
     batches = [torch.randint(3, model.layout.vocabulary, shape, generator=generator) for shape in SHAPES]
+    return error_of(whole, model, batches, folder)
+
+
+def error_of(whole: Any, model: DecoderModel, batches: list[Tensor], folder: Path) -> float:
+    """As `walked_error`, for these batches of tokens."""
+    whole.to(model.dtype)
     with torch.no_grad():
         expected = [whole(input_ids=batch, use_cache=False).logits for batch in batches]
     ours = walked_logits(model, batches, folder)

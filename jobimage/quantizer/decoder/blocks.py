@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from quantizer.decoder.architecture import Block, SharedInput, Stage
-from quantizer.decoder.context import Arguments
+from quantizer.decoder.context import Arguments, learned_buffers
 from quantizer.decoder.sparse import SparseMlp
 
 ArgumentsOf = Callable[[int, int], Arguments]
@@ -221,20 +221,9 @@ class BlockLayer:
 def held_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """What a checkpoint holds of a module, by its names there: parameters, and buffers of numbers that were learned."""
     yield from module.named_parameters()
-    for prefix, part, leaf in held_buffers(module):
-        yield f"{prefix}.{leaf}" if prefix else leaf, part.get_buffer(leaf)
-
-
-def held_buffers(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """Of each such buffer the name of the module below that has it, that module, and the buffer's name in it."""
     for prefix, part in module.named_modules():
-        for leaf, value in part._buffers.items():
-            if (
-                value is not None
-                and value.is_floating_point()
-                and leaf not in part._non_persistent_buffers_set
-            ):
-                yield prefix, part, leaf
+        for leaf in learned_buffers(part):
+            yield f"{prefix}.{leaf}" if prefix else leaf, part.get_buffer(leaf)
 
 
 def load_weights(

@@ -103,13 +103,18 @@ class ModelContext:
         self._device, self._dtype = device, dtype
         self._last = len(catchers) - 1
         self._returns_tuple = skeleton.architecture.returns_tuple
+        self._layers, self._made = skeleton.layers, dict[int, Any]()
+        self._looks = not skeleton.architecture.blocks
         self.width = int(skeleton.config.hidden_size)
         self._embedding: Any = self._causal.get_input_embeddings()
         self._embedding.padding_idx = None  # rows are renumbered: none of them is padding
+        self._embedding.register_forward_pre_hook(self._row_numbers)
+        self._numbers: Tensor | None = None
         for config in (self._causal.config, self._base.config):
             vars(config)["pad_token_id"] = (
                 None  # some classes refuse None where it is set in the ordinary way
             )
+        compute_buffers(self._causal, self._causal, device)  # first: what it calls fills parameters too
         tables = {f"{skeleton.embedding_name}.weight", f"{skeleton.head_name}.weight"}
         for full, _ in list(self._causal.named_parameters(remove_duplicate=False)):
             if full not in tables:
@@ -118,8 +123,7 @@ class ModelContext:
                 self._causal.get_submodule(owner)._parameters[leaf] = nn.Parameter(
                     weight, requires_grad=False
                 )
-        compute_buffers(self._causal, self._causal, device)
-        self._set_rows(torch.zeros((1, self.width), dtype=dtype, device=device))
+        self._rows_of(torch.zeros((1, self.width), dtype=dtype, device=device), self._zeros([1]))
         self._arguments: list[Arguments] = []
         self._embedded: Tensor | None = None
         self._expected: Tensor | None = None
@@ -128,16 +132,19 @@ class ModelContext:
         self._kept: OrderedDict[tuple[int, int], list[Arguments]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def embed(self, rows: Tensor, tokens: Tensor) -> Tensor:
+    def embed(self, rows: Tensor, tokens: Tensor, numbers: Tensor | None = None) -> Tensor:
         """Hidden states before the first layer: [batch, tokens, width].
 
-        rows: the embedding's rows that occur. tokens [batch, tokens]: numbers of rows.
+        tokens [batch, tokens]: of the vocabulary. rows: the embedding's rows of the tokens that occur, and numbers:
+        these tokens, ascending; None where all rows are there.
         """
-        return self.begin(rows, tokens)[0]
+        return self.begin(rows, tokens, numbers)[0]
 
-    def begin(self, rows: Tensor, tokens: Tensor) -> tuple[Tensor, list[Arguments]]:
+    def begin(
+        self, rows: Tensor, tokens: Tensor, numbers: Tensor | None = None
+    ) -> tuple[Tensor, list[Arguments]]:
         """As `embed`; and what each layer takes beside hidden states, for these tokens."""
-        self._set_rows(rows)
+        self._rows_of(rows, numbers)
         self._run(tokens.to(self._device))
         embedded, self._embedded = self._embedded, None
         assert embedded is not None
@@ -210,6 +217,8 @@ class ModelContext:
         hidden = bound.arguments[hidden_name]
         if self._injected is not None:
             given = self._injected[index == self._last]
+            if index in self._made:
+                return self._as_layer(index, given)
             return (given,) if self._returns_tuple else given
         if index == 1:  # catchers return tuples: a model that expects none hands the tuple on
             self._returns_tuple = not isinstance(hidden, tuple)
@@ -223,9 +232,30 @@ class ModelContext:
         if index == 0:
             self._embedded, self._arguments = hidden, []
         self._arguments.append(caught)
+        if self._looks and index not in self._made:
+            self._learn_output(index, args, kwargs)
         if index == self._last:
             raise _Stop
+        if index in self._made:
+            return self._as_layer(index, hidden[0] if isinstance(hidden, tuple) else hidden)
         return hidden if isinstance(hidden, tuple) else (hidden,)
+
+    def _learn_output(self, index: int, args: Sequence[Any], kwargs: Arguments) -> None:
+        """Runs a layer without values: classes differ in what they expect of it beside hidden states.
+
+        A layer that is not to be run without values teaches nothing, and is taken to return a tuple.
+        """
+        layer = copy.deepcopy(self._layers[index], {id(self._base.config): self._base.config})
+        try:
+            made = layer.to("meta")(*on_meta(tuple(args)), **on_meta(dict(kwargs)))
+        except Exception:  # noqa: BLE001 - finding.py runs it again, and says what is wrong
+            return
+        self._made[index] = made
+
+    def _as_layer(self, index: int, hidden: Tensor) -> Any:
+        """Hidden states in the place that they have in what layer `index` returns; the rest has no values."""
+        made = self._made[index]
+        return (hidden, *made[1:]) if isinstance(made, (tuple, list)) else hidden
 
     def _check_order(self, index: int, hidden: Any) -> None:
         """Each layer is given what the one before made, as it made it."""
@@ -253,34 +283,91 @@ class ModelContext:
             "model of another type.",
         )
 
-    def _set_rows(self, rows: Tensor) -> None:
+    def _rows_of(self, rows: Tensor, numbers: Tensor | None) -> None:
+        """Puts rows into the embedding: those of some tokens, or all."""
         self._embedding._parameters["weight"] = nn.Parameter(rows, requires_grad=False)
+        self._numbers = None if numbers is None else numbers.to(rows.device)
+
+    def _row_numbers(self, _embedding: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """A hook: the model is given tokens, whose numbers it may look at; the rows that are there count from 0."""
+        if self._numbers is None:
+            return None
+        return (torch.searchsorted(self._numbers, args[0]), *args[1:])
 
     def _zeros(self, shape: Sequence[int]) -> Tensor:
         return torch.zeros(tuple(shape), dtype=torch.int64, device=self._device)
 
 
-def compute_buffers(causal: Any, root: nn.Module, device: torch.device) -> None:
+def compute_buffers(causal: Any, root: nn.Module, device: torch.device, layers_name: str = "") -> None:
     """Gives the buffers below `root` that lie on the meta device their values, as the model's class does.
+
+    That class fills parameters beside them, unless they lie on the meta device: weights are put in afterwards.
+
+    Args:
+        causal: the whole model.
+        root: that model, or a copy of one of its layers, whose learned buffers the checkpoint has.
+        layers_name: of the list that the layer is from; "" for the whole model.
 
     Raises ModelUnsupported for one that the class does not compute.
     """
     for name, module in root.named_modules():
         if is_older():
             compute_rotary(module, device)
-        empty = {key: value for key, value in module._buffers.items() if value is not None and value.is_meta}
-        computed: list[dict[str, Tensor]] = []
-        for filler in (0, 1) if empty else ():  # what comes out the same from both was computed
-            for key, value in empty.items():
-                module._buffers[key] = torch.full(value.shape, filler, dtype=value.dtype, device=device)
-            causal._init_weights(module)
-            computed.append({key: module.get_buffer(key) for key in empty})
-        for key in empty:
-            if not torch.equal(computed[0][key], computed[1][key]):
-                raise unsupported(
-                    f"the buffer {name}.{key} of a {causal.config.model_type} model is not computed from its config",
-                    ANOTHER_TYPE,
-                )
+        learned = learned_buffers(module) if layers_name else ()
+        empty = {
+            key: value
+            for key, value in module._buffers.items()
+            if value is not None and value.is_meta and key not in learned
+        }
+        owner = _owner(causal, layers_name or name)
+        left = _fill(module, empty, owner, module, device)
+        if left and layers_name:  # some classes leave it to what holds the layers
+            left = _fill(module, left, owner, _around(causal, layers_name, root), device)
+        if left:
+            raise unsupported(
+                f"the buffer {name}.{next(iter(left))} of a {causal.config.model_type} model is not computed from its "
+                "config",
+                ANOTHER_TYPE,
+            )
+
+
+def learned_buffers(module: nn.Module) -> tuple[str, ...]:
+    """Buffers of a module, not of those below it, that the checkpoint has: numbers that were learned."""
+    return tuple(
+        key
+        for key, value in module._buffers.items()
+        if value is not None and value.is_floating_point() and key not in module._non_persistent_buffers_set
+    )
+
+
+def _fill(
+    module: nn.Module, empty: Mapping[str, Tensor], owner: Any, part: nn.Module, device: torch.device
+) -> dict[str, Tensor]:
+    """Fills buffers of a module; returns those that `owner` does not compute when it initializes `part`."""
+    computed: list[dict[str, Tensor]] = []
+    for filler in (0, 1) if empty else ():  # what comes out the same from both was computed
+        for key, value in empty.items():
+            module._buffers[key] = torch.full(value.shape, filler, dtype=value.dtype, device=device)
+        owner._init_weights(part)
+        computed.append({key: module.get_buffer(key) for key in empty})
+    return {key: value for key, value in empty.items() if not torch.equal(computed[0][key], computed[1][key])}
+
+
+def _owner(causal: Any, name: str) -> Any:
+    """The innermost model around a module: models within models initialize what is theirs."""
+    parts = name.split(".")
+    above = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+    return next(
+        (found for one in above if hasattr(found := causal.get_submodule(one), "_init_weights")), causal
+    )
+
+
+def _around(causal: Any, layers_name: str, layer: nn.Module) -> nn.Module:
+    """A copy of the module that holds the layers, with this layer alone."""
+    holder, _, leaf = layers_name.rpartition(".")
+    around: nn.Module = copy.copy(causal.get_submodule(holder))
+    around._modules = {**around._modules, leaf: nn.ModuleList([layer])}
+    return around
 
 
 def on_meta(value: Any) -> Any:

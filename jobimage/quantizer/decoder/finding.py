@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from quantization_api.failures import QuantizationError
 from quantizer.decoder.architecture import FoundLayer
-from quantizer.decoder.blocks import held_buffers
 from quantizer.decoder.context import Arguments, ModelContext, compute_buffers, on_meta
 from quantizer.decoder.expert_stages import expanded
 from quantizer.decoder.skeleton import ANOTHER_TYPE, Skeleton, unsupported
@@ -60,9 +59,9 @@ def _stand_in(shape: torch.Size) -> Tensor:
 
 def _arguments(skeleton: Skeleton, whole: ModelContext) -> Sequence[Arguments]:
     """What the layers are given beside hidden states; the same for every text of one shape."""
-    rows = torch.randn((TOKENS, whole.width), generator=torch.Generator().manual_seed(0))
-    tokens = torch.arange(TOKENS)[None]
-    (one, given), (_, others) = whole.begin(rows, tokens), whole.begin(rows, TOKENS - 1 - tokens)
+    first, second, numbers = _two_texts(skeleton)
+    rows = torch.randn((len(numbers), whole.width), generator=torch.Generator().manual_seed(0))
+    (one, given), (_, others) = whole.begin(rows, first, numbers), whole.begin(rows, second, numbers)
     if one.shape != (1, TOKENS, whole.width):
         raise _no_chain(
             skeleton,
@@ -70,25 +69,27 @@ def _arguments(skeleton: Skeleton, whole: ModelContext) -> Sequence[Arguments]:
         )
     for index, (mine, theirs) in enumerate(zip(given, others, strict=True)):
         for name, value in mine.items():
+            if _made_on_the_way(value):
+                raise _no_chain(
+                    skeleton, f"layer {index} takes {name}, which earlier layers make, beside hidden states"
+                )
             if not _same(value, theirs.get(name)):
                 raise _no_chain(
                     skeleton, f"layer {index} takes {name}, which depends on the text, beside hidden states"
                 )
-    _check_numbers(skeleton, whole)
     return given
 
 
-def _check_numbers(skeleton: Skeleton, whole: ModelContext) -> None:
-    """Rows of the embedding that occur are numbered anew, so the model must not look at the numbers."""
+def _two_texts(skeleton: Skeleton) -> tuple[Tensor, Tensor, Tensor]:
+    """Two texts of TOKENS tokens, of which the second alone has padding in it; and all of their tokens, ascending."""
+    vocabulary = skeleton.embedding_shape[0]
     padding = getattr(skeleton.config, "pad_token_id", None)
-    count = max(TOKENS, (padding if isinstance(padding, int) else 0) + 1)
-    rows = torch.ones((1, 1)).expand(count, whole.width)
-    tokens = torch.arange(TOKENS)[None]
-    if not torch.equal(whole.begin(rows, tokens)[0], whole.begin(rows, count - 1 - tokens)[0]):
-        raise _no_chain(
-            skeleton,
-            "it looks at the numbers of the tokens (it gives padding a position of its own, for example)",
-        )
+    taken = padding if isinstance(padding, int) and 0 <= padding < vocabulary else 0
+    others = [number for number in range(TOKENS + 1) if number != taken][:TOKENS]
+    first = torch.tensor([others])
+    second = first.flip(1)
+    second[0, TOKENS // 2] = taken
+    return first, second, torch.tensor(sorted([*others, taken]))
 
 
 def _check_end(skeleton: Skeleton, whole: ModelContext) -> None:
@@ -101,9 +102,7 @@ def _check_end(skeleton: Skeleton, whole: ModelContext) -> None:
 def _traced(skeleton: Skeleton, index: int, layer: nn.Module, arguments: Arguments) -> FoundLayer:
     hidden = torch.zeros((1, TOKENS, int(skeleton.config.hidden_size)), device="meta", requires_grad=True) * 1
     layer = copy.deepcopy(layer, {id(skeleton.config): skeleton.config})  # some keep what they made
-    for _, part, leaf in held_buffers(layer):  # the checkpoint has them
-        part._buffers[leaf] = torch.zeros(())
-    compute_buffers(skeleton.causal, layer, CPU)
+    compute_buffers(skeleton.causal, layer, CPU, skeleton.layers_name)
     layer.to("meta")
     given = {name: on_meta(value) for name, value in arguments.items()}
     before = {name: _keys(value) for name, value in given.items()}
@@ -137,6 +136,13 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
     return type(one) is type(other)
+
+
+def _made_on_the_way(value: Any) -> bool:
+    """Whether something is from a layer that was run without values."""
+    if isinstance(value, (tuple, list)):
+        return any(map(_made_on_the_way, value))
+    return isinstance(value, Tensor) and value.is_meta
 
 
 def _keys(value: Any) -> Any:

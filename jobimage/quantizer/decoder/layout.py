@@ -93,6 +93,7 @@ class DecoderLayout:
             self.width = int(self.config.hidden_size)
             positions = getattr(self.config, "max_position_embeddings", None)
             self.max_positions = int(positions or self.raw_config.get("seq_length") or sys.maxsize)
+            self.max_positions -= self.skeleton.rows_before_positions(self.max_positions)
         # some checkpoints (gpt2's, bloom's) were saved without the head, so names lack the model's prefix
         prefixed = f"{self.skeleton.layers_name}.0."
         self._bare = not any(name.startswith(prefixed) for name in reader.tensors) and any(

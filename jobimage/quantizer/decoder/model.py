@@ -58,13 +58,14 @@ class DecoderModel:
         """
         pattern = self.layout.pattern(index)
         module = pattern.fresh()
+        skeleton = self.layout.skeleton
+        compute_buffers(skeleton.causal, module, self.device, skeleton.layers_name)
         load_weights(
             module,
             weights,
             lambda name, value: pattern.transposed(name, value.to(device=self.device, dtype=self.dtype)),
             pattern.names.own,
         )
-        compute_buffers(self.layout.skeleton.causal, module, self.device)
 
         def arguments_of(batch: int, tokens: int) -> Any:
             return self._whole().arguments(index, batch, tokens)
@@ -122,7 +123,7 @@ class DecoderModel:
             inside = (used >= first) & (used < first + rows.shape[0])
             gathered[inside.to(self.device)] = rows[(used[inside] - first).to(self.device)]
         for batch in tokens:
-            yield self._whole().embed(gathered, torch.searchsorted(used, batch))
+            yield self._whole().embed(gathered, batch, used)
 
     def embed_whole(self, table: Tensor, tokens: Tensor) -> Tensor:
         """As `embed` for one batch of token ids [batch, tokens], with the whole table at hand."""

@@ -245,6 +245,13 @@ class Skeleton:
                 "Use another size of this model: of OPT, for example, only opt-350m has such projections.",
             )
 
+    def rows_before_positions(self, positions: int) -> int:
+        """Rows of a table of positions that no token has: those up to padding's own, where padding has one."""
+        tables = (part for part in self.causal.modules() if isinstance(part, nn.Embedding))
+        found = (one for one in tables if one.num_embeddings == positions and one.padding_idx is not None)
+        token = self.causal.get_input_embeddings()
+        return next((int(one.padding_idx or 0) + 1 for one in found if one is not token), 0)
+
     def _table(self, found: nn.Module | None, what: str) -> nn.Module:
         if found is None or getattr(found, "weight", None) is None:
             raise unsupported(

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.support.causal_types import small_model
-from tests.support.decoder_families import FAMILIES, make_model, open_model
-from tests.support.walked import stages_of, walked_error
+from tests.support.decoder_families import FAMILIES, layer_weights, make_model, open_model
+from tests.support.walked import error_of, stages_of, walked_error
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.decoder.families import ARCHITECTURES
@@ -72,11 +73,14 @@ KINDS = {
     "a model under another name than its class says": "llama4_text, dense",
     "a head inside another module": "bert",
     "layers that keep what they made": "recurrent_gemma",
+    "layers that return two things": "bamba",
+    "layers that return three things": "rwkv",
+    "buffers that the model around the layers computes": "falcon_h1",
+    "positions counted without padding": "roberta",
 }
 REFUSED = {
-    "falcon_h1": "the buffer mamba.mup_vector of a falcon_h1 model is not computed from its config",
-    "rwkv": "its class stops where its layers are taken out",
-    "roberta": "it looks at the numbers of the tokens",
+    "zamba2": "layer 0 takes original_hidden_states, which depends on the text",
+    "xlm": "does not run its layers one after another",
     "prophetnet": "its layers take [1, 18, 32] for 6 tokens",
     "hrm_text": "transformers converts them as it loads them",
     "jetmoe": "holds experts in one fused tensor",
@@ -93,6 +97,31 @@ def test_what_classes_do_differently_is_walked_exactly(kind: str, tmp_path: Path
     whole.save_pretrained(tmp_path / "model")
     model = open_model(tmp_path / "model")
     assert walked_error(whole, model, tmp_path) < 1e-6
+
+
+def test_padding_has_the_position_that_its_class_gives_it(tmp_path: Path) -> None:
+    whole = small_model("roberta")
+    whole.save_pretrained(tmp_path / "model")
+    model = open_model(tmp_path / "model")
+    padded = torch.tensor([[7, 8, 0, 0, 9, 10, 0, 11], [0, 7, 8, 12, 7, 60, 0, 0]])
+    assert error_of(whole, model, [padded], tmp_path) < 1e-6
+
+
+def test_positions_that_padding_takes_are_not_for_text(tmp_path: Path) -> None:
+    small_model("roberta", pad_token_id=1).save_pretrained(tmp_path)
+    model = open_model(tmp_path)
+    assert model.layout.max_positions == 64 - 2
+    longest = torch.full((1, model.layout.max_positions), 5)
+    assert next(model.embed([longest])).shape == (1, 62, 32)
+
+
+def test_what_computes_buffers_leaves_the_weights(tmp_path: Path) -> None:
+    whole = small_model("falcon_h1")
+    whole.save_pretrained(tmp_path)
+    model = open_model(tmp_path)
+    held = dict(model.layer(0, layer_weights(model, 0)).parameters())
+    for name, value in whole.model.layers[0].named_parameters():
+        assert torch.equal(held[name], value), name
 
 
 @pytest.mark.parametrize("model_type", REFUSED)
