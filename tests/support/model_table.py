@@ -36,8 +36,8 @@ What each pass does with a tiny random model of every type for which transformer
   of a layer, their order and what shares an input are found by looking.
 - AWQ is *exact* where that holds and scales fold into the layers; the numbers are the folds of the first and of the
   last layer.
-- QuaRot is *exact* for types whose residual stream is known; `tests/unit/quantizer/passes/test_rotations.py`
-  rotates a model of each.
+- QuaRot is *exact* where the residual stream is known, or found, and layers, embeddings and head compute the same when
+  it is rotated.
 
 Real models of a type may have values in config.json that the tiny one does not have. What cannot be computed exactly
 then is refused as well, before anything is computed.

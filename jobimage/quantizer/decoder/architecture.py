@@ -60,11 +60,24 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class StreamRead:
+    """Linears that read the residual stream, through a norm or as it is."""
+
+    norm: str | None
+    """Name in the layer; None where no module with a weight for each channel lies between."""
+    readers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class FoundLayer:
     """What was found in a layer by looking (finding.py)."""
 
     stages: tuple[Stage, ...]
     candidates: tuple[Candidate, ...]
+    reads: tuple[StreamRead, ...] = ()
+    """What reads the residual stream: what comes into the layer, and what `writers` have added to it."""
+    writers: tuple[str, ...] = ()
+    """Linears that the layer's output is made from, with no other linear between."""
 
 
 @dataclass(frozen=True)

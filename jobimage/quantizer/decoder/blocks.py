@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from quantizer.decoder.architecture import Block, SharedInput, Stage
-from quantizer.decoder.context import Arguments, learned_buffers
+from quantizer.decoder.buffers import learned_buffers
+from quantizer.decoder.context import Arguments
 from quantizer.decoder.sparse import SparseMlp
 
 ArgumentsOf = Callable[[int, int], Arguments]

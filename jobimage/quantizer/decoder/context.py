@@ -15,6 +15,7 @@ import inspect
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +24,8 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from quantization_api.failures import QuantizationError
-from quantizer.checkpoint.older_transformers import compute_rotary, is_older
-from quantizer.decoder.skeleton import ANOTHER_TYPE, Skeleton, unsupported
+from quantizer.decoder.buffers import compute_buffers
+from quantizer.decoder.skeleton import Skeleton, unsupported
 
 Arguments = Mapping[str, Any]
 """What a decoder layer's forward takes beside the hidden states, by name."""
@@ -129,6 +130,7 @@ class ModelContext:
         self._expected: Tensor | None = None
         self._next = 0
         self._injected: tuple[Tensor, Tensor] | None = None
+        self._behind = False
         self._kept: OrderedDict[tuple[int, int], list[Arguments]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -185,6 +187,25 @@ class ModelContext:
         result: Tensor = output[0]
         return result
 
+    def norms_around(self, hidden: Tensor) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names of the modules with a weight for each channel that run before the layers, and behind them.
+
+        hidden [batch, tokens, width]: any that the last layer could make.
+        """
+        ran: tuple[list[str], list[str]] = ([], [])
+
+        def hook(name: str) -> Callable[..., None]:
+            return lambda *_: ran[self._behind].append(name)
+
+        with ExitStack() as stack:
+            for name, module in self._causal.named_modules():
+                weight = module._parameters.get("weight")
+                if weight is not None and weight.shape == (self.width,):
+                    stack.callback(module.register_forward_hook(hook(name)).remove)
+            self._behind = False
+            self.final(hidden)
+        return tuple(ran[0]), tuple(ran[1])
+
     def logits(self, read: Tensor, first: int, rows: Tensor) -> Tensor:
         """Logits [batch, tokens, rows] of vocabulary entries first .. first + rows, as the model makes them.
 
@@ -216,7 +237,8 @@ class ModelContext:
         hidden_name, *names = bound.arguments
         hidden = bound.arguments[hidden_name]
         if self._injected is not None:
-            given = self._injected[index == self._last]
+            self._behind = index == self._last
+            given = self._injected[self._behind]
             if index in self._made:
                 return self._as_layer(index, given)
             return (given,) if self._returns_tuple else given
@@ -296,78 +318,6 @@ class ModelContext:
 
     def _zeros(self, shape: Sequence[int]) -> Tensor:
         return torch.zeros(tuple(shape), dtype=torch.int64, device=self._device)
-
-
-def compute_buffers(causal: Any, root: nn.Module, device: torch.device, layers_name: str = "") -> None:
-    """Gives the buffers below `root` that lie on the meta device their values, as the model's class does.
-
-    That class fills parameters beside them, unless they lie on the meta device: weights are put in afterwards.
-
-    Args:
-        causal: the whole model.
-        root: that model, or a copy of one of its layers, whose learned buffers the checkpoint has.
-        layers_name: of the list that the layer is from; "" for the whole model.
-
-    Raises ModelUnsupported for one that the class does not compute.
-    """
-    for name, module in root.named_modules():
-        if is_older():
-            compute_rotary(module, device)
-        learned = learned_buffers(module) if layers_name else ()
-        empty = {
-            key: value
-            for key, value in module._buffers.items()
-            if value is not None and value.is_meta and key not in learned
-        }
-        owner = _owner(causal, layers_name or name)
-        left = _fill(module, empty, owner, module, device)
-        if left and layers_name:  # some classes leave it to what holds the layers
-            left = _fill(module, left, owner, _around(causal, layers_name, root), device)
-        if left:
-            raise unsupported(
-                f"the buffer {name}.{next(iter(left))} of a {causal.config.model_type} model is not computed from its "
-                "config",
-                ANOTHER_TYPE,
-            )
-
-
-def learned_buffers(module: nn.Module) -> tuple[str, ...]:
-    """Buffers of a module, not of those below it, that the checkpoint has: numbers that were learned."""
-    return tuple(
-        key
-        for key, value in module._buffers.items()
-        if value is not None and value.is_floating_point() and key not in module._non_persistent_buffers_set
-    )
-
-
-def _fill(
-    module: nn.Module, empty: Mapping[str, Tensor], owner: Any, part: nn.Module, device: torch.device
-) -> dict[str, Tensor]:
-    """Fills buffers of a module; returns those that `owner` does not compute when it initializes `part`."""
-    computed: list[dict[str, Tensor]] = []
-    for filler in (0, 1) if empty else ():  # what comes out the same from both was computed
-        for key, value in empty.items():
-            module._buffers[key] = torch.full(value.shape, filler, dtype=value.dtype, device=device)
-        owner._init_weights(part)
-        computed.append({key: module.get_buffer(key) for key in empty})
-    return {key: value for key, value in empty.items() if not torch.equal(computed[0][key], computed[1][key])}
-
-
-def _owner(causal: Any, name: str) -> Any:
-    """The innermost model around a module: models within models initialize what is theirs."""
-    parts = name.split(".")
-    above = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
-    return next(
-        (found for one in above if hasattr(found := causal.get_submodule(one), "_init_weights")), causal
-    )
-
-
-def _around(causal: Any, layers_name: str, layer: nn.Module) -> nn.Module:
-    """A copy of the module that holds the layers, with this layer alone."""
-    holder, _, leaf = layers_name.rpartition(".")
-    around: nn.Module = copy.copy(causal.get_submodule(holder))
-    around._modules = {**around._modules, leaf: nn.ModuleList([layer])}
-    return around
 
 
 def on_meta(value: Any) -> Any:

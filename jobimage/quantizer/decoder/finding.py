@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from quantization_api.failures import QuantizationError
 from quantizer.decoder.architecture import FoundLayer
-from quantizer.decoder.context import Arguments, ModelContext, compute_buffers, on_meta
+from quantizer.decoder.buffers import compute_buffers
+from quantizer.decoder.context import Arguments, ModelContext, on_meta
 from quantizer.decoder.expert_stages import expanded
 from quantizer.decoder.skeleton import ANOTHER_TYPE, Skeleton, unsupported
 from quantizer.decoder.tracing import is_linear, trace

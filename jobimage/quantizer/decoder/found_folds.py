@@ -33,7 +33,7 @@ def find_folds(layer: GenericLayer, candidates: tuple[Candidate, ...], config: A
         if candidate.readers in found:
             continue
         experts = layer.experts_of(candidate.source)
-        tried = _places(layer, candidate, config) if experts is None else _in_expert(candidate, experts)
+        tried = possible_places(layer, candidate, config) if experts is None else _in_expert(candidate, experts)
         for place in tried:
             if experts is not None or _stays(layer, place, hidden, expected, generator):
                 found[candidate.readers] = place
@@ -48,7 +48,7 @@ def _in_expert(candidate: Candidate, experts: LinearExperts) -> Iterator[FoldPla
         yield FoldPlace("linear", candidate.source, candidate.readers, rows, None)
 
 
-def _places(layer: GenericLayer, candidate: Candidate, config: Any) -> Iterator[FoldPlace]:
+def possible_places(layer: GenericLayer, candidate: Candidate, config: Any) -> Iterator[FoldPlace]:
     """What a candidate can be, by its shapes."""
     source, readers = candidate.source, candidate.readers
     inputs = layer.linear(readers[0]).in_features

@@ -24,7 +24,6 @@ from quantizer.checkpoint.side_files import with_dtype
 from quantizer.checkpoint.source import Source, read_whole
 from quantizer.decoder.architecture import FoundLayer, ModuleNames, Stage
 from quantizer.decoder.extra import Extra, sort_extra
-from quantizer.decoder.families import ARCHITECTURES
 from quantizer.decoder.finding import find_layers
 from quantizer.decoder.folding import FoldPlace, fold_places
 from quantizer.decoder.pattern import LayerPattern
@@ -137,10 +136,9 @@ class DecoderLayout:
         value = getattr(self.config, field, None)
         return value if type(value) is int else None
 
-    def by_table(self) -> "DecoderLayout":
-        """The same checkpoint with every linear that the table of architectures knows, whichever ones were named."""
-        listed = self.model_type in ARCHITECTURES and self.architecture.listed_stages
-        return DecoderLayout(self.reader, self.raw_config) if listed else self
+    def with_every_linear(self) -> "DecoderLayout":
+        """The same checkpoint with every linear, as the table knows or looking finds them, whichever were named."""
+        return DecoderLayout(self.reader, self.raw_config) if self.architecture.listed_stages else self
 
     # names
 

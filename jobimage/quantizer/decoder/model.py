@@ -5,7 +5,7 @@ that occur are read, the head comes in slices of the vocabulary. The small modul
 learned positions) are held by the context (context.py).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from quantizer.boundary.reading import reading
 from quantizer.checkpoint.reader import rows_within
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.blocks import ArgumentsOf, BlockLayer, load_weights
-from quantizer.decoder.context import ModelContext, compute_buffers, on_meta
+from quantizer.decoder.buffers import compute_buffers
+from quantizer.decoder.context import ModelContext, on_meta
 from quantizer.decoder.folding import FoldPlace
 from quantizer.decoder.found_folds import find_folds
 from quantizer.decoder.generic import GenericLayer, GenericWalk
@@ -141,6 +142,14 @@ class DecoderModel:
         """
         return self._whole().logits(read, first, rows)
 
+    def around(self, changed: Callable[[str, Tensor], Tensor] | None = None) -> ModelContext:
+        """What is before and behind the layers, on a CPU; `changed` makes other numbers of a parameter, by its name."""
+
+        def read(name: str) -> Tensor:
+            return self._read(name) if changed is None else changed(name, self._read(name))
+
+        return ModelContext(self.layout.skeleton, read, torch.device("cpu"), torch.float32)
+
     def try_out(self) -> None:
         """Sends two tokens through the model as far as that needs no weights of a layer.
 
@@ -164,15 +173,15 @@ class DecoderModel:
     def _whole(self) -> ModelContext:
         """The model around the layers, made when it is first needed."""
         if self._context is None:
-
-            def parameter(name: str) -> Tensor:
-                stored = self.layout.stored_name(name)
-                if stored not in self.layout.reader.tensors:
-                    raise unsupported(f"the checkpoint lacks the tensor {stored}", NOT_OF_ONE_MODEL)
-                return self.layout.reader.tensor(stored)
-
-            self._context = ModelContext(self.layout.skeleton, parameter, self.device, self.dtype)
+            self._context = ModelContext(self.layout.skeleton, self._read, self.device, self.dtype)
         return self._context
+
+    def _read(self, name: str) -> Tensor:
+        """A parameter outside the layers by its name in the model."""
+        stored = self.layout.stored_name(name)
+        if stored not in self.layout.reader.tensors:
+            raise unsupported(f"the checkpoint lacks the tensor {stored}", NOT_OF_ONE_MODEL)
+        return self.layout.reader.tensor(stored)
 
 
 def walk_over(

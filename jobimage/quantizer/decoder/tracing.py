@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from quantizer.decoder.architecture import Candidate, FoundLayer, SharedInput, Stage
+from quantizer.decoder.architecture import Candidate, FoundLayer, SharedInput, Stage, StreamRead
 
 
 @dataclass
@@ -29,11 +29,20 @@ class _Seen:
     runs: int = 1
 
 
+@dataclass(frozen=True)
+class _Normed:
+    """A module that has a weight for each channel, in the forward."""
+
+    name: str
+    read: Any
+    """The node of autograd's graph that its input comes from."""
+    made: Tensor
+
+
 @dataclass
 class _Watch:
     seen: dict[str, _Seen] = field(default_factory=dict)
-    normed: list[tuple[str, Tensor]] = field(default_factory=list)
-    """Of each module that has a weight for each channel, its name and what it made."""
+    normed: list[_Normed] = field(default_factory=list)
 
     def before(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -52,9 +61,9 @@ class _Watch:
         return hook
 
     def norm(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-            if isinstance(output, Tensor):
-                self.normed.append((name, output))
+        def hook(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if isinstance(output, Tensor) and args and isinstance(args[0], Tensor):
+                self.normed.append(_Normed(name, args[0].grad_fn, output))
 
         return hook
 
@@ -74,7 +83,9 @@ def trace(layer: nn.Module, forward: Callable[[], Any]) -> tuple[FoundLayer, Any
             elif (weight := getattr(module, "weight", None)) is not None and weight.ndim == 1:
                 stack.callback(module.register_forward_hook(watch.norm(name)).remove)
         output = forward()
-    return _found([one for one in watch.seen.values() if one.runs == 1], watch.normed), output
+    first = output[0] if isinstance(output, (tuple, list)) else output
+    end = getattr(first, "grad_fn", None)
+    return _found([one for one in watch.seen.values() if one.runs == 1], watch.normed, end), output
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -103,7 +114,7 @@ def _computes_a_product(module: nn.Linear) -> bool:
         return False
 
 
-def _found(seen: list[_Seen], normed: list[tuple[str, Tensor]]) -> FoundLayer:
+def _found(seen: list[_Seen], normed: list[_Normed], end: Any) -> FoundLayer:
     makers = {one.made: number for number, one in enumerate(seen) if one.made is not None}
     rests_on = [sorted(set(_makers(one.read.grad_fn, makers))) for one in seen]
     places: list[int] = []
@@ -112,13 +123,19 @@ def _found(seen: list[_Seen], normed: list[tuple[str, Tensor]]) -> FoundLayer:
     stages: list[dict[Any, list[int]]] = [{} for _ in range(max(places, default=-1) + 1)]
     for number, (one, place) in enumerate(zip(seen, places, strict=True)):
         stages[place].setdefault(_identity(one.read), []).append(number)
-    norms = {_identity(made): name for name, made in normed}
+    norms = {_identity(one.made): one for one in normed}
+    writers = set(_makers(end, makers))
+    reads: list[StreamRead] = []
     candidates: list[Candidate] = []
     for stage in stages:
         for read, numbers in stage.items():
             readers = tuple(seen[number].name for number in numbers)
-            if read in norms:
-                candidates.append(Candidate("norm", norms[read], readers))
+            norm = norms.get(read)
+            before = set(rests_on[numbers[0]] if norm is None else _makers(norm.read, makers))
+            if before <= writers:
+                reads.append(StreamRead(norm.name if norm else None, readers))
+            if norm is not None:
+                candidates.append(Candidate("norm", norm.name, readers))
             else:
                 candidates += [
                     Candidate("linear", seen[maker].name, readers) for maker in rests_on[numbers[0]]
@@ -129,7 +146,9 @@ def _found(seen: list[_Seen], normed: list[tuple[str, Tensor]]) -> FoundLayer:
         )
         for stage in stages
     )
-    return FoundLayer(tuple(named), tuple(candidates))
+    return FoundLayer(
+        tuple(named), tuple(candidates), tuple(reads), tuple(seen[maker].name for maker in sorted(writers))
+    )
 
 
 def _makers(node: Any, makers: dict[Any, int]) -> Iterator[int]:

@@ -34,7 +34,7 @@ from quantizer.passes.experts import check_experts, is_nearest
 from quantizer.passes.interface import FinishedLayer, GroupSizes, LayerContext
 from quantizer.passes.plain import UniformPass
 from quantizer.passes.ranges import LayerWatch
-from quantizer.passes.rotation_layouts import layer_layout, model_layout
+from quantizer.passes.rotation_layouts import Layouts
 from quantizer.passes.rounding import check_quality, pack_linear
 from quantizer.passes.statistics import InputStatistics, gather
 from quantizer.passes.transform import Transform, Unchanged
@@ -91,11 +91,11 @@ class QuarotLayerPass(UniformPass):
 
     def bind(self, model: DecoderLayout) -> "QuarotLayerPass":
         check_experts(self.few_tokens, model)
-        layout = model_layout(model)
+        layouts = Layouts(model)
         widths = {name: shape[1] for name, shape in model.linear_shapes(0).items()}
-        check_model(self.parameters, layout, model.architecture.model_type, widths)
+        check_model(self.parameters, layouts.model, model.architecture.model_type, widths)
         dtype = dtype_of_model(self.dtype, model)
-        return replace(self, dtype=dtype, bound=RotatedModel(self.parameters, model, dtype))
+        return replace(self, dtype=dtype, bound=RotatedModel(self.parameters, model, layouts, dtype))
 
     @property
     def rtn_rule(self) -> tuple[Hashable, ...]:
@@ -193,9 +193,11 @@ class QuarotLayerPass(UniformPass):
 class RotatedModel(Transform):
     """The rotations of one model."""
 
-    def __init__(self, parameters: QuarotParameters, model: DecoderLayout, dtype: torch.dtype) -> None:
+    def __init__(
+        self, parameters: QuarotParameters, model: DecoderLayout, layouts: Layouts, dtype: torch.dtype
+    ) -> None:
         self._parameters, self._model, self._dtype = parameters, model, dtype
-        self._layout = model_layout(model)
+        self._layouts, self._layout = layouts, layouts.model
         self.quarot = QuarotPass(parameters, self._layout)
         self._watch: LayerWatch | None = None
 
@@ -220,7 +222,7 @@ class RotatedModel(Transform):
     def layer(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         model = self._model
         turned = {name: model.transposed(index, name, weights.pop(name)) for name in list(weights)}
-        layout = layer_layout(model, index)
+        layout = self._layouts.layer(index)
         self._watch = LayerWatch(index, turned, layout.norms, self.quarot.turned_back)
         rotated = self.quarot.rotate_layer(index, turned, layout)
         self._watch.rotated(rotated)
@@ -234,7 +236,10 @@ class RotatedModel(Transform):
     def outside(self, name: str, rows: Tensor) -> Tensor:
         norm = self._layout.final_norm.name
         if name == self._model.own_head_name():
-            return self.quarot.head_rows(rows, self._model.reader.tensor(f"{norm}.weight"))
+            has_weight = f"{norm}.weight" in self._model.reader.tensors
+            return self.quarot.head_rows(
+                rows, self._model.reader.tensor(f"{norm}.weight") if has_weight else None
+            )
         if name == f"{norm}.weight":
             return self.quarot.final_norm(rows)[0]
         if name == f"{norm}.bias":

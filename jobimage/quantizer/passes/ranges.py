@@ -158,7 +158,11 @@ class WatchedWalk(LayerWalk):
 
 def _folded(norm: NormSite, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """What the rotation took from a norm: the weight, and the bias where its readers took it (see fuse_norm)."""
-    weight = norm_weight(norm.kind, weights[f"{norm.name}.weight"]).float()
+    stored = weights.get(f"{norm.name}.weight")
+    if stored is None:
+        one = torch.ones(weights[f"{norm.readers[0]}.weight"].shape[1])
+        return one, torch.zeros_like(one)
+    weight = norm_weight(norm.kind, stored).float()
     bias = weights.get(f"{norm.name}.bias")
     if bias is None or not all(f"{reader}.bias" in weights for reader in norm.readers):
         return weight, torch.zeros_like(weight)

@@ -32,7 +32,7 @@ class RotatedGptqLayerPass(GptqLayerPass):
     @override
     def bind(self, model: DecoderLayout) -> Self:
         # a rotation is of every linear, whichever ones GPTQ is to round
-        rotation = self.rotation.bind(model.by_table())
+        rotation = self.rotation.bind(model.with_every_linear())
         return replace(super().bind(model), rotation=rotation, dtype=rotation.dtype)
 
     @property

@@ -1,28 +1,32 @@
-"""What a rotation needs to know of a model (algorithms.quarot.rotation_layout), from the table of architectures."""
+"""What a rotation needs to know of a model (algorithms.quarot.rotation_layout): from the table of architectures, or
+found (found_rotations.py)."""
 
-from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.quarot.rotation_layout import HeadSite, LayerLayout, ModelLayout, NormKind, NormSite
 from quantizer.decoder.architecture import Block
 from quantizer.decoder.folding import FoldPlace
 from quantizer.decoder.layout import DecoderLayout
+from quantizer.passes.found_rotations import FoundRotation
 
 KINDS: dict[str, NormKind] = {"rms": "rms", "rms_plus_one": "rms_plus_one", "layer_norm": "layer"}
 
 
-def model_layout(model: DecoderLayout) -> ModelLayout:
-    """The layout of a model of the table.
+class Layouts:
+    """The layouts of a model and of its layers, from the table or found."""
 
-    Raises:
-        QuantizationError: ModelUnsupported for an architecture without one.
-    """
+    def __init__(self, model: DecoderLayout) -> None:
+        self._model = model
+        self._found = None if model.architecture.blocks else FoundRotation(model)
+        self.model = self._found.model if self._found else table_layout(model)
+
+    def layer(self, index: int) -> LayerLayout:
+        """Of one layer; layers may differ (experts in some)."""
+        return self._found.layers[index] if self._found else layer_layout(self._model, index)
+
+
+def table_layout(model: DecoderLayout) -> ModelLayout:
+    """The layout of a model of the table."""
     architecture, final_norm = model.architecture, model.final_norm_name()
-    if not architecture.blocks or final_norm is None:
-        raise QuantizationError(
-            Category.MODEL_UNSUPPORTED,
-            f"QuaRot needs to know which linears read and write the residual stream; model_type "
-            f"{architecture.model_type} is not in the table of architectures",
-            "Quantize this model without QuaRot, with a GptqQuantizer.",
-        )
+    assert final_norm is not None
     outside = model.outside_shapes()
     tables = tuple(name for name, shape in outside.items() if len(shape) == 2)
     others = [

@@ -124,10 +124,10 @@ def check_model(
                     Category.INVALID_WORKFLOW,
                     f"{name} {size} does not divide the {columns} inputs of {linear}",
                 )
-    head_dim = layout.layer.attention.head_dim
+    heads = layout.layer.attention
     for name, size in (("k_groupsize", parameters.k_groupsize), ("v_groupsize", parameters.v_groupsize)):
-        if (width := group(size)) is not None and head_dim % width:
+        if (width := group(size)) is not None and heads is not None and heads.head_dim % width:
             raise QuantizationError(
                 Category.INVALID_WORKFLOW,
-                f"{name} {size} does not divide the head size {head_dim} of this model",
+                f"{name} {size} does not divide the head size {heads.head_dim} of this model",
             )

@@ -98,7 +98,8 @@ def fuse_norm(weights: Weights, norm: NormSite) -> None:
     Raises:
         QuantizationError: ModelUnsupported when it has to stay and a weight is zero where the bias is not.
     """
-    stored = weights[f"{norm.name}.weight"]
+    if (stored := weights.get(f"{norm.name}.weight")) is None:
+        return
     scale = norm_weight(norm.kind, stored)
     bias = weights.get(f"{norm.name}.bias")
     to_readers = bias is not None and all(f"{reader}.bias" in weights for reader in norm.readers)

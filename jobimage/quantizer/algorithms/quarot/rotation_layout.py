@@ -17,6 +17,7 @@ class NormSite:
     """A norm on the residual stream and the linears that read its output."""
 
     name: str
+    """Without a tensor `NAME.weight` it has no weight to fold."""
     kind: NormKind
     readers: tuple[str, ...]
 
@@ -44,7 +45,8 @@ class LayerLayout:
     """On the residual stream."""
     writers: tuple[str, ...]
     """Linears whose output is added to the stream."""
-    attention: HeadSite
+    attention: HeadSite | None
+    """None where no rule says which rows make a head's values: they are not turned (no R2)."""
     down: str | None
     """The linear that reads the MLP's inner activations; None where experts do it."""
     down_width: int
@@ -69,6 +71,8 @@ class ModelLayout:
     layer: LayerLayout
     embedding_norm: str | None = None
     """A norm between embedding and stream (bloom)."""
+    obstacle: str | None = None
+    """Why the residual stream of this model cannot be rotated, where that was found by trying."""
 
     @property
     def mean_preserving(self) -> bool:
@@ -78,6 +82,8 @@ class ModelLayout:
 
 def residual_obstacle(layout: ModelLayout) -> str | None:
     """Why the residual stream of an architecture cannot be rotated (R1); None when it can."""
+    if layout.obstacle:
+        return layout.obstacle
     if layout.layer.post_norms:
         return (
             f"{layout.layer.post_norms[0]} scales what a block adds to the residual stream, channel by channel, "

@@ -78,7 +78,7 @@ class QuarotPass:
             self._residual = kind(layout.width, seed)
         site = layout.layer.attention
         self._online: dict[str, Orthogonal] = {}
-        if "heads" in self.sites:
+        if "heads" in self.sites and site is not None:
             inputs = site.heads * site.head_dim
             self._online[site.output] = KernelRotation(inputs, self.sites["heads"], site.head_dim)
         if "down" in self.sites and layout.layer.down is not None:
@@ -112,11 +112,11 @@ class QuarotPass:
         """Rows [..., width] of an embedding, or hidden states before the first layer, in float32."""
         return (rows if self._residual is None else self._residual.apply(rows.double())).float()
 
-    def head_rows(self, rows: Tensor, norm: Tensor) -> Tensor:
-        """Rows [n, width] of the head, in float32; norm: the stored weight of the final norm."""
+    def head_rows(self, rows: Tensor, norm: Tensor | None) -> Tensor:
+        """Rows [n, width] of the head, in float32; norm: the stored weight of the final norm, if it has one."""
         if self._residual is None:
             return rows.float()
-        scale = norm_weight(self.layout.final_norm.kind, norm)
+        scale = 1.0 if norm is None else norm_weight(self.layout.final_norm.kind, norm)
         return self._residual.apply(rows.double() * scale).float()
 
     def final_norm(self, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -145,8 +145,7 @@ class QuarotPass:
             for norm in layer.norms:
                 fuse_norm(changed, norm)
             rotate_stream(changed, layer, self._residual)
-        if self.parameters.rotate:
-            site = layer.attention
+        if self.parameters.rotate and (site := layer.attention) is not None:
             seed = f"{self.parameters.rotation_seed}:values:{index}"
             rotate_values(changed, site, KernelRotation(site.head_dim, seed))
         result = {name: tensor.float().contiguous() for name, tensor in changed.items()}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.support.decoder_families import FAMILIES, UNKNOWN
+from tests.support.decoder_families import FAMILIES
 from tests.support.engine import edit_tensors, run_layers
 from tests.support.quantized_models import (
     GROUP,
@@ -132,18 +132,3 @@ def test_a_config_of_an_artifact_with_its_own_code_says_so_and_nothing_of_a_form
     assert config["quarot"]["a_bits"] == 8
     assert "quantization_config" not in config  # not even an empty one: readers look for its method
     assert not (tmp_path / "out/quantize_config.json").exists()
-
-
-def test_an_architecture_that_is_not_in_the_table_is_refused(tmp_path: Path) -> None:
-    modules = save_family("stablelm", tmp_path / "model")
-    assert modules is UNKNOWN["stablelm"][2]
-    with pytest.raises(QuantizationError, match="model_type stablelm is not in the table") as caught:
-        run_layers(
-            DirectorySource(tmp_path / "model"),
-            family_batches(),
-            QuarotLayerPass(QuarotParameters(), torch.float32),
-            tmp_path / "out",
-            tmp_path / "scratch",
-            modules=modules,
-        )
-    assert caught.value.category is Category.MODEL_UNSUPPORTED
