@@ -131,8 +131,8 @@ def _found(seen: list[_Seen], normed: list[_Normed], end: Any) -> FoundLayer:
         for read, numbers in stage.items():
             readers = tuple(seen[number].name for number in numbers)
             norm = norms.get(read)
-            before = set(rests_on[numbers[0]] if norm is None else _makers(norm.read, makers))
-            if before <= writers:
+            made_by = set(rests_on[numbers[0]] if norm is None else _makers(norm.read, makers))
+            if made_by <= writers:
                 reads.append(StreamRead(norm.name if norm else None, readers))
             if norm is not None:
                 candidates.append(Candidate("norm", norm.name, readers))

@@ -48,7 +48,8 @@ class Reflection:
     def apply(self, x: Tensor) -> Tensor:
         """x Q for x [..., size]."""
         direction = self._direction.to(x)
-        return x - 2.0 * (x @ direction)[..., None] * direction
+        turned: Tensor = x - 2.0 * (x @ direction)[..., None] * direction
+        return turned
 
     def apply_transposed(self, x: Tensor) -> Tensor:
         """x Q' for x [..., size]."""
