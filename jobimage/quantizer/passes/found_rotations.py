@@ -81,6 +81,7 @@ class FoundRotation:
             if self._obstacle is None:
                 self._obstacle = self._around_obstacle()
         self.model = replace(self.model, obstacle=self._obstacle)
+        del self._around  # it holds the tensors outside the layers
 
     # the layers
 
