@@ -18,7 +18,7 @@ CORRECT = "Correct the file, or data_name and text_cols in the data config."
 MOST_ROWS = 4_000_000
 MAX_TEXT_BYTES = 256_000_000
 LONGEST_FIELD = 16_000_000
-"""Characters of a field of a table: whole books. The reader takes four bytes for each, more than once."""
+"""Characters of a field or a line of a table: whole books. The reader takes four bytes for each, more than once."""
 MOST_COLUMNS = 1000  # of which a name that is near is looked for
 Bytes: TypeAlias = bytes | bytearray
 PLAIN_SUFFIXES = (".txt", ".jsonl", ".json", ".csv")
@@ -89,8 +89,19 @@ def _lines(data: Bytes) -> Iterator[str]:
             yield line.removesuffix("\n")
 
 
+def _bounded_lines(data: Bytes, file_name: str, newline: str | None) -> Iterator[str]:
+    """Lines of a table, none of which is so long that a file without line ends would be in memory three times."""
+    with _opened(data, newline) as lines:
+        number = 0
+        while line := lines.readline(LONGEST_FIELD + 1):
+            number += 1
+            if len(line) > LONGEST_FIELD:
+                raise _unreadable(file_name, f"line {number} has more than {LONGEST_FIELD:,} characters")
+            yield line
+
+
 def _json_lines(data: Bytes, file_name: str, text_column: str) -> Iterator[str]:
-    for number, line in enumerate(_lines(data), start=1):
+    for number, line in enumerate(_bounded_lines(data, file_name, None), start=1):
         if line.strip():
             place = f"line {number}"
             yield _column(_json(line, file_name, place), text_column, file_name, place)
@@ -107,10 +118,9 @@ def _json_items(data: Bytes, file_name: str, text_column: str) -> Iterator[str]:
 
 def _csv_rows(data: Bytes, file_name: str, text_column: str) -> Iterator[str]:
     csv.field_size_limit(LONGEST_FIELD)  # of the process
-    with _opened(data, "") as lines:  # a field keeps its line ends
-        reader = csv.DictReader(lines)
-        for row in reader:
-            yield _column(row, text_column, file_name, f"line {reader.line_num}")
+    reader = csv.DictReader(_bounded_lines(data, file_name, ""))  # a field keeps its line ends
+    for row in reader:
+        yield _column(row, text_column, file_name, f"line {reader.line_num}")
 
 
 READERS: dict[str, Callable[[Bytes, str, str], Iterator[str]]] = {

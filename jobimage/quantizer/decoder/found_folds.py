@@ -33,7 +33,9 @@ def find_folds(layer: GenericLayer, candidates: tuple[Candidate, ...], config: A
         if candidate.readers in found:
             continue
         experts = layer.experts_of(candidate.source)
-        tried = possible_places(layer, candidate, config) if experts is None else _in_expert(candidate, experts)
+        tried = (
+            possible_places(layer, candidate, config) if experts is None else _in_expert(candidate, experts)
+        )
         for place in tried:
             if experts is not None or _stays(layer, place, hidden, expected, generator):
                 found[candidate.readers] = place

@@ -34,6 +34,8 @@ KNOWN_DTYPES = ("float16", "bfloat16", "float32", "float64", "half", "float", "d
 OF_NO_USE = ("num_labels", "id2label", "label2id")
 """Fields about classes of a classifier: a language model has none, and transformers makes a table of them."""
 COUNTS_OF_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+OF_A_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "experts_top_k")
+"""Fields that say how many experts a token goes to, in the words of the types that have them."""
 FUSED_AT_MOST = 1024
 
 
@@ -168,6 +170,20 @@ def check_counts(config: PretrainedConfig, tensors: int) -> None:
                 f"config.json says {field} {count}, but the checkpoint has only {tensors} tensors",
                 NOT_OF_ONE_MODEL,
             )
+    experts = max((_whole(config, field) for field in COUNTS_OF_EXPERTS), default=0)
+    for field in OF_A_TOKEN:
+        if experts and _whole(config, field) > experts:
+            raise unsupported(
+                f"config.json sends each token to {_whole(config, field)} experts ({field}, or what its type has by "
+                f"default), but there are {experts}",
+                COPY_CONFIG,
+            )
+
+
+def _whole(config: PretrainedConfig, field: str) -> int:
+    """A field that is a whole number; 0 where it is not there, or something else."""
+    value = getattr(config, field, None)
+    return value if type(value) is int else 0
 
 
 def _made(cls: Any, config: PretrainedConfig) -> Any:

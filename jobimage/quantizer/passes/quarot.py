@@ -42,7 +42,7 @@ class Quarot(WeightPass[QuaRot]):
     @override
     def written(self) -> Written:
         p = self.parameters
-        layout = p.checkpoint_format if p.w_bits < FULL else "float"
+        layout: str = p.checkpoint_format if p.w_bits < FULL else "float"
         if needs_own_code(self._parameters):
             layout = "quarot"
         return Written(layout, p.w_bits, p.w_groupsize or -1, not p.w_asym, words=WORDS)
