@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from quantizer.decoder.architecture import Candidate, FoundLayer, SharedInput, Stage
+from quantizer.decoder.architecture import Candidate, FoundLayer, SharedInput, Stage, StreamRead
 from quantizer.decoder.fused_experts import UP, FusedExperts
 
 STATISTICS_BYTES = 4_000_000_000
@@ -33,7 +33,8 @@ def expanded(found: FoundLayer, experts: Mapping[str, FusedExperts], outputs: Ou
             stages.append(Stage(tuple(inputs)))
     stages = _in_batches(stages, max(map(_at_once, experts.values())))
     candidates = [each for candidate in found.candidates for each in _candidates(candidate, one)]
-    return FoundLayer(tuple(stages), tuple(candidates))
+    reads = [StreamRead(read.norm, _of_all(read.readers, one)) for read in found.reads]
+    return FoundLayer(tuple(stages), tuple(candidates), tuple(reads), _of_all(found.writers, one))
 
 
 def _at_once(fused: FusedExperts) -> int:
@@ -93,8 +94,12 @@ def _candidates(candidate: Candidate, one: _Modules) -> Iterator[Candidate]:
                 candidate.kind, candidate.source.replace(start, f"{module}.{expert}.", 1), readers
             )
         return
-    readers = tuple(each for name in candidate.readers for each in _all(name, one))
-    yield Candidate(candidate.kind, candidate.source, readers)
+    yield Candidate(candidate.kind, candidate.source, _of_all(candidate.readers, one))
+
+
+def _of_all(names: tuple[str, ...], one: _Modules) -> tuple[str, ...]:
+    """Linears, of experts those of each."""
+    return tuple(each for name in names for each in _all(name, one))
 
 
 def _all(name: str, one: _Modules) -> Iterator[str]:

@@ -136,6 +136,10 @@ class DecoderLayout:
         value = getattr(self.config, field, None)
         return value if type(value) is int else None
 
+    def lies_in_another(self, name: str) -> bool:
+        """Whether a tensor is cut out of one that holds those of all experts."""
+        return name in self._names.pieces
+
     def with_every_linear(self) -> "DecoderLayout":
         """The same checkpoint with every linear, as the table knows or looking finds them, whichever were named."""
         return DecoderLayout(self.reader, self.raw_config) if self.architecture.listed_stages else self
@@ -275,9 +279,7 @@ class DecoderLayout:
         if not self._found:
             return FoundLayer((), ())
         names, found = self.pattern(index).names, self._found[index]
-        return FoundLayer(
-            tuple(map(names.of_stage, found.stages)), tuple(map(names.of_candidate, found.candidates))
-        )
+        return names.of_found(found)
 
     def pattern(self, index: int) -> LayerPattern:
         """Of one layer at a time: it is asked for again and again, and a pattern of many experts is slow to make."""

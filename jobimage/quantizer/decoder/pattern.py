@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from quantizer.decoder.architecture import Architecture, Block, Candidate, SharedInput, Stage
+from quantizer.decoder.architecture import (
+    Architecture,
+    Block,
+    Candidate,
+    FoundLayer,
+    SharedInput,
+    Stage,
+    StreamRead,
+)
 from quantizer.decoder.blocks import held_tensors
 from quantizer.decoder.linear_experts import with_all_experts
 from quantizer.decoder.sparse import SparseMlp
@@ -137,6 +145,19 @@ class LayerNames:
         """A candidate with the checkpoint's names."""
         readers = tuple(map(self.module, candidate.readers))
         return replace(candidate, source=self.module(candidate.source), readers=readers)
+
+    def of_found(self, found: FoundLayer) -> FoundLayer:
+        """What was found in a layer, with the checkpoint's names."""
+        return FoundLayer(
+            tuple(map(self.of_stage, found.stages)),
+            tuple(map(self.of_candidate, found.candidates)),
+            tuple(map(self._of_read, found.reads)),
+            tuple(map(self.module, found.writers)),
+        )
+
+    def _of_read(self, read: StreamRead) -> StreamRead:
+        norm = None if read.norm is None else self.module(read.norm)
+        return StreamRead(norm, tuple(map(self.module, read.readers)))
 
 
 def _expert(*names: str) -> SharedInput:
