@@ -1,6 +1,8 @@
 """What a rotation needs to know of a model (algorithms.quarot.rotation_layout): from the table of architectures, or
 found (found_rotations.py)."""
 
+from quantization_api.failures import Category, QuantizationError
+from quantization_api.text import shortened
 from quantizer.algorithms.quarot.rotation_layout import HeadSite, LayerLayout, ModelLayout, NormKind, NormSite
 from quantizer.decoder.architecture import Block
 from quantizer.decoder.folding import FoldPlace
@@ -15,12 +17,26 @@ class Layouts:
 
     def __init__(self, model: DecoderLayout) -> None:
         self._model = model
-        self._found = None if model.architecture.blocks else FoundRotation(model)
+        self._found = None if model.architecture.blocks else _tried(model)
         self.model = self._found.model if self._found else table_layout(model)
 
     def layer(self, index: int) -> LayerLayout:
         """Of one layer; layers may differ (experts in some)."""
         return self._found.layers[index] if self._found else layer_layout(self._model, index)
+
+
+def _tried(model: DecoderLayout) -> FoundRotation:
+    try:
+        return FoundRotation(model)
+    except (QuantizationError, MemoryError):
+        raise
+    except Exception as error:  # classes differ in how they stop at what they do not know
+        said = shortened(next(iter(str(error).splitlines()), ""), 120)
+        raise QuantizationError(
+            Category.MODEL_UNSUPPORTED,
+            f"a rotation of a {model.model_type} model cannot be tried ({type(error).__name__}: {said})",
+            "Use a GptqQuantizer or an AutoAWQQuantizer without QuaRot.",
+        ) from error
 
 
 def table_layout(model: DecoderLayout) -> ModelLayout:
