@@ -18,7 +18,8 @@ CORRECT = "Correct the file, or data_name and text_cols in the data config."
 MOST_ROWS = 4_000_000
 MAX_TEXT_BYTES = 256_000_000
 LONGEST_FIELD = 16_000_000
-"""Characters of a field or a line of a table: whole books. The reader takes four bytes for each, more than once."""
+"""Characters of a field of a table: whole books. The reader takes four bytes for each, more than once."""
+LONGEST_LINE = 2 * LONGEST_FIELD
 MOST_COLUMNS = 1000  # of which a name that is near is looked for
 Bytes: TypeAlias = bytes | bytearray
 PLAIN_SUFFIXES = (".txt", ".jsonl", ".json", ".csv")
@@ -93,10 +94,10 @@ def _bounded_lines(data: Bytes, file_name: str, newline: str | None) -> Iterator
     """Lines of a table, none of which is so long that a file without line ends would be in memory three times."""
     with _opened(data, newline) as lines:
         number = 0
-        while line := lines.readline(LONGEST_FIELD + 1):
+        while line := lines.readline(LONGEST_LINE + 1):
             number += 1
-            if len(line) > LONGEST_FIELD:
-                raise _unreadable(file_name, f"line {number} has more than {LONGEST_FIELD:,} characters")
+            if len(line) > LONGEST_LINE:
+                raise _unreadable(file_name, f"line {number} has more than {LONGEST_LINE:,} characters")
             yield line
 
 

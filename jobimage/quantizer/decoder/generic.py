@@ -4,6 +4,7 @@ Each call of `inputs` runs the layer from its start and stops behind the last li
 a layer of S stages runs S times, where a known architecture runs each linear once.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
@@ -47,6 +48,8 @@ class GenericLayer:
     ) -> None:
         self._module, self.stages, self._arguments_of = module, stages, arguments_of
         self._names = names or LayerNames({})
+        self._keeps_what_it_made: bool | None = None
+        self._one_at_a_time = threading.Lock()
 
     def linear(self, name: str) -> nn.Linear:
         """A linear by its name in the layer."""
@@ -94,7 +97,19 @@ class GenericLayer:
         return found if isinstance(found, LinearExperts) else None
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """The whole layer: [batch, tokens, width] to the same."""
+        """The whole layer: [batch, tokens, width] to the same.
+
+        A module that keeps what it made, for the tokens that may come next, runs one batch at a time.
+        """
+        if self._keeps_what_it_made is False:
+            return self._forward(hidden)
+        with self._one_at_a_time:
+            before = _attributes(self._module)
+            output = self._forward(hidden)
+            self._keeps_what_it_made = self._keeps_what_it_made or _attributes(self._module) != before
+            return output
+
+    def _forward(self, hidden: Tensor) -> Tensor:
         result = self._module(hidden, **self._arguments_of(hidden.shape[0], hidden.shape[1]))
         output: Tensor = result[0] if isinstance(result, (tuple, list)) else result
         return output
@@ -134,6 +149,16 @@ class GenericLayer:
                 Category.MODEL_UNSUPPORTED, f"{missing[0]} does not run in a forward of its layer", LEAVE_OUT
             )
         return caught, output
+
+
+def _attributes(module: nn.Module) -> dict[tuple[int, str], int]:
+    """Which object each attribute of a module and of its parts is; buffers too."""
+    held = ((number, part) for number, part in enumerate(module.modules()))
+    return {
+        (number, name): id(value)
+        for number, part in held
+        for name, value in {**vars(part), **part._buffers}.items()
+    }
 
 
 class GenericWalk(LayerWalk):

@@ -82,9 +82,12 @@ class DecoderLayout:
         with reading(Category.MODEL_UNSUPPORTED, "config.json", COPY_CONFIG):
             config_of_model = make_config(self.raw_config, known)
             check_counts(config_of_model, len(reader.tensors))
-            self.skeleton = Skeleton(config_of_model, known, modules)
-            self.config, self.architecture = self.skeleton.config, self.skeleton.architecture
-            self._found = () if self.architecture.blocks else find_layers(self.skeleton)
+            with torch.inference_mode(
+                False
+            ):  # what is followed by gradients may be asked for in the middle of a run
+                self.skeleton = Skeleton(config_of_model, known, modules)
+                self.config, self.architecture = self.skeleton.config, self.skeleton.architecture
+                self._found = () if self.architecture.blocks else find_layers(self.skeleton)
             plain = self.architecture.blocks or is_older()  # transformers 4 converts no names
             self._names = StoredNames() if plain else stored_names(self.skeleton, reader.tensors)
             self.layers = len(self.skeleton.layers)

@@ -130,6 +130,12 @@ REFUSALS: tuple[Refusal, ...] = (
         ),
     ),
     (
+        lambda r: bool(r.quantization.get("lm_head")),
+        lambda _: (
+            "ModelBuilder takes the head in float only; leave lm_head out of the GptqQuantizer before it"
+        ),
+    ),
+    (
         lambda r: r.method == "awq" and str(r.quantization.get("version", "gemm")).lower() != "gemm",
         lambda r: (
             f"ModelBuilder does not read awq version {r.quantization['version']}; write version: gemm in "

@@ -162,7 +162,7 @@ def test_what_is_not_rounded_has_the_type_that_quarot_is_told(
     assert (config["dtype"], config["tie_word_embeddings"]) == (str(stored).removeprefix("torch."), False)
 
 
-@pytest.mark.parametrize("name", ["gemma2", "bloom", "stablelm"])
+@pytest.mark.parametrize("name", ["gemma2", "bloom"])
 def test_a_model_that_cannot_be_rotated_is_refused_before_anything_is_computed(
     name: str, tmp_path: Path
 ) -> None:
