@@ -87,20 +87,29 @@ class DirectoryStore:
                     raise BrokenLinkError(self._root)
                 return {}
             found = {}
-            for directory, _, names in os.walk(self._root, onerror=_raise):
-                for name in names:
-                    key = (Path(directory) / name).relative_to(self._root).as_posix()
-                    if key.startswith(prefix) and not name.startswith(TEMPORARY):
-                        with contextlib.suppress(FileNotFoundError):  # just removed by another process
-                            found[key] = self._listed(key)
+            for path in self._files():
+                key = path.relative_to(self._root).as_posix()
+                if key.startswith(prefix) and not path.name.startswith(TEMPORARY):
+                    with contextlib.suppress(FileNotFoundError):  # just removed by another process
+                        found[key] = self._listed(key)
             return dict(sorted(found.items()))
+
+    def _files(self) -> Iterator[Path]:
+        """Every file below the root; without directories that another process removes meanwhile."""
+        for directory, _, names in os.walk(self._root, onerror=_raise_unless_gone):
+            yield from (Path(directory) / name for name in names)
 
     @_patient
     def head(self, key: str) -> ObjectInfo | None:
         """One file, or None."""
         with translated(self._place, self._uri_of(key)):
             path = self._root / checked(self._place, key)
-            return None if path.is_dir() or not os.path.lexists(path) else self._info(key)
+            if path.is_dir() or not os.path.lexists(path):
+                return None
+            try:
+                return self._info(key)
+            except FileNotFoundError:  # just removed by another process
+                return None
 
     @_patient
     def read(self, key: str, start: int, length: int, version: str | None = None) -> Buffer:
@@ -184,7 +193,8 @@ class DirectoryStore:
     def abort_uploads(self) -> int:
         """Removes temporary files of killed runs."""
         with translated(self._place, self.uri):
-            left = list(self._root.rglob(f"{TEMPORARY}*")) if self._root.is_dir() else []
+            files = self._files() if self._root.is_dir() else ()
+            left = [path for path in files if path.name.startswith(TEMPORARY)]
             for path in left:
                 path.unlink(missing_ok=True)
             return len(left)
@@ -256,7 +266,12 @@ class DirectoryStore:
                 file.flush()
                 os.fchmod(descriptor, 0o644)
                 os.fsync(descriptor)
-            Path(name).replace(target)
+            try:
+                Path(name).replace(target)
+            except (
+                FileNotFoundError
+            ) as error:  # another process took it for a killed run's: it is written again
+                raise OSError(errno.ESTALE, "a file was removed while it was being written") from error
         finally:
             Path(name).unlink(missing_ok=True)
 
@@ -276,5 +291,6 @@ def _version(stat: os.stat_result) -> str:
     return f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ino}"
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,49 @@ def test_what_is_written_is_listed_and_read_by_range(store: DirectoryStore) -> N
     assert store.head("model/b.bin") is None
     store.delete(["model/a.bin", "model/never"])
     assert store.list() == {}
+
+
+def test_what_another_process_removes_meanwhile_is_not_there(
+    store: DirectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Objects of the other process's attempt vanish under a listing; that is no reason to end a job for good."""
+    for key in ("model/kept", "model/going/a", "going"):
+        store.put_bytes(key, b"x")
+    real_scan, real_exists = os.scandir, os.path.lexists
+
+    def scan(path: str) -> object:
+        if str(path).endswith("model/going"):
+            shutil.rmtree(path)
+        return real_scan(path)
+
+    def exists(path: Path) -> bool:
+        there = real_exists(path)
+        path.unlink()
+        return there
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert list(store.list()) == ["going", "model/kept"]
+    store.put_bytes("model/going/a", b"x")
+    assert store.abort_uploads() == 0
+    monkeypatch.setattr(os.path, "lexists", exists)
+    assert store.head("going") is None
+
+
+def test_a_file_that_another_process_sweeps_away_is_written_again(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept: list[int] = []
+    real_sync = os.fsync
+
+    def sync(descriptor: int) -> None:
+        real_sync(descriptor)
+        if not swept:
+            swept.append(store.abort_uploads())
+
+    monkeypatch.setattr(os, "fsync", sync)
+    store.put_bytes("model/a", b"x")
+    assert swept == [1]
+    assert list(store.list()) == ["model/a"]
 
 
 def test_directories_that_a_kill_left_empty_go_with_the_last_file(
