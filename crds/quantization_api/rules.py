@@ -187,6 +187,7 @@ FLAGS = frozenset(
     {
         *("hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace", "automountServiceAccountToken"),
         *("privileged", "allowPrivilegeEscalation", "runAsNonRoot", "readOnlyRootFilesystem"),
+        "embeds",
     }
 )
 NUMBERS = frozenset({"activeDeadlineSeconds"})

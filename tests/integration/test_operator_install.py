@@ -146,11 +146,12 @@ def test_people_who_may_edit_a_namespace_may_make_jobs_there(api: ApiServer) -> 
 
 
 def test_the_settings_reach_the_operator_as_environment(api: ApiServer) -> None:
-    (config,) = json.loads(
+    configs = json.loads(
         api.kubectl(
             "get", "cm", "-n", SYSTEM, "-l", "app.kubernetes.io/name=quantization-operator", "-o", "json"
         ).stdout
     )["items"]
+    (config,) = (one for one in configs if one["metadata"]["name"] != "quantization-defaults")
     deployment = json.loads(api.kubectl("get", "deploy", "-n", SYSTEM, "-o", "json").stdout)["items"][0]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert container["envFrom"] == [{"configMapRef": {"name": config["metadata"]["name"]}}]
