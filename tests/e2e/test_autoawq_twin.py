@@ -20,7 +20,7 @@ from quantizer.decoder.blocks import BlockLayer
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.views import FloatView
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.nightly]
 
 SCRIPT = Path(__file__).parent / "reference/autoawq_searches.py"
 VARIABLE = "QUANTIZATION_LEGACY_PYTHON"

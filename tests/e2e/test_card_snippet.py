@@ -44,7 +44,7 @@ CASES: dict[str, dict[str, Any]] = {
         "v_bits": 4,
     },
 }
-EVERY_TIME = ("gptq", "compressed-tensors, zero points", "awq", "quarot")
+EVERY_TIME = ("compressed-tensors, zero points", "quarot")
 
 
 def block(card: str, language: str) -> str:

@@ -45,7 +45,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
     ),
 }
 
-EVERY_TIME = ("compressed-tensors in vLLM", "gptq as an ONNX graph", "gptq in transformers")
+EVERY_TIME = ("gptq in transformers",)
 
 
 @pytest.mark.parametrize("name", mostly_nightly(CASES, EVERY_TIME))

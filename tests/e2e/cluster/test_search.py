@@ -34,7 +34,7 @@ Document = dict[str, Any]
 @pytest.mark.parametrize(
     ("name", "grid", "points"),
     [
-        pytest.param("few", FEW, 8, marks=pytest.mark.e2e),
+        pytest.param("few", FEW, 8, marks=[pytest.mark.e2e, pytest.mark.nightly]),
         pytest.param("many", MANY, 24, marks=pytest.mark.faults),
     ],
     ids=["8 points", "24 points"],
