@@ -31,7 +31,6 @@ ASKED = [
     if ("compressed" in name) == ("compressed" in reader)
 ]
 EVERY_TIME = {"gptq | gptqmodel", f"compressed-tensors | {COMPRESSED}"}
-SERVED_EVERY_TIME: tuple[str, ...] = ()
 TOKENS = some_tokens(2, 64)
 
 
@@ -98,7 +97,8 @@ def served(
     )
 
 
-@pytest.mark.parametrize("name", mostly_nightly(HEAD_CASES, SERVED_EVERY_TIME))
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", HEAD_CASES)
 def test_vllm_expects_our_next_tokens_where_the_table_says_so(
     name: str, served: dict[str, Any], checkpoints: dict[str, Path]
 ) -> None:

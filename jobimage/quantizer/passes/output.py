@@ -83,15 +83,14 @@ class Output:
     def layer(self, index: int) -> list[PlannedTensor]:
         """The tensors of layer `index`."""
         packed, kept = self.quantized.planned(index)
-        for name in kept:
-            if name.endswith(".weight") and self.layout.lies_in_another(name):
-                raise QuantizationError(
-                    Category.INVALID_WORKFLOW,
-                    f"{name} lies in one tensor with those of all experts; left as it is, it would be stored by itself,"
-                    " where no reader looks for it",
-                    "Quantize all linears of all experts: leave export_compatible, modules_to_not_convert and "
-                    "inside_layer_modules out, and write bits below 16.",
-                )
+        if apart := [name for name in kept if name.endswith(".weight") and self.layout.lies_in_another(name)]:
+            raise QuantizationError(
+                Category.INVALID_WORKFLOW,
+                f"{apart[0]} lies in one tensor with those of all experts; left as it is, it would be stored by "
+                "itself, where no reader looks for it",
+                "Quantize all linears of all experts: leave export_compatible, modules_to_not_convert and "
+                "inside_layer_modules out, and write bits below 16.",
+            )
         tensors = [PlannedTensor(name, dtype, shape) for name, (dtype, shape) in packed.items()]
         divisors = self.divisors(index).items()
         tensors += [PlannedTensor(name, value.dtype, tuple(value.shape)) for name, value in divisors]
