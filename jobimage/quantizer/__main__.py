@@ -4,6 +4,8 @@ import _signal  # type: ignore[import-not-found]  # the module signal makes enum
 import os
 import sys
 
+SETTINGS = {"OMP_WAIT_POLICY": "PASSIVE", "LRU_CACHE_CAPACITY": "64", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
+"""Environment that libraries read when torch is imported; what the user has set stays."""
 INTERRUPTED = 130  # ExitCode.INTERRUPTED, which takes longer to import than a person to press Ctrl-C
 
 
@@ -18,11 +20,15 @@ def _leave(*_: object) -> None:
 def main() -> None:
     """Runs the command line and ends the process with its code.
 
-    Waiting threads of torch sleep, unless the user's OMP_WAIT_POLICY says otherwise. By default they spin:
+    Waiting threads of torch sleep. By default they spin:
     on a node with another busy process a run then takes several times as long (137 s instead of 30 s, two runs side
     by side on two cores). Waking costs a run whose batches go one by one (decoder.batchwise) 10 to 25 % where it has
     the processors to itself; OMP_WAIT_POLICY=ACTIVE gives that back. With small batches sleeping is the faster way
-    there too (19 s, spinning 23 s). OpenMP reads the variable when torch is imported.
+    there too (19 s, spinning 23 s).
+
+    oneDNN keeps the kernels of 64 shapes, and torch's layer above it as many. By default both keep 1,024: a mixture of
+    experts, where each expert has another number of tokens in each batch, thus grows by 570 MB (1,000 shapes of
+    [tokens, 512] x [512, 1408]; with 64 by 35 MB, in the same time).
 
     Ctrl-C in the interpreter's own start, its first 20 ms, is answered by the interpreter, with a traceback: nothing of
     ours runs then.
@@ -37,7 +43,8 @@ def main() -> None:
 
     from quantizer.cli import parser
 
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     try:
         code = parser.main()
     except SystemExit as error:  # argparse's

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.support.engine import STORIES
 
+from quantizer.__main__ import SETTINGS
 from quantizer.machine import GROWN_BYTES, MemoryTrim, available_memory, resident_memory, use_whole_vectors
 
 pytestmark = pytest.mark.unit
@@ -29,6 +30,27 @@ for rows, inner, columns in ((64, 4096, 64), (512, 288, 768), (300, 300, 300)):
 print(worst)
 """
 
+HELD = """
+import ctypes, sys, torch
+from quantizer.algorithms.hessian import damped_slope
+from quantizer.machine import use_whole_vectors
+
+class Heap(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "o", "s", "h", "hb", "us", "fs", "used", "free", "keep")]
+
+library = ctypes.CDLL(None)
+library.mallinfo2.restype = Heap
+use_whole_vectors()
+hessian, errors, weight = torch.randn(512, 512), torch.randn(512, 768), torch.randn(1408, 512)
+for count in (100, 400):
+    for turn in range(count):
+        if sys.argv[1] == "weights":
+            damped_slope(errors, hessian, slice(0, 128), 0.1 + turn / 1000)
+        else:
+            torch.nn.functional.linear(torch.ones(8 + turn, 512), weight)
+    print(library.mallinfo2().used)
+"""
+
 
 def test_a_product_keeps_the_precision_of_float32() -> None:
     found = subprocess.run(
@@ -43,6 +65,21 @@ def test_a_processor_that_would_round_to_bfloat16_is_left_alone(monkeypatch: pyt
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     assert not use_whole_vectors()
     assert torch.backends.mkldnn.matmul.fp32_precision == before  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("varied", "settings"), [("weights", {}), ("shapes", SETTINGS)])
+def test_what_the_kernels_library_keeps_does_not_grow(varied: str, settings: dict[str, str]) -> None:
+    """With each weight that is rounded, in any process; with each number of tokens that an expert gets, in ours."""
+    inherited = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    ended = subprocess.run(
+        [sys.executable, "-c", HELD, varied],
+        env={**inherited, **settings},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    before, after = map(int, ended.stdout.split())
+    assert after - before < 5_000_000  # in bytes: 60 and 170 million as they were
 
 
 @pytest.mark.parametrize(("chosen", "used"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])

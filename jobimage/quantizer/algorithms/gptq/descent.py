@@ -18,6 +18,7 @@ from torch import Tensor
 from quantizer.algorithms.gptq.feedback import BLOCK
 from quantizer.algorithms.gptq.grids import Grids
 from quantizer.algorithms.gptq.scale_refit import scale_steps
+from quantizer.algorithms.hessian import damped_slope
 from quantizer.kernels.column_block import round_columns
 
 ROUNDS = 2
@@ -39,7 +40,7 @@ def descend(errors: Tensor, integers: Tensor, grids: Grids, hessian: Tensor, dam
         block = slice(start, min(start + size, len(errors)))
         own = hessian[block, block].clone()
         own.diagonal().add_(damping)
-        slope = torch.addmm(errors[block], hessian[block], errors, beta=damping)
+        slope = damped_slope(errors, hessian, block, damping)
         slope.addmm_(own, _choose_again(errors, integers, grids, slope, own, block))
         if grids.refits:
             _refit(errors, integers, grids, slope, own, block)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from quantizer.algorithms.gptq.feedback import BLOCK, row_parts
 from quantizer.algorithms.grid import SMALLEST_HALF
-from quantizer.algorithms.hessian import damping_of, in_order
+from quantizer.algorithms.hessian import damped_slope, damping_of, in_order
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 
 ROUNDS = 4
@@ -85,7 +85,7 @@ def fit_scales(
         level = levels[block].view(-1, width, levels.shape[1])
         own = hessian[block, block].clone()
         own.diagonal().add_(damping)
-        gradient = torch.addmm(errors[block], hessian[block], errors, beta=damping)
+        gradient = damped_slope(errors, hessian, block, damping)
         steps = scale_steps(gradient, level, own, scales[chosen])
         scales[chosen] += steps
         errors[block] -= (level * steps.unsqueeze(1)).flatten(0, 1)
