@@ -30,6 +30,9 @@ def main() -> None:
     experts, where each expert has another number of tokens in each batch, thus grows by 570 MB (1,000 shapes of
     [tokens, 512] x [512, 1408]; with 64 by 35 MB, in the same time).
 
+    Python's collector of cycles runs after 20,000 new objects, not after 700: while torch and transformers are imported
+    it finds nothing and takes a fifth of the time (3.0 instead of 3.7 s).
+
     Ctrl-C in the interpreter's own start, its first 20 ms, is answered by the interpreter, with a traceback: nothing of
     ours runs then.
 
@@ -39,8 +42,10 @@ def main() -> None:
     if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:  # as under nohup
         _signal.signal(_signal.SIGINT, _leave)  # first of all: what is imported next takes a while
     import contextlib
+    import gc
     import logging
 
+    gc.set_threshold(20_000)
     from quantizer.cli import parser
 
     for name, value in SETTINGS.items():
