@@ -128,13 +128,10 @@ class GptqLayerPass(PlainPass):
             with layer.timed("solve"):
                 for shared in list(statistics):
                     rounded += self._rounded(layer, shared, statistics.pop(shared), finished, drift)
-            if stage is not stages[-1]:
-                with layer.timed("calibrate"):
-                    layer.walk.finish([stage])
+            with layer.timed("calibrate"):
+                layer.walk.finish([stage])
         with layer.timed("solve"):
             _keep(layer, reconstruct(layer, reference, rounded), finished)
-        with layer.timed("calibrate"):
-            layer.walk.finish_from(reference.inputs)
         return finished
 
     @property

@@ -61,6 +61,8 @@ class Reference:
     """What that layer makes, when the walk is at its end."""
     inputs: ActivationStore
     """What reaches the layer now, from the rounded layers before it."""
+    outputs_now: ActivationStore
+    """What the layer makes of that, when its own walk is at its end."""
     store: StoreFactory
     """A store on scratch, beside the walk's own."""
 

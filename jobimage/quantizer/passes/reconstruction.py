@@ -110,19 +110,19 @@ def gather_with_drift(
 def reconstruct(layer: LayerContext, reference: Reference, rounded: Sequence[Rounded]) -> list[Rounded]:
     """The linears of a layer, rounded so that its output is nearest to the float layer's.
 
-    The float walk is at its end, and `rounded` is what the layer's linears hold. Afterwards they hold what is
-    returned: the better of what was learned and what was there.
+    Both walks are at their ends, and `rounded` is what the layer's linears hold. Afterwards they hold what is
+    returned, the better of what was learned and what was there, and the layer is finished with it.
     """
-    before = _error(layer, reference)
+    before = _error(reference)
     learned = [LearnedRounding(one.weight, one.quantized, one.rule) for one in rounded]
     _learn(layer, reference, rounded, learned)
     result = [one.fitted(own.quantized()) for one, own in zip(rounded, learned, strict=True)]
-    _put(layer, result)
-    after = _error(layer, reference)
+    _put(layer, reference, result)
+    after = _error(reference)
     logger.info("%s: relative error of the layer's output %.3e, fitted %.3e", layer.prefix, before, after)
     if after < before:
         return result
-    _put(layer, rounded)
+    _put(layer, reference, rounded)
     return list(rounded)
 
 
@@ -163,21 +163,22 @@ def _batches(layer: LayerContext) -> Iterator[list[int]]:
         left = left[at_once:]
 
 
-def _put(layer: LayerContext, rounded: Sequence[Rounded]) -> None:
-    """Puts what a reader sees of the weights into their linears."""
+def _put(layer: LayerContext, reference: Reference, rounded: Sequence[Rounded]) -> None:
+    """Puts what a reader sees of the weights into their linears, and finishes the layer with them."""
     for one in rounded:
         linear = layer.walk.linear(one.name)
         linear.weight.copy_(one.format.as_read(one.quantized))
+    layer.walk.finish_from(reference.inputs)
 
 
-def _error(layer: LayerContext, reference: Reference) -> float:
+def _error(reference: Reference) -> float:
     """The mean over all tokens of the relative squared error of the layer's output."""
-    numbers = range(len(layer.walk.shapes))
+    outputs = reference.outputs_now
     found = [
-        float(_relative(layer.walk.forward(reference.inputs.read(number)), reference.outputs.read(number)))
-        for number in numbers
+        float(_relative(outputs.read(number), reference.outputs.read(number)))
+        for number in range(len(outputs))
     ]
-    return math.fsum(found) / sum(math.prod(shape) for shape in layer.walk.shapes)
+    return math.fsum(found) / sum(math.prod(shape) for shape in outputs.shapes)
 
 
 def _relative(output: Tensor, wanted: Tensor) -> Tensor:

@@ -314,7 +314,7 @@ class _Run:
                 copied = {name: value.clone() for name, value in weights.items()}
                 float_walk = stack.enter_context(self._float_walk(index, copied, reference))
                 inputs = stack.enter_context(self.files.copied(hidden, "input"))
-                beside = Reference(float_walk, reference, inputs, self.files.of_float)
+                beside = Reference(float_walk, reference, inputs, hidden, self.files.of_float)
             plain = stack.enter_context(self._walk(index, weights, hidden))
             walk = plain if watch is None else WatchedWalk(plain, watch)
 
@@ -364,7 +364,9 @@ class _Run:
                 writer.write(name, tensor)
 
     def _walk(self, index: int, weights: dict[str, Tensor], hidden: ActivationStore) -> LayerWalk:
-        wants_output = index + 1 < self.layout.layers or self.quantized.packs_head  # else nothing reads it
+        # what the last layer makes is read by a head that is rounded, and by a pass that fits it
+        read_later = self.quantized.packs_head or self.layer_pass.follows_float
+        wants_output = index + 1 < self.layout.layers or read_later
         return self.model.walk(index, weights, hidden, self.files.store, wants_output=wants_output)
 
     @contextmanager

@@ -84,3 +84,19 @@ def test_the_error_of_a_fitted_layer_is_that_of_what_is_stored(
     expected = float((inputs @ changed.t()).square().sum() / (inputs @ whole.t()).square().sum())
     (found,) = [one for one in report.linears if one.name == name]
     assert found.error == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_layer_that_fitting_made_worse_is_left_as_it_was_for_the_next_layers_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny(tmp_path / "model", initializer_range=0.2)
+
+    def made(name: str, steps: int) -> bytes:
+        before_and_after = cycle((0.5, 1.0))
+        monkeypatch.setattr(reconstruction, "_error", lambda *_: next(before_and_after))
+        monkeypatch.setattr(reconstruction, "STEPS", steps)
+        source, target = DirectorySource(tmp_path / "model"), tmp_path / name
+        run_pass(source, random_batches(), target, tmp_path / "scratch", bits=3, group_size=32, refine="best")
+        return (target / "model.safetensors").read_bytes()
+
+    assert made("worse", 8) == made("never fitted", 0)
