@@ -19,6 +19,8 @@ REPORT_PREFIX = "report/"
 TRIALS_PREFIX = "trials/"
 """Models of further points of a search."""
 STATE_PREFIX = ".state/"
+LOGS_PREFIX = ".logs/"
+"""The last words of pods; they are no part of the artifact."""
 MODEL_CARD_NAME = "README.md"
 
 

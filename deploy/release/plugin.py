@@ -22,7 +22,7 @@ PROGRAM = "kubectl-quantization"
 MANIFEST = "quantization.yaml"
 """krew wants the name of the plugin."""
 LICENSE = "LICENSE"
-OF_THE_CONTRACT = ("__init__", "constants", "text")
+OF_THE_CONTRACT = ("__init__", "constants", "redaction", "text")
 OLDEST_PYTHON = (3, 11)
 _START = f"""\
 import sys

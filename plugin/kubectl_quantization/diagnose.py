@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 from kubectl_quantization.cluster import Cluster, Document, PluginError, created
 from kubectl_quantization.logs import choose, what_is_known
-from kubectl_quantization.redaction import without_secrets
 from quantization_api import ENGINE_VERSION, GROUP
 from quantization_api.constants import CONTAINER_NAME, QJOB_UID_LABEL
+from quantization_api.redaction import without_secrets
 from quantization_api.text import clean
 
 LOG_LINES = 200
@@ -18,6 +18,7 @@ OPERATOR_LINES = 40
 OPERATOR = "app.kubernetes.io/name=quantization-operator"
 SHOWN_ANNOTATIONS = (f"{GROUP}/", "kueue.x-k8s.io/")
 EVENTS = 40
+KEPT = "`kubectl quantization logs {name}` shows what it kept of its log in the storage."
 
 
 def diagnose_command(cluster: Cluster, options: argparse.Namespace) -> int:
@@ -105,7 +106,7 @@ def _events(cluster: Cluster, job: Document) -> str:
 def _log(cluster: Cluster, job: Document) -> str:
     chosen = choose(job, cluster.pods(job), None)
     if chosen is None:
-        return what_is_known(job)
+        return f"{what_is_known(job)} {KEPT.format(name=job['metadata']['name'])}"
     return cluster.kubectl("logs", chosen, f"--container={CONTAINER_NAME}", f"--tail={LOG_LINES}")
 
 

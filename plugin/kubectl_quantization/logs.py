@@ -1,34 +1,47 @@
-"""`logs`: of the pod that works for a job, or worked for it last; of one that is gone, what is known of its end."""
+"""`logs`: of the pod that works for a job, or worked for it last; of one that is gone, what it kept in the storage."""
 
 import argparse
 import sys
 
 from kubectl_quantization.cluster import Cluster, Document, PluginError
+from kubectl_quantization.reading import read_by_pod
 from quantization_api.constants import CONTAINER_NAME
 from quantization_api.text import full_stop
 
-GONE = (
-    "No pod of the job is left, and its log went with it: a failed pod stays until its job is retried, suspended or "
-    "deleted, or its node goes."
-)
+GONE = "No pod of the job is left: a failed pod stays until its job is retried, suspended or deleted, or its node goes."
 
 
 def logs_command(cluster: Cluster, options: argparse.Namespace) -> int:
     """Shows the log of one pod, and says which others there are.
 
     Raises:
-        PluginError: there is no pod; with all that is known of its end.
+        PluginError: there is no pod, and none has kept its log; with all that is known of its end.
     """
     job = cluster.job(options.name)
     pods = cluster.pods(job)
     chosen = choose(job, pods, options.pod)
     if chosen is None:
-        raise PluginError(what_is_known(job))
+        return _kept(cluster, job, options.tail)
     others = [pod["metadata"]["name"] for pod in pods if pod["metadata"]["name"] != chosen]
     if others:
         print(f"# {chosen}; --pod shows another one: {', '.join(others)}", file=sys.stderr)
     more = ["--follow"] * options.follow + ([f"--tail={options.tail}"] if options.tail is not None else [])
     return cluster.shown("logs", chosen, f"--container={CONTAINER_NAME}", *more)
+
+
+def _kept(cluster: Cluster, job: Document, tail: int | None) -> int:
+    """Shows what pods that are gone kept of their logs; tail: the last lines only."""
+    known = what_is_known(job)
+    if not job.get("status", {}).get("jobName"):
+        raise PluginError(known)
+    print(f"# {GONE} This is what it kept of its log when it ended.", file=sys.stderr)
+    words = ["logs", f"--uid={job['metadata']['uid']}", job["spec"]["output"]["uri"]]
+    try:
+        lines = read_by_pod(cluster, job, words).splitlines(keepends=True)
+    except PluginError as error:
+        raise PluginError(f"{known}\n{error}") from error
+    sys.stdout.writelines(lines if tail is None else lines[max(0, len(lines) - tail) :])
+    return 0
 
 
 def choose(job: Document, pods: list[Document], asked: str | None) -> str | None:

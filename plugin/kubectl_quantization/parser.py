@@ -114,7 +114,8 @@ def _logs(commands: "Commands") -> None:
         "logs",
         "show the log of a job's pod",
         "Shows the log of the pod that runs, that failed, or that was there last. Failed pods "
-        "stay until their job is retried, suspended or deleted; where none is left, says how the job ended.",
+        "stay until their job is retried, suspended or deleted; where none is left, a short-lived pod with the storage "
+        "account of the job reads what was kept of the log.",
     )
     logs.add_argument("-f", "--follow", action="store_true", help="go on until the pod ends")
     logs.add_argument("--tail", type=int, metavar="N", help="only the last N lines")

@@ -31,7 +31,7 @@ def read_by_pod(
         PluginError: the job has no Job to take the pod from, or the pod does not run or fails.
     """
     near = cluster.beside(job["metadata"]["namespace"])
-    pod = reader(job, _template(near, job), words)
+    pod = reader(job, _template(near, job, words), words)
     name = pod["metadata"]["name"]
     near.kubectl("create", "--filename=-", stdin=json.dumps(pod))
     print(f"# the pod {name} reads it; this takes some seconds", file=sys.stderr)
@@ -86,13 +86,13 @@ def reader(job: Document, template: Document, words: Sequence[str]) -> Document:
     }
 
 
-def _template(cluster: Cluster, job: Document) -> Document:
+def _template(cluster: Cluster, job: Document, words: Sequence[str]) -> Document:
     name = job.get("status", {}).get("jobName")
     found = cluster.listing("jobs", f"--selector={QJOB_UID_LABEL}={job['metadata']['uid']}") if name else []
     if not found:
         raise PluginError(
             "The job has no Job any more, so its image is not known. Where you can reach the storage yourself: "
-            f"quantizer report {job['spec']['output']['uri']}"
+            f"quantizer {words[0]} {words[-1]}"
         )
     template: Document = found[-1]["spec"]["template"]["spec"]
     return template

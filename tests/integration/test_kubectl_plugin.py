@@ -1,5 +1,6 @@
 """`kubectl quantization` as it is installed, by somebody with the role edit, on a real API server with the operator."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -159,10 +160,29 @@ def test_logs_are_those_of_the_pod_that_failed_until_it_is_gone(
     assert "is no pod of this job" in ask("logs", "logged", "--pod", "other").stderr
     cluster.api.kubectl("delete", "pod", pod, "-n", NAMESPACE, "--force")
     until("it is gone", lambda: cluster.read("pod", pod) == {})
-    answer = ask("logs", "logged")
-    assert answer.returncode == 1
+    with _readers(cluster, logs, "1\n2\n3\n") as seen:
+        answer = ask("logs", "logged", "--tail=2")
+    assert (answer.returncode, answer.stdout) == (0, "2\n3\n"), answer.stderr
     assert "No pod of the job is left" in answer.stderr
+    (container,) = seen[0]["spec"]["containers"]
+    uid = cluster.read("qj", "logged")["metadata"]["uid"]
+    asked = ["logs", "--endpoint=http://s3.example.svc:8333", f"--uid={uid}", "s3://artifacts/logged"]
+    assert container["args"] == asked
+    with _readers(cluster, logs, "ModelNotFound: no log is kept at s3://artifacts/logged\n", 66):
+        answer = ask("logs", "logged")
+    assert answer.returncode == 1
     assert "ModelNotFound: s3://models/stories15m is empty." in answer.stderr
+    assert "no log is kept" in answer.stderr
+    assert "`kubectl quantization logs logged`" in ask("diagnose", "logged").stdout
+    until("no reader is left", lambda: not _running_readers(cluster))
+
+
+def test_logs_of_a_job_whose_job_is_gone_say_who_can_read_them(cluster: Cluster, ask: Ask) -> None:
+    failed(cluster, "outlived")
+    cluster.api.kubectl("delete", "job", cluster.status("outlived")["jobName"], "-n", NAMESPACE)
+    answer = ask("logs", "outlived")
+    assert answer.returncode == 1
+    assert "quantizer logs s3://artifacts/outlived" in answer.stderr
 
 
 def test_the_report_is_read_by_a_pod_with_the_account_of_the_job_and_no_gpu(
@@ -172,20 +192,8 @@ def test_the_report_is_read_by_a_pod_with_the_account_of_the_job_and_no_gpu(
     cluster.succeeds(cluster.pod(cluster.submit("reported", gpu)))
     cluster.phase("reported", "Succeeded")
     page = "<!doctype html>\n<title>ä</title></html>\n"
-    seen: list[dict[str, Any]] = []
-
-    def as_kubelet() -> None:
-        (pod,) = until("the reader", lambda: cluster.items("pods", "app.kubernetes.io/component=reader"))
-        seen.append(pod)
-        name = pod["metadata"]["name"]
-        logs[name] = f"WARNING something\n{page}"
-        bind(cluster.api, NAMESPACE, name)
-        cluster.ends(name, 0)
-
-    playing = threading.Thread(target=as_kubelet)
-    playing.start()
-    answer = ask("report", "reported")
-    playing.join()
+    with _readers(cluster, logs, f"WARNING something\n{page}") as seen:
+        answer = ask("report", "reported")
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout == "reported-report.html\n"
     assert (tmp_path / "reported-report.html").read_text() == page
@@ -245,6 +253,28 @@ def test_top_names_a_pod_that_does_not_answer(cluster: Cluster, ask: Ask) -> Non
     assert line.split() == [pod, "node-1", "?", "?", "?", "none", "0", "-"]
     assert f"# {pod} does not answer: " in answer.stderr
     assert "No pod of a QuantizationJob runs here" in ask("top", "shown").stderr
+
+
+@contextlib.contextmanager
+def _readers(
+    cluster: Cluster, logs: dict[str, str], says: str, code: int = 0
+) -> Iterator[list[dict[str, Any]]]:
+    """A pod that reads from a storage is run as a kubelet would, and says this; yields it, once it was there."""
+    seen: list[dict[str, Any]] = []
+    before = set(_running_readers(cluster))
+
+    def as_kubelet() -> None:
+        until("the reader", lambda: set(_running_readers(cluster)) - before)
+        (name,) = set(_running_readers(cluster)) - before
+        seen.append(cluster.read("pod", name))
+        logs[name] = says
+        bind(cluster.api, NAMESPACE, name)
+        cluster.ends(name, code)
+
+    playing = threading.Thread(target=as_kubelet)
+    playing.start()
+    yield seen
+    playing.join()
 
 
 def _running_readers(cluster: Cluster) -> list[str]:

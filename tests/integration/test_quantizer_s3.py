@@ -60,6 +60,10 @@ def request_to(s3: S3Server, request: pytest.FixtureRequest) -> Callable[..., Re
     return make
 
 
+LOG = ".logs/5d3a.jsonl"
+"""Of the run's pod."""
+
+
 def prefix(request: Request) -> str:
     return request.output.removeprefix("s3://artifacts/")
 
@@ -107,7 +111,7 @@ def test_a_model_goes_from_s3_to_a_verified_artifact_in_s3(
 
     manifest = manifest_of(s3, request)
     stored = {item.key for item in manifest.objects}
-    assert {f"{prefix(request)}/{key}" for key in stored | {"manifest.json"}} == set(
+    assert {f"{prefix(request)}/{key}" for key in stored | {"manifest.json", LOG}} == set(
         s3.keys("artifacts", f"{prefix(request)}/")
     )
     assert {"model/model.safetensors", "model/config.json", "README.md", "report/report.html"} <= stored
@@ -121,8 +125,10 @@ def test_a_model_goes_from_s3_to_a_verified_artifact_in_s3(
     assert 0 < ours < plain
     assert [item.name for item in ended.result.metrics] == ["perplexity", "kl_divergence", "size"]
     assert len((tmp_path / "termination.json").read_bytes()) <= MAX_RESULT_BYTES
+    kept = s3.client().get_object(Bucket="artifacts", Key=f"{prefix(request)}/{LOG}")["Body"].read().decode()
+    assert "done: " in kept
     for secret in s3.environment().values():
-        assert secret not in ended.log
+        assert secret not in ended.log + kept
 
     for key, value in s3.environment().items():
         monkeypatch.setenv(key, value)
@@ -145,7 +151,7 @@ def test_a_model_goes_from_s3_to_a_verified_artifact_in_s3(
     other = ["delete", request.output, "--endpoint", s3.endpoint, f"--recipe=sha256:{'0' * 64}"]
     assert parser.main(other) == 0
     assert "nothing to delete" in capsys.readouterr().out
-    assert len(s3.keys("artifacts", f"{prefix(request)}/")) == len(stored) + 2
+    assert len(s3.keys("artifacts", f"{prefix(request)}/")) == len(stored) + 3
     own = ["delete", request.output, "--endpoint", s3.endpoint, f"--recipe={manifest.recipe}"]
     assert parser.main(own) == 0
     assert f"deleted {len(stored) + 1} objects" in capsys.readouterr().out
@@ -265,7 +271,7 @@ def test_finished_layers_in_s3_are_taken_over_by_a_run_with_nothing_on_scratch(
     assert "took over 4 layers from an earlier attempt" in ended.log
     assert model_of(s3, request) == model_of(s3, whole)
     assert manifest_of(s3, request).modules == manifest_of(s3, whole).modules
-    objects = {item.key for item in manifest_of(s3, request).objects} | {"manifest.json"}
+    objects = {item.key for item in manifest_of(s3, request).objects} | {"manifest.json", LOG}
     assert {f"{prefix(request)}/{key}" for key in objects} == set(s3.keys("artifacts", f"{prefix(request)}/"))
     uploads = s3.client().list_multipart_uploads(Bucket="artifacts", Prefix=f"{prefix(request)}/")
     assert not uploads.get("Uploads")
@@ -298,9 +304,10 @@ def test_a_goal_that_is_missed_publishes_nothing(
     failed_with(ended, Category.QUALITY_GOAL_MISSED, ExitCode.DATA, "kl", "0.0001")
     left = [key.removeprefix(f"{prefix(request)}/") for key in s3.keys("artifacts", f"{prefix(request)}/")]
     assert all(
-        re.fullmatch(r"\.state/(claim|[0-9a-f]{16}/layer-\d{5})\.(json|safetensors)", key) for key in left
+        re.fullmatch(r"\.state/(claim|[0-9a-f]{16}/layer-\d{5})\.(json|safetensors)|" + re.escape(LOG), key)
+        for key in left
     )
-    assert len(left) == 1 + 2 * LAYERS, "the finished layers are not kept for the next attempt"
+    assert len(left) == 2 + 2 * LAYERS, "the finished layers are not kept for the next attempt"
 
 
 def test_two_processes_of_one_job_publish_one_artifact(
@@ -318,7 +325,7 @@ def test_two_processes_of_one_job_publish_one_artifact(
     manifest = manifest_of(s3, request)
     assert manifest.owner == request.uid
     there = {key.removeprefix(f"{prefix(request)}/") for key in s3.keys("artifacts", f"{prefix(request)}/")}
-    assert {key for key in there if not key.startswith(".state/")} == {
+    assert {key for key in there if not key.startswith((".state/", ".logs/"))} == {
         "manifest.json",
         *(item.key for item in manifest.objects),
     }

@@ -15,7 +15,19 @@ SHELLS = ("bash", "zsh")
 
 def add_commands(commands: "Commands") -> None:
     """Adds all of them."""
-    for add in (_quantize, _init, _run, _verify, _inspect, _report, _compare, _delete, _import, _completion):
+    for add in (
+        _quantize,
+        _init,
+        _run,
+        _verify,
+        _inspect,
+        _report,
+        _compare,
+        _logs,
+        _delete,
+        _import,
+        _completion,
+    ):
         add(commands)
 
 
@@ -139,14 +151,27 @@ def _compare(commands: "Commands") -> None:
     storage(compare)
 
 
+def _logs(commands: "Commands") -> None:
+    logs = _command(
+        commands,
+        "logs",
+        "look",
+        "print the logs that pods kept beside an artifact",
+        "Prints the end of the log of each pod that wrote to an output, as the pods kept it when they ended.",
+    )
+    logs.add_argument("uri", metavar="URI", help=PLACE)
+    logs.add_argument("--uid", metavar="UID", help="only those of the QuantizationJob with this uid")
+    storage(logs)
+
+
 def _delete(commands: "Commands") -> None:
     delete = _command(
         commands,
         "delete",
         "delete",
         "remove an artifact",
-        "Removes the objects that an artifact's manifest lists, the manifest itself and the state of "
-        "unfinished runs, and nothing else. With --recipe or --uid, only what belongs to that recipe or job.",
+        "Removes the objects that an artifact's manifest lists, the manifest itself, the state of unfinished runs and "
+        "the logs of pods, and nothing else. With --recipe or --uid, only what belongs to that recipe or job.",
     )
     delete.add_argument("uri", metavar="URI", help=PLACE)
     delete.add_argument(

@@ -20,6 +20,7 @@ def delete_command(options: argparse.Namespace) -> int:
         ):  # a job's pod that comes back finds nothing: that is fine
             check_artifact(options.uri)
         from quantizer.store.interface import OUTPUT
+        from quantizer.store.kept_logs import remove_logs
         from quantizer.store.removal import Ours, remove
         from quantizer.store.trials_removal import remove_trials
 
@@ -33,7 +34,9 @@ def delete_command(options: argparse.Namespace) -> int:
         tried = remove_trials(
             store, lambda below: open_store(place.child(below), OUTPUT, access), uid, name, has_ended
         )
-        if removed is None and not tried:
+        whole = options.uid is None and (options.recipe is None or removed is not None)
+        logs = remove_logs(store, options.uid) if whole or options.uid is not None else 0
+        if removed is None and not tried and not logs:
             print(f"{store.uri}: nothing to delete")
             return
         trials = f", {tried} of trials" if tried else ""

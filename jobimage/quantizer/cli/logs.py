@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from typing_extensions import override
@@ -18,7 +19,14 @@ VERBOSITY = "TRANSFORMERS_VERBOSITY"
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as JSON: time, level, logger, message, and the traceback if there is one."""
+    """A record as JSON: time, level, logger, message, and the traceback if there is one.
+
+    shown: what of a message or a traceback may be shown; all of it by default.
+    """
+
+    def __init__(self, shown: Callable[[str], str] = str) -> None:
+        super().__init__()
+        self._shown = shown
 
     @override
     def format(self, record: logging.LogRecord) -> str:
@@ -26,10 +34,10 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": self._shown(record.getMessage()),
         }
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = self._shown(self.formatException(record.exc_info))
         return writable(json.dumps(line, ensure_ascii=False))
 
 

@@ -1,4 +1,4 @@
-"""`quantizer verify` and `quantizer inspect`."""
+"""`quantizer verify`, `quantizer inspect` and `quantizer logs`."""
 
 import argparse
 import contextlib
@@ -11,8 +11,14 @@ from rich.console import Console
 from quantization_api.failures import Category, ExitCode, QuantizationError
 from quantizer.cli.asked import access_of, check_artifact, check_path
 from quantizer.cli.ending import console, guarded
+from quantizer.cli.logs import writable
 from quantizer.cli.manifest_file import must_be_there
 from quantizer.cli.signals import Stopping
+from quantizer.store import kept_logs
+from quantizer.store.interface import ARTIFACT
+from quantizer.store.location import Location, open_store
+
+NO_LOG = "Only pods keep their log, when they end; one that is killed, or cannot reach its storage then, keeps none."
 
 
 def verify_command(options: argparse.Namespace) -> int:
@@ -69,6 +75,23 @@ def inspect_command(options: argparse.Namespace) -> int:
             from quantizer.cli.described import in_rows
 
             console().print(in_rows(described), soft_wrap=True)
+
+    return guarded(action)
+
+
+def logs_command(options: argparse.Namespace) -> int:
+    """Prints the logs that pods kept; exit code 66 means that there is none."""
+
+    def action(_: Console, __: Stopping) -> None:
+        check_artifact(options.uri)
+        store = open_store(Location.parse(options.uri), ARTIFACT, access_of(options))
+        found = kept_logs.kept(store, options.uid)
+        if not found:
+            raise QuantizationError(Category.MODEL_NOT_FOUND, f"no log is kept at {store.uri}", NO_LOG)
+        for worker, log in found.items():
+            if len(found) > 1:
+                print(f"==> {writable(worker)} <==")
+            print(writable(log.decode(errors="backslashreplace")), end="")
 
     return guarded(action)
 

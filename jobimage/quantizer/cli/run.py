@@ -15,6 +15,7 @@ from quantization_api.pod import PROGRESS_PORT, RunRequest
 from quantizer.cli import logs
 from quantizer.cli.asked import asked_for
 from quantizer.cli.ending import console, say_and_leave, sentence, show
+from quantizer.cli.kept_log import KeptLog
 from quantizer.cli.manifest_file import must_be_there
 from quantizer.cli.signals import Stopping, stopped_by_signals
 from quantizer.cli.termination import categorize, failed, leave_message, must_end, termination_path
@@ -42,6 +43,7 @@ def run_to_the_end(ask: Callable[[], RunRequest], options: argparse.Namespace, i
     path = termination_path(in_pod)
     beside = console(stderr=True)
     tracker = Tracker(say=_in_log if in_pod else functools.partial(_on_screen, beside))
+    kept = KeptLog() if in_pod else None
 
     def ended(error: BaseException, say: Callable[[str], None]) -> int:
         known = categorize(error)
@@ -51,13 +53,15 @@ def run_to_the_end(ask: Callable[[], RunRequest], options: argparse.Namespace, i
             say(sentence(known, what_is_kept(tracker)))
         elif result.failure is not None:
             logger.error("%s: %s (%s)", known.category, result.failure.message, result.failure.hint)
+        if kept is not None:
+            kept.keep(known.category)
         return int(known.exit_code)
 
     try:
         with stopped_by_signals(lambda cause: ended(cause, say_and_leave)) as stopping:
             if options.scratch is not None:
                 must_be_there(options.scratch)
-            outcome, shown = _computed(ask(), options, in_pod, tracker, stopping, beside)
+            outcome, shown = _computed(ask(), options, kept, tracker, stopping, beside)
     except BaseException as error:
         if not must_end(error):
             raise
@@ -68,21 +72,29 @@ def run_to_the_end(ask: Callable[[], RunRequest], options: argparse.Namespace, i
             logger.info("done: %s", outcome.result.to_message())
         else:
             console().print(shown, soft_wrap=True)
+    if kept is not None:
+        kept.keep()
     return int(ExitCode.DONE)
 
 
 def _computed(
     request: RunRequest,
     options: argparse.Namespace,
-    in_pod: bool,
+    kept: KeptLog | None,
     tracker: Tracker,
     stopping: Stopping,
     beside: Console,
 ) -> tuple["Outcome", RenderableType]:
-    """What the run came to, and in words. torch takes seconds to import: only for a request that was checked."""
+    """What the run came to, and in words. torch takes seconds to import: only for a request that was checked.
+
+    kept: the log of a pod; None on a person's machine.
+    """
     from quantizer.cli.execution import Here, execute
     from quantizer.cli.screen import progress_bar, summary
 
+    in_pod = kept is not None
+    if kept is not None:
+        kept.request = request
     listen = listen_address(options.listen, in_pod)
     here = Here(options.device, options.scratch, listen, may_be_deaf=listen == POD_LISTEN)
     stopping.unwinds = True

@@ -1,13 +1,12 @@
 """What one worker of a search has: the request, the space, the inputs it opened, and its view of the trials."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from quantization_api.manifest import TrialRecord
 from quantization_api.metrics import Metric
-from quantization_api.pod import WORKER_ENV, RunRequest
+from quantization_api.pod import RunRequest
 from quantization_api.search import SearchStrategy
 from quantizer.run.checks import Opened
 from quantizer.run.local_identity import has_ended
@@ -18,6 +17,7 @@ from quantizer.search.space import Space, shown
 from quantizer.search.trials import Trials, Watch, counts
 from quantizer.store.interface import OUTPUT, Store
 from quantizer.store.location import Location, open_store
+from quantizer.store.mark import worker_of
 
 SHOWN = 256
 
@@ -104,9 +104,3 @@ def in_words(record: TrialRecord) -> str:
         return f"{chosen}: {record.state.lower()} ({record.said})"
     first = record.metrics[0]
     return f"{chosen}: {first.name} {first.output:.5g}"
-
-
-def worker_of(uid: str) -> str:
-    """The identity of this worker: the job's, and its number in an Indexed Job."""
-    number = os.environ.get(WORKER_ENV)
-    return f"{uid}/{number}" if number else uid

@@ -7,6 +7,7 @@
 Each process has its own nonce, so no two processes write the same mark.
 """
 
+import os
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from quantization_api.bounded import Count
 from quantization_api.manifest import STATE_PREFIX
+from quantization_api.pod import WORKER_ENV
 from quantization_api.text import clean
 from quantizer.store.interface import Store
 from quantizer.store.small_objects import read_small
@@ -78,6 +80,12 @@ class Seen:
 def works_for(uid: str, worker: str) -> bool:
     """Whether a process is one of the job with this uid: itself, or a worker of its search, UID/NUMBER."""
     return worker == uid or worker.startswith(f"{uid}/")
+
+
+def worker_of(uid: str) -> str:
+    """The identity of this process: the job's, and its number in an Indexed Job."""
+    number = os.environ.get(WORKER_ENV)
+    return f"{uid}/{number}" if number else uid
 
 
 def staging_of(nonce: str) -> str:

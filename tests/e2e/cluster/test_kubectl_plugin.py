@@ -40,6 +40,10 @@ def test_a_person_sees_the_memory_of_a_run_its_log_and_its_report(whole: Any, tm
     assert "?" not in line
     assert "quantize" in asked(whole, tmp_path, "logs", NAME)
     whole.wait(NAME, "Ready", LIMIT)
+    whole.kubectl("delete", "pod", pod)
+    kept = asked(whole, tmp_path, "logs", NAME)
+    assert "done: " in kept
+    assert f"end of the log of {pod}" in kept.splitlines()[-1]
     assert asked(whole, tmp_path, "report", NAME) == f"{NAME}-report.html\n"
     page = (tmp_path / f"{NAME}-report.html").read_text()
     assert page.startswith("<!doctype html>")

@@ -175,7 +175,7 @@ def test_nothing_escapes_a_run(
         raise error
 
     monkeypatch.setattr("quantizer.cli.execution.execute", execute)
-    monkeypatch.setenv(REQUEST_ENV, json.dumps(Request("file:///out").document()))
+    monkeypatch.setenv(REQUEST_ENV, json.dumps(Request(f"file://{tmp_path}/out").document()))
     monkeypatch.setenv(TERMINATION_ENV, str(tmp_path / "message"))
     assert parser.main(["run"]) == ExitCode.INTERNAL
     result = RunResult.model_validate_json((tmp_path / "message").read_text())

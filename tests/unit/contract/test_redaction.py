@@ -2,7 +2,7 @@
 
 import pytest
 
-from kubectl_quantization.redaction import without_secrets
+from quantization_api.redaction import without_secrets
 
 pytestmark = pytest.mark.unit
 
