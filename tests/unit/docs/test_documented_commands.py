@@ -27,7 +27,7 @@ CRD = yaml.safe_load((ROOT / "crds/quantizationjobs.yaml").read_text())["spec"]
 QUANTIZE = "quantizer.quantize"
 PLACEHOLDER = re.compile(r"[A-Z][A-Z-]+|\.\.\.")
 """What a reader replaces."""
-MADE = ("job.yaml", "out/", "dist/")
+MADE = ("job.yaml", "too-small.yaml", "out/", "dist/")
 """Files that a command before it, or the reader, makes."""
 OTHER_KINDS = {
     *("jobs", "pods", "events", "crd", "namespace", "clusterroles", "clusterrolebindings"),
@@ -67,7 +67,7 @@ def kubectl(words: tuple[str, ...]) -> None:
         if words[1:] not in ((), ("--version",)):
             plugin().parse_args(words[1:])
         return
-    if words[0] == "krew":
+    if words[0] in ("krew", "config"):
         return
     options = argparse.ArgumentParser(exit_on_error=False)
     for names in (
@@ -150,6 +150,13 @@ def evaluated(words: tuple[str, ...]) -> None:
     CHECKS[program](tuple(rest))
 
 
+def sed(words: tuple[str, ...]) -> None:
+    """Scripts of `s`, and a file that there is."""
+    scripts, file = words[:-1], words[-1]
+    assert all(word == "-i" or re.fullmatch(r"(s([/|]).+\2.*\2(; )?)+", word) for word in scripts)
+    assert there(file), f"{file} is not there"
+
+
 def others(_: tuple[str, ...]) -> None:
     """Programs of others, which are not installed here."""
 
@@ -164,6 +171,7 @@ CHECKS: dict[str, Callable[[tuple[str, ...]], None]] = {
     "pytest": pytest_,
     "pip": pip,
     "eval": evaluated,
+    "sed": sed,
     "aws": others,
     "uv": others,
     "pre-commit": others,
