@@ -80,6 +80,7 @@ def values_schema() -> str:
             **dict.fromkeys(_WORDS, words),
             **{name: {"type": "array", "items": anything} for name in ("tolerations", "imagePullSecrets")},
             "priorityClassName": text,
+            "queueName": {**text, "pattern": f"{_LABEL}|^$"},
             "platformChoosesUser": flag,
             "global": anything,  # Helm's own, for charts that contain this one
         }

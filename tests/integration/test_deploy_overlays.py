@@ -18,7 +18,10 @@ from tests.support.operator_process import (
     until,
 )
 
+from local_cluster import kueue
 from local_cluster.control_plane import ApiServer
+from local_cluster.progress import Progress
+from local_cluster.settings import Settings
 
 pytestmark = pytest.mark.integration
 
@@ -35,9 +38,20 @@ TEAM = "team-a"
 def api() -> Iterator[ApiServer]:
     with ApiServer(controllers=True) as server:
         install(server, deployment=True)
+        install_kinds_of_kueue(server)
         make_namespace(server, TEAM)
         server.kubectl("create", "namespace", "quantization-demo")
         yield server
+
+
+def install_kinds_of_kueue(server: ApiServer) -> None:
+    """Kueue's own, without the webhook that converts between their versions: no Kueue runs here."""
+    kinds = rendered(server, kueue.kinds(Settings.from_environment(), Progress()))
+    text = yaml.safe_dump_all(
+        [each | {"spec": each["spec"] | {"conversion": {"strategy": "None"}}} for each in kinds]
+    )
+    server.kubectl("apply", "--server-side", "-f", "-", stdin=text)
+    server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
 
 
 def deployment(api: ApiServer, overlay: str) -> dict[str, Any]:
@@ -74,6 +88,16 @@ def test_ha_keeps_replicas_apart_and_an_update_still_ends(api: ApiServer) -> Non
 def test_openshift_names_no_user_and_stays_restricted(api: ApiServer) -> None:
     context = deployment(api, "openshift")["spec"]["template"]["spec"]["securityContext"]
     assert context == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
+def test_kueue_queues_jobs_that_name_no_queue_and_keeps_the_classes(api: ApiServer) -> None:
+    objects = rendered(api, DEPLOY / "overlays/kueue")
+    queues = {each["kind"]: each for each in objects if each["apiVersion"].startswith("kueue")}
+    (ours,) = (each["data"] for each in objects if each["metadata"]["name"] == "quantization-defaults")
+    defaults = yaml.safe_load(ours["defaults.yaml"])
+    assert defaults.pop("queueName") == queues["LocalQueue"]["metadata"]["name"]
+    assert queues["LocalQueue"]["spec"]["clusterQueue"] == queues["ClusterQueue"]["metadata"]["name"]
+    assert defaults == yaml.safe_load((DEPLOY / "base/defaults.yaml").read_text())
 
 
 def test_namespaced_serves_one_namespace_and_may_do_nothing_in_another(

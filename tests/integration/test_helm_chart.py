@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 import yaml
 from tests.support.manifests import manifest
-from tests.support.operator_process import SYSTEM, Operator, make_namespace, service_account_kubeconfig, until
+from tests.support.operator_process import (
+    DEPLOY,
+    SYSTEM,
+    Operator,
+    make_namespace,
+    service_account_kubeconfig,
+    until,
+)
 
 from deploy.release import chart, manifests
 from local_cluster.binaries import obtain
@@ -140,6 +147,16 @@ def test_defaults_reach_the_operator_and_without_them_there_are_the_shipped_clas
         given
     )
     assert set(defaults_of(rendered()).resource_classes) == {"small", "8b", "70b"}
+
+
+def test_a_queue_joins_the_defaults_as_the_overlay_for_kueue_has_it(
+    rendered: Callable[..., list[Object]], helm: Helm, archive: Path
+) -> None:
+    overlay = (DEPLOY / "overlays/kueue/defaults.yaml").read_text()
+    expected = Defaults.model_validate(yaml.safe_load(overlay))
+    assert defaults_of(rendered("--set", f"queueName={expected.queue_name}")) == expected
+    own = ("--set-json", 'defaults={"queueName":"gpu"}')
+    assert "name the queue once" in helm("template", NAME, archive, *own, "--set", "queueName=b", check=False)
 
 
 def test_values_shape_the_operators_pods(rendered: Callable[..., list[Object]]) -> None:

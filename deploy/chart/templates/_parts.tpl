@@ -24,6 +24,19 @@
 quantization-operator-{{ include "quantization.settings" . | sha256sum | trunc 10 }}
 {{- end }}
 
+{{/* The defaults of jobs: those given, else those shipped; with the queue. Empty where nothing is changed. */}}
+{{- define "quantization.defaults" -}}
+{{- $values := .root.Values }}
+{{- if or $values.defaults $values.queueName }}
+{{- $defaults := $values.defaults | default (fromYaml .shipped) | deepCopy }}
+{{- with $values.queueName }}
+{{- if hasKey $defaults "queueName" }}{{ fail "queueName and defaults.queueName are the same: name the queue once" }}{{ end }}
+{{- $_ := set $defaults "queueName" . }}
+{{- end }}
+{{- toYaml $defaults }}
+{{- end }}
+{{- end }}
+
 {{/* What the values change of the Deployment. */}}
 {{- define "quantization.deployment" -}}
 {{- $values := .root.Values }}

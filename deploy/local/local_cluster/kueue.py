@@ -54,7 +54,7 @@ def install(settings: Settings, target: Target, progress: Progress) -> None:
     program = obtain(settings, progress, ["kueue"])["kueue"]
     image = Containerd(settings).supply(program)
     directory = settings.state / "install" / "kueue"
-    _write(directory, _manifests(settings, progress), program, image)
+    _write(directory, _sources(settings, progress) / "default", program, image)
     with progress.step(f"Installing Kueue: kubectl apply --server-side -k {directory}"):
         kubectl = target.kubectl
         kubectl("apply", "--server-side", "--force-conflicts", "-k", directory)
@@ -101,12 +101,21 @@ def _unfinished(job: dict[str, Any]) -> str:
     )
 
 
-def _manifests(settings: Settings, progress: Progress) -> Path:
+def kinds(settings: Settings, progress: Progress) -> Path:
+    """The kustomization of its kinds alone, for an API server that is to know them.
+
+    Raises:
+        ClusterError: its module cannot be had.
+    """
+    return _sources(settings, progress) / "components" / "crd"
+
+
+def _sources(settings: Settings, progress: Progress) -> Path:
     """The folder of its manifests in the module cache; the module is downloaded when it is not there."""
     sources = settings.go_sources.parent / "peers" / "kueue"
     go = find_go(settings, progress)
     said = run(go, "mod", "download", "-json", _MODULE, cwd=sources, env={"GOTOOLCHAIN": "local"}).stdout
-    return Path(json.loads(said)["Dir"]) / "config" / "default"
+    return Path(json.loads(said)["Dir"]) / "config"
 
 
 def _write(directory: Path, base: Path, program: Path, image: str) -> None:
