@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.support.crd import until_kinds_are_served
 from tests.support.operator_process import (
     DEPLOY,
     SYSTEM,
@@ -51,7 +52,7 @@ def install_kinds_of_kueue(server: ApiServer) -> None:
         [each | {"spec": each["spec"] | {"conversion": {"strategy": "None"}}} for each in kinds]
     )
     server.kubectl("apply", "--server-side", "-f", "-", stdin=text)
-    server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    until_kinds_are_served(server)
 
 
 def deployment(api: ApiServer, overlay: str) -> dict[str, Any]:

@@ -6,6 +6,9 @@ from typing import Any
 
 import yaml
 from kubernetes import client
+from tests.support.operator_process import until
+
+from local_cluster.control_plane import ApiServer
 
 CRD_FILE = Path(__file__).parents[2] / "crds/quantizationjobs.yaml"
 
@@ -29,3 +32,9 @@ def install_crd(
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
+
+
+def until_kinds_are_served(server: ApiServer) -> None:
+    """Waits until every kind that was applied is Established; one that has just been made has no conditions yet."""
+    waiting = ("wait", "--for=condition=Established", "crd", "--all", "--timeout=10s")
+    until("the kinds are served", lambda: server.kubectl(*waiting, check=False).returncode == 0)
