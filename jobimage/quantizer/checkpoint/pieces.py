@@ -1,4 +1,4 @@
-"""Tensors that lie within others: experts that a checkpoint holds in one tensor, read as one tensor for each."""
+"""Tensors that lie within others: experts that a checkpoint holds in one tensor, read and written as one for each."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +19,52 @@ class Piece:
     number: int
     shape: tuple[int, ...]
     cut: Callable[[Tensor], Tensor]
-    """Makes it of that part."""
+    """Makes it of that part, as a view."""
+
+
+class Wholes:
+    """The tensors of a checkpoint that pieces lie in.
+
+    Args:
+        pieces: by the name that each has.
+        tensors: of the checkpoint, as it is.
+
+    Attributes: tensors (of them those that pieces lie in).
+    """
+
+    def __init__(self, pieces: Mapping[str, Piece], tensors: Mapping[str, TensorInfo]) -> None:
+        self._pieces = pieces
+        self._names: dict[str, list[str]] = {}
+        for name, piece in pieces.items():
+            self._names.setdefault(piece.tensor, []).append(name)
+        self.tensors = {name: tensors[name] for name in self._names}
+
+    def of(self, name: str) -> TensorInfo | None:
+        """The tensor that a piece lies in; None for what lies in no other."""
+        piece = self._pieces.get(name)
+        return None if piece is None else self.tensors[piece.tensor]
+
+    def filled(self, name: str) -> bool:
+        """Whether the pieces of a tensor are all of it."""
+        inside = sum(math.prod(self._pieces[piece].shape) for piece in self._names[name])
+        return inside == math.prod(self.tensors[name].shape)
+
+    def join(self, tensors: dict[str, Tensor]) -> None:
+        """Puts whole tensors in the place of their pieces, in the mapping; of each all pieces are there, or none."""
+        for name in [name for name, pieces in self._names.items() if pieces[0] in tensors]:
+            whole = torch.empty(self.tensors[name].shape, dtype=tensors[self._names[name][0]].dtype)
+            for piece in self._names[name]:
+                place = self._pieces[piece]
+                place.cut(whole[place.number]).copy_(tensors.pop(piece))
+            tensors[name] = whole
+
+    def cut(self, tensors: dict[str, Tensor]) -> None:
+        """Puts pieces in the place of whole tensors, in the mapping."""
+        for name in [name for name in self._names if name in tensors]:
+            whole = tensors.pop(name)
+            for piece in self._names[name]:
+                place = self._pieces[piece]
+                tensors[piece] = place.cut(whole[place.number]).contiguous()
 
 
 class PiecewiseReader(SafetensorsReader):

@@ -61,11 +61,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class StreamRead:
-    """Linears that read the residual stream, through a norm or as it is."""
+    """What reads the residual stream, through a norm or as it is."""
 
     norm: str | None
     """Name in the layer; None where no module with a weight for each channel lies between."""
     readers: tuple[str, ...]
+    """Names in the layer: linears, and modules with a matrix that choose experts."""
 
 
 @dataclass(frozen=True)

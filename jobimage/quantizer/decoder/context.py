@@ -14,7 +14,7 @@ import copy
 import inspect
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -205,6 +205,18 @@ class ModelContext:
             self._behind = False
             self.final(hidden)
         return tuple(ran[0]), tuple(ran[1])
+
+    def computed(self) -> Iterator[tuple[str, Tensor]]:
+        """Tensors outside the layers that no checkpoint holds and that have a number for each channel, by name."""
+        for name, module in self._base.named_modules():
+            held = {} if isinstance(module, _Catcher) else {**vars(module), **module._buffers}
+            for leaf, value in held.items():
+                if (
+                    isinstance(value, Tensor)
+                    and value.is_floating_point()
+                    and value.shape[-1:] == (self.width,)
+                ):
+                    yield ".".join(filter(None, (self._prefix, name, leaf))), value
 
     def logits(self, read: Tensor, first: int, rows: Tensor) -> Tensor:
         """Logits [batch, tokens, rows] of vocabulary entries first .. first + rows, as the model makes them.

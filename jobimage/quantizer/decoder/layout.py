@@ -18,7 +18,7 @@ from quantizer.boundary.reading import reading
 from quantizer.checkpoint.data_types import from_word, word
 from quantizer.checkpoint.dequantized import open_checkpoint
 from quantizer.checkpoint.older_transformers import is_older
-from quantizer.checkpoint.pieces import PiecewiseReader
+from quantizer.checkpoint.pieces import PiecewiseReader, Wholes
 from quantizer.checkpoint.reader import FLOAT_CHECKPOINT, SafetensorsReader, TensorInfo
 from quantizer.checkpoint.side_files import with_dtype
 from quantizer.checkpoint.source import Source, read_whole
@@ -69,6 +69,8 @@ class DecoderLayout:
         raw_config: its config.json, without the quantization_config of a quantized one.
         modules: names of modules that the user gave, in place of those that are in the table or found.
 
+    Attributes: wholes (the tensors that hold those of all experts, which `reader` has one by one), and others.
+
     Raises:
         QuantizationError: ModelUnsupported (with what was found and what is supported) for an unknown
             architecture.
@@ -101,6 +103,7 @@ class DecoderLayout:
         self._bare = not any(name.startswith(prefixed) for name in reader.tensors) and any(
             name.startswith(self.architecture.layers + ".0.") for name in reader.tensors
         )
+        self.wholes = Wholes(self._names.pieces, reader.tensors)
         if self._names.pieces:
             self.reader = PiecewiseReader(reader, self._names.pieces)
         self._facts: dict[int, _LayerFacts] = {}
@@ -141,10 +144,6 @@ class DecoderLayout:
         except Exception:  # noqa: BLE001 - a class whose layers differ has no one value, and an exception of its own
             return None
         return value if type(value) is int else None
-
-    def lies_in_another(self, name: str) -> bool:
-        """Whether a tensor is cut out of one that holds those of all experts."""
-        return name in self._names.pieces
 
     def with_every_linear(self) -> "DecoderLayout":
         """The same checkpoint with every linear, as the table knows or looking finds them, whichever were named."""

@@ -39,10 +39,19 @@ class _Normed:
     made: Tensor
 
 
+@dataclass(frozen=True)
+class _Router:
+    """A module that is no linear and has a matrix, in the forward: it chooses experts."""
+
+    name: str
+    read: Tensor
+
+
 @dataclass
 class _Watch:
     seen: dict[str, _Seen] = field(default_factory=dict)
     normed: list[_Normed] = field(default_factory=list)
+    routers: list[_Router] = field(default_factory=list)
 
     def before(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -67,6 +76,14 @@ class _Watch:
 
         return hook
 
+    def router(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def hook(_module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            read = next(iter((*args, *named.values())), None)
+            if isinstance(read, Tensor):
+                self.routers.append(_Router(name, read))
+
+        return hook
+
 
 def trace(layer: nn.Module, forward: Callable[[], Any]) -> tuple[FoundLayer, Any]:
     """Watches a forward of the layer, whose hidden states must require gradients; what it found, and the output.
@@ -82,10 +99,14 @@ def trace(layer: nn.Module, forward: Callable[[], Any]) -> tuple[FoundLayer, Any
                 stack.callback(module.register_forward_hook(watch.behind(name)).remove)
             elif (weight := getattr(module, "weight", None)) is not None and weight.ndim == 1:
                 stack.callback(module.register_forward_hook(watch.norm(name)).remove)
+            elif weight is not None and weight.ndim == 2:
+                hook = module.register_forward_pre_hook(watch.router(name), with_kwargs=True)
+                stack.callback(hook.remove)
         output = forward()
     first = output[0] if isinstance(output, (tuple, list)) else output
     end = getattr(first, "grad_fn", None)
-    return _found([one for one in watch.seen.values() if one.runs == 1], watch.normed, end), output
+    seen = [one for one in watch.seen.values() if one.runs == 1]
+    return _found(seen, watch, end), output
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -114,27 +135,17 @@ def _computes_a_product(module: nn.Linear) -> bool:
         return False
 
 
-def _found(seen: list[_Seen], normed: list[_Normed], end: Any) -> FoundLayer:
+def _found(seen: list[_Seen], watch: _Watch, end: Any) -> FoundLayer:
     makers = {one.made: number for number, one in enumerate(seen) if one.made is not None}
     rests_on = [sorted(set(_makers(one.read.grad_fn, makers))) for one in seen]
-    places: list[int] = []
-    for before in rests_on:
-        places.append(1 + max((places[maker] for maker in before), default=-1))
-    stages: list[dict[Any, list[int]]] = [{} for _ in range(max(places, default=-1) + 1)]
-    for number, (one, place) in enumerate(zip(seen, places, strict=True)):
-        stages[place].setdefault(_identity(one.read), []).append(number)
-    norms = {_identity(one.made): one for one in normed}
+    stages = _staged(seen, rests_on)
+    norms = {_identity(one.made): one for one in watch.normed}
     writers = set(_makers(end, makers))
-    reads: list[StreamRead] = []
     candidates: list[Candidate] = []
     for stage in stages:
         for read, numbers in stage.items():
             readers = tuple(seen[number].name for number in numbers)
-            norm = norms.get(read)
-            made_by = set(rests_on[numbers[0]] if norm is None else _makers(norm.read, makers))
-            if made_by <= writers:
-                reads.append(StreamRead(norm.name if norm else None, readers))
-            if norm is not None:
+            if (norm := norms.get(read)) is not None:
                 candidates.append(Candidate("norm", norm.name, readers))
             else:
                 candidates += [
@@ -146,9 +157,50 @@ def _found(seen: list[_Seen], normed: list[_Normed], end: Any) -> FoundLayer:
         )
         for stage in stages
     )
+    in_order = [
+        (seen[number].name, seen[number].read) for one in stages for own in one.values() for number in own
+    ]
+    reading = [*in_order, *((router.name, router.read) for router in watch.routers)]
     return FoundLayer(
-        tuple(named), tuple(candidates), tuple(reads), tuple(seen[maker].name for maker in sorted(writers))
+        tuple(named),
+        tuple(candidates),
+        _stream_reads(reading, watch.normed, makers, writers),
+        tuple(seen[maker].name for maker in sorted(writers)),
     )
+
+
+def _staged(seen: list[_Seen], rests_on: list[list[int]]) -> list[dict[Any, list[int]]]:
+    """Numbers of the linears in each stage, by what they read."""
+    places: list[int] = []
+    for before in rests_on:
+        places.append(1 + max((places[maker] for maker in before), default=-1))
+    stages: list[dict[Any, list[int]]] = [{} for _ in range(max(places, default=-1) + 1)]
+    for number, (one, place) in enumerate(zip(seen, places, strict=True)):
+        stages[place].setdefault(_identity(one.read), []).append(number)
+    return stages
+
+
+def _stream_reads(
+    reading: list[tuple[str, Tensor]], normed: list[_Normed], makers: dict[Any, int], writers: set[int]
+) -> tuple[StreamRead, ...]:
+    """Which of the modules read the residual stream, by the norm that lies between, if one does.
+
+    A norm lies between as well where its output is multiplied by numbers that no linear makes.
+    """
+    norms = {_identity(one.made): one for one in normed}
+    nodes = {one.made.grad_fn: number for number, one in enumerate(normed, len(makers)) if one.made.grad_fn}
+    ends = {**makers, **nodes}
+    found: dict[str | None, list[str]] = {}
+    for name, read in reading:
+        norm = norms.get(_identity(read))
+        if norm is None:
+            nearest = set(_makers(read.grad_fn, ends))
+            numbers = [number - len(makers) for number in nearest]
+            norm = normed[numbers[0]] if len(numbers) == 1 and numbers[0] >= 0 else None
+        made_by = set(_makers(read.grad_fn if norm is None else norm.read, makers))
+        if made_by <= writers:
+            found.setdefault(norm.name if norm else None, []).append(name)
+    return tuple(StreamRead(norm, tuple(readers)) for norm, readers in found.items())
 
 
 def _makers(node: Any, makers: dict[Any, int]) -> Iterator[int]:

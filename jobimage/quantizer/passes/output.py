@@ -42,6 +42,7 @@ class Output:
             quantized,
         )
         self.transform = layer_pass.transform
+        self._infos = {**self.reader.tensors, **layout.wholes.tensors}
         extra = layout.check_tensors()
         self._extra = {*extra.left_out, *extra.unused}
         self.copied = () if self.transform.changes_hidden else extra.unused
@@ -83,13 +84,15 @@ class Output:
     def layer(self, index: int) -> list[PlannedTensor]:
         """The tensors of layer `index`."""
         packed, kept = self.quantized.planned(index)
-        if apart := [name for name in kept if name.endswith(".weight") and self.layout.lies_in_another(name)]:
+        if not self.layer_pass.packs:
+            kept = list(dict.fromkeys(map(self._written_as, kept)))
+        elif apart := [name for name in kept if name.endswith(".weight") and self.layout.wholes.of(name)]:
             raise QuantizationError(
                 Category.INVALID_WORKFLOW,
                 f"{apart[0]} lies in one tensor with those of all experts; left as it is, it would be stored by "
                 "itself, where no reader looks for it",
-                "Quantize all linears of all experts: leave export_compatible, modules_to_not_convert and "
-                "inside_layer_modules out, and write bits below 16.",
+                "Quantize all linears of all experts: leave modules_to_not_convert and inside_layer_modules out, and "
+                "write bits below 16.",
             )
         tensors = [PlannedTensor(name, dtype, shape) for name, (dtype, shape) in packed.items()]
         divisors = self.divisors(index).items()
@@ -98,8 +101,32 @@ class Output:
 
     def tensor(self, name: str) -> PlannedTensor:
         """A tensor that is not packed."""
-        info = self.reader.tensors[self.transform.added.get(name, name)]
+        info = self._infos[self.transform.added.get(name, name)]
         return PlannedTensor(name, self.layer_pass.dtype or info.dtype, info.shape)
+
+    def _written_as(self, name: str) -> str:
+        """The tensor that a parameter of a layer is written in, where nothing is packed: as the input holds it."""
+        whole = self.layout.wholes.of(name)
+        if whole is None:
+            return name
+        if not self.layout.wholes.filled(whole.name):
+            raise QuantizationError(
+                Category.MODEL_UNSUPPORTED,
+                f"{whole.name} holds more than the experts' weights, and it is not known what",
+                "Use a GptqQuantizer or an AutoAWQQuantizer, or w_bits below 16.",
+            )
+        return whole.name
+
+    def joined(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a layer as they are written; `tensors` is changed."""
+        if not self.layer_pass.packs:
+            self.layout.wholes.join(tensors)
+        return tensors
+
+    def apart(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a written layer, those of each expert by themselves; `tensors` is changed."""
+        self.layout.wholes.cut(tensors)
+        return tensors
 
     def divisors(self, index: int) -> dict[str, Tensor]:
         """See LayerPass.divisors."""

@@ -204,10 +204,12 @@ class RotatedModel(Transform):
     @property
     @override
     def added(self) -> dict[str, str]:
-        """A head of its own, where it was the embedding and is that no longer."""
-        own = self._model.own_head_name()
-        unties = self.quarot.unties and own not in self._model.reader.tensors
-        return {own: self._layout.head} if unties else {}
+        """A head of its own, where it was the embedding and is that no longer; and what else of it was tied."""
+        model, own = self._model, self._model.own_head_name()
+        if not self.quarot.unties or own in model.reader.tensors:
+            return {}
+        tied = (name for name in model.skeleton.ties if name.startswith(f"{model.skeleton.head_name}."))
+        return {own: self._layout.head, **{name: model.stored_name(name) for name in tied}}
 
     @property
     @override
@@ -235,7 +237,7 @@ class RotatedModel(Transform):
     @override
     def outside(self, name: str, rows: Tensor) -> Tensor:
         norm = self._layout.final_norm.name
-        if name == self._model.own_head_name():
+        if self._reads_final_norm(name):
             has_weight = f"{norm}.weight" in self._model.reader.tensors
             return self.quarot.head_rows(
                 rows, self._model.reader.tensor(f"{norm}.weight") if has_weight else None
@@ -248,6 +250,11 @@ class RotatedModel(Transform):
             assert bias is not None
             return bias
         return self.quarot.table_rows(rows) if name in self._layout.tables else rows
+
+    def _reads_final_norm(self, name: str) -> bool:
+        """Whether a tensor of the result reads the final norm; a head that was the embedding has a name of its own."""
+        head, readers = self._layout.head, self._layout.final_norm.readers
+        return head in readers if name == self._model.own_head_name() else name in readers and name != head
 
     @override
     def config(self, config: dict[str, Any]) -> dict[str, Any]:

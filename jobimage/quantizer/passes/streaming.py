@@ -266,7 +266,8 @@ class _Run:
             if self.layer_pass.replays_unrounded:
                 weights = self._original(index)
             else:
-                weights = self.quantized.weights_as_read(index, dict(layer.tensors), self.layer_pass.replayed)
+                tensors = self.output.apart(dict(layer.tensors))
+                weights = self.quantized.weights_as_read(index, tensors, self.layer_pass.replayed)
             with self._timed("calibrate"), self._walk(index, weights, hidden) as walk:
                 walk.finish(walk.stages)
             if reference is not None:
@@ -335,7 +336,7 @@ class _Run:
                     beside,
                 )
             )
-        layer.tensors = kept | layer.tensors | self.output.divisors(index)
+        layer.tensors = self.output.joined(kept | layer.tensors | self.output.divisors(index))
         layer.calibration_dtype = self.model.dtype
         layer.ranges = None if watch is None else watch.ranges()
         return layer

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.quarot.kernel_rotation import KernelRotation
-from quantizer.algorithms.quarot.rotation_layout import HeadSite, LayerLayout, NormKind, NormSite
+from quantizer.algorithms.quarot.rotation_layout import PLUS_ONE, HeadSite, LayerLayout, NormKind, NormSite
 
 Weights = dict[str, Tensor]
 """Tensors by name, as in a checkpoint: "self_attn.v_proj.weight"."""
@@ -81,12 +81,12 @@ class MeanPreserving:
 
 def norm_weight(kind: NormKind, weight: Tensor) -> Tensor:
     """What a norm multiplies with, in float64."""
-    return weight.double() + 1.0 if kind == "rms_plus_one" else weight.double()
+    return weight.double() + 1.0 if kind in PLUS_ONE else weight.double()
 
 
 def neutral_weight(kind: NormKind, weight: Tensor) -> Tensor:
     """The stored weight of a norm that multiplies with one."""
-    return torch.zeros_like(weight) if kind == "rms_plus_one" else torch.ones_like(weight)
+    return torch.zeros_like(weight) if kind in PLUS_ONE else torch.ones_like(weight)
 
 
 def fuse_norm(weights: Weights, norm: NormSite) -> None:
@@ -140,6 +140,8 @@ def rotate_stream(weights: Weights, layout: LayerLayout, residual: Orthogonal) -
         weights[name] = residual.apply(weights[name].double().t()).t()
         if (name := f"{writer}.bias") in weights:
             weights[name] = residual.apply(weights[name].double())
+    for name in layout.shifts:
+        weights[name] = residual.apply(weights[name].double())
 
 
 def rotate_values(weights: Weights, site: HeadSite, values: Orthogonal) -> None:

@@ -8,13 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-NormKind = Literal["rms", "rms_plus_one", "layer"]
-"""rms: x / rms(x) * w. rms_plus_one: x / rms(x) * (1 + w), as gemma has it. layer: LayerNorm, w and bias."""
+NormKind = Literal["rms", "rms_plus_one", "layer", "layer_plus_one"]
+"""rms: x / rms(x) * w. layer: LayerNorm, w and bias. plus_one: with 1 + w in the place of w, as gemma and nemotron have
+it."""
+PLUS_ONE: tuple[NormKind, ...] = ("rms_plus_one", "layer_plus_one")
+CENTRED: tuple[NormKind, ...] = ("layer", "layer_plus_one")
+"""Those that subtract the mean of what they read."""
 
 
 @dataclass(frozen=True)
 class NormSite:
-    """A norm on the residual stream and the linears that read its output."""
+    """A norm on the residual stream, and the linears and routers that read its output."""
 
     name: str
     """Without a tensor `NAME.weight` it has no weight to fold."""
@@ -53,6 +57,8 @@ class LayerLayout:
     """Inputs of that linear."""
     post_norms: tuple[str, ...] = ()
     """Norms between a writer and the stream (gemma2, gemma3, olmo2): with them no R1."""
+    shifts: tuple[str, ...] = ()
+    """Tensors with a number for each channel, of no linear, that are added to the stream (gpt_neox_japanese)."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class ModelLayout:
     tables: tuple[str, ...]
     """Embeddings whose rows enter the stream (positions too)."""
     final_norm: NormSite
-    """Its only reader is the head."""
+    """Its only reader is the head, or what comes before the head (megatron-bert)."""
     head: str
     tied: bool
     """Whether the head is the embedding."""
@@ -73,11 +79,14 @@ class ModelLayout:
     """A norm between embedding and stream (bloom)."""
     obstacle: str | None = None
     """Why the residual stream of this model cannot be rotated, where that was found by trying."""
+    further: tuple[LayerLayout, ...] = ()
+    """Of the other layers, where they are not all built like `layer`."""
 
     @property
     def mean_preserving(self) -> bool:
         """LayerNorm subtracts the mean: the residual rotation must keep its direction."""
-        return any(norm.kind == "layer" for norm in (*self.layer.norms, self.final_norm))
+        norms = (norm for layer in (self.layer, *self.further) for norm in layer.norms)
+        return any(norm.kind in CENTRED for norm in (*norms, self.final_norm))
 
 
 def residual_obstacle(layout: ModelLayout) -> str | None:

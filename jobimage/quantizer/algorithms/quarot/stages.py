@@ -113,7 +113,7 @@ class QuarotPass:
         return (rows if self._residual is None else self._residual.apply(rows.double())).float()
 
     def head_rows(self, rows: Tensor, norm: Tensor | None) -> Tensor:
-        """Rows [n, width] of the head, in float32; norm: the stored weight of the final norm, if it has one."""
+        """Rows [n, width] of what reads the final norm, in float32; norm: its stored weight, if it has one."""
         if self._residual is None:
             return rows.float()
         scale = 1.0 if norm is None else norm_weight(self.layout.final_norm.kind, norm)

@@ -12,13 +12,15 @@ from tests.support.quantized_models import family_batches, transformers_logits
 from torch import nn
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.nemotron.modeling_nemotron import NemotronLayerNorm1P
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.quarot.parameters import QuarotParameters
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.layout import DecoderLayout
-from quantizer.passes.found_rotations import FoundRotation, norm_kind
+from quantizer.passes.found_rotations import FoundRotation
+from quantizer.passes.norm_kinds import norm_kind
 from quantizer.passes.quarot_layers import QuarotLayerPass
 from quantizer.passes.rotation_layouts import Layouts
 
@@ -32,15 +34,28 @@ KINDS = {
     "norms that subtract the mean, and stored positions": "biogpt",
     "latent attention": "minicpm3",
     "outputs that are multiplied": "granite",
+    "a norm that subtracts the mean and multiplies by one more": "nemotron",
+    "what a norm makes, multiplied": "falcon_h1",
+    "a vector of no linear that is added": "gpt_neox_japanese",
+    "a linear between the last norm and the head": "megatron-bert",
 }
 EVERY_TIME = (
     "a norm that multiplies by one more",
     "norms that have no weight",
     "a state-space mixer in some layers",
+    "a norm that subtracts the mean and multiplies by one more",
+    "a vector of no linear that is added",
+    "a linear between the last norm and the head",
 )
 REFUSED = {
     "bert": "attention.output.LayerNorm scales the residual stream",
     "olmo2": "post_attention_layernorm scales the residual stream",
+    "flex_olmo": "post_attention_layernorm scales the residual stream",
+    "kolibri1": "post_attn_norm scales the residual stream",
+    "minimax": "input_layernorm scales the residual stream",
+    "rwkv": "feed_forward.receptance scales the residual stream",
+    "ctrl": "transformer.pos_encoding is added to the embeddings; its class computes it",
+    "xglm": "model.embed_positions.weights is added to the embeddings; its class computes it",
 }
 """Type -> the module that forbids it."""
 
@@ -67,7 +82,8 @@ def test_a_found_stream_is_rotated_and_the_function_stays(kind: str, tmp_path: P
     assert relative(turned, plain) < 1e-5
 
 
-@pytest.mark.parametrize("model_type", REFUSED)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model_type", mostly_nightly(REFUSED, ("olmo2", "kolibri1", "rwkv", "ctrl")))
 def test_a_stream_that_cannot_be_rotated_is_refused_with_the_module_that_forbids_it(
     model_type: str, tmp_path: Path
 ) -> None:
@@ -98,5 +114,6 @@ def test_kinds_of_norms_are_told_by_what_they_make() -> None:
     assert norm_kind(LlamaRMSNorm(32), 32) == "rms"
     assert norm_kind(GemmaRMSNorm(32), 32) == "rms_plus_one"
     assert norm_kind(nn.LayerNorm(32), 32) == "layer"
+    assert norm_kind(NemotronLayerNorm1P(32), 32) == "layer_plus_one"
     assert norm_kind(nn.BatchNorm1d(32).eval(), 32) is None
     assert norm_kind(LlamaRMSNorm(8), 32) is None

@@ -117,18 +117,27 @@ def test_a_run_that_was_ended_goes_on_to_the_same_bytes(kind: str, tmp_path: Pat
     assert one == other
 
 
-@pytest.mark.parametrize(
-    "left",
-    [{"export_compatible": True}, {"modules_to_not_convert": ["down_proj"]}],
-    ids=lambda left: next(iter(left)),
-)
-def test_what_lies_in_one_tensor_with_others_is_not_left_as_it_is(
-    left: dict[str, Any], tmp_path: Path
-) -> None:
+def test_what_lies_in_one_tensor_with_others_is_not_left_as_it_is(tmp_path: Path) -> None:
     save_sharded("gpt_oss", tmp_path)
     with pytest.raises(QuantizationError, match="it would be stored by itself") as caught:
-        quantized(tmp_path, make_pass(awq_pass(w_bit=4, q_group_size=GROUP, **left)))
+        quantized(
+            tmp_path, make_pass(awq_pass(w_bit=4, q_group_size=GROUP, modules_to_not_convert=["down_proj"]))
+        )
     assert caught.value.category == Category.INVALID_WORKFLOW
+
+
+def test_where_nothing_is_packed_experts_are_written_in_one_tensor_as_they_were(tmp_path: Path) -> None:
+    save_sharded("gpt_oss", tmp_path)
+    artifact = quantized(tmp_path, make_pass(awq_pass(w_bit=4, q_group_size=GROUP, export_compatible=True)))
+    names = [
+        {name for path in folder.glob("*.safetensors") for name in load_file(path)}
+        for folder in (tmp_path / "model", artifact)
+    ]
+    assert names[0] == names[1]
+    tokens = torch.arange(3, 35)[None]
+    plain, made = (transformers_logits(folder, tokens) for folder in (tmp_path / "model", artifact))
+    assert relative(view_logits(open_view(DirectorySource(artifact), CPU), tokens), made) < 1e-5
+    assert (made - plain).abs().median() < 0.05 * plain.abs().max()  # weights are clipped
 
 
 def test_tokens_of_each_expert_are_told(tmp_path: Path) -> None:
