@@ -77,6 +77,16 @@ ALIKE: dict[str, Any] = {"per_layer_config": None}
 TEXT_ALIKE = {"text_config": ALIKE}
 HEAD = {"head_dim": 8}
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1}
+INDEXED = {
+    "indexer_n_heads": 4,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 8,
+    "indexer_budget": 4,
+    "indexer_compress_ratio": 2,
+    "ngram_vocab_size_base": 64,
+    "hc_lowrank": 8,
+    "split_ngram_parts": 2,
+}
 CHANGED: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral"), HEAD),
     **dict.fromkeys(("bamba", "granitemoehybrid"), MAMBA),
@@ -97,8 +107,28 @@ CHANGED: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "nemotron": {"num_key_value_heads": 2},
     "opt": {"word_embed_proj_dim": 32},
+    "qwen4_exp_text": INDEXED,
+    "qwen4_exp": {"text_config": INDEXED},
     "reformer": {"is_decoder": True, "axial_pos_embds": False},
     "xlnet": {"d_head": 8},
+    "zamba2": {
+        "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
+        "num_hidden_layers": 4,
+        "hybrid_layer_ids": [1, 3],
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "mamba_headdim": 8,
+        "chunk_size": 8,
+    },
+    "zamba": {
+        "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
+        "num_hidden_layers": 4,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "mamba_dt_rank": 2,
+    },
     "zaya": {"num_experts_per_tok": 1},
 }
 """By type, what the rules do not make: values that its class insists on. None leaves a field out."""

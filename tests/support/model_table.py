@@ -96,7 +96,7 @@ def row_of(model_type: str, folder: Path) -> Row:
 def _folds(model: DecoderModel, index: int, folder: Path) -> int:
     stores = Stores(folder)
     with (
-        stores("hidden", [(1, 1)], model.layout.width) as hidden,
+        stores("hidden", [(1, 1)], model.layout.stream.row(1)) as hidden,
         model.walk(index, layer_weights(model, index), hidden, stores) as walk,
     ):
         return sum(place.obstacle is None for place in model.folds(index, walk))

@@ -21,7 +21,8 @@ def stages_of(layout: DecoderLayout, index: int = 0) -> tuple[tuple[tuple[str, .
 def walked_logits(model: DecoderModel, batches: list[Tensor], folder: Path) -> list[Tensor]:
     """Logits of each batch, by the walk over one layer at a time, stage by stage."""
     stores, shapes = Stores(folder, model.dtype), [(batch.shape[0], batch.shape[1]) for batch in batches]
-    with torch.inference_mode(), stores("hidden", shapes, model.layout.width) as hidden:
+    width = model.layout.stream.widest(shapes)
+    with torch.inference_mode(), stores("hidden", shapes, width) as hidden:
         for number, embedded in enumerate(model.embed(batches)):
             hidden.write(number, embedded)
         for index in range(model.layout.layers):

@@ -22,7 +22,7 @@ class ActivationStore:
     Args:
         path: file to create, or to write over; removed at the end.
         shapes: (batch, tokens) of each batch.
-        width: size of the last dimension.
+        width: size of the last dimension, at most; a batch is handed out as wide as it was written.
         dtype: of what is stored and handed out.
         device: where batches are handed out.
         keep_below: bytes; a smaller file is not removed, for the next store of the path to have its pages.
@@ -46,7 +46,7 @@ class ActivationStore:
         self._offsets = [0]
         for batch, tokens in self._shapes:
             self._offsets.append(self._offsets[-1] + batch * tokens * width * dtype.itemsize)
-        self._written = [False] * len(self._shapes)
+        self._written: list[int | None] = [None] * len(self._shapes)  # the width of what is there
         self._largest = [0.0] * len(self._shapes) if measured else []
         self._file = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
 
@@ -57,7 +57,7 @@ class ActivationStore:
 
     @property
     def width(self) -> int:
-        """Size of the last dimension."""
+        """Size of the last dimension, at most."""
         return self._width
 
     @property
@@ -74,9 +74,10 @@ class ActivationStore:
         return len(self._shapes)
 
     def write(self, number: int, activations: Tensor) -> None:
-        """Stores batch `number`; the shape must be the announced one."""
-        expected = (*self._shapes[number], self._width)
-        if tuple(activations.shape) != expected or activations.dtype != self._dtype:
+        """Stores batch `number`; the shape must be the announced one, or narrower."""
+        expected, width = (*self._shapes[number], self._width), activations.shape[-1]
+        fits = tuple(activations.shape[:-1]) == self._shapes[number] and width <= self._width
+        if not fits or activations.dtype != self._dtype:
             raise ValueError(f"batch {number} is {tuple(activations.shape)}, announced was {expected}")
         data = activations.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         position, view = self._offsets[number], memoryview(data.data)
@@ -84,7 +85,7 @@ class ActivationStore:
             while view:
                 written = os.pwrite(self._file, view, position)
                 position, view = position + written, view[written:]
-        self._written[number] = True
+        self._written[number] = width
         if self._largest:
             low, high = torch.aminmax(activations.detach())
             largest = float(torch.maximum(-low, high))
@@ -99,10 +100,11 @@ class ActivationStore:
 
     def read(self, number: int) -> Tensor:
         """Batch `number`, as a tensor of its own on the device."""
-        if not self._written[number]:
+        width = self._written[number]
+        if width is None:
             raise ValueError(f"batch {number} was never written")
         start = self._offsets[number]
-        stored = torch.empty((*self._shapes[number], self._width), dtype=self._dtype)
+        stored = torch.empty((*self._shapes[number], width), dtype=self._dtype)
         view, position = memoryview(stored.view(-1).view(torch.uint8).numpy().data), start
         while view:
             count = os.preadv(self._file, [view], position)

@@ -45,11 +45,16 @@ def compute_buffers(causal: Any, root: nn.Module, device: torch.device, layers_n
 
 
 def learned_buffers(module: nn.Module) -> tuple[str, ...]:
-    """Buffers of a module, not of those below it, that the checkpoint has: numbers that were learned."""
+    """Buffers of a module, not of those below it, that the checkpoint has: numbers that were learned, and tables.
+
+    A table of whole numbers has more than one row (of experts for each token, for example): positions have one.
+    """
     return tuple(
         key
         for key, value in module._buffers.items()
-        if value is not None and value.is_floating_point() and key not in module._non_persistent_buffers_set
+        if value is not None
+        and (value.is_floating_point() or (value.ndim > 1 and len(value) > 1))
+        and key not in module._non_persistent_buffers_set
     )
 
 

@@ -25,7 +25,9 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from quantization_api.failures import QuantizationError
 from quantizer.decoder.buffers import compute_buffers
+from quantizer.decoder.nested import left_in, on_meta, own_containers
 from quantizer.decoder.skeleton import Skeleton, unsupported
+from quantizer.decoder.tables import further_tables
 
 Arguments = Mapping[str, Any]
 """What a decoder layer's forward takes beside the hidden states, by name."""
@@ -50,6 +52,13 @@ class _Catcher(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         index, layer, context = self.__dict__["_seen"]
         return context.receive(index, layer, args, kwargs)
+
+
+def _is_the_same(one: Any, other: Any) -> bool:
+    """Whether two tensors are the same numbers in the same memory, as a slice of all of them is."""
+    if one is other or not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return one is other
+    return (one.data_ptr(), one.shape, one.stride()) == (other.data_ptr(), other.shape, other.stride())
 
 
 @dataclass
@@ -105,6 +114,10 @@ class ModelContext:
         self._last = len(catchers) - 1
         self._returns_tuple = skeleton.architecture.returns_tuple
         self._layers, self._made = skeleton.layers, dict[int, Any]()
+        self.stopped: tuple[int, Exception] | None = None
+        """The first layer that could not be run without values, and why."""
+        self._left: dict[int, dict[str, Mapping[Any, Any]]] = {}
+        self._changes = False
         self._looks = not skeleton.architecture.blocks
         self.width = int(skeleton.config.hidden_size)
         self._embedding: Any = self._causal.get_input_embeddings()
@@ -116,7 +129,11 @@ class ModelContext:
                 None  # some classes refuse None where it is set in the ordinary way
             )
         compute_buffers(self._causal, self._causal, device)  # first: what it calls fills parameters too
-        tables = {f"{skeleton.embedding_name}.weight", f"{skeleton.head_name}.weight"}
+        self._further = {name: self._causal.get_submodule(name) for name in further_tables(skeleton)}
+        for table in self._further.values():
+            table.register_forward_pre_hook(self._row_numbers)
+        names = (skeleton.embedding_name, skeleton.head_name, *self._further)
+        tables = {f"{name}.weight" for name in names}
         for full, _ in list(self._causal.named_parameters(remove_duplicate=False)):
             if full not in tables:
                 owner, _, leaf = full.rpartition(".")
@@ -124,7 +141,9 @@ class ModelContext:
                 self._causal.get_submodule(owner)._parameters[leaf] = nn.Parameter(
                     weight, requires_grad=False
                 )
-        self._rows_of(torch.zeros((1, self.width), dtype=dtype, device=device), self._zeros([1]))
+        rows = torch.zeros((1, skeleton.embedding_shape[1]), dtype=dtype, device=device)
+        self._checks = False
+        self._rows_of(rows, self._zeros([1]), {})
         self._arguments: list[Arguments] = []
         self._embedded: Tensor | None = None
         self._expected: Tensor | None = None
@@ -143,11 +162,25 @@ class ModelContext:
         return self.begin(rows, tokens, numbers)[0]
 
     def begin(
-        self, rows: Tensor, tokens: Tensor, numbers: Tensor | None = None
+        self,
+        rows: Tensor,
+        tokens: Tensor,
+        numbers: Tensor | None = None,
+        further: Mapping[str, Tensor] | None = None,
+        *,
+        changes: bool = False,
     ) -> tuple[Tensor, list[Arguments]]:
-        """As `embed`; and what each layer takes beside hidden states, for these tokens."""
-        self._rows_of(rows, numbers)
-        self._run(tokens.to(self._device))
+        """As `embed`; and what each layer takes beside hidden states, for these tokens.
+
+        further: rows of the same tokens, by the name of each of the further tables (tables.py). changes: layers seem to
+        change the hidden states, which otherwise go through all of them as they are.
+        """
+        self._rows_of(rows, numbers, further or {})
+        self._changes, self._checks = changes, True
+        try:
+            self._run(tokens.to(self._device))
+        finally:
+            self._changes = self._checks = False
         embedded, self._embedded = self._embedded, None
         assert embedded is not None
         return embedded, self._arguments
@@ -164,24 +197,36 @@ class ModelContext:
             self._kept.move_to_end(shape)
             return self._kept[shape][index]
 
-    def final(self, hidden: Tensor, before: Tensor | None = None) -> Tensor:
-        """What the head reads of the last layer's output [batch, tokens, width].
+    def made(self, index: int) -> Any:
+        """What layer `index` returns, without values; None where that is not known."""
+        return self._made.get(index)
 
-        before: what the other layers make; no model that is supported looks at that.
+    def left(self, index: int) -> Mapping[str, Mapping[Any, Any]]:
+        """What layer `index` leaves behind in its arguments, by their names: more keys, and values without numbers."""
+        return self._left.get(index, {})
+
+    def final(
+        self, hidden: Tensor, before: Tensor | None = None, text: tuple[int, int] | None = None
+    ) -> Tensor:
+        """What the head reads, [batch, tokens, width], of the last layer's output.
+
+        hidden: as the layer makes it, mostly [batch, tokens, width]. before: what the other layers make; no model
+        that is supported looks at that. text: (batch, tokens), where they are not the first sizes of `hidden`.
         """
+        batch, tokens = text or hidden.shape[:2]
         if not self._kept:
-            self.arguments(0, hidden.shape[0], hidden.shape[1])  # learns what the model does with outputs
+            self.arguments(0, batch, tokens)  # learns what the model does with outputs
         states = (hidden if before is None else before, hidden)
-        result = self._final(states)
-        if self._last == 0 and result.shape != hidden.shape:  # no second layer has shown it
+        result = self._final(states, (batch, tokens))
+        if self._last == 0 and result.shape != (batch, tokens, self.width):  # no second layer has shown it
             self._returns_tuple = not self._returns_tuple
-            result = self._final(states)
+            result = self._final(states, (batch, tokens))
         return result
 
-    def _final(self, states: tuple[Tensor, Tensor]) -> Tensor:
+    def _final(self, states: tuple[Tensor, Tensor], text: tuple[int, int]) -> Tensor:
         self._injected = states
         try:
-            output = self._base(input_ids=self._zeros(states[1].shape[:2]), use_cache=False)
+            output = self._base(input_ids=self._zeros(text), use_cache=False)
         finally:
             self._injected = None
         result: Tensor = output[0]
@@ -265,13 +310,23 @@ class ModelContext:
                 caught[name] = bound.arguments[name]
         if index == 0:
             self._embedded, self._arguments = hidden, []
-        self._arguments.append(caught)
+        self._arguments.append({name: own_containers(value) for name, value in caught.items()})
         if self._looks and index not in self._made:
             self._learn_output(index, args, kwargs)
+        for name, entries in self._left.get(index, {}).items():
+            caught[name].update(entries)
         if index == self._last:
             raise _Stop
+        return self._passed_on(index, hidden)
+
+    def _passed_on(self, index: int, hidden: Any) -> Any:
+        """What the catcher returns: the hidden states that it was given."""
+        inner = hidden[0] if isinstance(hidden, tuple) else hidden
+        if self._changes:
+            self._expected = inner = inner + 1
+            hidden = (inner,) if isinstance(hidden, tuple) else inner
         if index in self._made:
-            return self._as_layer(index, hidden[0] if isinstance(hidden, tuple) else hidden)
+            return self._as_layer(index, inner)
         return hidden if isinstance(hidden, tuple) else (hidden,)
 
     def _learn_output(self, index: int, args: Sequence[Any], kwargs: Arguments) -> None:
@@ -280,11 +335,16 @@ class ModelContext:
         A layer that is not to be run without values teaches nothing, and is taken to return a tuple.
         """
         layer = copy.deepcopy(self._layers[index], {id(self._base.config): self._base.config})
+        given, named = on_meta(tuple(args)), on_meta(dict(kwargs))
+        taken = {**inspect.signature(layer.forward).bind(*given, **named).arguments, **named}
+        before = own_containers(taken)
         try:
-            made = layer.to("meta")(*on_meta(tuple(args)), **on_meta(dict(kwargs)))
-        except Exception:  # noqa: BLE001 - finding.py runs it again, and says what is wrong
+            made = layer.to("meta", self._dtype)(*given, **named)
+        except Exception as error:  # noqa: BLE001 - finding.py says what is wrong
+            self.stopped = self.stopped or (index, error)
             return
         self._made[index] = made
+        self._left[index] = left_in(before, taken)
 
     def _as_layer(self, index: int, hidden: Tensor) -> Any:
         """Hidden states in the place that they have in what layer `index` returns; the rest has no values."""
@@ -296,7 +356,7 @@ class ModelContext:
         read = hidden[0] if isinstance(hidden, tuple) else hidden
         if index == 0:
             self._expected, self._next = read, 0
-        if index != self._next or read is not self._expected:
+        if index != self._next or not _is_the_same(read, self._expected):
             raise self._no_chain()
         self._next = index + 1
 
@@ -317,27 +377,22 @@ class ModelContext:
             "model of another type.",
         )
 
-    def _rows_of(self, rows: Tensor, numbers: Tensor | None) -> None:
-        """Puts rows into the embedding: those of some tokens, or all."""
+    def _rows_of(self, rows: Tensor, numbers: Tensor | None, further: Mapping[str, Tensor]) -> None:
+        """Puts rows into the embedding, and into further tables: those of some tokens, or all."""
         self._embedding._parameters["weight"] = nn.Parameter(rows, requires_grad=False)
+        for name, table in self._further.items():
+            own = further[name] if name in further else rows.new_zeros((len(rows), table.embedding_dim))
+            table._parameters["weight"] = nn.Parameter(own, requires_grad=False)
         self._numbers = None if numbers is None else numbers.to(rows.device)
 
     def _row_numbers(self, _embedding: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """A hook: the model is given tokens, whose numbers it may look at; the rows that are there count from 0."""
         if self._numbers is None:
             return None
-        return (torch.searchsorted(self._numbers, args[0]), *args[1:])
+        found = torch.searchsorted(self._numbers, args[0])
+        if self._checks and not torch.equal(self._numbers[found.clamp(max=len(self._numbers) - 1)], args[0]):
+            raise IndexError("a table of tokens is asked for others than those of the text")
+        return (found, *args[1:])
 
     def _zeros(self, shape: Sequence[int]) -> Tensor:
         return torch.zeros(tuple(shape), dtype=torch.int64, device=self._device)
-
-
-def on_meta(value: Any) -> Any:
-    """A layer's argument without its values."""
-    if isinstance(value, Tensor):
-        return value.to("meta")
-    if isinstance(value, (tuple, list)):
-        return type(value)(on_meta(item) for item in value)
-    if isinstance(value, dict):
-        return {key: on_meta(item) for key, item in value.items()}
-    return value

@@ -93,7 +93,8 @@ def _possible(module: nn.Module) -> Iterator[FusedExperts]:
         rows, columns = (inner * (1 + gated), width)
         if tuple(first.shape[1:]) == ((columns, rows) if transposed else (rows, columns)):
             places = _places(module, gated, transposed, interleaved)
-            yield FusedExperts(int(down.shape[0]), int(width), int(inner), places)
+            count = int(down.shape[0])
+            yield FusedExperts(count, int(width), int(inner), places, int(first.shape[0]) - count)
 
 
 def _places(module: nn.Module, gated: bool, transposed: bool, interleaved: bool) -> dict[str, Place]:
@@ -120,7 +121,7 @@ def _computes_the_same(module: nn.Module, fused: FusedExperts) -> bool:
     """
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn((TRIED_TOKENS, TRIED_WIDTH), generator=generator)
-    numbers = TRIED_EXPERTS + min(_further(module, fused), 1)
+    numbers = TRIED_EXPERTS + min(fused.idle, 1)
     chosen = torch.stack([torch.randperm(numbers, generator=generator)[:2] for _ in range(TRIED_TOKENS)])
     weights = torch.rand((TRIED_TOKENS, 2), generator=generator)
     blocks = tokens.repeat(TRIED_EXPERTS, 1) * (torch.arange(TRIED_EXPERTS * TRIED_TOKENS) % 2)[:, None]
@@ -157,7 +158,7 @@ def _twin(module: nn.Module, fused: FusedExperts, generator: torch.Generator) ->
     """A copy with few experts of a small width, all of its numbers random."""
     config: Any = getattr(module, "config", None)
     twin = copy.deepcopy(module, {id(config): config})
-    further = _further(module, fused)
+    further = fused.idle
     sizes = {fused.inner * 2: TRIED_INNER * 2, fused.inner: TRIED_INNER, fused.width: TRIED_WIDTH}
     counts = {fused.count: TRIED_EXPERTS, fused.count + further: TRIED_EXPERTS + min(further, 1)}
     for part in twin.modules():
@@ -170,12 +171,6 @@ def _twin(module: nn.Module, fused: FusedExperts, generator: torch.Generator) ->
                 values = torch.randn(shape, generator=generator)
                 part._parameters[name] = nn.Parameter(values, requires_grad=False)
     return twin
-
-
-def _further(module: nn.Module, fused: FusedExperts) -> int:
-    """How many experts that do nothing are numbered behind the others."""
-    first = _first(module)
-    return 0 if first is None else first.shape[0] - fused.count
 
 
 def _small_shape(

@@ -65,6 +65,7 @@ def sort_extra(
     count: int,
     in_a_layer: Collection[str],
     computed: Collection[str],
+    idle: Collection[str],
     is_zero: Callable[[str], bool],
 ) -> Extra:
     """What becomes of tensors that the model does not use.
@@ -74,6 +75,7 @@ def sort_extra(
         layers_name: dotted name of the list of layers. count: how many config.json says.
         in_a_layer: names of the tensors that a layer has.
         computed: patterns of the names that the model's class ignores, beside COMPUTED.
+        idle: names of rows of experts that do nothing.
         is_zero: whether a tensor has no other values.
 
     Raises:
@@ -83,6 +85,7 @@ def sort_extra(
     left = [name for name in extra if not any(re.search(one, name) for one in (*COMPUTED, *computed))]
     _check_count(left, layers)
     inside = {name: None for name in left if (place := layers.place(name)) and place[0] < count}
+    inside = {name: None for name in inside if name not in idle}
     wrong = [name for name in inside if not (name.endswith(".bias") and is_zero(name))]
     if wrong:
         cure = next((cure for pattern, cure in CURES if re.search(pattern, wrong[0])), OTHER_CURE)

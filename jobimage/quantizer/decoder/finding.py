@@ -2,8 +2,8 @@
 
 The model is transformers' own of a config.json, without weights, so nothing is listed by hand and nothing is read.
 What the walk over layers takes for granted is tried here as well: that each layer is given the hidden states of the
-one before, and nothing else that depends on the text. A model that is built in another way is refused with what it
-does, before anything is computed.
+one before, and that whatever else depends on the text can be kept beside them (stream_finding.py). A model that is
+built in another way is refused with what it does, before anything is computed.
 """
 
 import copy
@@ -16,9 +16,13 @@ from torch import Tensor, nn
 from quantization_api.failures import QuantizationError
 from quantizer.decoder.architecture import FoundLayer
 from quantizer.decoder.buffers import compute_buffers
-from quantizer.decoder.context import Arguments, ModelContext, on_meta
+from quantizer.decoder.context import Arguments, ModelContext
 from quantizer.decoder.expert_stages import expanded
+from quantizer.decoder.nested import Path, left_in, on_meta, own_containers, tensors_in
 from quantizer.decoder.skeleton import ANOTHER_TYPE, Skeleton, unsupported
+from quantizer.decoder.stream import Stream
+from quantizer.decoder.stream_finding import NotKeptError, Seen, differing, find_stream
+from quantizer.decoder.tables import further_tables
 from quantizer.decoder.tracing import is_linear, trace
 
 TOKENS = 6
@@ -27,27 +31,29 @@ CPU = torch.device("cpu")
 
 
 def find_layers(skeleton: Skeleton) -> tuple[FoundLayer, ...]:
-    """What each layer is made of.
+    """What each layer is made of; see `look`."""
+    return look(skeleton)[0]
+
+
+def look(skeleton: Skeleton) -> tuple[tuple[FoundLayer, ...], Stream]:
+    """What each layer is made of, and what goes from layer to layer.
 
     Raises:
         QuantizationError: ModelUnsupported for a model that is no chain of layers.
     """
     try:
-        whole = ModelContext(
-            skeleton, lambda name: _stand_in(skeleton.causal.get_parameter(name).shape), CPU, torch.float32
-        )
-        arguments = _arguments(skeleton, whole)
-        _check_end(skeleton, whole)
+        stream, seen = _stream(skeleton)
     except (QuantizationError, MemoryError):
         raise
+    except NotKeptError as reason:
+        raise _no_chain(skeleton, str(reason)) from reason
     except Exception as error:  # classes differ in how they stop at layers that they do not know
         raise _no_chain(
             skeleton,
             f"its class stops where its layers are taken out ({type(error).__name__}: {_first(error)})",
         ) from error
-    return tuple(
-        _traced(skeleton, index, layer, arguments[index]) for index, layer in enumerate(skeleton.layers)
-    )
+    found = (_traced(skeleton, index, layer, seen, stream) for index, layer in enumerate(skeleton.layers))
+    return tuple(found), stream
 
 
 def _stand_in(shape: torch.Size) -> Tensor:
@@ -58,27 +64,62 @@ def _stand_in(shape: torch.Size) -> Tensor:
     return (torch.rand((shape[0], *(1 for _ in shape[1:])), generator=generator) + 0.5).expand(shape)
 
 
-def _arguments(skeleton: Skeleton, whole: ModelContext) -> Sequence[Arguments]:
-    """What the layers are given beside hidden states; the same for every text of one shape."""
-    first, second, numbers = _two_texts(skeleton)
-    rows = torch.randn((len(numbers), whole.width), generator=torch.Generator().manual_seed(0))
-    (one, given), (_, others) = whole.begin(rows, first, numbers), whole.begin(rows, second, numbers)
-    if one.shape != (1, TOKENS, whole.width):
-        raise _no_chain(
-            skeleton,
-            f"its layers take {list(one.shape)} for {TOKENS} tokens, not [1, {TOKENS}, {whole.width}]",
-        )
-    for index, (mine, theirs) in enumerate(zip(given, others, strict=True)):
-        for name, value in mine.items():
-            if _made_on_the_way(value):
-                raise _no_chain(
-                    skeleton, f"layer {index} takes {name}, which earlier layers make, beside hidden states"
+def _context(skeleton: Skeleton) -> ModelContext:
+    return ModelContext(
+        skeleton, lambda name: _stand_in(skeleton.causal.get_parameter(name).shape), CPU, torch.float32
+    )
+
+
+def _seen(skeleton: Skeleton, whole: ModelContext, begun: tuple[Tensor, Sequence[Arguments]]) -> Seen:
+    layers = range(len(skeleton.layers))
+    return Seen(*begun, [whole.made(index) for index in layers], [whole.left(index) for index in layers])
+
+
+def _stream(skeleton: Skeleton) -> tuple[Stream, Seen]:
+    """What goes through the layers, and what they are given for a text."""
+    whole, (first, second, numbers) = _context(skeleton), _two_texts(skeleton)
+    rows, further = _tables(skeleton, len(numbers))
+    try:
+        seen = _seen(skeleton, whole, whole.begin(rows, first, numbers, further))
+    except Exception as error:
+        if whole.stopped is None:
+            raise
+        raise NotKeptError(_not_followed(*whole.stopped)) from error
+    _, others = whole.begin(rows, second, numbers, further)
+    of_text = _of_text(seen.arguments, others)
+    made = any(value.is_meta for arguments in seen.arguments for _, value in tensors_in(arguments))
+    stream = Stream(whole.width)
+    if made or any(of_text) or seen.hidden.shape != (1, TOKENS, whole.width):
+        _, changed = whole.begin(rows, first, numbers, further, changes=True)
+        for index, (mine, theirs) in enumerate(zip(seen.arguments, changed, strict=True)):
+            for path in differing(mine, theirs):
+                raise NotKeptError(
+                    f"layer {index} takes {path[0]}, which is made of what earlier layers make"
                 )
-            if not _same(value, theirs.get(name)):
-                raise _no_chain(
-                    skeleton, f"layer {index} takes {name}, which depends on the text, beside hidden states"
-                )
-    return given
+        texts = (first, first.repeat(2, 1), torch.cat((first, first[:, :1]), 1))
+        contexts = (_context(skeleton) for _ in texts)
+        shapes = [
+            _seen(skeleton, one, one.begin(rows, text, numbers, further))
+            for one, text in zip(contexts, texts, strict=True)
+        ]
+        stream = find_stream(whole.width, shapes, of_text)
+    _check_end(skeleton, whole, seen.hidden)
+    return stream, seen
+
+
+def _of_text(one: Sequence[Arguments], other: Sequence[Arguments]) -> list[set[Path]]:
+    """What differs between the arguments of each layer for two texts, which must be of one kind."""
+    for index, (mine, theirs) in enumerate(zip(one, other, strict=True)):
+        for path in {path for path, _ in tensors_in(mine)} ^ {path for path, _ in tensors_in(theirs)}:
+            raise NotKeptError(f"layer {index} takes {path[0]} with some texts, and not with others")
+    return [differing(mine, theirs) for mine, theirs in zip(one, other, strict=True)]
+
+
+def _tables(skeleton: Skeleton, count: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Random rows of the embedding, and of further tables."""
+    generator, widths = torch.Generator().manual_seed(0), further_tables(skeleton)
+    rows = torch.randn((count, skeleton.embedding_shape[1]), generator=generator)
+    return rows, {name: torch.randn((count, width), generator=generator) for name, width in widths.items()}
 
 
 def _two_texts(skeleton: Skeleton) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,30 +134,34 @@ def _two_texts(skeleton: Skeleton) -> tuple[Tensor, Tensor, Tensor]:
     return first, second, torch.tensor(sorted([*others, taken]))
 
 
-def _check_end(skeleton: Skeleton, whole: ModelContext) -> None:
+def _check_end(skeleton: Skeleton, whole: ModelContext, hidden: Tensor) -> None:
     """Only what the last layer makes may reach the head."""
-    last, others = (torch.full((1, TOKENS, whole.width), value) for value in (0.5, -2.0))
-    if not torch.equal(whole.final(last), whole.final(last, before=others)):
+    last, others = (torch.full(hidden.shape, value) for value in (0.5, -2.0))
+    text = (1, TOKENS)
+    read = whole.final(last, text=text)
+    if not torch.equal(read, whole.final(last, before=others, text=text)):
         raise _no_chain(skeleton, "its head reads what earlier layers make, beside what the last one makes")
+    whole.embed(torch.ones((TOKENS, skeleton.embedding_shape[1])), torch.arange(TOKENS)[None])
+    if not torch.equal(read, whole.final(last, text=text)):
+        raise _no_chain(skeleton, "its head reads the embeddings, beside what the last layer makes")
 
 
-def _traced(skeleton: Skeleton, index: int, layer: nn.Module, arguments: Arguments) -> FoundLayer:
-    hidden = torch.zeros((1, TOKENS, int(skeleton.config.hidden_size)), device="meta", requires_grad=True) * 1
+def _traced(skeleton: Skeleton, index: int, layer: nn.Module, seen: Seen, stream: Stream) -> FoundLayer:
+    hidden = torch.zeros(seen.hidden.shape, device="meta", requires_grad=True) * 1
     layer = copy.deepcopy(layer, {id(skeleton.config): skeleton.config})  # some keep what they made
     compute_buffers(skeleton.causal, layer, CPU, skeleton.layers_name)
     layer.to("meta")
-    given = {name: on_meta(value) for name, value in arguments.items()}
-    before = {name: _keys(value) for name, value in given.items()}
+    given = {name: on_meta(value) for name, value in seen.arguments[index].items()}
+    before = own_containers(given)
     try:
         with torch.enable_grad():
             found, made = trace(layer, lambda: layer(hidden, **given))
             found = expanded(found, skeleton.experts[index], _outputs(layer))
     except Exception as error:
-        raise _no_chain(
-            skeleton,
-            f"layer {index} cannot be followed without values ({type(error).__name__}: {_first(error)})",
-        ) from error
-    if changed := [name for name, value in given.items() if _keys(value) != before[name]]:
+        raise _no_chain(skeleton, _not_followed(index, error)) from error
+    kept = {} if stream.plain else seen.left[index]
+    left = [*left_in(before, given), *(name for name, value in given.items() if _longer(value, before[name]))]
+    if changed := [name for name in left if name not in kept]:
         raise _no_chain(skeleton, f"layer {index} leaves something for later layers in {changed[0]}")
     output = made[0] if isinstance(made, (tuple, list)) else made
     if output.shape != hidden.shape:
@@ -124,30 +169,17 @@ def _traced(skeleton: Skeleton, index: int, layer: nn.Module, arguments: Argumen
     return found
 
 
+def _not_followed(index: int, error: Exception) -> str:
+    return f"layer {index} cannot be followed without values ({type(error).__name__}: {_first(error)})"
+
+
 def _outputs(layer: nn.Module) -> dict[str, int]:
     linears = ((name, part) for name, part in layer.named_modules() if is_linear(part))
     return {name: int(getattr(part, "out_features", getattr(part, "nf", 0))) for name, part in linears}
 
 
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.shape == other.shape and torch.equal(one, other)
-    if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
-    return type(one) is type(other)
-
-
-def _made_on_the_way(value: Any) -> bool:
-    """Whether something is from a layer that was run without values."""
-    if isinstance(value, (tuple, list)):
-        return any(map(_made_on_the_way, value))
-    return isinstance(value, Tensor) and value.is_meta
-
-
-def _keys(value: Any) -> Any:
-    return tuple(value) if isinstance(value, dict) else len(value) if isinstance(value, list) else None
+def _longer(value: Any, before: Any) -> bool:
+    return isinstance(value, list) and len(value) != len(before)
 
 
 def _first(error: Exception) -> str:

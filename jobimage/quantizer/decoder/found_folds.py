@@ -16,17 +16,20 @@ from quantizer.decoder.architecture import Candidate, RowRule
 from quantizer.decoder.folding import FoldPlace, rows_of
 from quantizer.decoder.generic import GenericLayer
 from quantizer.decoder.linear_experts import LinearExperts, passes_scales
+from quantizer.decoder.stream import Stream
 
 TOKENS = 6
 TOLERANCE = 1e-5
 RULES: tuple[RowRule, ...] = get_args(RowRule)
 
 
-def find_folds(layer: GenericLayer, candidates: tuple[Candidate, ...], config: Any) -> tuple[FoldPlace, ...]:
+def find_folds(
+    layer: GenericLayer, candidates: tuple[Candidate, ...], config: Any, stream: Stream
+) -> tuple[FoldPlace, ...]:
     """The places of a layer in float32, in the order of its stages; at most one for each input."""
     first = next(value for _, value in layer.parameters())
     generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn((1, TOKENS, int(config.hidden_size)), generator=generator).to(first)
+    hidden = stream.random(TOKENS, generator).to(first)
     expected = layer.forward(hidden)
     found: dict[tuple[str, ...], FoldPlace] = {}
     for candidate in candidates:

@@ -44,6 +44,8 @@ class FusedExperts:
     inner: int
     places: dict[str, Place]
     """By the name in an expert: gate_proj.weight, ..."""
+    idle: int = 0
+    """How many experts that do nothing are numbered behind the others; the first tensor may have rows for them."""
 
     @property
     def gated(self) -> bool:

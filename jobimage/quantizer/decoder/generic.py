@@ -20,6 +20,7 @@ from quantizer.decoder.batchwise import Batchwise
 from quantizer.decoder.blocks import ArgumentsOf, held_tensors
 from quantizer.decoder.linear_experts import LinearExperts, all_reading
 from quantizer.decoder.pattern import LayerNames
+from quantizer.decoder.stream import Step
 from quantizer.decoder.walk import LayerWalk, Look, Routed, StageOrder
 
 LEAVE_OUT = "Leave it out of inside_layer_modules: it stays as it is."
@@ -37,6 +38,7 @@ class GenericLayer:
         stages: the linears as the user listed them.
         arguments_of: what the layer takes beside hidden states.
         names: what the module calls that of which others know the checkpoint's name.
+        step: what of a row it takes and makes.
     """
 
     def __init__(
@@ -45,8 +47,10 @@ class GenericLayer:
         stages: tuple[Stage, ...],
         arguments_of: ArgumentsOf,
         names: LayerNames | None = None,
+        step: Step | None = None,
     ) -> None:
         self._module, self.stages, self._arguments_of = module, stages, arguments_of
+        self._step = step or Step()
         self._names = names or LayerNames({})
         self._keeps_what_it_made: bool | None = None
         self._one_at_a_time = threading.Lock()
@@ -97,7 +101,7 @@ class GenericLayer:
         return found if isinstance(found, LinearExperts) else None
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """The whole layer: [batch, tokens, width] to the same.
+        """The whole layer: rows [batch, tokens, numbers] (stream.py) to the same.
 
         A module that keeps what it made, for the tokens that may come next, runs one batch at a time.
         """
@@ -109,10 +113,9 @@ class GenericLayer:
             self._keeps_what_it_made = self._keeps_what_it_made or _attributes(self._module) != before
             return output
 
-    def _forward(self, hidden: Tensor) -> Tensor:
-        result = self._module(hidden, **self._arguments_of(hidden.shape[0], hidden.shape[1]))
-        output: Tensor = result[0] if isinstance(result, (tuple, list)) else result
-        return output
+    def _forward(self, rows: Tensor) -> Tensor:
+        hidden, given = self._step.given(rows, self._arguments_of(rows.shape[0], rows.shape[1]))
+        return self._step.made(rows, self._module(hidden, **given), given)
 
     def seen(
         self, hidden: Tensor, stages: Sequence[Stage], *, whole: bool

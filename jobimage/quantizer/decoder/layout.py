@@ -24,11 +24,11 @@ from quantizer.checkpoint.side_files import with_dtype
 from quantizer.checkpoint.source import Source, read_whole
 from quantizer.decoder.architecture import FoundLayer, ModuleNames, Stage
 from quantizer.decoder.extra import Extra, sort_extra
-from quantizer.decoder.finding import find_layers
+from quantizer.decoder.finding import look
 from quantizer.decoder.folding import FoldPlace, fold_places
+from quantizer.decoder.missing import check_stored
 from quantizer.decoder.pattern import LayerPattern
 from quantizer.decoder.skeleton import (
-    ANOTHER_TYPE,
     COPY_CONFIG,
     NOT_OF_ONE_MODEL,
     Skeleton,
@@ -38,6 +38,7 @@ from quantizer.decoder.skeleton import (
     unsupported,
 )
 from quantizer.decoder.stored_names import StoredNames, stored_names
+from quantizer.decoder.stream import Stream
 
 MAX_CONFIG_BYTES = 4_000_000
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -89,7 +90,8 @@ class DecoderLayout:
             ):  # what is followed by gradients may be asked for in the middle of a run
                 self.skeleton = Skeleton(config_of_model, known, modules)
                 self.config, self.architecture = self.skeleton.config, self.skeleton.architecture
-                self._found = () if self.architecture.blocks else find_layers(self.skeleton)
+                plain_stream = (), Stream(int(self.config.hidden_size))
+                self._found, self.stream = plain_stream if self.architecture.blocks else look(self.skeleton)
             plain = self.architecture.blocks or is_older()  # transformers 4 converts no names
             self._names = StoredNames() if plain else stored_names(self.skeleton, reader.tensors)
             self.layers = len(self.skeleton.layers)
@@ -184,8 +186,9 @@ class DecoderLayout:
 
     @property
     def head_shape(self) -> tuple[int, int]:
-        """(N, K) of the head: vocabulary, width."""
-        return self.vocabulary, self.width
+        """(N, K) of the head: vocabulary, and the width that it reads."""
+        head = self.skeleton.causal.get_output_embeddings()
+        return self.vocabulary, int(head.weight.shape[1])
 
     def final_norm_name(self) -> str | None:
         """Dotted name of the norm before the head; None on the generic path, which does not know it."""
@@ -292,7 +295,16 @@ class DecoderLayout:
             layer, found = self.skeleton.layers[index], self._found[index].stages if self._found else ()
             own, stored = f"{self.skeleton.layers_name}.{index}.", self.layer_prefix(index)
             names = self._names.in_layer(own, stored)
-            made = LayerPattern(layer, self.architecture, self.config, found, names)
+            joined = self._names.joined_in_layer(own, stored)
+            made = LayerPattern(
+                layer,
+                self.architecture,
+                self.config,
+                found,
+                names,
+                joined,
+                lambda name: self.reader.tensors[stored + name].shape,
+            )
             self._last_pattern = (index, made)
         return self._last_pattern[1]
 
@@ -329,16 +341,18 @@ class DecoderLayout:
             )
         with reading(Category.MODEL_UNSUPPORTED, "config.json", COPY_CONFIG):
             expected = self.needed_outside()
-            in_a_layer: set[str] = set()
+            in_a_layer, whole = set[str](), set[str]()
             for index in range(self.layers):
                 prefix, shapes = self.layer_prefix(index), self._layer_facts(index).shapes
                 expected |= {prefix + name: shape for name, shape in shapes.items()}
                 in_a_layer |= set(shapes)
+                whole |= {prefix + name for name in self.pattern(index).whole_numbers}
         for name, shape in expected.items():
-            self._check_tensor(name, shape, self.reader.tensors.get(name))
+            self._check_tensor(name, shape, self.reader.tensors.get(name), whole=name in whole)
         extra = sorted(set(self.reader.tensors) - set(expected))
         computed = self.skeleton.causal._keys_to_ignore_on_load_unexpected or ()
-        return sort_extra(extra, self.layers_name, self.layers, in_a_layer, computed, self._is_zero)
+        idle = self._names.idle
+        return sort_extra(extra, self.layers_name, self.layers, in_a_layer, computed, idle, self._is_zero)
 
     def _is_zero(self, name: str) -> bool:
         return not bool(self.reader.tensor(name).float().any())
@@ -355,30 +369,17 @@ class DecoderLayout:
             return f"The head is there, and config.json ties them: store {own} under the name {embedding}."
         return NOT_OF_ONE_MODEL
 
-    def _check_own_names(self, name: str) -> None:
-        """Refuses a type whose checkpoints hold other tensors than its modules, which transformers converts."""
-        if (
-            self.architecture.blocks
-        ):  # and so in the image of the stock packages, whose transformers has no such mapping
-            return
-        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-
-        if get_checkpoint_conversion_mapping(self.config.model_type):
-            raise unsupported(
-                f"the checkpoint lacks the tensor {name}: those of {self.config.model_type} models have other names or "
-                "shapes than its modules, and transformers converts them as it loads them",
-                ANOTHER_TYPE,
-            )
-
-    def _check_tensor(self, name: str, shape: tuple[int, ...], found: TensorInfo | None) -> None:
+    def _check_tensor(
+        self, name: str, shape: tuple[int, ...], found: TensorInfo | None, *, whole: bool
+    ) -> None:
         if found is None:
-            self._check_own_names(name)
+            check_stored(self.skeleton, name)
             raise unsupported(f"the checkpoint lacks the tensor {name}", self._cure_of_lack(name))
         if found.shape != shape:
             raise unsupported(
                 f"{name} has shape {list(found.shape)}, config.json makes it {list(shape)}", NOT_OF_ONE_MODEL
             )
-        if found.dtype not in WEIGHT_DTYPES:
+        if found.dtype not in WEIGHT_DTYPES and not whole:
             supported = ", ".join(map(word, WEIGHT_DTYPES))
             raise unsupported(
                 f"{name} has dtype {word(found.dtype)}; supported: {supported}", FLOAT_CHECKPOINT

@@ -17,12 +17,14 @@ from quantizer.checkpoint.reader import rows_within
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.blocks import ArgumentsOf, BlockLayer, load_weights
 from quantizer.decoder.buffers import compute_buffers
-from quantizer.decoder.context import ModelContext, on_meta
+from quantizer.decoder.context import Arguments, ModelContext
 from quantizer.decoder.folding import FoldPlace
 from quantizer.decoder.found_folds import find_folds
 from quantizer.decoder.generic import GenericLayer, GenericWalk
 from quantizer.decoder.layout import DecoderLayout
+from quantizer.decoder.nested import on_meta
 from quantizer.decoder.skeleton import COPY_CONFIG, NOT_OF_ONE_MODEL, unsupported
+from quantizer.decoder.tables import further_tables, gathered
 from quantizer.decoder.walk import BlockWalk, LayerWalk, StoreFactory
 
 TRIED_TOKENS = 2
@@ -46,6 +48,7 @@ class DecoderModel:
     ) -> None:
         self.layout, self.device, self.dtype = layout, device, dtype
         self._context: ModelContext | None = None
+        self._further: dict[str, Tensor] | None = None
 
     def stock_layer(self, index: int) -> tuple[nn.Module, ArgumentsOf]:
         """transformers' own layer `index` on the meta device, a copy; and what its forward takes beside states."""
@@ -61,10 +64,11 @@ class DecoderModel:
         module = pattern.fresh()
         skeleton = self.layout.skeleton
         compute_buffers(skeleton.causal, module, self.device, skeleton.layers_name)
+        pattern.join(weights)
         load_weights(
             module,
             weights,
-            lambda name, value: pattern.transposed(name, value.to(device=self.device, dtype=self.dtype)),
+            lambda name, value: pattern.transposed(name, self._as_computed(value)),
             pattern.names.own,
         )
 
@@ -72,11 +76,16 @@ class DecoderModel:
             return self._whole().arguments(index, batch, tokens)
 
         if not pattern.blocks:
-            return GenericLayer(module, pattern.stages, arguments_of, pattern.names)
+            step = self.layout.stream.step(index)
+            return GenericLayer(module, pattern.stages, arguments_of, pattern.names, step)
         parallel = self.layout.architecture.parallel is not None and bool(
             getattr(self.layout.config, self.layout.architecture.parallel)
         )
         return BlockLayer(module, pattern.blocks, pattern.stages, parallel, arguments_of)
+
+    def _as_computed(self, value: Tensor) -> Tensor:
+        """A tensor of the checkpoint where and as it is computed with; whole numbers stay what they are."""
+        return value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
 
     def walk(
         self,
@@ -98,7 +107,8 @@ class DecoderModel:
         if not isinstance(walk, GenericWalk):
             return self.layout.folds(index)
         with torch.inference_mode():
-            return find_folds(walk.layer, self.layout.found(index).candidates, self.layout.config)
+            found, layout = self.layout.found(index).candidates, self.layout
+            return find_folds(walk.layer, found, layout.config, layout.stream)
 
     # before and behind the layers
 
@@ -112,27 +122,36 @@ class DecoderModel:
             yield first, part.to(device=self.device, dtype=self.dtype)
 
     def embed(self, tokens: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Hidden states of each batch of token ids [batch, tokens] before the first layer.
+        """Rows (stream.py), mostly hidden states, of each batch of token ids [batch, tokens] before the first layer.
 
         The rows that are needed are gathered once from a slice-wise read of the embedding.
         """
         if not tokens:
             return
         used = torch.unique(torch.cat([batch.reshape(-1) for batch in tokens]))
-        gathered = torch.empty((len(used), self.layout.width), dtype=self.dtype, device=self.device)
-        for first, rows in self.table_slices(self.layout.embedding_name()):
-            inside = (used >= first) & (used < first + rows.shape[0])
-            gathered[inside.to(self.device)] = rows[(used[inside] - first).to(self.device)]
+        rows = gathered(self.table_slices(self.layout.embedding_name()), used)
+        further = {
+            name: gathered(self.table_slices(self.layout.stored_name(f"{name}.weight")), used)
+            for name in further_tables(self.layout.skeleton)
+        }
         for batch in tokens:
-            yield self._whole().embed(gathered, batch, used)
+            yield self._begun(*self._whole().begin(rows, batch, used, further))
 
     def embed_whole(self, table: Tensor, tokens: Tensor) -> Tensor:
         """As `embed` for one batch of token ids [batch, tokens], with the whole table at hand."""
-        return self._whole().embed(table, tokens)
+        if self._further is None:
+            names = further_tables(self.layout.skeleton)
+            read = {name: self.table_slices(self.layout.stored_name(f"{name}.weight")) for name in names}
+            self._further = {name: torch.cat([rows for _, rows in slices]) for name, slices in read.items()}
+        return self._begun(*self._whole().begin(table, tokens, None, self._further))
 
-    def final(self, hidden: Tensor) -> Tensor:
-        """What the head reads (the final norm) of the last layer's output [batch, tokens, width]."""
-        return self._whole().final(hidden)
+    def _begun(self, hidden: Tensor, arguments: Sequence[Arguments]) -> Tensor:
+        return self.layout.stream.begun(hidden.to(self.dtype), arguments)
+
+    def final(self, rows: Tensor) -> Tensor:
+        """What the head reads (the final norm), [batch, tokens, width], of the last layer's rows (stream.py)."""
+        text = (rows.shape[0], rows.shape[1])
+        return self._whole().final(self.layout.stream.hidden(rows), text=text)
 
     def logits(self, read: Tensor, first: int, rows: Tensor) -> Tensor:
         """Logits [batch, tokens, rows] of vocabulary entries first .. first + rows.
@@ -162,13 +181,15 @@ class DecoderModel:
         with reading(Category.MODEL_UNSUPPORTED, "config.json", COPY_CONFIG), torch.inference_mode():
             whole = self._whole()
             arguments = whole.arguments(0, 1, TRIED_TOKENS)
-            hidden = torch.zeros((1, TRIED_TOKENS, self.layout.width), dtype=self.dtype, device=self.device)
-            whole.logits(whole.final(hidden), 0, hidden[0, :1])
+            stream, place = self.layout.stream, {"dtype": self.dtype, "device": self.device}
+            rows = torch.zeros((1, TRIED_TOKENS, stream.row(TRIED_TOKENS)), **place)
+            read = self.final(rows)
+            whole.logits(read, 0, torch.zeros((1, self.layout.head_shape[1]), **place))
             pattern = self.layout.pattern(0)
             if not pattern.sparse:  # experts are chosen by values, which the meta device has not
-                pattern.fresh()(
-                    hidden.to("meta"), **{name: on_meta(item) for name, item in arguments.items()}
-                )
+                given = {name: on_meta(item) for name, item in arguments.items()}
+                hidden, given = stream.step(0).given(rows.to("meta"), given)
+                pattern.fresh().to("meta")(hidden, **given)
 
     def _whole(self) -> ModelContext:
         """The model around the layers, made when it is first needed."""

@@ -21,6 +21,7 @@ from quantizer.decoder.architecture import (
 from quantizer.decoder.blocks import held_tensors
 from quantizer.decoder.linear_experts import with_all_experts
 from quantizer.decoder.sparse import SparseMlp
+from quantizer.decoder.stored_names import Joined
 
 
 class LayerPattern:
@@ -31,12 +32,13 @@ class LayerPattern:
 
     found: the stages of a layer that neither the table of architectures nor the user describes (finding.py).
     stored: what the checkpoint calls a tensor of the layer, where that is another name. Names below are those in the
-    checkpoint, and `names` leads to the module.
+    checkpoint, and `names` leads to the module. joined: the tensors that the checkpoint holds in parts.
+    shape_of: the shape that a tensor has there.
 
     Attributes: blocks (empty for the generic path), stages, ignored (linears in no stage of the generic path),
     always_float (linears that are too small for any format: the gate of a shared expert),
-    conv1d (linears that the checkpoint holds as [K, N]), shapes (of the parameters as the checkpoint has them,
-    by name in the layer).
+    conv1d (linears that the checkpoint holds as [K, N]), whole_numbers (tensors of them), shapes (of the parameters
+    as the checkpoint has them, by name in the layer).
     """
 
     def __init__(
@@ -46,8 +48,10 @@ class LayerPattern:
         config: Any,
         found: tuple[Stage, ...] = (),
         stored: Callable[[str], str] = str,
+        joined: Mapping[str, Joined] | None = None,
+        shape_of: Callable[[str], tuple[int, ...]] = lambda _: (),
     ) -> None:
-        self._config = config
+        self._config, self._joined = config, joined or {}
         module = self._copy(layer)
         with_all_experts(module)
         conv1d = _linears_for_conv1d(module)
@@ -72,10 +76,22 @@ class LayerPattern:
         shared = names.shared if names and self.sparse else None
         self.always_float = () if shared is None else (f"{self.blocks[-1].module}.{shared.gate}",)
         self._module = module
+        held = held_tensors(module)
+        self.whole_numbers = tuple(
+            self.names.stored[name] for name, value in held if not value.is_floating_point()
+        )
         self.shapes: dict[str, tuple[int, ...]] = {}
         for name, value in held_tensors(module):
             shape, other = tuple(value.shape), self.names.stored[name]
-            self.shapes[other] = shape[::-1] if self._is_conv1d(other) else shape
+            if name in self._joined:
+                self.shapes |= _of_parts(shape, self._joined[name], shape_of)
+            else:
+                self.shapes[other] = shape[::-1] if self._is_conv1d(other) else shape
+
+    def join(self, weights: dict[str, Tensor]) -> None:
+        """Puts tensors of the module in the place of their parts."""
+        for name, held in self._joined.items():
+            weights[name] = torch.cat([weights.pop(part) for part in held.parts], held.axis)
 
     def fresh(self) -> nn.Module:
         """A copy to put weights into."""
@@ -158,6 +174,18 @@ class LayerNames:
     def _of_read(self, read: StreamRead) -> StreamRead:
         norm = None if read.norm is None else self.module(read.norm)
         return StreamRead(norm, tuple(map(self.module, read.readers)))
+
+
+def _of_parts(
+    whole: tuple[int, ...], held: Joined, shape_of: Callable[[str], tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parts of a tensor: as the checkpoint has them, where they make the whole; else equal ones."""
+    before, size, behind = whole[: held.axis], whole[held.axis], whole[held.axis + 1 :]
+    found = [shape_of(part) for part in held.parts]
+    sizes = [shape[held.axis] if len(shape) == len(whole) else 0 for shape in found]
+    if sum(sizes) != size:
+        sizes = [size // len(held.parts)] * len(held.parts)
+    return {part: (*before, one, *behind) for part, one in zip(held.parts, sizes, strict=True)}
 
 
 def _expert(*names: str) -> SharedInput:

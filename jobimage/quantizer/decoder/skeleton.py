@@ -14,7 +14,10 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+)
 from transformers.pytorch_utils import Conv1D
 
 from quantization_api.failures import Category, QuantizationError
@@ -74,11 +77,13 @@ def find_architecture(config: Mapping[str, object]) -> Architecture | None:
             found,
             "Point model_path at the folder of a language model, whose config.json names its model_type.",
         )
-    if names and not any(name.endswith(CAUSAL_CLASSES) for name in names):
+    beside = _beside_text(config)
+    causal = CAUSAL_CLASSES if beside else (*CAUSAL_CLASSES, *_causal_classes(model_type))
+    if names and not any(name.endswith(causal) for name in names):
         raise unsupported(
             f"config.json says architectures {names} (model_type {model_type!r}); only causal language models are "
             "supported",
-            TEXT_ALONE if _beside_text(config) else CAUSAL_ALONE,
+            TEXT_ALONE if beside else CAUSAL_ALONE,
         )
     if is_older() and model_type not in OLDER_MODEL_TYPES:
         raise unsupported(
@@ -93,7 +98,6 @@ def find_architecture(config: Mapping[str, object]) -> Architecture | None:
             f"{found}, which transformers {transformers.__version__} does not know",
             ANOTHER_TYPE,
         )
-    beside = _beside_text(config)
     if beside or config.get("is_encoder_decoder"):
         what = f"it has {', '.join(beside)}" if beside else "it has an encoder"
         raise unsupported(
@@ -101,6 +105,12 @@ def find_architecture(config: Mapping[str, object]) -> Architecture | None:
             TEXT_ALONE if beside else CAUSAL_ALONE,
         )
     return None
+
+
+def _causal_classes(model_type: str) -> tuple[str, ...]:
+    """The classes that transformers has for a type that continues text, whatever they are called."""
+    found = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type, ())
+    return (found,) if isinstance(found, str) else tuple(found)
 
 
 def _beside_text(config: Mapping[str, object]) -> list[str]:
@@ -255,7 +265,7 @@ class Skeleton:
         self.ties.pop(f"{self.head_name}.weight", None)
         self.embedding_shape = tuple(self.causal.get_input_embeddings().weight.shape)
         inner, outer = self.embedding_shape[1], int(config.hidden_size)
-        if inner != outer:
+        if inner != outer and self.architecture.blocks:
             raise unsupported(
                 f"the embeddings are {inner} wide and the layers {outer}: projections between them are not supported",
                 "Use another size of this model: of OPT, for example, only opt-350m has such projections.",

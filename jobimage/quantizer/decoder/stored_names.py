@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from quantizer.checkpoint.pieces import Piece
 from quantizer.decoder.fused_experts import FusedExperts, Half, Place
@@ -25,8 +26,19 @@ PLACES = tuple(
 
 MOST_CODES = 100
 
+PARTS = 12
+"""Size of what stands in for a tensor that a conversion cuts: it has halves, thirds and quarters."""
+
 IsStored = Callable[[str], bool]
 """Whether the checkpoint has a tensor of a name."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A tensor of the model that the checkpoint holds in parts: their names, to be joined along `axis`."""
+
+    parts: tuple[str, ...]
+    axis: int
 
 
 @dataclass
@@ -37,6 +49,10 @@ class StoredNames:
     """Name in the model, which has linears for experts -> in checkpoint and artifact; where they differ."""
     pieces: dict[str, Piece] = field(default_factory=dict)
     """Name in the artifact -> where it lies, of experts that the checkpoint holds in fused tensors."""
+    idle: set[str] = field(default_factory=set)
+    """Names in the checkpoint that rows of experts which do nothing have."""
+    joined: dict[str, Joined] = field(default_factory=dict)
+    """Name in the model -> its parts; of tensors that the checkpoint holds in parts."""
 
     def __call__(self, name: str) -> str:
         """The name in the checkpoint of a tensor of the model."""
@@ -53,6 +69,14 @@ class StoredNames:
             return other.removeprefix(stored) if other.startswith(stored) else name
 
         return name_of
+
+    def joined_in_layer(self, own: str, stored: str) -> dict[str, Joined]:
+        """The tensors of a layer that are held in parts, all by their names in the layer; see `in_layer`."""
+        return {
+            name.removeprefix(own): Joined(tuple(part.removeprefix(stored) for part in held.parts), held.axis)
+            for name, held in self.joined.items()
+            if name.startswith(own)
+        }
 
     def layers(self, name: str) -> str:
         """The name in the checkpoint of the list of layers."""
@@ -97,11 +121,49 @@ def _names(skeleton: Skeleton, is_stored: IsStored) -> StoredNames:
         other = others.get(id(stand), name)
         if other != name and (is_stored(other) or not is_stored(name)):
             names.renamed[name] = other
+    kept = {id(tensor) for tensor in made.values()}
+    cut = {
+        name: stand
+        for name, stand in stands.items()
+        if id(stand) not in kept and not is_stored(name) and not _of_linear(model, name)
+    }
+    names.joined = _joined(model, cut, is_stored)
     where = _Whereabouts({name: tensor for name, tensor in made.items() if not tensor.is_meta})
     for module, held in experts.items():
         placed = _Module(module, held, names.prefix_of(module, layers))
         _name_experts(names, placed, coded, where, is_stored)
     return names
+
+
+def _of_linear(model: Any, name: str) -> bool:
+    """Whether a tensor is a linear's, which has one name in everything that a pass writes."""
+    return isinstance(model.get_submodule(name.rpartition(".")[0]), (nn.Linear, Conv1D))
+
+
+def _joined(model: Any, lost: Mapping[str, Tensor], is_stored: IsStored) -> dict[str, Joined]:
+    """Which tensors that a conversion cuts the checkpoint has in parts."""
+    coded: dict[str, Tensor] = {}
+    for number, (name, tensor) in enumerate(lost.items()):
+        size = PARTS**tensor.ndim
+        coded[name] = torch.arange(number * size, (number + 1) * size).view((PARTS,) * tensor.ndim)
+    made = _turned_round(model, dict(coded)) if coded else {}
+    holder = {code: name for name, tensor in made.items() for code in tensor.flatten().tolist()}
+    found: dict[str, Joined] = {}
+    for name, whole in coded.items():
+        parts = tuple(dict.fromkeys(holder.get(code, "") for code in whole.flatten().tolist()))
+        if len(parts) > 1 and all(map(is_stored, parts)):
+            cut = [made[part] for part in parts]
+            axis = next((one for one in range(whole.ndim) if _are(whole, cut, one)), None)
+            if axis is not None:
+                found[name] = Joined(parts, axis)
+    return found
+
+
+def _are(whole: Tensor, parts: list[Tensor], axis: int) -> bool:
+    """Whether these are the parts of a tensor along an axis."""
+    others = [part.shape[:axis] + part.shape[axis + 1 :] for part in parts]
+    fits = all(other == whole.shape[:axis] + whole.shape[axis + 1 :] for other in others)
+    return fits and torch.equal(torch.cat(parts, axis), whole)
 
 
 @dataclass(frozen=True)
@@ -156,6 +218,8 @@ def _name_experts(
         held = next((found for found in fused_as if found and is_stored(found[0])), None)
         if is_stored(f"{before}0{behind}"):
             held = None
+        idle = range(fused.count, fused.count + fused.idle)
+        names.idle |= {f"{before}{expert}{behind}" for expert in idle}
         for expert in range(fused.count):
             stored = f"{before}{expert}{behind}"
             if (name := f"{module.name}.{expert}.{part}") != stored:

@@ -139,7 +139,8 @@ def _run(
                 stores.append(_known_end(view, batches, shapes, known, tell))
             else:
                 model, path = view.model, scratch / f"evaluation-{number}.hidden"
-                hidden = ActivationStore(path, shapes, model.layout.width, model.dtype, model.device)
+                width = model.layout.stream.widest(shapes)
+                hidden = ActivationStore(path, shapes, width, model.dtype, model.device)
                 stores.append(stack.enter_context(hidden))
                 _walk_to_the_end(view, batches, hidden, tell)
             done += view.model.layout.layers

@@ -31,7 +31,8 @@ class Walked:
         """The store for a text, by its name; to be filled unless it `has` it already."""
         if text not in self._stores:
             path = self._folder / f"{len(self._stores)}.hidden"
-            store = ActivationStore(path, shapes, model.layout.width, model.dtype, model.device)
+            width = model.layout.stream.widest(shapes)
+            store = ActivationStore(path, shapes, width, model.dtype, model.device)
             self._stores[text] = self._stack.enter_context(store)
         return self._stores[text]
 

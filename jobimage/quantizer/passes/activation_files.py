@@ -16,7 +16,7 @@ class ActivationFiles:
 
     Args:
         scratch: their directory.
-        shapes: (sequences, tokens) of each batch of the calibration set. width: of the model.
+        shapes: (sequences, tokens) of each batch of the calibration set. width: of the rows between layers.
         dtype, device: what they are computed in, and where.
     """
 

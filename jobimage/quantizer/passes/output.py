@@ -102,7 +102,8 @@ class Output:
     def tensor(self, name: str) -> PlannedTensor:
         """A tensor that is not packed."""
         info = self._infos[self.transform.added.get(name, name)]
-        return PlannedTensor(name, self.layer_pass.dtype or info.dtype, info.shape)
+        wanted = self.layer_pass.dtype if info.dtype.is_floating_point else None
+        return PlannedTensor(name, wanted or info.dtype, info.shape)
 
     def _written_as(self, name: str) -> str:
         """The tensor that a parameter of a layer is written in, where nothing is packed: as the input holds it."""
@@ -168,7 +169,7 @@ class Output:
                 f"{name} has values that are not finite",
                 "The model's weights are damaged; download them again.",
             )
-        if self.layer_pass.dtype in (None, read.dtype):
+        if self.layer_pass.dtype in (None, read.dtype) or not read.is_floating_point():
             return read
         return converted(name, read, self.layer_pass.dtype, self.layer_pass.wider_dtype, part=part)
 

@@ -26,6 +26,13 @@ class Layouts:
 
 
 def _tried(model: DecoderLayout) -> FoundRotation:
+    if not model.stream.plain:
+        raise QuantizationError(
+            Category.MODEL_UNSUPPORTED,
+            f"rotate is true, but the layers of a {model.model_type} model take something else than hidden states "
+            "[batch, tokens, width] alone, so the stream cannot be rotated",
+            "Use a GptqQuantizer or an AutoAWQQuantizer without QuaRot.",
+        )
     try:
         return FoundRotation(model)
     except (QuantizationError, MemoryError):

@@ -247,7 +247,8 @@ class _Walk:
 
     def _open(self, name: str, batches: Sequence[Tensor]) -> ActivationStore:
         shapes = [(batch.shape[0], batch.shape[1]) for batch in batches]
-        return self.stack.enter_context(self.whole.store(f"float.{name}", shapes, self.layout.width))
+        width = self.layout.stream.widest(shapes)
+        return self.stack.enter_context(self.whole.store(f"float.{name}", shapes, width))
 
 
 def walking(tokens: TokenBatches) -> TokenBatches:

@@ -141,7 +141,8 @@ class _Run:
         self.report.stored_in, self.report.left_out = self.output.stored_in, self.output.left_out
         self.batches = tokens.batches()
         self.shapes = [(batch.shape[0], batch.shape[1]) for batch in self.batches]
-        self.files = ActivationFiles(scratch, self.shapes, layout.width, dtype, device)
+        width = layout.stream.widest(self.shapes)
+        self.files = ActivationFiles(scratch, self.shapes, width, dtype, device)
 
     def settled(self, finished: Finished) -> "_Run":
         """The run whose pass knows bits and groups of every linear: as an earlier attempt chose them, or chosen now."""

@@ -81,8 +81,9 @@ def score(view: View, pairs: Sequence[Pair], on_progress: OnProgress, scratch: P
         kept = stack.enter_context(
             ActivationStore(scratch / "tasks.kept", plan.kept, model.layout.width, model.dtype, model.device)
         )
+        width = model.layout.stream.widest(plan.shapes)
         with ActivationStore(
-            scratch / "tasks.hidden", plan.shapes, model.layout.width, model.dtype, model.device
+            scratch / "tasks.hidden", plan.shapes, width, model.dtype, model.device
         ) as hidden:
             done = partial(_layer_done, on_progress, model.layout.layers)
             walk_layers(view, plan.batches, hidden, done)

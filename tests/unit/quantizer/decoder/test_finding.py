@@ -77,12 +77,13 @@ KINDS = {
     "layers that return three things": "rwkv",
     "buffers that the model around the layers computes": "falcon_h1",
     "positions counted without padding": "roberta",
+    "a class whose name does not say what it is for": "bert-generation",
+    "embeddings narrower than the layers": "rembert",
+    "rows of experts that do nothing": "longcat_flash",
 }
 REFUSED = {
-    "zamba2": "layer 0 takes original_hidden_states, which depends on the text",
     "xlm": "does not run its layers one after another",
-    "prophetnet": "its layers take [1, 18, 32] for 6 tokens",
-    "hrm_text": "transformers converts them as it loads them",
+    "hrm_text": "its head reads the embeddings",
     "jetmoe": "holds experts in one fused tensor",
     "dbrx": "holds experts in one fused tensor",
 }

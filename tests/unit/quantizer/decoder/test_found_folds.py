@@ -28,7 +28,7 @@ def found_folds(model: DecoderModel, index: int) -> tuple[FoldPlace, ...]:
     load_weights(module, layer_weights(model, index), pattern.transposed)
     whole = GenericLayer(module, found.stages, arguments_of)
     with torch.inference_mode():
-        return find_folds(whole, found.candidates, model.layout.config)
+        return find_folds(whole, found.candidates, model.layout.config, model.layout.stream)
 
 
 def told(place: FoldPlace) -> dict[str, Any]:

@@ -153,7 +153,9 @@ def test_a_norm_folds_into_experts_and_their_router(tmp_path: Path) -> None:
         walk = model.walk(1, layer_weights(model, 1), hidden, stores)
         assert isinstance(walk, GenericWalk)
         before = [value.clone() for _, value in walk.layer.parameters()]
-        places = find_folds(walk.layer, model.layout.found(1).candidates, model.layout.config)
+        places = find_folds(
+            walk.layer, model.layout.found(1).candidates, model.layout.config, model.layout.stream
+        )
         after = [value for _, value in walk.layer.parameters()]
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
     [norm] = [place for place in places if place.source == "post_attention_layernorm"]

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tests.support.causal_types import small_model
+from tests.support.choice import mostly_nightly
 from tests.support.decoder_families import FAMILIES, UNKNOWN, relative
 from tests.support.engine import CPU, awq_pass, gptq_pass, ignore_progress, make_pass, run_layers
 from tests.support.quantized_models import (
@@ -99,12 +101,28 @@ def test_every_architecture_is_quantized_and_reads_back(name: str, kind: str, tm
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+BY_LOOKING: dict[str, dict[str, Any]] = {
+    "olmo2": {},
+    "phi": {},
+    "youtu": {},
+    "lfm2": {},
+    "xlnet": {},
+    "rembert": {},
+    "bert-generation": {},
+    "gemma4_text": {"hidden_size_per_layer_input": GROUP},
+    "olmo_hybrid": {"linear_num_key_heads": 8, "linear_num_value_heads": 8},
+}
+"""Types -> changes that make their sizes multiples of GROUP."""
+EVERY_TIME = ("olmo2", "phi", "youtu", "lfm2", "gemma4_text")
+
+
+@pytest.mark.filterwarnings("ignore")  # classes of transformers warn of what they are given
 @pytest.mark.parametrize("kind", ["gptq, staged", "awq"])
-@pytest.mark.parametrize("model_type", ["olmo2", "phi", "youtu", "lfm2"])
+@pytest.mark.parametrize("model_type", mostly_nightly(BY_LOOKING, EVERY_TIME))
 def test_a_type_that_nobody_listed_is_quantized_and_reads_back(
     model_type: str, kind: str, tmp_path: Path
 ) -> None:
-    small_model(model_type).save_pretrained(tmp_path / "model")
+    small_model(model_type, **BY_LOOKING[model_type]).save_pretrained(tmp_path / "model")
     layer_pass, source = PASSES[kind], DirectorySource(tmp_path / "model")
     report = run_layers(source, family_batches(), layer_pass, tmp_path / "out", tmp_path / "scratch")
     check_artifact(model_type, layer_pass, tmp_path, None, report)

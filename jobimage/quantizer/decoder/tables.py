@@ -1,0 +1,33 @@
+"""Tables with a row for each token of the vocabulary, of which a run reads the rows that occur."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from quantizer.decoder.skeleton import Skeleton
+
+
+def further_tables(skeleton: Skeleton) -> dict[str, int]:
+    """Other tables of the vocabulary outside the layers that are larger than the embedding: their widths, by name."""
+    own = skeleton.causal.get_input_embeddings()
+    return {
+        name: part.embedding_dim
+        for name, part in skeleton.causal.named_modules()
+        if isinstance(part, nn.Embedding)
+        and part.num_embeddings == own.weight.shape[0]
+        and part.embedding_dim > own.weight.shape[1]
+        and not name.startswith(f"{skeleton.layers_name}.")
+    }
+
+
+def gathered(slices: Iterable[tuple[int, Tensor]], used: Tensor) -> Tensor:
+    """The rows of a table that are used.
+
+    slices: the table, as (first row, rows), where and in what type they are wanted. used: numbers of rows, ascending.
+    """
+    found = [
+        rows[(used[(used >= first) & (used < first + len(rows))] - first).to(rows.device)]
+        for first, rows in slices
+    ]
+    return torch.cat(found)
