@@ -35,6 +35,10 @@ down: setup ## Stop the local cluster; nothing is left running (WIPE=1 also remo
 up: setup ## Start the local cluster only, and print how to use it
 	$(RUN) local_cluster up
 
+.PHONY: demo-monitoring
+demo-monitoring: setup ## Prometheus beside the local cluster, until Ctrl-C (PORT=9091: elsewhere than at 9090)
+	$(RUN) local_cluster monitoring $(if $(PORT),--port $(PORT))
+
 .PHONY: uninstall
 uninstall: setup ## Remove the operator (JOBS=keep: alone; JOBS=delete: with all QuantizationJobs; CLUSTER=current: of your own cluster)
 	$(RUN) local_cluster uninstall --cluster $(CLUSTER) $(if $(JOBS),--jobs $(JOBS)) $(if $(PATIENCE),--patience $(PATIENCE))

@@ -9,7 +9,7 @@ import local_cluster
 from local_cluster.errors import ClusterError
 from quantization_api import ENGINE_VERSION
 
-_COMMANDS = ("commands", "images", "s3", "kueue", "demo", "uninstall")
+_COMMANDS = ("commands", "images", "s3", "kueue", "monitoring", "demo", "uninstall")
 """Modules with `add_parser(subparsers)`; each parser sets `run`, a function from parsed arguments to an exit code."""
 
 

@@ -9,6 +9,8 @@ from local_cluster.identity import Identity
 from local_cluster.processes import Server
 from local_cluster.settings import Settings
 
+MONITORING = "prometheus"
+"""Runs beside the cluster when it is asked for, and ends with it."""
 DEPENDENTS = ("kubelet", "kube-scheduler", "kube-controller-manager", "kube-proxy", "registry")
 """Those that nothing else depends on; they are stopped first."""
 FOUNDATION = ("etcd", "containerd")

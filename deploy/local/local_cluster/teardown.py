@@ -9,7 +9,7 @@ from local_cluster import cgroups, network, ownership, processes, traces
 from local_cluster.errors import ClusterError
 from local_cluster.progress import Progress
 from local_cluster.runtime import Containerd
-from local_cluster.servers import DEPENDENTS, FOUNDATION
+from local_cluster.servers import DEPENDENTS, FOUNDATION, MONITORING
 from local_cluster.settings import Settings
 from local_cluster.shell import run
 from local_cluster.waiting import until
@@ -26,7 +26,7 @@ def down(settings: Settings, progress: Progress, wipe: bool = False) -> None:
     """
     machine_wide = ownership.owns(settings)
     with progress.step("Stopping the servers and the pods"):
-        processes.stop(settings, DEPENDENTS)
+        processes.stop(settings, [MONITORING, *DEPENDENTS])
         if processes.running(settings, "containerd") and Containerd(settings).answers():
             Containerd(settings).remove_containers()
         # It would wait for requests that watch for changes; whatever it has accepted is in etcd already.

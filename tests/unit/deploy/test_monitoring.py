@@ -7,6 +7,7 @@ import pytest
 import yaml
 from prometheus_client import generate_latest
 
+from local_cluster import monitoring
 from quantization_api.failures import Category
 from quantization_operator.metrics import Metrics
 from quantizer.progress.metrics import RunCollector, registry_of
@@ -26,6 +27,56 @@ def read(name: str) -> dict[str, Any]:
 
 def test_the_plain_rules_are_those_of_the_prometheus_operator() -> None:
     assert read("rules.yaml") == read("alerts.yaml")["spec"]
+
+
+def test_the_plain_scraping_is_that_of_the_prometheus_operator() -> None:
+    plain = {job["job_name"]: job for job in read("scrape.yaml")["scrape_configs"]}
+    for name, endpoints in (
+        ("operator-monitor.yaml", "endpoints"),
+        ("job-monitor.yaml", "podMetricsEndpoints"),
+    ):
+        monitor = read(name)
+        job, (endpoint,) = plain.pop(monitor["metadata"]["name"]), monitor["spec"][endpoints]
+        assert (job["scrape_interval"], job["honor_labels"]) == (
+            endpoint["interval"],
+            endpoint["honorLabels"],
+        )
+        (found,) = job["kubernetes_sd_configs"]
+        labels = dict(each.split("=") for each in found["selectors"][0]["label"].split(","))
+        assert labels == monitor["spec"]["selector"]["matchLabels"]
+        ports = next(rule for rule in job["relabel_configs"] if rule["action"] == "keep")["regex"].split("|")
+        assert endpoint["port"] in ports
+        assert endpoint.get("path", "/metrics") == "/metrics"
+    assert plain == {}
+
+
+def test_the_demo_scrapes_as_it_is_shipped_but_for_the_discovery(tmp_path: Path) -> None:
+    made, shipped = monitoring.configuration(tmp_path), read("scrape.yaml")
+    for job in shipped["scrape_configs"]:
+        del job["kubernetes_sd_configs"]
+    assert [job.pop("file_sd_configs")[0]["files"] for job in made["scrape_configs"]] == [
+        [f"{tmp_path}/{name}.json"] for name in monitoring.selectors()
+    ]
+    assert made["scrape_configs"] == shipped["scrape_configs"]
+    assert made["rule_files"] == [str(MONITORING / "rules.yaml")]
+
+
+def test_the_demo_tells_of_pods_what_the_rules_ask_for() -> None:
+    port = {"name": "progress", "containerPort": 8080}
+    pod = {
+        "metadata": {"namespace": "team", "name": "job-0"},
+        "spec": {"containers": [{"ports": [port]}, {}]},
+        "status": {"phase": "Running", "podIP": "10.0.0.1"},
+    }
+    (found,) = monitoring.targets([pod, pod | {"status": {"phase": "Pending"}}])
+    assert found["targets"] == ["10.0.0.1:8080"]
+    asked = {
+        label
+        for job in read("scrape.yaml")["scrape_configs"]
+        for rule in job["relabel_configs"]
+        for label in rule["source_labels"]
+    }
+    assert asked == set(found["labels"])
 
 
 @pytest.mark.parametrize(
