@@ -42,6 +42,9 @@ class Recipe:
     containerfile: str
     sources: tuple[str, ...]
     repository: str
+    timeless: bool = False
+    """All its files get one time, so that the same sources give the same digest. Its bytecode must not depend on times:
+    Python would take it for that of another file, and compile again at each start."""
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -54,6 +57,7 @@ RECIPES: Mapping[str, Recipe] = {
             "operator/quantization_operator",
         ),
         "quantization-operator",
+        timeless=True,
     ),
     "seaweedfs": Recipe(
         "deploy/local/seaweedfs/Containerfile",
@@ -90,7 +94,7 @@ RECIPES: Mapping[str, Recipe] = {
 
 def content_key(root: Path, recipe: Recipe, base_key: str) -> str:
     """Digest of everything that decides what the image contains."""
-    digest = hashlib.sha256(base_key.encode())
+    digest = hashlib.sha256(f"{base_key}{' timeless' * recipe.timeless}".encode())
     for path in sorted(_files(root, (recipe.containerfile, ".dockerignore", *recipe.sources))):
         executable = bool(path.stat().st_mode & stat.S_IXUSR)
         digest.update(f"\0{path.relative_to(root)}\0{executable}\0".encode())
@@ -170,21 +174,7 @@ def _build(
     recipe = RECIPES[name]
     local = f"localhost/{recipe.repository}:dev"
     destination = f"{settings.registry}/{recipe.repository}"
-    index = package_index.of_this_machine()
-    with tempfile.TemporaryDirectory(prefix="index.", dir=settings.state) as directory:
-        for file, text in (("pip.conf", index.pip_conf()), ("uv.toml", index.uv_toml())):
-            path = Path(directory) / file
-            path.touch(mode=0o600)  # an index address may carry a password
-            path.write_text(text)
-        packages = _uv_cache()
-        options = [
-            f"--build-arg=BASE_IMAGE={base.name}",
-            f"--build-arg=UV_CACHE_DIR={_UV_CACHE_INSIDE}",
-            f"--volume={packages}:{_UV_CACHE_INSIDE}",
-            *(f"--secret=id={file},src={directory}/{file}" for file in ("pip.conf", "uv.toml")),
-            # The build trusts what this machine trusts, also a company's own certificate authority.
-            *([f"--volume={_CERTIFICATES}:{_CERTIFICATES}:ro"] if _CERTIFICATES.is_dir() else []),
-        ]
+    with build_options(settings, recipe, base) as options:
         label = f"Building the image {recipe.repository}"
         with progress.step(label) as update:
             containers.build(
@@ -197,6 +187,26 @@ def _build(
     with progress.step(f"Pushing {destination}", quiet_below=1.0):
         digest = containers.push(local, f"{destination}:{key}")
     return f"{destination}@{digest}"
+
+
+@contextmanager
+def build_options(settings: Settings, recipe: Recipe, base: base_image.BaseImage) -> Iterator[list[str]]:
+    """Options of buildah for an image: its base, and the way to the packages, which is not kept in the image."""
+    index = package_index.of_this_machine()
+    with tempfile.TemporaryDirectory(prefix="index.", dir=settings.state) as directory:
+        for file, text in (("pip.conf", index.pip_conf()), ("uv.toml", index.uv_toml())):
+            path = Path(directory) / file
+            path.touch(mode=0o600)  # an index address may carry a password
+            path.write_text(text)
+        yield [
+            f"--build-arg=BASE_IMAGE={base.name}",
+            f"--build-arg=UV_CACHE_DIR={_UV_CACHE_INSIDE}",
+            f"--volume={_uv_cache()}:{_UV_CACHE_INSIDE}",
+            *(f"--secret=id={file},src={directory}/{file}" for file in ("pip.conf", "uv.toml")),
+            # The build trusts what this machine trusts, also a company's own certificate authority.
+            *([f"--volume={_CERTIFICATES}:{_CERTIFICATES}:ro"] if _CERTIFICATES.is_dir() else []),
+            *(["--timestamp=0"] if recipe.timeless else []),
+        ]
 
 
 def _uv_cache(environ: Mapping[str, str] = os.environ) -> Path:

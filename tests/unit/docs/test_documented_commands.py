@@ -115,7 +115,7 @@ def docker(words: tuple[str, ...]) -> None:
     if words[0] == "push":
         assert words[1].endswith(":VERSION")
         return
-    assert words[0] == "build"
+    assert words[:1] == ("build",) or words[:2] == ("buildx", "build")
     assert there(words[words.index("-f") + 1])
     assert words[words.index("-t") + 1].endswith(":VERSION")
 
@@ -173,6 +173,7 @@ CHECKS: dict[str, Callable[[tuple[str, ...]], None]] = {
     "eval": evaluated,
     "sed": sed,
     "aws": others,
+    "cosign": others,
     "uv": others,
     "pre-commit": others,
 }
