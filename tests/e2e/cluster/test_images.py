@@ -23,7 +23,7 @@ def test_two_builds_have_one_digest(name: str, whole: Any) -> None:
     digests = set()
     with images.registry(settings):
         for number in (1, 2):
-            local = f"localhost/{recipe.repository}:twice"
+            local = f"localhost/{recipe.repository}:dev"
             with images.build_options(settings, recipe, base) as options:
                 containers.build(
                     local, images.ROOT / recipe.containerfile, images.ROOT, [*options, "--no-cache"]
