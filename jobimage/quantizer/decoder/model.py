@@ -181,15 +181,17 @@ class DecoderModel:
         with reading(Category.MODEL_UNSUPPORTED, "config.json", COPY_CONFIG), torch.inference_mode():
             whole = self._whole()
             arguments = whole.arguments(0, 1, TRIED_TOKENS)
-            stream, place = self.layout.stream, {"dtype": self.dtype, "device": self.device}
-            rows = torch.zeros((1, TRIED_TOKENS, stream.row(TRIED_TOKENS)), **place)
+            stream = self.layout.stream
+            rows = self._zeros(1, TRIED_TOKENS, stream.row(TRIED_TOKENS))
             read = self.final(rows)
-            whole.logits(read, 0, torch.zeros((1, self.layout.head_shape[1]), **place))
+            whole.logits(read, 0, self._zeros(1, self.layout.head_shape[1]))
             pattern = self.layout.pattern(0)
             if not pattern.sparse:  # experts are chosen by values, which the meta device has not
-                given = {name: on_meta(item) for name, item in arguments.items()}
-                hidden, given = stream.step(0).given(rows.to("meta"), given)
+                hidden, given = stream.step(0).given(rows.to("meta"), on_meta(dict(arguments)))
                 pattern.fresh().to("meta")(hidden, **given)
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
     def _whole(self) -> ModelContext:
         """The model around the layers, made when it is first needed."""
