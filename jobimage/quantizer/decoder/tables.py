@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
 
 from quantizer.decoder.skeleton import Skeleton
@@ -26,8 +25,11 @@ def gathered(slices: Iterable[tuple[int, Tensor]], used: Tensor) -> Tensor:
 
     slices: the table, as (first row, rows), where and in what type they are wanted. used: numbers of rows, ascending.
     """
-    found = [
-        rows[(used[(used >= first) & (used < first + len(rows))] - first).to(rows.device)]
-        for first, rows in slices
-    ]
-    return torch.cat(found)
+    found: Tensor | None = None
+    for first, rows in slices:
+        if found is None:  # zeros for a token that the table does not have
+            found = rows.new_zeros((len(used), rows.shape[1]))
+        inside = (used >= first) & (used < first + len(rows))
+        found[inside.to(rows.device)] = rows[(used[inside] - first).to(rows.device)]
+    assert found is not None
+    return found

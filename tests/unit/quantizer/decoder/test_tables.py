@@ -29,3 +29,8 @@ def test_rows_are_gathered_from_whatever_slices_a_table_comes_in() -> None:
     table, used = torch.randn(11, 3), torch.tensor([0, 3, 4, 10])
     slices = [(first, table[first : first + 4]) for first in range(0, 11, 4)]
     assert torch.equal(gathered(slices, used), table[used])
+
+
+def test_a_token_that_a_table_does_not_have_is_zero() -> None:
+    table = torch.ones(2, 3)
+    assert gathered([(0, table)], torch.tensor([1, 5])).tolist() == [[1.0] * 3, [0.0] * 3]
