@@ -5,6 +5,7 @@ device. It is made once, and whoever computes, counts or checks takes it from th
 """
 
 import sys
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -288,6 +289,15 @@ class DecoderLayout:
             return FoundLayer((), ())
         names, found = self.pattern(index).names, self._found[index]
         return names.of_found(found)
+
+    def kind(self, index: int) -> Hashable:
+        """Equal for layers that are built alike."""
+        parts = map(
+            type, self.skeleton.layers[index].modules()
+        )  # of experts, each layer has a class of its own
+        classes = tuple(f"{part.__module__}.{part.__qualname__}" for part in parts)
+        found = self._found[index] if self._found else None
+        return found, tuple(self._layer_facts(index).shapes.items()), classes
 
     def pattern(self, index: int) -> LayerPattern:
         """Of one layer at a time: it is asked for again and again, and a pattern of many experts is slow to make."""

@@ -7,7 +7,7 @@ of the rotation. Weights of layers are random, too, so nothing but small tensors
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -24,15 +24,6 @@ from quantizer.passes.rotation_obstacles import forbidding
 from quantizer.passes.rotation_trial import CPU, LayerTrial, Reflection
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """Layers that are built alike."""
-
-    found: FoundLayer
-    shapes: tuple[tuple[str, tuple[int, ...]], ...]
-    classes: tuple[type, ...]
-
-
 class FoundRotation:
     """The residual stream of a model.
 
@@ -43,7 +34,8 @@ class FoundRotation:
         self._layout, self._model = model, DecoderModel(model, CPU)
         self._obstacle: str | None = None
         with torch.inference_mode():
-            kinds, first = self._kinds()
+            kinds = [model.kind(index) for index in range(model.layers)]
+            first = {kind: kinds.index(kind) for kind in kinds}
             around = find_surroundings(model)
             sites = {kind: self._sites(index) for kind, index in first.items()}
             norms = (norm for layer in sites.values() for norm in layer.norms)
@@ -56,19 +48,6 @@ class FoundRotation:
             self.layers = tuple(tried[kind] for kind in kinds)
             found = replace(around.model, obstacle=self._obstacle) if self._obstacle else around.tried(turn)
         self.model = replace(found, layer=self.layers[0], further=tuple(tried.values()))
-
-    def _kinds(self) -> tuple[list[_Kind], dict[_Kind, int]]:
-        """The kind of each layer, and the first layer of each kind."""
-        kinds, first = [], dict[_Kind, int]()
-        for index, module in enumerate(self._layout.skeleton.layers):
-            kind = _Kind(
-                self._layout.found(index),
-                tuple(self._layout.layer_shapes(index).items()),
-                tuple(type(part) for part in module.modules()),
-            )
-            kinds.append(kind)
-            first.setdefault(kind, index)
-        return kinds, first
 
     def _sites(self, index: int) -> LayerLayout:
         """What reads and writes the stream in a layer, as looking tells it.
@@ -94,12 +73,12 @@ class FoundRotation:
         """Tries a layer; sets the obstacle where its function does not stay."""
         trial = LayerTrial(self._model, index)
         for layout in dict.fromkeys((sites, replace(sites, shifts=trial.shifts()))):
-            if trial.stays(trial.weights, layout, turn):
+            if trial.stays(layout, turn):
                 with_heads = (
                     replace(layout, attention=heads)
                     for heads in self._heads(trial, self._layout.found(index))
                 )
-                stay = (one for one in with_heads if trial.stays(trial.weights, one, turn))
+                stay = (one for one in with_heads if trial.stays(one, turn))
                 return next(stay, layout)
         name = type(self._layout.skeleton.layers[index]).__name__
         self._obstacle = (

@@ -13,11 +13,11 @@ def forbidding(trial: LayerTrial, sites: LayerLayout, turn: Orthogonal) -> str |
     """Why a layer whose function does not stay cannot be rotated; None where no single module is the reason."""
     suspects = {**_gates(trial, sites), **_vectors(trial, turn.size)}
     neutral = {name: value for one in suspects.values() for name, value in one.items()}
-    if not trial.stays({**trial.weights, **neutral}, sites, turn):
+    if not trial.stays(sites, turn, neutral):
         return None
     for suspect, own in suspects.items():
         alone = {name: trial.weights[name] if name in own else value for name, value in neutral.items()}
-        if not trial.stays({**trial.weights, **alone}, sites, turn):
+        if not trial.stays(sites, turn, alone):
             return (
                 f"{suspect} scales the residual stream, or what is added to it, channel by channel, so the stream "
                 "cannot be rotated"

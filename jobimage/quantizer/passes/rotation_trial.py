@@ -6,8 +6,9 @@ arithmetic that turns the whole; and a layer of a model of 70 billion weights is
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -151,14 +152,27 @@ class LayerTrial:
             rotate_values(changed, thin.attention, values)
         return {name: value.float() for name, value in changed.items()}
 
-    def stays(self, weights: Weights, layout: LayerLayout, turn: Orthogonal) -> bool:
-        """Whether the layer makes the same of a turned stream, turned."""
-        hidden = random((1, TOKENS, self.width), 1)
+    def stays(
+        self, layout: LayerLayout, turn: Orthogonal, changed: Mapping[str, Tensor] | None = None
+    ) -> bool:
+        """Whether the layer makes the same of a turned stream, turned.
+
+        changed: weights in the place of the random ones.
+        """
         heads = layout.attention
         values = None if heads is None else Reflection(heads.head_dim, keeps_mean=False)
-        expected = self.made(weights, hidden)
-        turned = self.made(self.turned(weights, layout, turn, values), turn.apply(hidden))
-        return alike(turned, turn.apply(expected), (expected - hidden).abs().max())
+        weights = {**self.weights, **(changed or {})}
+        expected = self.made(weights, self._hidden) if changed else self._expected
+        turned = self.made(self.turned(weights, layout, turn, values), turn.apply(self._hidden))
+        return alike(turned, turn.apply(expected), (expected - self._hidden).abs().max())
+
+    @cached_property
+    def _hidden(self) -> Tensor:
+        return random((1, TOKENS, self.width), 1)
+
+    @cached_property
+    def _expected(self) -> Tensor:
+        return self.made(self.weights, self._hidden)
 
     def _thin(self, layout: LayerLayout) -> LayerLayout:
         heads = layout.attention

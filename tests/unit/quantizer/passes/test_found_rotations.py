@@ -19,10 +19,13 @@ from quantizer.algorithms.quarot.parameters import QuarotParameters
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.decoder.layout import DecoderLayout
+from quantizer.decoder.model import DecoderModel
+from quantizer.passes import found_rotations
 from quantizer.passes.found_rotations import FoundRotation
 from quantizer.passes.norm_kinds import norm_kind
 from quantizer.passes.quarot_layers import QuarotLayerPass
 from quantizer.passes.rotation_layouts import Layouts
+from quantizer.passes.rotation_trial import CPU, LayerTrial
 
 pytestmark = pytest.mark.unit
 
@@ -117,3 +120,28 @@ def test_kinds_of_norms_are_told_by_what_they_make() -> None:
     assert norm_kind(NemotronLayerNorm1P(32), 32) == "layer_plus_one"
     assert norm_kind(nn.BatchNorm1d(32).eval(), 32) is None
     assert norm_kind(LlamaRMSNorm(8), 32) is None
+
+
+def test_layers_with_experts_that_are_alike_are_tried_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_model("deepseek_v3", num_hidden_layers=5).save_pretrained(tmp_path)
+    tried = []
+
+    class Counted(LayerTrial):
+        def __init__(self, model: DecoderModel, index: int) -> None:
+            super().__init__(model, index)
+            tried.append(index)
+
+    monkeypatch.setattr(found_rotations, "LayerTrial", Counted)
+    assert FoundRotation(DecoderLayout.open(DirectorySource(tmp_path))).model.obstacle is None
+    assert tried == [0, 1]  # the first one is dense
+
+
+def test_what_is_tried_of_a_large_layer_is_small(tmp_path: Path) -> None:
+    small_model("granite", hidden_size=256, intermediate_size=4096, head_dim=64).save_pretrained(tmp_path)
+    layout = DecoderLayout.open(DirectorySource(tmp_path))
+    whole = sum(rows * columns for rows, columns in layout.linear_shapes().values())
+    tried = LayerTrial(DecoderModel(layout, CPU), 0).weights.values()
+    assert sum(value.numel() for value in tried) < whole / 20
+    assert FoundRotation(layout).model.obstacle is None
