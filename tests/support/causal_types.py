@@ -7,10 +7,15 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
 
 TYPES: tuple[str, ...] = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 """All of them, in transformers' order."""
+TYPES_BESIDE: tuple[str, ...] = tuple(MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES)
+"""Those that take images or sound beside text."""
 
 VOCABULARY = 61
 MOST_LAYERS = 6
@@ -76,6 +81,9 @@ COUNTS_OF_LAYERS = (
 ALIKE: dict[str, Any] = {"per_layer_config": None}
 TEXT_ALIKE = {"text_config": ALIKE}
 HEAD = {"head_dim": 8}
+THREE_WAYS = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
+THREE_WAYS_OF_HALF = {**THREE_WAYS, "partial_rotary_factor": 0.5, "mrope_section": [1, 1, 0]}
+"""Rotary positions in time, height and width: how many of the frequencies of a head are for each."""
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1}
 INDEXED = {
     "indexer_n_heads": 4,
@@ -100,6 +108,16 @@ CHANGED: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("dots3_note_text", "gemma4_text", "gemma4_unified_text"), ALIKE),
     **dict.fromkeys(("dots3_note", "gemma4", "gemma4_unified"), TEXT_ALIKE),
     "gemma3n_text": {"num_kv_shared_layers": 0},
+    **{
+        name: {"text_config": {"rope_parameters": THREE_WAYS}}
+        for name in ("glm46v", "glm4v", "glm_ocr", "glmga", "paddleocr_vl", "qwen2_5_omni_thinker")
+    },
+    "qwen2_vl": {
+        "text_config": {"rope_parameters": THREE_WAYS},
+        "vision_config": {"depth": 2, "embed_dim": 32},
+    },
+    "qwen2_5_vl": {"text_config": {"rope_parameters": THREE_WAYS}, "vision_config": {"depth": 2}},
+    "glm4v_moe": {"text_config": {"rope_parameters": THREE_WAYS_OF_HALF}},
     "xlstm": {"embedding_dim": 32, "num_blocks": 2},
     "xmod": {"default_language": "en_XX", "languages": ["en_XX"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"], "num_hidden_layers": 3},
@@ -147,10 +165,13 @@ def small_config(model_type: str, **changes: Any) -> PretrainedConfig:
     return config
 
 
-def small_model(model_type: str, seed: int = 0, **changes: Any) -> Any:
-    """A random model of the type in float32; its weights are those of its class, moved a little."""
+def small_model(model_type: str, seed: int = 0, auto: Any = AutoModelForCausalLM, **changes: Any) -> Any:
+    """A random model of the type in float32; its weights are those of its class, moved a little.
+
+    auto: transformers' class that knows the type's.
+    """
     torch.manual_seed(seed)
-    model: Any = AutoModelForCausalLM.from_config(small_config(model_type, **changes), dtype=torch.float32)
+    model: Any = auto.from_config(small_config(model_type, **changes), dtype=torch.float32)
     for module in model.modules():
         if hasattr(module, "is_transposed"):  # experts: the sums of their class, not those of a kernel
             module.config._experts_implementation = "eager"
@@ -190,7 +211,7 @@ def _small(fields: Mapping[str, Any]) -> dict[str, Any]:
             changed[key] = layers
         elif key in lists:
             changed[key] = value[:layers]
-        elif isinstance(value, dict) and key.endswith("config"):
+        elif isinstance(value, dict) and key.endswith(("config", "encoder", "decoder")):
             changed[key] = _small(value)
         elif key in SMALL and isinstance(value, int) and not isinstance(value, bool):
             changed[key] = (

@@ -98,11 +98,12 @@ def as_float(artifact: Path, target: Path, by_inputs: bool = False) -> None:
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
 
 
-def transformers_logits(folder: Path, tokens: Tensor) -> Tensor:
-    """Logits [batch, tokens, vocabulary] of transformers' whole model on a float checkpoint."""
-    model, report = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True
-    )
+def transformers_logits(folder: Path, tokens: Tensor, auto: Any = AutoModelForCausalLM) -> Tensor:
+    """Logits [batch, tokens, vocabulary] of transformers' whole model on a float checkpoint.
+
+    auto: transformers' class that knows the model's.
+    """
+    model, report = auto.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not report["missing_keys"] - set(getattr(model, "all_tied_weights_keys", {}) or {}), report
     assert not report["mismatched_keys"], report
     with torch.inference_mode():

@@ -28,6 +28,7 @@ def _model(model: dict[str, Any]) -> RenderableType:
         ),
         ("size", f"{model['sizeBytes'] / 1e6:,.1f} MB ({dtypes})"),
         *_quantization(model["quantization"]),
+        *_beside(model["beside"]),
         ("group sizes", ", ".join(map(str, model["groupSizes"])) + " divide every linear"),
     ]
     table = Table("linear in a layer", box=None, pad_edge=False)
@@ -70,6 +71,11 @@ def _numbers(layers: list[int]) -> str:
 
 def _quantization(found: dict[str, str] | None) -> list[tuple[str, str]]:
     return [] if found is None else [("quantized", f"{found['method']}; read as {found['readAs']}")]
+
+
+def _beside(found: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    named = ", ".join(f"{one['name']} {one['sizeBytes'] / 1e6:,.1f} MB" for one in found)
+    return [("beside the text", f"{named}; copied as stored")] if found else []
 
 
 def _artifact(artifact: dict[str, Any]) -> RenderableType:

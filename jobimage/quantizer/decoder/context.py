@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from quantization_api.failures import QuantizationError
+from quantizer.decoder.beside import NotOfText
 from quantizer.decoder.buffers import compute_buffers
 from quantizer.decoder.nested import left_in, on_meta, own_containers
 from quantizer.decoder.skeleton import Skeleton, unsupported
@@ -107,8 +108,10 @@ class ModelContext:
     ) -> None:
         catchers = nn.ModuleList(_Catcher(index, layer, self) for index, layer in enumerate(skeleton.layers))
         layers = skeleton.causal.get_submodule(skeleton.layers_name)
-        self._causal: Any = copy.deepcopy(skeleton.causal, {id(layers): catchers})
+        others = {id(module): NotOfText(module) for module in skeleton.beside.values()}
+        self._causal: Any = copy.deepcopy(skeleton.causal, {id(layers): catchers, **others})
         self._base: Any = self._causal.get_submodule(skeleton.prefix) if skeleton.prefix else self._causal
+        self._model_type = skeleton.model_type
         self._prefix, self._head_name = skeleton.prefix, skeleton.head_name
         self._device, self._dtype = device, dtype
         self._last = len(catchers) - 1
@@ -268,22 +271,14 @@ class ModelContext:
 
         read: what `final` returned. rows: those rows of the head. Soft caps and scalings are the model's.
         """
-        head = copy.copy(self._causal)
-        head._modules = dict(self._causal._modules)
-        head._modules[self._prefix] = _GivenOutput(read, self._base)
+        head = _with(self._causal, self._prefix, _GivenOutput(read, self._base))
         with torch.device("meta"):
             linear = nn.Linear(rows.shape[1], rows.shape[0], bias=False)
         linear.weight = nn.Parameter(rows, requires_grad=False)
         bias = self._causal.get_submodule(self._head_name).bias
         if bias is not None:
             linear.bias = nn.Parameter(bias[first : first + rows.shape[0]], requires_grad=False)
-        *parents, name = self._head_name.split(".")
-        owner: Any = head
-        for parent in parents:  # copied, with what they hold, so that the model keeps its own head
-            owner._modules[parent] = inner = copy.copy(owner._modules[parent])
-            inner._modules = dict(inner._modules)
-            owner = inner
-        owner._modules[name] = linear
+        head = _with(head, self._head_name, linear)
         result: Tensor = head(input_ids=self._zeros(read.shape[:2]), use_cache=False).logits
         return result
 
@@ -371,7 +366,7 @@ class ModelContext:
 
     def _no_chain(self) -> QuantizationError:
         return unsupported(
-            f"a {self._causal.config.model_type} model does not run its layers one after another, each on what the "
+            f"a {self._model_type} model does not run its layers one after another, each on what the "
             "one before made",
             "Check layers_block_name, if you gave it: it must name all decoder layers of the model. Otherwise use a "
             "model of another type.",
@@ -396,3 +391,12 @@ class ModelContext:
 
     def _zeros(self, shape: Sequence[int]) -> Tensor:
         return torch.zeros(tuple(shape), dtype=torch.int64, device=self._device)
+
+
+def _with(model: Any, name: str, module: nn.Module) -> Any:
+    """A model with another module of that name; what lies around it is copied, so that the model keeps its own."""
+    changed = copy.copy(model)
+    changed._modules = dict(model._modules)
+    first, _, rest = name.partition(".")
+    changed._modules[first] = _with(model._modules[first], rest, module) if rest else module
+    return changed

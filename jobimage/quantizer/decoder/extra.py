@@ -39,12 +39,14 @@ OTHER_CURE = (
 
 @dataclass(frozen=True)
 class Extra:
-    """Names of the tensors that the model does not use."""
+    """Names of the tensors that the decoder of text does not use."""
 
     left_out: tuple[str, ...] = ()
     """Computed today, or biases that are zero."""
     unused: tuple[str, ...] = ()
     """Of what lies beside the model: copied where the result is still what they belong to."""
+    beside: tuple[str, ...] = ()
+    """The model's own, which text alone never runs, such as those of a tower for images: copied."""
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,4 @@ def _first(error: Exception) -> str:
 
 
 def _no_chain(skeleton: Skeleton, why: str) -> QuantizationError:
-    return unsupported(
-        f"a {skeleton.config.model_type} model is not computed layer by layer: {why}", ANOTHER_TYPE
-    )
+    return unsupported(f"a {skeleton.model_type} model is not computed layer by layer: {why}", ANOTHER_TYPE)

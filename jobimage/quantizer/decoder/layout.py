@@ -6,7 +6,7 @@ device. It is made once, and whoever computes, counts or checks takes it from th
 
 import sys
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -28,17 +28,10 @@ from quantizer.decoder.extra import Extra, sort_extra
 from quantizer.decoder.finding import look
 from quantizer.decoder.folding import FoldPlace, fold_places
 from quantizer.decoder.missing import check_stored
+from quantizer.decoder.model_config import check_counts, find_architecture, make_config
 from quantizer.decoder.pattern import LayerPattern
-from quantizer.decoder.skeleton import (
-    COPY_CONFIG,
-    NOT_OF_ONE_MODEL,
-    Skeleton,
-    check_counts,
-    find_architecture,
-    make_config,
-    unsupported,
-)
-from quantizer.decoder.stored_names import StoredNames, stored_names
+from quantizer.decoder.skeleton import COPY_CONFIG, NOT_OF_ONE_MODEL, Skeleton, unsupported
+from quantizer.decoder.stored_names import StoredNames, stored_beside, stored_names
 from quantizer.decoder.stream import Stream
 
 MAX_CONFIG_BYTES = 4_000_000
@@ -225,7 +218,7 @@ class DecoderLayout:
 
     @property
     def _says_tied(self) -> bool:
-        return bool(getattr(self.config, "tie_word_embeddings", False))
+        return bool(getattr(self.skeleton.causal.config, "tie_word_embeddings", False))
 
     @property
     def unties(self) -> bool:
@@ -357,12 +350,25 @@ class DecoderLayout:
                 expected |= {prefix + name: shape for name, shape in shapes.items()}
                 in_a_layer |= set(shapes)
                 whole |= {prefix + name for name in self.pattern(index).whole_numbers}
-        for name, shape in expected.items():
-            self._check_tensor(name, shape, self.reader.tensors.get(name), whole=name in whole)
-        extra = sorted(set(self.reader.tensors) - set(expected))
+        beside = {name: shape for held in self.beside.values() for name, shape in held.items()}
+        for name, shape in (expected | beside).items():
+            self._check_tensor(name, shape, self.reader.tensors.get(name), whole=name in whole | set(beside))
+        extra = sorted(set(self.reader.tensors) - set(expected) - set(beside))
         computed = self.skeleton.causal._keys_to_ignore_on_load_unexpected or ()
         idle = self._names.idle
-        return sort_extra(extra, self.layers_name, self.layers, in_a_layer, computed, idle, self._is_zero)
+        found = sort_extra(extra, self.layers_name, self.layers, in_a_layer, computed, idle, self._is_zero)
+        return replace(found, beside=tuple(beside))
+
+    @cached_property
+    def beside(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """By module beside the decoder of text, such as a tower for images: names and shapes of its tensors."""
+        return stored_beside(self.skeleton, self.reader.tensors)
+
+    @property
+    def bytes_beside(self) -> dict[str, int]:
+        """By module beside the decoder of text, how large it is."""
+        tensors = self.reader.tensors
+        return {module: sum(tensors[name].length for name in held) for module, held in self.beside.items()}
 
     def _is_zero(self, name: str) -> bool:
         return not bool(self.reader.tensor(name).float().any())

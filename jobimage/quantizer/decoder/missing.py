@@ -9,7 +9,7 @@ def check_stored(skeleton: Skeleton, name: str) -> None:
     Raises:
         QuantizationError: ModelUnsupported.
     """
-    kind = skeleton.config.model_type
+    kind = skeleton.model_type
     tied = getattr(skeleton.causal, "all_tied_weights_keys", {})
     if name in tied and name.startswith(f"{skeleton.layers_name}."):
         raise unsupported(

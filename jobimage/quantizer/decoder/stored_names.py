@@ -99,6 +99,29 @@ def stored_names(skeleton: Skeleton, tensors: Collection[str]) -> StoredNames:
     return _names(skeleton, lambda name: name in tensors or name in packed)
 
 
+def stored_beside(skeleton: Skeleton, tensors: Collection[str]) -> dict[str, dict[str, tuple[int, ...]]]:
+    """By module beside the decoder of text: names and shapes that a checkpoint with these tensors has of what is in it.
+
+    Buffers are among them only where the checkpoint has them.
+    """
+    return {
+        name: _stored_of(skeleton.causal, name, module, tensors) for name, module in skeleton.beside.items()
+    }
+
+
+def _stored_of(
+    model: Any, name: str, module: nn.Module, tensors: Collection[str]
+) -> dict[str, tuple[int, ...]]:
+    own = {f"{name}.{key}": tensor for key, tensor in module.state_dict(keep_vars=True).items()}
+    made = _turned_round(model, own)
+    found = made if any(one in tensors for one in made) else own
+    return {
+        one: tuple(tensor.shape)
+        for one, tensor in found.items()
+        if one in tensors or isinstance(tensor, nn.Parameter)
+    }
+
+
 def _names(skeleton: Skeleton, is_stored: IsStored) -> StoredNames:
     model, layers = skeleton.causal, skeleton.layers_name
     experts = {

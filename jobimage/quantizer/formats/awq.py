@@ -11,6 +11,7 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.quantized_weight import QuantizedWeight, natural_g_idx
 from quantizer.formats.awq_layouts import BITS, LAYOUTS, count_groups
 from quantizer.formats.interface import (
+    Outside,
     TensorShapes,
     WeightFormat,
     check_groups,
@@ -99,6 +100,12 @@ class AwqFormat(WeightFormat):
     def as_read(self, weight: QuantizedWeight) -> Tensor:
         """In float16 arithmetic."""
         return LAYOUTS[self.version].as_read(weight)
+
+    @override
+    def with_outside(self, config: dict[str, object], outside: Outside) -> dict[str, object]:
+        names = config["modules_to_not_convert"] or []
+        assert isinstance(names, list)
+        return {**config, "modules_to_not_convert": [*names, *outside.modules]}
 
     @override
     def quantization_config(self, not_converted: Sequence[str] = ()) -> dict[str, object]:

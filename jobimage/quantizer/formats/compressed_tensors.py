@@ -32,6 +32,7 @@ from quantizer.algorithms.quantized_weight import QuantizedWeight, natural_g_idx
 from quantizer.formats.chosen import ChosenFormat
 from quantizer.formats.interface import (
     HEAD,
+    Outside,
     TensorShapes,
     check_groups,
     require_natural_groups,
@@ -131,6 +132,13 @@ class CompressedTensorsFormat(ChosenFormat):
     def as_read(self, weight: QuantizedWeight) -> Tensor:
         """In float16, the type of the scales."""
         return dequantize(weight.integers, weight.scales.half(), weight.zeros, weight.g_idx).half()
+
+    @override
+    def with_outside(self, config: dict[str, object], outside: Outside) -> dict[str, object]:
+        """Readers compare whole names: each linear is named."""
+        names = config["ignore"]
+        assert isinstance(names, list)
+        return {**config, "ignore": list(dict.fromkeys([*names, *outside.linears]))}
 
     @override
     def quantization_config(self, not_converted: Sequence[str] = ()) -> dict[str, object]:

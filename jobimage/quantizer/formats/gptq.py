@@ -32,7 +32,7 @@ from quantizer.algorithms.grid import Scheme, dequantize
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.checkpoint.side_files import quantize_config
 from quantizer.formats.chosen import ChosenFormat
-from quantizer.formats.interface import HEAD, TensorShapes, check_groups
+from quantizer.formats.interface import HEAD, Outside, TensorShapes, check_groups
 from quantizer.kernels.bit_packing import period, unpack_bits
 from quantizer.kernels.packing import pack_bits
 
@@ -165,6 +165,14 @@ class GptqFormat(ChosenFormat):
         return config
 
     @override
+    def with_outside(self, config: dict[str, object], outside: Outside) -> dict[str, object]:
+        """By the list of layers, which optimum asks for, and as patterns of what is left out, gptqmodel's way."""
+        left_out: dict[str, object] = {_left_out(name): {} for name in outside.modules}
+        own = config.get("dynamic") or {}
+        assert isinstance(own, dict)
+        return {**config, "block_name_to_quantize": outside.layers, "dynamic": {**left_out, **own}}
+
+    @override
     def side_files(self, quantization_config: Mapping[str, object]) -> dict[str, bytes]:
         """What AutoGPTQ reads in place of config.json."""
         return {"quantize_config.json": quantize_config(quantization_config)}
@@ -184,9 +192,11 @@ def dynamic(schemes: Mapping[str, Scheme], rest: Scheme) -> dict[str, dict[str, 
 
 
 def schemes_of(said: Mapping[str, Mapping[str, Any]]) -> dict[str, Scheme]:
-    """The inverse of dynamic; ValueError for a pattern that it does not write."""
+    """The inverse of dynamic, without what is left out; ValueError for a pattern that it does not write."""
     found: dict[str, Scheme] = {}
     for pattern, own in said.items():
+        if pattern.startswith(LEFT_OUT):
+            continue
         parts = WRITTEN.fullmatch(pattern)
         if parts is None:
             raise ValueError(f"dynamic has the pattern {pattern}")
@@ -196,6 +206,17 @@ def schemes_of(said: Mapping[str, Mapping[str, Any]]) -> dict[str, Scheme]:
 
 
 WRITTEN = re.compile(r"\+:\^(?P<owner>(?:\w+\\\.)*)(?:\(\?:)?(?P<linear>\w+)(?:\|\w+\))?\$")
+
+
+LEFT_OUT = "-:"
+OPTIONAL = "model."
+"""Servers call a module by its name with this before it, or without."""
+
+
+def _left_out(name: str) -> str:
+    """Matches a module and all that is in it."""
+    before = f"(?:{re.escape(OPTIONAL)})?" if name.startswith(OPTIONAL) else ""
+    return f"{LEFT_OUT}^{before}{re.escape(name.removeprefix(OPTIONAL))}(?:\\.|$)"
 
 
 def _pattern(name: str) -> str:

@@ -6,6 +6,7 @@ gives that one back.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
 
 import torch
@@ -18,6 +19,21 @@ from quantizer.algorithms.quantized_weight import QuantizedWeight, natural_g_idx
 HEAD = "lm_head"
 """Name of the head's linear, by which readers know it."""
 TensorShapes = dict[str, tuple[torch.dtype, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What stays as it is outside the decoder layers of a model that takes more than text.
+
+    Names are those of transformers' modules, which loaders know; a checkpoint may have others.
+    """
+
+    layers: str
+    """The list of decoder layers."""
+    modules: tuple[str, ...]
+    """Towers, projectors and the head: no linear in them is quantized."""
+    linears: tuple[str, ...]
+    """The linears in them, each by itself."""
 
 
 class WeightFormat(Protocol):
@@ -77,6 +93,10 @@ class WeightFormat(Protocol):
         `model.layers.0.mlp.down_proj`.
         """
         ...
+
+    def with_outside(self, config: dict[str, object], outside: Outside) -> dict[str, object]:  # noqa: ARG002
+        """The same quantization_config, which names what is outside as well; unchanged where a format needs no name."""
+        return config
 
     def side_files(self, quantization_config: Mapping[str, object]) -> dict[str, bytes]:  # noqa: ARG002
         """Files beside config.json that readers of the format look for; none unless a format says so."""

@@ -32,7 +32,7 @@ class FoundRotation:
 
     def __init__(self, model: DecoderLayout) -> None:
         self._layout, self._model = model, DecoderModel(model, CPU)
-        self._obstacle: str | None = None
+        self._obstacle = _beside_obstacle(model)
         with torch.inference_mode():
             kinds = [model.kind(index) for index in range(model.layers)]
             first = {kind: kinds.index(kind) for kind in kinds}
@@ -106,6 +106,14 @@ class FoundRotation:
                 size = inputs // heads
                 starts = dict.fromkeys(int(place.rows[head * size]) for head in range(heads))
                 yield HeadSite(place.source, tuple(starts), candidate.readers[0], heads, size)
+
+
+def _beside_obstacle(model: DecoderLayout) -> str | None:
+    """What images and sound become enters the stream beside the embeddings, and stays as it is."""
+    beside = next(iter(model.skeleton.beside), None)
+    return beside and (
+        f"{beside}, or what follows it, adds to the residual stream beside the embeddings of text, and is not rotated"
+    )
 
 
 def _norm_site(module: nn.Module | None, read: StreamRead, width: int) -> NormSite | None:

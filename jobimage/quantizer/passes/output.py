@@ -21,6 +21,7 @@ from quantizer.checkpoint.side_files import (
 from quantizer.checkpoint.writer import PlannedTensor, ShardWriter
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.decoder.model import TABLE_BYTES
+from quantizer.formats.interface import Outside
 from quantizer.passes.data_type import converted
 from quantizer.passes.interface import FinishedLayer, LayerPass
 from quantizer.passes.quantized import QuantizedLayers
@@ -44,9 +45,9 @@ class Output:
         self.transform = layer_pass.transform
         self._infos = {**self.reader.tensors, **layout.wholes.tensors}
         extra = layout.check_tensors()
-        self._extra = {*extra.left_out, *extra.unused}
-        self.copied = () if self.transform.changes_hidden else extra.unused
-        """Tensors that the model does not use, and that are copied all the same."""
+        self._extra = {*extra.left_out, *extra.unused, *extra.beside}
+        self.copied = (*extra.beside, *(() if self.transform.changes_hidden else extra.unused))
+        """Tensors that the decoder of text does not use, and that are copied all the same."""
 
     # the plan
 
@@ -221,6 +222,20 @@ class Output:
             rows = self.transform.outside(name, self.loaded(source, read, part=True))
             yield self.stored(name, rows, part=True)
 
+    def _quantization(self) -> dict[str, object]:
+        """What config.json says under quantization_config."""
+        skeleton, left_out = self.layout.skeleton, self.quantized.not_converted()
+        if not skeleton.beside:
+            return self.layer_pass.format.quantization_config(left_out)
+        stored, own = f"{self.layout.layers_name}.", f"{skeleton.layers_name}."
+        both = dict.fromkeys([*left_out, *(own + name.removeprefix(stored) for name in left_out)])
+        config = self.layer_pass.format.quantization_config(list(both))
+        linears = skeleton.linears_outside(head=not self.quantized.packs_head)
+        inside = tuple(f"{name}." for name in skeleton.beside)
+        alone = [name for name in linears if not name.startswith(inside) and name not in skeleton.beside]
+        outside = Outside(skeleton.layers_name, (*skeleton.beside, *alone), linears)
+        return self.layer_pass.format.with_outside(config, outside)
+
     def files(self) -> dict[str, bytes]:
         """The files beside the tensors by their names."""
         config, layout = without_code(self.layout.config_of_copy()), self.layer_pass.format
@@ -228,9 +243,7 @@ class Output:
             config = with_dtype(config, self.layer_pass.dtype)
         config = self.transform.config(config)
         files = {"config.json": json_file(config)}
-        quantization = (
-            layout.quantization_config(self.quantized.not_converted()) if self.layer_pass.packs else {}
-        )
+        quantization = self._quantization() if self.layer_pass.packs else {}
         if quantization:  # transformers takes an empty one for a format that it does not know
             files["config.json"] = quantized_config(config, quantization)
             files |= layout.side_files(quantization)

@@ -27,6 +27,10 @@ NO_HUB_ID = (
 )
 
 
+TAKES_MORE = "ForConditionalGeneration"
+"""In names of classes that take more than text; a hub finds out by itself what."""
+
+
 def front_matter(manifest: Manifest, chosen: WeightPass[Any]) -> str:
     """The front matter with its fences."""
     path = manifest.input.model_path
@@ -34,7 +38,7 @@ def front_matter(manifest: Manifest, chosen: WeightPass[Any]) -> str:
     fields = {
         **_licence(manifest.input.licence),
         "library_name": "transformers",
-        "pipeline_tag": "text-generation",
+        **({} if TAKES_MORE in manifest.input.architecture else {"pipeline_tag": "text-generation"}),
         "base_model": base,
         "base_model_relation": "quantized",
         **({"datasets": datasets} if datasets else {}),

@@ -19,7 +19,7 @@ from quantizer.report.few_tokens import few_tokens
 from quantizer.report.front_matter import front_matter, hub_id
 from quantizer.report.markdown import block, code, plain
 from quantizer.report.quality import measured_with, quality
-from quantizer.report.readers import claims, refusal, written_by
+from quantizer.report.readers import claims, knows, refusal, written_by
 from quantizer.report.sizes import bits, nominal_bits, own_head, quantizes_weights, rounds_head, sizes
 
 if TYPE_CHECKING:  # it brings matplotlib, which few commands need
@@ -154,11 +154,13 @@ def _loading(manifest: Manifest, uri: str, written: Written) -> str:
     else:
         fetch = f"cp -r {quote(clean(uri).removeprefix('file://') + '/model')} ./model"
     if not any(reader.startswith("transformers") for reader in manifest.readers):
-        return (
-            f"## Use\n\n{block(fetch + chr(10), 'sh')}\n\n"
-            f"transformers does not load {written.model_type} models in this format, though it may not say so; "
-            "what does is listed above."
+        kind = f"{written.model_type} models in this format"
+        said = (
+            f"transformers does not load {kind}, though it may not say so; what does is listed above."
+            if knows(written.model_type)
+            else f"Whether transformers loads {kind} was not tried."
         )
+        return f"## Use\n\n{block(fetch + chr(10), 'sh')}\n\n{said}"
     names, options, tokenizer = "AutoModelForCausalLM, AutoTokenizer", "", ""
     if written.layout == "quarot":
         options = tokenizer = ", trust_remote_code=True"  # the tokenizer's class is found by the config

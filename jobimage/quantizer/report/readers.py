@@ -371,6 +371,11 @@ OTHER_LAYOUT = {
 """What to write where the servers read nothing of a layout."""
 
 
+def knows(model_type: str) -> bool:
+    """Whether the table says of any reader that it reads models of a type."""
+    return any(model_type in row.types for row in TABLE)
+
+
 def claims(written: Written) -> dict[str, Tried | Expected]:
     """The software that reads it, the most general first, and what that rests on."""
     rows = [row for row in TABLE if row.layout == written.layout and row.knows(written)]

@@ -62,7 +62,8 @@ def no_artifact(uri: str) -> QuantizationError:
 def describe_model(model: Model) -> dict[str, Any]:
     """Architecture, linears with their shapes, how the layers are built, group sizes that divide all of them, revision.
 
-    dtypes has the sizes of what is stored; quantization how that is quantized, if it is.
+    dtypes has the sizes of what is stored; quantization how that is quantized, if it is; beside what a model that
+    takes more than text has beside its decoder of text.
     """
     layout = model.layout
     linears = layout.linear_shapes()
@@ -86,6 +87,7 @@ def describe_model(model: Model) -> dict[str, Any]:
         "sizeBytes": model.bytes,
         "dtypes": dtypes,
         "quantization": {"method": reader.method, "readAs": word(reader.dtype)} if reader.method else None,
+        "beside": [{"name": name, "sizeBytes": size} for name, size in layout.bytes_beside.items()],
         "linears": [{"name": name, "shape": list(shape)} for name, shape in linears.items()],
         "structure": kinds_of_layers(layout),
         "linearWeights": weights,

@@ -59,6 +59,12 @@ def remarks(
             f"config.json says {word(layout.wrong_dtype)}, but the weights are in {stored}, and so says the artifact's "
             "config.json unless the pass stores another type."
         )
+    if beside := layout.bytes_beside:
+        found.append(
+            "Only the decoder of text was quantized, and it was calibrated on text. "
+            f"{_named(tuple(beside))} ({sum(beside.values()) / 1e6:,.1f} MB) {_was(tuple(beside))} copied as stored. "
+            "Figures are of text alone: they do not say how well the model still answers about images or sound."
+        )
     if extra.left_out:
         found.append(
             f"{_named(extra.left_out)} {_was(extra.left_out)} left out: values that are computed today, or biases that "

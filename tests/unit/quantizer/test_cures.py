@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from quantization_api.failures import QuantizationError
-from quantizer.decoder.skeleton import find_architecture
+from quantizer.decoder.model_config import find_architecture
 from quantizer.formats.awq import AwqFormat
 from quantizer.formats.gptq import GptqFormat
 from quantizer.formats.interface import WeightFormat
@@ -81,10 +81,10 @@ def test_a_linear_that_a_format_cannot_pack_comes_with_what_can(
     ("config", "cure"),
     [
         (
-            {"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "text_config": {}},
+            {"model_type": "gemma3", "architectures": ["Gemma3Model"], "text_config": {}},
             "alone",
         ),
-        ({"model_type": "gemma3", "text_config": {}}, "alone"),
+        ({"model_type": "gemma3", "architectures": ["Gemma3ForCausalLM"], "text_config": {}}, "alone"),
         ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "ends with ForCausalLM"),
         ({"model_type": "t5", "is_encoder_decoder": True}, "ends with ForCausalLM"),
         ({"model_type": "nobodys"}, "of a type that is exact in docs/models.md"),

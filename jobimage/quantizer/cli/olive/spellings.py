@@ -19,7 +19,7 @@ NOT_CONVERTED = refused(
 )
 ALL_EXPERTS = left_out("the experts are linears like the others", True)
 ALL_EXPERTS_ALWAYS = left_out("how an expert is rounded does not depend on how many tokens it sees")
-NO_VISION = refused("models with a vision tower are not available; leave it out", False)
+NO_VISION = refused("towers for images stay as they are; leave it out", False)
 ROUNDED = "the pass before it rounds the linears; head and embeddings keep their own data type"
 RANDOM = "the rotation is a random Hadamard matrix; write hadamard, or leave it out"
 

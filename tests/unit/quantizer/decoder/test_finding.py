@@ -14,7 +14,8 @@ from tests.support.walked import error_of, stages_of, walked_error
 from quantization_api.failures import Category, QuantizationError
 from quantizer.decoder.families import ARCHITECTURES
 from quantizer.decoder.finding import find_layers
-from quantizer.decoder.skeleton import Skeleton, make_config
+from quantizer.decoder.model_config import make_config
+from quantizer.decoder.skeleton import Skeleton
 
 pytestmark = pytest.mark.unit
 

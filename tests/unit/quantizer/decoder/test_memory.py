@@ -21,7 +21,8 @@ from torch import nn
 
 from quantizer.decoder.context import ModelContext
 from quantizer.decoder.layout import read_config
-from quantizer.decoder.skeleton import Skeleton, find_architecture, make_config
+from quantizer.decoder.model_config import find_architecture, make_config
+from quantizer.decoder.skeleton import Skeleton
 
 pytestmark = pytest.mark.unit
 

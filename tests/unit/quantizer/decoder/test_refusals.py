@@ -53,11 +53,20 @@ VISION = {
     ("config", "sentence"),
     [
         (
-            VISION,
-            "architectures ['Gemma3ForConditionalGeneration'] (model_type 'gemma3'); only causal language models",
+            {**VISION, "architectures": ["Gemma3ForSequenceClassification"]},
+            "architectures ['Gemma3ForSequenceClassification'] (model_type 'gemma3'); only causal language models",
+        ),
+        (
+            {
+                **VISION,
+                "text_config": {"num_hidden_layers": 2},
+                "vision_config": {"model_type": "siglip_vision_model", "num_hidden_layers": 10**9},
+            },
+            "config.json says 1000000000 layers, but the checkpoint has only",
         ),
         ({**VISION, "architectures": ["Gemma3ForCausalLM"]}, "it has vision_config, text_config"),
-        ({"model_type": "gemma3", "text_config": {}}, "for gemma3: gemma3_text"),
+        ({**VISION, "architectures": ["Gemma3ForCausalLM"]}, "for gemma3: gemma3_text"),
+        ({"model_type": "udop"}, "has an encoder"),
         ({"model_type": "t5", "is_encoder_decoder": True}, "it has an encoder"),
         ({"model_type": "siglip_vision_model"}, "no causal language model"),
         ({"model_type": "nobodys"}, "does not know Use a model of a type that is exact in docs/models.md"),

@@ -34,7 +34,7 @@ from quantizer.checkpoint.older_transformers import (
 from quantizer.checkpoint.quantize_report import QuantizeReport
 from quantizer.checkpoint.reader import SafetensorsReader
 from quantizer.checkpoint.source import DirectorySource, read_whole
-from quantizer.decoder.skeleton import find_architecture
+from quantizer.decoder.model_config import find_architecture
 from quantizer.evaluation.views import open_view
 from quantizer.implementations import result
 from quantizer.implementations.interface import QuantizedModel
