@@ -1,6 +1,7 @@
 """docs/models.md: what each pass does with a tiny random model of every causal language model type of transformers.
 
 `python -m tests.support.model_table > docs/models.md` writes it; TYPES behind the command are tried alone and printed.
+With `--beside` before them they are those that take more than text; without any, that table alone is printed.
 """
 
 import logging
@@ -10,13 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
-from tests.support.causal_types import TYPES, small_model
+from tests.support.causal_types import TYPES, TYPES_BESIDE, small_model
 from tests.support.decoder_families import Stores, layer_weights
 from tests.support.engine import CPU, gptq_pass, make_pass, quarot_pass
 from tests.support.walked import walked_error
+from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.checkpoint.source import DirectorySource
@@ -43,7 +46,18 @@ Real models of a type may have values in config.json that the tiny one does not 
 then is refused as well, before anything is computed.
 
 {counts}
+"""
+BESIDE = """
+## Images and sound beside the text
 
+Every type for which transformers has a model that continues text and takes images or sound as well. The passes work on
+its decoder of text; towers and what leads from them to the decoder are copied as stored, and the artifact loads with
+the model's own class. *Exact* means what it means above, for text. A rotation would have to turn what images and sound
+add to the residual stream too, so QuaRot is refused.
+
+{counts}
+"""
+TABLE = """
 | type | GPTQ | AWQ | QuaRot | why not |
 |---|---|---|---|---|
 """
@@ -63,13 +77,13 @@ class Row:
         return f"| `{self.model_type}` | {self.gptq} | {self.awq} | {self.quarot} | {self.why} |"
 
 
-def row_of(model_type: str, folder: Path) -> Row:
-    """Makes a model of the type in an empty folder and tries the passes.
+def row_of(model_type: str, folder: Path, auto: Any = AutoModelForCausalLM) -> Row:
+    """Makes a model of the type, as transformers' class `auto` knows it, in an empty folder and tries the passes.
 
     Raises whatever is no refusal: a type must not end in anything else.
     """
     try:
-        whole = small_model(model_type)
+        whole = small_model(model_type, auto=auto)
         whole.save_pretrained(folder / "model")
     except Exception as error:  # noqa: BLE001 - classes refuse configurations in every way there is
         return Row(model_type, why=f"not tried: no tiny model could be made ({type(error).__name__})")
@@ -114,8 +128,8 @@ def _cell(message: str) -> str:
     return message.replace("|", "/").replace("\n", " ")
 
 
-def page(rows: list[Row]) -> str:
-    """The page."""
+def section(head: str, rows: list[Row]) -> str:
+    """A part of the page."""
     exact = {
         name: sum(getattr(row, name).startswith(EXACT) for row in rows) for name in ("gptq", "awq", "quarot")
     }
@@ -124,7 +138,12 @@ def page(rows: list[Row]) -> str:
         f"Of {len(rows)} types {tried} could be tried: GPTQ is exact for {exact['gptq']}, AWQ for {exact['awq']}, "
         f"QuaRot for {exact['quarot']}."
     )
-    return HEAD.format(version=transformers.__version__, counts=counts) + "\n".join(map(str, rows)) + "\n"
+    return (
+        head.format(version=transformers.__version__, counts=counts)
+        + TABLE
+        + "\n".join(map(str, rows))
+        + "\n"
+    )
 
 
 @contextmanager
@@ -135,16 +154,23 @@ def _quiet() -> Iterator[Path]:
         yield Path(folder)
 
 
-def tried(model_types: tuple[str, ...]) -> list[Row]:
+def tried(model_types: tuple[str, ...], auto: Any = AutoModelForCausalLM) -> list[Row]:
     """The rows of the types, each in a folder of its own."""
     with _quiet() as folder:
         rows = []
         for name in model_types:
             (folder / name).mkdir()
-            rows.append(row_of(name, folder / name))
+            rows.append(row_of(name, folder / name, auto))
         return rows
 
 
+def _printed(head: str, asked: tuple[str, ...], every: tuple[str, ...], auto: Any) -> str:
+    return "\n".join(map(str, tried(asked, auto))) + "\n" if asked else section(head, tried(every, auto))
+
+
 if __name__ == "__main__":
-    asked = tuple(sys.argv[1:])
-    print("\n".join(map(str, tried(asked))) if asked else page(tried(TYPES)), end="")
+    asked = tuple(name for name in sys.argv[1:] if name != "--beside")
+    if "--beside" not in sys.argv:
+        print(_printed(HEAD, asked, TYPES, AutoModelForCausalLM), end="")
+    if "--beside" in sys.argv or not asked:
+        print(_printed(BESIDE, asked, TYPES_BESIDE, AutoModelForMultimodalLM), end="")

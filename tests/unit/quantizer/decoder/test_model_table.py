@@ -4,24 +4,27 @@ from pathlib import Path
 
 import pytest
 import transformers
-from tests.support.causal_types import TYPES
+from tests.support.causal_types import TYPES, TYPES_BESIDE
 from tests.support.choice import mostly_nightly
 from tests.support.model_table import row_of
+from transformers import AutoModelForMultimodalLM
 
 pytestmark = pytest.mark.unit
 
 PAGE = Path("docs/models.md")
+BESIDE_EVERY_TIME = ("gemma3", "llama4", "qwen3_vl", "fuyu", "blip", "phi4_multimodal")
 EVERY_TIME = ("llama", "gemma", "falcon", "lfm2", "got_ocr2", "olmoe")
 
 
-def rows() -> dict[str, str]:
-    """The page's rows by their type."""
-    lines = PAGE.read_text().splitlines()
+def rows(part: int = 0) -> dict[str, str]:
+    """The rows of a part of the page by their type."""
+    lines = PAGE.read_text().split("\n## ")[part].splitlines()
     return {line.split("`")[1]: line for line in lines if line.startswith("| `")}
 
 
 def test_the_page_has_a_row_for_every_type() -> None:
     assert tuple(rows()) == TYPES
+    assert tuple(rows(1)) == TYPES_BESIDE
     assert f"transformers {transformers.__version__} " in PAGE.read_text()
 
 
@@ -29,3 +32,9 @@ def test_the_page_has_a_row_for_every_type() -> None:
 @pytest.mark.parametrize("model_type", mostly_nightly(TYPES, EVERY_TIME))
 def test_the_row_of_a_type_is_what_happens(model_type: str, tmp_path: Path) -> None:
     assert str(row_of(model_type, tmp_path)) == rows()[model_type]
+
+
+@pytest.mark.filterwarnings("ignore")  # likewise
+@pytest.mark.parametrize("model_type", mostly_nightly(TYPES_BESIDE, BESIDE_EVERY_TIME))
+def test_the_row_of_a_type_with_more_than_text_is_what_happens(model_type: str, tmp_path: Path) -> None:
+    assert str(row_of(model_type, tmp_path, AutoModelForMultimodalLM)) == rows(1)[model_type]
