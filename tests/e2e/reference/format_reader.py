@@ -33,7 +33,13 @@ os.environ["TORCHDYNAMO_DISABLE"] = "1"
 import torch
 from gptqmodel import BACKEND, GPTQModel
 from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
-from transformers import AutoModelForCausalLM, AwqConfig, CompressedTensorsConfig, GPTQConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AwqConfig,
+    CompressedTensorsConfig,
+    GPTQConfig,
+)
 
 REFUSALS = (
     ImportError,
@@ -62,12 +68,14 @@ def kernel_choice(method: str, loader: str) -> dict[str, object]:
 
 def load(directory: str, loader: str, plain: bool) -> torch.nn.Module:
     """The model in float32."""
-    method = json.loads((Path(directory) / "config.json").read_text())["quantization_config"]["quant_method"]
+    config = json.loads((Path(directory) / "config.json").read_text())
+    method = config["quantization_config"]["quant_method"]
+    auto = AutoModelForImageTextToText if "vision_config" in config else AutoModelForCausalLM
     if loader != "gptqmodel":
         dtype = (
             torch.float16 if plain and loader == "transformers" and "compressed" in method else torch.float32
         )
-        model = AutoModelForCausalLM.from_pretrained(
+        model = auto.from_pretrained(
             directory, dtype=dtype, device_map="cpu", **kernel_choice(method, loader)
         )
         model.eval()
