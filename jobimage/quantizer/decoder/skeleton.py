@@ -30,6 +30,7 @@ COPY_CONFIG = "Correct config.json, or copy it again from where the model comes 
 NOT_OF_ONE_MODEL = (
     "config.json and the weights are not of one model, or weights are missing: copy the whole model again."
 )
+EMBEDDING = "an embedding of tokens"
 ANOTHER_TYPE = "Use a model of a type that is exact in docs/models.md."
 
 
@@ -95,7 +96,7 @@ class Skeleton:
         self.beside = self._find_beside()
         self.architecture = self._resolve(architecture, modules or ModuleNames())
         self.layers_name = self._full(self.architecture.layers)
-        self.embedding_name = names[id(self._table(self._embedding(), "an embedding of tokens"))]
+        self.embedding_name = names[id(self._table(self._embedding(), EMBEDDING))]
         self.head_name = names[id(self._table(self.causal.get_output_embeddings(), "a linear head"))]
         self.layers: list[nn.Module] = list(self.causal.get_submodule(self.layers_name))
         if not self.layers:
@@ -123,11 +124,11 @@ class Skeleton:
             )
 
     def _embedding(self) -> nn.Module | None:
-        """The embedding of tokens; None of a class that does not know which it is."""
+        """The embedding of tokens; a class of several models in one does not know which it is."""
         try:
             found: nn.Module | None = self.causal.get_input_embeddings()
         except NotImplementedError:
-            return None
+            return self._table(None, EMBEDDING)
         return found
 
     def _find_beside(self) -> dict[str, nn.Module]:
