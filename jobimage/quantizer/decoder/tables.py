@@ -10,13 +10,14 @@ from quantizer.decoder.skeleton import Skeleton
 def further_tables(skeleton: Skeleton) -> dict[str, int]:
     """Other tables of the vocabulary outside the layers that are larger than the embedding: their widths, by name."""
     own = skeleton.causal.get_input_embeddings()
+    elsewhere = tuple(f"{name}." for name in (skeleton.layers_name, *skeleton.beside))
     return {
         name: part.embedding_dim
         for name, part in skeleton.causal.named_modules()
         if isinstance(part, nn.Embedding)
         and part.num_embeddings == own.weight.shape[0]
         and part.embedding_dim > own.weight.shape[1]
-        and not name.startswith(f"{skeleton.layers_name}.")
+        and not name.startswith(elsewhere)
     }
 
 
