@@ -182,7 +182,7 @@ def test_logs_are_printed_of_one_job_or_of_all(
         (["--uid=5d3a"], {"another.jsonl"}),
         (["--recipe=sha256:0"], {"5d3a.jsonl", "another.jsonl"}),
     ],
-    ids=str,
+    ids=["all", "of a job", "of a recipe that is not there"],
 )
 def test_a_log_goes_with_the_rest_of_its_job(
     runs: Callable[..., Path], asked: Request, options: list[str], left: set[str]
