@@ -15,6 +15,7 @@ from unittest import mock
 from tests.support.s3 import S3Server
 
 from quantization_api.constants import REQUEST_ENV
+from quantization_api.manifest import LOGS_PREFIX, STATE_PREFIX
 from quantization_api.pod import RunResult
 from quantizer.cli import parser
 
@@ -165,3 +166,9 @@ def _data(name: str, uri: str, length: int, samples: int) -> dict[str, Any]:
         "load_dataset_config": {"data_name": uri},
         "pre_process_data_config": {"max_seq_len": length, "max_samples": samples},
     }
+
+
+def published(output: Path) -> list[Path]:
+    """Files of an output, but for those of a restart and the logs of pods, which are no part of an artifact."""
+    found = [path.relative_to(output) for path in output.rglob("*") if path.is_file()]
+    return [path for path in found if f"{path.parts[0]}/" not in (STATE_PREFIX, LOGS_PREFIX)]

@@ -91,13 +91,20 @@ def measure(
         for metric, found in zip(metrics, measurements, strict=True)
     ]
     _say_what_is_alone(metrics, results)
-    beside = [
-        MetricResult(name=beside_name(metric.name), input=plain.before, output=plain.after)
-        for metric in metrics
-        if metric.data_config is not None and baseline is not None
-        for plain in [_measurement(metric, rtn, sizes)]
+    return Measured(results, measurements, [] if baseline is None else _beside(metrics, rtn, sizes))
+
+
+def _beside(
+    metrics: Sequence[Metric], rtn: Mapping[str, Evaluation], sizes: tuple[int, int]
+) -> list[MetricResult]:
+    """RTN's figures for every metric of a text."""
+    plain = {
+        metric.name: _measurement(metric, rtn, sizes) for metric in metrics if metric.data_config is not None
+    }
+    return [
+        MetricResult(name=beside_name(name), input=found.before, output=found.after)
+        for name, found in plain.items()
     ]
-    return Measured(results, measurements, beside)
 
 
 def _probe(job: Job, setting: Setting, artifact: Source, on_progress: OnProgress) -> None:

@@ -3,7 +3,7 @@
 In sentences for the log, the manifest and the model card.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from quantization_api.text import clean
 from quantizer.checkpoint.data_types import word
@@ -25,48 +25,66 @@ def remarks(
         layout: of the model.
         copies_unused: whether tensors that the model does not use are in the artifact.
     """
-    read, extra, model_type = layout.reader.files, layout.check_tensors(), layout.model_type
-    found: list[str] = []
+    found = [
+        *_of_weights(files, layout),
+        *_of_the_folder(broken, layout),
+        *_of_tensors(layout, copies_unused),
+    ]
+    return tuple(clean(sentence) for sentence in found)
+
+
+def _of_weights(files: Collection[str], layout: DecoderLayout) -> Iterator[str]:
+    """Which were read, and as what."""
+    read = layout.reader.files
     if layout.reader.method:
-        found.append(
+        yield (
             f"The input model is quantized ({layout.reader.method}): its weights were read as "
             f"{word(layout.reader.dtype)}, and all figures compare with these."
         )
     if scales := layout.reader.left_out:
-        found.append(f"{_named(scales)} {_was(scales)} left out: scales by which activations were rounded.")
+        yield f"{_named(scales)} {_was(scales)} left out: scales by which activations were rounded."
     if adapter := adapter_files(files):
-        found.append(
+        yield (
             f"An adapter lies beside the model ({_named(adapter)}). It was neither applied nor copied: the weights are "
             f"those of {_named(read)}. If it is not merged into them, merge it first (merge_and_unload of peft)."
         )
     if others := unread_weights(files, read):
-        found.append(f"{_named(others)} {_was(others)} not read: the weights are those of {_named(read)}.")
+        yield f"{_named(others)} {_was(others)} not read: the weights are those of {_named(read)}."
+
+
+def _of_the_folder(broken: Sequence[str], layout: DecoderLayout) -> Iterator[str]:
+    """Files beside the weights, and what config.json says otherwise than the artifact's."""
     if broken:
-        found.append(f"{_named(broken)} {_was(broken)} not copied: a link to a file that does not exist.")
+        yield f"{_named(broken)} {_was(broken)} not copied: a link to a file that does not exist."
     if CODE in layout.raw_config:
-        found.append(
+        yield (
             f"config.json names code of the model ({CODE}). Such code is never run: the model was read as the "
-            f"{model_type} of transformers, and the artifact names no code of the model."
+            f"{layout.model_type} of transformers, and the artifact names no code of the model."
         )
     if layout.unties:
-        found.append(
+        yield (
             f"config.json ties the head to the embedding, but {layout.own_head_name()} has other values. That head was "
             "used, as transformers does, and the artifact's config.json says tie_word_embeddings: false."
         )
     if layout.wrong_dtype:
         stored = word(layout.reader.dtype)
-        found.append(
+        yield (
             f"config.json says {word(layout.wrong_dtype)}, but the weights are in {stored}, and so says the artifact's "
             "config.json unless the pass stores another type."
         )
+
+
+def _of_tensors(layout: DecoderLayout, copies_unused: bool) -> Iterator[str]:
+    """Those that were not quantized with the rest, or left out."""
+    extra = layout.check_tensors()
     if beside := layout.bytes_beside:
-        found.append(
+        yield (
             "Only the decoder of text was quantized, and it was calibrated on text. "
             f"{_named(tuple(beside))} ({sum(beside.values()) / 1e6:,.1f} MB) {_was(tuple(beside))} copied as stored. "
             "Figures are of text alone: they do not say how well the model still answers about images or sound."
         )
     if extra.left_out:
-        found.append(
+        yield (
             f"{_named(extra.left_out)} {_was(extra.left_out)} left out: values that are computed today, or biases that "
             "are zero."
         )
@@ -76,10 +94,7 @@ def remarks(
             if copies_unused
             else "left out: the hidden states that they read are rotated"
         )
-        found.append(
-            f"Tensors that a {model_type} model does not use ({_named(extra.unused)}) were {became}."
-        )
-    return tuple(clean(sentence) for sentence in found)
+        yield f"Tensors that a {layout.model_type} model does not use ({_named(extra.unused)}) were {became}."
 
 
 def _was(names: Sequence[str]) -> str:

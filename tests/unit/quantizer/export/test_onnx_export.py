@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 from tests.support.engine import edit_tensors
 from tests.support.quantized_models import save_family, save_tokenizer
-from tests.support.quantizer_requests import Request, run_here
+from tests.support.quantizer_requests import Request, published, run_here
 
 from quantization_api.failures import Category, QuantizationError
 from quantization_api.passes import ModelBuilder
@@ -252,7 +252,7 @@ def ends_with(case: str, changes: dict[str, Any], asked: dict[str, Any], folder:
     )
     ended = run_here(request, folder / "scratch")
     assert ended.result.failure is not None, ended.log
-    assert not (folder / "out").exists()
+    assert not published(folder / "out")
     return ended.result.failure
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from tests.support.engine import save_tiny_reader
-from tests.support.quantizer_requests import Request, run_here
+from tests.support.quantizer_requests import Request, published, run_here
 
 from quantization_api.failures import Category
 from quantization_api.manifest import MANIFEST_NAME, Manifest
@@ -35,7 +35,7 @@ def refused(folder: Path, metrics: list[dict[str, Any]], **options: Any) -> Fail
     """The failure of a run that left nothing behind."""
     failure = run_here(request(folder, metrics, **options), folder / "scratch").result.failure
     assert failure is not None
-    assert not list(folder.glob("out/**/*"))
+    assert not published(folder / "out")
     return failure
 
 
