@@ -28,8 +28,8 @@ GETS = [
     and {"qj", "quantizationjob"} & set(words)
     and not {"-A", "NAMESPACE", "too-small"} & set(words)
 ]
-"""Of jobs that succeed; what pages say of other objects, and of yours, has no such job. The one that the quick start makes
-fail is tested with the whole page (e2e/cluster/test_first_ten_minutes.py)."""
+"""Of jobs that succeed; what pages say of other objects, and of yours, has no such job. The one that the quick start
+makes fail is tested with the whole page (e2e/cluster/test_first_ten_minutes.py)."""
 NAMESPACE, NAME = "quantization-demo", "stories15m-gptq"
 A_MOMENT = 2.0
 AT_ONCE = 15.0
