@@ -27,7 +27,7 @@ from quantization_api.failures import QuantizationError
 from quantizer.decoder.beside import NotOfText
 from quantizer.decoder.buffers import compute_buffers
 from quantizer.decoder.nested import left_in, on_meta, own_containers
-from quantizer.decoder.skeleton import Skeleton, unsupported
+from quantizer.decoder.skeleton import ANOTHER_TYPE, Skeleton, unsupported
 from quantizer.decoder.tables import further_tables
 
 Arguments = Mapping[str, Any]
@@ -386,7 +386,9 @@ class ModelContext:
             return None
         found = torch.searchsorted(self._numbers, args[0])
         if self._checks and not torch.equal(self._numbers[found.clamp(max=len(self._numbers) - 1)], args[0]):
-            raise IndexError("a table of tokens is asked for others than those of the text")
+            raise unsupported(
+                f"a {self._model_type} model looks up other tokens than those of the text", ANOTHER_TYPE
+            )
         return (found, *args[1:])
 
     def _zeros(self, shape: Sequence[int]) -> Tensor:

@@ -30,11 +30,6 @@ MOST_VALUES = 4_000_000
 CPU = torch.device("cpu")
 
 
-def find_layers(skeleton: Skeleton) -> tuple[FoundLayer, ...]:
-    """What each layer is made of; see `look`."""
-    return look(skeleton)[0]
-
-
 def look(skeleton: Skeleton) -> tuple[tuple[FoundLayer, ...], Stream]:
     """What each layer is made of, and what goes from layer to layer.
 

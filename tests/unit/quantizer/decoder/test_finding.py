@@ -13,7 +13,7 @@ from tests.support.walked import error_of, stages_of, walked_error
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.decoder.families import ARCHITECTURES
-from quantizer.decoder.finding import find_layers
+from quantizer.decoder.finding import look
 from quantizer.decoder.model_config import make_config
 from quantizer.decoder.skeleton import Skeleton
 
@@ -61,7 +61,7 @@ DENSE = [name for name, (model_type, _) in FAMILIES.items() if ARCHITECTURES[mod
 def test_what_is_found_is_what_the_table_says(name: str, tmp_path: Path) -> None:
     make_model(*FAMILIES[name]).save_pretrained(tmp_path)
     layout = open_model(tmp_path).layout
-    found = find_layers(layout.skeleton)
+    found = look(layout.skeleton)[0]
     for index in range(layout.layers):
         known = {shared for stage in layout.stages(index) for shared in stage.shared_inputs}
         assert {shared for stage in found[index].stages for shared in stage.shared_inputs} == known
@@ -150,7 +150,7 @@ def test_finding_costs_no_memory_and_little_time() -> None:
     config = make_config({"model_type": "olmo2", **LARGE}, None)
     before, started = peak(), time.process_time()
     skeleton = Skeleton(config, None, None)
-    assert len(find_layers(skeleton)) == LARGE["num_hidden_layers"]
+    assert len(look(skeleton)[0]) == LARGE["num_hidden_layers"]
     assert peak() - before < 500_000_000
     assert time.process_time() - started < 10  # it takes 2.5
 

@@ -10,7 +10,7 @@ from tests.support.decoder_families import FAMILIES, layer_weights, make_model, 
 
 from quantizer.decoder.blocks import load_weights
 from quantizer.decoder.families import ARCHITECTURES
-from quantizer.decoder.finding import find_layers
+from quantizer.decoder.finding import look
 from quantizer.decoder.folding import FoldPlace
 from quantizer.decoder.found_folds import find_folds
 from quantizer.decoder.generic import GenericLayer
@@ -24,7 +24,7 @@ DENSE = [name for name, (model_type, _) in FAMILIES.items() if ARCHITECTURES[mod
 def found_folds(model: DecoderModel, index: int) -> tuple[FoldPlace, ...]:
     """Those of a layer of any type, found on its weights."""
     module, arguments_of = model.stock_layer(index)
-    pattern, found = model.layout.pattern(index), find_layers(model.layout.skeleton)[index]
+    pattern, found = model.layout.pattern(index), look(model.layout.skeleton)[0][index]
     load_weights(module, layer_weights(model, index), pattern.transposed)
     whole = GenericLayer(module, found.stages, arguments_of)
     with torch.inference_mode():

@@ -7,6 +7,7 @@ import torch
 from tests.support.causal_types import small_model
 from tests.support.decoder_families import open_model
 
+from quantization_api.failures import Category, QuantizationError
 from quantizer.decoder.tables import further_tables, gathered
 
 pytestmark = pytest.mark.unit
@@ -34,3 +35,14 @@ def test_rows_are_gathered_from_whatever_slices_a_table_comes_in() -> None:
 def test_a_token_that_a_table_does_not_have_is_zero() -> None:
     table = torch.ones(2, 3)
     assert gathered([(0, table)], torch.tensor([1, 5])).tolist() == [[1.0] * 3, [0.0] * 3]
+
+
+def test_a_model_that_looks_up_tokens_of_its_own_is_refused(tmp_path: Path) -> None:
+    small_model("llama").save_pretrained(tmp_path)
+    model = open_model(tmp_path)
+    model._whole()._base.register_forward_pre_hook(
+        lambda _, args, given: (args, {**given, "input_ids": given["input_ids"] + 1}), with_kwargs=True
+    )
+    with pytest.raises(QuantizationError, match="looks up other tokens than those of the text") as told:
+        next(model.embed([torch.tensor([[5, 60, 7]])]))
+    assert told.value.category is Category.MODEL_UNSUPPORTED
