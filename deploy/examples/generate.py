@@ -28,9 +28,7 @@ def load(directory: Path) -> PreTrainedModel:
             weights[name] = reader.tensor(name).float()
         elif part == layout.tensors[0]:
             stored = {each: reader.tensor(f"{linear}.{each}") for each in layout.tensors}
-            back = layout.unpack(linear, stored)
-            weight = layout.as_read(back.integers, back.scales, back.zeros, back.group_of)
-            weights[f"{linear}.weight"] = weight.float()
+            weights[f"{linear}.weight"] = layout.as_read(layout.unpack(linear, stored)).float()
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
     left = model.load_state_dict(weights, strict=False)
     if left.unexpected_keys or set(left.missing_keys) - set(model.all_tied_weights_keys):
