@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load, save
+from tests.support.choice import mostly_nightly
 from tests.support.engine import (
     awq_pass,
     files,
@@ -130,21 +131,24 @@ def undisturbed(
     return report, files(folder / "whole")
 
 
-@pytest.mark.parametrize("kind", PASSES)
-def test_a_run_that_stops_after_any_layer_goes_on_to_the_same_bytes(kind: str, tmp_path: Path) -> None:
+STOPS = range(LAYERS + 1)
+EVERY_TIME = [*product(PASSES, (2,)), *(("gptq, staged", stopped) for stopped in STOPS if stopped != 2)]
+
+
+@pytest.mark.parametrize(("kind", "stopped"), mostly_nightly(product(PASSES, STOPS), EVERY_TIME))
+def test_a_run_that_stops_after_any_layer_goes_on_to_the_same_bytes(
+    kind: str, stopped: int, tmp_path: Path
+) -> None:
     save_tiny(tmp_path / "model", num_hidden_layers=LAYERS)
     layer_pass, tokens = PASSES[kind], random_batches()
     whole, expected = undisturbed(tmp_path, layer_pass, tokens)
-    for stopped in range(LAYERS + 1):
-        with pytest.raises(StoppedError):
-            run(tmp_path, layer_pass, tokens, f"stopped-{stopped}", stop_after(stopped))
-        report = run(tmp_path, layer_pass, tokens, f"out-{stopped}")
-        assert report.resumed_layers == stopped
-        assert report.ranges == whole.ranges
-        assert report.linears == whole.linears
-        assert files(tmp_path / f"out-{stopped}") == expected
-        for path in (tmp_path / STATE).iterdir():
-            path.unlink()
+    with pytest.raises(StoppedError):
+        run(tmp_path, layer_pass, tokens, "stopped", stop_after(stopped))
+    report = run(tmp_path, layer_pass, tokens, "out")
+    assert report.resumed_layers == stopped
+    assert report.ranges == whole.ranges
+    assert report.linears == whole.linears
+    assert files(tmp_path / "out") == expected
 
 
 def test_rows_whose_last_word_is_not_full_are_replayed_too(tmp_path: Path) -> None:
@@ -157,16 +161,24 @@ def test_rows_whose_last_word_is_not_full_are_replayed_too(tmp_path: Path) -> No
     assert files(tmp_path / "out") == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        *product(
-            ("gpt2", "gpt_neox, parallel", "gemma3", "qwen3_moe", "bloom"),
-            ("gptq, staged", "gptq, at once", "awq"),
-        ),
-        *product(("gpt2", "gpt_neox, parallel", "qwen3_moe"), ("quarot, then gptq",)),
-    ],
+SHAPES = [
+    *product(
+        ("gpt2", "gpt_neox, parallel", "gemma3", "qwen3_moe", "bloom"),
+        ("gptq, staged", "gptq, at once", "awq"),
+    ),
+    *product(("gpt2", "gpt_neox, parallel", "qwen3_moe"), ("quarot, then gptq",)),
+]
+SHAPES_EVERY_TIME = (
+    ("gpt2", "gptq, staged"),
+    ("gpt_neox, parallel", "awq"),
+    ("gemma3", "gptq, at once"),
+    ("qwen3_moe", "gptq, staged"),
+    ("bloom", "awq"),
+    ("qwen3_moe", "quarot, then gptq"),
 )
+
+
+@pytest.mark.parametrize(("name", "kind"), mostly_nightly(SHAPES, SHAPES_EVERY_TIME))
 def test_other_shapes_of_layers_are_replayed_as_they_ran(name: str, kind: str, tmp_path: Path) -> None:
     save_family(name, tmp_path / "model")
     layer_pass, tokens = PASSES[kind], family_batches()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.support.choice import mostly_nightly
 from tests.support.causal_types import small_fields, small_model
 from tests.support.engine import awq_pass, files, make_pass, random_batches, run_layers
 from tests.support.quantized_models import as_float, transformers_logits
@@ -68,16 +69,16 @@ def beside(folder: Path) -> tuple[str, ...]:
     return DecoderLayout.open(DirectorySource(folder)).check_tensors().beside
 
 
-@pytest.mark.parametrize(
-    ("model_type", "options"),
-    [
-        ("gemma3", GPTQ_8),
-        ("qwen2_5_vl", GPTQ_8),
-        ("mistral3", GPTQ_8),
-        ("llama4", COMPRESSED),
-        ("qwen2_audio", GPTQ_8),
-    ],
-)
+KINDS = [
+    ("gemma3", GPTQ_8),
+    ("qwen2_5_vl", GPTQ_8),
+    ("mistral3", GPTQ_8),
+    ("llama4", COMPRESSED),
+    ("qwen2_audio", GPTQ_8),
+]
+
+
+@pytest.mark.parametrize(("model_type", "options"), mostly_nightly(KINDS, (KINDS[0], KINDS[3])))
 def test_the_artifact_is_the_model_with_its_own_class_and_files(
     model_type: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
