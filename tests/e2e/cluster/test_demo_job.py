@@ -1,6 +1,8 @@
 """The example's job on a real cluster, while its operator is killed: it ends Ready, and what is said of it is true."""
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from local_cluster import operator_install
+from local_cluster import images, operator_install
 from local_cluster.following import condition
 from quantization_api.manifest import LOGS_PREFIX, MANIFEST_NAME
 
@@ -156,3 +158,17 @@ def test_the_operator_says_how_it_went_in_metrics_and_events(story: Story, whole
     assert 'quantization_job_duration_seconds_count{outcome="Succeeded",passes="GptqQuantizer"}' in metrics
     events = whole.get("events", "--field-selector", f"involvedObject.name={NAME}")["items"]
     assert {"Succeeded"} <= {event["reason"] for event in events}
+
+
+@pytest.mark.nightly
+def test_the_demos_command_ends_with_what_the_quantized_model_writes(whole: Any) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "local_cluster", "demo"],
+        cwd=images.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    written = ended.stdout.partition("The quantized model continues a story\n")[2]
+    assert len(written.partition("\nThe report, ")[0].split()) > 20, ended.stdout

@@ -8,5 +8,5 @@ pytestmark = pytest.mark.unit
 
 TestStorm = Storm.TestCase
 TestStorm.settings = settings(
-    max_examples=250, stateful_step_count=50, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=120, stateful_step_count=50, derandomize=True, suppress_health_check=list(HealthCheck)
 )

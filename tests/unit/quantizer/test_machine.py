@@ -67,6 +67,7 @@ def test_a_processor_that_would_round_to_bfloat16_is_left_alone(monkeypatch: pyt
     assert torch.backends.mkldnn.matmul.fp32_precision == before  # type: ignore[attr-defined]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("varied", "settings"), [("weights", {}), ("shapes", SETTINGS)])
 def test_what_the_kernels_library_keeps_does_not_grow(varied: str, settings: dict[str, str]) -> None:
     """With each weight that is rounded, in any process; with each number of tokens that an expert gets, in ours."""
@@ -82,6 +83,7 @@ def test_what_the_kernels_library_keeps_does_not_grow(varied: str, settings: dic
     assert after - before < 5_000_000  # in bytes: 60 and 170 million as they were
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("chosen", "used"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
 def test_threads_that_wait_are_asleep_unless_the_user_says_otherwise(
     chosen: dict[str, str], used: str

@@ -105,6 +105,7 @@ def test_online_rotations_alone_leave_the_logits_as_they_are(texts: list[Tensor]
         assert float((exact_logits(unrounded, texts) - expected).abs().max()) < 1e-4
 
 
+@pytest.mark.nightly
 def test_eight_bits_of_everything_cost_less_than_a_percent_of_perplexity(
     texts: list[Tensor], tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ Reached = Callable[[int], bool]
 
 
 def written(folder: Path, output: Path, samples: int = 8) -> Path:
-    document = Request(f"file://{output}", samples=samples).document()
+    document = Request(f"file://{output}", samples=samples, metrics=[]).document()
     path = folder / "job.yaml"
     path.write_text(
         yaml.safe_dump(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.support.choice import mostly_nightly
 from tests.support.engine import (
     awq_pass,
     edit_tensors,
@@ -81,7 +82,7 @@ def test_an_expert_without_a_token_ends_the_run_by_default(kind: str, tmp_path: 
     assert "experts" in caught.value.hint
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_nightly(KINDS, ("gptq", "gptq, best", "awq", "quarot")))
 def test_an_expert_with_few_tokens_is_rounded_to_nearest_and_told(kind: str, tmp_path: Path) -> None:
     starve(tmp_path / "model")
     report = run(tmp_path, kind, "rtn")
@@ -116,7 +117,7 @@ def test_what_is_rounded_to_nearest_is_what_rtn_makes_and_nothing_else_changes(
     assert not any(linear.nearest for linear in fitted.linears)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_nightly(KINDS, ("gptq", "awq", "rotated gptq")))
 def test_every_token_is_sent_to_every_expert_while_statistics_are_gathered(kind: str, tmp_path: Path) -> None:
     starve(tmp_path / "model")
     report = run(tmp_path, kind, "all")
@@ -133,7 +134,7 @@ def test_every_token_is_sent_to_every_expert_while_statistics_are_gathered(kind:
     assert not any(linear.nearest for linear in report.linears)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_nightly(KINDS, ("gptq", "awq", "quarot")))
 def test_where_the_router_sends_every_token_everywhere_it_is_the_same(kind: str, tmp_path: Path) -> None:
     save_family("mixtral", tmp_path / "model", num_experts_per_tok=4)
     run(tmp_path, kind, "fail", "fail")

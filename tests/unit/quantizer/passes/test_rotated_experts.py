@@ -40,7 +40,7 @@ ROUTERS = {
     "jamba": "model.layers.1.feed_forward.router.weight",
 }
 """By type: the tensor that chooses experts, in the checkpoint."""
-EVERY_TIME = ("deepseek_v3", "qwen3_moe", "gpt_oss", "glm4_moe", "granitemoe", "llama4_text")
+EVERY_TIME = ("deepseek_v3", "gpt_oss", "llama4_text")
 ALONE = QuarotLayerPass(QuarotParameters(), torch.float32)
 """Rotations alone, in float32."""
 
@@ -70,7 +70,7 @@ def test_a_rotated_mixture_reloaded_by_transformers_says_what_the_model_said(
     assert relative(view_logits(open_view(DirectorySource(artifact), CPU), tokens), plain) < 1e-4
 
 
-@pytest.mark.parametrize("model_type", mostly_nightly(ROUTERS, ("deepseek_v3", "gpt_oss", "qwen3_next")))
+@pytest.mark.parametrize("model_type", mostly_nightly(ROUTERS, ("gpt_oss", "qwen3_next")))
 def test_a_rotated_mixture_of_eight_bits_says_nearly_the_same(model_type: str, tmp_path: Path) -> None:
     save_sharded(model_type, tmp_path)
     group = -1 if model_type == "nemotron_h" else GROUP

@@ -216,6 +216,7 @@ def test_the_example_model_does_better_than_rtn(
 
 
 @pytest.mark.parametrize(("bits", "bound"), mostly_nightly([(4, 0.078), (3, 0.42), (2, 3.19)], [(4, 0.078)]))
+@pytest.mark.nightly
 def test_the_example_model_does_better_with_awq_than_with_rtn(
     bits: int, bound: float, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.choice import mostly_nightly
 from tests.support.engine import save_tiny_reader
 from tests.support.quantizer_requests import Request, run_here
 
@@ -32,20 +33,19 @@ def figures(model: Path, folder: Path, **parameters: Any) -> dict[str, float | N
     return {metric.name: metric.output for metric in manifest.metrics}
 
 
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        RTN,
-        {**RTN, "a_bits": 4},
-        {**RTN, "a_bits": 4, "a_asym": True, "a_clip_ratio": 0.9, "a_groupsize": 32},
-        {**RTN, "k_bits": 4},
-        {**RTN, "v_bits": 3, "v_groupsize": 8},
-        {**RTN, "s_bits": 4, "w_groupsize": 32},
-        {**RTN, "a_bits": 4, "k_bits": 4, "v_bits": 4, "w_asym": True},
-        {"a_bits": 4},
-    ],
-    ids=str,
-)
+ROUNDED = [
+    RTN,
+    {**RTN, "a_bits": 4},
+    {**RTN, "a_bits": 4, "a_asym": True, "a_clip_ratio": 0.9, "a_groupsize": 32},
+    {**RTN, "k_bits": 4},
+    {**RTN, "v_bits": 3, "v_groupsize": 8},
+    {**RTN, "s_bits": 4, "w_groupsize": 32},
+    {**RTN, "a_bits": 4, "k_bits": 4, "v_bits": 4, "w_asym": True},
+    {"a_bits": 4},
+]
+
+
+@pytest.mark.parametrize("parameters", mostly_nightly(ROUNDED, (RTN, *ROUNDED[-2:])), ids=str)
 def test_a_pass_that_only_rounds_to_nearest_is_its_own_rtn(
     model: Path, tmp_path: Path, parameters: dict[str, Any]
 ) -> None:

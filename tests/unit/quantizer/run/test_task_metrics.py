@@ -81,6 +81,7 @@ def test_what_a_model_writes_is_judged(model: Path, tasks: Path, tmp_path: Path)
     assert manifest.metrics[0].output is not None
 
 
+@pytest.mark.nightly
 def test_a_task_that_changes_makes_another_recipe(model: Path, tasks: Path, tmp_path: Path) -> None:
     metric = accuracy(tasks, "stories_next", limit=2)
     _, first = measured(model, tmp_path / "first", metric)
@@ -102,6 +103,7 @@ def test_a_task_that_is_not_there_ends_before_anything_is_computed(
     assert "did you mean stories_next" in ended.result.failure.message
 
 
+@pytest.mark.nightly
 def test_a_search_is_judged_by_tasks(model: Path, tasks: Path, tmp_path: Path) -> None:
     metric = accuracy(tasks, "stories_text", limit=6, name="words", metric="bits_per_byte")
     metric["goal"] = {"type": "max-degradation", "value": 50}

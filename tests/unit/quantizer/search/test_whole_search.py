@@ -189,6 +189,7 @@ def test_jobs_that_share_their_trials_compute_no_point_twice(model: Path, tmp_pa
     assert {trial.worker for trial in artifact(tmp_path / "other").trials} == {"5d3a", "other"}
 
 
+@pytest.mark.nightly
 def test_the_models_of_the_front_are_kept_where_that_is_asked(model: Path, tmp_path: Path) -> None:
     strategy = {"search_space": GRID[:1], "keep": "front", "stop_early": False}
     _, manifest = searched(model, tmp_path, search=strategy)
@@ -238,6 +239,7 @@ def test_alternatives_are_compared_pass_by_pass(model: Path, tmp_path: Path) -> 
     assert manifest.trials[0].best
 
 
+@pytest.mark.nightly
 def test_tpe_tries_as_many_points_as_asked_and_each_once(model: Path, tmp_path: Path) -> None:
     strategy = {"search_space": GRID, "sampler": "tpe", "max_samples": 3, "seed": 2}
     _, manifest = searched(model, tmp_path, search=strategy)
@@ -252,6 +254,7 @@ def test_removing_the_artifact_removes_its_points_too(grid: tuple[Ended, Path], 
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.nightly
 def test_giving_points_up_early_leaves_the_front_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +293,7 @@ def test_a_model_that_was_not_kept_is_computed_again_and_published(
     ]
 
 
+@pytest.mark.nightly
 def test_rtn_is_measured_once_for_points_with_the_same_bits_and_groups(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,6 +117,7 @@ def test_a_server_that_takes_too_long_is_ended(runs: Callable[[str], None], tmp_
     assert "Lower prompt_tokens" in error.value.hint
 
 
+@pytest.mark.nightly
 def test_the_real_program_times_a_real_model_in_transformers(tmp_path: Path) -> None:
     model = Path(__file__).parents[5] / "deploy/examples/stories15m"
     shape = Shape(4, 3, 2)

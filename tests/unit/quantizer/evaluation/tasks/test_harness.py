@@ -83,6 +83,7 @@ def asked(reader: Reader) -> dict[str, tuple[Requests, list[Answer], list[list[i
     return found
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("task", "metric"), [(task, one) for task, metrics in SCORED.items() for one in metrics]
 )
@@ -108,6 +109,7 @@ def test_a_text_that_a_model_finds_impossible_is_a_fault_of_the_model(
     assert caught.value.category is Category.NUMERICAL_FAILURE
 
 
+@pytest.mark.nightly
 def test_what_is_written_is_judged_as_in_lm_evals_own_run(
     theirs: dict[str, Any],
     asked: dict[str, tuple[Requests, list[Answer], list[list[int]]]],
@@ -119,6 +121,7 @@ def test_what_is_written_is_judged_as_in_lm_evals_own_run(
     assert found.documents == [sample["exact_match"] for sample in theirs["samples"]["stories_write"]]
 
 
+@pytest.mark.nightly
 def test_log_likelihoods_are_those_of_lm_evals_own_run(
     theirs: dict[str, Any], asked: dict[str, tuple[Requests, list[Answer], list[list[int]]]]
 ) -> None:
