@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support.choice import mostly_nightly
 from tests.support.causal_types import small_model
+from tests.support.choice import mostly_nightly
 from tests.support.decoder_families import FAMILIES, layer_weights, make_model, open_model
 from tests.support.walked import error_of, stages_of, walked_error
 

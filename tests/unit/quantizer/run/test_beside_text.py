@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.support.choice import mostly_nightly
 from tests.support.causal_types import small_fields, small_model
+from tests.support.choice import mostly_nightly
 from tests.support.engine import awq_pass, files, make_pass, random_batches, run_layers
 from tests.support.quantized_models import as_float, transformers_logits
 from tests.support.quantizer_requests import Ended, Request, run_here
