@@ -57,7 +57,9 @@ images: setup ## Build the images and push them to the local registry
 
 ##@ Test
 .PHONY: test
-test: lint types unit integration e2e ## Before each merge, in order: lint, types, unit, integration, end to end
+test: lint types ## Before each merge: lint and types, then unit, integration and end to end at the same time
+	@echo "unit, integration and end to end at the same time; the output of each comes when it has ended"
+	@$(MAKE) --no-print-directory --jobs 3 --output-sync=target unit integration e2e  # servers wait while others compute
 
 .PHONY: lint
 lint: setup ## ruff, and the contracts between the rooms
@@ -71,7 +73,7 @@ types: setup ## mypy --strict
 
 .PHONY: unit
 unit: setup ## Pure code
-	OMP_NUM_THREADS=1 pytest -q -m 'unit and not nightly' $(UNIT) -n 2 --dist worksteal --durations 15  # two workers: torch's threads would only get in their way
+	OMP_NUM_THREADS=1 nice pytest -q -m 'unit and not nightly' $(UNIT) -n 2 --dist worksteal --durations 15  # two workers: torch's threads would only get in their way; nice: they fill what servers leave idle
 
 .PHONY: coverage
 coverage: setup ## The unit tests, and how much of each room they run (up to twice as slow as `make unit`)
@@ -82,6 +84,7 @@ coverage: setup ## The unit tests, and how much of each room they run (up to twi
 integration: setup ## A real API server and a real S3 server on loopback
 	$(RUN) local_cluster binaries
 	$(RUN) local_cluster binaries helm
+	@[ "$$(id -u)" != 0 ] || $(RUN) local_cluster packages --browser
 	pytest -q -m 'integration and not nightly' $(INTEGRATION) -n 4 --dist loadfile --no-loadscope-reorder --durations 15  # mostly waits; a file shares its servers
 
 .PHONY: e2e

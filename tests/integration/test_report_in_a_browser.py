@@ -2,12 +2,15 @@
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
+from itertools import product
 from pathlib import Path
 
 import pytest
+from tests.support.choice import mostly_nightly
 from tests.support.searched import mixed_linears, rotated_ranges, searched
 from tests.unit.quantizer.report.test_report import a_manifest
 
@@ -20,6 +23,8 @@ pytestmark = pytest.mark.integration
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (390, 1280)
+PAGES = ("report", "compare")
+EVERY_TIME = (("report", True), ("compare", False))
 LOOK = """
 <script>
 addEventListener("load", () => {
@@ -86,9 +91,13 @@ def pages() -> dict[str, bytes]:
     }
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs chromium")
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("name", ["report", "compare"])
+@pytest.mark.skipif(
+    BROWSER is None and os.geteuid() != 0, reason="needs chromium; as root, make integration installs it"
+)
+@pytest.mark.parametrize(
+    ("name", "dark"),
+    mostly_nightly(product(PAGES, (False, True)), EVERY_TIME),
+)
 def test_a_page_needs_no_network_and_fits(
     name: str, dark: bool, pages: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -6,8 +6,10 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.support.choice import mostly_nightly
 from tests.support.engine import CPU, ignore_progress, save_tiny_reader
 from tests.support.quantizer_requests import Ended, Request, end, run_here, start
 from tests.support.s3 import S3Server
@@ -19,16 +21,21 @@ from quantizer.run.verification import verify
 
 pytestmark = pytest.mark.integration
 
-GRID = [
+SMALL = (
+    dimension("bits", 4, 8),
+    dimension("group_size", 16, 32),
+    dimension("desc_act", "false", "true"),
+)
+LARGE = (
     dimension("bits", 3, 4, 8),
     dimension("group_size", 16, 32),
     dimension("damp_percent", "0.01", "0.1"),
     dimension("desc_act", "false", "true"),
-]
-POINTS = 24
+)
 TRIAL = re.compile(r'trial (\d+): [^"]* in ')
 """The line of a point that has ended; that of one that begins has no time."""
 SECONDS = 240
+Grid = tuple[dict[str, Any], ...]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +52,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def request(model: Path, name: str, s3: S3Server, uid: str) -> Request:
+def request(model: Path, name: str, s3: S3Server, uid: str, grid: Grid) -> Request:
     return Request(
         f"s3://artifacts/{name}",
         model=f"file://{model}",
@@ -53,7 +60,7 @@ def request(model: Path, name: str, s3: S3Server, uid: str) -> Request:
         uid=uid,
         samples=4,
         pass_options={"name": "q", "checkpoint_format": "gptq"},
-        search={"search_space": GRID, "stop_early": False},
+        search={"search_space": list(grid), "stop_early": False},
         metrics=[{"name": "kl", "type": "kl_divergence", "data_config": "held_out"}],
     )
 
@@ -70,12 +77,12 @@ def records(s3: S3Server, name: str) -> list[TrialRecord]:
     return [TrialRecord.model_validate(json.loads(body)["trial"]) for body in bodies]
 
 
-def wait_for(s3: S3Server, worker: str, count: int) -> None:
+def wait_for(s3: S3Server, name: str, worker: str, count: int) -> None:
     """Until a worker has written some records and has begun another point."""
     until = time.monotonic() + SECONDS
     while time.monotonic() < until:
-        mine = [record for record in records(s3, "killed") if (record.worker or "").endswith(worker)]
-        claims = [key for key in keys(s3, "killed/.trials/") if key.endswith("claim.json")]
+        mine = [record for record in records(s3, name) if (record.worker or "").endswith(worker)]
+        claims = [key for key in keys(s3, f"{name}/.trials/") if key.endswith("claim.json")]
         if len(mine) >= count and claims:
             return
         time.sleep(0.2)
@@ -100,12 +107,14 @@ def said(workers: list[Ended]) -> list[int]:
     return sorted(int(number) for worker in workers for number in TRIAL.findall(worker.log))
 
 
+@pytest.mark.parametrize(("grid", "points"), mostly_nightly([(SMALL, 8), (LARGE, 24)], [(SMALL, 8)]))
 def test_two_workers_of_which_one_is_killed_find_the_front_of_an_exhaustive_search(
-    model: Path, s3: S3Server, tmp_path: Path
+    grid: Grid, points: int, model: Path, s3: S3Server, tmp_path: Path
 ) -> None:
-    asked = request(model, "killed", s3, "shared")
+    killed_of, alone_of = f"killed-{points}", f"alone-{points}"
+    asked = request(model, killed_of, s3, "shared", grid)
     workers = [start(asked, tmp_path / n, {**s3.environment(), WORKER_ENV: n}) for n in ("0", "1")]
-    wait_for(s3, "/1", 2)
+    wait_for(s3, killed_of, "/1", 2)
     workers[1].send_signal(signal.SIGKILL)
     killed = end(workers[1], tmp_path / "1")
     assert killed.code == -signal.SIGKILL
@@ -113,11 +122,11 @@ def test_two_workers_of_which_one_is_killed_find_the_front_of_an_exhaustive_sear
     ended = [end(workers[0], tmp_path / "0"), end(again, tmp_path / "again")]
     assert [one.code for one in ended] == [0, 0], ended[0].log + ended[1].log
 
-    manifest = published(s3, "killed")
+    manifest = published(s3, killed_of)
     ended_points = said([killed, *ended])
     assert len(set(ended_points)) == len(ended_points)  # none twice
-    written = records(s3, "killed")
-    assert len(written) == POINTS
+    written = records(s3, killed_of)
+    assert len(written) == points
     assert {record.worker for record in written} == {"shared/0", "shared/1"}
     artifacts = [one.result.artifact for one in ended]
     assert artifacts[0] == artifacts[1]
@@ -128,11 +137,11 @@ def test_two_workers_of_which_one_is_killed_find_the_front_of_an_exhaustive_sear
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3.environment().items():
             patch.setenv(name, value)
-        verify("s3://artifacts/killed", access, CPU, tmp_path, ignore_progress)
+        verify(f"s3://artifacts/{killed_of}", access, CPU, tmp_path, ignore_progress)
 
-    alone = run_here(request(model, "alone", s3, "alone"), tmp_path / "alone", s3)
+    alone = run_here(request(model, alone_of, s3, "alone", grid), tmp_path / "alone", s3)
     assert alone.code == 0, alone.log
-    assert front(manifest) == front(published(s3, "alone"))
+    assert front(manifest) == front(published(s3, alone_of))
     assert [trial.best for trial in manifest.trials] == [
-        trial.best for trial in published(s3, "alone").trials
+        trial.best for trial in published(s3, alone_of).trials
     ]

@@ -36,10 +36,16 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
         "kubeconfig": (_kubeconfig, "print the path of the administrator's kubeconfig"),
         "env": (_env, 'print what a shell needs: eval "$(python -m local_cluster env)"'),
         "doctor": (_doctor, "say what this machine lacks"),
-        "packages": (_packages, "install the missing Debian packages, without starting their services"),
     }
     for name, (function, text) in texts.items():
         subparsers.add_parser(name, help=text).set_defaults(run=function)
+    needed = subparsers.add_parser(
+        "packages", help="install the missing Debian packages, without starting their services"
+    )
+    needed.add_argument(
+        "--browser", action="store_true", help="the browser of the tests, and not what the cluster needs"
+    )
+    needed.set_defaults(run=_packages)
     build = subparsers.add_parser(
         "binaries", parents=[directory], help="build the servers, unless they are there"
     )
@@ -134,7 +140,10 @@ def _doctor(_: argparse.Namespace) -> int:
     return 0 if all(check.passed for check in checks) else 1
 
 
-def _packages(_: argparse.Namespace) -> int:
-    installed = packages.install(Progress())
+def _packages(arguments: argparse.Namespace) -> int:
+    programs = (
+        machine.BROWSER_PROGRAMS if arguments.browser else {**machine.PROGRAMS, **machine.IMAGE_PROGRAMS}
+    )
+    installed = packages.install(Progress(), programs)
     print(f"installed: {', '.join(installed)}" if installed else "all packages are there")
     return 0

@@ -38,6 +38,9 @@ IMAGE_PROGRAMS: Mapping[str, tuple[str, ...]] = {
 }
 """The same, for building images."""
 
+BROWSER_PROGRAMS: Mapping[str, tuple[str, ...]] = {"chromium": ("chromium",)}
+"""The same, for the tests that open a report as a person does."""
+
 _MINIMUM_FREE = 15 * 2**30
 _MODULES = ("overlay", "br_netfilter", "nf_tables", "veth")
 

@@ -1,9 +1,10 @@
 """Installs the Debian packages that are missing, without starting or enabling any of their services."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from local_cluster.errors import ClusterError
 from local_cluster.machine import IMAGE_PROGRAMS, PROGRAMS, missing_packages
@@ -15,13 +16,20 @@ _SERVICES = ("containerd", "docker-registry")
 _ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive"}
 
 
-def install(progress: Progress) -> list[str]:
+def install(
+    progress: Progress,
+    programs: Mapping[str, tuple[str, ...]] = MappingProxyType({**PROGRAMS, **IMAGE_PROGRAMS}),
+) -> list[str]:
     """Install what is missing and return its names; packages that are there stay as they are.
+
+    Args:
+        progress: who is told.
+        programs: the packages and what shows that one is there; by default what cluster and images need.
 
     Raises:
         ClusterError: not root, not Debian-like, or apt-get failed or would have to remove another package.
     """
-    missing = missing_packages({**PROGRAMS, **IMAGE_PROGRAMS})
+    missing = missing_packages(programs)
     if not missing:
         return []
     if which("apt-get") is None:
@@ -35,7 +43,7 @@ def install(progress: Progress) -> list[str]:
         options = ("install", "--yes", "--quiet", "--no-install-recommends", "--no-remove")
         run("apt-get", *options, *missing, env=_ENVIRONMENT, timeout=1800)
     _keep_disabled(missing)
-    still = missing_packages({**PROGRAMS, **IMAGE_PROGRAMS})
+    still = missing_packages(programs)
     if still:
         raise ClusterError(
             f"apt-get installed {', '.join(still)}, but their programs are not where they should be"
