@@ -17,10 +17,22 @@ pytestmark = pytest.mark.unit
 
 @pytest.mark.parametrize("error", [0.11, float("nan"), float("inf")])
 def test_a_module_that_is_worse_than_rtn_or_not_finite_fails_by_name(error: float) -> None:
-    check_quality([LinearReport(name="up_proj", shape=(8, 8), error=0.1, error_rtn=0.1)], "Write more.")
+    check_quality([_measured("up_proj", (128, 128), 0.1)], "Write more.")
     with pytest.raises(QuantizationError, match=r"up_proj: .*(worse than that of RTN|not finite)") as caught:
-        check_quality([LinearReport(name="up_proj", shape=(8, 8), error=error, error_rtn=0.1)], "Write more.")
+        check_quality([_measured("up_proj", (128, 128), error)], "Write more.")
     assert caught.value.category is Category.NUMERICAL_FAILURE
+
+
+def test_of_few_weights_chance_may_favour_rtn_but_not_by_any_measure() -> None:
+    check_quality([_measured("correction_coefs", (4, 4), 0.114)], "Write more.")
+    with pytest.raises(QuantizationError, match="worse than that of RTN"):
+        check_quality([_measured("correction_coefs", (4, 4), 0.2)], "Write more.")
+    with pytest.raises(QuantizationError, match="worse than that of RTN"):
+        check_quality([_measured("up_proj", (100_000, 4096), 0.1021)], "Write more.")
+
+
+def _measured(name: str, shape: tuple[int, int], error: float) -> LinearReport:
+    return LinearReport(name=name, shape=shape, error=error, error_rtn=0.1)
 
 
 @pytest.mark.parametrize(("outputs", "count"), [(1, 1), (256, 256), (257, 256), (14336, 256)])
