@@ -58,6 +58,24 @@ def learned_buffers(module: nn.Module) -> tuple[str, ...]:
     )
 
 
+def cast_masks(root: nn.Module, dtype: torch.dtype) -> None:
+    """Gives masks that lie as noughts and ones the type of the computation: some classes multiply scores by them.
+
+    Other buffers, such as the frequencies of rotary positions, stay as exact as their class makes them.
+    """
+    for module in root.modules():
+        for key, value in module._buffers.items():
+            if value is not None and not value.is_meta and value.dtype is not dtype and _is_mask(value):
+                module._buffers[key] = value.to(dtype)
+
+
+def _is_mask(value: Tensor) -> bool:
+    if not value.is_floating_point() or value.ndim < 2:
+        return False
+    ones = value == 1
+    return bool(ones.any()) and not bool(ones.all()) and bool((ones | (value == 0)).all())
+
+
 def _fill(
     module: nn.Module, empty: Mapping[str, Tensor], owner: Any, part: nn.Module, device: torch.device
 ) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from quantizer.boundary.reading import reading
 from quantizer.checkpoint.reader import rows_within
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.blocks import ArgumentsOf, BlockLayer, load_weights
-from quantizer.decoder.buffers import compute_buffers
+from quantizer.decoder.buffers import cast_masks, compute_buffers
 from quantizer.decoder.context import Arguments, ModelContext
 from quantizer.decoder.folding import FoldPlace
 from quantizer.decoder.found_folds import find_folds
@@ -64,6 +64,7 @@ class DecoderModel:
         module = pattern.fresh()
         skeleton = self.layout.skeleton
         compute_buffers(skeleton.causal, module, self.device, skeleton.layers_name)
+        cast_masks(module, self.dtype)
         pattern.join(weights)
         load_weights(
             module,

@@ -10,11 +10,14 @@ import torch
 from tests.support.causal_types import small_model
 from tests.support.choice import mostly_nightly
 from tests.support.decoder_families import FAMILIES, layer_weights, make_model, open_model
+from tests.support.engine import CPU
 from tests.support.walked import error_of, stages_of, walked_error
 
 from quantization_api.failures import Category, QuantizationError
+from quantizer.decoder.buffers import cast_masks
 from quantizer.decoder.families import ARCHITECTURES
 from quantizer.decoder.finding import look
+from quantizer.decoder.model import DecoderModel
 from quantizer.decoder.model_config import make_config
 from quantizer.decoder.skeleton import Skeleton
 
@@ -136,6 +139,22 @@ def test_what_computes_buffers_leaves_the_weights(tmp_path: Path) -> None:
     held = dict(model.layer(0, layer_weights(model, 0)).parameters())
     for name, value in whole.model.layers[0].named_parameters():
         assert torch.equal(held[name], value), name
+
+
+def test_a_mask_of_numbers_has_the_type_of_what_is_computed_and_frequencies_keep_theirs(
+    tmp_path: Path,
+) -> None:
+    """Scores are multiplied by the mask, and then values of the model's type by the scores."""
+    small_model("openai-gpt").save_pretrained(tmp_path)
+    model = DecoderModel(open_model(tmp_path).layout, CPU, torch.bfloat16)
+    hidden = torch.randn((2, 9, 32), dtype=torch.bfloat16)
+    assert model.layer(0, layer_weights(model, 0)).forward(hidden).dtype is torch.bfloat16
+    module = torch.nn.Module()
+    for name, value in (("mask", torch.eye(3)), ("ones", torch.ones(2, 3)), ("rotary", torch.rand(2, 3))):
+        module.register_buffer(name, value)
+    cast_masks(module, torch.bfloat16)
+    types = {name: value.dtype for name, value in module.named_buffers()}
+    assert types == {"mask": torch.bfloat16, "ones": torch.float32, "rotary": torch.float32}
 
 
 @pytest.mark.parametrize("model_type", REFUSED)
