@@ -91,8 +91,11 @@ class DecoderLayout:
             self.layers = len(self.skeleton.layers)
             self.vocabulary = int(self.config.vocab_size)
             self.width = int(self.config.hidden_size)
-            positions = getattr(self.config, "max_position_embeddings", None)
-            self.max_positions = int(positions or self.raw_config.get("seq_length") or sys.maxsize)
+            positions = int(
+                getattr(self.config, "max_position_embeddings", None) or 0
+            )  # XLNet's is -1: no limit
+            stated = positions if positions > 0 else self.raw_config.get("seq_length")
+            self.max_positions = int(stated or sys.maxsize)
             self.max_positions -= self.skeleton.rows_before_positions(self.max_positions)
         # some checkpoints (gpt2's, bloom's) were saved without the head, so names lack the model's prefix
         prefixed = f"{self.skeleton.layers_name}.0."

@@ -132,6 +132,13 @@ def test_positions_that_padding_takes_are_not_for_text(tmp_path: Path) -> None:
     assert next(model.embed([longest])).shape == (1, 62, 32)
 
 
+def test_a_class_without_a_limit_of_positions_takes_any_text(tmp_path: Path) -> None:
+    small_model("xlnet").save_pretrained(tmp_path)
+    model = open_model(tmp_path)
+    assert model.layout.max_positions > 1_000_000
+    assert next(model.embed([torch.full((1, 600), 5)])).shape[1] == 600
+
+
 def test_what_computes_buffers_leaves_the_weights(tmp_path: Path) -> None:
     whole = small_model("falcon_h1")
     whole.save_pretrained(tmp_path)
