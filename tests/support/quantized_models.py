@@ -94,7 +94,9 @@ def as_float(artifact: Path, target: Path, by_inputs: bool = False) -> None:
     del config["quantization_config"]
     target.mkdir(parents=True, exist_ok=True)
     (target / "config.json").write_text(json.dumps({**config, "dtype": "float32"}))
-    weights |= {name: tensor.float() for name, tensor in stored.items()}
+    weights |= {
+        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in stored.items()
+    }
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
 
 

@@ -31,7 +31,7 @@ class Request:
 
     pass_options: of GPTQ. layer_pass: another pass, whole. first, last: the passes before and behind it.
     patience: with a storage that is away, in seconds. passes: all of them, whole. search: the search_strategy.
-    trials: where its points are kept.
+    trials: where its points are kept. length: of a sequence, in tokens.
     """
 
     output: str
@@ -47,6 +47,7 @@ class Request:
     last: dict[str, Any] | None = None
     metrics: list[dict[str, Any]] | None = None
     samples: int = 8
+    length: int = 64
     patience: int | None = None
     passes: list[dict[str, Any]] | None = None
     search: dict[str, Any] | None = None
@@ -70,8 +71,8 @@ class Request:
         workflow: dict[str, Any] = {
             "input_model": {"type": "HfModel", "model_path": self.model},
             "data_configs": [
-                _data("calibration", self.calibration, 64, self.samples),
-                _data("held_out", self.validation, 64, 4),
+                _data("calibration", self.calibration, self.length, self.samples),
+                _data("held_out", self.validation, self.length, 4),
             ],
             "passes": self.passes
             or [item for item in (self.first, self.layer_pass or gptq, self.last) if item],

@@ -23,15 +23,21 @@ def tokenizer_of(source: Source, scratch: Path) -> PreTrainedTokenizerBase:
     return load_tokenizer(copy_tokenizer(source, scratch)[0])
 
 
-def save_byte_tokenizer(folder: Path) -> int:
-    """Writes a tokenizer with a token for each byte, and returns how many tokens it has."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate(["<unk>", "<s>", "</s>", *letters])}
+def save_byte_tokenizer(folder: Path, letters: Sequence[str] = (), **more: str) -> int:
+    """Writes a tokenizer with a token for each byte, or for these alone, and returns how many tokens it has.
+
+    letters: as the tokenizer writes bytes; a space is Ġ. more: special tokens behind them, by their attribute.
+    """
+    letters = letters or sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {
+        token: number for number, token in enumerate(["<unk>", "<s>", "</s>", *letters, *more.values()])
+    }
     made = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    PreTrainedTokenizerFast(tokenizer_object=made, **special).save_pretrained(folder)
+    extra = {"extra_special_tokens": more} if more else {}
+    PreTrainedTokenizerFast(tokenizer_object=made, **special, **extra).save_pretrained(folder)
     return len(vocabulary)
 
 
