@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantization_api.failures import Category, QuantizationError
 from quantizer.decoder.fused_experts import DOWN, GATE, UP, FusedExperts
 from quantizer.decoder.sparse import Routing, routing_of
 
@@ -52,12 +51,13 @@ class LinearExperts(nn.Module):
         tokens = hidden.reshape(-1, hidden.shape[-1])
         if hidden.is_meta:
             return self._outputs(tokens).view_as(hidden)
-        sent = self._routing(tokens, [*routing, *named.values()])
+        routed = [value for value in (*routing, *named.values()) if isinstance(value, Tensor)]
+        sent = self._routing(tokens, routed)
         if self.all_read:
             self.sent = tuple(
                 sent.rows(expert).stop - sent.rows(expert).start for expert in range(self.fused.count)
             )
-            self._outputs(tokens)
+            self._outputs(tokens if routed else self._of_any_block(tokens))
         result = torch.zeros_like(tokens)
         for expert in range(self.fused.count):
             rows = sent.rows(expert)
@@ -65,23 +65,24 @@ class LinearExperts(nn.Module):
         self._add_unchanged(tokens, sent, result)
         return result.view_as(hidden)
 
-    def _routing(self, tokens: Tensor, given: list[Any]) -> Routing:
-        tensors = [value for value in given if isinstance(value, Tensor)]
+    def _routing(self, tokens: Tensor, tensors: list[Tensor]) -> Routing:
         if tensors:
             chosen = next(value for value in tensors if not value.is_floating_point())
             weights = next(value for value in tensors if value.is_floating_point())
             return routing_of(chosen.reshape(len(tokens), -1), weights, self.fused.count)
-        if self.all_read:
-            raise QuantizationError(
-                Category.INVALID_WORKFLOW,
-                f"experts.few_tokens is all, but {type(self).__bases__[1].__name__} gives an expert only the tokens "
-                "that are sent to it, already weighted",
-                "Write experts.few_tokens: rtn, or leave it out.",
-            )
         full = tokens.any(dim=-1)  # a token that is not sent to the expert is zero in its block
         counts = full.view(self.fused.count, -1).sum(dim=1)
         bounds = (0, *torch.cumsum(counts, dim=0).tolist())
         return Routing(full.nonzero()[:, 0], tokens.new_ones(int(bounds[-1])), bounds)
+
+    def _of_any_block(self, tokens: Tensor) -> Tensor:
+        """Each token as the experts read it that it is sent to: weighted, by the mean where they are several.
+
+        Blocks hold nothing of the tokens that are sent elsewhere, so this is all that is known of them.
+        """
+        blocks = tokens.view(self.fused.count, -1, tokens.shape[-1])
+        times = blocks.any(dim=-1, keepdim=True).sum(dim=0).clamp(min=1)
+        return blocks.sum(dim=0) / times
 
     def activated(self, gate: Tensor | None, up: Tensor) -> Tensor:
         """What the last linear of an expert reads, of what the first ones make."""

@@ -1,5 +1,6 @@
 """Experts that transformers holds in fused tensors: linears for each, found by looking, under the file's names."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from quantizer.decoder.found_folds import find_folds
 from quantizer.decoder.fused_experts import FusedExperts
 from quantizer.decoder.generic import GenericWalk
 from quantizer.decoder.layout import DecoderLayout
+from quantizer.decoder.linear_experts import all_reading, with_all_experts, with_one_expert
 from quantizer.decoder.model import DecoderModel
 
 pytestmark = [pytest.mark.unit, pytest.mark.filterwarnings("ignore")]
@@ -214,3 +216,32 @@ def _of_one_expert() -> Any:
     attention = Stage((SharedInput(("self_attn.q_proj",)),))
     second = Stage((SharedInput(("mlp.experts.0.down_proj",)),))
     return FoundLayer((attention, Stage((SharedInput(first),)), second), ())
+
+
+@pytest.mark.parametrize("sent_to", [1, 2])
+def test_of_blocks_every_expert_reads_each_token_as_those_do_that_it_is_sent_to(sent_to: int) -> None:
+    count, tokens = 4, torch.randn((9, 32), generator=torch.Generator().manual_seed(0))
+    whole = small_model("llama4_text", num_local_experts=count, num_experts_per_tok=sent_to)
+    experts = whole.model.layers[0].feed_forward.experts
+    fused, tensors = described(experts), dict(experts.named_parameters())
+    assert fused is not None
+    weights = torch.zeros((count, len(tokens)))
+    for token in range(len(tokens)):
+        weights[torch.arange(token, token + sent_to) % count, token] = 0.25
+    blocks = (weights[:, :, None] * tokens).flatten(0, 1)
+    expected = experts(blocks)
+    with_one_expert(experts, fused)
+    with_all_experts(experts)
+    for expert, (name, place) in itertools.product(range(count), fused.places.items()):
+        weight = place.cut(tensors[place.tensor][expert])
+        experts.get_submodule(f"{expert}.{name.partition('.')[0]}")._parameters["weight"] = weight
+    read: list[Tensor] = []
+    for expert in range(count):
+        experts.get_submodule(f"{expert}.up_proj").register_forward_pre_hook(lambda _, x: read.append(x[0]))
+    with all_reading(experts, on=True):
+        made = experts(blocks)
+    assert torch.allclose(made, expected, atol=1e-5)
+    assert experts.sent == tuple((weights > 0).sum(dim=1).tolist())
+    assert len(read) == count
+    for seen in read:
+        assert torch.allclose(seen, tokens * 0.25, atol=1e-6)

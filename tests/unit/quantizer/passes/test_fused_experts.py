@@ -31,11 +31,16 @@ pytestmark = [pytest.mark.unit, pytest.mark.filterwarnings("ignore")]
 KINDS = {
     "deepseek_v3": "model.layers.1.mlp.experts.{}.gate_proj",
     "gpt_oss": "model.layers.1.mlp.experts.{}.gate_proj",
+    "llama4_text": "model.layers.1.feed_forward.experts.{}.gate_proj",
     "qwen3_next": "model.layers.1.mlp.experts.{}.gate_proj",
     "minimax_m2": "model.layers.1.block_sparse_moe.experts.{}.w1",
 }
 """By type: what an expert's gate is called in the artifact."""
-EVERY_TIME = ("deepseek_v3", "gpt_oss")
+EVERY_TIME = ("deepseek_v3", "gpt_oss", "llama4_text")
+WRITTEN = {"qwen3_next": "compressed-tensors", "llama4_text": "compressed-tensors"}
+"""gptq cannot say that the gate of Qwen3-Next's shared expert, of one output, stays as it is, nor Llama 4's router."""
+IN_ONE_TENSOR = {"gpt_oss": "mlp.experts.", "llama4_text": "feed_forward.experts."}
+"""By type whose checkpoints hold experts in one tensor: their module in a layer."""
 EIGHT: dict[str, LayerPass] = {
     "gptq": make_pass(gptq_pass(bits=8, group_size=GROUP, true_sequential=True)),
     "awq": make_pass(awq_pass(w_bit=4, q_group_size=GROUP)),
@@ -43,7 +48,6 @@ EIGHT: dict[str, LayerPass] = {
         gptq_pass(bits=8, group_size=GROUP, checkpoint_format="compressed-tensors")
     ),
 }
-"""gptq cannot say that the gate of Qwen3-Next's shared expert, of one output, is left as it is."""
 
 
 def save_sharded(model_type: str, folder: Path) -> Any:
@@ -63,19 +67,23 @@ def quantized(folder: Path, layer_pass: LayerPass) -> Path:
     return folder / "out"
 
 
-def fuse(folder: Path) -> None:
-    """Makes of linears of gpt-oss' experts the tensors that transformers reads, by the definition of its class."""
+def fuse(folder: Path, model_type: str) -> None:
+    """Makes of linears of experts the tensors that transformers reads, by the definition of the type's class."""
     tensors = load_file(folder / "model.safetensors")
 
     def stacked(prefix: str, linear: str, leaf: str) -> Tensor:
         parts = [tensors.pop(f"{prefix}{expert}.{linear}.{leaf}") for expert in range(4)]
         return torch.stack([part.t() if leaf == "weight" else part for part in parts])
 
-    for layer in range(2):
-        prefix = f"model.layers.{layer}.mlp.experts."
-        for leaf, ending in (("weight", ""), ("bias", "_bias")):
+    leaves = {name.rpartition(".")[2] for name in tensors if ".experts.0." in name}
+    for layer in sorted({name.split(".")[2] for name in tensors if ".experts.0." in name}):
+        prefix = f"model.layers.{layer}.{IN_ONE_TENSOR[model_type]}"
+        for leaf in leaves:
+            ending = "_bias" if leaf == "bias" else ""
             gate, up = (stacked(prefix, linear, leaf) for linear in ("gate_proj", "up_proj"))
-            tensors[f"{prefix}gate_up_proj{ending}"] = torch.stack((gate, up), -1).flatten(-2).contiguous()
+            in_turn = torch.stack((gate, up), -1).flatten(-2)
+            both = in_turn if model_type == "gpt_oss" else torch.cat((gate, up), -1)
+            tensors[f"{prefix}gate_up_proj{ending}"] = both.contiguous()
             tensors[f"{prefix}down_proj{ending}"] = stacked(prefix, "down_proj", leaf).contiguous()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
@@ -85,11 +93,11 @@ def test_eight_bits_read_back_by_transformers_say_what_the_model_said(
     model_type: str, tmp_path: Path
 ) -> None:
     whole = save_sharded(model_type, tmp_path)
-    artifact = quantized(tmp_path, EIGHT["gptq" if model_type != "qwen3_next" else "compressed-tensors"])
+    artifact = quantized(tmp_path, EIGHT[WRITTEN.get(model_type, "gptq")])
     assert {KINDS[model_type].format(expert) for expert in range(4)} <= set(unpacked(artifact))
     as_float(artifact, tmp_path / "float")
-    if model_type == "gpt_oss":
-        fuse(tmp_path / "float")
+    if model_type in IN_ONE_TENSOR:
+        fuse(tmp_path / "float", model_type)
     tokens = torch.arange(3, 35)[None]
     with torch.inference_mode():
         expected = whole(input_ids=tokens, use_cache=False).logits
@@ -140,10 +148,15 @@ def test_where_nothing_is_packed_experts_are_written_in_one_tensor_as_they_were(
     assert (made - plain).abs().median() < 0.05 * plain.abs().max()  # weights are clipped
 
 
-def test_tokens_of_each_expert_are_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model_type", "written"), [("deepseek_v3", "gptq"), ("llama4_text", "compressed-tensors")]
+)
+def test_tokens_of_each_expert_are_told(model_type: str, written: str, tmp_path: Path) -> None:
     """256 of 552 tokens by two experts each, say; all of them where every expert is to read all."""
-    save_sharded("deepseek_v3", tmp_path)
-    layer_pass = make_pass(gptq_pass(bits=8, group_size=GROUP, experts={"few_tokens": "all"}))
+    small_model(model_type, num_experts_per_tok=2).save_pretrained(tmp_path / "model")
+    layer_pass = make_pass(
+        gptq_pass(bits=8, group_size=GROUP, checkpoint_format=written, experts={"few_tokens": "all"})
+    )
     report = run_layers(
         DirectorySource(tmp_path / "model"),
         family_batches(),
@@ -151,6 +164,10 @@ def test_tokens_of_each_expert_are_told(tmp_path: Path) -> None:
         tmp_path / "out",
         tmp_path / "scratch",
     )
-    gates = [one for one in report.linears if ".experts." in one.name and one.name.endswith("gate_proj")]
+    gates = [
+        one
+        for one in report.linears
+        if ".layers.1." in one.name and ".experts." in one.name and "gate" in one.name
+    ]
     assert [one.tokens for one in gates] == [24 * 23] * 4
     assert sum(one.routed or 0 for one in gates) == 2 * 24 * 23
