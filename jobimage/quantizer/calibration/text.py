@@ -142,6 +142,12 @@ def _column(row: Any, column: str, file_name: str, place: str) -> str:
     value = row.get(column)
     if value is None and column in row:  # null, or a row of a table that ends early
         return ""
+    if isinstance(value, list) and value and all(type(one) is int for one in value):
+        raise QuantizationError(
+            Category.DATA_NOT_FOUND,
+            f"the data file {file_name}: {place} has token ids in column {column!r}, and text is needed",
+            "Give the text that the ids were made of; the run makes tokens of it with the model's own tokenizer.",
+        )
     if not isinstance(value, str):
         found = [shortened(str(name), 50) for name in list(row)[:MOST_COLUMNS] if name != column]
         near = did_you_mean(column, found)

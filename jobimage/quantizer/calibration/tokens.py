@@ -242,12 +242,18 @@ def batches_of(encoded: Encoded, vocabulary: int) -> TokenBatches:
 
     Only ids that occur count: a padding token that was added to the tokenizer, but not to the model, is in no text.
     """
-    largest = max((max(sequence) for sequence in encoded.sequences), default=0)
-    if largest >= vocabulary:
+    beyond = [
+        (row, largest)
+        for row, sequence in enumerate(encoded.sequences, start=1)
+        if (largest := max(sequence)) >= vocabulary
+    ]
+    if beyond:
+        row, token = beyond[0]
+        rows = f"{len(beyond)} of {len(encoded.sequences)} sequences have such tokens, the first is sequence {row}"
         raise QuantizationError(
             Category.MODEL_UNSUPPORTED,
-            f"the tokenizer, which has {encoded.tokens} tokens, makes token {largest} of the text, but the model's "
-            f"vocabulary has only {vocabulary} tokens",
+            f"the tokenizer, which has {encoded.tokens} tokens, makes token {token} of the text, but the model's "
+            f"vocabulary has only {vocabulary} tokens ({rows})",
             "Use the tokenizer that belongs to the model; or, if tokens were added to it, give the model embeddings "
             "for them (resize_token_embeddings).",
         )

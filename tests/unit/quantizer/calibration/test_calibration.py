@@ -71,6 +71,11 @@ def test_rows_come_from_the_text_column_of_every_table_format() -> None:
         ),
         (b'{"story": "x"}', "a.jsonl", "line 1 has no text in column 'text'; found: story"),
         (b'{"text": 3}', "a.jsonl", "line 1 has no text in column 'text'"),
+        (
+            b'{"text": "x"}\n{"text": [5, 61]}',
+            "a.jsonl",
+            "line 2 has token ids in column 'text', and text is needed",
+        ),
         (b'"x"', "a.jsonl", "line 1 is not an object"),
         (
             b'{"text": "x"}\n{"text": "a \\ud83d b"}',
@@ -265,6 +270,17 @@ def test_a_padding_token_that_was_added_to_the_tokenizer_alone_is_no_fault(tmp_p
     assert batches_of(encoded["a"], size).tokens == 4
     with pytest.raises(QuantizationError, match=rf"makes token {size} of the text"):
         batches_of(Encoded([array("q", [5, size])], size + 1), size)
+
+
+def test_the_sequences_with_tokens_beyond_the_vocabulary_are_counted_and_the_first_is_named() -> None:
+    encoded = Encoded([array("q", row) for row in ([5, 6], [61, 5, 70], [6], [80])], 90)
+    sentence = (
+        r"makes token 70 of the text.*only 61 tokens \(2 of 4 sequences have such tokens, "
+        r"the first is sequence 2\)"
+    )
+    with pytest.raises(QuantizationError, match=sentence) as caught:
+        batches_of(encoded, 61)
+    assert caught.value.category is Category.MODEL_UNSUPPORTED
 
 
 def test_a_model_without_a_tokenizer_or_with_a_broken_one_is_refused(tmp_path: Path) -> None:
