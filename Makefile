@@ -105,6 +105,7 @@ nightly: setup ## What `make test` leaves out, since it is slow and rarely red: 
 	@[ "$$(id -u)" != 0 ] || $(RUN) local_cluster packages
 	$(ENVIRONMENTS); \
 	pytest -q -m nightly -n 2 --dist loadfile
+	-$(MAKE) models-newest  # may fail: it shows what the next transformers will ask for
 
 .PHONY: faults
 faults: setup ## Every fault of docs/faults.md, also on the cluster (needs root), 500 schedules, a long storm (FAULTS="-k schedules": some)
@@ -150,6 +151,10 @@ tuning-guide: setup ## The figures and the picture of docs/tuning.md, by a searc
 models: setup ## docs/models.md: what each pass does with every causal language model type of transformers
 	$(RUN) tests.support.model_table > models.new
 	mv models.new docs/models.md
+
+.PHONY: models-newest
+models-newest: setup ## The same table with the newest transformers, in an environment of its own: build/models/newest.md, and what is not as in docs/models.md
+	$(RUN) tests.support.newest_models
 
 .PHONY: scale
 scale: setup ## 10,000 jobs on a real API server with KWOK, beside JobSet (SCALE="--jobs 200 --churn 0 ..."; SCALE=--help)

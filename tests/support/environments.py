@@ -43,6 +43,14 @@ def chosen_interpreter(name: str) -> Path:
         raise EnvironmentMissingError(f"{name} could not be installed (exit {error.returncode})") from error
 
 
+def find_uv() -> str:
+    """The path of uv, which makes environments."""
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if uv is None:
+        raise SystemExit("uv is missing: run `make setup`")
+    return uv
+
+
 def interpreter(name: str) -> Path:
     """The interpreter of the environment locked in requirements/NAME.txt, made when it is missing."""
     lock = ROOT / f"requirements/{name}.txt"
@@ -50,9 +58,7 @@ def interpreter(name: str) -> Path:
     python = home / "bin/python"
     if (home / "complete").exists():
         return python
-    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if uv is None:
-        raise SystemExit("uv is missing: run `make setup`")
+    uv = find_uv()
     shutil.rmtree(home, ignore_errors=True)
     run = [uv, "venv", "--quiet", "--python", "3.11", str(home)]
     subprocess.run(run, check=True)

@@ -1,13 +1,15 @@
 """docs/models.md: what each pass does with a tiny random model of every causal language model type of transformers.
 
 `python -m tests.support.model_table > docs/models.md` writes it; TYPES behind the command are tried alone and printed.
-With `--beside` before them they are those that take more than text; without any, that table alone is printed.
+With `--beside` before them they are those that take more than text; without any, that table alone is printed. With
+`--going-on` a type that ends in something that is no refusal has a row that says so, and the others follow.
 """
 
 import logging
+import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.decoder.model import DecoderModel
 
+Try = Callable[[str, Path, Any], "Row"]
 EXACT = "exact"
 TOLERANCE = 1e-6
 
@@ -154,23 +157,34 @@ def _quiet() -> Iterator[Path]:
         yield Path(folder)
 
 
-def tried(model_types: tuple[str, ...], auto: Any = AutoModelForCausalLM) -> list[Row]:
+def row_in_any_case(model_type: str, folder: Path, auto: Any = AutoModelForCausalLM) -> Row:
+    """As `row_of`; what is raised is in the row."""
+    try:
+        return row_of(model_type, folder, auto)
+    except Exception as error:  # noqa: BLE001 - told
+        return Row(model_type, why=_cell(f"no refusal: {type(error).__name__}: {error}"))
+
+
+def tried(model_types: tuple[str, ...], auto: Any = AutoModelForCausalLM, tries: Try = row_of) -> list[Row]:
     """The rows of the types, each in a folder of its own."""
     with _quiet() as folder:
         rows = []
         for name in model_types:
             (folder / name).mkdir()
-            rows.append(row_of(name, folder / name, auto))
+            rows.append(tries(name, folder / name, auto))
+            shutil.rmtree(folder / name)
         return rows
 
 
-def _printed(head: str, asked: tuple[str, ...], every: tuple[str, ...], auto: Any) -> str:
-    return "\n".join(map(str, tried(asked, auto))) + "\n" if asked else section(head, tried(every, auto))
+def _printed(head: str, asked: tuple[str, ...], every: tuple[str, ...], auto: Any, tries: Try) -> str:
+    rows = tried(asked or every, auto, tries)
+    return "\n".join(map(str, rows)) + "\n" if asked else section(head, rows)
 
 
 if __name__ == "__main__":
-    asked = tuple(name for name in sys.argv[1:] if name != "--beside")
+    asked = tuple(name for name in sys.argv[1:] if not name.startswith("--"))
+    tries = row_in_any_case if "--going-on" in sys.argv else row_of
     if "--beside" not in sys.argv:
-        print(_printed(HEAD, asked, TYPES, AutoModelForCausalLM), end="")
+        print(_printed(HEAD, asked, TYPES, AutoModelForCausalLM, tries), end="")
     if "--beside" in sys.argv or not asked:
-        print(_printed(BESIDE, asked, TYPES_BESIDE, AutoModelForMultimodalLM), end="")
+        print(_printed(BESIDE, asked, TYPES_BESIDE, AutoModelForMultimodalLM, tries), end="")
