@@ -120,6 +120,13 @@ class LayerTrial:
         """The module that has a tensor of `weights`."""
         return self._module.get_submodule(self._own[name].rpartition(".")[0])
 
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """(N, K) of each linear: outputs, inputs."""
+        linears = (
+            (name, part) for name, part in self._module.named_modules() if isinstance(part, ThinLinear)
+        )
+        return {self._names.module(name): (part.out_features, part.in_features) for name, part in linears}
+
     def vectors(self) -> Iterator[tuple[str, Tensor]]:
         """Tensors of no linear that have a number for each channel of the stream."""
         for name, value in self.weights.items():

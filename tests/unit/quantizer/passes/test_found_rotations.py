@@ -51,6 +51,7 @@ EVERY_TIME = (
     "a linear between the last norm and the head",
 )
 REFUSED = {
+    "axk2": "input_layernorm.W_up is a factor of what input_layernorm.norm makes, channel by channel",
     "bert": "attention.output.LayerNorm scales the residual stream",
     "olmo2": "post_attention_layernorm scales the residual stream",
     "flex_olmo": "post_attention_layernorm scales the residual stream",
