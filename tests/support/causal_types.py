@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from tests.support.beside_types import ALIKE, CHANGED_BESIDE, IN_BASIC_ROPE
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -78,12 +79,7 @@ COUNTS_OF_LAYERS = (
     "num_decoder_layers", "num_encoder_layers",
 )  # fmt: skip
 
-ALIKE: dict[str, Any] = {"per_layer_config": None}
-TEXT_ALIKE = {"text_config": ALIKE}
 HEAD = {"head_dim": 8}
-THREE_WAYS = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
-THREE_WAYS_OF_HALF = {**THREE_WAYS, "partial_rotary_factor": 0.5, "mrope_section": [1, 1, 0]}
-"""Rotary positions in time, height and width: how many of the frequencies of a head are for each."""
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1}
 INDEXED = {
     "indexer_n_heads": 4,
@@ -96,28 +92,16 @@ INDEXED = {
     "split_ngram_parts": 2,
 }
 CHANGED: dict[str, dict[str, Any]] = {
+    **CHANGED_BESIDE,
     **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral"), HEAD),
     **dict.fromkeys(("bamba", "granitemoehybrid"), MAMBA),
-    "cohere_compass_text": {
-        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}},
-    },
+    "cohere_compass_text": IN_BASIC_ROPE,
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "kv_n_heads": 2, "clip_qkv": 8.0}},
     "deepseek_v2": {"num_experts_per_tok": 2, "n_routed_experts": 4},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "ernie4_5_moe": {"moe_k": 2},
     **dict.fromkeys(("dots3_note_text", "gemma4_text", "gemma4_unified_text"), ALIKE),
-    **dict.fromkeys(("dots3_note", "gemma4", "gemma4_unified"), TEXT_ALIKE),
     "gemma3n_text": {"num_kv_shared_layers": 0},
-    **{
-        name: {"text_config": {"rope_parameters": THREE_WAYS}}
-        for name in ("glm46v", "glm4v", "glm_ocr", "glmga", "paddleocr_vl", "qwen2_5_omni_thinker")
-    },
-    "qwen2_vl": {
-        "text_config": {"rope_parameters": THREE_WAYS},
-        "vision_config": {"depth": 2, "embed_dim": 32},
-    },
-    "qwen2_5_vl": {"text_config": {"rope_parameters": THREE_WAYS}, "vision_config": {"depth": 2}},
-    "glm4v_moe": {"text_config": {"rope_parameters": THREE_WAYS_OF_HALF}},
     "xlstm": {"embedding_dim": 32, "num_blocks": 2},
     "xmod": {"default_language": "en_XX", "languages": ["en_XX"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"], "num_hidden_layers": 3},
@@ -234,5 +218,6 @@ def _merged(fields: dict[str, Any], changed: Mapping[str, Any]) -> dict[str, Any
         if value is None:
             merged.pop(key, None)
             continue
-        merged[key] = _merged(merged[key], value) if isinstance(value, dict) and key in merged else value
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
     return merged

@@ -89,7 +89,7 @@ def row_of(model_type: str, folder: Path, auto: Any = AutoModelForCausalLM) -> R
         whole = small_model(model_type, auto=auto)
         whole.save_pretrained(folder / "model")
     except Exception as error:  # noqa: BLE001 - classes refuse configurations in every way there is
-        return Row(model_type, why=f"not tried: no tiny model could be made ({type(error).__name__})")
+        return Row(model_type, why=f"not tried: no tiny model could be made ({_why_not_made(error)})")
     try:
         layout = DecoderLayout.open(DirectorySource(folder / "model"))
         model = DecoderModel(layout, CPU)
@@ -108,6 +108,12 @@ def row_of(model_type: str, folder: Path, auto: Any = AutoModelForCausalLM) -> R
     folds = [_folds(model, index, folder) for index in (0, layout.layers - 1)]
     quarot, why = _rotation(layout)
     return Row(model_type, EXACT, f"{EXACT}, {folds[0]} and {folds[1]}" if any(folds) else "", quarot, why)
+
+
+def _why_not_made(error: Exception) -> str:
+    """The kind of an error; of a package that is missing, what is said of it."""
+    said = str(error).strip().partition(" but ")[0]
+    return said if isinstance(error, ImportError) else type(error).__name__
 
 
 def _folds(model: DecoderModel, index: int, folder: Path) -> int:

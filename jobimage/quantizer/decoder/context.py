@@ -26,7 +26,7 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 from quantization_api.failures import QuantizationError
 from quantizer.decoder.beside import NotOfText
 from quantizer.decoder.buffers import compute_buffers
-from quantizer.decoder.nested import left_in, on_meta, own_containers
+from quantizer.decoder.nested import left_in, on_meta, own_containers, without_values
 from quantizer.decoder.skeleton import ANOTHER_TYPE, Skeleton, unsupported
 from quantizer.decoder.tables import further_tables
 
@@ -334,7 +334,8 @@ class ModelContext:
         taken = {**inspect.signature(layer.forward).bind(*given, **named).arguments, **named}
         before = own_containers(taken)
         try:
-            made = layer.to("meta", self._dtype)(*given, **named)
+            with without_values():
+                made = layer.to("meta", self._dtype)(*given, **named)
         except Exception as error:  # noqa: BLE001 - finding.py says what is wrong
             self.stopped = self.stopped or (index, error)
             return
@@ -344,6 +345,8 @@ class ModelContext:
     def _as_layer(self, index: int, hidden: Tensor) -> Any:
         """Hidden states in the place that they have in what layer `index` returns; the rest has no values."""
         made = self._made[index]
+        if hasattr(made, "_replace"):  # a tuple with names
+            return made._replace(**{made._fields[0]: hidden})
         return (hidden, *made[1:]) if isinstance(made, (tuple, list)) else hidden
 
     def _check_order(self, index: int, hidden: Any) -> None:

@@ -18,7 +18,8 @@ from quantizer.decoder.architecture import FoundLayer
 from quantizer.decoder.buffers import compute_buffers
 from quantizer.decoder.context import Arguments, ModelContext
 from quantizer.decoder.expert_stages import expanded
-from quantizer.decoder.nested import Path, left_in, on_meta, own_containers, tensors_in
+from quantizer.decoder.nested import Path, left_in, on_meta, own_containers, tensors_in, without_values
+from quantizer.decoder.own_words import said, stops_whole
 from quantizer.decoder.skeleton import ANOTHER_TYPE, Skeleton, unsupported
 from quantizer.decoder.stream import Stream
 from quantizer.decoder.stream_finding import NotKeptError, Seen, differing, find_stream
@@ -36,19 +37,24 @@ def look(skeleton: Skeleton) -> tuple[tuple[FoundLayer, ...], Stream]:
     Raises:
         QuantizationError: ModelUnsupported for a model that is no chain of layers.
     """
+    whole = _context(skeleton)
     try:
-        stream, seen = _stream(skeleton)
+        stream, seen = _stream(skeleton, whole)
     except (QuantizationError, MemoryError):
         raise
     except NotKeptError as reason:
         raise _no_chain(skeleton, str(reason)) from reason
     except Exception as error:  # classes differ in how they stop at layers that they do not know
-        raise _no_chain(
-            skeleton,
-            f"its class stops where its layers are taken out ({type(error).__name__}: {_first(error)})",
-        ) from error
+        raise _no_chain(skeleton, _why_stopped(skeleton, whole, error)) from error
     found = (_traced(skeleton, index, layer, seen, stream) for index, layer in enumerate(skeleton.layers))
     return tuple(found), stream
+
+
+def _why_stopped(skeleton: Skeleton, whole: ModelContext, error: Exception) -> str:
+    if whole.stopped is not None:
+        return _not_followed(*whole.stopped)
+    own = stops_whole(skeleton, error)
+    return own or f"its class stops where its layers are taken out ({said(error)})"
 
 
 def _stand_in(shape: torch.Size) -> Tensor:
@@ -70,16 +76,11 @@ def _seen(skeleton: Skeleton, whole: ModelContext, begun: tuple[Tensor, Sequence
     return Seen(*begun, [whole.made(index) for index in layers], [whole.left(index) for index in layers])
 
 
-def _stream(skeleton: Skeleton) -> tuple[Stream, Seen]:
+def _stream(skeleton: Skeleton, whole: ModelContext) -> tuple[Stream, Seen]:
     """What goes through the layers, and what they are given for a text."""
-    whole, (first, second, numbers) = _context(skeleton), _two_texts(skeleton)
+    first, second, numbers = _two_texts(skeleton)
     rows, further = _tables(skeleton, len(numbers))
-    try:
-        seen = _seen(skeleton, whole, whole.begin(rows, first, numbers, further))
-    except Exception as error:
-        if whole.stopped is None:
-            raise
-        raise NotKeptError(_not_followed(*whole.stopped)) from error
+    seen = _seen(skeleton, whole, whole.begin(rows, first, numbers, further))
     _, others = whole.begin(rows, second, numbers, further)
     of_text = _of_text(seen.arguments, others)
     made = any(value.is_meta for arguments in seen.arguments for _, value in tensors_in(arguments))
@@ -149,7 +150,7 @@ def _traced(skeleton: Skeleton, index: int, layer: nn.Module, seen: Seen, stream
     given = {name: on_meta(value) for name, value in seen.arguments[index].items()}
     before = own_containers(given)
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), without_values():
             found, made = trace(layer, lambda: layer(hidden, **given))
             found = expanded(found, skeleton.experts[index], _outputs(layer))
     except Exception as error:
@@ -165,7 +166,7 @@ def _traced(skeleton: Skeleton, index: int, layer: nn.Module, seen: Seen, stream
 
 
 def _not_followed(index: int, error: Exception) -> str:
-    return f"layer {index} cannot be followed without values ({type(error).__name__}: {_first(error)})"
+    return f"layer {index} cannot be followed without values ({said(error)})"
 
 
 def _outputs(layer: nn.Module) -> dict[str, int]:
@@ -175,10 +176,6 @@ def _outputs(layer: nn.Module) -> dict[str, int]:
 
 def _longer(value: Any, before: Any) -> bool:
     return isinstance(value, list) and len(value) != len(before)
-
-
-def _first(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:120]
 
 
 def _no_chain(skeleton: Skeleton, why: str) -> QuantizationError:

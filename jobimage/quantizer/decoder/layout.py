@@ -221,7 +221,9 @@ class DecoderLayout:
 
     @property
     def _says_tied(self) -> bool:
-        return bool(getattr(self.skeleton.causal.config, "tie_word_embeddings", False))
+        causal = self.skeleton.causal
+        said = bool(getattr(causal.config, "tie_word_embeddings", False))
+        return said or f"{self.skeleton.head_name}.weight" in getattr(causal, "all_tied_weights_keys", {})
 
     @property
     def unties(self) -> bool:

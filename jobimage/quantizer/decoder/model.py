@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantization_api.failures import Category
+from quantization_api.failures import Category, QuantizationError
 from quantizer.boundary.reading import reading
 from quantizer.checkpoint.reader import rows_within
 from quantizer.decoder.activations import ActivationStore
@@ -22,8 +22,9 @@ from quantizer.decoder.folding import FoldPlace
 from quantizer.decoder.found_folds import find_folds
 from quantizer.decoder.generic import GenericLayer, GenericWalk
 from quantizer.decoder.layout import DecoderLayout
-from quantizer.decoder.nested import on_meta
-from quantizer.decoder.skeleton import COPY_CONFIG, NOT_OF_ONE_MODEL, unsupported
+from quantizer.decoder.nested import on_meta, without_values
+from quantizer.decoder.own_words import said, stops_whole
+from quantizer.decoder.skeleton import ANOTHER_TYPE, COPY_CONFIG, NOT_OF_ONE_MODEL, unsupported
 from quantizer.decoder.tables import further_tables, gathered
 from quantizer.decoder.walk import BlockWalk, LayerWalk, StoreFactory
 
@@ -185,11 +186,29 @@ class DecoderModel:
             stream = self.layout.stream
             rows = self._zeros(1, TRIED_TOKENS, stream.row(TRIED_TOKENS))
             read = self.final(rows)
-            whole.logits(read, 0, self._zeros(1, self.layout.head_shape[1]))
+            self._try_head(whole, read)
             pattern = self.layout.pattern(0)
             if not pattern.sparse:  # experts are chosen by values, which the meta device has not
                 hidden, given = stream.step(0).given(rows.to("meta"), on_meta(dict(arguments)))
-                pattern.fresh().to("meta")(hidden, **given)
+                with without_values():
+                    pattern.fresh().to("meta")(hidden, **given)
+
+    def _try_head(self, whole: ModelContext, read: Tensor) -> None:
+        rows, width = self.layout.head_shape
+        try:
+            whole.logits(read, 0, self._zeros(1, width))
+        except Exception as error:
+            if isinstance(error, QuantizationError):
+                raise
+            skeleton, kind = self.layout.skeleton, self.layout.model_type
+            if own := stops_whole(skeleton, error) if skeleton.beside else None:
+                raise unsupported(f"a {kind} model is not supported: {own}", ANOTHER_TYPE) from error
+            whole.logits(read, 0, self._zeros(1, 1).expand(rows, width))
+            raise unsupported(
+                f"a {kind} model does something with the logits of some tokens that it cannot do with a part of the "
+                f"vocabulary ({said(error)}), and the head is computed in parts",
+                ANOTHER_TYPE,
+            ) from error
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=self.dtype, device=self.device)

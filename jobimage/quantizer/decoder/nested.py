@@ -2,9 +2,11 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor
+from torch.fx.experimental import _config as meta_config
 
 Path = tuple[Any, ...]
 """Where a value is: a key or a number for each dict, list or tuple around it."""
@@ -78,3 +80,10 @@ def _same(one: Any, other: Any) -> bool:
     """Whether nested values have the very same tensors."""
     mine, theirs = (((path, id(value)) for path, value in tensors_in(each)) for each in (one, other))
     return list(mine) == list(theirs)
+
+
+def without_values() -> AbstractContextManager[None]:
+    """Within it a forward without values may ask which of them are not zero: it is taken to be all of them."""
+    switches: Any = meta_config
+    made: AbstractContextManager[None] = switches.patch(meta_nonzero_assume_all_nonzero=True)
+    return made

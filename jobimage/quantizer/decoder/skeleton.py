@@ -44,10 +44,21 @@ def misnamed(message: str) -> QuantizationError:
     return QuantizationError(Category.INVALID_WORKFLOW, message)
 
 
+def _with_attention(cls: Any, config: PretrainedConfig) -> Any:
+    """A model with the attention of its config; towers may have no other than the plain one."""
+    try:
+        return cls(config)
+    except ValueError as error:
+        if config._attn_implementation == "eager" or "attention" not in str(error):
+            raise
+        config._attn_implementation = "eager"
+        return cls(config)
+
+
 def _made(cls: Any, config: PretrainedConfig) -> Any:
     """A model of a class; classes that keep a row for padding stop at a pad_token_id that the embedding lacks."""
     try:
-        return cls(config)
+        return _with_attention(cls, config)
     except Exception as error:
         padding, vocabulary = getattr(config, "pad_token_id", None), text_config(config).vocab_size
         if not isinstance(padding, int) or -vocabulary <= padding < vocabulary:
@@ -116,12 +127,24 @@ class Skeleton:
         self.ties: dict[str, str] = dict(ties) if isinstance(ties, dict) else {}
         self.ties.pop(f"{self.head_name}.weight", None)
         self.embedding_shape = tuple(self.causal.get_input_embeddings().weight.shape)
-        inner, outer = self.embedding_shape[1], int(self.config.hidden_size)
+        inner, outer = self.embedding_shape[1], self._width()
         if inner != outer and self.architecture.blocks:
             raise unsupported(
                 f"the embeddings are {inner} wide and the layers {outer}: projections between them are not supported",
                 "Use another size of this model: of OPT, for example, only opt-350m has such projections.",
             )
+
+    def _width(self) -> int:
+        """Of what goes through the layers; a config of several models may have none that is for all of them."""
+        width = getattr(self.config, "hidden_size", None)
+        parts = [name for name, one in vars(self.config).items() if isinstance(one, PretrainedConfig)]
+        if width is None and parts:
+            raise unsupported(
+                f"a {self.model_type} model is several models in one ({', '.join(parts)}), and only one "
+                "decoder of text is supported",
+                ANOTHER_TYPE,
+            )
+        return int(self.config.hidden_size)
 
     def _embedding(self) -> nn.Module | None:
         """The embedding of tokens; a class of several models in one does not know which it is."""

@@ -12,6 +12,7 @@ from tests.support.choice import mostly_nightly
 from tests.support.decoder_families import FAMILIES, layer_weights, make_model, open_model
 from tests.support.engine import CPU
 from tests.support.walked import error_of, stages_of, walked_error
+from transformers import AutoModelForMultimodalLM
 
 from quantization_api.failures import Category, QuantizationError
 from quantizer.decoder.buffers import cast_masks
@@ -85,14 +86,25 @@ KINDS = {
     "a class whose name does not say what it is for": "bert-generation",
     "embeddings narrower than the layers": "rembert",
     "rows of experts that do nothing": "longcat_flash",
+    "layers that ask which of their values are not zero": "xmod",
 }
 REFUSED = {
     "xlm": "does not run its layers one after another",
     "hrm_text": "its head reads the embeddings",
     "jetmoe": "holds experts in one fused tensor",
     "dbrx": "holds experts in one fused tensor",
+    "reformer": "does not run its layers one after another",
+    "blt": "is several models in one (patcher_config, encoder_config, decoder_config, global_config)",
+    "cpmant": "looks up other tokens than those of the text",
 }
 """Type -> what its refusal says."""
+REFUSED_BESIDE = {
+    "kosmos-2": "transformers' class does not run it on text alone, with this config.json (ValueError: You have to",
+    "idefics": "transformers' class does not run it on text alone, with this config.json (ValueError: Exactly 1 of",
+    "blip-2": "forward() missing 1 required positional argument: 'pixel_values'",
+    "chameleon": "with the logits of some tokens that it cannot do with a part of the vocabulary (IndexError: index 4",
+}
+"""The same of types that take images."""
 
 
 KINDS_EVERY_TIME = (
@@ -164,13 +176,32 @@ def test_a_mask_of_numbers_has_the_type_of_what_is_computed_and_frequencies_keep
     assert types == {"mask": torch.bfloat16, "ones": torch.float32, "rotary": torch.float32}
 
 
-@pytest.mark.parametrize("model_type", REFUSED)
+@pytest.mark.parametrize("model_type", mostly_nightly(REFUSED, [one for one in REFUSED if one != "blt"]))
 def test_what_is_no_chain_of_layers_is_refused_with_what_it_does(model_type: str, tmp_path: Path) -> None:
     small_model(model_type).save_pretrained(tmp_path)
     with pytest.raises(QuantizationError) as caught:
         open_model(tmp_path)
     assert caught.value.category is Category.MODEL_UNSUPPORTED
     assert REFUSED[model_type] in caught.value.message
+
+
+@pytest.mark.parametrize("model_type", mostly_nightly(REFUSED_BESIDE, ("idefics", "blip-2")))
+def test_what_does_not_run_on_text_alone_is_refused_with_what_its_class_says(
+    model_type: str, tmp_path: Path
+) -> None:
+    small_model(model_type, auto=AutoModelForMultimodalLM).save_pretrained(tmp_path)
+    with pytest.raises(QuantizationError) as caught:
+        open_model(tmp_path).try_out()
+    assert caught.value.category is Category.MODEL_UNSUPPORTED
+    assert REFUSED_BESIDE[model_type] in caught.value.message
+    assert "config.json cannot be used" not in caught.value.message
+
+
+@pytest.mark.nightly
+def test_a_tower_that_has_the_plain_attention_alone_is_made(tmp_path: Path) -> None:
+    whole = small_model("vibevoice_asr", auto=AutoModelForMultimodalLM)
+    whole.save_pretrained(tmp_path / "model")
+    assert walked_error(whole, open_model(tmp_path / "model"), tmp_path) < 1e-6
 
 
 LARGE = {
