@@ -1,7 +1,8 @@
 """The figures of docs/tuning.md: `python -m tests.benchmarks.tuning_guide` (see there).
 
 Runs a search for each question and model, with the project's own command, and writes the tables and the picture. What a
-run that was cut has finished is kept, so the same command goes on.
+run that was cut has finished is kept, so the same command goes on. What was asked takes the place of what the page says
+of the same questions and models, and the rest of the page stays: the guide can be made in pieces.
 """
 
 import argparse
@@ -17,8 +18,9 @@ from pathlib import Path
 import yaml
 from tests.benchmarks.tuning_guide.drawing import draw
 from tests.benchmarks.tuning_guide.models import CACHE, CONVERSIONS, TEXTS, Model, converted, example
+from tests.benchmarks.tuning_guide.page import joined, read, with_tables
 from tests.benchmarks.tuning_guide.questions import QUESTIONS, Question, manifest
-from tests.benchmarks.tuning_guide.table import Described, section, with_section
+from tests.benchmarks.tuning_guide.table import Described, tables
 
 from quantization_api import ENGINE_VERSION
 from quantization_api.manifest import TrialRecord
@@ -100,9 +102,12 @@ def main() -> int:
         for question in questions
     }
     trials = {model.name: [one for each in found.values() for one in each[model.name]] for model in models}
-    made = section(found, [described(model, trials[model.name]) for model in models], questions)
-    said.page.write_text(with_section(said.page.read_text(encoding="utf-8"), made), encoding="utf-8")
-    said.page.with_suffix(".svg").write_bytes(draw(found, [model.name for model in models]).file())
+    page = said.page.read_text(encoding="utf-8")
+    whole = joined(
+        read(page), tables(found, [described(model, trials[model.name]) for model in models], questions)
+    )
+    said.page.write_text(with_tables(page, whole), encoding="utf-8")
+    said.page.with_suffix(".svg").write_bytes(draw(whole).file())
     return 0
 
 

@@ -5,10 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from tests.benchmarks.tuning_guide.questions import SMALL_GROUP
-from tests.benchmarks.tuning_guide.table import Found
+from tests.benchmarks.tuning_guide.page import HEAD, MODELS, Row, Table, Tables
+from tests.benchmarks.tuning_guide.questions import QUESTIONS, SMALL_GROUP
 
-from quantization_api.manifest import TrialRecord
 from quantizer.report.lettering import COLOURS, WIDTH, lettered
 from quantizer.report.svg import RULES, Picture, picture
 
@@ -17,27 +16,24 @@ Series = Mapping[str, Sequence[tuple[float, float]]]
 HEIGHT = 2.4
 """Of a panel, in inches."""
 MARKERS = "os^DvP"
+BITS, METHOD = (question for question in QUESTIONS if question.name in ("bits", "method"))
 NAMES = {"awq": "AWQ", "quarot+gptq": "QuaRot, GPTQ"}
 
 
-def series(found: Found, model: str) -> Series:
+def series(tables: Tables, model: str) -> Series:
     """The points of a model: GPTQ by group size, and the other methods."""
     drawn: dict[str, list[tuple[float, float]]] = {}
-    for trial in found.get("bits", {}).get(model, []):
-        size = trial.parameters["gptq.group_size"]
-        label = f"GPTQ, {'one group per row' if size == -1 else f'groups of {size}'}"
-        drawn.setdefault(label, []).extend(_place(trial))
-    for trial in found.get("method", {}).get(model, []):
-        chain = str(trial.parameters["passes"])
-        if chain != "gptq":
-            label = f"{NAMES[chain]}, groups of {SMALL_GROUP}"
-            drawn.setdefault(label, []).extend(_place(trial))
+    for question, labelled in ((BITS, _by_group), (METHOD, _by_method)):
+        for row in tables.get(question.title, Table()).rows:
+            if row[0] == model and (label := labelled(row[1])):
+                drawn.setdefault(label, []).extend(_place(row))
     return {label: sorted(points) for label, points in drawn.items() if points}
 
 
-def draw(found: Found, models: Sequence[str]) -> Picture:
-    """KL divergence against bits per weight."""
-    shown = {model: series(found, model) for model in models}
+def draw(tables: Tables) -> Picture:
+    """KL divergence against bits per weight, of all models of the page."""
+    models = [row[0] for row in tables[MODELS].rows]
+    shown = {model: series(tables, model) for model in models}
     labels = list(dict.fromkeys(label for one in shown.values() for label in one))
     title = "KL divergence against bits per weight"
     with rc_context(RULES):
@@ -68,7 +64,22 @@ def _panel(axes: Axes, model: str, shown: Series, labels: Sequence[str]) -> None
     axes.grid(alpha=0.25)
 
 
-def _place(trial: TrialRecord) -> Iterator[tuple[float, float]]:
-    value = next((metric.output for metric in trial.metrics if metric.name == "kl_divergence"), None)
-    if trial.bits_per_weight is not None and value:
-        yield trial.bits_per_weight, value
+def _by_group(setting: str) -> str:
+    size = setting.rpartition("`group_size: ")[2].rstrip("`")
+    return f"GPTQ, {'one group per row' if size == '-1' else f'groups of {size}'}"
+
+
+def _by_method(setting: str) -> str:
+    """What the tables call a chain is its label, without the bits; GPTQ alone is drawn by its groups."""
+    method = setting.partition(", `bits: ")[0]
+    name = next(
+        (NAMES[chain] for chain, label in METHOD.labels.items() if label == method and chain in NAMES), ""
+    )
+    return f"{name}, groups of {SMALL_GROUP}" if name else ""
+
+
+def _place(row: Row) -> Iterator[tuple[float, float]]:
+    """Bits per weight and KL divergence, as the tables write them."""
+    bits, value = row[HEAD.index("bits per weight")], row[HEAD.index("KL divergence")].partition(" ")[0]
+    if bits != "-" and value != "-":
+        yield float(bits), float(value)

@@ -1,18 +1,16 @@
-"""What the searches found, as the generated part of docs/tuning.md. Pure."""
+"""What the searches found, as tables of docs/tuning.md. Pure."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from tests.benchmarks.tuning_guide.page import MODELS, Table, Tables, not_measured
 from tests.benchmarks.tuning_guide.questions import METRICS, QUESTIONS, Question, written
 
 from quantization_api.manifest import TrialRecord
 from quantization_api.status import MetricResult
 
-BEGIN, END = "<!-- figures: begin; written by `make tuning-guide` -->", "<!-- figures: end -->"
-HEAD = ("model", "setting", "KL divergence", "perplexity", "top-1 agreement", "bits per weight", "size, MB")
 FORMS = {"kl_divergence": "#.3g", "perplexity": ".2f", "top1_agreement": ".3f"}
-MODELS_HEAD = ("model", "architecture", "parameters", "perplexity", "what it is")
 SETTING = re.compile(r"`([a-z_0-9]+: [^`]+|[A-Z][A-Za-z]+)`")
 """A parameter with its value, or a pass."""
 
@@ -41,31 +39,17 @@ def setting(question: Question, trial: TrialRecord) -> str:
     return ", ".join(parts)
 
 
-def section(found: Found, models: Sequence[Described], questions: Sequence[Question] = QUESTIONS) -> str:
-    """The generated part, between its markers."""
+def tables(found: Found, models: Sequence[Described], questions: Sequence[Question] = QUESTIONS) -> Tables:
+    """The tables of some questions and models."""
     rows = [
         (one.name, one.architecture, f"{one.parameters / 1e6:.1f} M", f"{one.perplexity:.2f}", one.origin)
         for one in models
     ]
-    parts = [BEGIN, "", "## The models", "", *_table(MODELS_HEAD, rows, "llrrl")]
+    made = {MODELS: Table(rows)}
     for question in questions:
         if trials := found.get(question.name):
-            parts += ["", f"## {question.title}", "", *_table(HEAD, list(_rows(question, trials)), "llrrrrr")]
-            parts += list(_refusals(question, trials))
-    return "\n".join([*parts, "", END])
-
-
-def with_section(page: str, made: str) -> str:
-    """The page with another generated part.
-
-    Raises:
-        ValueError: the page has no markers.
-    """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"the page needs the lines {BEGIN} and {END}")
-    return before + made + after
+            made[question.title] = Table(list(_rows(question, trials)), list(_refusals(question, trials)))
+    return made
 
 
 def settings_of(words: str) -> set[str]:
@@ -88,7 +72,7 @@ def _refusals(question: Question, trials: Mapping[str, Sequence[TrialRecord]]) -
     for model, records in trials.items():
         for one in records:
             if one.state != "Finished":
-                yield f"\nNot measured: {setting(question, one)} of {model}. {one.said}"
+                yield not_measured(setting(question, one), model, one.said)
 
 
 def _figure(metric: MetricResult) -> str:
@@ -100,10 +84,3 @@ def _figure(metric: MetricResult) -> str:
     if metric.low is None or metric.high is None:
         return shown
     return f"{shown} ({metric.low:{form}} to {metric.high:{form}})"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> Iterator[str]:
-    yield f"| {' | '.join(head)} |"
-    yield f"|{'|'.join('---:' if side == 'r' else '---' for side in align)}|"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"

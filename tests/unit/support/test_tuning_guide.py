@@ -5,19 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.benchmarks.tuning_guide.drawing import draw
+from tests.benchmarks.tuning_guide.drawing import draw, series
 from tests.benchmarks.tuning_guide.models import STORIES, TEXTS
+from tests.benchmarks.tuning_guide.page import BEGIN, END, HEAD, Table, joined, read, with_tables
 from tests.benchmarks.tuning_guide.questions import QUESTIONS, Question, fitting_groups, manifest
-from tests.benchmarks.tuning_guide.table import (
-    BEGIN,
-    END,
-    HEAD,
-    Described,
-    section,
-    setting,
-    settings_of,
-    with_section,
-)
+from tests.benchmarks.tuning_guide.table import Described, setting, settings_of, tables
 
 from quantization_api.manifest import TrialRecord
 from quantization_api.spec import QuantizationJobSpec
@@ -96,9 +88,16 @@ def test_a_setting_is_written_as_in_a_manifest() -> None:
     assert setting(METHOD, trial(passes="quarot+gptq", bits=4)) == "`QuaRot`, `GptqQuantizer`, `bits: 4`"
 
 
-def test_a_section_has_a_row_for_each_point_and_a_sentence_for_each_that_was_not_measured() -> None:
+EMPTY = f"before\n{BEGIN}\n{END}\nafter\n"
+
+
+def described(*names: str) -> list[Described]:
+    return [Described(name, "Llama", 15_000_000, 4.4, "as published") for name in names]
+
+
+def test_a_table_has_a_row_for_each_point_and_a_sentence_for_each_that_was_not_measured() -> None:
     found = {"bits": {"toy": [trial(bits=3, group_size=32), trial("Refused", bits=3, group_size=7)]}}
-    made = section(found, [Described("toy", "Llama", 15_000_000, 4.4, "as published")])
+    made = with_tables(EMPTY, tables(found, described("toy")))
     assert [
         "toy",
         "`bits: 3`, `group_size: 32`",
@@ -112,18 +111,63 @@ def test_a_section_has_a_row_for_each_point_and_a_sentence_for_each_that_was_not
 
 
 def test_only_what_lies_between_the_markers_changes() -> None:
-    assert with_section(f"before\n{BEGIN}\nold\n{END}\nafter\n", f"{BEGIN}\nnew\n{END}") == (
-        f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    made = with_tables(EMPTY, tables({"bits": {"toy": [trial(bits=3, group_size=32)]}}, described("toy")))
+    assert made.startswith(f"before\n{BEGIN}\n\n## The models\n")
+    assert made.endswith(f"|\n\n{END}\nafter\n")
+    for page in ("no markers", BEGIN):
+        with pytest.raises(ValueError, match="needs the lines"):
+            with_tables(page, {})
+
+
+def test_the_page_is_written_as_it_was_read() -> None:
+    assert with_tables(PAGE, read(PAGE)) == PAGE
+    assert with_tables(EMPTY, read(EMPTY)) == EMPTY.replace(END, f"\n{END}")
+
+
+def test_what_was_not_asked_again_stays() -> None:
+    """Of the same table the other models, and the tables of other questions; what was asked is all new."""
+    points = {
+        size: [trial("Refused", bits=2, group_size=7), trial(bits=3, group_size=size)] for size in (32, 64)
+    }
+    page = tables(
+        {"bits": {"a.1": points[32], "b": points[32]}, "options": {"b": [trial(passes="sym")]}},
+        described("a.1", "b"),
     )
-    with pytest.raises(ValueError, match="needs the lines"):
-        with_section("no markers", "")
+    page = {**page, "A question that is no more": Table([("a.1",)])}
+    one = joined(page, tables({"bits": {"a.1": points[64][1:]}}, described("a.1")))
+    assert list(one) == ["The models", "Bits and group size", "Options of GPTQ"]
+    found = one["Bits and group size"]
+    assert [(row[0], row[1]) for row in found.rows] == [
+        ("a.1", "`bits: 3`, `group_size: 64`"),
+        ("b", "`bits: 3`, `group_size: 32`"),
+    ]
+    assert found.notes == ["Not measured: `bits: 2`, `group_size: 7` of b. groups of 7 do not fit"]
+    assert one["Options of GPTQ"] == page["Options of GPTQ"]
+    more = joined(one, tables({"calibration": {"c": [trial(bits=3)]}}, described("c")))
+    assert [row[0] for row in more["The models"].rows] == ["a.1", "b", "c"]
+    assert read(with_tables(EMPTY, more)) == {
+        title: Table([tuple(row) for row in table.rows], table.notes) for title, table in more.items()
+    }
 
 
 def test_the_picture_has_a_panel_for_each_model_and_a_line_for_each_group_size() -> None:
     points = [trial(bits=bits, group_size=size) for bits in (3, 4) for size in (32, -1)]
-    drawn = draw({"bits": {"one": points, "two": points}}, ["one", "two"]).drawn
+    made = tables({"bits": {"one": points, "two": points}}, described("one", "two"))
+    drawn = draw(made).drawn
     for words in ("one", "two", "GPTQ, groups of 32", "GPTQ, one group per row"):
         assert words in drawn
+
+
+def test_the_picture_has_the_points_of_the_page() -> None:
+    shown = series(read(PAGE), "stories15m")
+    assert {name: len(points) for name, points in shown.items()} == {
+        "GPTQ, groups of 32": 4,
+        "GPTQ, groups of 96": 4,
+        "GPTQ, one group per row": 4,
+        "AWQ, groups of 32": 1,
+        "QuaRot, GPTQ, groups of 32": 2,
+    }
+    assert shown["GPTQ, groups of 96"][1] == (3.28, 0.569)
 
 
 def test_the_tables_of_the_page_are_whole() -> None:
