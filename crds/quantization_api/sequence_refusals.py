@@ -147,12 +147,6 @@ ROTATION_BEFORE_GPTQ: tuple[Refusal, ...] = (
     ),
     Refusal(
         "passes",
-        ROTATED_GPTQ & _of(1, GptqQuantizer, TARGET),
-        "a target is for the model as it is in this release; leave the QuaRot out, or write bits in the "
-        "GptqQuantizer after it",
-    ),
-    Refusal(
-        "passes",
         ROTATED_GPTQ & _of(1, GptqQuantizer, is_true("lm_head")),
         "a rotated head keeps its data type in this release; leave lm_head out of the GptqQuantizer, or leave the "
         "QuaRot out",

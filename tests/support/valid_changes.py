@@ -138,6 +138,12 @@ VALID_CHANGES: dict[str, tuple[tuple[str, Any], ...]] = {
             },
         ),
     ),
+    "bits that are chosen after a rotation": (
+        (
+            "workflow.passes",
+            [{"type": "QuaRot"}, {"type": "GptqQuantizer", "data_config": "train", "target_bits": 3.5}],
+        ),
+    ),
     "AWQ without zero points": ((PASS, {"type": "AutoAWQQuantizer", "zero_point": False}),),
     "AWQ's scales alone": ((PASS, {"type": "AutoAWQQuantizer", "export_compatible": True}),),
     "AWQ as compressed-tensors, 3 bits, groups of 96": (

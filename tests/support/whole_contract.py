@@ -102,12 +102,6 @@ WHOLE_INVALID: tuple[Invalid, ...] = (
     ),
     gptq("a quantized embedding", "embeddings keep their data type", embeds=True),
     built(
-        "a target after a rotation",
-        "a target is for the model as it is in this release",
-        ROTATION,
-        {**GPTQ, "target_bits": 3.5},
-    ),
-    built(
         "a graph of mixed bits",
         "ModelBuilder takes the same bits in all linears",
         {**GPTQ, "target_bits": 3.5},

@@ -19,7 +19,7 @@ from quantizer.decoder.layout import DecoderLayout
 from quantizer.decoder.model import DecoderModel
 from quantizer.decoder.walk import LayerWalk, StoreFactory
 from quantizer.formats.interface import WeightFormat
-from quantizer.passes.transform import Transform
+from quantizer.passes.transform import Transform, Unchanged
 
 Timed = Callable[[str], AbstractContextManager[None]]
 """A context that adds its time to a stage: calibrate, solve."""
@@ -105,7 +105,7 @@ class HeadContext:
 
 @dataclass(frozen=True)
 class FloatModel:
-    """The model before anything is rounded, for a pass that has to know all of it beforehand."""
+    """The model before anything is rounded, rotated or not, for a pass that has to know all of it beforehand."""
 
     model: DecoderModel
     tokens: TokenBatches
@@ -119,6 +119,8 @@ class FloatModel:
     """Called after each layer; what it raises ends the run."""
     other_bytes: Callable[[], int]
     """Bytes of the result's safetensors, headers included, that no choice of bits changes."""
+    transform: Transform = field(default_factory=Unchanged)
+    """What was done to `layers`, and so to what runs between the embedding and the final norm."""
 
 
 class LayerPass(Protocol):

@@ -221,6 +221,10 @@ class RotatedModel(Transform):
         return self.quarot.table_rows(states).to(states.dtype)
 
     @override
+    def back(self, states: Tensor) -> Tensor:
+        return self.quarot.turned_back(states).to(states.dtype)
+
+    @override
     def layer(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         model = self._model
         turned = {name: model.transposed(index, name, weights.pop(name)) for name in list(weights)}

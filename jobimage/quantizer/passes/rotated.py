@@ -4,8 +4,8 @@ So the rotated model is never stored, and what holds for GPTQ alone holds here: 
 any layer. Rotations fold into the weights and nothing is rotated online, so the result is an ordinary checkpoint.
 """
 
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 from typing_extensions import override
 
@@ -13,6 +13,7 @@ from quantizer.decoder.layout import DecoderLayout
 from quantizer.passes.gptq import Gptq
 from quantizer.passes.gptq_layers import GptqLayerPass
 from quantizer.passes.interface import LayerPass
+from quantizer.passes.mixed_gptq import MixedGptqLayerPass
 from quantizer.passes.quarot import Quarot
 from quantizer.passes.transform import Transform
 
@@ -42,6 +43,11 @@ class RotatedGptqLayerPass(GptqLayerPass):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RotatedMixedGptqLayerPass(RotatedGptqLayerPass, MixedGptqLayerPass):
+    """The same with bits that are chosen: for the rotated linears, by what they do to the output."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RotatedGptq(Gptq):
     """QuaRot and the GptqQuantizer after it."""
 
@@ -64,12 +70,9 @@ class RotatedGptq(Gptq):
 
     @override
     def _make(self) -> RotatedGptqLayerPass:
-        rotation, rounding = self.rotation.layer_pass, super()._make()
-        return RotatedGptqLayerPass(
-            config=rounding.config,
-            format=rounding.format,
-            calibration_dtype=rounding.calibration_dtype,
-            reconstructs=rounding.reconstructs,
-            few_tokens=rounding.few_tokens,
-            rotation=rotation,
+        rounding = super()._make()
+        as_rotated = (
+            RotatedMixedGptqLayerPass if isinstance(rounding, MixedGptqLayerPass) else RotatedGptqLayerPass
         )
+        values: dict[str, Any] = {one.name: getattr(rounding, one.name) for one in fields(rounding)}
+        return as_rotated(**values, rotation=self.rotation.layer_pass)

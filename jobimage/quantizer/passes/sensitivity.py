@@ -105,7 +105,7 @@ class _Walk:
         self.paths = [self._open("path-0", self.batches)]
         for store, batches in ((self.hidden, whole.tokens.batches()), (self.paths[0], self.batches)):
             for number, states in enumerate(self.model.embed(batches)):
-                store.write(number, states)
+                store.write(number, whole.transform.hidden(states))
         self.ties: list[Tie] = []
 
     def run(self) -> list[Tie]:
@@ -196,9 +196,13 @@ class _Walk:
             self.ties.append(Tie((HEAD,), (self.layout.head_shape,), tuple(errors)))
         return lambda weight: _rounded({HEAD: weight}, hessian, probe, factored)[HEAD]
 
+    def _final(self, states: Tensor) -> Tensor:
+        """What the float model's own head reads of them."""
+        return self.model.final(self.whole.transform.back(states))
+
     def _read_by_head(self) -> Iterator[Tensor]:
         for number in range(len(self.hidden)):
-            yield self.model.final(self.hidden.read(number))
+            yield self._final(self.hidden.read(number))
 
     def _head_rows(self, wanted: Tensor) -> Tensor:
         """Some rows of the head, by their sorted numbers."""
@@ -224,7 +228,7 @@ class _Walk:
         """Of every path but the first, from that one; and of the first where the head alone is rounded."""
         for path in self.paths:
             for number in range(len(path)):
-                path.write(number, self.model.final(path.read(number)))
+                path.write(number, self._final(path.read(number)))
         targets = [
             torch.full((judged(batch).numel(),), -1, device=self.model.device) for batch in self.batches
         ]

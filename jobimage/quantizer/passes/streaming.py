@@ -169,6 +169,7 @@ class _Run:
             self._timed,
             lambda: self.on_progress("quantize", 0, self.layout.layers),
             self._other_bytes,
+            self.transform,
         )
         try:
             return self.unbound.choose(whole)

@@ -25,6 +25,10 @@ class Transform(Protocol):
         """Hidden states [..., width] before the first layer, from the input model's."""
         ...
 
+    def back(self, states: Tensor) -> Tensor:
+        """Hidden states [..., width] behind the last layer -> the input model's, as its final norm reads them."""
+        ...
+
     def layer(self, index: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """The parameters of a layer by their names in it; `weights` may be emptied on the way."""
         ...
@@ -61,6 +65,10 @@ class Unchanged(Transform):
 
     @override
     def hidden(self, states: Tensor) -> Tensor:
+        return states
+
+    @override
+    def back(self, states: Tensor) -> Tensor:
         return states
 
     @override

@@ -32,8 +32,11 @@ from quantization_api.failures import Category, QuantizationError
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.architecture import ModuleNames
 from quantizer.evaluation.views import open_view
+from quantizer.passes import mixed_gptq
 from quantizer.passes.interface import LayerPass
 from quantizer.passes.making import weight_pass
+from quantizer.passes.sensitivity import Tie, measure
+from quantizer.passes.written import schemes_of
 
 pytestmark = pytest.mark.unit
 
@@ -49,6 +52,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "sym": True, "checkpoint_format": "compressed-tensors", "calibration_dtype": "bf16",
     },
     "more damping": {"damp_percent": 0.2},
+    "bits that are chosen": {"target_bits": 5},
 }  # fmt: skip
 
 
@@ -101,6 +105,42 @@ def test_the_result_is_that_of_gptq_on_the_rotated_model(name: str, tmp_path: Pa
     run(tmp_path, second, model="rotated", out="two", tokens=tokens)
     run(tmp_path, both({"rotation_seed": 7}, **parameters), out="one", tokens=tokens)
     assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "qwen3"])
+def test_bits_are_chosen_by_what_the_rotated_linears_do_to_the_output(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the norms and the head around the layers are: as for a rotated model that was stored."""
+    measured: list[list[Tie]] = []
+
+    def watched(*arguments: Any) -> list[Tie]:
+        measured.append(measure(*arguments))
+        return measured[-1]
+
+    monkeypatch.setattr(mixed_gptq, "measure", watched)
+    save_family(name, tmp_path / "model")
+    parameters = {"target_bits": 6, "checkpoint_format": "compressed-tensors", "calibration_dtype": "fp32"}
+    run(tmp_path, make_pass(rotation()), out="rotated")
+    run(tmp_path, make_pass(gptq_pass(group_size=GROUP, **parameters)), model="rotated", out="two")
+    report = run(tmp_path, both(**parameters))
+    stored, on_the_way = measured
+    for one, other in zip(on_the_way, stored, strict=True):
+        assert one.names == other.names
+        assert one.errors == pytest.approx(other.errors, rel=1e-3)
+        assert one.divergence == pytest.approx(other.divergence, rel=1e-3)
+    assert len(set(schemes_of(report.linears).values())) > 1
+    assert 5.5 < report.bits_per_weight <= 6
+
+
+def test_a_target_of_the_size_counts_the_head_that_a_rotation_unties(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model", tie_word_embeddings=True)
+    target = 120_000
+    report = run(tmp_path, both(target_size=target), tokens=random_batches())
+    size = (tmp_path / "out/model.safetensors").stat().st_size
+    assert "lm_head.weight" in load_file(tmp_path / "out/model.safetensors")
+    assert size == report.output_bytes
+    assert 0.9 * target <= size <= target
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
