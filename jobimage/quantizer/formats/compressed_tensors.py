@@ -112,6 +112,12 @@ class CompressedTensorsFormat(ChosenFormat):
         return tensors
 
     @override
+    def joined(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        shapes = torch.stack([part.pop("weight_shape") for part in parts])
+        whole = {kind: torch.cat([part.pop(kind) for part in parts]) for kind in list(parts[0])}
+        return {**whole, "weight_shape": torch.stack([shapes[:, 0].sum(), shapes[0, 1]])}
+
+    @override
     def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
         """Refuses a stored shape that is not that of the packed tensor."""
         packed, scales = tensors["weight_packed"], tensors["weight_scale"]

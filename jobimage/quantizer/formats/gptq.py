@@ -110,6 +110,14 @@ class GptqFormat(ChosenFormat):
         }
 
     @override
+    def joined(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        index = parts[0]["g_idx"]
+        for part in parts:
+            del part["g_idx"]
+        whole = {kind: torch.cat([part.pop(kind) for part in parts], dim=1) for kind in list(parts[0])}
+        return {**whole, "g_idx": index}
+
+    @override
     def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
         """Refuses a wrapped zero point and a group that does not exist."""
         zeros = unpack_bits(tensors["qzeros"].t(), self.bits).to(torch.int16) + self._offset

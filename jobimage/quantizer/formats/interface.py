@@ -74,6 +74,14 @@ class WeightFormat(Protocol):
         """
         ...
 
+    def joined(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors of a linear from those of its slices of rows, of which all but the last fill whole words.
+
+        The parts are emptied on the way, so that no tensor exists twice beside the others. Raises ValueError where a
+        format takes a linear as a whole only.
+        """
+        raise ValueError(f"{len(parts)} parts for {type(self).__name__}, which packs a linear as a whole")
+
     def unpack(self, name: str, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
         """The inverse of pack, bit by bit: scales as stored, zeros int16.
 

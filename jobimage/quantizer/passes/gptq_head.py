@@ -17,11 +17,12 @@ from quantizer.passes.rounding import (
     check_quality,
     check_stored_scales,
     error_baseline,
-    pack_linear,
     put_quantized,
 )
 from quantizer.passes.statistics import InputStatistics
 
+WHOLE_WORDS = 32
+"""Values of any width that fill whole words."""
 LEAVE_OUT = "Leave lm_head out, so that the head stays as it is."
 
 
@@ -59,7 +60,7 @@ def round_head(
         hessian, tokens = read_by_head(head)
     with head.timed("solve"):
         factored = factor_head(hessian, config)
-        parts, baselines, changes = list[QuantizedWeight](), list[ErrorBaseline](), list[Tensor]()
+        packed, baselines, changes = PackedRows(layout), list[ErrorBaseline](), list[Tensor]()
         for rows in head.slices():
             weight = rows.float()
             with threads_for(weight.numel()):
@@ -67,12 +68,11 @@ def round_head(
                 check_stored_scales(HEAD, weight, part, rtn, layout, LEAVE_OUT)
                 baselines.append(error_baseline(weight, hessian, rtn, layout))
                 changes.append(put_quantized(HEAD, _linear(weight), weight, part, hessian, layout))
-            parts.append(part)
-        quantized = stacked(parts)
+            packed.add(part)
         error, error_rtn = together(baselines).relative(torch.cat(changes))
     report = LinearReport(
         name=HEAD,
-        shape=(quantized.integers.shape[0], quantized.integers.shape[1]),
+        shape=(packed.rows, hessian.shape[0]),
         error=error,
         error_rtn=error_rtn,
         damping=factored.damp_percent,
@@ -81,19 +81,49 @@ def round_head(
         group_size=None if scheme is None else scheme.group_size,
     )
     check_quality([report], "Raise damp_percent, calibrate with more text, or leave lm_head out.")
-    return FinishedLayer(pack_linear(HEAD, quantized, layout), [report])
+    return FinishedLayer({f"{HEAD}.{kind}": tensor for kind, tensor in packed.tensors().items()}, [report])
 
 
-def stacked(parts: list[QuantizedWeight]) -> QuantizedWeight:
-    """Slices of rows, rounded for the same inputs, as one weight; the list is emptied."""
-    whole = QuantizedWeight(
-        torch.cat([part.integers for part in parts]),
-        torch.cat([part.scales for part in parts]),
-        torch.cat([part.zeros for part in parts]),
-        parts[0].g_idx,
+class PackedRows:
+    """A weight that comes in slices of rows, packed as they come: a large one never exists unpacked.
+
+    The slices are rounded for the same inputs.
+    """
+
+    def __init__(self, layout: WeightFormat) -> None:
+        self._layout = layout
+        self._packed: list[dict[str, Tensor]] = []
+        self._left: QuantizedWeight | None = None
+        self.rows = 0
+
+    def add(self, part: QuantizedWeight) -> None:
+        """The next rows. What does not fill whole words along the rows waits for more of them."""
+        self.rows += part.integers.shape[0]
+        waiting = part if self._left is None else _joined(self._left, part)
+        count = waiting.integers.shape[0]
+        full = count // WHOLE_WORDS * WHOLE_WORDS
+        if full:
+            self._pack(waiting.rows(slice(full)))
+        self._left = waiting.rows(slice(full, None)) if full < count else None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of the whole weight, on the CPU; to be asked for once."""
+        if self._left is not None:
+            self._pack(self._left)
+            self._left = None
+        return self._layout.joined(self._packed)
+
+    def _pack(self, part: QuantizedWeight) -> None:
+        self._packed.append({kind: tensor.cpu() for kind, tensor in self._layout.pack(part).items()})
+
+
+def _joined(one: QuantizedWeight, other: QuantizedWeight) -> QuantizedWeight:
+    return QuantizedWeight(
+        torch.cat([one.integers, other.integers]),
+        torch.cat([one.scales, other.scales]),
+        torch.cat([one.zeros, other.zeros]),
+        one.g_idx,
     )
-    parts.clear()
-    return whole
 
 
 def together(baselines: list[ErrorBaseline]) -> ErrorBaseline:

@@ -13,7 +13,7 @@ leave the float model's path at the tie, and at the head their distributions are
 of a layer alone would not do: the same error moves the output a lot in one place and little in another.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 
 from quantization_api.passes import FewTokens
-from quantizer.algorithms.divergence import BatchDivergence
 from quantizer.algorithms.gptq.solver import Factored, factor, gptq
 from quantizer.algorithms.hessian import weighted_square
 from quantizer.calibration.tokens import TokenBatches
@@ -35,21 +34,13 @@ from quantizer.machine import threads_for, trim_memory
 from quantizer.passes.experts import is_nearest
 from quantizer.passes.gptq_head import factor_head, read_by_head
 from quantizer.passes.gptq_layers import GptqLayerPass, stacked_rows
+from quantizer.passes.head_divergence import HEAD_ROWS, Rounds, divergences, judged
 from quantizer.passes.interface import FloatModel, HeadContext
 from quantizer.passes.rounding import error_baseline, measured_rows
 from quantizer.passes.statistics import InputStatistics, gather
 
 WALKING_TOKENS = 2048
 """Of the sequences that measure divergence: 512 gave the same choice on a small Llama."""
-JUDGED = 4
-"""Of so many positions the output of one is compared."""
-HEAD_ROWS = 512  # vocabulary entries whose logits exist at a time
-PROBED_ROWS = 16 * HEAD_ROWS
-"""Of the head that the probe rounds at a time."""
-
-
-Rounds = Callable[[Tensor], Tensor]
-"""Some rows of a weight [n, K] -> those rows as a reader sees them, rounded."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +92,10 @@ class _Walk:
         self.whole, self.model, self.layout = whole, whole.model, whole.model.layout
         self.candidates, self.probe, self.stack = candidates, probe, stack
         self.batches = walking(whole.tokens).batches()
-        self.hidden = self._open("hidden", whole.tokens.batches())
-        self.paths = [self._open("path-0", self.batches)]
+        self.hidden = self._open("hidden", whole.tokens.batches(), stack)
+        self.paths: list[ActivationStore] = []
+        self.closing: list[ExitStack] = []
+        self._new_path()
         for store, batches in ((self.hidden, whole.tokens.batches()), (self.paths[0], self.batches)):
             for number, states in enumerate(self.model.embed(batches)):
                 store.write(number, whole.transform.hidden(states))
@@ -115,10 +108,9 @@ class _Walk:
             self.whole.on_layer()
         head = self._solve_head() if self.candidates[0].head else None
         with self.whole.timed("calibrate"):
-            divergences = self._divergences(head)
+            found = divergences(self.model, self._read_at_head(), head)
         return [
-            Tie(tie.names, tie.shapes, tie.errors, found)
-            for tie, found in zip(self.ties, divergences, strict=True)
+            Tie(tie.names, tie.shapes, tie.errors, one) for tie, one in zip(self.ties, found, strict=True)
         ]
 
     def _layer(self, index: int, layer: DecoderLayer) -> None:
@@ -135,8 +127,7 @@ class _Walk:
             with self.whole.timed("solve"):
                 measured, rounded = self._solve(self.layout.layer_prefix(index), layer, tie, found)
             self.ties.append(measured)
-            path = self._open(f"path-{len(self.paths)}", self.batches)
-            self.paths.append(path)
+            path = self._new_path()
             with self.whole.timed("calibrate"), _replaced(layer, rounded):
                 _forward(layer, self.paths[0], path)
         with self.whole.timed("calibrate"):
@@ -212,47 +203,31 @@ class _Walk:
         ]
         return torch.cat(found)
 
-    def _head_slices(self, head: Rounds | None) -> Iterator[tuple[int, Tensor, Tensor | None]]:
-        """The head, HEAD_ROWS at a time: the first of them, as they are, and as `head` rounds them."""
-        if head is None:
-            for first, rows in self.model.table_slices(self.layout.head_name(), HEAD_ROWS):
-                yield first, rows, None
-            return
-        # the solver is slow on few rows
-        for first, rows in self.model.table_slices(self.layout.head_name(), PROBED_ROWS):
-            seen = head(rows)
-            for at in range(0, len(rows), HEAD_ROWS):
-                yield first + at, rows[at : at + HEAD_ROWS], seen[at : at + HEAD_ROWS]
+    def _read_at_head(self) -> list[ActivationStore]:
+        """What the head reads on each path, of the positions that are compared; the paths are closed on the way."""
+        read = []
+        for number, path in enumerate(self.paths):
+            finals = [judged(self._final(path.read(batch))) for batch in range(len(path))]
+            shapes = [(one.shape[0], one.shape[1]) for one in finals]
+            store = self.whole.store(f"float.head-{number}", shapes, self.layout.head_shape[1])
+            read.append(self.stack.enter_context(store))
+            for batch, states in enumerate(finals):
+                store.write(batch, states)
+            self.closing[number].close()
+        return read
 
-    def _divergences(self, head: Rounds | None) -> list[float]:
-        """Of every path but the first, from that one; and of the first where the head alone is rounded."""
-        for path in self.paths:
-            for number in range(len(path)):
-                path.write(number, self._final(path.read(number)))
-        targets = [
-            torch.full((judged(batch).numel(),), -1, device=self.model.device) for batch in self.batches
-        ]
-        parts = [BatchDivergence(target, len(self.ties)) for target in targets]
-        for first, rows, seen in self._head_slices(head):
-            for number, part in enumerate(parts):
-                reference, *others = (
-                    self.model.logits(judged(path.read(number)), first, rows).flatten(0, 1)
-                    for path in self.paths
-                )
-                if seen is not None:
-                    read = judged(self.paths[0].read(number))
-                    others.append(self.model.logits(read, first, seen).flatten(0, 1))
-                part.update(first, reference, others)
-        tokens = sum(len(target) for target in targets)
-        return [
-            sum(float(part.candidates[number].divergence().sum()) for part in parts) / tokens
-            for number in range(len(self.ties))
-        ]
+    def _new_path(self) -> ActivationStore:
+        """A path more, which can be closed before the others."""
+        closing = self.stack.enter_context(ExitStack())
+        path = self._open(f"path-{len(self.paths)}", self.batches, closing)
+        self.paths.append(path)
+        self.closing.append(closing)
+        return path
 
-    def _open(self, name: str, batches: Sequence[Tensor]) -> ActivationStore:
+    def _open(self, name: str, batches: Sequence[Tensor], stack: ExitStack) -> ActivationStore:
         shapes = [(batch.shape[0], batch.shape[1]) for batch in batches]
         width = self.layout.stream.widest(shapes)
-        return self.stack.enter_context(self.whole.store(f"float.{name}", shapes, width))
+        return stack.enter_context(self.whole.store(f"float.{name}", shapes, width))
 
 
 def walking(tokens: TokenBatches) -> TokenBatches:
@@ -261,11 +236,6 @@ def walking(tokens: TokenBatches) -> TokenBatches:
     count = min(len(tokens.sequences), max(1, WALKING_TOKENS // longest))
     chosen = [tokens.sequences[number * len(tokens.sequences) // count] for number in range(count)]
     return TokenBatches(tuple(sequence[:WALKING_TOKENS] for sequence in chosen), tokens.batch_tokens)
-
-
-def judged(states: Tensor) -> Tensor:
-    """The positions [batch, positions, ...] that are compared: the last ones of each JUDGED."""
-    return states[:, JUDGED - 1 :: JUDGED] if states.shape[1] >= JUDGED else states
 
 
 def candidate_error(weight: Tensor, hessian: Tensor, candidate: GptqLayerPass, factored: Factored) -> float:

@@ -1,6 +1,7 @@
 """A head that is quantized: written, read back, counted, chosen under a budget, and refused where nobody reads it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,17 @@ from tests.support.quantized_models import as_float, save_family, transformers_l
 from transformers import LlamaForCausalLM
 
 from quantization_api.failures import Category, QuantizationError
-from quantizer.algorithms.grid import Scheme
+from quantizer.algorithms.grid import GridRule, Scheme
+from quantizer.algorithms.quantized_weight import round_to_nearest
 from quantizer.checkpoint.source import DirectorySource
+from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.streamed import evaluate, evaluate_beside_rtn
 from quantizer.evaluation.views import RtnBaseline, open_view
+from quantizer.formats.compressed_tensors import CompressedTensorsFormat
+from quantizer.formats.gptq import GptqFormat
+from quantizer.passes import head_divergence
+from quantizer.passes.gptq_head import PackedRows
 from quantizer.passes.sensitivity import measure, walking
 from quantizer.passes.sizes import check_sizes
 from quantizer.passes.written import schemes_of
@@ -122,6 +129,56 @@ def test_the_divergence_of_the_head_is_that_of_the_model_with_its_head_alone_rou
         after = model(tokens).logits[:, 3::4].log_softmax(-1)
     expected = float((before.exp() * (before - after)).sum(-1).mean())
     assert ties[-1].divergence == pytest.approx(expected, rel=0.2)
+
+
+def test_a_vocabulary_of_many_slices_diverges_as_in_one(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what a path has for the head is read once for each block, not for each slice."""
+    parameters = {"candidate_bits": [3, 4], "candidate_group_sizes": [GROUP], "lm_head": True}
+    layer_pass = make_pass(gptq_pass(target_bits=4, **parameters))
+    read: list[str] = []
+
+    class Watched(ActivationStore):
+        def read(self, number: int) -> torch.Tensor:
+            read.append(self._path.name)
+            return super().read(number)
+
+    def measured(folder: str) -> list[float]:
+        (tmp_path / folder).mkdir()
+        whole = whole_model(tiny, tmp_path / folder)
+        watched = replace(
+            whole, store=lambda *named: Watched(tmp_path / folder / named[0], *named[1:], torch.float32, CPU)
+        )
+        with torch.inference_mode():
+            ties = measure(watched, layer_pass.candidates(whole.model.layout), 0)  # type: ignore[arg-type]
+        return [tie.divergence for tie in ties]
+
+    at_once = measured("at-once")
+    read.clear()
+    monkeypatch.setattr(head_divergence, "BLOCK_ROWS", 40)
+    monkeypatch.setattr(head_divergence, "HEAD_ROWS", 8)
+    assert measured("in-slices") == pytest.approx(at_once, rel=1e-4)
+    blocks = -(-DecoderLayout.open(DirectorySource(tiny)).head_shape[0] // 40)
+    assert read.count("float.head-0") == read.count("float.head-3") == blocks * len(walking(TOKENS).batches())
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("sym", [True, False], ids=["symmetric", "asymmetric"])
+def test_slices_of_rows_are_packed_as_the_whole(bits: int, sym: bool) -> None:
+    torch.manual_seed(0)
+    whole = round_to_nearest(torch.randn(160, 64), GROUP, GridRule(bits, sym))
+    for made in (GptqFormat(bits, GROUP, sym), CompressedTensorsFormat(bits, GROUP, sym)):
+        for step in (7, 32, 50, 160):
+            packed = PackedRows(made)
+            for first in range(0, 160, step):
+                packed.add(whole.rows(slice(first, first + step)))
+            found, expected = packed.tensors(), made.pack(whole)
+            assert packed.rows == 160
+            assert found.keys() == expected.keys()
+            for kind, tensor in expected.items():
+                assert torch.equal(found[kind], tensor), kind
+                assert found[kind].is_contiguous()
 
 
 def test_rtn_beside_it_rounds_the_head_too(tiny: Path, tmp_path: Path) -> None:
