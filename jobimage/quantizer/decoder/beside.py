@@ -26,6 +26,14 @@ def reads_more(model_type: str, named: object) -> bool:
     return model_type in CLASS_NAMES and (not named or CLASS_NAMES[model_type] in _listed(named))
 
 
+def loading_class(model_type: str, architecture: str) -> str:
+    """The name of transformers' class that loads a model as what it is: with all that it takes, or as one of text.
+
+    architecture: what its config.json names.
+    """
+    return "AutoModelForMultimodalLM" if reads_more(model_type, [architecture]) else "AutoModelForCausalLM"
+
+
 def model_class(config: PretrainedConfig) -> Any:
     """transformers' class of a config with a head that continues text; None where it has none."""
     if reads_more(config.model_type, config.architectures) and type(config) in WITH_MORE:

@@ -10,6 +10,7 @@ import yaml
 from quantization_api.manifest import REPORT_PREFIX, Manifest
 from quantization_api.text import clean
 from quantizer.checkpoint.data_types import from_word
+from quantizer.decoder.beside import loading_class
 from quantizer.evaluation.serving.software import PACKAGES
 from quantizer.passes.making import recorded_pass
 from quantizer.passes.weight_pass import WeightPass
@@ -161,7 +162,9 @@ def _loading(manifest: Manifest, uri: str, written: Written) -> str:
             else f"Whether transformers loads {kind} was not tried."
         )
         return f"## Use\n\n{block(fetch + chr(10), 'sh')}\n\n{said}"
-    names, options, tokenizer = "AutoModelForCausalLM, AutoTokenizer", "", ""
+    found = manifest.input
+    loader = loading_class(found.model_type or "", found.architecture)
+    names, options, tokenizer = f"{loader}, AutoTokenizer", "", ""
     if written.layout == "quarot":
         options = tokenizer = ", trust_remote_code=True"  # the tokenizer's class is found by the config
     elif (
@@ -181,7 +184,7 @@ from transformers import {names}
 
 device = "auto" if torch.cuda.is_available() else "cpu"
 tokenizer = AutoTokenizer.from_pretrained("./model"{tokenizer})
-model = AutoModelForCausalLM.from_pretrained("./model", device_map=device{options})
+model = {loader}.from_pretrained("./model", device_map=device{options})
 inputs = tokenizer("Once upon a time", return_tensors="pt").to(model.device)
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=50)[0], skip_special_tokens=True))
 ```"""

@@ -38,6 +38,9 @@ SCALED = frozenset(name for name, known in ARCHITECTURES.items() if known.scaled
 NAMED_TYPES = frozenset({"gptj", "granite", "phi", "stablelm", "starcoder2"})
 """Types outside the table of architectures, quantized by the names of their modules, that readers were tried with."""
 
+MORE_THAN_TEXT = frozenset({"gemma3", "llava", "qwen2_5_vl"})
+"""Types that take images beside text, whose decoder of text is quantized, that a reader was tried with."""
+
 LLAMA = frozenset({"llama"})
 FLOAT = frozenset(
     {
@@ -118,6 +121,7 @@ LAYOUTS = Tried(
         HEADS_TEST,
     )
 )
+BESIDE = Tried(("tests/e2e/test_reader_beside_text.py", "tests/e2e/test_format_reader.py"))
 PLAIN = Tried(
     ("tests/unit/quantizer/decoder/test_families.py", "tests/unit/quantizer/passes/test_parameters.py")
 )
@@ -217,6 +221,7 @@ TABLE: tuple[Row, ...] = (
     Row("SGLang", "float", SGLANG | {"gpt2"}, SGLANG_SOURCE, (16,)),
     Row(BUILDER, "float", MODEL_TYPES, BUILDER_SOURCE, (16,), windowed=False),
     Row(OPTIMUM, "gptq", ONE_BY_ONE, LAYOUTS, group_sizes=TORCH_GROUPS),
+    Row(OPTIMUM, "gptq", MORE_THAN_TEXT, BESIDE, group_sizes=TORCH_GROUPS),
     Row(
         "gptqmodel",
         "gptq",
@@ -279,6 +284,7 @@ TABLE: tuple[Row, ...] = (
         head=LLAMA,
     ),
     Row(COMPRESSED, "compressed-tensors", TRANSFORMERS, LAYOUTS, ALL_BITS, SYMMETRIC, mixed=True, head=LLAMA),
+    Row(COMPRESSED, "compressed-tensors", MORE_THAN_TEXT, BESIDE, ALL_BITS, SYMMETRIC, mixed=True),
     Row(DEQUANTIZED, "compressed-tensors", ONE_BY_ONE, LAYOUTS, ALL_BITS, ASYMMETRIC, head=LLAMA),
     Row(
         "vLLM", "compressed-tensors", VLLM, VLLM_SOURCE, (4, 8), SYMMETRIC, SERVER_GROUPS, splits_fused=False
@@ -341,6 +347,7 @@ TABLE: tuple[Row, ...] = (
     Row(
         "transformers (with gptqmodel)", "awq gemm", ONE_BY_ONE - NAMED_TYPES, LAYOUTS, (4,), BOTH, AWQ_GROUPS
     ),
+    Row("transformers (with gptqmodel)", "awq gemm", MORE_THAN_TEXT, BESIDE, (4,), BOTH, AWQ_GROUPS),
     Row("gptqmodel", "awq gemm", GPTQMODEL, LAYOUTS, (4,), BOTH, AWQ_GROUPS, part=False),
     Row("vLLM", "awq gemm", VLLM - SCALED, VLLM_SOURCE, (4,), ASYMMETRIC, SERVER_GROUPS, splits_fused=False),
     Row("vLLM", "awq gemm", LLAMA, VLLM_TRIED, (4,), ASYMMETRIC, (32,), part=False),

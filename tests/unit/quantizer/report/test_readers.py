@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tests.e2e.test_reader_architectures import TRIED, WAYS
+from tests.e2e.test_reader_beside_text import TRIED as TRIED_BESIDE
 from tests.support.engine import awq_pass, gptq_pass, quarot_pass
 
 from quantization_api.manifest import LinearReport
@@ -22,6 +23,7 @@ from quantizer.report.readers import (
     ARCHITECTURES_TEST,
     BUILDER,
     COMPRESSED,
+    MORE_THAN_TEXT,
     NAMED_TYPES,
     OPTIMUM,
     OTHER_LAYOUT,
@@ -111,7 +113,7 @@ def test_an_architecture_that_is_added_is_read_by_none_until_a_row_names_it(
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.reader}, {row.layout}")
 def test_every_claim_names_known_architectures_and_what_it_rests_on(row: Row) -> None:
     assert row.types
-    assert row.types <= ARCHITECTURES.keys() | NAMED_TYPES
+    assert row.types <= ARCHITECTURES.keys() | NAMED_TYPES | MORE_THAN_TEXT
     if isinstance(row.rests_on, Tried):
         assert [name for name in row.rests_on.tests if not (ROOT / name).is_file()] == []
     else:
@@ -129,6 +131,14 @@ def test_a_claim_that_rests_on_the_test_of_architectures_names_those_that_the_te
     assert {row.reader for row in rows} == tried.keys()
     for row in rows:
         assert row.types <= tried[row.reader], row.reader
+
+
+def test_types_that_take_more_than_text_are_those_that_were_tried() -> None:
+    assert {model_type for model_type, _ in TRIED_BESIDE} == MORE_THAN_TEXT
+    for layout in ("gptq", "compressed-tensors", "awq gemm"):
+        found = readers(Written(layout, 4, 128, True, model_type="gemma3"))
+        assert len(found) == 1
+        assert found[0].startswith("transformers"), layout
 
 
 def test_what_nobody_ran_here_is_expected_not_tried() -> None:

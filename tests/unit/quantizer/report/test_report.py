@@ -117,6 +117,25 @@ def test_the_card_loads_compressed_tensors_with_zero_points_the_way_that_works(
     assert ("import AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig" in card) is needed
 
 
+@pytest.mark.parametrize(
+    ("architecture", "loader"),
+    [
+        ("LlavaForConditionalGeneration", "AutoModelForMultimodalLM"),
+        ("LlavaForCausalLM", "AutoModelForCausalLM"),
+    ],
+)
+def test_the_card_loads_a_model_with_the_class_that_its_input_loads_with(
+    architecture: str, loader: str
+) -> None:
+    made = a_manifest("llava", sym=True)
+    card = model_card(
+        made.model_copy(update={"input": made.input.model_copy(update={"architecture": architecture})}),
+        "file:///a",
+    )
+    assert f"from transformers import {loader}, AutoTokenizer" in card
+    assert f'model = {loader}.from_pretrained("./model"' in card
+
+
 def test_the_card_shows_no_way_to_load_it_that_does_not_work() -> None:
     by_another = model_card(a_manifest("gpt2", sym=True), "file:///a")
     assert "- gptqmodel" in by_another

@@ -143,7 +143,8 @@ def test_log_manifest_and_inspect_say_what_was_measured(tmp_path: Path) -> None:
     card = (tmp_path / "out/README.md").read_text()
     assert "Figures are of text alone" in card
     assert "pipeline_tag" not in card
-    assert "Whether transformers loads gemma3 models in this format was not tried." in card
+    assert "- transformers (with optimum and gptqmodel): tried" in card
+    assert 'model = AutoModelForMultimodalLM.from_pretrained("./model"' in card
     described = inspect(f"file://{source}", StorageAccess())
     assert [one["name"] for one in described["beside"]] == [
         "model.vision_tower",
