@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import transformers
 from tests.support.causal_types import TYPES, TYPES_BESIDE, small_model
 from tests.support.decoder_families import Stores, layer_weights
 from tests.support.engine import CPU, gptq_pass, make_pass, quarot_pass
+from tests.support.reloaded import SAME, Reloaded, alone
 from tests.support.walked import walked_error
 from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 
@@ -40,7 +41,10 @@ What each pass does with a tiny random model of every type for which transformer
 - GPTQ is *exact* where a walk over one layer at a time makes the logits of transformers' whole model, within a
   millionth of the largest logit in float32, or in float64 where rounding alone makes more of a difference. The linears
   of a layer, their order and what shares an input are found by looking.
-- AWQ is *exact* where that holds and scales fold into the layers; the numbers are the folds of the first and of the
+- 8 bits are the *same* where a whole run quantizes the model to 8 bits with GPTQ, and the type's own class, loaded with
+  the weights that the published artifact stores, makes the logits that the quantizer makes of the artifact: within a
+  hundred-thousandth of the largest, and about those of the model. An empty cell: it was not seen.
+- AWQ is *exact* where GPTQ is and scales fold into the layers; the numbers are the folds of the first and of the
   last layer.
 - QuaRot is *exact* where the residual stream is known, or found, and layers, embeddings and head compute the same when
   it is rotated.
@@ -64,20 +68,27 @@ TABLE = """
 | type | GPTQ | AWQ | QuaRot | why not |
 |---|---|---|---|---|
 """
+TABLE_RELOADED = """
+| type | GPTQ | 8 bits | AWQ | QuaRot | why not |
+|---|---|---|---|---|---|
+"""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was seen of a type; a pass that is refused has an empty cell."""
+    """What was seen of a type; a pass that is refused has an empty cell. reloaded: None in a table without it."""
 
     model_type: str
     gptq: str = ""
     awq: str = ""
     quarot: str = ""
     why: str = ""
+    reloaded: str | None = None
 
     def __str__(self) -> str:
-        return f"| `{self.model_type}` | {self.gptq} | {self.awq} | {self.quarot} | {self.why} |"
+        reloaded = [] if self.reloaded is None else [self.reloaded]
+        cells = (f"`{self.model_type}`", self.gptq, *reloaded, self.awq, self.quarot, self.why)
+        return f"| {' | '.join(cells)} |"
 
 
 def row_of(model_type: str, folder: Path, auto: Any = AutoModelForCausalLM) -> Row:
@@ -107,7 +118,16 @@ def row_of(model_type: str, folder: Path, auto: Any = AutoModelForCausalLM) -> R
         return Row(model_type, gptq=f"off by {error:.0e}")
     folds = [_folds(model, index, folder) for index in (0, layout.layers - 1)]
     quarot, why = _rotation(layout)
-    return Row(model_type, EXACT, f"{EXACT}, {folds[0]} and {folds[1]}" if any(folds) else "", quarot, why)
+    awq = f"{EXACT}, {folds[0]} and {folds[1]}" if any(folds) else ""
+    return Row(model_type, EXACT, awq, quarot, why)
+
+
+def with_reloaded(row: Row, found: Reloaded | None) -> Row:
+    """The row with what was seen where 8 bits were loaded again; None: there was nothing to load."""
+    if found is None:
+        return replace(row, reloaded="")
+    why = "; ".join(filter(None, (row.why, found.said and f"8 bits: {_cell(found.said)}")))
+    return replace(row, reloaded=found.cell, why=why)
 
 
 def _why_not_made(error: Exception) -> str:
@@ -143,13 +163,16 @@ def section(head: str, rows: list[Row]) -> str:
         name: sum(getattr(row, name).startswith(EXACT) for row in rows) for name in ("gptq", "awq", "quarot")
     }
     tried = sum("not tried" not in row.why for row in rows)
+    again = sum(row.reloaded == SAME for row in rows)
+    eight = "" if rows[0].reloaded is None else f"; 8 bits are the same for {again} of them"
     counts = (
-        f"Of {len(rows)} types {tried} could be tried: GPTQ is exact for {exact['gptq']}, AWQ for {exact['awq']}, "
-        f"QuaRot for {exact['quarot']}."
+        f"Of {len(rows)} types {tried} could be tried: GPTQ is exact for {exact['gptq']}{eight}; AWQ is exact for "
+        f"{exact['awq']}, QuaRot for {exact['quarot']}."
     )
+    table = TABLE if rows[0].reloaded is None else TABLE_RELOADED
     return (
         head.format(version=transformers.__version__, counts=counts)
-        + TABLE
+        + table
         + "\n".join(map(str, rows))
         + "\n"
     )
@@ -177,8 +200,11 @@ def tried(model_types: tuple[str, ...], auto: Any = AutoModelForCausalLM, tries:
         rows = []
         for name in model_types:
             (folder / name).mkdir()
-            rows.append(tries(name, folder / name, auto))
+            row = tries(name, folder / name, auto)
             shutil.rmtree(folder / name)
+            if auto is AutoModelForCausalLM:
+                row = with_reloaded(row, alone(name) if row.gptq == EXACT else None)
+            rows.append(row)
         return rows
 
 
