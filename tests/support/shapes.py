@@ -47,8 +47,13 @@ MAMBA = {
     "mamba_d_head": 8,
     "mamba_d_state": 32,
 }
-IMAGES = {"boi_token": "<image>", "eoi_token": "</image>", "image_token": "<patch>"}
-"""Special tokens of the shape that takes images, the last of the vocabulary, by what they are to its processor."""
+IMAGES = {
+    **{f"lines_{count}": "\n" * count for count in (1, 2, 3, 4)},
+    "boi_token": "<image>",
+    "eoi_token": "</image>",
+    "image_token": "<patch>",
+}
+"""Tokens that software asks of the shape that takes images, the last of the vocabulary."""
 OF_IMAGES = {
     "boi_token_index": VOCABULARY - 3,
     "eoi_token_index": VOCABULARY - 2,

@@ -2,10 +2,11 @@
 
 Usage: python vllm_reader.py REQUEST.pt RESULT.pt
 
-REQUEST.pt holds {checkpoints: [{directory, dtype}], tokens [sequences, tokens]}: a dtype of vLLM ("auto": what
-config.json says). RESULT.pt gets for each checkpoint {likeliest [sequences, tokens - 1], logprobs [sequences,
-tokens - 1]}: the id that is likeliest behind each token but the last, and the log-probability of the one that does
-come; or the text of the error with which the checkpoint was refused.
+REQUEST.pt holds {checkpoints: [{directory, dtype, tokenizer}], tokens [sequences, tokens]}: a dtype of vLLM ("auto":
+what config.json says), and whether it is to have the tokenizer, as for a model that takes images. RESULT.pt gets for
+each checkpoint {likeliest [sequences, tokens - 1], logprobs [sequences, tokens - 1]}: the id that is likeliest behind
+each token but the last, and the log-probability of the one that does come; or the text of the error with which the
+checkpoint was refused.
 """
 
 import gc
@@ -26,7 +27,7 @@ from vllm import LLM, SamplingParams, TokensPrompt
 from vllm.distributed import cleanup_dist_env_and_memory
 
 
-def read(directory: str, dtype: str, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+def read(directory: str, dtype: str, tokens: torch.Tensor, tokenizer: bool) -> dict[str, torch.Tensor]:
     """Loads one checkpoint and reads what it expects behind each token."""
     model = LLM(
         directory,
@@ -34,7 +35,7 @@ def read(directory: str, dtype: str, tokens: torch.Tensor) -> dict[str, torch.Te
         enforce_eager=True,
         max_model_len=tokens.shape[1] + 1,
         max_num_seqs=len(tokens),
-        skip_tokenizer_init=True,
+        skip_tokenizer_init=not tokenizer,
         disable_log_stats=True,
     )
     prompts = [TokensPrompt(prompt_token_ids=sequence.tolist()) for sequence in tokens]
@@ -56,7 +57,8 @@ def main() -> None:
     results: list[dict[str, torch.Tensor] | str] = []
     for checkpoint in request["checkpoints"]:
         try:
-            results.append(read(checkpoint["directory"], checkpoint["dtype"], request["tokens"]))
+            needs = checkpoint.get("tokenizer", False)
+            results.append(read(checkpoint["directory"], checkpoint["dtype"], request["tokens"], needs))
         except Exception as error:  # noqa: BLE001 - a refusal comes as any type
             results.append(f"{type(error).__name__}: {error}")
         gc.collect()
