@@ -23,7 +23,12 @@ from torch import Tensor
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.evaluation.views import open_view
 
-pytestmark = [pytest.mark.e2e, pytest.mark.nightly, pytest.mark.filterwarnings("ignore")]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.nightly,
+    pytest.mark.timeout(3600),  # the first test makes and reads every artifact
+    pytest.mark.filterwarnings("ignore"),
+]
 
 GROUP = 32
 FOUR = {"bits": 4, "group_size": GROUP}
