@@ -37,8 +37,7 @@ NO_KERNEL = "No WNA16 MoE backend supports the deployment configuration"
 REFUSED = {
     **{("deepseek_v3", way): NO_KERNEL for way in WAYS[:3]},  # of its router
     **{("gpt_oss", way): NO_KERNEL for way in WAYS[:3]},  # of its activation
-    # it takes the router for a packed linear
-    ("qwen3_moe", "compressed-tensors"): "Output size (4) not supported",
+    ("qwen3_moe", "compressed-tensors"): NO_KERNEL,
     ("qwen3_next", "compressed-tensors"): NO_KERNEL,
     ("granitemoehybrid", "gptq"): "layers.0.mamba.in_proj.qweight",
     ("granitemoehybrid", "compressed-tensors"): NO_KERNEL,

@@ -20,7 +20,7 @@ There is no group index: the library has given it up. Act-order needs grids that
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -74,6 +74,8 @@ class CompressedTensorsFormat(ChosenFormat):
 
     With desc_act groups lie one after another all the same: grids were fixed beforehand, or a row is one group.
     """
+
+    names_routers: ClassVar[bool] = True
 
     @property
     @override

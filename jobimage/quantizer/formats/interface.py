@@ -45,6 +45,9 @@ class WeightFormat(Protocol):
     names_linears: ClassVar[bool] = True
     """Whether its config can name single linears that stay as they are."""
 
+    names_routers: ClassVar[bool] = False
+    """Whether it names what else is a matrix in a layer: routers, which are linears in vLLM and none in transformers."""
+
     @property
     def tensors(self) -> tuple[str, ...]:
         """Names of a linear's tensors, as in `q_proj.NAME`; a bias is none of them and stays unchanged."""

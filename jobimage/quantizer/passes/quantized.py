@@ -54,7 +54,7 @@ class QuantizedLayers:
         return kind == "weight" and linear in self.converted(index)
 
     def not_converted(self) -> list[str]:
-        """Full names of the linears in the layers that stay as they are."""
+        """Full names of the linears in the layers that stay as they are, and of routers where the format names them."""
         model, names = self._model, []
         for index in range(model.layers):
             prefix = model.layer_prefix(index)
@@ -62,7 +62,20 @@ class QuantizedLayers:
             names += [prefix + name for name in model.ignored_linears(index)]
             if self._layout.names_linears:
                 names += [prefix + name for name in model.always_float(index)]
+            if self._layout.names_routers:
+                names += [prefix + name for name in self._routers(index)]
         return names
+
+    def _routers(self, index: int) -> list[str]:
+        """The modules of layer `index` that have a matrix and are no linear."""
+        model = self._model
+        linears = {*model.linears(index), *model.ignored_linears(index), *model.always_float(index)}
+        owners = [
+            name.removesuffix(".weight")
+            for name, shape in model.layer_shapes(index).items()
+            if name.endswith(".weight") and len(shape) == 2
+        ]
+        return [owner for owner in owners if owner not in linears]
 
     def stored(self, index: int) -> list[str]:
         """Full names of the parameters of layer `index` in the float checkpoint."""
