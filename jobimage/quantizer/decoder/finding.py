@@ -46,8 +46,9 @@ def look(skeleton: Skeleton) -> tuple[tuple[FoundLayer, ...], Stream]:
         raise _no_chain(skeleton, str(reason)) from reason
     except Exception as error:  # classes differ in how they stop at layers that they do not know
         raise _no_chain(skeleton, _why_stopped(skeleton, whole, error)) from error
+    known: dict[FoundLayer, FoundLayer] = {}  # hundreds of experts' names are held once for layers that are alike
     found = (_traced(skeleton, index, layer, seen, stream) for index, layer in enumerate(skeleton.layers))
-    return tuple(found), stream
+    return tuple(known.setdefault(one, one) for one in found), stream
 
 
 def _why_stopped(skeleton: Skeleton, whole: ModelContext, error: Exception) -> str:

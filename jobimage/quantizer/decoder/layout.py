@@ -5,8 +5,8 @@ device. It is made once, and whoever computes, counts or checks takes it from th
 """
 
 import sys
-from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -27,6 +27,7 @@ from quantizer.decoder.architecture import FoundLayer, ModuleNames, Stage
 from quantizer.decoder.extra import Extra, sort_extra
 from quantizer.decoder.finding import look
 from quantizer.decoder.folding import FoldPlace, fold_places
+from quantizer.decoder.layer_facts import KnownFacts, LayerFacts, kind_of
 from quantizer.decoder.missing import check_stored
 from quantizer.decoder.model_config import check_counts, find_architecture, make_config
 from quantizer.decoder.pattern import LayerPattern
@@ -45,15 +46,6 @@ def read_config(source: Source) -> dict[str, Any]:
     return read_object(
         data, Category.MODEL_UNSUPPORTED, "config.json", limit=MAX_CONFIG_BYTES, hint=COPY_CONFIG
     )
-
-
-@dataclass(frozen=True)
-class _LayerFacts:
-    """What is asked about a layer again and again, as the methods of DecoderLayout return it."""
-
-    shapes: dict[str, tuple[int, ...]]
-    stages: tuple[Stage, ...]
-    linear_shapes: dict[str, tuple[int, int]]
 
 
 class DecoderLayout:
@@ -105,7 +97,9 @@ class DecoderLayout:
         self.wholes = Wholes(self._names.pieces, reader.tensors)
         if self._names.pieces:
             self.reader = PiecewiseReader(reader, self._names.pieces)
-        self._facts: dict[int, _LayerFacts] = {}
+        self._facts: dict[int, LayerFacts] = {}
+        self._known_facts = KnownFacts()
+        self._folds: dict[int, tuple[FoldPlace, ...]] = {}
         self._last_pattern: tuple[int, LayerPattern] | None = None
         self._extra: Extra | None = None
 
@@ -261,11 +255,11 @@ class DecoderLayout:
 
     def ignored_linears(self, index: int = 0) -> tuple[str, ...]:
         """Linears of layer `index` that no pass works on, since the names of modules that were given lack them."""
-        return self.pattern(index).ignored
+        return self._layer_facts(index).ignored
 
     def always_float(self, index: int = 0) -> tuple[str, ...]:
         """Linears of layer `index` that no format packs."""
-        return self.pattern(index).always_float
+        return self._layer_facts(index).always_float
 
     def linear_shapes(self, index: int = 0) -> dict[str, tuple[int, int]]:
         """(N, K) of each of them: outputs, inputs; whatever the checkpoint's orientation."""
@@ -277,16 +271,18 @@ class DecoderLayout:
 
     def folds(self, index: int = 0) -> tuple[FoldPlace, ...]:
         """Where scales of input channels can be folded away in layer `index`; empty on the generic path."""
-        pattern = self.pattern(index)
-        folds = self.architecture.sparse_folds if pattern.sparse else self.architecture.folds
-        return fold_places(folds, pattern, self.config, self.architecture.norm)
+        first = self._layer_facts(index).first
+        if first not in self._folds:
+            pattern = self.pattern(first)
+            folds = self.architecture.sparse_folds if pattern.sparse else self.architecture.folds
+            self._folds[first] = fold_places(folds, pattern, self.config, self.architecture.norm)
+        return self._folds[first]
 
     def found(self, index: int) -> FoundLayer:
         """What was found in layer `index` by looking; nothing where the table describes it."""
         if not self._found:
             return FoundLayer((), ())
-        names, found = self.pattern(index).names, self._found[index]
-        return names.of_found(found)
+        return self._layer_facts(index).names.of_found(self._found[index])
 
     def kind(self, index: int) -> Hashable:
         """Equal for layers that are built alike."""
@@ -301,30 +297,36 @@ class DecoderLayout:
         """Of one layer at a time: it is asked for again and again, and a pattern of many experts is slow to make."""
         if self._last_pattern is None or self._last_pattern[0] != index:
             layer, found = self.skeleton.layers[index], self._found[index].stages if self._found else ()
-            own, stored = f"{self.skeleton.layers_name}.{index}.", self.layer_prefix(index)
+            own, stored = self._prefixes(index)
             names = self._names.in_layer(own, stored)
             joined = self._names.joined_in_layer(own, stored)
-            made = LayerPattern(
-                layer,
-                self.architecture,
-                self.config,
-                found,
-                names,
-                joined,
-                lambda name: self.reader.tensors[stored + name].shape,
-            )
+            shape_of = self._stored_shapes(index)
+            made = LayerPattern(layer, self.architecture, self.config, found, names, joined, shape_of)
             self._last_pattern = (index, made)
         return self._last_pattern[1]
 
-    def _layer_facts(self, index: int) -> _LayerFacts:
+    def _prefixes(self, index: int) -> tuple[str, str]:
+        """How names of the tensors of layer `index` begin in the model, and in the checkpoint."""
+        return f"{self.skeleton.layers_name}.{index}.", self.layer_prefix(index)
+
+    def _stored_shapes(self, index: int) -> Callable[[str], tuple[int, ...]]:
+        stored = self.layer_prefix(index)
+        return lambda name: self.reader.tensors[stored + name].shape
+
+    def _layer_facts(self, index: int) -> LayerFacts:
         if index not in self._facts:
-            pattern = self.pattern(index)
-            linears: dict[str, tuple[int, int]] = {}
-            for stage in pattern.stages:
-                for name in stage.names:
-                    rows, columns = pattern.transposed_shape(f"{name}.weight")
-                    linears[name] = (rows, columns)
-            self._facts[index] = _LayerFacts(pattern.shapes, pattern.stages, linears)
+            own, stored = self._prefixes(index)
+            shape_of = self._stored_shapes(index)
+            joined = tuple(
+                (name, held, tuple(map(shape_of, held.parts)))
+                for name, held in self._names.joined_in_layer(own, stored).items()
+            )
+            kind = (kind_of(self.skeleton.layers[index]), self._found[index] if self._found else None, joined)
+            self._facts[index] = self._known_facts.get(
+                kind,
+                self._names.in_layer(own, stored),
+                lambda: LayerFacts.of(index, self.pattern(index)),
+            )
         return self._facts[index]
 
     # the checkpoint against the config
@@ -354,7 +356,7 @@ class DecoderLayout:
                 prefix, shapes = self.layer_prefix(index), self._layer_facts(index).shapes
                 expected |= {prefix + name: shape for name, shape in shapes.items()}
                 in_a_layer |= set(shapes)
-                whole |= {prefix + name for name in self.pattern(index).whole_numbers}
+                whole |= {prefix + name for name in self._layer_facts(index).whole_numbers}
         beside = {name: shape for held in self.beside.values() for name, shape in held.items()}
         for name, shape in (expected | beside).items():
             self._check_tensor(name, shape, self.reader.tensors.get(name), whole=name in whole | set(beside))
