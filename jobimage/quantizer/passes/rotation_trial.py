@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from quantizer.algorithms.quarot.rotation import Orthogonal, fuse_norm, rotate_stream, rotate_values
+from quantizer.algorithms.quarot.rotation import Orthogonal, Turned, fuse_norm, rotate_stream, rotate_values
 from quantizer.algorithms.quarot.rotation_layout import LayerLayout
 from quantizer.decoder.blocks import held_tensors, load_weights
 from quantizer.decoder.buffers import compute_buffers
@@ -151,13 +151,13 @@ class LayerTrial:
         self, weights: Weights, layout: LayerLayout, turn: Orthogonal, values: Orthogonal | None
     ) -> Weights:
         """The weights of the rotated layer, with the arithmetic that rotates a model."""
-        changed, thin = dict(weights), self._thin(layout)
+        changed, thin = Turned(weights), self._thin(layout)
         for norm in thin.norms:
             fuse_norm(changed, norm)
         rotate_stream(changed, thin, turn)
         if thin.attention is not None and values is not None:
             rotate_values(changed, thin.attention, values)
-        return {name: value.float() for name, value in changed.items()}
+        return {name: changed[name].float() for name in weights}
 
     def stays(
         self, layout: LayerLayout, turn: Orthogonal, changed: Mapping[str, Tensor] | None = None

@@ -20,10 +20,11 @@ which are linear in V, so it costs nothing offline; the part across heads cannot
 each head weights its tokens differently. Online costs heads * (small factors) * head_dim and not
 width * (factors of width).
 
-All of this is computed in float64 and cast once by the caller.
+All of this is computed in float64, one tensor at a time, and cast once by the caller.
 """
 
 import random
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -32,9 +33,6 @@ from torch import Tensor
 from quantization_api.failures import Category, QuantizationError
 from quantizer.algorithms.quarot.kernel_rotation import KernelRotation
 from quantizer.algorithms.quarot.rotation_layout import PLUS_ONE, HeadSite, LayerLayout, NormKind, NormSite
-
-Weights = dict[str, Tensor]
-"""Tensors by name, as in a checkpoint: "self_attn.v_proj.weight"."""
 
 
 class Orthogonal(Protocol):
@@ -89,8 +87,39 @@ def neutral_weight(kind: NormKind, weight: Tensor) -> Tensor:
     return torch.zeros_like(weight) if kind in PLUS_ONE else torch.ones_like(weight)
 
 
-def fuse_norm(weights: Weights, norm: NormSite) -> None:
-    """Folds a norm's weight into its readers, in place (entries are replaced, in float64).
+class Turned:
+    """The tensors of a layer, and what is still to be done to each of them in float64.
+
+    Each is computed when it is asked for, so that no more than one of them exists in float64.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self._weights = weights
+        self._steps: dict[str, list[Step]] = {}
+
+    def stored(self, name: str) -> Tensor | None:
+        """A tensor before anything is done to it; None where there is none."""
+        return self._weights.get(name)
+
+    def then(self, name: str, step: "Step") -> None:
+        """One more thing to do to a tensor, behind the others."""
+        if name not in self._weights:
+            raise KeyError(name)
+        self._steps.setdefault(name, []).append(step)
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self._weights[name]
+        for step in self._steps.get(name, ()):
+            tensor = step(tensor.double())
+        return tensor
+
+
+Step = Callable[[Tensor], Tensor]
+"""What is done to a tensor in float64, which it leaves as it is."""
+
+
+def fuse_norm(weights: Turned, norm: NormSite) -> None:
+    """Folds a norm's weight into its readers.
 
     A LayerNorm's bias goes into the readers' biases. When a reader has none, all of it stays in the norm,
     divided by the weight that left it: (b / w) (W diag w)' = b W'.
@@ -98,20 +127,31 @@ def fuse_norm(weights: Weights, norm: NormSite) -> None:
     Raises:
         QuantizationError: ModelUnsupported when it has to stay and a weight is zero where the bias is not.
     """
-    if (stored := weights.get(f"{norm.name}.weight")) is None:
+    if (stored := weights.stored(f"{norm.name}.weight")) is None:
         return
     scale = norm_weight(norm.kind, stored)
-    bias = weights.get(f"{norm.name}.bias")
-    to_readers = bias is not None and all(f"{reader}.bias" in weights for reader in norm.readers)
+    bias = weights.stored(f"{norm.name}.bias")
+    biased = (weights.stored(f"{reader}.bias") is not None for reader in norm.readers)
+    to_readers = bias is not None and all(biased)
     for reader in norm.readers:
-        matrix = weights[f"{reader}.weight"].double()
         if bias is not None and to_readers:
-            weights[f"{reader}.bias"] = weights[f"{reader}.bias"].double() + matrix @ bias.double()
-        weights[f"{reader}.weight"] = matrix * scale
-    weights[f"{norm.name}.weight"] = neutral_weight(norm.kind, stored.double())
+            weights.then(f"{reader}.bias", _with_bias(weights, f"{reader}.weight", bias))
+        weights.then(f"{reader}.weight", lambda matrix: matrix * scale)
+    weights.then(f"{norm.name}.weight", lambda weight: neutral_weight(norm.kind, weight))
     if bias is not None:
         kept = torch.zeros_like(bias.double()) if to_readers else folded_bias(norm.name, scale, bias)
-        weights[f"{norm.name}.bias"] = kept
+        weights.then(f"{norm.name}.bias", lambda _: kept)
+
+
+def _with_bias(weights: Turned, reader: str, bias: Tensor) -> Step:
+    """Adds what a reader, as it is stored, makes of a norm's bias."""
+
+    def added(own: Tensor) -> Tensor:
+        matrix = weights.stored(reader)
+        assert matrix is not None
+        return own + matrix.double() @ bias.double()
+
+    return added
 
 
 def folded_bias(name: str, scale: Tensor, bias: Tensor) -> Tensor:
@@ -127,41 +167,46 @@ def folded_bias(name: str, scale: Tensor, bias: Tensor) -> Tensor:
     return torch.where(bias == 0, 0.0, bias.double() / torch.where(scale == 0, 1.0, scale))
 
 
-def rotate_stream(weights: Weights, layout: LayerLayout, residual: Orthogonal) -> None:
-    """R1 on a layer whose norms are fused, in place, in float64."""
+def rotate_stream(weights: Turned, layout: LayerLayout, residual: Orthogonal) -> None:
+    """R1 on a layer whose norms are fused."""
     for norm in layout.norms:
         for reader in norm.readers:
-            name = f"{reader}.weight"
-            weights[name] = residual.apply(weights[name].double())
-        if (name := f"{norm.name}.bias") in weights:
-            weights[name] = residual.apply(weights[name].double())
+            weights.then(f"{reader}.weight", residual.apply)
+        if weights.stored(f"{norm.name}.bias") is not None:
+            weights.then(f"{norm.name}.bias", residual.apply)
     for writer in layout.writers:
-        name = f"{writer}.weight"
-        weights[name] = residual.apply(weights[name].double().t()).t()
-        if (name := f"{writer}.bias") in weights:
-            weights[name] = residual.apply(weights[name].double())
+        weights.then(f"{writer}.weight", lambda matrix: residual.apply(matrix.t()).t())
+        if weights.stored(f"{writer}.bias") is not None:
+            weights.then(f"{writer}.bias", residual.apply)
     for name in layout.shifts:
-        weights[name] = residual.apply(weights[name].double())
+        weights.then(name, residual.apply)
 
 
-def rotate_values(weights: Weights, site: HeadSite, values: Orthogonal) -> None:
-    """R2 on a layer, in place, in float64: each head's values, undone in the output linear."""
-    name = f"{site.value}.weight"
-    matrix = weights[name].double().clone()
-    bias = weights.get(f"{site.value}.bias")
-    bias = None if bias is None else bias.double().clone()
-    for first in site.value_rows:
-        rows = slice(first, first + site.head_dim)
-        matrix[rows] = values.apply(matrix[rows].t()).t()
-        if bias is not None:
+def rotate_values(weights: Turned, site: HeadSite, values: Orthogonal) -> None:
+    """R2 on a layer: each head's values, undone in the output linear."""
+
+    def turned(matrix: Tensor) -> Tensor:
+        matrix = matrix.clone()
+        for first in site.value_rows:
+            rows = slice(first, first + site.head_dim)
+            matrix[rows] = values.apply(matrix[rows].t()).t()
+        return matrix
+
+    def turned_bias(bias: Tensor) -> Tensor:
+        bias = bias.clone()
+        for first in site.value_rows:
+            rows = slice(first, first + site.head_dim)
             bias[rows] = values.apply(bias[rows])
-    weights[name] = matrix
-    if bias is not None:
-        weights[f"{site.value}.bias"] = bias
-    name = f"{site.output}.weight"
-    output = weights[name].double()
-    by_head = output.view(len(output), site.heads, site.head_dim)
-    weights[name] = values.apply(by_head).reshape(output.shape)
+        return bias
+
+    def undone(output: Tensor) -> Tensor:
+        by_head = output.view(len(output), site.heads, site.head_dim)
+        return values.apply(by_head).reshape(output.shape)
+
+    weights.then(f"{site.value}.weight", turned)
+    if weights.stored(f"{site.value}.bias") is not None:
+        weights.then(f"{site.value}.bias", turned_bias)
+    weights.then(f"{site.output}.weight", undone)
 
 
 def rotate_hessian(hessian: Tensor, online: Orthogonal) -> Tensor:

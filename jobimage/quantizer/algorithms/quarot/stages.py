@@ -31,6 +31,7 @@ from quantizer.algorithms.quarot.parameters import FULL, QuarotParameters, onlin
 from quantizer.algorithms.quarot.rotation import (
     MeanPreserving,
     Orthogonal,
+    Turned,
     folded_bias,
     fuse_norm,
     neutral_weight,
@@ -134,23 +135,26 @@ class QuarotPass:
     ) -> dict[str, Tensor]:
         """The offline part (norms, R1, R2) on layer `index`: tensors by their names in the layer, float32.
 
+        One of them at a time is computed in float64.
+
         layout: of this layer where layers differ (experts in some); by default the model's.
 
         Raises:
             QuantizationError: NumericalFailure naming a tensor that is not finite; ModelUnsupported for a
                 norm that cannot be folded.
         """
-        changed, layer = dict(weights), layout or self.layout.layer
+        turned, layer = Turned(weights), layout or self.layout.layer
         if self._residual is not None:
             for norm in layer.norms:
-                fuse_norm(changed, norm)
-            rotate_stream(changed, layer, self._residual)
+                fuse_norm(turned, norm)
+            rotate_stream(turned, layer, self._residual)
         if self.parameters.rotate and (site := layer.attention) is not None:
             seed = f"{self.parameters.rotation_seed}:values:{index}"
-            rotate_values(changed, site, KernelRotation(site.head_dim, seed))
-        result = {name: tensor.float().contiguous() for name, tensor in changed.items()}
-        for name, tensor in result.items():
-            if not all_finite(tensor):
+            rotate_values(turned, site, KernelRotation(site.head_dim, seed))
+        result: dict[str, Tensor] = {}
+        for name in weights:
+            result[name] = turned[name].float().contiguous()
+            if not all_finite(result[name]):
                 raise QuantizationError(
                     Category.NUMERICAL_FAILURE, f"layer {index}: {name} is not finite after the rotation"
                 )

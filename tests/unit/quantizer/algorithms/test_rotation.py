@@ -1,6 +1,7 @@
 """Rotations leave a model's function as it is, on RMSNorm and LayerNorm architectures, with outliers planted."""
 
 import copy
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ from quantizer.algorithms.quarot.hadamard import Rotation
 from quantizer.algorithms.quarot.parameters import QuarotParameters
 from quantizer.algorithms.quarot.rotation import (
     MeanPreserving,
+    Turned,
     folded_bias,
     fuse_norm,
     restore_input,
@@ -327,9 +329,26 @@ def norm_tensors(weight: list[float], bias: list[float]) -> dict[str, Tensor]:
     }
 
 
+def test_one_tensor_at_a_time_is_in_float64() -> None:
+    living: list[weakref.ref[Tensor]] = []
+
+    def doubled(tensor: Tensor) -> Tensor:
+        assert tensor.dtype == torch.float64
+        assert not any(one() is not None for one in living)
+        living.append(weakref.ref(made := tensor * 2))
+        return made
+
+    weights = Turned({f"{index}.weight": torch.ones(3, 3) for index in range(4)})
+    for index in range(4):
+        weights.then(f"{index}.weight", doubled)
+    made = [weights[f"{index}.weight"].float() for index in range(4)]
+    assert len(living) == len(made) == 4
+    assert all(torch.equal(tensor, torch.full((3, 3), 2.0)) for tensor in made)
+
+
 def test_a_layer_norms_bias_stays_in_the_norm_when_its_reader_has_none() -> None:
-    weights = norm_tensors([2.0, 0.0, -4.0], [1.0, 0.0, 2.0])
-    before = {name: tensor.clone() for name, tensor in weights.items()}
+    before = norm_tensors([2.0, 0.0, -4.0], [1.0, 0.0, 2.0])
+    weights = Turned(before)
     fuse_norm(weights, NormSite("norm", "layer", ("reader",)))
     assert weights["norm.bias"].tolist() == [0.5, 0.0, -0.5]
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
