@@ -135,6 +135,10 @@ bench: setup ## Native beside auto-gptq, autoawq, gptqmodel and llm-compressor (
 bench-memory: setup ## Peak memory of a run: beside the parts it must hold, and of many layers beside 4; fails when a bound is passed (MEMORY="--only depth": some)
 	$(BIN)/python tests/benchmarks/peak_memory.py $(MEMORY)
 
+.PHONY: bench-finding
+bench-finding: setup ## Time and memory that finding the structure of the largest models takes; fails when a bound is passed (FINDING="--only Kimi-K2": some)
+	$(BIN)/python tests/benchmarks/finding.py $(FINDING)
+
 .PHONY: bench-eta
 bench-eta: setup ## How well a run tells when it ends, at each quarter of it; fails when that is too far off
 	$(BIN)/python tests/benchmarks/time_to_the_end.py
