@@ -46,7 +46,7 @@ class WeightFormat(Protocol):
     """Whether its config can name single linears that stay as they are."""
 
     names_routers: ClassVar[bool] = False
-    """Whether it names what else is a matrix in a layer: routers, which are linears in vLLM and none in transformers."""
+    """Whether it names what else has a matrix in a layer: routers, which are linears in vLLM, not in transformers."""
 
     @property
     def tensors(self) -> tuple[str, ...]:
