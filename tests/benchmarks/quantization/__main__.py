@@ -1,6 +1,7 @@
 """Quantization engines side by side: python -m tests.benchmarks.quantization (see docs/benchmarks.md).
 
-Writes table.md, table.json and picture.{png,svg}, and prints the table. Ends with 1 when native failed.
+Writes table.md, table.json and picture.{png,svg}, adds what it found to quality.{json,md,png,svg}, and prints the
+table. Ends with 1 when native failed.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests.benchmarks.quantization import trade, trade_picture
 from tests.benchmarks.quantization.cases import ENGINES, NATIVE, PLAIN, bars, cases
 from tests.benchmarks.quantization.judge import Verdict, judge, judge_float, judge_plain_rounding, mean
 from tests.benchmarks.quantization.models import SHAPES, portable_copy, random_model
@@ -215,7 +217,23 @@ def report(
     (said.output / "table.md").write_text(text)
     (said.output / "table.json").write_text(document(facts, rows, runs))
     draw(rows, f"{facts['model']}: {facts['sizes']}; {facts['calibration']}", said.output / "picture")
+    keep_quality(said, facts, rows)
     print(f"\n{text}\nwritten to {said.output}")
+
+
+def keep_quality(said: argparse.Namespace, facts: dict[str, object], rows: list[Row]) -> None:
+    """Adds what was found to what earlier runs found; random weights have no quality."""
+    if said.shape:
+        return
+    device = device_name(choose_device(said.device))
+    cell = f"{facts['model']}, {said.samples} x {said.length} tokens: {facts['grid']}; on {device}"
+    file = said.output / "quality.json"
+    kept = trade.merged(trade.read(file), trade.points(cell, rows))
+    if not kept:
+        return
+    file.write_text(trade.document(kept))
+    file.with_suffix(".md").write_text(trade.markdown(kept))
+    trade_picture.draw(kept, file.with_suffix(""))
 
 
 def main() -> None:

@@ -168,8 +168,8 @@ def markdown(
     parts = ["# Quantization engines side by side", ""]
     parts += [f"- {name}: {value}" for name, value in facts.items()]
     for method in dict.fromkeys(row.method for row in rows):
-        parts += ["", f"## {method.upper()}", "", _line(COLUMNS), _line(["---"] * len(COLUMNS))]
-        parts += [_line(cells(row)) for row in rows if row.method == method]
+        parts += ["", f"## {method.upper()}", "", line(COLUMNS), line(["---"] * len(COLUMNS))]
+        parts += [line(cells(row)) for row in rows if row.method == method]
     if missing := [f"- {row.engine}, {row.method}: {row.reason}" for row in rows if row.reason]:
         parts += ["", "## Not measured, and why", "", *missing]
     if lines := bar_lines(rows, bars) + (quality_lines(rows) if trained else []):
@@ -212,5 +212,6 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:.0f}" if size else NOTHING
 
 
-def _line(words: Sequence[str]) -> str:
+def line(words: Sequence[str]) -> str:
+    """A row of a table."""
     return f"| {' | '.join(words)} |"
