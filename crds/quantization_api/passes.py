@@ -183,7 +183,8 @@ class GptqQuantizer(PassBase):
     calibration_dtype: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
         description="Data type in which the model runs during calibration; the weights are rounded as they are either "
-        "way. auto: bf16 on a processor that multiplies it faster, else fp32.",
+        "way. auto: bf16 on a processor that multiplies it faster, else fp32. With refine: best, auto runs the model "
+        "in fp32 and takes the faster type only for the products that fit a layer.",
     )
     experts: Experts | None = Field(None, description=EXPERTS)
     implementation: Literal["native", "auto-gptq", "autoawq"] = Field(

@@ -51,6 +51,7 @@ class Gptq(WeightPass[GptqQuantizer]):
                 self._format(),
                 calibration_dtype=dtype,
                 reconstructs=best,
+                learns_in=asked(p.calibration_dtype),
                 few_tokens=policy(p.experts),
                 head=p.lm_head,
             )
@@ -59,6 +60,7 @@ class Gptq(WeightPass[GptqQuantizer]):
             format=self._format(),
             calibration_dtype=dtype,
             reconstructs=best,
+            learns_in=asked(p.calibration_dtype),
             few_tokens=policy(p.experts),
             head=p.lm_head,
             budget=Budget(p.target_bits, None if p.target_size is None else bytes_of(p.target_size)),

@@ -19,7 +19,7 @@ from quantizer.algorithms.quantized_weight import QuantizedWeight, round_to_near
 from quantizer.decoder.architecture import SharedInput
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.formats.interface import HEAD, WeightFormat
-from quantizer.machine import threads_for
+from quantizer.machine import calibration_dtype, threads_for
 from quantizer.passes.experts import check_experts, is_nearest, round_expert
 from quantizer.passes.gptq_head import round_head
 from quantizer.passes.interface import FinishedLayer, HeadContext, LayerContext, Reference
@@ -54,6 +54,8 @@ class GptqLayerPass(PlainPass):
     replays_unrounded: bool = False
     reconstructs: bool = False
     """Whether each layer is fitted to the float model's as a whole (passes.reconstruction); stage by stage then."""
+    learns_in: torch.dtype | None = None
+    """Type of the products while layers are fitted; None: what suits the device."""
     few_tokens: FewTokens = "fail"
     """What is done about experts with few tokens (passes.experts)."""
     head: bool = False
@@ -131,7 +133,8 @@ class GptqLayerPass(PlainPass):
             with layer.timed("calibrate"):
                 layer.walk.finish([stage])
         with layer.timed("solve"):
-            _keep(layer, reconstruct(layer, reference, rounded), finished)
+            products = self.learns_in or calibration_dtype(layer.device)
+            _keep(layer, reconstruct(layer, reference, rounded, products), finished)
         return finished
 
     @property

@@ -21,6 +21,7 @@ from torch import Tensor
 from quantization_api.manifest import LinearReport
 from quantizer.algorithms.gptq.drift import DriftSum
 from quantizer.algorithms.grid import GridRule
+from quantizer.algorithms.half_products import HalfProducts
 from quantizer.algorithms.hessian import weighted_square
 from quantizer.algorithms.quantized_weight import QuantizedWeight
 from quantizer.algorithms.reconstruction import LearnedRounding
@@ -107,15 +108,19 @@ def gather_with_drift(
     return found, first.mean()
 
 
-def reconstruct(layer: LayerContext, reference: Reference, rounded: Sequence[Rounded]) -> list[Rounded]:
+def reconstruct(
+    layer: LayerContext, reference: Reference, rounded: Sequence[Rounded], products: torch.dtype
+) -> list[Rounded]:
     """The linears of a layer, rounded so that its output is nearest to the float layer's.
 
     Both walks are at their ends, and `rounded` is what the layer's linears hold. Afterwards they hold what is
     returned, the better of what was learned and what was there, and the layer is finished with it.
+    products: the type in which what is learned multiplies.
     """
     before = _error(reference)
     learned = [LearnedRounding(one.weight, one.quantized, one.rule) for one in rounded]
-    _learn(layer, reference, rounded, learned)
+    with HalfProducts(products):
+        _learn(layer, reference, rounded, learned)
     result = [one.fitted(own.quantized()) for one, own in zip(rounded, learned, strict=True)]
     _put(layer, reference, result)
     after = _error(reference)

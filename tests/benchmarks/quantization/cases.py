@@ -52,7 +52,8 @@ ENGINES: tuple[Engine, ...] = (
         ("gptq",),
         gpu_dtype="float32",
         refine="best",
-        note="fits each layer's output as well, stage by stage in float32",
+        note="fits each layer's output as well, stage by stage in float32; what it fits multiplies in bfloat16 where "
+        "that is faster",
     ),
     Engine("auto-gptq", "legacy", "run_auto_gptq.py", ("gptq",), gpu_dtype="float16"),
     Engine("autoawq", "legacy", "run_autoawq.py", ("awq",), gpu_dtype="float16"),

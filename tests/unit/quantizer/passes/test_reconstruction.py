@@ -12,10 +12,11 @@ from tests.support.engine import random_batches, run_pass, save_tiny
 from tests.support.quantized_models import as_float
 from transformers import LlamaForCausalLM
 
+from quantizer.algorithms.half_products import HalfProducts
 from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.activations import ActivationStore
 from quantizer.decoder.architecture import SharedInput, Stage
-from quantizer.passes import reconstruction
+from quantizer.passes import gptq_layers, reconstruction
 from quantizer.passes.reconstruction import gather_with_drift
 
 pytestmark = pytest.mark.unit
@@ -100,3 +101,34 @@ def test_a_layer_that_fitting_made_worse_is_left_as_it_was_for_the_next_layers_t
         return (target / "model.safetensors").read_bytes()
 
     assert made("worse", 8) == made("never fitted", 0)
+
+
+@pytest.mark.parametrize(
+    ("fast", "asked", "products"),
+    [
+        (torch.bfloat16, "auto", torch.bfloat16),
+        (torch.float32, "auto", torch.float32),
+        (torch.bfloat16, "fp32", torch.float32),
+    ],
+)
+def test_what_is_learned_multiplies_in_what_the_processor_is_fast_in(
+    fast: torch.dtype, asked: str, products: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless another type is asked for. Activations and what is measured stay in float32 either way."""
+    entered = list[torch.dtype]()
+
+    class Recorded(HalfProducts):
+        def __init__(self, dtype: torch.dtype) -> None:
+            super().__init__(dtype)
+            entered.append(dtype)
+
+    monkeypatch.setattr(reconstruction, "HalfProducts", Recorded)
+    monkeypatch.setattr(gptq_layers, "calibration_dtype", lambda _: fast)
+    monkeypatch.setattr(reconstruction, "STEPS", 1)
+    save_tiny(tmp_path / "model")
+    report = run_pass(
+        DirectorySource(tmp_path / "model"), random_batches(), tmp_path / "out", tmp_path / "scratch",
+        bits=3, group_size=32, refine="best", calibration_dtype=asked,
+    )  # fmt: skip
+    assert set(entered) == {products}
+    assert report.calibration_dtype == torch.float32
