@@ -46,7 +46,7 @@ def look(skeleton: Skeleton) -> tuple[tuple[FoundLayer, ...], Stream]:
         raise _no_chain(skeleton, str(reason)) from reason
     except Exception as error:  # classes differ in how they stop at layers that they do not know
         raise _no_chain(skeleton, _why_stopped(skeleton, whole, error)) from error
-    known: dict[FoundLayer, FoundLayer] = {}  # hundreds of experts' names are held once for layers that are alike
+    known: dict[FoundLayer, FoundLayer] = {}  # names of hundreds of experts are held once for all layers
     found = (_traced(skeleton, index, layer, seen, stream) for index, layer in enumerate(skeleton.layers))
     return tuple(known.setdefault(one, one) for one in found), stream
 
