@@ -124,7 +124,7 @@ def pack_linear(name: str, quantized: QuantizedWeight, layout: WeightFormat) -> 
 def check_quality(reports: Sequence[LinearReport], advice: str) -> None:
     """Raises NumericalFailure for modules whose error is not finite, or together worse than RTN's.
 
-    reports: of linears that were solved together. advice: what to change then.
+    reports: of linears that were solved together; none where all were left out. advice: what to change then.
     """
     for report in reports:
         if not (math.isfinite(report.error) and math.isfinite(report.error_rtn)):
@@ -133,7 +133,7 @@ def check_quality(reports: Sequence[LinearReport], advice: str) -> None:
             )
     ours, rtn = (sum(report.error for report in reports), sum(report.error_rtn for report in reports))
     weights = sum(min(report.shape[0], MEASURED_ROWS) * report.shape[1] for report in reports)
-    if ours > rtn * max(WORSE_THAN_RTN, 1 + LUCK / math.sqrt(weights)) + 1e-12:
+    if reports and ours > rtn * max(WORSE_THAN_RTN, 1 + LUCK / math.sqrt(weights)) + 1e-12:
         names = [report.name for report in reports]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         raise QuantizationError(

@@ -57,3 +57,7 @@ def test_the_error_of_a_wide_linear_is_close_to_that_of_all_its_rows(monkeypatch
     monkeypatch.setattr(rounding, "MEASURED_ROWS", 4096)
     every = error_baseline(weight, hessian, rtn, GptqFormat(4, 32))
     assert few.relative(few.rtn)[1] == pytest.approx(every.relative(every.rtn)[1], rel=0.05)
+
+
+def test_where_every_linear_was_left_out_there_is_nothing_to_judge() -> None:
+    check_quality([], "Write more.")
