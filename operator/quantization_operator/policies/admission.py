@@ -14,10 +14,16 @@ from quantization_api.faults import sentences
 from quantization_api.spec import QuantizationJobSpec
 from quantization_api.status import Failure
 from quantization_operator.diagnose import failure
+from quantization_operator.policies.again import ANNOTATE
 
 SMALLER = (
     "Delete the object and apply one whose spec has the fields of the reference, and no more than it needs."
 )
+NEWER_KIND = (
+    "The kind knows this field; the operator is of an older release and does not. Upgrade the operator and start the "
+    f"job again: {ANNOTATE}. Or delete the object and apply it without the field."
+)
+"""Of a field that is stored: the API server drops those that the kind does not know."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -32,4 +38,6 @@ def admit(spec: str, problem: str = "") -> QuantizationJobSpec | Failure:
     try:
         return QuantizationJobSpec.model_validate(json.loads(spec))
     except ValidationError as error:
-        return failure(Category.INVALID_WORKFLOW, "; ".join(sentences(error, "spec")[:4]))
+        newer = any(item["type"] == "extra_forbidden" for item in error.errors(include_url=False))
+        message = "; ".join(sentences(error, "spec")[:4])
+        return failure(Category.INVALID_WORKFLOW, message, hint=NEWER_KIND if newer else "")

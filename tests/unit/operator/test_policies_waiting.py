@@ -12,7 +12,7 @@ from quantization_api.spec import QuantizationJobSpec
 from quantization_api.status import Failure, Trials
 from quantization_operator.diagnose import failure
 from quantization_operator.hindrances import Patience, Problem
-from quantization_operator.policies import admission, deadline, patience, reporting
+from quantization_operator.policies import admission, again, deadline, patience, reporting
 from quantization_operator.settings import OperatorSettings
 from quantization_operator.snapshots import QuantizationJob
 
@@ -42,6 +42,19 @@ def test_a_stored_spec_is_admitted_or_refused_with_a_sentence(
     assert isinstance(found, Failure)
     assert found.category is Category.INVALID_WORKFLOW
     assert sentence in found.message
+
+
+@pytest.mark.parametrize("field", ["template.fromTomorrow", "workflow.fromTomorrow", "fromTomorrow"])
+def test_a_field_that_only_a_newer_kind_knows_is_cured_by_the_newer_operator(field: str) -> None:
+    """The API server keeps no field that its kind does not know: the operator was taken back, the kind was not."""
+    found = admission.admit(QuantizationJob.of(quantization_job((field, "x"))).spec)
+    assert isinstance(found, Failure)
+    assert found.message == f'unknown field "spec.{field}"'
+    assert "Upgrade the operator" in found.hint
+    assert again.ANNOTATE in found.hint
+    known = admission.admit(QuantizationJob.of(quantization_job(("backoffLimit", -1))).spec)
+    assert isinstance(known, Failure)
+    assert "Upgrade" not in known.hint
 
 
 @pytest.mark.parametrize(("seconds", "fields"), [(None, {}), (60, {"activeDeadlineSeconds": 60})])
