@@ -1,12 +1,10 @@
 """The operator with the permissions of deploy/base against a real API server; the test plays the kubelet."""
 
-import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -19,6 +17,7 @@ from tests.support.cluster_objects import failed_result
 from tests.support.operator_cluster import NAMESPACE, Cluster
 from tests.support.operator_process import Operator, until
 from tests.support.pod_templates import VOLUMES, WHOLE
+from tests.support.progress_page import progress_page
 
 from local_cluster.control_plane import ApiServer
 from quantization_operator.conditions import rfc3339
@@ -54,32 +53,17 @@ def new_operator(cluster: Cluster) -> Iterator[Operator]:
 
 
 @pytest.fixture
-def progress_page() -> Iterator[tuple[str, dict[str, Any]]]:
+def progress_at() -> Iterator[tuple[str, dict[str, Any]]]:
     """The address of a pod that says how far it is, and what it says."""
-    said: dict[str, Any] = {"percent": 40, "stage": "quantize", "layer": 2, "layers": 6, "etaSeconds": 9}
-
-    class Page(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = json.dumps(said).encode()
-            self.send_response(200 if self.path == "/progress" else 404)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Silent."""
-
     address = "127.83.17.5"
-    server = http.server.ThreadingHTTPServer((address, 8080), Page)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield address, said
-    server.shutdown()
-    server.server_close()
+    with progress_page(address) as said:
+        yield address, said
 
 
 def test_a_job_succeeds_and_its_whole_story_is_told(
-    cluster: Cluster, new_operator: Operator, progress_page: tuple[str, dict[str, Any]]
+    cluster: Cluster, new_operator: Operator, progress_at: tuple[str, dict[str, Any]]
 ) -> None:
-    address, _ = progress_page
+    address, _ = progress_at
     before = new_operator.metric("quantization_api_requests_total")
     writes_before = new_operator.metric(STATUS_WRITES)
     uid = cluster.submit("healthy")

@@ -1,6 +1,6 @@
 """A real API server with the operator's base installed, and what a kubelet and a user do to it."""
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -28,10 +28,12 @@ PLURALS = {"qj": "quantizationjobs"}
 class Cluster:
     """The API server with the operator's base, and what a kubelet and a user do."""
 
-    def __init__(self, api: ApiServer, directory: Path) -> None:
+    def __init__(
+        self, api: ApiServer, directory: Path, install: Callable[[ApiServer], None] = install
+    ) -> None:
         self.api = api
         install(api)
-        self._client = Client(api.kubeconfig)
+        self.client = Client(api.kubeconfig)
         self._standing: Operator | None = None
         self.kubeconfig = service_account_kubeconfig(api, directory / "operator.kubeconfig")
         self.log = directory / "operator.log"
@@ -65,17 +67,33 @@ class Cluster:
         uid: str = self.read("qj", name)["metadata"]["uid"]
         return uid
 
+    def create(self, name: str, *changes: tuple[str, Any]) -> str:
+        """As `submit`, of a job that is not there yet, and in a tenth of the time: for many."""
+        body = manifest(("output.uri", f"s3://artifacts/{name}"), *changes)
+        body["metadata"] |= {"name": name, "namespace": NAMESPACE}
+        uid: str = self.client.send("POST", place("qj"), body)["metadata"]["uid"]
+        return uid
+
+    def patch(self, kind: str, name: str, body: dict[str, Any], of: str = "") -> None:
+        """Merge a change into an object; of: its subresource."""
+        merge = "application/merge-patch+json"
+        self.client.send("PATCH", f"{place(kind)}/{name}{of}", body, content_type=merge)
+
+    def delete(self, kind: str, name: str) -> None:
+        """Delete an object, and wait for nothing."""
+        self.client.send("DELETE", f"{place(kind)}/{name}")
+
     def read(self, kind: str, name: str) -> dict[str, Any]:
         """An object, or {}."""
         try:
-            return self._client.send("GET", f"{place(kind)}/{name}")
+            return self.client.send("GET", f"{place(kind)}/{name}")
         except RefusedError as refused:
             if refused.status != 404:
                 raise
             return {}
 
     def items(self, kind: str, selector: str = "") -> list[dict[str, Any]]:
-        found = self._client.send("GET", f"{place(kind)}?{urlencode({'labelSelector': selector})}")
+        found = self.client.send("GET", f"{place(kind)}?{urlencode({'labelSelector': selector})}")
         items: list[dict[str, Any]] = found["items"]
         return items
 
@@ -114,17 +132,8 @@ class Cluster:
             "restartCount": 0,
             "state": state,
         }
-        patch = {"status": {"phase": phase, "containerStatuses": [container], **status}}
-        self.api.kubectl(
-            "patch",
-            "pod",
-            pod,
-            "-n",
-            NAMESPACE,
-            "--subresource=status",
-            "--type=merge",
-            "-p",
-            json.dumps(patch),
+        self.patch(
+            "pod", pod, {"status": {"phase": phase, "containerStatuses": [container], **status}}, "/status"
         )
 
     def ends(self, pod: str, exit_code: int, message: str = "", reason: str = "Error") -> None:

@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -69,12 +69,18 @@ def service_account_kubeconfig(api: ApiServer, path: Path, namespace: str = SYST
 
 
 class Operator:
-    """A running operator; settings as keyword arguments. Killed at the end of the block, however it is."""
+    """A running operator; settings as keyword arguments. Killed at the end of the block, however it is.
 
-    def __init__(self, kubeconfig: Path, log: Path, **settings: object) -> None:
+    code: where it imports from first, for the operator of another release.
+    """
+
+    def __init__(self, kubeconfig: Path, log: Path, code: Sequence[Path] = (), **settings: object) -> None:
         self._log_path = log
-        self._environment = {
+        self.environment = {
             **os.environ,
+            "PYTHONPATH": os.pathsep.join([*map(str, code), os.environ.get("PYTHONPATH", "")]).strip(
+                os.pathsep
+            ),
             "KUBECONFIG": str(kubeconfig),
             "QUANTIZATION_OPERATOR_HTTP_PORT": "0",
             "QUANTIZATION_OPERATOR_PROGRESS_INTERVAL_SECONDS": "1",
@@ -86,7 +92,7 @@ class Operator:
         with self._log_path.open("ab") as log:
             self._offset = log.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "quantization_operator"], env=self._environment, stderr=log, stdout=log
+                [sys.executable, "-m", "quantization_operator"], env=self.environment, stderr=log, stdout=log
             )
 
     def __enter__(self) -> Self:
