@@ -54,19 +54,24 @@ class Witness:
         for line in self._client.watch(path, metadata_only=False, query=query):
             event = json.loads(line)
             if event.get("type") not in ("ADDED", "MODIFIED", "DELETED", "BOOKMARK"):
-                return self._look_at_all(path, version, look)  # too old, or the kind is just changing
+                break  # too old, or the kind is just changing
             version = event["object"]["metadata"]["resourceVersion"]
             if event["type"] in ("ADDED", "MODIFIED"):
                 look(event["object"])
-        return version
+        return self._look_at_all(path, version, look)
 
     def _look_at_all(self, path: str, version: str, look: Callable[[Object], None]) -> str:
-        """What there is now; the version of that, or the given one where there is no answer yet."""
+        """What there is now; the version of that, or the given one where there is no answer yet.
+
+        A status is compared with none from before: an older kind shows less of it, though nobody has written.
+        """
         time.sleep(0.1)
         try:
             found = self._client.send("GET", path)
         except RefusedError:
             return version
+        if look == self._qjob:
+            self.statuses.clear()
         for body in found["items"]:
             look(body)
         return str(found["metadata"]["resourceVersion"])
