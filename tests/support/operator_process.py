@@ -23,14 +23,18 @@ T = TypeVar("T")
 
 
 def until(what: str, check: Callable[[], T], limit: float = 60) -> T:
-    """The first true answer of `check`; fails with `what` after `limit` seconds."""
+    """The first true answer of `check`; fails with `what` after `limit` seconds.
+
+    At most a third of the time goes into checks: those by kubectl would take it from what they wait for.
+    """
     deadline = time.monotonic() + limit
     while True:
+        asked = time.monotonic()
         answer = check()
         if answer:
             return answer
         assert time.monotonic() < deadline, f"not within {limit:.0f} s: {what}"
-        time.sleep(0.1)
+        time.sleep(max(0.1, 2 * (time.monotonic() - asked)))
 
 
 def install(api: ApiServer, *, deployment: bool = False) -> None:

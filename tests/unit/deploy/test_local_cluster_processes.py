@@ -136,3 +136,15 @@ def test_waiting_ends_at_its_limit_with_a_sentence() -> None:
 def test_waiting_returns_what_the_condition_answers() -> None:
     answers = iter([None, "", "here"])
     assert until(lambda: next(answers), "an answer", limit=1, interval=0) == "here"
+
+
+def test_a_question_that_takes_long_is_asked_less_often() -> None:
+    now, pauses = 0.0, []
+
+    def asks() -> bool:
+        nonlocal now
+        now += 0.4
+        return len(pauses) == 2
+
+    assert until(asks, "an answer", limit=9, interval=0.1, clock=lambda: now, pause=pauses.append)
+    assert pauses == pytest.approx([0.8, 0.8])
