@@ -14,7 +14,7 @@ from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.streamed import evaluate
 from quantizer.implementations.model_types import MODEL_TYPES
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.nightly]
 
 INNER = {"intermediate_size": 64}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -19,7 +19,7 @@ from quantizer.checkpoint.source import DirectorySource
 from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.streamed import evaluate
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.nightly]
 
 SIZES = {"hidden_size": 96, "intermediate_size": 128, "num_key_value_heads": 4}
 """96 rows are no multiple of 64, like the 288 of the example model."""

@@ -46,9 +46,7 @@ LOADERS = {
 EVERY_TIME = {
     "gptq, act order",
     "gptq, 3 bits, sharded",
-    "gptq_v2",
     "awq",
-    "quarot, then gptq, asymmetric",
     "compressed-tensors, asymmetric, act order",
     "compressed-tensors, bits chosen",
 }

@@ -65,7 +65,7 @@ CHECKPOINTS: dict[str, dict[str, Any]] = {
     "awq": {},
     "awq, symmetric": {"zero_point": False},
 }
-EVERY_TIME = ("gptq", "awq")
+EVERY_TIME = ("gptq",)
 
 
 def step(**parameters: Any) -> ModelBuilder:

@@ -88,7 +88,9 @@ TRIED = [
     if model_type not in NAMED_TYPES or not (how.awq or how.rotated or how.reader == "gptqmodel")
     if not (how.rotated and model_type in NOT_ROTATED)
 ]
-EVERY_TIME = [case for case in TRIED if case[0] == "llama" or case[1] == "gptq"]
+EVERY_TIME = [
+    case for case in TRIED if case[0] == "llama" or case in (("bloom", "gptq"), ("qwen3_moe", "gptq"))
+]
 
 
 @dataclass(frozen=True, repr=False)

@@ -10,7 +10,7 @@ import yaml
 from tests.support.commands import command
 from tests.support.engine import EXAMPLES, files, save_tiny_reader
 
-KILLS, MANY_KILLS = 5, 100
+KILLS, MANY_KILLS = 3, 100
 LAYERS, LENGTH = 3, 128
 LIMIT_SECONDS = 240
 LOOK_SECONDS = 0.005

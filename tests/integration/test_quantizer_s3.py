@@ -427,7 +427,7 @@ def test_progress_and_metrics_are_served_while_it_runs(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     extra = {**s3.environment(), "QUANTIZATION_LISTEN": f"127.0.0.1:{port}"}
-    process = start(request_to(model=EXAMPLE, samples=16), tmp_path, extra)
+    process = start(request_to(model=EXAMPLE), tmp_path, extra)
     seen: list[dict[str, object]] = []
     scraped: list[str] = []
 

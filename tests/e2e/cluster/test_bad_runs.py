@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from tests.support.choice import mostly_nightly
 
 from local_cluster import s3
 from local_cluster.settings import Settings
@@ -59,6 +60,7 @@ CASES: dict[str, tuple[Callable[[Document], None], str, str]] = {
     "little-memory": (_little_memory, "HostOutOfMemory", "limits.memory"),
     "missing-image": (_missing_image, "ImagePullFailed", "no-such-image"),
 }
+EVERY_TIME = ("empty-model", "wrong-secret", "little-memory", "missing-image")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,7 +87,7 @@ def _apply(whole: Any, name: str) -> None:
     whole.apply(name, CASES[name][0])
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", mostly_nightly(CASES, EVERY_TIME))
 def test_it_is_stalled_with_its_category(whole: Any, name: str) -> None:
     _, category, words = CASES[name]
     if name != "missing-image":
@@ -101,7 +103,7 @@ def test_it_is_stalled_with_its_category(whole: Any, name: str) -> None:
     print(f"{name}: Stalled after {took:.0f} s: {status['failure']['message']}")
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "missing-image"])
+@pytest.mark.parametrize("name", mostly_nightly([*CASES][:-1], EVERY_TIME[:-1]))
 def test_nothing_was_published(whole: Any, stored: Callable[[str], dict[str, str]], name: str) -> None:
     assert "manifest.json" not in stored(name)
 

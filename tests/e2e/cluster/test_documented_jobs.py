@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from tests.support.choice import mostly_nightly
 
 from local_cluster import images
 from quantization_api.passes import PASS_TYPES
@@ -33,7 +34,7 @@ def metrics_of(job: dict[str, Any]) -> dict[str, dict[str, float]]:
     return {item["name"]: item for item in job["status"]["metrics"]}
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", mostly_nightly(READERS, ["quarot"]))
 def test_a_documented_configuration_ends_ready(name: str, whole: Any) -> None:
     whole.apply_example(EXAMPLES / f"olive-{name}.yaml", f"olive-{name}", few_sequences)
     job = whole.wait(f"olive-{name}", "Ready", LIMIT)
@@ -47,6 +48,7 @@ def test_a_documented_configuration_ends_ready(name: str, whole: Any) -> None:
     assert 0 < measured["kl_divergence"] < (FEW_BIT_ACTIVATIONS if name == "quarot" else plain)
 
 
+@pytest.mark.nightly
 def test_a_graph_for_onnxruntime_is_made_beside_the_checkpoint(whole: Any) -> None:
     def and_onnx(manifest: dict[str, Any]) -> None:
         few_sequences(manifest)

@@ -11,7 +11,7 @@ from tests.support.disturbed import pod_that_works
 
 from deploy.release import plugin
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.nightly]
 
 NAME = "plugin"
 LIMIT = 420.0  # the first job of a cluster also pulls the image
