@@ -136,6 +136,8 @@ def _whole(settings: Settings) -> Iterator[Whole]:
         whole = Whole(settings, target, references)
         whole.install_operator()
         _make_namespace(target)
+        with s3.opened(target) as buckets:  # a run that was ended leaves artifacts, which are other jobs' now
+            buckets.delete("artifacts", "e2e/")
         yield whole
         with s3.opened(target) as buckets:
             buckets.delete("artifacts", "e2e/")

@@ -83,6 +83,7 @@ def test_what_is_cut_out_is_told_and_nothing_else_is_lost() -> None:
     assert cut('{"open\\', 0) is None
 
 
+@pytest.mark.nightly
 def test_of_a_page_of_large_objects_one_is_in_memory() -> None:
     large = json.dumps({"metadata": {"name": "x"}, "spec": ["y" * 10] * 100_000})
     data = page(*[large] * 40)

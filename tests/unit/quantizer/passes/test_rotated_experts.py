@@ -78,7 +78,7 @@ def test_a_rotated_mixture_of_eight_bits_says_nearly_the_same(model_type: str, t
     artifact = quantized(tmp_path, make_pass(quarot_pass(), rounding))
     as_float(artifact, tmp_path / "float")
     if model_type == "gpt_oss":
-        fuse(tmp_path / "float")
+        fuse(tmp_path / "float", model_type)
     tokens = family_batches(4, seed=4).batches()[0]
     plain = transformers_logits(tmp_path / "model", tokens)
     seen = view_logits(open_view(DirectorySource(artifact), CPU), tokens)

@@ -44,6 +44,7 @@ def value(given: float | None) -> float:
     return given
 
 
+@pytest.mark.nightly
 def test_a_result_in_float_is_served_by_transformers_beside_the_input_model(tmp_path: Path) -> None:
     ended = run_here(request(tmp_path, SPEED, layer_pass=ROTATION), tmp_path / "scratch")
     assert ended.code == 0, ended.log

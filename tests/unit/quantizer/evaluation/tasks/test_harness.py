@@ -100,6 +100,7 @@ def test_figures_are_those_of_lm_evals_own_run(
     assert ratio(metric, found.documents).value == pytest.approx(found.value, rel=1e-9)
 
 
+@pytest.mark.nightly
 def test_a_text_that_a_model_finds_impossible_is_a_fault_of_the_model(
     asked: dict[str, tuple[Requests, list[Answer], list[list[int]]]], reader: Reader
 ) -> None:
