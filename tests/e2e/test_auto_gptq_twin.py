@@ -76,6 +76,7 @@ def compare(cases: list[dict[str, Any]], results: list[dict[str, torch.Tensor]])
     return differing, total
 
 
+@pytest.mark.nightly
 def test_random_weights_get_the_same_integers_with_every_option(legacy_python: str, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(2048, 160, generator=generator) @ torch.diag(torch.logspace(-1, 1, 160))

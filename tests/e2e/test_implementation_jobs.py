@@ -20,7 +20,7 @@ from quantizer.decoder.layout import DecoderLayout
 from quantizer.evaluation.streamed import evaluate
 from quantizer.report.quality import RTN_PREFIX
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.nightly]
 
 LENGTH, SEQUENCES, LAYERS = 32, 4, 2
 ROTARY_BASE = 500.0

@@ -191,7 +191,7 @@ def test_the_step_leaves_nothing_on_scratch_and_tells_how_far_it_is(
 ) -> None:
     seen: list[tuple[str, int, int]] = []
     report = export(
-        checkpoints["awq"],
+        checkpoints["gptq"],
         step(int4_accuracy_level=4),
         tmp_path / "onnx",
         tmp_path / "scratch",
@@ -209,6 +209,7 @@ def test_the_step_leaves_nothing_on_scratch_and_tells_how_far_it_is(
     assert levels == {4}
 
 
+@pytest.mark.nightly
 def test_two_exports_are_the_same_bytes(
     checkpoints: dict[str, Path],
     exports: dict[str, tuple[Path, OnnxReport]],
@@ -283,7 +284,7 @@ def test_the_step_asks_nobody_on_the_network(checkpoints: dict[str, Path], tmp_p
             "HF_ENDPOINT",
         ):
             environment[variable] = address
-        arguments = [str(checkpoints["awq"]), str(tmp_path / "onnx"), str(tmp_path / "scratch")]
+        arguments = [str(checkpoints["gptq"]), str(tmp_path / "onnx"), str(tmp_path / "scratch")]
         subprocess.run([sys.executable, "-c", STEP, *arguments], env=environment, check=True)
         assert (tmp_path / "onnx/model.onnx").exists()
         with pytest.raises(BlockingIOError):
