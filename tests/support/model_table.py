@@ -60,7 +60,7 @@ BESIDE = """
 Every type for which transformers has a model that continues text and takes images or sound as well. The passes work on
 its decoder of text; towers and what leads from them to the decoder are copied as stored, and the artifact loads with
 the model's own class. *Exact* means what it means above, for text. A rotation would have to turn what images and sound
-add to the residual stream too, so QuaRot is refused.
+add to the residual stream too, so QuaRot is refused where they enter it.
 
 {counts}
 """
